@@ -1,0 +1,36 @@
+"""Visual geometry models: `load_backbone` builds the one that the configuration asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..config import Config
+
+if TYPE_CHECKING:
+    from .base import Backbone
+
+__all__ = ["load_backbone"]
+
+
+def load_backbone(config: Config) -> Backbone:
+    """Build the model, read its weights, put it on its device. Slow; torch is imported here, not before.
+
+    Raises CheckpointError (weights missing or wrong) or ConfigError (device or precision cannot be had).
+    """
+    if config.backbone == "fake":
+        from .fake import FakeBackbone
+
+        return FakeBackbone()
+
+    import torch
+
+    from ..accelerators import make_accelerator
+    from .base import TorchBackbone
+    from .checkpoint import bundled_weights, load_vggt
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    path = config.weights or bundled_weights()
+    return TorchBackbone(
+        "vggt", load_vggt(path), make_accelerator(config), device=config.device, precision=config.precision, weights=path
+    )

@@ -1,0 +1,288 @@
+"""Encode, alternate attention, decode: written once for all backbones, with the four accelerator steps at named places.
+
+`GeometryModel` is the network (tensors in, tensors out, differentiable); `TorchBackbone` puts one on a device and gives the pipeline
+numpy arrays. Shapes: B scenes, S frames, T tokens of a frame, C width, H x W pixels, h x w patches.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..accelerators.base import Accelerator, Layer, Tokens
+from ..errors import Cancelled, ConfigError
+from ..types import Prediction
+from .layers import Block, Rotary, rotary
+
+log = logging.getLogger("come_ros")
+
+Check = Callable[[], None]
+"""Called between blocks; raises Cancelled when the result is no longer wanted."""
+
+
+def _never() -> None:
+    """The check of somebody who never cancels."""
+
+
+class Trunk(NamedTuple):
+    """What the heads read. levels: tap index -> (B, S, T, 2C), frame output before global output; special: tokens in front."""
+
+    levels: dict[int, Tensor]
+    special: int
+    plan: Any
+
+
+class GeometryModel(nn.Module, ABC):
+    """A visual geometry transformer: patch encoder, blocks that attend in turn over one frame and over all, heads.
+
+    Subclasses say where that model keeps its parts (encoder tokens, special tokens, block stacks, heads).
+    """
+
+    patch: int
+    native_side: int
+    taps: tuple[int, ...]
+
+    @abstractmethod
+    def encoder_input(self, images: Tensor) -> Tokens:
+        """(B, S, 3, H, W) RGB in [0, 1] -> tokens before the first encoder block."""
+
+    @abstractmethod
+    def encoder_blocks(self) -> list[Block]: ...
+
+    @abstractmethod
+    def trunk_input(self, encoded: Tokens) -> Tokens:
+        """Output of the last encoder block -> tokens before the first alternating block (final norm, special tokens)."""
+
+    @abstractmethod
+    def trunk_blocks(self) -> list[tuple[Block, Block]]:
+        """Pairs (frame block, global block), in the order they run."""
+
+    @abstractmethod
+    def decode(self, trunk: Trunk, size: tuple[int, int], heads: tuple[str, ...], check: Check) -> dict[str, Tensor]:
+        """Run the named heads on the tapped levels for images of (H, W) = size."""
+
+    def run_trunk(self, images: Tensor, accelerator: Accelerator, check: Check = _never) -> Trunk:
+        """Images (B, S, 3, H, W) through encoder and alternating attention; only the tapped levels are kept."""
+        sites = accelerator.sites
+        tokens = self.encoder_input(images)
+        blocks = self.encoder_blocks()
+        plan_after, plan = accelerator.plan_block(len(blocks)), None
+        for i, block in enumerate(blocks):
+            check()
+            tokens, plan = run_block(block, tokens, None, accelerator, plan, Layer("encoder", i))
+            if i == plan_after:
+                plan = accelerator.plan(tokens)
+                if "encoder_k" in sites:
+                    tokens, plan = accelerator.compress(tokens, plan, "encoder_k")
+        if "encoder_end" in sites:
+            tokens, plan = accelerator.restore(tokens, plan, "encoder_end")
+
+        tokens = self.trunk_input(tokens)
+        if "backbone_in" in sites:
+            tokens, plan = accelerator.compress(tokens, plan, "backbone_in")
+        rope = RopeTables()
+        levels = {}
+        for i, (frame_block, global_block) in enumerate(self.trunk_blocks()):
+            check()
+            after_frame, plan = run_block(frame_block, tokens, rope, accelerator, plan, Layer("frame", i))
+            check()
+            tokens, plan = run_block(global_block, after_frame, rope, accelerator, plan, Layer("global", i))
+            if i in self.taps:
+                pair = [after_frame, tokens]
+                if "tap" in sites:  # copies are restored; the stream itself stays short
+                    pair = [accelerator.restore(t, plan, "tap")[0] for t in pair]
+                levels[i] = torch.cat([t.x for t in pair], dim=-1)
+        return Trunk(levels, tokens.special, plan)
+
+    def forward(
+        self, images: Tensor, accelerator: Accelerator, heads: tuple[str, ...], check: Check = _never
+    ) -> tuple[dict[str, Tensor], Trunk]:
+        """(B, S, 3, H, W) RGB in [0, 1], sides multiples of the patch -> outputs of the named heads, and what they read."""
+        trunk = self.run_trunk(images, accelerator, check)
+        return self.decode(trunk, (images.shape[-2], images.shape[-1]), heads, check), trunk
+
+
+class RopeTables:
+    """Rotation tables for one pass, made anew only when the tokens' positions change."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, str, int], tuple[Tensor, Rotary]] = {}
+
+    def __call__(self, tokens: Tokens, part: str, head_dim: int) -> Rotary:
+        key = (id(tokens.positions), part, head_dim)
+        if key not in self._made:
+            p = tokens.positions  # (B or 1, S or 1, T, 2)
+            if part == "global":
+                p = p.expand(p.shape[0], tokens.x.shape[1], -1, -1).flatten(1, 2)
+            elif p.shape[0] * p.shape[1] == 1:
+                p = p.flatten(0, 1)
+            else:
+                p = p.expand(*tokens.x.shape[:2], -1, -1).flatten(0, 1)
+            self._made[key] = (tokens.positions, rotary(p, head_dim))  # holding the tensor keeps its id from being reused
+        return self._made[key][1]
+
+
+def run_block(
+    block: Block, tokens: Tokens, rope: RopeTables | None, accelerator: Accelerator, plan: Any, layer: Layer
+) -> tuple[Tokens, Any]:
+    """One transformer block with the accelerator's steps around its attention and its MLP (sites: accelerators/base.py)."""
+    sites = accelerator.sites
+    h = tokens._replace(x=block.norm1(tokens.x))
+    if "before_attention" in sites:
+        h, plan = accelerator.compress(h, plan, "before_attention")
+    b, s, t, c = h.x.shape
+    # one frame attends to itself, or all frames of a scene to one another
+    x = h.x.reshape(b, s * t, c) if layer.part == "global" else h.x.reshape(b * s, t, c)
+    head_dim = c // block.attn.heads
+    q, k, v = block.attn.project(x, rope(h, layer.part, head_dim) if rope else None)
+    x = block.attn.merge_heads(accelerator.attend(q, k, v, plan, layer))
+    h = h._replace(x=x.view(b, s, t, c))
+    if "after_attention" in sites:
+        h, plan = accelerator.restore(h, plan, "after_attention")
+    tokens = tokens._replace(x=tokens.x + block.ls1(h.x))
+    if "residual" in sites:
+        tokens, plan = accelerator.compress(tokens, plan, "residual")
+
+    h = tokens._replace(x=block.norm2(tokens.x))
+    if "before_mlp" in sites:
+        h, plan = accelerator.compress(h, plan, "before_mlp")
+    h = h._replace(x=block.mlp(h.x))
+    if "after_mlp" in sites:
+        h, plan = accelerator.restore(h, plan, "after_mlp")
+    return tokens._replace(x=tokens.x + block.ls2(h.x)), plan
+
+
+class Backbone(ABC):
+    """What the pipeline sees of a model: images in, Prediction out; nothing is kept between windows."""
+
+    name: str
+    patch_size: int
+    native_side: int
+    """longer side of the images the model was made for, px"""
+    device: str
+    description: dict[str, str]
+    """for logs and diagnostics: weights, parameters, precision, attention kernel"""
+
+    @abstractmethod
+    def predict(self, images: np.ndarray, stop: Callable[[], bool] | None = None) -> Prediction:
+        """(S, H, W, 3) uint8 RGB, sides multiples of patch_size -> Prediction. Raises Cancelled soon after stop() turns true."""
+
+
+class TorchBackbone(Backbone):
+    """A GeometryModel on its device. CUDA: trunk in bf16 (fp16 before Ampere), heads in fp32; CPU: fp32 throughout."""
+
+    def __init__(
+        self,
+        name: str,
+        model: GeometryModel,
+        accelerator: Accelerator,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        weights: str = "",
+    ) -> None:
+        """Raises ConfigError if the device or precision cannot be had."""
+        self.name, self.accelerator = name, accelerator
+        self.patch_size, self.native_side = model.patch, model.native_side
+        self._device = choose_device(device)
+        self.device = str(self._device)
+        self._dtype = choose_precision(precision, self._device)
+        self.model = model.to(self._device).eval().requires_grad_(False)
+        kernel, self._kernel_context = choose_attention_kernel(self._device, self._dtype)
+        count = sum(p.numel() for p in model.parameters())
+        self.description = {
+            "backbone": name,
+            "accelerator": accelerator.name,
+            "weights": weights,
+            "parameters": f"{count / 1e6:.1f} M",
+            "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",
+            "precision": str(self._dtype).removeprefix("torch."),
+            "attention": kernel,
+        }
+        log.info("model ready: %s", ", ".join(f"{k} {v}" for k, v in self.description.items()))
+
+    def predict(self, images: np.ndarray, stop: Callable[[], bool] | None = None) -> Prediction:
+        def check() -> None:
+            if stop is not None and stop():
+                raise Cancelled("stopped between two blocks")
+
+        x = torch.from_numpy(np.ascontiguousarray(images)).to(self._device).permute(0, 3, 1, 2).float() / 255
+        low = self._dtype != torch.float32
+        with torch.inference_mode(), self._kernel_context():
+            with torch.autocast(self._device.type, self._dtype) if low else nullcontext():
+                trunk = self.model.run_trunk(x[None], self.accelerator, check)
+            trunk = trunk._replace(levels={i: t.float() for i, t in trunk.levels.items()})
+            out = self.model.decode(trunk, (x.shape[-2], x.shape[-1]), ("camera", "depth"), check)
+            merged = self.accelerator.merged(trunk.plan, len(x), (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size))
+        return Prediction(
+            images=images,
+            depth=out["depth"][0].cpu().numpy(),
+            confidence=out["depth_conf"][0].cpu().numpy(),
+            window_from_camera=out["world_from_camera"][0].double().cpu().numpy(),
+            intrinsics=out["intrinsics"][0].double().cpu().numpy(),
+            merged=None if merged is None else _to_pixels(merged, self.patch_size),
+            kept_ratio=self.accelerator.kept_ratio(trunk.plan),
+        )
+
+
+def _to_pixels(mask: Tensor, patch: int) -> np.ndarray:  # (S, h, w) -> (S, H, W)
+    return mask.repeat_interleave(patch, 1).repeat_interleave(patch, 2).cpu().numpy()
+
+
+def choose_device(wish: str) -> torch.device:
+    """`auto` is CUDA if a tensor can really be made there, else the CPU with one warning. Raises ConfigError otherwise."""
+    if wish not in ("auto", "cpu") and not wish.startswith("cuda"):
+        raise ConfigError(f"device is {wish!r}, but must be auto, cpu, cuda or cuda:N")
+    if wish == "cpu":
+        return torch.device("cpu")
+    name = "cuda" if wish == "auto" else wish
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # no driver, no device, or torch built without CUDA
+        reason = str(error).splitlines()[0]
+        if wish == "auto":
+            log.warning("no usable CUDA (%s): running on the CPU; set device:=cpu to silence this", reason)
+            return torch.device("cpu")
+        raise ConfigError(f"device {wish!r} cannot be used ({reason}): set device:=auto or cpu, or install a CUDA build of torch") from error
+    return torch.device(name)
+
+
+def choose_precision(wish: str, device: torch.device) -> torch.dtype:
+    """fp32 on the CPU; on a GPU bf16, or fp16 below compute capability 8.0."""
+    if device.type == "cpu":
+        if wish in ("bf16", "fp16"):
+            raise ConfigError(f"precision is {wish!r}, but the CPU runs fp32 only: set precision:=auto or fp32")
+        return torch.float32
+    if wish == "auto":
+        wish = "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[wish]
+
+
+def choose_attention_kernel(device: torch.device, dtype: torch.dtype) -> tuple[str, Callable[[], Any]]:
+    """Name of the attention kernel, and a context in which scaled_dot_product_attention uses it and nothing slower by surprise."""
+    if device.type == "cpu":
+        return "torch SDPA, cpu flash", nullcontext
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    q = torch.zeros(1, 16, 64, 64, device=device, dtype=dtype)
+    for name, backend in _cuda_kernels(SDPBackend):
+        try:
+            with sdpa_kernel(backend):
+                torch.nn.functional.scaled_dot_product_attention(q, q, q)
+        except RuntimeError:
+            continue  # this one does not run on the device at this precision
+        return f"torch SDPA, {name}", lambda: sdpa_kernel([backend, SDPBackend.MATH])
+    return "torch SDPA, math", lambda: sdpa_kernel(SDPBackend.MATH)
+
+
+def _cuda_kernels(backends: Any) -> Iterator[tuple[str, Any]]:
+    yield "flash", backends.FLASH_ATTENTION
+    yield "cudnn", backends.CUDNN_ATTENTION
+    yield "memory-efficient", backends.EFFICIENT_ATTENTION

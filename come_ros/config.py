@@ -1,0 +1,247 @@
+"""Every parameter once: name, type, default, range, meaning. Node, tools and tests read the same dataclasses.
+
+Nested dataclasses give dotted names (`window.size`). `parameters()` lists them all, `from_flat` builds a checked Config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import ConfigError
+
+
+def _param(
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    dynamic: bool = False,
+) -> Any:
+    """A dataclass field with its range; `dynamic` ones may be set while the node runs (from the next window on)."""
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices, "dynamic": dynamic})
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    name: str = _param("none", "token reduction", choices=("none",))
+
+
+@dataclass(frozen=True)
+class Input:
+    reliability: str = _param(
+        "best_effort", "QoS of the image subscription; best_effort matches every publisher", choices=("best_effort", "reliable")
+    )
+    depth: int = _param(5, "QoS history depth of the image subscription", low=1, high=200)
+    max_side: int = _param(0, "longer side of the model's image, px; 0 = the model's own size", low=0, high=1036)
+
+
+@dataclass(frozen=True)
+class WindowParameters:
+    size: int = _param(8, "keyframes reconstructed together", low=2, high=64, dynamic=True)
+    overlap: int = _param(4, "keyframes shared with the window before, at least; smaller than window.size", low=1, high=63, dynamic=True)
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    mode: str = _param(
+        "flow", "flow: enough image motion; time: every min_interval; every: each frame", choices=("every", "time", "flow"), dynamic=True
+    )
+    min_flow: float = _param(6.0, "median image motion that makes a keyframe, px on a 320-px thumbnail", low=0.0, high=100.0, dynamic=True)
+    min_interval: float = _param(0.1, "keyframes are at least this far apart, s", low=0.0, high=10.0, dynamic=True)
+    max_interval: float = _param(1.0, "a keyframe is forced after this long, s", low=0.0, high=10.0, dynamic=True)
+
+
+@dataclass(frozen=True)
+class Cloud:
+    frame: str = _param("camera", "frame of ~/points: camera (optical) or odom", choices=("camera", "odom"), dynamic=True)
+    organized: bool = _param(False, "one point per pixel, NaN where invalid, instead of valid points only", dynamic=True)
+    stride: int = _param(1, "every n-th pixel of each row and column", low=1, high=16, dynamic=True)
+    conf_percentile: float = _param(20.0, "the least confident share of each frame's pixels is left out, %", low=0.0, high=99.0, dynamic=True)
+    max_range: float = _param(0.0, "depth beyond this is left out of the cloud and +inf in the depth image, m; 0 = off", low=0.0, high=1000.0, dynamic=True)
+    edge_filter: bool = _param(True, "leave out pixels on depth edges (flying points)", dynamic=True)
+
+
+@dataclass(frozen=True)
+class Scale:
+    mode: str = _param("none", "none: the model's own scale; fixed: multiply by scale.fixed", choices=("none", "fixed"))
+    fixed: float = _param(1.0, "metres per model unit when scale.mode is fixed", low=1e-6, high=1e6, dynamic=True)
+
+
+@dataclass(frozen=True)
+class Cov:
+    position_floor: float = _param(0.01, "least variance of position, m2", low=1e-12, high=1e6, dynamic=True)
+    rotation_floor: float = _param(0.001, "least variance of rotation, rad2", low=1e-12, high=1e6, dynamic=True)
+
+
+@dataclass(frozen=True)
+class Tf:
+    mode: str = _param(
+        "auto",
+        "auto: forward unless the camera frame already has a parent, then inverse; forward: odom->camera; inverse: camera->odom; off",
+        choices=("auto", "forward", "inverse", "off"),
+    )
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    period: float = _param(1.0, "seconds between messages on /diagnostics", low=0.1, high=60.0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All parameters of come_ros. Immutable; `replace` and `from_flat` give checked copies."""
+
+    device: str = _param("auto", "auto (CUDA if usable, else the CPU), cpu, or cuda:N")
+    precision: str = _param("auto", "auto: bf16 on a GPU (fp16 before Ampere), fp32 on the CPU", choices=("auto", "bf16", "fp16", "fp32"))
+    backbone: str = _param("vggt", "model family; fake is a geometric stand-in for tests", choices=("vggt", "fake"))
+    weights: str = _param("", "checkpoint file (.safetensors, or .pt); empty = the bundled small model")
+    threads: int = _param(0, "CPU threads of the model; 0 = all cores", low=0, high=256)
+    image_transport: str = _param("raw", "raw: topic image (sensor_msgs/Image); compressed: image/compressed", choices=("raw", "compressed"))
+    max_data_age: float = _param(2.0, "results older than this after the arrival of the frame that triggered them are dropped, s; 0 = off", low=0.0, high=60.0, dynamic=True)
+    odom_frame: str = _param("visual_odom", "world frame of odometry: starts level at the first used frame")
+    camera_optical_frame: str = _param("camera_optical_frame", "frame name used when an image's header has none")
+    autostart: bool = _param(True, "configure and activate at start; false leaves both to a lifecycle manager")
+    accelerator: Accelerator = field(default_factory=Accelerator)
+    input: Input = field(default_factory=Input)
+    window: WindowParameters = field(default_factory=WindowParameters)
+    keyframe: Keyframe = field(default_factory=Keyframe)
+    cloud: Cloud = field(default_factory=Cloud)
+    scale: Scale = field(default_factory=Scale)
+    cov: Cov = field(default_factory=Cov)
+    tf: Tf = field(default_factory=Tf)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError, naming the parameter, its value, the allowed range and the fix."""
+        for p in parameters():
+            p.check(self.get(p.name))
+        if self.window.overlap >= self.window.size:
+            raise ConfigError(
+                f"window.overlap is {self.window.overlap}, but must be smaller than window.size ({self.window.size}): "
+                f"set window.overlap to 1..{self.window.size - 1}, or raise window.size"
+            )
+        if self.keyframe.min_interval > self.keyframe.max_interval:
+            raise ConfigError(
+                f"keyframe.min_interval ({self.keyframe.min_interval}) is above keyframe.max_interval "
+                f"({self.keyframe.max_interval}): lower the first or raise the second"
+            )
+
+    def get(self, name: str) -> Any:
+        """Value of the dotted parameter `name`."""
+        value: Any = self
+        for part in name.split("."):
+            value = getattr(value, part)
+        return value
+
+    def to_flat(self) -> dict[str, Any]:
+        """Dotted name -> value, in declaration order."""
+        return {p.name: self.get(p.name) for p in parameters()}
+
+    def replace(self, **flat: Any) -> Config:
+        """A checked copy with some dotted parameters changed: `config.replace(**{"window.size": 4})`."""
+        return Config.from_flat({**self.to_flat(), **flat})
+
+    @staticmethod
+    def from_flat(values: Mapping[str, Any]) -> Config:
+        """Config from dotted names; those left out keep their default. Raises ConfigError on unknown names."""
+        known = {p.name: p for p in parameters()}
+        nested: dict[str, dict[str, Any]] = {}
+        top: dict[str, Any] = {}
+        for name, value in values.items():
+            if name not in known:
+                raise ConfigError(f"unknown parameter {name!r}{_suggest(name, known)}")
+            value = known[name].coerce(value)
+            group, _, leaf = name.rpartition(".")
+            (nested.setdefault(group, {}) if group else top)[leaf or name] = value
+        for f in dataclasses.fields(Config):
+            if f.name in nested:
+                top[f.name] = f.default_factory(**nested[f.name])  # type: ignore[misc]
+        return Config(**top)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter as declared: dotted name, python type (bool, int, float or str), default, range and meaning."""
+
+    name: str
+    type: type
+    default: Any
+    doc: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+    dynamic: bool
+
+    def coerce(self, value: Any) -> Any:
+        """`value` as this parameter's type: whole numbers pass for float ones (YAML `1` for `1.0`), nothing else is guessed."""
+        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        return value
+
+    def check(self, value: Any) -> None:
+        """Raises ConfigError if `value` has the wrong type, is out of range, or is none of the choices."""
+        if type(value) is not self.type:
+            raise ConfigError(f"{self.name} is {value!r} ({type(value).__name__}), but must be a {self.type.__name__}: {self.doc}")
+        if self.choices and value not in self.choices:
+            raise ConfigError(f"{self.name} is {value!r}, but must be one of {', '.join(self.choices)}: {self.doc}")
+        # written so that NaN fails as well
+        if (self.low is not None and not value >= self.low) or (self.high is not None and not value <= self.high):
+            raise ConfigError(f"{self.name} is {value!r}, but must lie in {self.range_text()}: {self.doc}")
+
+    def range_text(self) -> str:
+        """The allowed values, for messages and tables."""
+        if self.choices:
+            return " | ".join(self.choices)
+        if self.low is None and self.high is None:
+            return ""
+        return f"{self.low:g} .. {self.high:g}"
+
+
+def parameters(group: type = Config, prefix: str = "") -> Iterator[Parameter]:
+    """All parameters, in declaration order."""
+    for f in dataclasses.fields(group):
+        if f.metadata:
+            m = f.metadata
+            yield Parameter(prefix + f.name, type(f.default), f.default, m["doc"], m["low"], m["high"], m["choices"], m["dynamic"])
+        else:
+            yield from parameters(f.default_factory, prefix + f.name + ".")  # type: ignore[arg-type]
+
+
+def load_config(path: str, base: Config | None = None) -> Config:
+    """Config from a ROS parameters file (root key `/**` or a node name, then `ros__parameters`), on top of `base`.
+
+    Raises ConfigError if the file cannot be read, is no such file, or holds an unknown or invalid parameter.
+    """
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as fh:
+            tree = yaml.safe_load(fh)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the parameters file {path}: {error}") from error
+    if not isinstance(tree, dict) or not all(isinstance(v, dict) and isinstance(v.get("ros__parameters"), dict) for v in tree.values()):
+        raise ConfigError(f"{path} is not a ROS parameters file: it needs a root key such as '/**:' with 'ros__parameters:' below it")
+    flat: dict[str, Any] = {}
+    for node in tree.values():
+        flat.update(_flatten(node["ros__parameters"]))
+    flat.pop("use_sim_time", None)  # rclpy's own
+    return (base or Config()).replace(**flat)
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _suggest(name: str, known: Mapping[str, Parameter]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"

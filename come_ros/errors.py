@@ -1,0 +1,25 @@
+"""The errors come_ros raises on purpose: each message names the value, what is allowed, and the fix."""
+
+
+class ComeRosError(Exception):
+    """Base of every error that a user can cause and mend; tools print it as one line, without a traceback."""
+
+
+class ConfigError(ComeRosError, ValueError):
+    """A parameter is unknown, of the wrong type or out of range."""
+
+
+class CheckpointError(ComeRosError):
+    """A weights file is missing, unreadable, or does not hold what the model needs."""
+
+
+class FrameError(ComeRosError, ValueError):
+    """One image or its CameraInfo cannot be used; the frame is dropped and counted, the run goes on."""
+
+
+class DatasetError(ComeRosError):
+    """A recording (bag, folder, sequence) is missing or damaged."""
+
+
+class Cancelled(ComeRosError):
+    """A stop was asked for while a window was being reconstructed; its result is abandoned."""

@@ -1,0 +1,108 @@
+"""What travels between the stages: Frame -> Window -> Prediction -> Submap.
+
+Transforms are 4x4 float64 matrices named `target_from_source`. Camera frames are optical (x right, y down, z forward);
+pixel centres lie at whole numbers. S frames, model images of H x W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+U8 = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image of one camera, decoded.
+
+    image: (H0, W0, 3) uint8, RGB. stamp_ns: integer nanoseconds of the source's clock. camera: name of its optical frame.
+    intrinsics: (3, 3) float64 in pixels of `image`, or None if unknown. arrival_ns: steady-clock time of its arrival
+    (age runs from there), 0 offline.
+    """
+
+    image: U8
+    stamp_ns: int
+    camera: str = "camera_optical_frame"
+    intrinsics: F64 | None = None
+    arrival_ns: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Keyframes to be reconstructed together, oldest first; the last `new` of them were in no window before."""
+
+    frames: tuple[Frame, ...]
+    new: int
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a backbone says of one window, in the window's own frame (about its first camera) and its own scale.
+
+    images: (S, H, W, 3) uint8, the model's input. depth: (S, H, W) float32, along z. confidence: (S, H, W) float32, > 1 for
+    VGGT (1 + exp), larger is surer. window_from_camera: (S, 4, 4). intrinsics: (S, 3, 3) in pixels of the model image, as
+    predicted. points: (S, H, W, 3) float32 of the point head in the window's frame, or None if not asked for.
+    merged: (S, H, W) bool, pixels whose tokens an accelerator reduced, or None if it reduced none.
+    kept_ratio: share of patch tokens that the trunk really processed.
+    """
+
+    images: U8
+    depth: F32
+    confidence: F32
+    window_from_camera: F64
+    intrinsics: F64
+    points: F32 | None = None
+    merged: NDArray[np.bool_] | None = None
+    kept_ratio: float = 1.0
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How a window was laid onto what came before (see alignment.py).
+
+    accepted: False if the residual failed the gate. shared: number of frames both know. scale: odom units per window unit.
+    depth_residual: median |log depth ratio - log scale| over shared pixels (relative). rotation_residual: largest
+    disagreement of shared poses, rad. translation_residual: the same, odom units divided by median shared depth.
+    reason: why it was refused, or "" .
+    """
+
+    accepted: bool
+    shared: int
+    scale: float
+    depth_residual: float = 0.0
+    rotation_residual: float = 0.0
+    translation_residual: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Submap:
+    """The new frames of one window in the odometry frame: what is published, and never rewritten afterwards.
+
+    The arrays have one row for each frame of `frames` (the N new ones, oldest first). images: (N, H, W, 3) uint8. depth:
+    (N, H, W) float32 along z in odom units (metres where the scale is known), NaN where invalid. confidence: (N, H, W).
+    intrinsics: (N, 3, 3) in pixels of the (H, W) image; those given with the frame where there were any, else predicted.
+    odom_from_camera: (N, 4, 4). timings_ms: stage -> milliseconds.
+    """
+
+    frames: tuple[Frame, ...]
+    images: U8
+    depth: F32
+    confidence: F32
+    intrinsics: F64
+    odom_from_camera: F64
+    alignment: Alignment
+    merged: NDArray[np.bool_] | None = None
+    kept_ratio: float = 1.0
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.frames)
