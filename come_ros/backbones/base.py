@@ -32,10 +32,12 @@ def _never() -> None:
 
 
 class Trunk(NamedTuple):
-    """What the heads read. levels: tap index -> (B, S, T, 2C), frame output before global output; special: tokens in front."""
+    """What the heads read. levels: tap index -> (B, S, T, 2C), frame output before global output; special: tokens in front of
+    each frame's patches; grid: (h, w) patches; plan: the accelerator's, for its report."""
 
     levels: dict[int, Tensor]
     special: int
+    grid: tuple[int, int]
     plan: Any
 
 
@@ -99,7 +101,7 @@ class GeometryModel(nn.Module, ABC):
                 if "tap" in sites:  # copies are restored; the stream itself stays short
                     pair = [accelerator.restore(t, plan, "tap")[0] for t in pair]
                 levels[i] = torch.cat([t.x for t in pair], dim=-1)
-        return Trunk(levels, tokens.special, plan)
+        return Trunk(levels, tokens.special, tokens.grid, plan)
 
     def forward(
         self, images: Tensor, accelerator: Accelerator, heads: tuple[str, ...], check: Check = _never
@@ -220,7 +222,7 @@ class TorchBackbone(Backbone):
                 trunk = self.model.run_trunk(x[None], self.accelerator, check)
             trunk = trunk._replace(levels={i: t.float() for i, t in trunk.levels.items()})
             out = self.model.decode(trunk, (x.shape[-2], x.shape[-1]), ("camera", "depth"), check)
-            merged = self.accelerator.merged(trunk.plan, len(x), (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size))
+            merged = self.accelerator.merged(trunk.plan, len(x), trunk.grid)
         return Prediction(
             images=images,
             depth=out["depth"][0].cpu().numpy(),

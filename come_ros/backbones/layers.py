@@ -210,9 +210,8 @@ class _Scratch(nn.Module):
 class DenseHead(nn.Module):
     """DPT: patch tokens of four levels to a map at image resolution. Returns raw channels; activations belong to the model."""
 
-    def __init__(self, dim: int, patch: int, features: int, channels: tuple[int, ...], outputs: int) -> None:
+    def __init__(self, dim: int, features: int, channels: tuple[int, ...], outputs: int) -> None:
         super().__init__()
-        self.patch = patch
         self.norm = nn.LayerNorm(dim, eps=1e-5)
         self.projects = nn.ModuleList(nn.Conv2d(dim, c, 1) for c in channels)
         self.resize_layers = nn.ModuleList(
@@ -225,9 +224,9 @@ class DenseHead(nn.Module):
         )
         self.scratch = _Scratch(channels, features, outputs)
 
-    def forward(self, levels: list[Tensor], size: tuple[int, int]) -> Tensor:
-        """Four levels (frames, h*w, dim) of patch tokens -> (frames, outputs, H, W) for size = (H, W)."""
-        h, w = size[0] // self.patch, size[1] // self.patch
+    def forward(self, levels: list[Tensor], grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """Four levels (frames, h*w, dim) of patch tokens on a grid (h, w) -> (frames, outputs, H, W) for size = (H, W)."""
+        h, w = grid
         aspect = size[1] / size[0]
         maps = []
         for i, tokens in enumerate(levels):

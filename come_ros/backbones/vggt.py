@@ -16,6 +16,7 @@ from .base import Check, GeometryModel, Trunk
 from .layers import Block, DenseHead, Mlp, PatchEncoder
 
 HEADS = ("camera", "depth", "points")
+IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as the published encoder expects
 
 
 @dataclass(frozen=True)
@@ -42,19 +43,19 @@ class VGGTSizes:
 VARIANTS = {
     "1b": VGGTSizes(),
     "tiny": VGGTSizes(
-        image_side=140,
-        native_side=168,
-        dim=192,
+        image_side=112,
+        native_side=112,
+        dim=160,
         encoder_depth=4,
-        encoder_heads=6,
+        encoder_heads=5,
         depth=4,
-        heads=6,
+        heads=5,
         registers=4,
         taps=(0, 1, 2, 3),
         camera_depth=1,
-        camera_heads=6,
-        features=48,
-        channels=(48, 96, 144, 192),
+        camera_heads=5,
+        features=32,
+        channels=(32, 48, 64, 96),
     ),
 }
 
@@ -68,17 +69,15 @@ class VGGT(GeometryModel):
         self.patch, self.native_side, self.taps = sizes.patch, sizes.native_side, sizes.taps
         self.aggregator = Aggregator(sizes)
         self.camera_head = CameraHead(2 * sizes.dim, sizes.camera_depth, sizes.camera_heads, sizes.camera_iterations)
-        self.depth_head = DenseHead(2 * sizes.dim, sizes.patch, sizes.features, sizes.channels, outputs=2)
-        self.point_head = DenseHead(2 * sizes.dim, sizes.patch, sizes.features, sizes.channels, outputs=4)
-        # ImageNet statistics, as the published encoder expects; not in the file
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+        self.depth_head = DenseHead(2 * sizes.dim, sizes.features, sizes.channels, outputs=2)
+        self.point_head = DenseHead(2 * sizes.dim, sizes.features, sizes.channels, outputs=4)
 
     def encoder_input(self, images: Tensor) -> Tokens:
         b, s, _, height, width = images.shape
         grid = (height // self.patch, width // self.patch)
         encoder = self.aggregator.patch_embed
-        x = encoder.embed((images.flatten(0, 1) - self.mean) / self.std, grid)
+        mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+        x = encoder.embed((images.flatten(0, 1) - mean) / std, grid)
         return Tokens(x.view(b, s, *x.shape[1:]), patch_positions(grid, encoder.prefix, x.device), encoder.prefix, grid)
 
     def encoder_blocks(self) -> list[Block]:
@@ -120,7 +119,8 @@ class VGGT(GeometryModel):
         parts = []
         for start in range(0, s, chunk):
             check()
-            parts.append(head([t[:, start : start + chunk].flatten(0, 1) for t in levels], size).unflatten(0, (b, -1)))
+            part = [t[:, start : start + chunk].flatten(0, 1) for t in levels]
+            parts.append(head(part, trunk.grid, size).unflatten(0, (b, -1)))
         return torch.cat(parts, dim=1)
 
 

@@ -42,7 +42,7 @@ def model(fixture):
 
 def error(got: torch.Tensor, want: torch.Tensor) -> float:
     assert got.shape == want.shape
-    return float((got - want).abs().max() / want.abs().max())
+    return float((got - want).detach().abs().max() / want.abs().max())
 
 
 @pytest.mark.parametrize("case", CASES)

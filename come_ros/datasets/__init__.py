@@ -1,0 +1,1 @@
+"""Sources of frames: recorded, on disk, or generated."""

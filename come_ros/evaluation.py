@@ -1,0 +1,62 @@
+"""Errors of depth and poses against ground truth, and the null models that every figure stands beside.
+
+Depth: AbsRel and delta < 1.25 as in Eigen et al., NeurIPS 2014. The model knows no scale, so depth is first scaled by the median ratio.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class DepthErrors:
+    """abs_rel: mean |d - d*| / d*. delta: share of pixels with max(d/d*, d*/d) < 1.25. pixels: how many were compared."""
+
+    abs_rel: float
+    delta: float
+    pixels: int
+
+
+def depth_errors(depth: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> DepthErrors:
+    """Errors of `depth` after scaling it by median(truth / depth); arrays of one shape, any unit.
+
+    Pixels count where the truth is finite and > 0 (and `mask`, if given). A pixel without a finite positive estimate counts as wrong:
+    delta 0, AbsRel 1, so that leaving pixels out cannot win. No comparable pixel: NaN errors.
+    """
+    truth = np.asarray(truth, dtype=np.float64)
+    depth = np.asarray(depth, dtype=np.float64)
+    known = np.isfinite(truth) & (truth > 0)
+    if mask is not None:
+        known &= mask
+    truth, depth = truth[known], depth[known]
+    good = np.isfinite(depth) & (depth > 0)
+    if not good.any():
+        return DepthErrors(float("nan"), float("nan"), int(truth.size))
+    ratio = np.full(truth.shape, np.inf)
+    ratio[good] = depth[good] * np.median(truth[good] / depth[good]) / truth[good]
+    error = np.where(good, np.abs(ratio - 1), 1.0)
+    return DepthErrors(float(error.mean()), float((np.maximum(ratio, 1 / ratio) < 1.25).mean()), int(truth.size))
+
+
+def rotation_error_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Angle between rotations (..., 3, 3), degrees."""
+    trace = np.einsum("...ij,...ij->...", a, b)
+    return np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
+
+
+def relative_pose_errors(world_from_camera: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Errors of each camera relative to the first: (rotation deg, translation direction deg, true rotation deg), each (S - 1,).
+
+    The direction is NaN where the true baseline is below 2 cm: it has no direction worth the name. The true rotation is what the null
+    model `identity` would get wrong.
+    """
+    est = np.linalg.inv(world_from_camera[0]) @ world_from_camera[1:]
+    ref = np.linalg.inv(truth[0]) @ truth[1:]
+    t, t_ref = est[:, :3, 3], ref[:, :3, 3]
+    length = np.linalg.norm(t_ref, axis=1)
+    cosine = np.einsum("si,si->s", t, t_ref) / np.maximum(np.linalg.norm(t, axis=1) * length, 1e-12)
+    direction = np.where(length > 0.02, np.degrees(np.arccos(np.clip(cosine, -1, 1))), np.nan)
+    eye = np.broadcast_to(np.eye(3), ref[:, :3, :3].shape)
+    return rotation_error_deg(est[:, :3, :3], ref[:, :3, :3]), direction, rotation_error_deg(eye, ref[:, :3, :3])

@@ -1,0 +1,234 @@
+"""From frames to submaps: the whole story on one page, the same for the node, the tools and the tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .alignment import WindowAligner
+from .config import Config
+from .keyframes import KeyframeSelector
+from .preprocess import CropResize, crop_intrinsics, plan_resize, preprocess
+from .types import F64, Frame, Prediction, Submap, Window
+from .window import SlidingWindow
+
+if TYPE_CHECKING:
+    from .backbones.base import Backbone
+
+# Stamps that go back by more than this are a jump (a bag that loops, a clock that was set); by less, a late frame.
+TIME_JUMP_NS = 100_000_000
+# So many refused windows in a row: what they are compared with is more likely wrong than they are.
+MAX_REFUSED = 3
+# Predicted intrinsics are the median over so many windows and stay as they are from then on.
+INTRINSICS_WINDOWS = 10
+
+
+class ReconstructionPipeline:
+    """`add_frame` is cheap and may be called for every frame; `reconstruct` is the slow part. One thread calls both.
+
+    counts: how often it happened, by name: keyframes, not_keyframe, time (dropped frames), jumps (time went back),
+    windows, refused, restarts (of the alignment, after MAX_REFUSED refused windows in a row).
+    """
+
+    def __init__(self, config: Config, backbone: Backbone | None = None) -> None:
+        """`backbone`: None loads the one that `config` names, which is slow. Raises CheckpointError, ConfigError."""
+        if backbone is None:
+            from .backbones import load_backbone
+
+            backbone = load_backbone(config)
+        self.backbone = backbone
+        self.config = config
+        self.counts = dict.fromkeys(("keyframes", "not_keyframe", "time", "jumps", "windows", "refused", "restarts"), 0)
+        self._keyframes = KeyframeSelector(config)
+        self._window = SlidingWindow(config.window.size, config.window.overlap)
+        self._aligner = WindowAligner(config.window.size)
+        self._model_images: dict[tuple[int, str], NDArray[np.uint8]] = {}
+        self._intrinsics = _Intrinsics()
+        self._last_stamp_ns: int | None = None
+        self._refused = 0
+
+    def add_frame(self, frame: Frame) -> str | None:
+        """Offers a frame. None: it is a keyframe and waits for its window; else why it was dropped: "not_keyframe", or
+        "time" if its stamp is not newer than the last one's. Raises ValueError if a keyframe meets no `room()`."""
+        if self._last_stamp_ns is not None:
+            if frame.stamp_ns < self._last_stamp_ns - TIME_JUMP_NS:
+                self.counts["jumps"] += 1
+                self.reset()
+            elif frame.stamp_ns <= self._last_stamp_ns:
+                return self._dropped("time")
+        self._last_stamp_ns = frame.stamp_ns
+        if not self._keyframes.is_keyframe(frame):
+            return self._dropped("not_keyframe")
+        self._window.push(frame)
+        self.counts["keyframes"] += 1
+        return None
+
+    def take_window(self, least_new: int | None = None) -> Window | None:
+        """The next window, or None if fewer than `least_new` keyframes are fresh. None as `least_new` is the offline
+        cadence: a full first window, then size - overlap new keyframes each."""
+        if least_new is None:
+            overlap = self._window.overlap if self._window.started else 0
+            least_new = self._window.size - overlap
+        return self._window.take(least_new)
+
+    def flush(self) -> Window | None:
+        """At the end: a window of whatever is fresh, None if nothing is."""
+        return self._window.take(1)
+
+    @property
+    def fresh(self) -> int:
+        """Keyframes that wait for a window."""
+        return self._window.fresh
+
+    def room(self) -> int:
+        """How many keyframes may be added before a window must be taken."""
+        return self._window.room
+
+    def reconstruct(self, window: Window, stop: Callable[[], bool] | None = None) -> Submap:
+        """The new frames of `window` in the odometry frame; none of them if the alignment was refused (see
+        `Submap.alignment`), and they are then gone.
+
+        stop: polled while the model runs. Raises Cancelled, FrameError, or what the model raises; the new frames are
+        gone then, and all else is as before.
+        """
+        config = self.config
+        clock = [time.perf_counter()]
+        plan = self._plan(window)
+        images = self._preprocess(window, plan)
+        clock.append(time.perf_counter())
+
+        prediction = self.backbone.predict(images, stop)
+        clock.append(time.perf_counter())
+
+        alignment, odom_from_camera = self._aligner.align(window.frames, prediction)
+        self.counts["windows"] += 1
+        new = slice(len(window) - window.new if alignment.accepted else len(window), None)
+        frames = window.frames[new]
+        odom_from_camera = odom_from_camera[new]
+        depth = _scaled(prediction.depth[new], alignment.scale)
+        if alignment.accepted:
+            self._aligner.commit(frames, alignment.scale, odom_from_camera, depth, prediction.confidence[new])
+            self._window.commit(window)
+            self._intrinsics.add(window, plan, prediction)
+            self._refused = 0
+        else:
+            alignment = dataclasses.replace(alignment, reason=alignment.reason + self._refuse())
+        clock.append(time.perf_counter())
+
+        # The chain of windows stays in the model's own unit; what leaves is in metres, where those are known.
+        metres = config.scale.fixed if config.scale.mode == "fixed" else 1.0
+        odom_from_camera = odom_from_camera.copy()
+        odom_from_camera[:, :3, 3] *= metres
+        return Submap(
+            frames=frames,
+            images=prediction.images[new],
+            depth=depth * np.float32(metres),
+            confidence=prediction.confidence[new],
+            intrinsics=self._intrinsics.of(frames, plan),
+            odom_from_camera=odom_from_camera,
+            alignment=dataclasses.replace(alignment, scale=alignment.scale * metres),
+            merged=None if prediction.merged is None else prediction.merged[new],
+            kept_ratio=prediction.kept_ratio,
+            timings_ms={
+                "preprocess": 1e3 * (clock[1] - clock[0]),
+                "model": 1e3 * (clock[2] - clock[1]),
+                "align": 1e3 * (clock[3] - clock[2]),
+            },
+        )
+
+    def run(self, frames: Iterable[Frame]) -> Iterator[Submap]:
+        """The offline loop: every keyframe of `frames`, in windows that share `window.overlap` of them."""
+        for frame in frames:
+            if self.room() == 0:
+                yield from self._reconstruct_all(None)
+            self.add_frame(frame)
+            yield from self._reconstruct_all(None)
+        yield from self._reconstruct_all(1)
+
+    def reset(self) -> None:
+        """Forgets all frames, poses and scale: the world starts anew at the next frame. The counts go on."""
+        self._keyframes.reset()
+        self._window.reset()
+        self._aligner.reset()
+        self._model_images.clear()
+        self._intrinsics = _Intrinsics()
+        self._last_stamp_ns = None
+        self._refused = 0
+
+    def set_config(self, config: Config) -> None:
+        """Other dynamic parameters, from the next window on. The rest needs a new pipeline."""
+        self.config = config
+        self._keyframes.config = config
+        self._window.resize(config.window.size, config.window.overlap)
+        self._aligner.capacity = config.window.size
+
+    def _dropped(self, reason: str) -> str:
+        self.counts[reason] += 1
+        return reason
+
+    def _reconstruct_all(self, least_new: int | None) -> Iterator[Submap]:
+        while (window := self.take_window(least_new)) is not None:
+            yield self.reconstruct(window)
+
+    def _plan(self, window: Window) -> CropResize:
+        height, width = window.frames[0].image.shape[:2]
+        side = self.config.input.max_side or self.backbone.native_side
+        return plan_resize(width, height, side, self.backbone.patch_size)
+
+    def _preprocess(self, window: Window, plan: CropResize) -> NDArray[np.uint8]:
+        """(S, H, W, 3); shared frames were resized for the window before."""
+        images = {}
+        for frame in window.frames:
+            key = (frame.stamp_ns, frame.camera)
+            image = self._model_images.get(key)
+            if image is None or image.shape[:2] != (plan.height, plan.width):
+                image = preprocess(frame.image, plan)
+            images[key] = image
+        self._model_images = images
+        return np.stack(list(images.values()))
+
+    def _refuse(self) -> str:
+        """Counts a refused window; what to add to the reason."""
+        self.counts["refused"] += 1
+        self._refused += 1
+        if self._refused < MAX_REFUSED:
+            return ""
+        self._refused = 0
+        self.counts["restarts"] += 1
+        self._aligner.restart()
+        self._window.forget()
+        return f"; refused {MAX_REFUSED} times in a row, so the next window goes on from the last pose by itself"
+
+
+class _Intrinsics:
+    """Those of each frame's CameraInfo, or else the median of the predicted ones so far, which settles."""
+
+    def __init__(self) -> None:
+        self._predicted: dict[tuple[str, CropResize], list[F64]] = {}
+
+    def add(self, window: Window, plan: CropResize, prediction: Prediction) -> None:
+        """Learns from the predicted intrinsics of one window."""
+        windows = self._predicted.setdefault((window.frames[-1].camera, plan), [])
+        if len(windows) < INTRINSICS_WINDOWS:
+            windows.append(np.asarray(prediction.intrinsics, np.float64))
+
+    def of(self, frames: tuple[Frame, ...], plan: CropResize) -> F64:
+        """(N, 3, 3) in pixels of the model's image."""
+        out = np.empty((len(frames), 3, 3))
+        for row, frame in zip(out, frames, strict=True):
+            if frame.intrinsics is not None:
+                row[:] = crop_intrinsics(frame.intrinsics, plan)
+            else:
+                row[:] = np.median(np.concatenate(self._predicted[frame.camera, plan]), axis=0)
+        return out
+
+
+def _scaled(depth: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+    """`depth` in odom units, NaN where it is not finite or not positive."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(depth) & (depth > 0), depth * np.float32(scale), np.float32(np.nan))

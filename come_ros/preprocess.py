@@ -1,0 +1,74 @@
+"""From a camera's image to the model's: one uniform scale and a central crop, with the intrinsics to match."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .errors import FrameError
+
+
+@dataclass(frozen=True)
+class CropResize:
+    """How the model's image lies in the source: u_model = (u + 0.5 - left) * scale - 0.5, and alike with v and top.
+
+    scale: model pixels per source pixel. left, top: corner of the crop in the source, px, continuous (0 is the outer
+    border of the first pixel). width, height: size of the model's image, px.
+    """
+
+    scale: float
+    left: float
+    top: float
+    width: int
+    height: int
+
+
+def plan_resize(width: int, height: int, side: int, patch: int) -> CropResize:
+    """The crop of a (height, width) image whose longer side becomes `side`, both sides multiples of `patch`.
+
+    The aspect ratio is kept: what the patch grid cannot hold is cropped evenly on both ends, never squashed.
+    Raises FrameError for an empty image, or one so narrow that nothing sensible is left of it.
+    """
+    if min(width, height) < 1:
+        raise FrameError(f"an image of {width}x{height} px is empty: check the camera driver or the file")
+    longer = max(width, height)
+    target = patch * max(1, int(side / patch + 0.5))
+    w, h = (patch * max(1, int(extent * target / longer / patch + 0.5)) for extent in (width, height))
+    scale = max(w / width, h / height)  # cover the target, so that the crop never leaves the source
+    return CropResize(scale, (width - w / scale) / 2, (height - h / scale) / 2, w, h)
+
+
+def preprocess(image: NDArray[np.uint8], plan: CropResize) -> NDArray[np.uint8]:
+    """(plan.height, plan.width, 3) uint8 of `image` (H, W, 3) uint8: bicubic, antialiased, exact in sub-pixels."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise FrameError(f"an image has shape {image.shape} and type {image.dtype}, but must be (H, W, 3) uint8 RGB")
+    height, width = image.shape[:2]
+    if (plan.width, plan.height, plan.scale) == (width, height, 1.0):
+        return np.ascontiguousarray(image)
+    # a rounding error must not push the box out of the image, which PIL refuses
+    right = min(width, plan.left + plan.width / plan.scale)
+    bottom = min(height, plan.top + plan.height / plan.scale)
+    box = (max(0.0, plan.left), max(0.0, plan.top), right, bottom)
+    source = Image.fromarray(np.ascontiguousarray(image))
+    # Image.Resampling is newer than the Pillow of Ubuntu 22.04
+    return np.asarray(source.resize((plan.width, plan.height), Image.BICUBIC, box=box))  # type: ignore[attr-defined]
+
+
+def crop_intrinsics(intrinsics: NDArray[np.float64], plan: CropResize) -> NDArray[np.float64]:
+    """Intrinsics (..., 3, 3) of the model's image from those of the source image."""
+    return _model_from_source(plan) @ np.asarray(intrinsics, np.float64)
+
+
+def uncrop_intrinsics(intrinsics: NDArray[np.float64], plan: CropResize) -> NDArray[np.float64]:
+    """Intrinsics (..., 3, 3) of the source image from those of the model's: the inverse of `crop_intrinsics`."""
+    f = 1 / plan.scale
+    left, top = plan.left + 0.5 * f - 0.5, plan.top + 0.5 * f - 0.5
+    return np.array([[f, 0, left], [0, f, top], [0, 0, 1.0]]) @ np.asarray(intrinsics, np.float64)
+
+
+def _model_from_source(plan: CropResize) -> NDArray[np.float64]:
+    s = plan.scale
+    return np.array([[s, 0, (0.5 - plan.left) * s - 0.5], [0, s, (0.5 - plan.top) * s - 0.5], [0, 0, 1.0]])

@@ -1,0 +1,526 @@
+"""Train the small VGGT (`tiny`) on procedural rooms: VGGT's losses, one file from top to bottom.
+
+examples:
+  come_ros train --minutes 100 -o out/train              the run that made the bundled model (then --export)
+  come_ros train --minutes 100 -o out/train --resume     go on after an interruption
+  come_ros train -o out/train --score test               scores of the checkpoint beside the null models
+  come_ros train -o out/train --export come_ros/models/vggt_tiny.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+SIDE = (112, 84)  # (W, H) of training images: 8 x 6 patches
+SEQUENCE = 12  # frames rendered of each scene
+POOL = 600  # sequences kept to draw windows from
+REUSE = 3  # windows drawn for each new frame rendered, in frames: rendering then takes a small part of the time
+BATCH_FRAMES = 24  # frames in a batch, whatever the window length
+LEARNING_RATE = 1.5e-3
+WEIGHT_DECAY = 0.02
+WARM_UP_STEPS = 400
+CAMERA_WEIGHT = 5.0
+MATCH_WEIGHT = 0.5  # auxiliary, fades out; see matching_loss
+RAY_WEIGHT = 2.0  # auxiliary, fades out; see RayProbe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", required=True, help="folder for checkpoint, log and curve")
+    parser.add_argument("--minutes", type=float, default=100.0, help="training time; the schedule is a function of it (default 100)")
+    parser.add_argument("--variant", default="tiny", help="model size, a name from backbones/vggt.py (default tiny)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 = all")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+    parser.add_argument("--score", choices=["validation", "test"], help="only score the checkpoint on this split")
+    parser.add_argument("--export", metavar="FILE", help="only write the checkpoint's weights as fp16 safetensors")
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    os.makedirs(args.output, exist_ok=True)
+    if args.export:
+        export(os.path.join(args.output, "last.pt"), args.export)
+    elif args.score:
+        model, _ = restore(os.path.join(args.output, "last.pt"))
+        scores = score(model, args.score, 64)
+        print(json.dumps(scores, indent=2))
+        with open(os.path.join(args.output, f"scores_{args.score}.json"), "w", encoding="utf-8") as fh:
+            json.dump(scores, fh, indent=2)
+    else:
+        train(args)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+class WindowStream:
+    """Endless batches of windows: render a sequence, put it into a pool, draw several windows from the pool.
+
+    Rendering is dearer than training on a frame, so every frame is used about REUSE times, each time in another window: other
+    neighbours, another reference frame, maybe mirrored.
+    """
+
+    def __init__(self, seed: int, minutes: float = 0.0) -> None:
+        """minutes: training time so far, where the curriculum goes on after an interruption."""
+        self.rng = np.random.default_rng(seed)
+        self.next_seed = seed * 1_000_003 % 5_000_000
+        self.started = time.monotonic() - 60 * minutes
+        self.pool: list[Any] = []
+
+    def render(self) -> None:
+        from ..datasets.synthetic import SPLIT_SEEDS, render_sequence
+
+        seed = SPLIT_SEEDS["train"][self.next_seed % len(SPLIT_SEEDS["train"])]
+        self.next_seed += 1
+        sequence = render_sequence(
+            seed, frames=SEQUENCE, width=SIDE[0], height=SIDE[1], rate_hz=float(self.rng.uniform(2.5, 8.0)), motion=1.0
+        )
+        if len(self.pool) < POOL:
+            self.pool.append(sequence)
+        else:
+            self.pool[self.rng.integers(POOL)] = sequence
+
+    def window(self, frames: int, reach: float) -> tuple[np.ndarray, ...]:
+        """images (S, 3, H, W) uint8, depth (S, H, W), camera_from_first (S, 4, 4), intrinsics (3, 3); `reach` in (0, 1]: how far
+        apart in the sequence the frames may lie, the curriculum."""
+        s = self.pool[self.rng.integers(len(self.pool))]
+        span = max(frames, math.ceil(reach * SEQUENCE))
+        start = self.rng.integers(SEQUENCE - span + 1)
+        picked = start + self.rng.permutation(span)[:frames]
+        if self.rng.random() < 0.5:
+            picked.sort()  # in time, as in life; otherwise in any order, so that any frame learns to be the reference
+        images, depth = s.images[picked], s.depth[picked]
+        pose = np.linalg.inv(s.world_from_camera[picked]) @ s.world_from_camera[picked[0]]
+        k = s.intrinsics.copy()
+        if self.rng.random() < 0.5:  # mirrored: x -> -x in every camera
+            images, depth = images[:, :, ::-1], depth[:, :, ::-1]
+            mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
+            pose = mirror @ pose @ mirror
+            k[0, 2] = SIDE[0] - 1 - k[0, 2]
+        return images.transpose(0, 3, 1, 2).copy(), depth.copy(), pose.astype(np.float32), k.astype(np.float32)
+
+    def batches(self) -> Iterator[dict[str, Any]]:
+        import torch
+
+        while len(self.pool) < 24:
+            self.render()
+        debt = 0.0
+        while True:
+            frames = int(self.rng.choice([2, 3, 4, 6], p=[0.35, 0.25, 0.25, 0.15]))
+            # neighbours first, then wider and wider, so that matching is learnt where it is easy
+            minutes = (time.monotonic() - self.started) / 60
+            reach = min(0.6, 0.25 + 0.35 * minutes / 25)
+            windows = [self.window(frames, reach) for _ in range(BATCH_FRAMES // frames)]
+            debt += BATCH_FRAMES / REUSE
+            while debt >= SEQUENCE:
+                self.render()
+                debt -= SEQUENCE
+            names = ("images", "depth", "camera_from_first", "intrinsics")
+            yield {n: torch.from_numpy(np.stack(x)) for n, x in zip(names, zip(*windows, strict=True), strict=True)}
+
+
+def loader(seed: int, minutes: float) -> Iterator[dict[str, Any]]:
+    """Batches made by another process, so that rendering overlaps training."""
+    import torch
+    from torch.utils.data import DataLoader, IterableDataset
+
+    class Stream(IterableDataset):
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            torch.set_num_threads(1)
+            return WindowStream(seed, minutes).batches()
+
+    return iter(DataLoader(Stream(), batch_size=None, num_workers=1, prefetch_factor=6))
+
+
+# -------------------------------------------------------------------------------------------------------------- targets
+def targets(batch: dict[str, Any]) -> dict[str, Any]:
+    """Ground truth in the model's terms, scale normalised (VGGT 3.4): about the first camera, mean distance of all points = 1.
+
+    depth (B, S, H, W), points (B, S, H, W, 3), encoding (B, S, 9), all fp32.
+    """
+    import torch
+
+    depth, pose, k = batch["depth"], batch["camera_from_first"], batch["intrinsics"]
+    b, s, h, w = depth.shape
+    v, u = torch.meshgrid(torch.arange(h, dtype=torch.float32), torch.arange(w, dtype=torch.float32), indexing="ij")
+    f, c = k[:, None, None, None, 0, 0], k[:, None, None, None, :2, 2]
+    x, y = (u - c[..., 0]) * depth / f, (v - c[..., 1]) * depth / f
+    camera = torch.stack((x, y, depth), dim=-1)  # (B, S, H, W, 3)
+    rt = pose[..., :3, :3].transpose(-1, -2)  # first_from_camera rotation
+    points = torch.einsum("bsij,bshwj->bshwi", rt, camera - pose[:, :, None, None, :3, 3])
+    scale = points.norm(dim=-1).mean(dim=(1, 2, 3))  # (B,)
+    t = pose[..., :3, 3] / scale[:, None, None]
+    fov = torch.stack((2 * torch.atan(h / 2 / k[:, 1, 1]), 2 * torch.atan(w / 2 / k[:, 0, 0])), dim=-1)
+    encoding = torch.cat((t, quaternion(pose[..., :3, :3]), fov[:, None].expand(-1, s, -1)), dim=-1)
+    return {
+        "depth": depth / scale[:, None, None, None],
+        "points": points / scale[:, None, None, None, None],
+        "encoding": encoding,
+        "camera": camera / scale[:, None, None, None, None],
+        "scale": scale,
+    }
+
+
+def quaternion(rotation: Any) -> Any:
+    """(..., 3, 3) -> (..., 4) xyzw with w >= 0."""
+    import torch
+    from scipy.spatial.transform import Rotation
+
+    q = Rotation.from_matrix(rotation.reshape(-1, 3, 3).double().numpy()).as_quat(canonical=True)
+    return torch.from_numpy(q).float().view(*rotation.shape[:-2], 4)
+
+
+# --------------------------------------------------------------------------------------------------------------- losses
+def camera_loss(encodings: Any, want: Any) -> Any:
+    """L1 of every refinement step's pose encoding, later steps counting more (VGGT 3.4; weights 0.6^(last - step))."""
+    n = len(encodings)
+    return sum(0.6 ** (n - 1 - i) * (e - want).abs().clamp_max(10).mean(dim=(0, 1)).sum() for i, e in enumerate(encodings)) / 9
+
+
+def dense_loss(error: Any, confidence: Any, gradient: Any) -> Any:
+    """Confidence-weighted error with gradient term (VGGT eq. 3; Kendall & Gal 2017): c e + c |grad e| - 0.2 log c, e clamped."""
+    return (confidence * (error.clamp_max(4) + gradient)).mean() - 0.2 * confidence.log().mean()
+
+
+def spatial_gradient(x: Any) -> Any:
+    """|dx| + |dy| of (B, S, H, W), zero at the far border."""
+    import torch.nn.functional as F
+
+    return F.pad((x[..., 1:] - x[..., :-1]).abs(), (0, 1)) + F.pad((x[..., 1:, :] - x[..., :-1, :]).abs(), (0, 0, 0, 1))
+
+
+def patch_centres(x: Any, patch: int) -> Any:
+    """(B, S, H, W, ...) -> its values at patch centres, (B, S, h*w, ...)."""
+    return x[:, :, patch // 2 :: patch, patch // 2 :: patch].flatten(2, 3)
+
+
+def matching_loss(features: Any, want: dict[str, Any], batch: dict[str, Any], patch: int) -> Any:
+    """InfoNCE between patches of each frame and the first one that see the same point (auxiliary, training only).
+
+    A transformer of this size does not find correspondence from the pose loss alone within 40 thousand windows (measured); told where a
+    patch went, it does. features: (B, S, h*w, C) before any attention between frames.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    b, s, n, _ = features.shape
+    h, w = batch["depth"].shape[2] // patch, batch["depth"].shape[3] // patch
+    p = patch_centres(want["points"], patch)[:, 1:]  # in the first camera
+    k = batch["intrinsics"][:, None, None]
+    z = p[..., 2].clamp_min(1e-3)
+    u = p[..., 0] / z * k[..., 0, 0] + k[..., 0, 2]
+    v = p[..., 1] / z * k[..., 1, 1] + k[..., 1, 2]
+    col, row = ((u + 0.5) / patch).floor().long(), ((v + 0.5) / patch).floor().long()
+    inside = (p[..., 2] > 0.01) & (col >= 0) & (col < w) & (row >= 0) & (row < h)
+    target = (row.clamp(0, h - 1) * w + col.clamp(0, w - 1)).view(b, -1)  # (B, (S-1) n)
+    seen = patch_centres(want["depth"], patch)[:, 0].gather(1, target).view_as(z)  # what the first camera sees there
+    valid = (inside & ((z / seen - 1).abs() < 0.15)).view(b, -1)
+    f = F.normalize(features, dim=-1)
+    logits = torch.einsum("bmc,bnc->bmn", f[:, 1:].flatten(1, 2), f[:, 0]) / 0.07
+    loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none") * valid.flatten()
+    return loss.sum() / valid.sum().clamp_min(1)
+
+
+def make_probe(model: Any) -> Any:
+    """Linear maps from every level's patch tokens to the direction, in the first camera, of the point at the patch's centre.
+
+    Auxiliary, training only: the camera's rotation is nothing but how these directions moved, and every patch gets its own gradient.
+    """
+    from torch import nn
+
+    return nn.ModuleList(nn.Linear(2 * model.sizes.dim, 3) for _ in model.taps)
+
+
+def ray_loss(probe: Any, levels: list[Any], want: dict[str, Any], patch: int) -> Any:
+    import torch.nn.functional as F
+
+    ray = F.normalize(patch_centres(want["points"], patch), dim=-1)
+    return sum((p(x) - ray).abs().mean() for p, x in zip(probe, levels, strict=True)) / len(levels)
+
+
+def losses(model: Any, probe: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    """Each term of the training loss for one batch, unweighted."""
+    import torch
+
+    from ..accelerators import NoAccelerator
+    from ..backbones.vggt import inverse_log
+
+    images = batch["images"].float() / 255
+    want = targets(batch)
+    trunk = model.run_trunk(images, NoAccelerator())
+    encodings = model.camera_head(trunk.levels[model.taps[-1]][:, :, 0])
+
+    # the dense heads treat frames one by one: half of them, at half resolution, teach as much per second as all of them
+    s = images.shape[1]
+    rows = torch.randperm(s)[: max(1, s // 2)]
+    size = (images.shape[3] // 2, images.shape[4] // 2)
+    part = trunk._replace(levels={i: t[:, rows] for i, t in trunk.levels.items()})
+    depth_raw = model.run_dense_head(model.depth_head, part, size, lambda: None, chunk=64)
+    point_raw = model.run_dense_head(model.point_head, part, size, lambda: None, chunk=64)
+
+    # in logarithms: the scores are relative errors, and the head's exp makes the raw channel the log depth
+    log_error = depth_raw[:, :, 0] - want["depth"][:, rows, ::2, ::2].clamp_min(1e-3).log()
+    depth = dense_loss(log_error.abs(), 1 + depth_raw[:, :, 1].clamp_max(8).exp(), spatial_gradient(log_error))
+    point_error = inverse_log(point_raw[:, :, :3].clamp(-6, 6)).movedim(2, -1) - want["points"][:, rows, ::2, ::2]
+    gradient = sum(spatial_gradient(point_error[..., i]) for i in range(3))
+    points = dense_loss(point_error.norm(dim=-1), 1 + point_raw[:, :, 3].clamp_max(8).exp(), gradient)
+
+    tokens = [trunk.levels[i][:, :, trunk.special :] for i in model.taps]
+    c = tokens[0].shape[-1] // 2
+    return {
+        "camera": camera_loss(encodings, want["encoding"]),
+        "depth": depth,
+        "points": points,
+        "match": matching_loss(tokens[0][..., :c], want, batch, model.patch),  # output of the first frame block
+        "ray": ray_loss(probe, tokens, want, model.patch),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+def initialise(model: Any, seed: int) -> None:
+    """Starting values that help so small a model on so few windows; the architecture stays VGGT's."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    a = model.aggregator
+    for token in (a.camera_token, a.register_token, a.patch_embed.cls_token, a.patch_embed.register_tokens):
+        nn.init.normal_(token, std=0.1)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("ls1.gamma", "ls2.gamma")):
+            nn.init.constant_(parameter, 0.5)  # 0.01 as for a deep stack would keep this shallow one silent for too long
+    with torch.no_grad():
+        a.patch_embed.patch_embed.proj.weight.copy_(cosine_filters(model.sizes.dim, model.patch))
+        a.patch_embed.patch_embed.proj.bias.zero_()
+        a.patch_embed.pos_embed[:, 1:] = sine_table(model.sizes.dim, round((a.patch_embed.pos_embed.shape[1] - 1) ** 0.5))
+        for block in a.global_blocks:  # keys start equal to queries: like attends to like, the beginning of matching
+            c = model.sizes.dim
+            block.attn.qkv.weight[c : 2 * c] = block.attn.qkv.weight[:c]
+        # the first estimate is the identity at a 60 degree field of view; a head that starts anywhere locks into 180 degree flips
+        last = model.camera_head.pose_branch.fc2
+        last.weight.mul_(0.1)
+        last.bias.copy_(torch.tensor([0, 0, 0, 0, 0, 0, 1.0, 0.85, 1.05]) / model.camera_head.iterations)
+
+
+def cosine_filters(count: int, patch: int) -> Any:
+    """(count, 3, patch, patch): the lowest 2D cosine waves, for brightness and two colour differences, as patch filters."""
+    import torch
+
+    n = torch.arange(patch) + 0.5
+    waves = torch.stack([torch.cos(math.pi * k * n / patch) for k in range(patch)])
+    waves = waves / waves.norm(dim=1, keepdim=True)
+    order = sorted(((i * i + j * j, i, j) for i in range(patch) for j in range(patch)))
+    colour = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]])
+    colour = colour / colour.norm(dim=1, keepdim=True)
+    shares = [0] * (count - 2 * (count // 5)) + [1] * (count // 5) + [2] * (count // 5)
+    used = [0, 0, 0]
+    filters = []
+    for channel in shares:
+        _, i, j = order[used[channel]]
+        used[channel] += 1
+        gain = 0.2 * math.sqrt(1 + i * i + j * j)  # natural images have little energy in fine waves: lift them
+        filters.append(gain * colour[channel][:, None, None] * (waves[i][:, None] * waves[j][None]))
+    return torch.stack(filters)
+
+
+def sine_table(dim: int, side: int) -> Any:
+    """(side * side, dim) sine-cosine position table, amplitude 0.5."""
+    import torch
+
+    n = dim // 4
+    frequency = 30.0 ** (-torch.arange(n) / n)
+    angle = torch.arange(side)[:, None] * frequency * 2 * math.pi / 4
+    wave = torch.cat((angle.sin(), angle.cos()), dim=1)  # (side, dim / 2)
+    both = (wave[:, None].expand(-1, side, -1), wave[None].expand(side, -1, -1))
+    return 0.5 * torch.cat(both, dim=-1).reshape(side * side, 4 * n)
+
+
+def train(args: argparse.Namespace) -> None:
+    import torch
+    from tqdm import tqdm
+
+    from ..backbones.vggt import VARIANTS, VGGT
+
+    torch.set_flush_denormal(True)  # tiny gradients and their squares become denormal numbers: CPUs are many times slower on those
+    model = VGGT(VARIANTS[args.variant])
+    initialise(model, args.seed)
+    probe = make_probe(model)
+    decayed = [p for n, p in [*model.named_parameters(), *probe.named_parameters()] if p.ndim >= 2 and "token" not in n and "pos_embed" not in n]
+    ids = {id(p) for p in decayed}
+    others = [p for p in [*model.parameters(), *probe.parameters()] if id(p) not in ids]
+    groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
+    step, seconds, frames, log = 0, 0.0, 0, []
+    path = os.path.join(args.output, "last.pt")
+    if args.resume:
+        state = torch.load(path, weights_only=True)
+        model.load_state_dict(state["model"])
+        probe.load_state_dict(state["probe"])
+        optimiser.load_state_dict(state["optimiser"])
+        step, seconds, frames, log = state["step"], state["seconds"], state["frames"], state["log"]
+
+    def save() -> None:
+        state = {"variant": args.variant, "model": model.state_dict(), "probe": probe.state_dict(), "step": step, "log": log}
+        state |= {"optimiser": optimiser.state_dict(), "seconds": seconds, "frames": frames, "minutes": args.minutes, "seed": args.seed}
+        torch.save(state, path + ".part")
+        os.replace(path + ".part", path)
+
+    batches = loader(args.seed + 7919 * step, seconds / 60)  # after a resume: other windows, not the same again
+    mean: dict[str, float] = {}
+    bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
+    last, next_log, next_score = time.monotonic(), seconds + 30, seconds + 600
+    while seconds < args.minutes * 60:
+        done = seconds / (args.minutes * 60)
+        rate = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        batch = next(batches)
+        terms = losses(model, probe, batch)
+        fade = max(0.0, 1 - done / 0.7)
+        total = (
+            CAMERA_WEIGHT * terms["camera"]
+            + terms["depth"]
+            + terms["points"]
+            + fade * (MATCH_WEIGHT * terms["match"] + RAY_WEIGHT * terms["ray"])
+        )
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if torch.isfinite(norm):  # one bad batch must not spoil the weights
+            optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+        step, frames = step + 1, frames + batch["images"].shape[0] * batch["images"].shape[1]
+        for name, value in terms.items():
+            value = float(value.detach())
+            mean[name] = 0.97 * mean.get(name, value) + 0.03 * value
+        now = time.monotonic()
+        seconds, last = seconds + now - last, now
+        bar.n = round(100 * seconds / (args.minutes * 60), 1)
+        bar.set_postfix_str(f"step {step} " + " ".join(f"{k} {v:.3f}" for k, v in mean.items()), refresh=step % 20 == 0)
+        if seconds >= next_log:
+            entry: dict[str, Any] = {"step": step, "seconds": seconds, "frames": frames, "rate": rate, **mean}
+            if seconds >= next_score:
+                entry["validation"] = score(model, "validation", 24)
+                next_score += 600
+            log.append(entry)
+            next_log += 30
+            save()
+            with open(os.path.join(args.output, "log.json"), "w", encoding="utf-8") as fh:
+                json.dump(log, fh)
+            draw_curve(log, os.path.join(args.output, "curve.png"))
+            last = time.monotonic()  # scoring is not training time
+    bar.close()
+    log.append({"step": step, "seconds": seconds, "frames": frames, "rate": 0.0, **mean, "validation": score(model, "validation", 64)})
+    save()
+    draw_curve(log, os.path.join(args.output, "curve.png"))
+    print(json.dumps(log[-1], indent=2))
+
+
+def restore(path: str) -> tuple[Any, dict[str, Any]]:
+    """The model of a training checkpoint, and the checkpoint. Raises CheckpointError if there is none."""
+    import torch
+
+    from ..backbones.vggt import VARIANTS, VGGT
+    from ..errors import CheckpointError
+
+    if not os.path.isfile(path):
+        raise CheckpointError(f"no training checkpoint {path}: name the folder that `come_ros train -o` wrote")
+    state = torch.load(path, weights_only=True)
+    model = VGGT(VARIANTS[state["variant"]])
+    model.load_state_dict(state["model"])
+    return model.eval(), state
+
+
+def export(checkpoint: str, target: str) -> None:
+    from ..backbones.checkpoint import save_checkpoint
+
+    model, state = restore(checkpoint)
+    about = {k: str(state[k]) for k in ("step", "frames", "seconds", "seed", "minutes")}
+    save_checkpoint(target, model, extra={"licence": "Apache-2.0", "made_by": "come_ros train", **about})
+    print(f"{target}: {os.path.getsize(target) / 2**20:.2f} MiB")
+
+
+# -------------------------------------------------------------------------------------------------------------- scoring
+def score(model: Any, split: str, count: int) -> dict[str, Any]:
+    """Scores on `count` windows of 4 frames of a frozen split, beside three null models that know nothing of the images:
+    one depth for all pixels, the training rooms' mean depth map, no rotation. Depth is scaled per window by the median ratio.
+    """
+    import torch
+
+    from ..accelerators import NoAccelerator
+    from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+    from ..evaluation import depth_errors, relative_pose_errors
+
+    average = mean_depth_map()
+    rows: dict[str, list[float]] = {}
+    model.eval()
+    for seed in SPLIT_SEEDS[split][:count]:
+        s = render_sequence(seed, frames=4, width=SIDE[0], height=SIDE[1], rate_hz=TEST_RATE_HZ)
+        with torch.inference_mode():
+            images = torch.from_numpy(s.images).permute(0, 3, 1, 2)[None].float() / 255
+            out, _ = model(images, NoAccelerator(), ("camera", "depth"))
+        estimates = {"": out["depth"][0].numpy(), "constant ": np.ones_like(s.depth), "mean map ": np.broadcast_to(average, s.depth.shape)}
+        for name, depth in estimates.items():
+            e = depth_errors(depth, s.depth)
+            rows.setdefault(name + "abs_rel", []).append(e.abs_rel)
+            rows.setdefault(name + "delta", []).append(e.delta)
+        rotation, direction, identity = relative_pose_errors(out["world_from_camera"][0].double().numpy(), s.world_from_camera)
+        rows.setdefault("rotation_deg", []).extend(rotation)
+        rows.setdefault("identity rotation_deg", []).extend(identity)
+        rows.setdefault("direction_deg", []).extend(direction)
+    model.train()
+    pose = ("rotation_deg", "identity rotation_deg", "direction_deg")
+    result = {k: round(float(np.nanmedian(v) if k in pose else np.mean(v)), 4) for k, v in rows.items()}
+    return {"split": split, "windows": count, **result}
+
+
+def mean_depth_map(count: int = 64) -> np.ndarray:
+    """(H, W) geometric mean depth of training rooms, each frame scaled to median 1: what a model without eyes would say."""
+    from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+
+    logs = []
+    for seed in SPLIT_SEEDS["train"][-count:]:
+        depth = render_sequence(seed, frames=2, width=SIDE[0], height=SIDE[1], rate_hz=TEST_RATE_HZ, photometric=False).depth
+        logs.append(np.log(depth / np.median(depth, axis=(1, 2), keepdims=True)).mean(axis=0))
+    return np.exp(np.mean(logs, axis=0))
+
+
+def draw_curve(log: list[dict[str, Any]], path: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    minutes = [e["seconds"] / 60 for e in log]
+    for name in ("camera", "depth", "points", "match", "ray"):
+        axes[0].plot(minutes, [e[name] for e in log], label=name)
+    axes[0].set(title="training loss", xlabel="minutes")
+    scored = [(e["seconds"] / 60, e["validation"]) for e in log if "validation" in e]
+    for key, null in (("delta", "constant delta"), ("delta", "mean map delta")):
+        axes[1].plot([m for m, _ in scored], [v[null] for _, v in scored], "--", label=null)
+    axes[1].plot([m for m, _ in scored], [v["delta"] for _, v in scored], "o-", label="delta < 1.25")
+    axes[1].set(title="validation depth", xlabel="minutes")
+    axes[2].plot([m for m, _ in scored], [v["identity rotation_deg"] for _, v in scored], "--", label="identity rotation")
+    axes[2].plot([m for m, _ in scored], [v["rotation_deg"] for _, v in scored], "o-", label="rotation error, deg")
+    axes[2].plot([m for m, _ in scored], [v["direction_deg"] for _, v in scored], "o-", label="translation direction, deg")
+    axes[2].set(title="validation pose", xlabel="minutes", ylim=(0, None))
+    for axis in axes:
+        axis.legend()
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)

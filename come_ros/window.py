@@ -1,0 +1,91 @@
+"""Overlapping windows of keyframes: what is fresh goes in once, what was reconstructed ties the next window to it."""
+
+from __future__ import annotations
+
+from .types import Frame, Window
+
+# A longer pause between keyframes starts a window of its own: the views of both sides need not overlap any more.
+MAX_GAP_NS = 5_000_000_000
+
+
+class SlidingWindow:
+    """Keeps the fresh keyframes, and the used ones (already reconstructed) that can be shared with the next window.
+
+    A window never spans a change of camera or image size or a pause of more than MAX_GAP_NS: it ends before the change,
+    and the one after it begins without shared frames.
+    """
+
+    def __init__(self, size: int, overlap: int) -> None:
+        """`size`: most keyframes in a window. `overlap`: how many of them are shared with those before, at least."""
+        self.resize(size, overlap)
+        self._fresh: list[Frame] = []
+        self._used: list[Frame] = []
+
+    def resize(self, size: int, overlap: int) -> None:
+        """Other sizes from the next window on. Raises ValueError unless 0 <= overlap < size."""
+        if not 0 <= overlap < size:
+            raise ValueError(f"overlap is {overlap}, but must lie in 0 .. size - 1 ({size - 1})")
+        self.size, self.overlap = size, overlap
+
+    @property
+    def fresh(self) -> int:
+        """Keyframes pushed that no window has taken yet."""
+        return len(self._fresh)
+
+    @property
+    def started(self) -> bool:
+        """Whether there are reconstructed keyframes for the next window to share."""
+        return bool(self._used)
+
+    @property
+    def room(self) -> int:
+        """How many more fresh keyframes fit into the next window."""
+        return max(0, self._most_new() - self.fresh)
+
+    def push(self, frame: Frame) -> None:
+        """Adds a keyframe. Raises ValueError if there is no room: take a window first."""
+        if self.room == 0:
+            raise ValueError(f"the window of {self.size} is full with {self.fresh} fresh keyframes: take it first")
+        self._fresh.append(frame)
+
+    def take(self, least_new: int) -> Window | None:
+        """As many used keyframes as fit and the fresh ones, oldest first; None if fewer than `least_new` are fresh.
+
+        Frames before a change of camera, size or a pause do not wait for `least_new`: no more can join them.
+        """
+        frames = self._fresh[: self._most_new()]
+        whole = next((i for i in range(1, len(frames)) if not _continues(frames[i - 1], frames[i])), None)
+        if not frames or (whole is None and len(frames) < least_new):
+            return None
+        frames = frames[:whole]
+        del self._fresh[: len(frames)]
+        if self._used and not _continues(self._used[-1], frames[0]):
+            self._used.clear()
+        fit = self.size - len(frames)
+        shared = self._used[-fit:] if fit else []
+        return Window((*shared, *frames), len(frames))
+
+    def commit(self, window: Window) -> None:
+        """The frames of `window` are reconstructed: the last ones can be shared from now on."""
+        new = window.frames[len(window) - window.new :]
+        self._used = [*self._used, *new][-(self.size - 1) :]
+
+    def forget(self) -> None:
+        """The next window shares nothing; fresh keyframes stay."""
+        self._used.clear()
+
+    def reset(self) -> None:
+        """As new."""
+        self._fresh.clear()
+        self._used.clear()
+
+    def _most_new(self) -> int:
+        return self.size - min(self.overlap, len(self._used))
+
+
+def _continues(before: Frame, after: Frame) -> bool:
+    return (
+        before.camera == after.camera
+        and before.image.shape == after.image.shape
+        and 0 <= after.stamp_ns - before.stamp_ns <= MAX_GAP_NS
+    )

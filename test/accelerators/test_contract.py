@@ -1,0 +1,136 @@
+"""What every registered accelerator promises, on a small random model."""
+
+import pytest
+import torch
+
+from come_ros.accelerators import ACCELERATORS, Accelerator, NoAccelerator, Tokens, make_accelerator
+from come_ros.accelerators.base import SITES
+from come_ros.backbones.vggt import VGGT, VGGTSizes
+from come_ros.config import Accelerator as AcceleratorParameters
+from come_ros.config import Config
+
+SIZES = VGGTSizes(
+    image_side=70, native_side=70, dim=48, encoder_depth=2, encoder_heads=3, depth=4, heads=3,
+    taps=(0, 1, 2, 3), camera_depth=1, camera_heads=3, features=16, channels=(16, 16, 16, 16),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = VGGT(SIZES)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(2, 3, 3, 56, 70, generator=torch.Generator().manual_seed(1))
+
+
+def run(model, images, accelerator):
+    with torch.inference_mode():
+        return model(images, accelerator, ("camera", "depth", "points"))
+
+
+def test_registry_and_configuration_name_the_same_accelerators():
+    (choices,) = [f.metadata["choices"] for f in AcceleratorParameters.__dataclass_fields__.values() if f.name == "name"]
+    assert set(choices) == set(ACCELERATORS)
+    assert type(make_accelerator(Config())) is NoAccelerator
+
+
+@pytest.mark.parametrize("name", sorted(ACCELERATORS))
+def test_outputs_keep_their_shapes_and_are_finite(model, images, name):
+    accelerator = ACCELERATORS[name]()
+    assert accelerator.sites <= SITES
+    out, trunk = run(model, images, accelerator)
+    assert out["depth"].shape == out["depth_conf"].shape == (2, 3, 56, 70)
+    assert out["points"].shape == (2, 3, 56, 70, 3)
+    assert all(v.isfinite().all() for v in out.values())
+    assert set(trunk.levels) == set(model.taps)
+    assert 0 < accelerator.kept_ratio(trunk.plan) <= 1
+
+
+@pytest.mark.parametrize("name", sorted(ACCELERATORS))
+def test_other_frames_may_come_in_any_order(model, images, name):
+    out, _ = run(model, images, ACCELERATORS[name]())
+    swapped, _ = run(model, images[:, [0, 2, 1]], ACCELERATORS[name]())
+    assert torch.allclose(out["depth"][:, [0, 2, 1]], swapped["depth"], rtol=1e-4)
+
+
+class EverySiteIdentity(Accelerator):
+    """Visits every site, changes nothing, and writes down what it saw in its plan."""
+
+    sites = SITES
+
+    def plan_block(self, encoder_depth):
+        return encoder_depth - 1
+
+    def plan(self, features: Tokens):
+        return (("plan", tuple(features.x.shape)),)
+
+    def compress(self, tokens, plan, site):
+        return tokens, (plan or ()) + ((site, tuple(tokens.x.shape)),)
+
+    restore = compress
+
+
+def test_visiting_every_site_with_the_identity_changes_no_bit(model, images):
+    plain, _ = run(model, images, NoAccelerator())
+    visited, trunk = run(model, images, EverySiteIdentity())
+    for key, value in plain.items():
+        assert torch.equal(value, visited[key]), key
+    seen = [site for site, _ in trunk.plan]
+    assert SITES - {"tap"} <= set(seen)  # the taps' plans are thrown away: the stream goes on as it was
+    assert seen.count("backbone_in") == seen.count("encoder_k") == seen.count("encoder_end") == seen.count("plan") == 1
+    assert dict(trunk.plan)["backbone_in"] == (2, 3, 5 + 4 * 5, 48)
+
+
+class DropEveryOtherPatch(Accelerator):
+    """The crudest real reduction: half of the patches through the trunk, copied back at the taps."""
+
+    sites = frozenset({"backbone_in", "tap"})
+
+    def compress(self, tokens, plan, site):
+        n = tokens.special
+        patches = tokens.x.shape[2] - n
+        keep = torch.cat((torch.arange(n), n + torch.arange(0, patches, 2)))
+        back = torch.cat((torch.arange(n), n + torch.arange(patches) // 2))
+        return tokens._replace(x=tokens.x[:, :, keep], positions=tokens.positions[:, :, keep]), back
+
+    def restore(self, tokens, plan, site):
+        return tokens._replace(x=tokens.x[:, :, plan]), plan
+
+
+def test_blocks_really_run_short_and_taps_are_whole_again(model, images):
+    lengths = []
+
+    class Watch(DropEveryOtherPatch):
+        def attend(self, q, k, v, plan, layer):
+            lengths.append((layer.part, q.shape[2]))
+            return super().attend(q, k, v, plan, layer)
+
+    out, trunk = run(model, images, Watch())
+    grid = 4 * 5
+    assert {n for part, n in lengths if part == "encoder"} == {5 + grid}
+    assert {n for part, n in lengths if part == "frame"} == {5 + grid // 2}
+    assert {n for part, n in lengths if part == "global"} == {3 * (5 + grid // 2)}
+    assert all(t.shape[2] == 5 + grid for t in trunk.levels.values())
+    assert out["depth"].shape == (2, 3, 56, 70)
+
+
+def test_check_is_called_between_blocks_and_can_end_the_pass(model, images):
+    from come_ros.errors import Cancelled
+
+    calls = 0
+
+    def check():
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise Cancelled("enough")
+
+    with torch.inference_mode(), pytest.raises(Cancelled):
+        model(images, NoAccelerator(), ("depth",), check)
+    assert calls == 5
