@@ -233,7 +233,7 @@ def _depth_vote(published: _Published, depth: F32, confidence: F32) -> _DepthVot
         return _DepthVote(np.zeros(0), None, 1.0)
     least = np.quantile(sure[valid], LOW_CONFIDENCE)
     surer = valid & (sure > least)
-    # many equal values, such as a floor of the confidence: all of them are left out, unless hardly anything else is there
+    # many equal values, such as a floor of the confidence, are all left out, unless hardly anything else is there
     valid = surer if 2 * np.count_nonzero(surer) >= np.count_nonzero(valid) else valid & (sure >= least)
     weights = sure[valid].astype(np.float64)
     middle = np.median(weights)

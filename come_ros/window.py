@@ -35,7 +35,7 @@ class SlidingWindow:
     @property
     def started(self) -> bool:
         """Whether there are reconstructed keyframes for the next window to share."""
-        return bool(self._used)
+        return bool(self._shareable())
 
     @property
     def room(self) -> int:
@@ -53,22 +53,21 @@ class SlidingWindow:
 
         Frames before a change of camera, size or a pause do not wait for `least_new`: no more can join them.
         """
+        shareable = self._shareable()
         frames = self._fresh[: self._most_new()]
         whole = next((i for i in range(1, len(frames)) if not _continues(frames[i - 1], frames[i])), None)
         if not frames or (whole is None and len(frames) < least_new):
             return None
         frames = frames[:whole]
         del self._fresh[: len(frames)]
-        if self._used and not _continues(self._used[-1], frames[0]):
-            self._used.clear()
         fit = self.size - len(frames)
-        shared = self._used[-fit:] if fit else []
-        return Window((*shared, *frames), len(frames))
+        return Window((*shareable[-fit:], *frames) if fit else tuple(frames), len(frames))
 
     def commit(self, window: Window) -> None:
         """The frames of `window` are reconstructed: the last ones can be shared from now on."""
         new = window.frames[len(window) - window.new :]
-        self._used = [*self._used, *new][-(self.size - 1) :]
+        before = self._used if not self._used or _continues(self._used[-1], new[0]) else []
+        self._used = [*before, *new][-(self.size - 1) :]
 
     def forget(self) -> None:
         """The next window shares nothing; fresh keyframes stay."""
@@ -80,7 +79,12 @@ class SlidingWindow:
         self._used.clear()
 
     def _most_new(self) -> int:
-        return self.size - min(self.overlap, len(self._used))
+        return self.size - min(self.overlap, len(self._shareable()))
+
+    def _shareable(self) -> list[Frame]:
+        """The used keyframes, unless the oldest fresh one does not continue them."""
+        broken = self._used and self._fresh and not _continues(self._used[-1], self._fresh[0])
+        return [] if broken else self._used
 
 
 def _continues(before: Frame, after: Frame) -> bool:

@@ -29,7 +29,8 @@ WEIGHT_DECAY = 0.02
 WARM_UP_STEPS = 400
 CAMERA_WEIGHT = 5.0
 MATCH_WEIGHT = 0.5  # auxiliary, fades out; see matching_loss
-RAY_WEIGHT = 2.0  # auxiliary, fades out; see RayProbe
+RAY_WEIGHT = 4.0  # auxiliary, fades out; see make_probe
+ROTATION_WEIGHT = 3.0  # of the quaternion within the camera loss: at 10 degrees it differs from the identity by 0.09 only
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -184,7 +185,8 @@ def quaternion(rotation: Any) -> Any:
 def camera_loss(encodings: Any, want: Any) -> Any:
     """L1 of every refinement step's pose encoding, later steps counting more (VGGT 3.4; weights 0.6^(last - step))."""
     n = len(encodings)
-    return sum(0.6 ** (n - 1 - i) * (e - want).abs().clamp_max(10).mean(dim=(0, 1)).sum() for i, e in enumerate(encodings)) / 9
+    weight = want.new_tensor([1.0] * 3 + [ROTATION_WEIGHT] * 4 + [1.0] * 2) / 9
+    return sum(0.6 ** (n - 1 - i) * ((e - want).abs().clamp_max(10) * weight).sum(-1).mean() for i, e in enumerate(encodings))
 
 
 def dense_loss(error: Any, confidence: Any, gradient: Any) -> Any:
@@ -208,7 +210,7 @@ def matching_loss(features: Any, want: dict[str, Any], batch: dict[str, Any], pa
     """InfoNCE between patches of each frame and the first one that see the same point (auxiliary, training only).
 
     A transformer of this size does not find correspondence from the pose loss alone within 40 thousand windows (measured); told where a
-    patch went, it does. features: (B, S, h*w, C) before any attention between frames.
+    patch went, it does. features: (B, S, h*w, n), from tokens before any attention between frames.
     """
     import torch
     import torch.nn.functional as F
@@ -232,20 +234,23 @@ def matching_loss(features: Any, want: dict[str, Any], batch: dict[str, Any], pa
 
 
 def make_probe(model: Any) -> Any:
-    """Linear maps from every level's patch tokens to the direction, in the first camera, of the point at the patch's centre.
+    """Linear maps that only training has, for the two auxiliary losses.
 
-    Auxiliary, training only: the camera's rotation is nothing but how these directions moved, and every patch gets its own gradient.
+    match: patch tokens to a descriptor; a map of its own, so that the tokens keep what a descriptor must not hold, their position.
+    rays: one for each tapped level, patch tokens to the direction, in the first camera, of the point at the patch's centre. A camera's
+    rotation is nothing but how these directions moved, and here every patch gets a gradient of its own.
     """
     from torch import nn
 
-    return nn.ModuleList(nn.Linear(2 * model.sizes.dim, 3) for _ in model.taps)
+    c = model.sizes.dim
+    return nn.ModuleDict({"match": nn.Linear(c, 64), "rays": nn.ModuleList(nn.Linear(2 * c, 3) for _ in model.taps)})
 
 
-def ray_loss(probe: Any, levels: list[Any], want: dict[str, Any], patch: int) -> Any:
+def ray_loss(rays: Any, levels: list[Any], want: dict[str, Any], patch: int) -> Any:
     import torch.nn.functional as F
 
-    ray = F.normalize(patch_centres(want["points"], patch), dim=-1)
-    return sum((p(x) - ray).abs().mean() for p, x in zip(probe, levels, strict=True)) / len(levels)
+    direction = F.normalize(patch_centres(want["points"], patch), dim=-1)
+    return sum((p(x) - direction).abs().mean() for p, x in zip(rays, levels, strict=True)) / len(levels)
 
 
 def losses(model: Any, probe: Any, batch: dict[str, Any]) -> dict[str, Any]:
@@ -281,8 +286,8 @@ def losses(model: Any, probe: Any, batch: dict[str, Any]) -> dict[str, Any]:
         "camera": camera_loss(encodings, want["encoding"]),
         "depth": depth,
         "points": points,
-        "match": matching_loss(tokens[0][..., :c], want, batch, model.patch),  # output of the first frame block
-        "ray": ray_loss(probe, tokens, want, model.patch),
+        "match": matching_loss(probe["match"](tokens[0][..., :c]), want, batch, model.patch),  # the first frame block's output
+        "ray": ray_loss(probe["rays"], tokens, want, model.patch),
     }
 
 

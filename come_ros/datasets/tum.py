@@ -1,0 +1,173 @@
+"""Recordings in the layout of the TUM RGB-D benchmark: images, depth and poses in text lists."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from .. import geometry
+from ..errors import DatasetError
+from ..types import F32, F64, Frame
+
+MAX_DIFFERENCE_NS = 20_000_000  # lists of different clocks are matched up to this, as the benchmark's own script does
+METRES_PER_UNIT = 1 / 5000  # of a depth PNG, unless sequence.json says otherwise
+
+# fx fy cx cy of the benchmark's three cameras; folders carry their names
+KNOWN_CAMERAS = {
+    "freiburg1": (517.3, 516.5, 318.6, 255.3),
+    "freiburg2": (520.9, 521.0, 325.1, 249.7),
+    "freiburg3": (535.4, 539.2, 320.1, 247.6),
+}
+
+
+class TumSequence:
+    """A folder with `frames.txt` (stamp, rgb, depth by row) or with `rgb.txt` and `depth.txt`, matched by time.
+
+    `groundtruth.txt` (stamp tx ty tz qx qy qz qw, world_from_camera, optical axes) is optional, and so is
+    `sequence.json` (camera, frame_id, metres per unit of depth).
+
+    name: the sequence's. camera: name of the optical frame. intrinsics: (3, 3) or None. distortion: OpenCV's
+    coefficients, () if there are none; the images are given as they are. stamps_ns: integer nanoseconds of each image.
+    poses: world_from_camera (4, 4) of each image, None where there is none within 20 ms.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Reads the lists, no image. Raises DatasetError if the folder or one of its lists cannot be used."""
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise DatasetError(f"{self.folder} is no folder: give the one that holds frames.txt or rgb.txt")
+        about = self._about()
+        self.name: str = about.get("name", self.folder.name)
+        self.camera: str = about.get("frame_id", "camera_optical_frame")
+        self.intrinsics, self.distortion = self._calibration(about)
+        self.metres_per_unit = float(about.get("depth", {}).get("metres_per_unit", METRES_PER_UNIT))
+        self.stamps_ns, self._rgb, self._depth = self._lists()
+        self.poses = self._poses()
+
+    def __len__(self) -> int:
+        return len(self.stamps_ns)
+
+    def frame(self, index: int) -> Frame:
+        """Image `index`, decoded. Raises DatasetError if it cannot be read."""
+        image = self._read(self._rgb[index], cv2.IMREAD_COLOR)
+        return Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), self.stamps_ns[index], self.camera, self.intrinsics)
+
+    def iter_frames(self) -> Iterator[Frame]:
+        """All images, oldest first, one in memory at a time."""
+        return map(self.frame, range(len(self)))
+
+    def depth(self, index: int) -> F32 | None:
+        """(H, W) z-depth of image `index` in metres, NaN where nothing was read; None if there is no depth image."""
+        path = self._depth[index]
+        if path is None:
+            return None
+        raw = self._read(path, cv2.IMREAD_UNCHANGED)
+        if raw.ndim != 2:
+            raise DatasetError(f"{path} has {raw.shape[2]} channels, but a depth image must have one")
+        return np.where(raw > 0, raw * np.float32(self.metres_per_unit), np.float32(np.nan)).astype(np.float32)
+
+    def _about(self) -> dict[str, Any]:
+        path = self.folder / "sequence.json"
+        if not path.is_file():
+            return {}
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise DatasetError(f"cannot read {path}: {error}") from error
+
+    def _calibration(self, about: dict[str, Any]) -> tuple[F64 | None, tuple[float, ...]]:
+        camera = about.get("camera")
+        if camera is None:
+            known = next((v for name, v in KNOWN_CAMERAS.items() if name in self.folder.name), None)
+            if known is None:
+                return None, ()
+            camera = dict(zip(("fx", "fy", "cx", "cy"), known, strict=True))
+        try:
+            k = np.array([[camera["fx"], 0, camera["cx"]], [0, camera["fy"], camera["cy"]], [0, 0, 1]], np.float64)
+            distortion = tuple(float(d) for d in camera.get("d", ()))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(f"{self.folder / 'sequence.json'}: camera needs fx, fy, cx, cy ({error!r})") from error
+        return k, distortion if any(distortion) else ()
+
+    def _lists(self) -> tuple[list[int], list[Path], list[Path | None]]:
+        """Stamps, images and depth images, oldest first."""
+        if (self.folder / "frames.txt").is_file():
+            rows = read_list(self.folder / "frames.txt", 2)
+            depth = [self.folder / words[1] if len(words) > 1 else None for _, words in rows]
+        elif (self.folder / "rgb.txt").is_file():
+            rows = read_list(self.folder / "rgb.txt", 2)
+            depth = [None] * len(rows)
+            if (self.folder / "depth.txt").is_file():
+                readings = read_list(self.folder / "depth.txt", 2)
+                near = nearest([stamp for stamp, _ in rows], [stamp for stamp, _ in readings])
+                depth = [None if j is None else self.folder / readings[j][1][0] for j in near]
+        else:
+            raise DatasetError(f"{self.folder} holds neither frames.txt nor rgb.txt: it is no TUM sequence")
+        if not rows:
+            raise DatasetError(f"{self.folder} lists no images")
+        return [stamp for stamp, _ in rows], [self.folder / words[0] for _, words in rows], depth
+
+    def _poses(self) -> list[F64 | None]:
+        path = self.folder / "groundtruth.txt"
+        if not path.is_file():
+            return [None] * len(self)
+        rows = read_list(path, 8)
+        try:
+            values = np.array([[float(word) for word in words[:7]] for _, words in rows]).reshape(-1, 7)
+            poses = geometry.transform(geometry.matrix_from_quat_xyzw(values[:, 3:]), values[:, :3])
+        except ValueError as error:
+            raise DatasetError(f"{path}: {error}") from error
+        near = nearest(self.stamps_ns, [stamp for stamp, _ in rows])
+        return [None if j is None else poses[j] for j in near]
+
+    def _read(self, path: Path, flags: int) -> np.ndarray:
+        image = cv2.imread(str(path), flags) if path.is_file() else None
+        if image is None:
+            raise DatasetError(f"cannot read the image {path}: it is {'damaged' if path.is_file() else 'missing'}")
+        return image
+
+
+def stamp_ns_from_text(text: str) -> int:
+    """Integer nanoseconds of decimal seconds ("1305031229.528748"), exact: a float would be off by some 100 ns."""
+    whole, _, part = text.partition(".")
+    if not (whole.isdigit() and (part.isdigit() or not part)):
+        raise ValueError(f"{text!r} is no time in decimal seconds")
+    return int(whole) * 1_000_000_000 + int((part + "000000000")[:9])
+
+
+def read_list(path: Path, columns: int) -> list[tuple[int, list[str]]]:
+    """Rows of a TUM list sorted by stamp: nanoseconds, the other words (`columns` - 1 or more). Raises DatasetError."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"cannot read {path}: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        words = line.replace(",", " ").split()
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            stamp_ns = stamp_ns_from_text(words[0])
+        except ValueError as error:
+            raise DatasetError(f"{path}, line {number}: {error}") from error
+        if len(words) < columns:
+            raise DatasetError(f"{path}, line {number} has {len(words)} columns, but needs {columns}")
+        rows.append((stamp_ns, words[1:]))
+    return sorted(rows, key=lambda row: row[0])
+
+
+def nearest(stamps_ns: Sequence[int], others_ns: Sequence[int]) -> list[int | None]:
+    """For each stamp the index of the nearest of `others_ns` (sorted), None if over MAX_DIFFERENCE_NS away."""
+    out: list[int | None] = []
+    for stamp in stamps_ns:
+        right = bisect_left(others_ns, stamp)
+        around = [j for j in (right - 1, right) if 0 <= j < len(others_ns)]
+        best = min(around, key=lambda j: abs(others_ns[j] - stamp), default=None)
+        out.append(best if best is not None and abs(others_ns[best] - stamp) <= MAX_DIFFERENCE_NS else None)
+    return out

@@ -1,0 +1,247 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fakes import START_NS, TruthBackbone, aligned_error, trajectory, truth_of
+
+from come_ros import geometry
+from come_ros.backbones.fake import STEP, FakeBackbone
+from come_ros.config import Config
+from come_ros.errors import Cancelled
+from come_ros.pipeline import INTRINSICS_WINDOWS, MAX_REFUSED, ReconstructionPipeline
+from come_ros.preprocess import crop_intrinsics, plan_resize
+from come_ros.types import Frame
+
+CONFIG = Config().replace(**{"keyframe.mode": "every"})
+TRUTH = truth_of(trajectory("curve", 22))
+
+
+def pipeline_of(backbone, **parameters):
+    return ReconstructionPipeline(CONFIG.replace(**{k.replace("__", "."): v for k, v in parameters.items()}), backbone)
+
+
+def stamps(submaps):
+    return [f.stamp_ns for s in submaps for f in s.frames]
+
+
+def live(pipeline, frames):
+    for frame in frames:
+        if pipeline.add_frame(frame) is None:
+            yield pipeline.reconstruct(pipeline.take_window(1))
+
+
+@pytest.mark.parametrize("loop", [ReconstructionPipeline.run, live])
+def test_frames_become_submaps_once_each_in_order(loop):
+    backbone = TruthBackbone(TRUTH)
+    submaps = list(loop(pipeline_of(backbone), TRUTH.frames()))
+    assert stamps(submaps) == TRUTH.stamps_ns.tolist()
+    assert aligned_error(np.concatenate([s.odom_from_camera for s in submaps]), TRUTH.world_from_camera)[0] < 1e-6
+    depth = np.concatenate([s.depth for s in submaps])
+    ratio = depth / TRUTH.depth
+    assert ratio.max() / ratio.min() < 1.0001 and depth.dtype == np.float32
+    for s in submaps:
+        assert s.alignment.accepted and s.images.shape == (len(s), 56, 70, 3) and s.confidence.shape == s.depth.shape
+        assert s.intrinsics.shape == (len(s), 3, 3) and set(s.timings_ms) == {"preprocess", "model", "align"}
+        assert s.merged is None and s.kept_ratio == 1.0
+
+
+def test_the_offline_cadence():
+    backbone = TruthBackbone(TRUTH)
+    submaps = list(pipeline_of(backbone).run(TRUTH.frames()))
+    assert [len(s) for s in submaps] == [8, 4, 4, 4, 2]
+    assert [len(seen) for seen in backbone.seen] == [8, 8, 8, 8, 8]  # the last one reaches back further
+    assert backbone.seen[1] == list(range(4, 12))
+
+
+def test_fewer_frames_than_a_window_still_come_out():
+    assert [len(s) for s in pipeline_of(TruthBackbone(TRUTH)).run(TRUTH.frames()[:3])] == [3]
+    assert list(pipeline_of(TruthBackbone(TRUTH)).run([])) == []
+
+
+def test_the_fake_backbone_slides_sideways():
+    submaps = list(pipeline_of(FakeBackbone()).run(TRUTH.frames()))
+    poses = np.concatenate([s.odom_from_camera for s in submaps])
+    # every window says the same of depth, so the steps add up: along the camera's x, which is the body's -y
+    assert np.allclose(poses[:, :3, 3], np.outer(np.arange(22), [0, -STEP, 0]), atol=1e-6)
+    again = list(pipeline_of(FakeBackbone()).run(TRUTH.frames()))
+    assert all(np.array_equal(a.depth, b.depth) for a, b in zip(submaps, again, strict=True))
+
+
+def test_stamps_must_rise_and_a_jump_back_starts_anew():
+    pipeline = pipeline_of(TruthBackbone(TRUTH))
+    frames = TRUTH.frames()
+    first = list(live(pipeline, frames[:6]))
+    assert pipeline.add_frame(frames[5]) == "time"
+    assert pipeline.add_frame(replace(frames[5], stamp_ns=frames[5].stamp_ns - 1_000)) == "time"
+    again = list(live(pipeline, frames[:6]))  # a bag that loops
+    assert pipeline.counts["time"] == 2 and pipeline.counts["jumps"] == 1
+    assert stamps(again) == stamps(first)
+    assert np.allclose(again[0].odom_from_camera[0], geometry.BODY_FROM_OPTICAL, atol=1e-12)
+    assert again[0].alignment.shared == 0
+
+
+def test_frames_that_are_no_keyframes_are_counted():
+    pipeline = pipeline_of(FakeBackbone(), keyframe__mode="time", keyframe__min_interval=0.2)
+    answers = [pipeline.add_frame(f) for f in TRUTH.frames()[:5]]
+    assert answers == [None, "not_keyframe", None, "not_keyframe", None]
+    assert pipeline.counts["keyframes"] == 3 and pipeline.counts["not_keyframe"] == 2 and pipeline.fresh == 3
+
+
+def test_a_cancelled_or_failed_window_costs_its_new_frames_only():
+    def fail(images):
+        if backbone.windows == 4:
+            raise RuntimeError("out of memory")
+
+    backbone = FakeBackbone(delay_s=0.0, fail_on=fail)
+    pipeline = pipeline_of(backbone)
+    frames = TRUTH.frames()
+    submaps = list(live(pipeline, frames[:2]))
+    pipeline.add_frame(frames[2])
+    with pytest.raises(Cancelled):
+        pipeline.reconstruct(pipeline.take_window(1), stop=lambda: True)
+    pipeline.add_frame(frames[3])
+    with pytest.raises(RuntimeError):
+        pipeline.reconstruct(pipeline.take_window(1))
+    submaps += live(pipeline, frames[4:6])
+    assert stamps(submaps) == [frames[i].stamp_ns for i in (0, 1, 4, 5)]
+    assert submaps[-1].alignment.shared == 3
+
+
+def spoil_windows(*windows):
+    def spoil(window, prediction):
+        bad = window in windows
+        return replace(prediction, window_from_camera=prediction.window_from_camera * np.nan) if bad else prediction
+
+    return spoil
+
+
+def test_refused_windows_leave_a_hole_and_the_chain_recovers():
+    backbone = TruthBackbone(TRUTH, spoil=spoil_windows(3, 4))
+    pipeline = pipeline_of(backbone)
+    submaps = list(live(pipeline, TRUTH.frames()))
+    assert [len(s) for s in submaps[:6]] == [1, 1, 1, 0, 0, 1] and pipeline.counts["refused"] == 2
+    refused = submaps[3]
+    assert not refused.alignment.accepted and "not finite" in refused.alignment.reason
+    assert refused.depth.shape == (0, 56, 70) and refused.odom_from_camera.shape == (0, 4, 4)
+    assert refused.intrinsics.shape == (0, 3, 3)
+    poses = np.concatenate([s.odom_from_camera for s in submaps])
+    index = [i for i in range(22) if i not in (3, 4)]
+    assert aligned_error(poses, TRUTH.world_from_camera[index])[0] < 1e-6
+    assert pipeline.counts["restarts"] == 0
+
+
+def test_three_refused_in_a_row_start_anew_where_the_camera_was():
+    backbone = TruthBackbone(TRUTH, spoil=spoil_windows(5, 6, 7))
+    pipeline = pipeline_of(backbone)
+    submaps = list(live(pipeline, TRUTH.frames()))
+    assert MAX_REFUSED == 3 and pipeline.counts["restarts"] == 1
+    assert [len(s) for s in submaps[4:9]] == [1, 0, 0, 0, 1]
+    assert "in a row" in submaps[7].alignment.reason and "in a row" not in submaps[6].alignment.reason
+    after = submaps[8].alignment
+    assert after.accepted and after.shared == 0 and after.scale == submaps[4].alignment.scale
+    assert np.allclose(submaps[8].odom_from_camera[0], submaps[4].odom_from_camera[-1])
+    assert submaps[-1].alignment.shared == 7
+
+
+@pytest.mark.parametrize("change", ["pause", "size", "camera"])
+def test_after_a_break_the_world_goes_on_from_the_last_pose(change):
+    frames = TRUTH.frames()
+    for i in range(10, 22):
+        f = frames[i]
+        if change == "pause":
+            frames[i] = replace(f, stamp_ns=f.stamp_ns + 6_000_000_000)
+        elif change == "size":
+            frames[i] = replace(f, image=np.ascontiguousarray(f.image.repeat(2, axis=0).repeat(2, axis=1)[:, :-28]))
+        else:
+            frames[i] = replace(f, camera="other")
+    submaps = list(pipeline_of(FakeBackbone()).run(frames))
+    assert stamps(submaps) == [f.stamp_ns for f in frames]
+    sizes = [len(s) for s in submaps]
+    assert sizes == [8, 2, 8, 4] and [s.alignment.shared for s in submaps] == [0, 6, 0, 4]
+    assert np.allclose(submaps[2].odom_from_camera[0], submaps[1].odom_from_camera[-1], atol=1e-9)
+
+
+def test_given_intrinsics_are_mapped_and_predicted_ones_settle():
+    truth = truth_of(trajectory("static", 16), height=60, width=70)
+    plan = plan_resize(70, 60, 70, 14)
+    given = next(iter(pipeline_of(FakeBackbone(), input__max_side=70).run(truth.frames(intrinsics=True))))
+    assert np.allclose(given.intrinsics, crop_intrinsics(truth.intrinsics, plan))
+
+    focal = iter(range(100, 200, 2))
+    backbone = TruthBackbone(
+        truth, spoil=lambda w, p: replace(p, intrinsics=p.intrinsics * [[next(focal), 0, 1], [0, 100, 1], [0, 0, 1]])
+    )
+    backbone.native_side = 70
+    got = [s.intrinsics[0, 0, 0] / truth.intrinsics[0, 0] for s in live(pipeline_of(backbone), truth.frames())]
+    assert got[0] == pytest.approx(100) and got[1] == pytest.approx(102, abs=0.7)
+    assert len(set(np.round(got[INTRINSICS_WINDOWS - 1 :], 9))) == 1 and np.isfinite(got).all()
+
+
+def test_a_known_scale_multiplies_all_that_is_published():
+    plain = list(pipeline_of(TruthBackbone(TRUTH)).run(TRUTH.frames()))
+    fixed = list(pipeline_of(TruthBackbone(TRUTH), scale__mode="fixed", scale__fixed=2.5).run(TRUTH.frames()))
+    ignored = list(pipeline_of(TruthBackbone(TRUTH), scale__fixed=2.5).run(TRUTH.frames()))
+    for a, b, c in zip(plain, fixed, ignored, strict=True):
+        assert np.allclose(b.depth, 2.5 * a.depth, rtol=1e-6) and np.array_equal(c.depth, a.depth)
+        assert np.allclose(b.odom_from_camera[:, :3, 3], 2.5 * a.odom_from_camera[:, :3, 3])
+        assert np.array_equal(b.odom_from_camera[:, :3, :3], a.odom_from_camera[:, :3, :3])
+        assert b.alignment.scale == pytest.approx(2.5 * a.alignment.scale)
+
+
+def test_depth_is_nan_only_where_the_model_gave_none():
+    def spoil(window, prediction):
+        depth = prediction.depth.copy()
+        depth[:, 0, :4] = [np.nan, np.inf, 0, -1]
+        return replace(prediction, depth=depth)
+
+    submap = next(iter(pipeline_of(TruthBackbone(TRUTH, spoil=spoil)).run(TRUTH.frames())))
+    assert np.isnan(submap.depth[:, 0, :4]).all() and np.isfinite(submap.depth[:, 0, 4:]).all()
+    assert np.isfinite(submap.depth[:, 1:]).all()
+
+
+def test_parameters_change_from_the_next_window_on():
+    pipeline = pipeline_of(TruthBackbone(TRUTH))
+    submaps = list(live(pipeline, TRUTH.frames()[:8]))
+    pipeline.set_config(pipeline.config.replace(**{"window.size": 3, "window.overlap": 1}))
+    submaps += live(pipeline, TRUTH.frames()[8:14])
+    assert [s.alignment.shared for s in submaps[8:]] == [2] * 6
+    pipeline.set_config(pipeline.config.replace(**{"window.size": 6, "window.overlap": 1, "keyframe.mode": "flow"}))
+    submaps += live(pipeline, TRUTH.frames()[14:])
+    assert submaps[-1].alignment.shared == 5
+    poses = np.concatenate([s.odom_from_camera for s in submaps])
+    index = np.searchsorted(TRUTH.stamps_ns, stamps(submaps))
+    assert aligned_error(poses, TRUTH.world_from_camera[index])[0] < 1e-6
+
+
+def test_reset_begins_a_new_world():
+    pipeline = pipeline_of(TruthBackbone(TRUTH, scales=(3, 3)))
+    list(live(pipeline, TRUTH.frames()[:9]))
+    pipeline.reset()
+    assert pipeline.room() == 8 and pipeline.fresh == 0
+    submap = next(live(pipeline, TRUTH.frames()[3:]))
+    assert np.allclose(submap.odom_from_camera[0], geometry.BODY_FROM_OPTICAL) and submap.alignment.scale == 1
+
+
+def test_the_room_is_that_of_the_window():
+    pipeline = pipeline_of(FakeBackbone(), window__size=3, window__overlap=1)
+    for frame in TRUTH.frames()[:3]:
+        pipeline.add_frame(frame)
+    assert pipeline.room() == 0 and pipeline.take_window(4) is None
+    with pytest.raises(ValueError, match="take it first"):
+        pipeline.add_frame(TRUTH.frames()[3])
+    pipeline.reconstruct(pipeline.flush())
+    assert pipeline.room() == 2 and pipeline.flush() is None
+
+
+def test_memory_stays_flat_in_a_long_run():
+    pipeline = pipeline_of(FakeBackbone(), window__size=3, window__overlap=1, input__max_side=56)
+    image = np.zeros((56, 56, 3), np.uint8)
+    frames = (Frame(image, START_NS + i * 100_000_000) for i in range(200))
+    assert sum(len(s) for s in pipeline.run(frames)) == 200
+    assert len(pipeline._aligner._published) <= 3 and len(pipeline._model_images) <= 3
+    assert len(pipeline._window._used) <= 2
+
+
+def test_without_a_backbone_the_configured_one_is_loaded():
+    pytest.importorskip("come_ros.backbones", reason="the model package is not there")
+    assert ReconstructionPipeline(CONFIG.replace(backbone="fake")).backbone.name == "fake"
