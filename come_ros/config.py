@@ -23,7 +23,9 @@ def _param(
     dynamic: bool = False,
 ) -> Any:
     """A dataclass field with its range; `dynamic` ones may be set while the node runs (from the next window on)."""
-    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices, "dynamic": dynamic})
+    return field(
+        default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices, "dynamic": dynamic}
+    )
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Accelerator:
 @dataclass(frozen=True)
 class Input:
     reliability: str = _param(
-        "best_effort", "QoS of the image subscription; best_effort matches every publisher", choices=("best_effort", "reliable")
+        "best_effort",
+        "QoS of the image subscription; best_effort matches every publisher",
+        choices=("best_effort", "reliable"),
     )
     depth: int = _param(5, "QoS history depth of the image subscription", low=1, high=200)
     max_side: int = _param(0, "longer side of the model's image, px; 0 = the model's own size", low=0, high=1036)
@@ -43,26 +47,45 @@ class Input:
 @dataclass(frozen=True)
 class WindowParameters:
     size: int = _param(8, "keyframes reconstructed together", low=2, high=64, dynamic=True)
-    overlap: int = _param(4, "keyframes shared with the window before, at least; smaller than window.size", low=1, high=63, dynamic=True)
+    overlap: int = _param(
+        4, "keyframes shared with the window before, at least; smaller than window.size", low=1, high=63, dynamic=True
+    )
 
 
 @dataclass(frozen=True)
 class Keyframe:
     mode: str = _param(
-        "flow", "flow: enough image motion; time: every min_interval; every: each frame", choices=("every", "time", "flow"), dynamic=True
+        "flow",
+        "flow: enough image motion; time: every min_interval; every: each frame",
+        choices=("every", "time", "flow"),
+        dynamic=True,
     )
-    min_flow: float = _param(6.0, "median image motion that makes a keyframe, px on a 320-px thumbnail", low=0.0, high=100.0, dynamic=True)
+    min_flow: float = _param(
+        6.0, "median image motion that makes a keyframe, px on a 320-px thumbnail", low=0.0, high=100.0, dynamic=True
+    )
     min_interval: float = _param(0.1, "keyframes are at least this far apart, s", low=0.0, high=10.0, dynamic=True)
     max_interval: float = _param(1.0, "a keyframe is forced after this long, s", low=0.0, high=10.0, dynamic=True)
 
 
 @dataclass(frozen=True)
 class Cloud:
-    frame: str = _param("camera", "frame of ~/points: camera (optical) or odom", choices=("camera", "odom"), dynamic=True)
-    organized: bool = _param(False, "one point per pixel, NaN where invalid, instead of valid points only", dynamic=True)
+    frame: str = _param(
+        "camera", "frame of ~/points: camera (optical) or odom", choices=("camera", "odom"), dynamic=True
+    )
+    organized: bool = _param(
+        False, "one point per pixel, NaN where invalid, instead of valid points only", dynamic=True
+    )
     stride: int = _param(1, "every n-th pixel of each row and column", low=1, high=16, dynamic=True)
-    conf_percentile: float = _param(20.0, "the least confident share of each frame's pixels is left out, %", low=0.0, high=99.0, dynamic=True)
-    max_range: float = _param(0.0, "depth beyond this is left out of the cloud and +inf in the depth image, m; 0 = off", low=0.0, high=1000.0, dynamic=True)
+    conf_percentile: float = _param(
+        20.0, "the least confident share of each frame's pixels is left out, %", low=0.0, high=99.0, dynamic=True
+    )
+    max_range: float = _param(
+        0.0,
+        "depth beyond this is left out of the cloud and +inf in the depth image, m; 0 = off",
+        low=0.0,
+        high=1000.0,
+        dynamic=True,
+    )
     edge_filter: bool = _param(True, "leave out pixels on depth edges (flying points)", dynamic=True)
 
 
@@ -97,12 +120,22 @@ class Config:
     """All parameters of come_ros. Immutable; `replace` and `from_flat` give checked copies."""
 
     device: str = _param("auto", "auto (CUDA if usable, else the CPU), cpu, or cuda:N")
-    precision: str = _param("auto", "auto: bf16 on a GPU (fp16 before Ampere), fp32 on the CPU", choices=("auto", "bf16", "fp16", "fp32"))
+    precision: str = _param(
+        "auto", "auto: bf16 on a GPU (fp16 before Ampere), fp32 on the CPU", choices=("auto", "bf16", "fp16", "fp32")
+    )
     backbone: str = _param("vggt", "model family; fake is a geometric stand-in for tests", choices=("vggt", "fake"))
     weights: str = _param("", "checkpoint file (.safetensors, or .pt); empty = the bundled small model")
     threads: int = _param(0, "CPU threads of the model; 0 = all cores", low=0, high=256)
-    image_transport: str = _param("raw", "raw: topic image (sensor_msgs/Image); compressed: image/compressed", choices=("raw", "compressed"))
-    max_data_age: float = _param(2.0, "results older than this after the arrival of the frame that triggered them are dropped, s; 0 = off", low=0.0, high=60.0, dynamic=True)
+    image_transport: str = _param(
+        "raw", "raw: topic image (sensor_msgs/Image); compressed: image/compressed", choices=("raw", "compressed")
+    )
+    max_data_age: float = _param(
+        2.0,
+        "results older than this after the arrival of the frame that triggered them are dropped, s; 0 = off",
+        low=0.0,
+        high=60.0,
+        dynamic=True,
+    )
     odom_frame: str = _param("visual_odom", "world frame of odometry: starts level at the first used frame")
     camera_optical_frame: str = _param("camera_optical_frame", "frame name used when an image's header has none")
     autostart: bool = _param(True, "configure and activate at start; false leaves both to a lifecycle manager")
@@ -160,7 +193,7 @@ class Config:
             (nested.setdefault(group, {}) if group else top)[leaf or name] = value
         for f in dataclasses.fields(Config):
             if f.name in nested:
-                top[f.name] = f.default_factory(**nested[f.name])  # type: ignore[misc]
+                top[f.name] = f.default_factory(**nested[f.name])  # type: ignore[misc, operator]
         return Config(**top)
 
 
@@ -186,11 +219,14 @@ class Parameter:
     def check(self, value: Any) -> None:
         """Raises ConfigError if `value` has the wrong type, is out of range, or is none of the choices."""
         if type(value) is not self.type:
-            raise ConfigError(f"{self.name} is {value!r} ({type(value).__name__}), but must be a {self.type.__name__}: {self.doc}")
+            raise ConfigError(
+                f"{self.name} is {value!r} ({type(value).__name__}), but must be a {self.type.__name__}: {self.doc}"
+            )
         if self.choices and value not in self.choices:
             raise ConfigError(f"{self.name} is {value!r}, but must be one of {', '.join(self.choices)}: {self.doc}")
+        number: Any = value
         # written so that NaN fails as well
-        if (self.low is not None and not value >= self.low) or (self.high is not None and not value <= self.high):
+        if (self.low is not None and not number >= self.low) or (self.high is not None and not number <= self.high):
             raise ConfigError(f"{self.name} is {value!r}, but must lie in {self.range_text()}: {self.doc}")
 
     def range_text(self) -> str:
@@ -207,7 +243,9 @@ def parameters(group: type = Config, prefix: str = "") -> Iterator[Parameter]:
     for f in dataclasses.fields(group):
         if f.metadata:
             m = f.metadata
-            yield Parameter(prefix + f.name, type(f.default), f.default, m["doc"], m["low"], m["high"], m["choices"], m["dynamic"])
+            yield Parameter(
+                prefix + f.name, type(f.default), f.default, m["doc"], m["low"], m["high"], m["choices"], m["dynamic"]
+            )
         else:
             yield from parameters(f.default_factory, prefix + f.name + ".")  # type: ignore[arg-type]
 
@@ -224,8 +262,12 @@ def load_config(path: str, base: Config | None = None) -> Config:
             tree = yaml.safe_load(fh)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the parameters file {path}: {error}") from error
-    if not isinstance(tree, dict) or not all(isinstance(v, dict) and isinstance(v.get("ros__parameters"), dict) for v in tree.values()):
-        raise ConfigError(f"{path} is not a ROS parameters file: it needs a root key such as '/**:' with 'ros__parameters:' below it")
+    if not isinstance(tree, dict) or not all(
+        isinstance(v, dict) and isinstance(v.get("ros__parameters"), dict) for v in tree.values()
+    ):
+        raise ConfigError(
+            f"{path} is not a ROS parameters file: it needs a root key such as '/**:' with 'ros__parameters:' below it"
+        )
     flat: dict[str, Any] = {}
     for node in tree.values():
         flat.update(_flatten(node["ros__parameters"]))

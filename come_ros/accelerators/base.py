@@ -42,7 +42,17 @@ class Tokens(NamedTuple):
 #   after_attention, after_mlp     the module's output, before the residual    restore
 #   residual                       the residual stream between the two         compress
 SITES = frozenset(
-    "encoder_k encoder_end backbone_in tap before_attention after_attention residual before_mlp after_mlp".split()
+    {
+        "encoder_k",
+        "encoder_end",
+        "backbone_in",
+        "tap",
+        "before_attention",
+        "after_attention",
+        "residual",
+        "before_mlp",
+        "after_mlp",
+    }
 )
 
 

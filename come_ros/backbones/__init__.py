@@ -32,5 +32,10 @@ def load_backbone(config: Config) -> Backbone:
         torch.set_num_threads(config.threads)
     path = config.weights or bundled_weights()
     return TorchBackbone(
-        "vggt", load_vggt(path), make_accelerator(config), device=config.device, precision=config.precision, weights=path
+        "vggt",
+        load_vggt(path),
+        make_accelerator(config),
+        device=config.device,
+        precision=config.precision,
+        weights=path,
     )

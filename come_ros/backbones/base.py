@@ -6,6 +6,7 @@ numpy arrays. Shapes: B scenes, S frames, T tokens of a frame, C width, H x W pi
 
 from __future__ import annotations
 
+import functools
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -127,7 +128,10 @@ class RopeTables:
                 p = p.flatten(0, 1)
             else:
                 p = p.expand(*tokens.x.shape[:2], -1, -1).flatten(0, 1)
-            self._made[key] = (tokens.positions, rotary(p, head_dim))  # holding the tensor keeps its id from being reused
+            self._made[key] = (
+                tokens.positions,
+                rotary(p, head_dim),
+            )  # holding the tensor keeps its id from being reused
         return self._made[key][1]
 
 
@@ -252,7 +256,9 @@ def choose_device(wish: str) -> torch.device:
         if wish == "auto":
             log.warning("no usable CUDA (%s): running on the CPU; set device:=cpu to silence this", reason)
             return torch.device("cpu")
-        raise ConfigError(f"device {wish!r} cannot be used ({reason}): set device:=auto or cpu, or install a CUDA build of torch") from error
+        raise ConfigError(
+            f"device {wish!r} cannot be used ({reason}): set device:=auto or cpu, or install a CUDA build of torch"
+        ) from error
     return torch.device(name)
 
 
@@ -280,7 +286,7 @@ def choose_attention_kernel(device: torch.device, dtype: torch.dtype) -> tuple[s
                 torch.nn.functional.scaled_dot_product_attention(q, q, q)
         except RuntimeError:
             continue  # this one does not run on the device at this precision
-        return f"torch SDPA, {name}", lambda: sdpa_kernel([backend, SDPBackend.MATH])
+        return f"torch SDPA, {name}", functools.partial(sdpa_kernel, [backend, SDPBackend.MATH])
     return "torch SDPA, math", lambda: sdpa_kernel(SDPBackend.MATH)
 
 

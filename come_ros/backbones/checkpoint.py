@@ -22,7 +22,9 @@ def bundled_weights() -> str:
     """Path of the small model that ships with the package. Raises CheckpointError if it is not there."""
     path = os.path.join(MODEL_FOLDER, "vggt_tiny.safetensors")
     if not os.path.isfile(path):
-        raise CheckpointError(f"the bundled model is missing ({path}): reinstall come_ros, or name a file with weights:=FILE")
+        raise CheckpointError(
+            f"the bundled model is missing ({path}): reinstall come_ros, or name a file with weights:=FILE"
+        )
     return path
 
 
@@ -38,7 +40,9 @@ def load_vggt(path: str) -> VGGT:
         known = {f.name for f in dataclasses.fields(VGGTSizes)}
         stored = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata[_SIZES_KEY]).items()}
         if set(stored) - known:
-            raise CheckpointError(f"{path} was written by a newer come_ros (unknown sizes {sorted(set(stored) - known)}): update come_ros")
+            raise CheckpointError(
+                f"{path} was written by a newer come_ros (unknown sizes {sorted(set(stored) - known)}): update come_ros"
+            )
         sizes = VGGTSizes(**stored)
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
         model = VGGT(sizes)
@@ -52,7 +56,10 @@ def fill(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
     want = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     got = {k: tuple(v.shape) for k, v in state.items()}
     problems = []
-    for title, keys in (("missing", sorted(want.keys() - got.keys())), ("unexpected", sorted(got.keys() - want.keys()))):
+    for title, keys in (
+        ("missing", sorted(want.keys() - got.keys())),
+        ("unexpected", sorted(got.keys() - want.keys())),
+    ):
         if keys:
             problems.append(f"{len(keys)} {title}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}")
     wrong = [f"{k} {got[k]} instead of {want[k]}" for k in sorted(want.keys() & got.keys()) if got[k] != want[k]]
@@ -69,7 +76,9 @@ def fill(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
 def read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of a .safetensors file, or of a .pt/.pth file read with weights_only. Raises CheckpointError."""
     if not os.path.isfile(path):
-        raise CheckpointError(f"weights file {path} does not exist: check weights:=, or leave it empty for the bundled model")
+        raise CheckpointError(
+            f"weights file {path} does not exist: check weights:=, or leave it empty for the bundled model"
+        )
     try:
         if path.endswith(".safetensors"):
             from safetensors import safe_open
@@ -88,11 +97,15 @@ def read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise
     except Exception as error:  # torch and safetensors raise many kinds for damaged files
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"cannot read the weights file {path}: {first}. Is it complete? Copy or download it again") from error
+        raise CheckpointError(
+            f"cannot read the weights file {path}: {first}. Is it complete? Copy or download it again"
+        ) from error
     raise CheckpointError(f"weights file {path} has an unknown ending: use .safetensors, .pt or .pth")
 
 
-def save_checkpoint(path: str, model: VGGT, dtype: torch.dtype = torch.float16, extra: dict[str, str] | None = None) -> None:
+def save_checkpoint(
+    path: str, model: VGGT, dtype: torch.dtype = torch.float16, extra: dict[str, str] | None = None
+) -> None:
     """Write `model` as safetensors with its sizes in the metadata; whole or not at all (beside, then rename)."""
     from safetensors.torch import save_file
 

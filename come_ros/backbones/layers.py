@@ -87,7 +87,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: x + ls1(attention(norm1(x))), then x + ls2(mlp(norm2(x))). Run by base.run_block."""
 
-    def __init__(self, dim: int, heads: int, *, qk_norm: bool = False, eps: float, scale_init: float, mlp_ratio: float = 4.0) -> None:
+    def __init__(
+        self, dim: int, heads: int, *, qk_norm: bool = False, eps: float, scale_init: float, mlp_ratio: float = 4.0
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads, qk_norm, eps=1e-5)
@@ -204,7 +206,9 @@ class _Scratch(nn.Module):
             setattr(self, f"layer{i}_rn", nn.Conv2d(c, features, 3, padding=1, bias=False))
             setattr(self, f"refinenet{i}", Fusion(features, has_skip=i < 4))
         self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
-        self.output_conv2 = nn.Sequential(nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, outputs, 1))
+        self.output_conv2 = nn.Sequential(
+            nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, outputs, 1)
+        )
 
 
 class DenseHead(nn.Module):

@@ -87,10 +87,14 @@ class VGGT(GeometryModel):
         a = self.aggregator
         patches = a.patch_embed.norm(encoded.x)[:, :, encoded.special :]
         b, s = patches.shape[:2]
-        special = torch.cat((a.camera_token, a.register_token), dim=2)  # (1, 2, 5, C): slot 0 first frame, slot 1 the others
+        special = torch.cat(
+            (a.camera_token, a.register_token), dim=2
+        )  # (1, 2, 5, C): slot 0 first frame, slot 1 the others
         special = torch.cat((special[:, :1], special[:, 1:].expand(-1, s - 1, -1, -1)), dim=1).expand(b, -1, -1, -1)
         n = special.shape[2]
-        return Tokens(torch.cat((special, patches), dim=2), patch_positions(encoded.grid, n, patches.device), n, encoded.grid)
+        return Tokens(
+            torch.cat((special, patches), dim=2), patch_positions(encoded.grid, n, patches.device), n, encoded.grid
+        )
 
     def trunk_blocks(self) -> list[tuple[Block, Block]]:
         return list(zip(self.aggregator.frame_blocks, self.aggregator.global_blocks, strict=True))  # type: ignore[arg-type]
@@ -112,7 +116,9 @@ class VGGT(GeometryModel):
                 out[name] = raw[:, :, 0].exp() if name == "depth" else inverse_log(raw[:, :, :-1]).movedim(2, -1)
         return out
 
-    def run_dense_head(self, head: DenseHead, trunk: Trunk, size: tuple[int, int], check: Check, chunk: int = 8) -> Tensor:
+    def run_dense_head(
+        self, head: DenseHead, trunk: Trunk, size: tuple[int, int], check: Check, chunk: int = 8
+    ) -> Tensor:
         """Raw channels (B, S, n, H, W); frames are independent, `chunk` of them at a time to bound memory."""
         levels = [trunk.levels[i][:, :, trunk.special :] for i in self.taps]
         b, s = levels[0].shape[:2]
@@ -129,7 +135,9 @@ class Aggregator(nn.Module):
         super().__init__()
         self.camera_token = nn.Parameter(torch.zeros(1, 2, 1, z.dim))
         self.register_token = nn.Parameter(torch.zeros(1, 2, z.registers, z.dim))
-        self.patch_embed = PatchEncoder(z.image_side // z.patch, z.patch, z.dim, z.encoder_depth, z.encoder_heads, z.registers)
+        self.patch_embed = PatchEncoder(
+            z.image_side // z.patch, z.patch, z.dim, z.encoder_depth, z.encoder_heads, z.registers
+        )
 
         def stack() -> nn.ModuleList:
             return nn.ModuleList(Block(z.dim, z.heads, qk_norm=True, eps=1e-5, scale_init=0.01) for _ in range(z.depth))

@@ -29,13 +29,19 @@ WEIGHT_DECAY = 0.02
 WARM_UP_STEPS = 400
 CAMERA_WEIGHT = 5.0
 MATCH_WEIGHT = 0.5  # auxiliary, fades out; see matching_loss
+ATTENTION_WEIGHT = 0.5  # auxiliary, fades out; see attention_loss
+WATCHED_BLOCKS = (0, 1, 2)  # global blocks it acts on
 RAY_WEIGHT = 4.0  # auxiliary, fades out; see make_probe
-ROTATION_WEIGHT = 3.0  # of the quaternion within the camera loss: at 10 degrees it differs from the identity by 0.09 only
+ROTATION_WEIGHT = (
+    3.0  # of the quaternion within the camera loss: at 10 degrees it differs from the identity by 0.09 only
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, help="folder for checkpoint, log and curve")
-    parser.add_argument("--minutes", type=float, default=100.0, help="training time; the schedule is a function of it (default 100)")
+    parser.add_argument(
+        "--minutes", type=float, default=100.0, help="training time; the schedule is a function of it (default 100)"
+    )
     parser.add_argument("--variant", default="tiny", help="model size, a name from backbones/vggt.py (default tiny)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 = all")
@@ -152,7 +158,7 @@ def targets(batch: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     depth, pose, k = batch["depth"], batch["camera_from_first"], batch["intrinsics"]
-    b, s, h, w = depth.shape
+    _, s, h, w = depth.shape
     v, u = torch.meshgrid(torch.arange(h, dtype=torch.float32), torch.arange(w, dtype=torch.float32), indexing="ij")
     f, c = k[:, None, None, None, 0, 0], k[:, None, None, None, :2, 2]
     x, y = (u - c[..., 0]) * depth / f, (v - c[..., 1]) * depth / f
@@ -186,7 +192,9 @@ def camera_loss(encodings: Any, want: Any) -> Any:
     """L1 of every refinement step's pose encoding, later steps counting more (VGGT 3.4; weights 0.6^(last - step))."""
     n = len(encodings)
     weight = want.new_tensor([1.0] * 3 + [ROTATION_WEIGHT] * 4 + [1.0] * 2) / 9
-    return sum(0.6 ** (n - 1 - i) * ((e - want).abs().clamp_max(10) * weight).sum(-1).mean() for i, e in enumerate(encodings))
+    return sum(
+        0.6 ** (n - 1 - i) * ((e - want).abs().clamp_max(10) * weight).sum(-1).mean() for i, e in enumerate(encodings)
+    )
 
 
 def dense_loss(error: Any, confidence: Any, gradient: Any) -> Any:
@@ -206,17 +214,10 @@ def patch_centres(x: Any, patch: int) -> Any:
     return x[:, :, patch // 2 :: patch, patch // 2 :: patch].flatten(2, 3)
 
 
-def matching_loss(features: Any, want: dict[str, Any], batch: dict[str, Any], patch: int) -> Any:
-    """InfoNCE between patches of each frame and the first one that see the same point (auxiliary, training only).
-
-    A transformer of this size does not find correspondence from the pose loss alone within 40 thousand windows (measured); told where a
-    patch went, it does. features: (B, S, h*w, n), from tokens before any attention between frames.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    b, s, n, _ = features.shape
-    h, w = batch["depth"].shape[2] // patch, batch["depth"].shape[3] // patch
+def correspondence(want: dict[str, Any], batch: dict[str, Any], patch: int) -> tuple[Any, Any]:
+    """Which patch of the first frame sees what each patch of the others sees: index (B, S-1, n), and where that is known, bool."""
+    b, _, height, width = batch["depth"].shape
+    h, w = height // patch, width // patch
     p = patch_centres(want["points"], patch)[:, 1:]  # in the first camera
     k = batch["intrinsics"][:, None, None]
     z = p[..., 2].clamp_min(1e-3)
@@ -224,13 +225,50 @@ def matching_loss(features: Any, want: dict[str, Any], batch: dict[str, Any], pa
     v = p[..., 1] / z * k[..., 1, 1] + k[..., 1, 2]
     col, row = ((u + 0.5) / patch).floor().long(), ((v + 0.5) / patch).floor().long()
     inside = (p[..., 2] > 0.01) & (col >= 0) & (col < w) & (row >= 0) & (row < h)
-    target = (row.clamp(0, h - 1) * w + col.clamp(0, w - 1)).view(b, -1)  # (B, (S-1) n)
-    seen = patch_centres(want["depth"], patch)[:, 0].gather(1, target).view_as(z)  # what the first camera sees there
-    valid = (inside & ((z / seen - 1).abs() < 0.15)).view(b, -1)
-    f = F.normalize(features, dim=-1)
-    logits = torch.einsum("bmc,bnc->bmn", f[:, 1:].flatten(1, 2), f[:, 0]) / 0.07
+    target = row.clamp(0, h - 1) * w + col.clamp(0, w - 1)
+    seen = (
+        patch_centres(want["depth"], patch)[:, 0].gather(1, target.view(b, -1)).view_as(z)
+    )  # what the first camera sees there
+    return target, inside & ((z / seen - 1).abs() < 0.15)
+
+
+def choice_loss(logits: Any, target: Any, valid: Any) -> Any:
+    """Cross-entropy of logits (B, m, n) against target (B, m) where valid (B, m)."""
+    import torch.nn.functional as F
+
     loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none") * valid.flatten()
     return loss.sum() / valid.sum().clamp_min(1)
+
+
+def matching_loss(descriptors: Any, target: Any, valid: Any) -> Any:
+    """InfoNCE: each patch's descriptor (B, S, n, c) must be most like that of the first frame's patch that sees the same (auxiliary).
+
+    A transformer of this size does not find correspondence from the pose loss alone within 40 thousand windows (measured); told where a
+    patch went, it does.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    f = F.normalize(descriptors, dim=-1)
+    logits = torch.einsum("bmc,bnc->bmn", f[:, 1:].flatten(1, 2), f[:, 0]) / 0.07
+    return choice_loss(logits, target.flatten(1), valid.flatten(1))
+
+
+def attention_loss(watched: list[tuple[Any, Any]], frames: int, special: int, target: Any, valid: Any) -> Any:
+    """The first head of some global blocks must look at the matching patch of the first frame (auxiliary).
+
+    Without it the blocks ignore the matches that the descriptors already hold: 23 thousand frames gave no rotation at all (measured).
+    watched: queries and keys (B, heads, S T, d) of each block.
+    """
+    total = 0.0
+    for q, k in watched:
+        b, _, n, d = q.shape
+        queries = q[:, 0].view(b, frames, n // frames, d)[:, 1:, special:].flatten(1, 2)
+        logits = (
+            queries @ k[:, 0].transpose(1, 2) / d**0.5
+        )  # over all tokens of all frames, as the block itself sees them
+        total = total + choice_loss(logits, special + target.flatten(1), valid.flatten(1))
+    return total / len(watched)
 
 
 def make_probe(model: Any) -> Any:
@@ -257,12 +295,21 @@ def losses(model: Any, probe: Any, batch: dict[str, Any]) -> dict[str, Any]:
     """Each term of the training loss for one batch, unweighted."""
     import torch
 
-    from ..accelerators import NoAccelerator
+    from ..accelerators import Accelerator
     from ..backbones.vggt import inverse_log
+
+    watched = []
+
+    class Watch(Accelerator):  # dense attention that lets the attention loss see queries and keys
+        def attend(self, q: Any, k: Any, v: Any, plan: Any, layer: Any) -> Any:
+            if layer.part == "global" and layer.index in WATCHED_BLOCKS:
+                watched.append((q, k))
+            return super().attend(q, k, v, plan, layer)
 
     images = batch["images"].float() / 255
     want = targets(batch)
-    trunk = model.run_trunk(images, NoAccelerator())
+    target, valid = correspondence(want, batch, model.patch)
+    trunk = model.run_trunk(images, Watch())
     encodings = model.camera_head(trunk.levels[model.taps[-1]][:, :, 0])
 
     # the dense heads treat frames one by one: half of them, at half resolution, teach as much per second as all of them
@@ -286,7 +333,8 @@ def losses(model: Any, probe: Any, batch: dict[str, Any]) -> dict[str, Any]:
         "camera": camera_loss(encodings, want["encoding"]),
         "depth": depth,
         "points": points,
-        "match": matching_loss(probe["match"](tokens[0][..., :c]), want, batch, model.patch),  # the first frame block's output
+        "match": matching_loss(probe["match"](tokens[0][..., :c]), target, valid),  # the first frame block's output
+        "attention": attention_loss(watched, s, trunk.special, target, valid),
         "ray": ray_loss(probe["rays"], tokens, want, model.patch),
     }
 
@@ -307,11 +355,15 @@ def initialise(model: Any, seed: int) -> None:
         nn.init.normal_(token, std=0.1)
     for name, parameter in model.named_parameters():
         if name.endswith(("ls1.gamma", "ls2.gamma")):
-            nn.init.constant_(parameter, 0.5)  # 0.01 as for a deep stack would keep this shallow one silent for too long
+            nn.init.constant_(
+                parameter, 0.5
+            )  # 0.01 as for a deep stack would keep this shallow one silent for too long
     with torch.no_grad():
         a.patch_embed.patch_embed.proj.weight.copy_(cosine_filters(model.sizes.dim, model.patch))
         a.patch_embed.patch_embed.proj.bias.zero_()
-        a.patch_embed.pos_embed[:, 1:] = sine_table(model.sizes.dim, round((a.patch_embed.pos_embed.shape[1] - 1) ** 0.5))
+        a.patch_embed.pos_embed[:, 1:] = sine_table(
+            model.sizes.dim, round((a.patch_embed.pos_embed.shape[1] - 1) ** 0.5)
+        )
         for block in a.global_blocks:  # keys start equal to queries: like attends to like, the beginning of matching
             c = model.sizes.dim
             block.attn.qkv.weight[c : 2 * c] = block.attn.qkv.weight[:c]
@@ -328,7 +380,7 @@ def cosine_filters(count: int, patch: int) -> Any:
     n = torch.arange(patch) + 0.5
     waves = torch.stack([torch.cos(math.pi * k * n / patch) for k in range(patch)])
     waves = waves / waves.norm(dim=1, keepdim=True)
-    order = sorted(((i * i + j * j, i, j) for i in range(patch) for j in range(patch)))
+    order = sorted((i * i + j * j, i, j) for i in range(patch) for j in range(patch))
     colour = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-0.5, 1.0, -0.5]])
     colour = colour / colour.norm(dim=1, keepdim=True)
     shares = [0] * (count - 2 * (count // 5)) + [1] * (count // 5) + [2] * (count // 5)
@@ -360,11 +412,17 @@ def train(args: argparse.Namespace) -> None:
 
     from ..backbones.vggt import VARIANTS, VGGT
 
-    torch.set_flush_denormal(True)  # tiny gradients and their squares become denormal numbers: CPUs are many times slower on those
+    torch.set_flush_denormal(
+        True
+    )  # tiny gradients and their squares become denormal numbers: CPUs are many times slower on those
     model = VGGT(VARIANTS[args.variant])
     initialise(model, args.seed)
     probe = make_probe(model)
-    decayed = [p for n, p in [*model.named_parameters(), *probe.named_parameters()] if p.ndim >= 2 and "token" not in n and "pos_embed" not in n]
+    decayed = [
+        p
+        for n, p in [*model.named_parameters(), *probe.named_parameters()]
+        if p.ndim >= 2 and "token" not in n and "pos_embed" not in n
+    ]
     ids = {id(p) for p in decayed}
     others = [p for p in [*model.parameters(), *probe.parameters()] if id(p) not in ids]
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
@@ -379,8 +437,20 @@ def train(args: argparse.Namespace) -> None:
         step, seconds, frames, log = state["step"], state["seconds"], state["frames"], state["log"]
 
     def save() -> None:
-        state = {"variant": args.variant, "model": model.state_dict(), "probe": probe.state_dict(), "step": step, "log": log}
-        state |= {"optimiser": optimiser.state_dict(), "seconds": seconds, "frames": frames, "minutes": args.minutes, "seed": args.seed}
+        state = {
+            "variant": args.variant,
+            "model": model.state_dict(),
+            "probe": probe.state_dict(),
+            "step": step,
+            "log": log,
+        }
+        state |= {
+            "optimiser": optimiser.state_dict(),
+            "seconds": seconds,
+            "frames": frames,
+            "minutes": args.minutes,
+            "seed": args.seed,
+        }
         torch.save(state, path + ".part")
         os.replace(path + ".part", path)
 
@@ -390,7 +460,9 @@ def train(args: argparse.Namespace) -> None:
     last, next_log, next_score = time.monotonic(), seconds + 30, seconds + 600
     while seconds < args.minutes * 60:
         done = seconds / (args.minutes * 60)
-        rate = LEARNING_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        rate = (
+            LEARNING_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        )
         for group in optimiser.param_groups:
             group["lr"] = rate
         batch = next(batches)
@@ -400,7 +472,7 @@ def train(args: argparse.Namespace) -> None:
             CAMERA_WEIGHT * terms["camera"]
             + terms["depth"]
             + terms["points"]
-            + fade * (MATCH_WEIGHT * terms["match"] + RAY_WEIGHT * terms["ray"])
+            + fade * (MATCH_WEIGHT * terms["match"] + ATTENTION_WEIGHT * terms["attention"] + RAY_WEIGHT * terms["ray"])
         )
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -429,7 +501,16 @@ def train(args: argparse.Namespace) -> None:
             draw_curve(log, os.path.join(args.output, "curve.png"))
             last = time.monotonic()  # scoring is not training time
     bar.close()
-    log.append({"step": step, "seconds": seconds, "frames": frames, "rate": 0.0, **mean, "validation": score(model, "validation", 64)})
+    log.append(
+        {
+            "step": step,
+            "seconds": seconds,
+            "frames": frames,
+            "rate": 0.0,
+            **mean,
+            "validation": score(model, "validation", 64),
+        }
+    )
     save()
     draw_curve(log, os.path.join(args.output, "curve.png"))
     print(json.dumps(log[-1], indent=2))
@@ -478,12 +559,18 @@ def score(model: Any, split: str, count: int) -> dict[str, Any]:
         with torch.inference_mode():
             images = torch.from_numpy(s.images).permute(0, 3, 1, 2)[None].float() / 255
             out, _ = model(images, NoAccelerator(), ("camera", "depth"))
-        estimates = {"": out["depth"][0].numpy(), "constant ": np.ones_like(s.depth), "mean map ": np.broadcast_to(average, s.depth.shape)}
+        estimates = {
+            "": out["depth"][0].numpy(),
+            "constant ": np.ones_like(s.depth),
+            "mean map ": np.broadcast_to(average, s.depth.shape),
+        }
         for name, depth in estimates.items():
             e = depth_errors(depth, s.depth)
             rows.setdefault(name + "abs_rel", []).append(e.abs_rel)
             rows.setdefault(name + "delta", []).append(e.delta)
-        rotation, direction, identity = relative_pose_errors(out["world_from_camera"][0].double().numpy(), s.world_from_camera)
+        rotation, direction, identity = relative_pose_errors(
+            out["world_from_camera"][0].double().numpy(), s.world_from_camera
+        )
         rows.setdefault("rotation_deg", []).extend(rotation)
         rows.setdefault("identity rotation_deg", []).extend(identity)
         rows.setdefault("direction_deg", []).extend(direction)
@@ -499,7 +586,9 @@ def mean_depth_map(count: int = 64) -> np.ndarray:
 
     logs = []
     for seed in SPLIT_SEEDS["train"][-count:]:
-        depth = render_sequence(seed, frames=2, width=SIDE[0], height=SIDE[1], rate_hz=TEST_RATE_HZ, photometric=False).depth
+        depth = render_sequence(
+            seed, frames=2, width=SIDE[0], height=SIDE[1], rate_hz=TEST_RATE_HZ, photometric=False
+        ).depth
         logs.append(np.log(depth / np.median(depth, axis=(1, 2), keepdims=True)).mean(axis=0))
     return np.exp(np.mean(logs, axis=0))
 
@@ -512,17 +601,21 @@ def draw_curve(log: list[dict[str, Any]], path: str) -> None:
 
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
     minutes = [e["seconds"] / 60 for e in log]
-    for name in ("camera", "depth", "points", "match", "ray"):
-        axes[0].plot(minutes, [e[name] for e in log], label=name)
+    for name in ("camera", "depth", "points", "match", "attention", "ray"):
+        axes[0].plot(minutes, [e.get(name, math.nan) for e in log], label=name)
     axes[0].set(title="training loss", xlabel="minutes")
     scored = [(e["seconds"] / 60, e["validation"]) for e in log if "validation" in e]
-    for key, null in (("delta", "constant delta"), ("delta", "mean map delta")):
+    for null in ("constant delta", "mean map delta"):
         axes[1].plot([m for m, _ in scored], [v[null] for _, v in scored], "--", label=null)
     axes[1].plot([m for m, _ in scored], [v["delta"] for _, v in scored], "o-", label="delta < 1.25")
     axes[1].set(title="validation depth", xlabel="minutes")
-    axes[2].plot([m for m, _ in scored], [v["identity rotation_deg"] for _, v in scored], "--", label="identity rotation")
+    axes[2].plot(
+        [m for m, _ in scored], [v["identity rotation_deg"] for _, v in scored], "--", label="identity rotation"
+    )
     axes[2].plot([m for m, _ in scored], [v["rotation_deg"] for _, v in scored], "o-", label="rotation error, deg")
-    axes[2].plot([m for m, _ in scored], [v["direction_deg"] for _, v in scored], "o-", label="translation direction, deg")
+    axes[2].plot(
+        [m for m, _ in scored], [v["direction_deg"] for _, v in scored], "o-", label="translation direction, deg"
+    )
     axes[2].set(title="validation pose", xlabel="minutes", ylim=(0, None))
     for axis in axes:
         axis.legend()

@@ -35,7 +35,9 @@ def run(model, images, accelerator):
 
 
 def test_registry_and_configuration_name_the_same_accelerators():
-    (choices,) = [f.metadata["choices"] for f in AcceleratorParameters.__dataclass_fields__.values() if f.name == "name"]
+    (choices,) = [
+        f.metadata["choices"] for f in AcceleratorParameters.__dataclass_fields__.values() if f.name == "name"
+    ]
     assert set(choices) == set(ACCELERATORS)
     assert type(make_accelerator(Config())) is NoAccelerator
 

@@ -36,7 +36,9 @@ def model(fixture):
             channels=tuple(c["dpt"]["out_channels"]),
         )
     )
-    model.load_state_dict(fixture["state_dict"], strict=True)  # the published key pattern, nothing missing, nothing more
+    model.load_state_dict(
+        fixture["state_dict"], strict=True
+    )  # the published key pattern, nothing missing, nothing more
     return model.eval()
 
 
@@ -70,7 +72,9 @@ def test_head_chunks_do_not_change_the_result(fixture, model):
     images = fixture["cases"]["long_sequence"]["images"]
     with torch.inference_mode():
         trunk = model.run_trunk(images, NoAccelerator())
-        one, all_ = (model.run_dense_head(model.depth_head, trunk, images.shape[-2:], lambda: None, chunk=n) for n in (1, 10))
+        one, all_ = (
+            model.run_dense_head(model.depth_head, trunk, images.shape[-2:], lambda: None, chunk=n) for n in (1, 10)
+        )
     assert error(one, all_) < 2e-6
 
 

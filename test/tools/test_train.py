@@ -71,9 +71,22 @@ def test_matching_loss_prefers_true_correspondence(batch):
     want = train.targets(batch)
     points = train.patch_centres(want["points"], 14)  # (B, S, n, 3), all in the first camera's frame
     waves = torch.cat([(points * f).sin() for f in (1, 2, 4, 8)] + [(points * f).cos() for f in (1, 2, 4, 8)], dim=-1)
-    right = train.matching_loss(waves, want, batch, 14)
-    wrong = train.matching_loss(waves[:, :, torch.randperm(48)], want, batch, 14)
+    target, valid = train.correspondence(want, batch, 14)
+    assert valid.float().mean() > 0.3
+    right = train.matching_loss(waves, target, valid)
+    wrong = train.matching_loss(waves[:, :, torch.randperm(48)], target, valid)
     assert right < 1.2 < 0.5 * wrong
+
+
+def test_attention_loss_reads_the_first_head_over_all_tokens():
+    """2 frames of 1 special token and 2 patches; patches of frame 1 should look at patches 1 and 0 of frame 0."""
+    keys = torch.eye(6)[None, None].repeat(1, 2, 1, 1) * 40
+    queries = torch.zeros(1, 2, 6, 6)
+    queries[0, 0, 4, 2] = queries[0, 0, 5, 1] = 1.0  # token 4 = frame 1 patch 0 looks at token 2 = frame 0 patch 1
+    target, valid = torch.tensor([[[1, 0]]]), torch.ones(1, 1, 2, dtype=torch.bool)
+    assert train.attention_loss([(queries, keys)], 2, 1, target, valid) < 1e-5
+    assert train.attention_loss([(queries.flip(1), keys)], 2, 1, target, valid) == pytest.approx(np.log(6), rel=1e-4)
+    assert train.attention_loss([(queries.flip(1), keys)], 2, 1, target, ~valid) == 0
 
 
 def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch):
@@ -82,9 +95,8 @@ def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch):
     monkeypatch.setattr(train, "loader", lambda seed, minutes: itertools.repeat(batch))
     monkeypatch.setitem(VARIANTS, "small", SMALL)
     monkeypatch.setattr(train, "WARM_UP_STEPS", 10)
-    monkeypatch.setattr(train, "score", lambda model, split, count: {
-        k: 0.0 for k in ("delta", "constant delta", "mean map delta", "rotation_deg", "identity rotation_deg", "direction_deg")
-    })  # fmt: skip
+    keys = ("delta", "constant delta", "mean map delta", "rotation_deg", "identity rotation_deg", "direction_deg")
+    monkeypatch.setattr(train, "score", lambda model, split, count: dict.fromkeys(keys, 0.0))
     import argparse
 
     parser = argparse.ArgumentParser()

@@ -1,0 +1,83 @@
+# Everything from a fresh clone on a machine without ROS and without a GPU. In a ROS workspace colcon builds the package instead.
+#   make demo      make test      make help
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.come_ros_installed
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BAG ?=
+ARGS ?=
+
+# a ROS installation sourced in this shell would mix with the one from pip
+unexport PYTHONPATH LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH ROS_DISTRO ROS_VERSION \
+  ROS_PYTHON_VERSION RMW_IMPLEMENTATION PYTHONHOME VIRTUAL_ENV _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+.PHONY: help venv demo test lint format clean clean-venv
+
+help:
+	@echo 'make demo [BAG=path]  render a room (or take a bag), run the live node on it over DDS; results in out/demo'
+	@echo 'make test [ARGS=...]  all tests (ARGS go to pytest)'
+	@echo 'make lint             ruff and mypy; make format lets ruff rewrite'
+	@echo 'make venv             only make $(VENV), which the others do by themselves: ROS 2, torch, come_ros ($(BIN)/come_ros)'
+	@echo 'make clean            remove caches, build folders and out/; make clean-venv removes $(VENV)'
+	@echo
+	@echo 'Read when $(VENV) is made:'
+	@echo '  PYTHON=$(PYTHON)  Python 3.10 to 3.13'
+	@echo '  TORCH=$(TORCH)  what pip installs as torch: a requirement, a wheel file, or --index-url and more'
+
+venv: $(STAMP)
+
+# Shows one line of progress on a terminal, nothing elsewhere; pip's own log tells all.
+# $(1): what it is, $(2): arguments of pip install
+define pip_install
+	@echo '$(VENV): $(1)'
+	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --log $(VENV)/pip.log $(2) </dev/null 2>&1 \
+	  | awk -v terminal=$$(test -t 1 && echo 1 || echo 0) \
+	    '/^ERROR/ {print; next} terminal && /^ *(Collecting|Downloading|Building|Installing)/ {printf "\r\033[K  %.76s", $$0; fflush()} \
+	     END {if (terminal) printf "\r\033[K"}' \
+	  || { echo 'pip failed; everything it said is in $(VENV)/pip.log' >&2; exit 1; }
+endef
+
+$(STAMP): .ci/requirements.txt setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { echo \
+	  'come_ros needs Python 3.10 or newer as "$(PYTHON)": install one, or name it: make PYTHON=python3.12 $(MAKECMDGOALS)' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo \
+	  '"$(PYTHON)" cannot make virtual environments; on Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/pip.log
+	$(call pip_install,torch,$(TORCH))
+	$(call pip_install,ROS 2 and the other packages,-r .ci/requirements.txt)
+	$(call pip_install,come_ros as it stands in this folder,--no-deps --no-build-isolation -e .)
+	@# pip installs no data_files of a package in development: what colcon would put into share/ and lib/ is linked
+	@mkdir -p $(VENV)/share/come_ros $(VENV)/lib/come_ros $(VENV)/share/ament_index/resource_index/packages
+	@ln -sfn $(CURDIR)/launch $(CURDIR)/config $(CURDIR)/package.xml $(VENV)/share/come_ros/
+	@ln -sfn $(CURDIR)/resource/come_ros $(VENV)/share/ament_index/resource_index/packages/come_ros
+	@ln -sfn ../../bin/come_ros ../../bin/come_node $(VENV)/lib/come_ros/
+	@touch $@
+
+demo: venv
+	@$(BIN)/come_ros demo $(if $(BAG),--bag '$(BAG)') $(ARGS)
+
+# test/conftest.py keeps DDS on this machine, in a domain of its own, and fails if a process or shared memory is left behind
+test: venv
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: venv
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: venv
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	@rm -rf out build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+clean-venv:
+	@rm -rf $(VENV)

@@ -1,0 +1,299 @@
+"""ROS bags without ROS: one camera's images as Frames, its depth and its true path; and sequences written into bags.
+
+Read are ROS 2 bags (folder, .mcap or .db3) and ROS 1 .bag files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import images
+from ..errors import DatasetError, FrameError
+from ..geometry import matrix_from_quat_xyzw, quat_xyzw_from_matrix, transform
+from ..types import F32, F64, Frame
+
+if TYPE_CHECKING:
+    from .synthetic import SyntheticSequence
+    from .tum import TumSequence
+
+log = logging.getLogger("come_ros")
+
+NANO = 1_000_000_000
+TRUTH_TOPIC = "/ground_truth/odometry"
+CAMERA = "camera_optical_frame"
+_IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+_INFO, _ODOMETRY = "sensor_msgs/msg/CameraInfo", "nav_msgs/msg/Odometry"
+
+
+class Bag:
+    """One camera of a bag: a context manager, open from construction on.
+
+    topics: name -> type of every topic that holds messages. topic: the images'. camera_info_topic, depth_topic,
+    truth_topic: those that belong to them, "" if there are none; depth is registered to the images, truth is an
+    Odometry that gives the pose of the camera's optical frame. camera: name of that frame. unreadable: images that
+    `iter_frames` had to leave out so far.
+    """
+
+    def __init__(self, path: str | Path, topic: str | None = None) -> None:
+        """topic: the images'; None if there is only one camera. Raises DatasetError if bag or choice are no good."""
+        from rosbags.highlevel import AnyReader, AnyReaderError
+        from rosbags.typesys import Stores, get_typestore
+
+        self.path = Path(path)
+        if not self.path.exists():
+            raise DatasetError(f"{self.path} does not exist: give a bag (folder, .mcap, .db3 or ROS 1 .bag)")
+        self._reader: Any = None
+        try:
+            reader = AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+            reader.open()
+        except AnyReaderError as error:
+            raise DatasetError(f"{self.path} cannot be read as a bag: {error}") from error
+        except Exception as error:  # the readers let all kinds through for damaged files
+            raise DatasetError(f"{self.path} cannot be read as a bag: {type(error).__name__}: {error}") from error
+        self._reader = reader
+        try:
+            self.topics = {c.topic: c.msgtype for c in reader.connections if c.msgcount}
+            if not self.topics:
+                raise DatasetError(f"{self.path} is empty: record it again, with the camera's topics")
+            self._choose(topic)
+        except BaseException:
+            self.close()
+            raise
+
+    def _choose(self, topic: str | None) -> None:
+        pictures, depths = self._image_topics()
+        if topic is not None:
+            if topic not in pictures:
+                others = _listed(pictures or self.topics)
+                raise DatasetError(f"{self.path} has no colour images on {topic!r}; it has {others}")
+        elif not pictures:
+            others = _listed(self.topics)
+            raise DatasetError(f"{self.path} holds no colour images; it has {others}: record the image topic too")
+        elif len(pictures) > 1:
+            raise DatasetError(f"{self.path} holds {len(pictures)} image topics: choose one of {_listed(pictures)}")
+        self.topic = topic or pictures[0]
+        first = next(self._decoded(self.topic))[1]
+        self.compressed = images.is_compressed(first)
+        self.camera: str = first.header.frame_id.lstrip("/") or CAMERA
+        namespace = self.topic.removesuffix("/compressed").rpartition("/")[0]
+        info = f"{namespace}/camera_info"
+        self.camera_info_topic = info if self.topics.get(info) == _INFO else ""
+        near = [t for t in depths if t.startswith(namespace + "/")] or depths
+        self.depth_topic = near[0] if len(near) == 1 else ""
+        self.truth_topic = TRUTH_TOPIC if self.topics.get(TRUTH_TOPIC) == _ODOMETRY else ""
+        if self.truth_topic:
+            child = next(self._decoded(self.truth_topic))[1].child_frame_id.lstrip("/")
+            if child not in ("", self.camera):
+                log.warning("%s moves %s, not %s: it is not used as truth", self.truth_topic, child, self.camera)
+                self.truth_topic = ""
+
+    def _image_topics(self) -> tuple[list[str], list[str]]:
+        """Topics with colour and with depth images; a compressed copy of a raw one is left out."""
+        pictures, depths = [], []
+        for topic, kind in sorted(self.topics.items()):
+            if kind in (_IMAGE, _COMPRESSED):
+                depth = images.is_depth(next(self._decoded(topic))[1])
+                (depths if depth else pictures).append(topic)
+        copies = {f"{t}/compressed" for t in pictures}
+        return [t for t in pictures if t not in copies], depths
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return sum(c.msgcount for c in self._connections(self.topic))
+
+    def iter_frames(self) -> Iterator[Frame]:
+        """All images in the bag's order, one in memory at a time. Damaged ones are left out, counted and logged."""
+        self.unreadable = 0
+        rectified = "rect" in self.topic.removesuffix("/compressed").rpartition("/")[2]
+        info = next((m for _, m in self._decoded(self.camera_info_topic)), None) if self.camera_info_topic else None
+        for log_ns, topic, message in self._mixed(self.topic, self.camera_info_topic):
+            if topic != self.topic:
+                info = message
+                continue
+            try:
+                picture = images.decode_image(message)
+            except FrameError as error:
+                self.unreadable += 1
+                log.warning("%s: an image is left out: %s", self.path, error)
+                continue
+            intrinsics = None
+            if info is not None:
+                intrinsics, _ = images.intrinsics_from_camera_info(info, picture.shape[1], picture.shape[0], rectified)
+            yield Frame(picture, _stamp_ns(message) or log_ns, self.camera, intrinsics)
+
+    unreadable = 0
+
+    def iter_depth(self) -> Iterator[tuple[int, F32]]:
+        """(stamp in ns, (H, W) z-depth in metres, NaN where unknown) of every depth image; nothing without a topic."""
+        for log_ns, message in self._decoded(self.depth_topic) if self.depth_topic else ():
+            yield _stamp_ns(message) or log_ns, images.decode_depth(message)
+
+    def truth(self) -> dict[int, F64]:
+        """Stamp in ns -> world_from_camera (4, 4), oldest first; empty if the bag does not know."""
+        poses = {}
+        for log_ns, message in self._decoded(self.truth_topic) if self.truth_topic else ():
+            p, q = message.pose.pose.position, message.pose.pose.orientation
+            rotation = matrix_from_quat_xyzw([q.x, q.y, q.z, q.w])
+            poses[_stamp_ns(message) or log_ns] = transform(rotation, [p.x, p.y, p.z])
+        return dict(sorted(poses.items()))
+
+    def iter_raw(self, *topics: str) -> Iterator[tuple[int, str, bytes]]:
+        """(time of recording in ns, topic, message as ROS 2 sends it) of those topics, in the order of recording."""
+        from rosbags.typesys import Stores, get_typestore
+
+        to_cdr = None if self._reader.is2 else get_typestore(Stores.ROS2_JAZZY).ros1_to_cdr
+        for connection, log_ns, data in self._messages(*topics):
+            yield log_ns, connection.topic, bytes(data if to_cdr is None else to_cdr(data, connection.msgtype))
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def __enter__(self) -> Bag:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self.close()
+
+    def _connections(self, *topics: str) -> list[Any]:
+        return [c for c in self._reader.connections if c.topic in topics]
+
+    def _messages(self, *topics: str) -> Iterator[tuple[Any, int, Any]]:
+        connections = self._connections(*topics)
+        if not connections:  # to the reader, none means all
+            return
+        try:
+            yield from self._reader.messages(connections)
+        except Exception as error:  # the readers let all kinds through for damaged files
+            raise DatasetError(f"{self.path} is damaged: {type(error).__name__}: {error}") from error
+
+    def _mixed(self, *topics: str) -> Iterator[tuple[int, str, Any]]:
+        for connection, log_ns, data in self._messages(*topics):
+            yield log_ns, connection.topic, self._reader.deserialize(data, connection.msgtype)
+
+    def _decoded(self, topic: str) -> Iterator[tuple[int, Any]]:
+        return ((log_ns, message) for log_ns, _, message in self._mixed(topic))
+
+
+class BagWriter:
+    """Writes a camera's sequence into a new ROS 2 bag (a folder), all stamps and recording times being the frames'.
+
+    Topics: /camera/image_raw (rgb8), /camera/camera_info, /camera/depth/image_raw (32FC1, metres, NaN unknown) with
+    /camera/depth/camera_info, /ground_truth/odometry (world to camera optical frame). A context manager.
+    """
+
+    def __init__(self, path: str | Path, storage: str = "mcap", prefix: str = "/camera", world: str = "world") -> None:
+        """storage: "mcap" or "sqlite3". Raises DatasetError if `path` exists or cannot be made."""
+        from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+        from rosbags.typesys import Stores, get_typestore
+
+        if storage not in ("mcap", "sqlite3"):
+            raise DatasetError(f"storage is {storage!r}, but must be mcap or sqlite3")
+        self.path = Path(path)
+        self._prefix, self._world = prefix.rstrip("/"), world
+        self._store = get_typestore(Stores.ROS2_JAZZY)
+        self._connections: dict[str, Any] = {}
+        try:
+            self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin[storage.upper()])
+            self._writer.open()
+        except (WriterError, OSError) as error:
+            raise DatasetError(f"cannot write the bag {self.path}: {error}") from error
+
+    def write(
+        self,
+        frame: Frame,
+        depth: F32 | None = None,
+        world_from_camera: F64 | None = None,
+        distortion: tuple[float, ...] = (),
+    ) -> None:
+        """One frame, with its depth (H, W) in metres and its true pose (4, 4), if known. distortion: plumb_bob's."""
+        height, width = frame.image.shape[:2]
+        if frame.intrinsics is not None:
+            info = self._camera_info(frame, width, height, distortion)
+            self._put("/camera_info", info, frame.stamp_ns)
+        self._put("/image_raw", self._image(frame, frame.image, "rgb8"), frame.stamp_ns)
+        if depth is not None:
+            if frame.intrinsics is not None:
+                self._put("/depth/camera_info", info, frame.stamp_ns)
+            self._put("/depth/image_raw", self._image(frame, np.asarray(depth, "<f4"), "32FC1"), frame.stamp_ns)
+        if world_from_camera is not None:
+            self._put(TRUTH_TOPIC, self._odometry(frame, world_from_camera), frame.stamp_ns, absolute=True)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def __enter__(self) -> BagWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self.close()
+
+    def _put(self, topic: str, message: Any, stamp_ns: int, absolute: bool = False) -> None:
+        topic = topic if absolute else self._prefix + topic
+        kind = message.__msgtype__
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(topic, kind, typestore=self._store)
+        self._writer.write(self._connections[topic], stamp_ns, self._store.serialize_cdr(message, kind))
+
+    def _header(self, stamp_ns: int, frame: str) -> Any:
+        sec, nanosec = divmod(int(stamp_ns), NANO)
+        types = self._store.types
+        return types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](sec, nanosec), frame)
+
+    def _image(self, frame: Frame, pixels: np.ndarray, encoding: str) -> Any:
+        height, width = pixels.shape[:2]
+        data = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
+        head = self._header(frame.stamp_ns, frame.camera)
+        return self._store.types[_IMAGE](head, height, width, encoding, 0, data.size // height, data)
+
+    def _camera_info(self, frame: Frame, width: int, height: int, distortion: tuple[float, ...]) -> Any:
+        k = np.asarray(frame.intrinsics, np.float64)
+        return self._store.types[_INFO](
+            header=self._header(frame.stamp_ns, frame.camera), height=height, width=width, distortion_model="plumb_bob",
+            d=np.array(distortion or (0.0,) * 5), k=k.reshape(-1), r=np.eye(3).reshape(-1),
+            p=np.hstack([k, np.zeros((3, 1))]).reshape(-1), binning_x=0, binning_y=0,
+            roi=self._store.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False),
+        )  # fmt: skip
+
+    def _odometry(self, frame: Frame, world_from_camera: F64) -> Any:
+        def make(name: str, *values: Any) -> Any:
+            return self._store.types[f"geometry_msgs/msg/{name}"](*values)
+
+        position = make("Point", *(float(v) for v in world_from_camera[:3, 3]))
+        orientation = make("Quaternion", *(float(v) for v in quat_xyzw_from_matrix(world_from_camera)))
+        still = make("Twist", make("Vector3", 0.0, 0.0, 0.0), make("Vector3", 0.0, 0.0, 0.0))
+        return self._store.types[_ODOMETRY](
+            self._header(frame.stamp_ns, self._world), frame.camera,
+            make("PoseWithCovariance", make("Pose", position, orientation), np.zeros(36)),
+            make("TwistWithCovariance", still, np.zeros(36)),
+        )  # fmt: skip
+
+
+def write_synthetic(path: str | Path, sequence: SyntheticSequence, camera: str = CAMERA, storage: str = "mcap") -> None:
+    """A rendered sequence with depth, poses and intrinsics as a new bag. Raises DatasetError."""
+    with BagWriter(path, storage) as bag:
+        for i, stamp in enumerate(sequence.stamps_ns):
+            frame = Frame(sequence.images[i], int(stamp), camera, sequence.intrinsics)
+            bag.write(frame, sequence.depth[i], sequence.world_from_camera[i])
+
+
+def write_tum(path: str | Path, sequence: TumSequence, storage: str = "mcap") -> None:
+    """A TUM sequence as a new bag, with depth and poses where it has them. Raises DatasetError."""
+    with BagWriter(path, storage) as bag:
+        for i in range(len(sequence)):
+            bag.write(sequence.frame(i), sequence.depth(i), sequence.poses[i], sequence.distortion)
+
+
+def _stamp_ns(message: Any) -> int:
+    stamp = message.header.stamp
+    return int(stamp.sec) * NANO + int(stamp.nanosec)
+
+
+def _listed(topics: Any) -> str:
+    return ", ".join(sorted(topics)) or "no topics"

@@ -1,0 +1,74 @@
+"""FrameCounters: where every received frame went. received = used + pending + sum(dropped), at any instant."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DROP_REASONS: Mapping[str, str] = {
+    "not_keyframe": "too little image motion since the last keyframe",
+    "busy": "newer frames came while the worker was busy",
+    "old": "the result came later than max_data_age",
+    "decode": "the image could not be decoded",
+    "time": "its stamp was not newer than the frame before, or time jumped back",
+    "rejected": "its window was refused by the alignment gate, or failed",
+    "paused": "the node was deactivated before it was used",
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A snapshot. pending: in the ring, being decoded, waiting in the window, or being inferred."""
+
+    received: int
+    used: int
+    pending: int
+    dropped: Mapping[str, int]
+
+    def balanced(self) -> bool:
+        """Whether every received frame is accounted for."""
+        return self.received == self.used + self.pending + sum(self.dropped.values())
+
+
+class FrameCounters:
+    """Thread-safe. Each step moves frames from one place to another, so that the sum always holds."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.restart()
+
+    def restart(self) -> None:
+        """All counts to zero."""
+        with self._lock:
+            self._received = self._used = self._pending = 0
+            self._dropped = dict.fromkeys(DROP_REASONS, 0)
+
+    def receive(self) -> None:
+        """One more frame came in: it is pending until `use` or `drop`."""
+        with self._lock:
+            self._received += 1
+            self._pending += 1
+
+    def use(self, frames: int = 1) -> None:
+        """Pending frames became published results. Raises ValueError if fewer are pending."""
+        with self._lock:
+            self._settle(frames)
+            self._used += frames
+
+    def drop(self, reason: str, frames: int = 1) -> None:
+        """Pending frames were given up, for one of DROP_REASONS. Raises ValueError if fewer are pending, or on another reason."""
+        if reason not in DROP_REASONS:
+            raise ValueError(f"unknown reason {reason!r}; known are {', '.join(DROP_REASONS)}")
+        with self._lock:
+            self._settle(frames)
+            self._dropped[reason] += frames
+
+    def snapshot(self) -> Counts:
+        with self._lock:
+            return Counts(self._received, self._used, self._pending, dict(self._dropped))
+
+    def _settle(self, frames: int) -> None:
+        if not 0 <= frames <= self._pending:
+            raise ValueError(f"{frames} frames to settle, but {self._pending} pending")
+        self._pending -= frames

@@ -1,0 +1,151 @@
+"""The three statuses on /diagnostics, built from plain values. Every warning carries its fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from ..config import Config
+from .counters import Counts
+from .telemetry import Telemetry
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+SILENT_WARN_S, SILENT_ERROR_S = 2.0, 5.0
+CLOCK_S = 5.0
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """What only the node knows. state: lifecycle label. clock: "system", "sim" or "sim without /clock"."""
+
+    state: str
+    topic: str
+    publishers: int
+    qos: str
+    clock: str
+    tf: str
+    tf_conflict: str = ""
+    load_error: str = ""
+    worker_alive: bool = True
+    qos_conflict: str = ""
+    backbone: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+
+
+def statuses(view: NodeView, config: Config, telemetry: Telemetry, counts: Counts) -> list[DiagnosticStatus]:
+    """`come: input`, `come: inference`, `come: output`."""
+    hardware = view.backbone.get("device", view.device)
+    return [
+        _status("input", hardware, _input_values(view, telemetry, counts), _input_faults(view, telemetry, counts)),
+        _status("inference", hardware, _inference_values(view, config, telemetry), _inference_faults(view, telemetry)),
+        _status("output", hardware, _output_values(view, config, telemetry), _output_faults(view, config, telemetry)),
+    ]
+
+
+Fault = tuple[bytes, str]
+
+
+def _status(name: str, hardware: str, values: Mapping[str, object], faults: Iterable[Fault]) -> DiagnosticStatus:
+    """The worst fault gives the level; all of them are told, the worst first."""
+    faults = sorted(faults, key=lambda fault: fault[0], reverse=True)
+    return DiagnosticStatus(
+        level=faults[0][0] if faults else OK,
+        name=f"come: {name}",
+        message="; ".join(text for _, text in faults) or "ok",
+        hardware_id=hardware,
+        values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+    )
+
+
+def _input_values(view: NodeView, telemetry: Telemetry, counts: Counts) -> dict[str, object]:
+    return {
+        "topic": view.topic,
+        "publishers": view.publishers,
+        "qos": view.qos,
+        "encoding": telemetry.encoding,
+        "size": telemetry.size,
+        "fps_in": f"{telemetry.rates().fps_in:.1f}",
+        "received": counts.received,
+        "used": counts.used,
+        "pending": counts.pending,
+        **{f"dropped_{reason}": frames for reason, frames in counts.dropped.items()},
+        "camera_info": telemetry.camera_info,
+        "clock": view.clock,
+    }
+
+
+def _input_faults(view: NodeView, telemetry: Telemetry, counts: Counts) -> Iterable[Fault]:
+    if view.state != "active":
+        return
+    silence = telemetry.silence_s()
+    if silence >= SILENT_ERROR_S and view.publishers:
+        yield ERROR, (
+            f"no image for {silence:.0f} s, though {view.publishers} publish on {view.topic}: check that the camera runs, "
+            f"publishes reliable or with the large-message profile, and that its QoS matches input.reliability"
+        )
+    elif silence >= SILENT_WARN_S:
+        yield WARN, f"no image for {silence:.0f} s on {view.topic}: start the camera, or remap `image` to its topic"
+    if bad := telemetry.recent("decode"):
+        yield ERROR, bad
+    if view.qos_conflict:
+        yield WARN, view.qos_conflict
+    if counts.received and telemetry.camera_info != "ok":
+        yield WARN, f"{telemetry.camera_info}: remap `camera_info` to a calibrated one; until then the predicted intrinsics are used"
+    if "without" in view.clock:
+        yield WARN, "use_sim_time is set but nothing comes on /clock: play the bag with --clock, or set use_sim_time to false"
+
+
+def _inference_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
+    rates = telemetry.rates()
+    return {
+        "state": view.state,
+        **{"device": view.device, "backbone": config.backbone, "accelerator": config.accelerator.name, **view.backbone},
+        "window": config.window.size,
+        "overlap": config.window.overlap,
+        "resolution": telemetry.resolution,
+        "kept_ratio": f"{telemetry.kept_ratio:.3f}",
+        "latency_ms_mean": f"{rates.latency_ms_mean:.1f}",
+        "latency_ms_p95": f"{rates.latency_ms_p95:.1f}",
+        "fps_out": f"{rates.fps_out:.2f}",
+    }
+
+
+def _inference_faults(view: NodeView, telemetry: Telemetry) -> Iterable[Fault]:
+    if not view.worker_alive:
+        yield ERROR, "the worker thread is dead: restart the node, and report its log"
+    if view.load_error:
+        yield ERROR, view.load_error
+    for kind in ("inference", "worker"):
+        if failure := telemetry.recent(kind):
+            yield ERROR, f"{failure}: see the log of the node"
+
+
+def _output_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
+    alignment = telemetry.alignment
+    fixed = config.scale.mode == "fixed"
+    return {
+        "frame": config.odom_frame,
+        "tf_mode": view.tf,
+        "last_stamp": f"{telemetry.last_stamp_ns // 10**9}.{telemetry.last_stamp_ns % 10**9:09d}",
+        "age_ms_p95": f"{telemetry.rates().latency_ms_p95:.1f}",
+        "points": "not subscribed" if telemetry.points < 0 else telemetry.points,
+        "align_residual": "nan" if alignment is None else f"{alignment.depth_residual:.4f}",
+        "align_shared": "nan" if alignment is None else alignment.shared,
+        "scale": f"{config.scale.fixed:g}" if fixed else "nan",
+        "scale_source": config.scale.mode,
+        "intrinsics_source": telemetry.intrinsics_source,
+        "resets": telemetry.resets,
+    }
+
+
+def _output_faults(view: NodeView, config: Config, telemetry: Telemetry) -> Iterable[Fault]:
+    if view.tf_conflict:
+        yield ERROR, view.tf_conflict
+    if old := telemetry.recent("old"):
+        yield WARN, f"{old}, longer than max_data_age: lower window.size or input.max_side, or raise max_data_age"
+    if refused := telemetry.recent("rejected"):
+        yield WARN, f"a window was refused ({refused}): move the camera slower, or raise the frame rate"
+    if config.scale.mode == "none":
+        yield WARN, "the scale is unknown, lengths are in the model's own unit: set scale.mode to fixed and scale.fixed"

@@ -1,0 +1,516 @@
+"""ReconstructionNode: subscribe, hand over to the worker, publish. A thin shell around the pipeline."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import TransformStamped
+from nav_msgs.msg import Odometry
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+
+from .. import cloud
+from ..config import Config
+from ..errors import ConfigError
+from ..geometry import inverse
+from ..types import Frame, Submap
+from . import messages
+from .diagnostics import CLOCK_S, NodeView, statuses
+from .environment import use_large_message_profile
+from .motion import MotionEstimator
+from .parameters import declare_parameters, follow_parameters
+from .telemetry import Telemetry
+from .tf_edge import TfEdge
+from .worker import Worker
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+SUCCESS, FAILURE, ERROR = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR
+
+log = logging.getLogger("come_ros")
+
+OUTPUTS: dict[str, tuple[type, int]] = {
+    "~/points": (PointCloud2, 1),
+    "~/odometry": (Odometry, 10),
+    "~/depth/image": (Image, 5),
+    "~/depth/camera_info": (CameraInfo, 5),
+}
+"""Topic -> message type and history depth; all reliable and volatile, which matches every subscriber's QoS but transient local."""
+
+CAMERA_INFO_WAIT_S = 1.0
+SUMMARY_S = 10.0
+STOP_S = 1.5  # of the 3 s between a signal and the end of the process
+_OVERRIDABLE = QoSOverridingOptions(
+    (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+)
+
+
+def _logged(transition: Callable[..., TransitionCallbackReturn]) -> Callable[..., TransitionCallbackReturn]:
+    """rclpy turns an exception in a transition into ERROR without a word; this one says it."""
+
+    @functools.wraps(transition)
+    def told(self: Any, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(self, state)
+        except Exception as error:
+            log.error("%s failed: %s: %s", transition.__name__, type(error).__name__, error, exc_info=error)
+            return ERROR
+
+    return told
+
+
+class ReconstructionNode(LifecycleNode):
+    """Camera topics in; point cloud, odometry, depth and TF out.
+
+    configure loads the model, activate subscribes, deactivate drops the subscriptions and keeps the model, cleanup frees it.
+    The executor's thread only stores references; decoding, inference, packing and publishing happen in the worker.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        """Raises ConfigError if a given parameter is unknown or invalid."""
+        super().__init__("come", **arguments)
+        # ROS levels and rosout for what the pipeline and the backbones say
+        self._log_handler = _RosLogHandler(self)
+        log.addHandler(self._log_handler)
+        log.setLevel(logging.DEBUG)
+        log.propagate = False
+
+        self.config = declare_parameters(self)
+        follow_parameters(self, self.config, self._set_config)
+        self.telemetry = Telemetry()
+        self.worker = Worker(self.config, self._read, self._publish, self.telemetry)
+        self._loading: Future[None] | None = None
+        self._load_error = ""
+        self._state = "unconfigured"
+        self._started = time.monotonic()
+        self._motion = MotionEstimator()
+        self._edge = TfEdge(self.config.tf.mode, self.config.odom_frame)
+        self._first_frame_s: float | None = None
+        self._warned: set[str] = set()
+        self._camera_info: CameraInfo | None = None
+        self._camera_info_came = threading.Event()
+        self._subscriptions_made: list[Any] = []
+        self._outputs: dict[str, Any] = {}
+        self._tf_publisher: Any = None
+        self._qos_conflict = ""
+        self._clock_ticks = False
+
+        self.image_type, self.image_topic, self.camera_info_topic = self._input_topics()
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # also runs while /clock stands still
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_timer(self.config.diagnostics.period, self._publish_diagnostics, clock=steady)
+        self._summarised = self.worker.counters.snapshot()
+        self.create_timer(SUMMARY_S, self._summarise, clock=steady)
+        self._starter = self.create_timer(0.02, self._start_when_loaded, clock=steady) if self.config.autostart else None
+
+    # Parameters and topics
+
+    def _set_config(self, config: Config) -> None:
+        self.config = self.worker.config = config
+
+    def _input_topics(self) -> tuple[type, str, str]:
+        """Message type, image topic and camera_info topic, remapped as image_transport does it.
+
+        The compressed topic lies below `image`, and camera_info beside it, unless they are remapped themselves.
+        """
+
+        def remapped(name: str) -> bool:
+            return self.resolve_topic_name(name) != self.resolve_topic_name(name, only_expand=True)
+
+        image = self.resolve_topic_name("image")
+        topic, kind = image, Image
+        if self.config.image_transport == "compressed":
+            own = remapped("image/compressed")
+            topic, kind = self.resolve_topic_name("image/compressed") if own else image + "/compressed", CompressedImage
+            image = topic[: -len("/compressed")] if topic.endswith("/compressed") else topic
+        beside = image.rpartition("/")[0] + "/camera_info"
+        return kind, topic, self.resolve_topic_name("camera_info") if remapped("camera_info") else beside
+
+    # Lifecycle
+
+    def start(self) -> None:
+        """Starts the worker; with autostart it loads the model at once, while the executor already answers."""
+        self.worker.start()
+        if self.config.autostart:
+            self._loading = self.worker.load(self.config)
+            self._state = "loading"
+
+    def _start_when_loaded(self) -> None:
+        if self._loading is not None and not self._loading.done():
+            return
+        self.destroy_timer(self._starter)
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
+    @_logged
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Loads the model; FAILURE, with one line that says why, if that cannot be done."""
+        loading, self._loading = self._loading or self.worker.load(self.config), None
+        self._state = "loading"
+        while not wait([loading], 0.05).done:
+            if not self.context.ok():
+                return FAILURE
+        error = loading.exception()
+        if error is not None:
+            self._state = "unconfigured"
+            self._load_error = f"cannot configure: {type(error).__name__}: {error}"
+            log.error("%s", self._load_error)
+            return FAILURE
+        self._load_error = ""
+        self.worker.counters.restart()
+        self._summarised = self.worker.counters.snapshot()
+        self._outputs = {
+            topic: self.create_lifecycle_publisher(
+                kind, topic, QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE), qos_overriding_options=_OVERRIDABLE
+            )
+            for topic, (kind, depth) in OUTPUTS.items()
+        }
+        self._motion.reset()
+        self._edge = TfEdge(self.config.tf.mode, self.config.odom_frame)
+        self._state = "inactive"
+        log.info("configured: %s on %s", self.config.backbone, self.worker.pipeline.backbone.device if self.worker.pipeline else "?")
+        return super().on_configure(state)
+
+    @_logged
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribes."""
+        self._camera_info, self._qos_conflict, self._first_frame_s = None, "", None
+        self._camera_info_came.clear()
+        self.telemetry.camera_info = "no camera_info received"
+        done = super().on_activate(state)
+        self.worker.activate()
+        self.telemetry.active_since = time.monotonic()
+        qos = QoSProfile(
+            depth=self.config.input.depth,
+            reliability=ReliabilityPolicy.RELIABLE if self.config.input.reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT,
+        )
+        events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
+        self._subscriptions_made = [
+            self.create_subscription(CameraInfo, self.camera_info_topic, self._on_camera_info, qos, qos_overriding_options=_OVERRIDABLE),
+            self.create_subscription(
+                self.image_type, self.image_topic, self._on_image, qos, qos_overriding_options=_OVERRIDABLE, event_callbacks=events
+            ),
+        ]
+        self._image_qos = qos
+        self._join_tf()
+        self._state = "active"
+        log.info("active: waiting for %s, intrinsics from %s", self.image_topic, self.camera_info_topic)
+        return done
+
+    @_logged
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Drops the subscriptions; what was still waiting is counted as paused."""
+        self._leave_session()
+        self._state = "inactive"
+        log.info("inactive")
+        return super().on_deactivate(state)
+
+    @_logged
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Frees the model."""
+        self._release()
+        return super().on_cleanup(state)
+
+    @_logged
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._leave_session()
+        self._release()
+        self._state = "finalized"
+        return super().on_shutdown(state)
+
+    @_logged
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._leave_session()
+        self._release()
+        return super().on_error(state)
+
+    def _leave_session(self) -> None:
+        for subscription in self._subscriptions_made:
+            self.destroy_subscription(subscription)
+        self._subscriptions_made = []
+        self.worker.deactivate()
+        self.telemetry.active_since = None
+
+    def _release(self) -> None:
+        self.worker.unload()
+        for publisher in self._outputs.values():
+            self.destroy_lifecycle_publisher(publisher)
+        self._outputs = {}
+        self._state = "unconfigured"
+
+    def close(self) -> bool:
+        """Ends the worker. False if it is in a pass or a load that cannot be interrupted; it no longer touches ROS then."""
+        ended = self.worker.stop(STOP_S)
+        log.removeHandler(self._log_handler)
+        return ended
+
+    # Input
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        self.worker.put(message, time.monotonic_ns())
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        self._camera_info = message
+        self._camera_info_came.set()
+
+    def _on_incompatible_qos(self, event: Any) -> None:
+        offered = "; ".join(_qos_text(p.qos_profile) for p in self.get_publishers_info_by_topic(self.image_topic))
+        self._qos_conflict = (
+            f"the QoS of {self.image_topic} does not fit: we ask for {_qos_text(self._image_qos)}, offered is {offered or 'unknown'}: "
+            f"set input.reliability to best_effort"
+        )
+        log.warning("%s", self._qos_conflict)
+
+    def _read(self, message: Image | CompressedImage, arrival_ns: int) -> Frame:
+        """Frame of a message, in the worker's thread. Raises FrameError."""
+        picture = messages.decode_image(message)
+        height, width = picture.shape[:2]
+        self.telemetry.encoding, self.telemetry.size = messages.encoding_of(message), f"{width}x{height}"
+        if self._first_frame_s is None:
+            self._first_frame_s = arrival_ns * 1e-9
+        if self._camera_info is None:  # camera_info of the first frames may be a little late: DDS discovers topic by topic
+            self._camera_info_came.wait(max(0.0, self._first_frame_s + CAMERA_INFO_WAIT_S - time.monotonic()))
+        info, intrinsics, remark = self._camera_info, None, f"no camera_info received on {self.camera_info_topic}"
+        if info is not None:
+            rectified = "rect" in self.image_topic.rpartition("/")[2]
+            intrinsics, remark = messages.intrinsics_from_camera_info(info, width, height, rectified)
+        self.telemetry.camera_info = remark or "ok"
+        if remark:
+            self._warn_once(remark + ("" if intrinsics is not None else "; the predicted intrinsics are used"))
+
+        stamp_ns = messages.stamp_ns(message.header.stamp)
+        if stamp_ns == 0:
+            self._warn_once("images come with a zero stamp; the time of arrival is used: let the driver set header.stamp")
+            stamp_ns = self.get_clock().now().nanoseconds - (time.monotonic_ns() - arrival_ns)
+        if not message.header.frame_id:
+            self._warn_once(f"images come without a frame_id; {self.config.camera_optical_frame} is used: let the driver set it")
+        camera = message.header.frame_id.lstrip("/") or self.config.camera_optical_frame
+        return Frame(picture, stamp_ns, camera, intrinsics, arrival_ns)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            log.warning("%s", text)
+
+    # Output, in the worker's thread
+
+    def _publish(self, submap: Submap, row: int, config: Config) -> None:
+        """One message per topic for frame `row`, TF first; what nobody listens to is not built."""
+        frame, pose = submap.frames[row], submap.odom_from_camera[row]
+        head = messages.header(frame.stamp_ns, frame.camera)
+        motion = self._motion.step(submap, row, config)
+        self._send_tf(frame, pose)
+        if self._wanted("~/odometry"):
+            odom_head = messages.header(frame.stamp_ns, config.odom_frame)
+            self._outputs["~/odometry"].publish(
+                messages.odometry_message(pose, motion.twist, motion.pose_variance, motion.twist_variance, odom_head, frame.camera)
+            )
+        depth, confidence, intrinsics = submap.depth[row], submap.confidence[row], submap.intrinsics[row]
+        height, width = depth.shape
+        want_points, want_depth = self._wanted("~/points"), self._wanted("~/depth/image")
+        if want_points or want_depth:
+            mask = cloud.valid_mask(depth, confidence, config)
+        if want_depth:
+            self._outputs["~/depth/image"].publish(messages.depth_message(cloud.depth_image(depth, mask, config), head))
+        if self._wanted("~/depth/camera_info"):
+            self._outputs["~/depth/camera_info"].publish(messages.camera_info_message(intrinsics, width, height, head))
+        if want_points:
+            in_odom = config.cloud.frame == "odom"
+            points = cloud.points(depth, intrinsics, submap.images[row], confidence, mask, config, pose if in_odom else None)
+            cloud_head = messages.header(frame.stamp_ns, config.odom_frame) if in_odom else head
+            self._outputs["~/points"].publish(messages.point_cloud(points, cloud_head))
+            self.telemetry.points = points.size
+        self.telemetry.last_stamp_ns = frame.stamp_ns
+        self.telemetry.resolution = f"{width}x{height}"
+        self.telemetry.intrinsics_source = "predicted" if frame.intrinsics is None else "camera_info"
+        if self.worker.pipeline is not None:
+            self.telemetry.resets = self.worker.pipeline.counts["jumps"]
+
+    def _wanted(self, topic: str) -> bool:
+        return self._outputs[topic].get_subscription_count() > 0
+
+    # TF
+
+    def _join_tf(self) -> None:
+        """Publishes on /tf, and listens who else does. Without tf2_msgs (the pip wheels) there is no TF."""
+        if self._edge.choice == "off":
+            return
+        try:
+            from tf2_msgs.msg import TFMessage
+        except ImportError:
+            self._warn_once("tf2_msgs is not installed: no TF is published; install it (ros-<distro>-tf2-msgs), or set tf.mode to off")
+            self._edge.choice = "off"
+            return
+
+        def on_tf(message: TFMessage) -> None:
+            self._edge.observe((t.header.frame_id, t.child_frame_id) for t in message.transforms)
+
+        static = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._subscriptions_made += [
+            self.create_subscription(TFMessage, "/tf", on_tf, 100),
+            self.create_subscription(TFMessage, "/tf_static", on_tf, static),
+        ]
+        if self._tf_publisher is None:
+            self._tf_publisher = self.create_publisher(TFMessage, "/tf", 100)
+
+    def _send_tf(self, frame: Frame, odom_from_camera: Any) -> None:
+        before = self._edge.choice
+        waited_s = time.monotonic() - (self._first_frame_s or 0.0)
+        direction = self._edge.decide(frame.camera, waited_s)
+        if direction != before:
+            if self._edge.conflict:
+                log.error("%s", self._edge.conflict)
+            else:
+                log.info("TF: %s, between %s and %s", direction, self._edge.odom_frame, frame.camera)
+        odom = self._edge.odom_frame
+        edges: dict[str, Callable[[], TransformStamped]] = {
+            "forward": lambda: messages.transform_message(odom_from_camera, frame.stamp_ns, odom, frame.camera),
+            "inverse": lambda: messages.transform_message(inverse(odom_from_camera), frame.stamp_ns, frame.camera, odom),
+        }
+        if direction in edges:
+            self._tf_publisher.publish(self._tf_publisher.msg_type(transforms=[edges[direction]()]))
+
+    # Reports
+
+    def _publish_diagnostics(self) -> None:
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.status = statuses(self._view(), self.config, self.telemetry, self.worker.counters.snapshot())
+        self._diagnostics.publish(message)
+
+    def _view(self) -> NodeView:
+        pipeline = self.worker.pipeline
+        active = self._state == "active"
+        clock = "system"
+        if self.get_parameter("use_sim_time").value:
+            self._clock_ticks = self._clock_ticks or self.get_clock().now().nanoseconds > 0
+            missing = not self._clock_ticks and time.monotonic() - self._started > CLOCK_S
+            clock = "sim without /clock" if missing else "sim"
+        return NodeView(
+            state=self._state,
+            topic=self.image_topic,
+            publishers=self._image_publishers(),
+            qos=_qos_text(self._image_qos) if active else self.config.input.reliability,
+            clock=clock,
+            tf=self._edge.choice or f"{self._edge.mode} (undecided)",
+            tf_conflict=self._edge.conflict,
+            load_error=self._load_error,
+            worker_alive=self.worker.is_alive(),
+            qos_conflict=self._qos_conflict,
+            backbone=pipeline.backbone.description if pipeline else {},
+            device=pipeline.backbone.device if pipeline else self.config.device,
+        )
+
+    def _image_publishers(self) -> int:
+        """Those whose images reach us, where rclpy can tell, else all there are."""
+        subscription = self._subscriptions_made[1] if self._subscriptions_made else None
+        matched = getattr(subscription, "get_publisher_count", None)
+        return matched() if matched else self.count_publishers(self.image_topic)
+
+    def _summarise(self) -> None:
+        now, before = self.worker.counters.snapshot(), self._summarised
+        self._summarised = now
+        if now.received == before.received:
+            return
+        dropped = {reason: n - before.dropped[reason] for reason, n in now.dropped.items()}
+        rates = self.telemetry.rates(SUMMARY_S)
+        log.info(
+            "last %.0f s: %d frames in, %d used, dropped: %s; latency %.0f ms (p95 %.0f), %.1f used/s",
+            SUMMARY_S, now.received - before.received, now.used - before.used,
+            ", ".join(f"{n} {reason}" for reason, n in dropped.items() if n) or "none",
+            rates.latency_ms_mean, rates.latency_ms_p95, (now.used - before.used) / SUMMARY_S,
+        )  # fmt: skip
+
+
+def _qos_text(qos: QoSProfile) -> str:
+    return f"{qos.reliability.name.lower()} {qos.durability.name.lower()} {qos.depth}"
+
+
+class _RosLogHandler(logging.Handler):
+    """Sends records of the `come_ros` logger to ROS: console, file and /rosout."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        super().__init__()
+        self._logger = node.get_logger()
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        # one line for each level: rclpy ties a level to the place of the call
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        elif record.levelno >= logging.INFO:
+            self._logger.info(text)
+        else:
+            self._logger.debug(text)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the node until SIGINT or SIGTERM. 0 after a stop that was asked for, 1 if the parameters are invalid."""
+    use_large_message_profile()
+    code, ended = _spin(args)
+    if not ended:
+        # A pass or a load that cannot be interrupted is abandoned: waiting for it may take minutes. What is left of the
+        # DDS participant goes with the last reference to it, or its shared memory would stay behind.
+        gc.collect()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _spin(args: list[str] | None) -> tuple[int, bool]:
+    """Exit code, and whether the worker came to an end."""
+    node: ReconstructionNode | None = None
+    executor: SingleThreadedExecutor | None = None
+    code, ended = 0, True
+    try:
+        rclpy.init(args=args)
+        node = ReconstructionNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        node.start()
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except ConfigError as error:
+        rclpy.logging.get_logger("come").fatal(str(error))
+        code = 1
+    except Exception:
+        if rclpy.ok():
+            raise
+        # a signal during start: its handler shut the context down under whatever was being made
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not break the way out
+        if executor is not None:
+            executor.shutdown(0.0)
+        if node is not None:
+            ended = node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return code, ended
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Which edge of the TF tree the node publishes: never one that gives a frame a second parent, or closes a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+LISTEN_S = 1.0
+
+
+class TfEdge:
+    """Watches who is whose parent, and decides once: "forward" (odom -> camera), "inverse" (camera -> odom) or "off".
+
+    mode: tf.mode. `conflict` says in one line why nothing is published, or is "".
+    """
+
+    def __init__(self, mode: str, odom_frame: str) -> None:
+        self.mode, self.odom_frame = mode, odom_frame
+        self.choice = "off" if mode == "off" else ""
+        self.conflict = ""
+        self._parents: dict[str, set[str]] = {}  # of each child, as others publish them
+        self._ours: set[tuple[str, str]] = set()  # our own edges come back to us
+
+    def observe(self, edges: Iterable[tuple[str, str]]) -> None:
+        """(parent, child) pairs as seen on /tf and /tf_static, our own among them."""
+        for parent, child in edges:
+            parent, child = parent.lstrip("/"), child.lstrip("/")
+            if (parent, child) not in self._ours:
+                self._parents.setdefault(child, set()).add(parent)
+
+    def decide(self, camera: str, waited_s: float) -> str:
+        """What to publish for `camera` now, `waited_s` after its first frame: a direction, "off", or "" while still listening."""
+        if not self.choice:
+            if self.mode == "auto" and waited_s < LISTEN_S:
+                return ""
+            self.choice = self.mode if self.mode != "auto" else "inverse" if camera in self._parents else "forward"
+        if self.choice == "off":
+            return "off"
+        forward = self.choice == "forward"
+        parent, child = (self.odom_frame, camera) if forward else (camera, self.odom_frame)
+        if child in self._parents or self._above(parent, child):
+            # not turned round: listeners still hold our old edge, and both together would be a loop
+            owner = ", ".join(sorted(self._parents.get(child, {child})))
+            fix = "set tf.mode to auto or inverse" if forward else "set odom_frame to a name that nobody else uses"
+            self.conflict = f"TF conflict, so no TF is published: {parent} -> {child} cannot be added, {child} is held by {owner}; {fix}, and restart"
+            self.choice = "off"
+            return "off"
+        self._ours.add((parent, child))
+        return self.choice
+
+    def _above(self, frame: str, ancestor: str) -> bool:
+        """Whether others' edges lead from `frame` up to `ancestor`."""
+        seen, todo = set(), [frame]
+        while todo:
+            frame = todo.pop()
+            if frame == ancestor:
+                return True
+            if frame not in seen:
+                seen.add(frame)
+                todo += self._parents.get(frame, ())
+        return False

@@ -1,0 +1,241 @@
+"""The one thread that works: loads the model, then decodes, selects, reconstructs and publishes what waits in the ring."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from ..config import Config
+from ..errors import Cancelled, FrameError
+from ..types import Frame, Submap, Window
+from .counters import FrameCounters
+from .ring import FrameRing
+from .telemetry import Telemetry, Throttle
+
+if TYPE_CHECKING:
+    from ..pipeline import ReconstructionPipeline
+
+log = logging.getLogger("come_ros")
+
+Read = Callable[[Any, int], Frame]
+"""(message, its arrival on the steady clock, ns) -> Frame; raises FrameError."""
+
+Publish = Callable[[Submap, int, Config], None]
+"""Sends everything about one row of a Submap."""
+
+
+def load_pipeline(config: Config) -> ReconstructionPipeline:
+    """The pipeline with its model. Slow: imports torch, reads the weights."""
+    from ..backbones import load_backbone
+    from ..pipeline import ReconstructionPipeline
+
+    return ReconstructionPipeline(config, load_backbone(config))
+
+
+def _gone(*_: Any) -> Any:
+    raise Cancelled("the worker was stopped")
+
+
+class Worker(threading.Thread):
+    """Every frame put into `ring` ends in exactly one place of `counters`, published or dropped.
+
+    A session is the time between `activate` and `deactivate`: nothing is published once its session is over.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        read: Read,
+        publish: Publish,
+        telemetry: Telemetry,
+        load: Callable[[Config], ReconstructionPipeline] = load_pipeline,
+    ) -> None:
+        # daemon: a pass that does not come to an end must not keep the process alive
+        super().__init__(name="come_worker", daemon=True)
+        self.config = config
+        self.ring: FrameRing[tuple[Any, int]] = FrameRing(config.window.size)
+        self.counters = FrameCounters()
+        self.pipeline: ReconstructionPipeline | None = None
+        self._read, self._publish, self._load = read, publish, load
+        self._telemetry = telemetry
+        self._may_log = Throttle()
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._kept: list[Frame] = []  # in the window, not yet reconstructed
+        self._stopping = threading.Event()
+        self._session = 0  # odd while active
+        self._publishing = threading.Lock()
+
+    # Called from the executor's thread; none of these waits for the work to be done.
+
+    def put(self, message: Any, arrival_ns: int) -> None:
+        """A message came in. Keeps a reference; a full ring gives up its oldest."""
+        self.counters.receive()
+        self._telemetry.arrived()
+        self.counters.drop("busy", self.ring.put((message, arrival_ns)))
+
+    def load(self, config: Config) -> Future[None]:
+        """Load the model, when the work before is done. The future raises what loading raised."""
+        done: Future[None] = Future()
+
+        def task() -> None:
+            try:
+                self.pipeline = self._load(config)
+            except Exception as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        self._tasks.append(task)
+        self.ring.wake()
+        return done
+
+    def unload(self) -> None:
+        """Free the model, when the work before is done."""
+
+        def task() -> None:
+            import gc
+            import sys
+
+            self.pipeline = None
+            gc.collect()
+            torch = sys.modules.get("torch")
+            if torch is not None and torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+        self._tasks.append(task)
+        self.ring.wake()
+
+    def activate(self) -> None:
+        """A new session: what is put into the ring from now on is reconstructed."""
+        with self._publishing:
+            self._session |= 1
+        self.ring.wake()
+
+    def deactivate(self) -> None:
+        """Ends the session: once this returns nothing more is published, and the ring is empty. A running pass is given up."""
+        with self._publishing:
+            self._session += self._session & 1
+        self.counters.drop("paused", self.ring.clear())
+
+    def stop(self, timeout_s: float) -> bool:
+        """Ends the thread. False if it is still busy after `timeout_s`, in a pass or load that cannot be interrupted."""
+        self._stopping.set()
+        self.deactivate()
+        self.ring.wake()
+        if self.ident is not None:
+            self.join(timeout_s)
+        if not self.is_alive():
+            return True
+        # the thread must not keep alive, through these, what its owner is about to destroy
+        self._read, self._publish = _gone, _gone
+        return False
+
+    # The thread itself.
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            while self._tasks:
+                self._tasks.popleft()()
+            session = self._session
+            try:
+                if session & 1 and self.pipeline is not None and (self._kept or len(self.ring)):
+                    self._step(self.pipeline, session)
+                else:
+                    self._give_up("paused")
+                    self.ring.wait(0.2)
+            except Exception as error:  # the node stays up: said, counted, and tried again with the next frame
+                self._failed("worker", error)
+                self._give_up("rejected")
+
+    def _step(self, pipeline: ReconstructionPipeline, session: int) -> None:
+        config = self.config
+        if pipeline.config is not config:
+            pipeline.set_config(config)
+            self.counters.drop("busy", self.ring.resize(config.window.size))
+        while pipeline.room() > 0 and session == self._session:
+            waiting = self.ring.pop()
+            if waiting is None:
+                break
+            self._add(pipeline, *waiting)
+        window = pipeline.take_window(1)
+        if window is None:
+            self._give_up("time")
+        else:
+            self._reconstruct(pipeline, window, config, session)
+
+    def _add(self, pipeline: ReconstructionPipeline, message: Any, arrival_ns: int) -> None:
+        try:
+            frame = self._read(message, arrival_ns)
+            why = pipeline.add_frame(frame)
+        except FrameError as error:
+            self.counters.drop("decode")
+            self._telemetry.trouble("decode", str(error))
+            if self._may_log("decode"):
+                log.error("frame dropped: %s", error)
+        except Exception as error:
+            self.counters.drop("decode")
+            self._failed("decode", error)
+        else:
+            if why is None:
+                self._kept.append(frame)
+            else:
+                self.counters.drop(why)
+
+    def _reconstruct(self, pipeline: ReconstructionPipeline, window: Window, config: Config, session: int) -> None:
+        new = window.frames[len(window) - window.new :]
+        # a jump back of time makes the pipeline forget the frames it had kept
+        lost = next((i for i, frame in enumerate(self._kept) if frame is new[0]), 0)
+        self._kept = self._kept[lost:]
+        self.counters.drop("time", lost)
+        open_frames = len(new)
+        del self._kept[:open_frames]
+        why = "rejected"
+        try:
+            submap = pipeline.reconstruct(window, lambda: self._stopping.is_set() or session != self._session)
+            self._telemetry.alignment, self._telemetry.kept_ratio = submap.alignment, submap.kept_ratio
+            age_s = (time.monotonic_ns() - new[-1].arrival_ns) * 1e-9
+            if not submap.alignment.accepted:
+                self._telemetry.trouble("rejected", submap.alignment.reason)
+                if self._may_log("rejected"):
+                    log.warning("window of %d frames refused: %s", len(window), submap.alignment.reason)
+            elif 0 < config.max_data_age < age_s:
+                why = "old"
+                self._telemetry.trouble("old", f"a result took {age_s:.1f} s")
+                if self._may_log("old"):
+                    log.warning(
+                        "results come %.1f s after their frame, more than max_data_age (%g s), and are dropped: "
+                        "lower window.size or input.max_side, or raise max_data_age", age_s, config.max_data_age,
+                    )  # fmt: skip
+            else:
+                why = "paused"
+                for row in range(len(submap)):
+                    with self._publishing:
+                        if session != self._session:
+                            break
+                        self._publish(submap, row, config)
+                        self.counters.use()
+                        open_frames -= 1
+                    self._telemetry.published((time.monotonic_ns() - new[-1].arrival_ns) * 1e-9)
+        except Cancelled:
+            why = "paused"
+        except Exception as error:
+            why = "rejected"
+            self._failed("inference", error)
+        finally:
+            self.counters.drop(why, open_frames)
+
+    def _give_up(self, reason: str) -> None:
+        self.counters.drop(reason, len(self._kept))
+        self._kept.clear()
+
+    def _failed(self, kind: str, error: Exception) -> None:
+        if self._stopping.is_set():  # the ROS context is gone, so every call fails
+            return
+        self._telemetry.trouble(kind, f"{type(error).__name__}: {error}")
+        if self._may_log(kind):
+            log.error("%s failed, its frames are dropped: %s: %s", kind, type(error).__name__, error, exc_info=error)

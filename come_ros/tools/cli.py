@@ -1,0 +1,104 @@
+"""The command `come_ros`: finds the subcommand, parses its options, turns errors that a user can mend into one line.
+
+A subcommand is a module here: its docstring is its help (from a line "examples:" on, below the options), with
+`add_arguments(parser)` and `run(options) -> int | None` (exit code). It is imported only when called for, so that
+`come_ros --help` needs neither torch nor ROS.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import ComeRosError
+
+COMMANDS = {
+    "demo": "render a room (or take a bag), play it to the live node over DDS, score and draw what comes out",
+    "node": "run the live ROS 2 node; takes ROS arguments (--ros-args ...)",
+    "train": "train the small model on procedural rooms",
+    "doctor": "check this machine: what is there, what is missing, how to mend it",
+}
+LATER = {
+    "bag": ("a bag or folder in; cloud, trajectory, depth and scores out, without DDS", "the bag tool"),
+    "eval": ("score depth and trajectories against ground truth", "the bag tool"),
+    "distill": ("train the confidence predictor of Co-Me", "the Co-Me accelerator"),
+    "bench": ("time backbones and accelerators on this machine", "the Co-Me accelerator"),
+}
+_NODE_HELP = """usage: come_ros node [--ros-args [-r FROM:=TO] [-p NAME:=VALUE] [--params-file FILE] ...]
+
+Runs the live node. Topics are remapped and parameters set as for any ROS 2 node; the README lists both.
+
+examples:
+  come_ros node --ros-args -r image:=/camera/image_raw
+  come_ros node --ros-args -r image:=/camera/image_raw --params-file my.yaml -p window.size:=6"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `come_ros ARGV...` (default: this process's arguments) and returns its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = _parser().parse_args(argv[:1] or ["--help"]).command  # --help and --version exit in here
+    if name in LATER:
+        print(f"come_ros {name}: not in this version yet ({__version__}): comes with {LATER[name][1]}", file=sys.stderr)
+        return 2
+    try:
+        return _run_node(argv[1:]) if name == "node" else _run_tool(name, argv[1:])
+    except ComeRosError as error:
+        return _fail(name, str(error))
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "come_ros":
+            raise  # a part of come_ros itself: a fault of ours, shown in full
+        return _fail(name, f"needs the Python package {error.name!r}, which is not installed: see `come_ros doctor`")
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone (`come_ros ... | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit stays quiet
+        return 141
+
+
+def _parser() -> argparse.ArgumentParser:
+    rows = [f"  {name:8} {text}" for name, text in COMMANDS.items()]
+    rows += [f"  {name:8} (not in this version yet) {text}" for name, (text, _) in LATER.items()]
+    parser = argparse.ArgumentParser(
+        prog="come_ros",
+        usage="come_ros [--version] COMMAND [options]",
+        description="Dense geometry from one uncalibrated camera, in real time, for ROS 2 robots.",
+        epilog="commands:\n" + "\n".join(rows) + "\n\n`come_ros COMMAND --help` describes one of them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"come_ros {__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=[*COMMANDS, *LATER], help="one of the commands below")
+    return parser
+
+
+def _run_tool(name: str, argv: list[str]) -> int:
+    tool = importlib.import_module(f"come_ros.tools.{name}")
+    description, *examples = re.split(r"^(?=examples:)", tool.__doc__ or "", flags=re.IGNORECASE | re.MULTILINE)
+    parser = argparse.ArgumentParser(
+        prog=f"come_ros {name}",
+        description=description.strip(),
+        epilog="".join(examples).strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tool.add_arguments(parser)
+    return tool.run(parser.parse_args(argv)) or 0
+
+
+def _run_node(argv: list[str]) -> int:
+    if argv and argv[0] in ("-h", "--help"):
+        print(_NODE_HELP)
+        return 0
+    return importlib.import_module("come_ros.ros.node").main(argv) or 0
+
+
+def _fail(name: str, message: str) -> int:
+    print(f"come_ros {name}: {message}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

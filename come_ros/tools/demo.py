@@ -1,0 +1,160 @@
+"""Shows the live node at work: renders a room (or takes your bag), plays it in real time, records, scores, draws.
+
+Node, camera and recorder are processes of their own, in a DDS domain of their own on this machine. Results are in the
+output folder: output.mcap (what the node published; opens in Foxglove and RViz), metrics.json, overview.png, the logs.
+
+examples:
+  come_ros demo                      a rendered room, the bundled model
+  come_ros demo my_bag               your recording; scored if it holds depth or /ground_truth/odometry
+  come_ros demo --weights vggt.pt --params my.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .. import __version__
+from ..errors import ComeRosError
+
+SIZE = (320, 240)
+FRAMES, HZ = 200, 10.0
+SEED = 20_000_512  # a test room, chosen for its furniture: never trained on, and not one of the scored ones
+INPUT = "input"
+RESULTS = ("overview.png", "metrics.json", "output.mcap", "trajectory.tum")
+
+
+class DemoError(ComeRosError):
+    """The demo cannot go on."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bag", nargs="?", default=None, help="ROS bag to play instead of a rendered room")
+    parser.add_argument("--bag", dest="bag_option", metavar="BAG", default=None, help="the same")
+    parser.add_argument("-o", "--out", default="out/demo", help="output folder (default: %(default)s)")
+    parser.add_argument("--topic", default=None, help="image topic of the bag, if it holds several")
+    parser.add_argument(
+        "--rate", type=float, default=1.0, help="speed of playing, 1 is real time (default: %(default)s)"
+    )
+    parser.add_argument("--frames", type=int, default=FRAMES, help="images of the rendered room (default: %(default)s)")
+    parser.add_argument(
+        "--size", default=f"{SIZE[0]}x{SIZE[1]}", metavar="WxH", help="their size (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=SEED, help="which room (default: %(default)s)")
+    parser.add_argument("--weights", default=None, help="weights file instead of the bundled model")
+    parser.add_argument("--params", default=None, help="ROS parameters file for the node")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0 if the node did its work and ended in order, 1 otherwise."""
+    if not 0 < options.rate <= 100:
+        raise DemoError(f"--rate is {options.rate:g}, but must lie in 0 .. 100")
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    bag = options.bag or options.bag_option or render_room(out / INPUT, options.seed, options.frames, options.size)
+    title = f"come_ros {__version__}: " + (f"room {options.seed}" if bag == out / INPUT else Path(bag).name)
+    metrics = play_and_score(
+        bag, out, title, topic=options.topic, rate=options.rate, weights=options.weights, params=options.params
+    )
+    from .scores import table
+
+    print(table(metrics))
+    files = ", ".join(str(out / name) for name in RESULTS)
+    print(f"\n{files}; {metrics['run']['seconds']:.0f} s live")
+    return int(not sound(metrics))
+
+
+def sound(metrics: dict[str, Any]) -> bool:
+    """Whether the node did its work: something came out, every frame is accounted for, and it ended in order."""
+    return bool(metrics["frames"]["used"] and metrics["frames"]["balanced"] and metrics["run"]["exit_code"] == 0)
+
+
+def render_room(bag: Path, seed: int, frames: int, size: str) -> Path:
+    """A camera's walk through a room, HZ images per second, as a bag with its truth; replaces one. Raises DemoError."""
+    import numpy as np
+
+    from ..datasets import synthetic
+    from ..datasets.rosbag import BagWriter
+    from ..types import Frame
+
+    if bag.exists():
+        if not (bag / "metadata.yaml").is_file():
+            raise DemoError(f"{bag} is there, but is no bag: move it away, or choose another folder with --out")
+        shutil.rmtree(bag)
+    images, depths = [], []
+    try:
+        width, height = (int(v) for v in size.split("x"))
+        scene = synthetic.make_scene(seed)
+        poses = synthetic.camera_path(scene, seed, frames, HZ, 1.0)
+        k = scene.intrinsics(width, height)
+        with tqdm(total=frames, desc="rendering", unit="img", disable=None) as bar:
+            for i in range(0, frames, 8):
+                image, depth = synthetic.render(scene, poses[i : i + 8], k, width, height, os.cpu_count() or 1)
+                images.append(image)
+                depths.append(depth)
+                bar.update(len(image))
+    except ValueError as error:
+        raise DemoError(f"cannot render {frames} images of {size} in room {seed}: {error}") from error
+    stream = np.random.default_rng((seed, synthetic.GENERATOR_VERSION, synthetic.STREAM_PHOTOMETRIC))
+    pictures = synthetic.degrade(np.concatenate(images), stream)
+    with BagWriter(bag) as writer:
+        for i, depth in enumerate(np.concatenate(depths)):
+            stamp = synthetic.EPOCH_NS + round(i * 1e9 / HZ)
+            writer.write(Frame(pictures[i], stamp, "camera_optical_frame", k), depth, poses[i])
+    return bag
+
+
+def play_and_score(
+    bag: str | Path,
+    out: Path,
+    title: str,
+    topic: str | None = None,
+    rate: float = 1.0,
+    weights: str | None = None,
+    params: str | None = None,
+) -> dict[str, Any]:
+    """Plays `bag` to the live node; leaves recording, metrics, picture in `out`. The metrics. Raises ComeRosError."""
+    from .live import Camera, run_live
+    from .picture import draw
+    from .scores import read_recording, read_truth, score, write_tum_poses
+
+    arguments: list[str] = []
+    for file, given in ((params, ["--params-file", params]), (weights, ["-p", f"weights:={weights}"])):
+        if file is not None:
+            if not Path(file).is_file():
+                raise DemoError(f"{file} does not exist")
+            arguments += [str(v) for v in given]
+    camera = Camera.of_bag(bag, topic, rate)
+    for name in RESULTS:  # of a run before: must not be taken for this one's if it fails
+        (out / name).unlink(missing_ok=True)
+    with tqdm(total=_images(bag, topic), unit="img", disable=None) as bar:
+
+        def progress(text: str, sent: int) -> None:
+            bar.set_description_str(text)
+            bar.update(sent - bar.n)
+
+        live = run_live(camera, out, arguments, progress=progress)
+        bar.set_description_str("scoring")
+        recording = read_recording(live.recording)
+        truth = read_truth(bag, recording, topic)
+        metrics = score(live, recording, truth, camera.topic)
+    metrics = {"come_ros": __version__, "bag": str(bag), "topic": camera.topic, "rate": rate, **metrics}
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_tum_poses(out / "trajectory.tum", recording.odom_from_camera)
+    if not recording.depth:
+        raise DemoError(f"the node published no depth: see {out / 'node.log'} and {out / 'metrics.json'}")
+    draw(out / "overview.png", bag, recording, truth, metrics, title)
+    return metrics
+
+
+def _images(bag: str | Path, topic: str | None) -> int:
+    from ..datasets.rosbag import Bag
+
+    with Bag(bag, topic) as source:
+        return len(source)

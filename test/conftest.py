@@ -1,0 +1,86 @@
+"""What all tests share: DDS kept on this machine, the recorded data, and a last look that nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from come_ros.ros.environment import isolated_dds_environment
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_MEMORY = Path("/dev/shm")
+SESSION = "COME_ROS_TEST_SESSION"  # every process started by a test inherits it, however far its parents are gone
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before any test module is imported: one DDS domain and one log folder for this run and all that it starts."""
+    log_dir = tempfile.mkdtemp(prefix="come_ros_test_log_")
+    config.add_cleanup(lambda: shutil.rmtree(log_dir, ignore_errors=True))
+    os.environ.update(isolated_dds_environment(log_dir=log_dir))
+    os.environ[SESSION] = uuid.uuid4().hex
+    with contextlib.suppress(ImportError):
+        from hypothesis import settings
+
+        settings.register_profile("come_ros", deadline=None)  # machines under load are slow, not wrong
+        settings.load_profile("come_ros")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of recorded data (real/, parity/): data/ in $COME_ROS_SHARED, else in `shared` beside the checkout."""
+    folder = Path(os.environ.get("COME_ROS_SHARED") or ROOT.parent / "shared") / "data"
+    if not folder.is_dir():
+        reason = f"no recorded data at {folder}: set COME_ROS_SHARED to the folder that holds data/"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    """Set up first, so torn down last: fails if a process of this session still runs or left shared memory behind."""
+    before = _dds_memory()
+    yield
+    deadline = time.monotonic() + 5.0  # a process just told to end may need a moment
+    while (processes := _session_processes()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not processes, f"processes still running after the tests: {processes}"
+    left = {name for name in _dds_memory() - before if not _in_use(name)}
+    assert not left, f"shared memory left in {SHARED_MEMORY} by a process that did not end in order: {sorted(left)}"
+
+
+def _dds_memory() -> set[str]:
+    return {p.name for pattern in ("fastdds_*", "sem.fastdds_*") for p in SHARED_MEMORY.glob(pattern)}
+
+
+def _session_processes() -> list[str]:
+    """Living processes other than this one that carry our session's mark, as 'pid command line'."""
+    mark = f"{SESSION}={os.environ[SESSION]}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            if mark in (entry / "environ").read_bytes().split(b"\0") and int(entry.name) != os.getpid():
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                # multiprocessing's own server ends with this process, by design
+                if command and "multiprocessing.resource_tracker" not in command:
+                    found.append(f"{entry.name} {command[:200]}")
+    return found
+
+
+def _in_use(name: str) -> bool:
+    """Whether a living process has the segment mapped: other DDS programs may run on this machine during the tests."""
+    path = os.fsencode(SHARED_MEMORY / name)
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if path in (entry / "maps").read_bytes():
+                return True
+    return False

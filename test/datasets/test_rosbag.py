@@ -1,0 +1,167 @@
+"""Bags: what is written comes back bit for bit, both storages and ROS 1; what cannot be used is said in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from come_ros.datasets.rosbag import Bag, BagWriter, write_tum
+from come_ros.datasets.tum import TumSequence
+from come_ros.errors import DatasetError
+from come_ros.geometry import rotation_from_vector, transform
+from come_ros.types import Frame
+
+pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[tools]'")
+
+START_NS = 1_700_000_000_123_456_789
+K = np.array([[60.0, 0, 31.5], [0, 61.0, 23.5], [0, 0, 1]])
+
+
+def frames(count: int = 4, camera: str = "cam_optical_frame") -> list[Frame]:
+    rng = np.random.default_rng(1)
+    return [
+        Frame(rng.integers(0, 256, (48, 64, 3), np.uint8), START_NS + i * 100_000_001, camera, K) for i in range(count)
+    ]
+
+
+def poses(count: int = 4) -> list[np.ndarray]:
+    return [transform(rotation_from_vector([0.1 * i, 0.2, -0.3 * i]), [i, 0.5, -0.25 * i]) for i in range(count)]
+
+
+def depths(count: int = 4) -> list[np.ndarray]:
+    rng = np.random.default_rng(2)
+    out = rng.uniform(0.5, 5, (count, 48, 64)).astype(np.float32)
+    out[:, :3] = np.nan
+    return list(out)
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_what_is_written_comes_back(tmp_path: Path, storage: str) -> None:
+    with BagWriter(tmp_path / "bag", storage) as writer:
+        for frame, depth, pose in zip(frames(), depths(), poses(), strict=True):
+            writer.write(frame, depth, pose)
+    file = next((tmp_path / "bag").glob("*.mcap" if storage == "mcap" else "*.db3"))
+    for path in (tmp_path / "bag", file):
+        with Bag(path) as bag:
+            assert bag.topic == "/camera/image_raw" and bag.camera_info_topic == "/camera/camera_info"
+            assert bag.depth_topic == "/camera/depth/image_raw" and bag.camera == "cam_optical_frame"
+            assert len(bag) == 4
+            for got, sent in zip(bag.iter_frames(), frames(), strict=True):
+                assert got.stamp_ns == sent.stamp_ns and got.camera == sent.camera
+                np.testing.assert_array_equal(got.image, sent.image)
+                np.testing.assert_array_equal(got.intrinsics, K)
+            stamps, read = zip(*bag.iter_depth(), strict=True)
+            np.testing.assert_array_equal(np.stack(read), np.stack(depths()))
+            truth = bag.truth()
+            assert list(truth) == list(stamps) == [f.stamp_ns for f in frames()]
+            np.testing.assert_allclose(np.stack(list(truth.values())), np.stack(poses()), atol=1e-12)
+
+
+def test_rclpy_reads_the_raw_messages(tmp_path: Path) -> None:
+    pytest.importorskip("rclpy", reason="rclpy is not installed")
+    from rclpy.serialization import deserialize_message
+    from sensor_msgs.msg import CameraInfo, Image
+
+    with BagWriter(tmp_path / "bag") as writer:
+        for frame in frames():
+            writer.write(frame)
+    kinds = {"/camera/image_raw": Image, "/camera/camera_info": CameraInfo}
+    with Bag(tmp_path / "bag") as bag:
+        raw = list(bag.iter_raw(*kinds))
+    assert [topic for _, topic, _ in raw] == ["/camera/camera_info", "/camera/image_raw"] * 4
+    for (when, topic, data), frame in zip(raw, np.repeat(np.array(frames(), object), 2), strict=True):
+        message = deserialize_message(data, kinds[topic])
+        assert message.header.stamp.sec * 10**9 + message.header.stamp.nanosec == when == frame.stamp_ns
+        assert (message.width, message.height) == (64, 48)
+        if topic.endswith("raw"):
+            assert bytes(message.data) == frame.image.tobytes()
+
+
+def test_ros1_bags_are_read_and_become_ros2_messages(tmp_path: Path) -> None:
+    from rosbags.rosbag1 import Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    store, later = get_typestore(Stores.ROS1_NOETIC), get_typestore(Stores.ROS2_JAZZY)
+    image, info = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
+    types, (frame, *_) = store.types, frames()
+    sec, nanosec = divmod(START_NS, 10**9)
+    head = types["std_msgs/msg/Header"](7, types["builtin_interfaces/msg/Time"](sec, nanosec), "cam_optical_frame")
+    picture = types[image](head, 48, 64, "rgb8", 0, 192, frame.image.reshape(-1))
+    roi = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+    p = np.hstack([K, np.zeros((3, 1))]).reshape(-1)
+    about = types[info](head, 48, 64, "plumb_bob", np.zeros(5), K.reshape(-1), np.eye(3).reshape(-1), p, 0, 0, roi)
+    with Writer(tmp_path / "old.bag") as writer:
+        for topic, message in (("/cam/camera_info", about), ("/cam/image_raw", picture)):
+            connection = writer.add_connection(topic, message.__msgtype__, typestore=store)
+            writer.write(connection, START_NS, store.serialize_ros1(message, message.__msgtype__))
+    with Bag(tmp_path / "old.bag") as bag:
+        (got,) = bag.iter_frames()
+        np.testing.assert_array_equal(got.image, frame.image)
+        np.testing.assert_array_equal(got.intrinsics, K)
+        assert got.stamp_ns == START_NS and bag.topic == "/cam/image_raw"
+        ((_, _, data),) = bag.iter_raw("/cam/image_raw")
+    message = later.deserialize_cdr(data, image)
+    assert message.header.stamp.nanosec == nanosec and bytes(message.data) == frame.image.tobytes()
+
+
+def test_two_cameras_must_be_chosen_from(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.write(frames()[0])
+        writer._prefix = "/right"
+        writer.write(frames()[0])
+    with pytest.raises(DatasetError, match=r"2 image topics: choose one of /camera/image_raw, /right/image_raw"):
+        Bag(tmp_path / "bag")
+    with pytest.raises(DatasetError, match=r"no colour images on '/left'; it has /camera/image_raw, /right/image_raw"):
+        Bag(tmp_path / "bag", "/left")
+    with Bag(tmp_path / "bag", "/right/image_raw") as bag:
+        assert bag.camera_info_topic == "/right/camera_info" and len(bag) == 1
+
+
+def test_what_is_no_bag_of_images_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="does not exist"):
+        Bag(tmp_path / "nothing")
+    (tmp_path / "text.mcap").write_bytes(b"no mcap at all")
+    with pytest.raises(DatasetError, match="cannot be read as a bag"):
+        Bag(tmp_path / "text.mcap")
+    BagWriter(tmp_path / "empty").close()
+    with pytest.raises(DatasetError, match="empty"):
+        Bag(tmp_path / "empty")
+    with BagWriter(tmp_path / "blind") as writer:
+        writer._put("/ground_truth/odometry", writer._odometry(frames()[0], np.eye(4)), START_NS, absolute=True)
+    with pytest.raises(DatasetError, match=r"no colour images; it has /ground_truth/odometry"):
+        Bag(tmp_path / "blind")
+    with pytest.raises(DatasetError, match="exists"):
+        BagWriter(tmp_path / "blind")
+
+
+def test_a_damaged_image_is_left_out_and_counted(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        for i, frame in enumerate(frames()):
+            message = writer._image(frame, frame.image, "rgb8")
+            if i == 1:
+                message.data = message.data[:100]
+            writer._put("/image_raw", message, frame.stamp_ns)
+    with Bag(tmp_path / "bag") as bag:
+        assert len(list(bag.iter_frames())) == 3
+        assert bag.unreadable == 1
+
+
+def test_truth_of_another_frame_is_no_truth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.write(frames()[0])
+        base = frames(camera="base_link")[0]
+        writer._put("/ground_truth/odometry", writer._odometry(base, np.eye(4)), base.stamp_ns, absolute=True)
+    with Bag(tmp_path / "bag") as bag:
+        assert bag.truth() == {}
+    assert "moves base_link" in caplog.text
+
+
+def test_real_sequence_becomes_a_bag(tmp_path: Path, shared_data: Path) -> None:
+    sequence = TumSequence(shared_data / "real" / "tum_fr3_office")
+    write_tum(tmp_path / "bag", sequence)
+    with Bag(tmp_path / "bag") as bag:
+        assert len(bag) == len(sequence) == 20
+        assert bag.depth_topic == "" and len(bag.truth()) == sum(p is not None for p in sequence.poses)
+        assert [f.stamp_ns for f in bag.iter_frames()] == sequence.stamps_ns

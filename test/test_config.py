@@ -1,0 +1,144 @@
+"""Parameters: what is accepted, what is refused, and that each refusal says what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from come_ros.config import Config, Parameter, load_config, parameters
+from come_ros.errors import ComeRosError, ConfigError
+
+ALL = {p.name: p for p in parameters()}
+
+
+def _values(p: Parameter) -> st.SearchStrategy[object]:
+    """Allowed values of one parameter."""
+    if p.choices:
+        return st.sampled_from(p.choices)
+    if p.type is bool:
+        return st.booleans()
+    if p.type is int:
+        return st.integers(int(p.low), int(p.high))
+    if p.type is float:
+        return st.floats(p.low, p.high)
+    return st.text()
+
+
+def test_defaults_are_the_declared_ones() -> None:
+    assert Config().to_flat() == {name: p.default for name, p in ALL.items()}
+    assert list(Config().to_flat()) == list(ALL)
+
+
+@given(st.fixed_dictionaries({}, optional={name: _values(p) for name, p in ALL.items()}))
+def test_allowed_values_survive_the_round_trip(values: dict[str, object]) -> None:
+    wanted = {**Config().to_flat(), **values}
+    if wanted["window.overlap"] >= wanted["window.size"] or (
+        wanted["keyframe.min_interval"] > wanted["keyframe.max_interval"]
+    ):
+        with pytest.raises(ConfigError):
+            Config.from_flat(values)
+        return
+    config = Config.from_flat(values)
+    assert config.to_flat() == wanted
+    assert Config.from_flat(config.to_flat()) == config
+    assert config.replace() == config
+
+
+@pytest.mark.parametrize("p", ALL.values(), ids=ALL)
+def test_a_wrong_type_is_refused_with_name_value_and_type(p: Parameter) -> None:
+    wrong = 3 if p.type in (str, bool) else "3"
+    with pytest.raises(ConfigError, match=rf"{p.name} is {wrong!r} .*must be a {p.type.__name__}"):
+        Config.from_flat({p.name: wrong})
+
+
+@pytest.mark.parametrize("p", [p for p in ALL.values() if p.low is not None], ids=lambda p: p.name)
+def test_values_beyond_either_end_are_refused_with_the_range(p: Parameter) -> None:
+    for value in (p.type(p.low - 1), p.type(p.high + 1), *([float("nan")] if p.type is float else [])):
+        with pytest.raises(ConfigError) as caught:
+            Config.from_flat({p.name: value})
+        assert f"{p.name} is {value!r}" in str(caught.value)
+        assert p.range_text() in str(caught.value)
+
+
+@pytest.mark.parametrize("p", [p for p in ALL.values() if p.choices], ids=lambda p: p.name)
+def test_an_unknown_choice_is_refused_with_the_choices(p: Parameter) -> None:
+    with pytest.raises(ConfigError, match=f"must be one of {', '.join(p.choices)}"):
+        Config.from_flat({p.name: "no such thing"})
+
+
+def test_overlap_must_be_smaller_than_the_window() -> None:
+    with pytest.raises(ConfigError, match=r"window\.overlap is 6.*window\.size \(6\).*1\.\.5"):
+        Config.from_flat({"window.size": 6, "window.overlap": 6})
+
+
+def test_intervals_must_be_in_order() -> None:
+    with pytest.raises(ConfigError, match=r"keyframe\.min_interval \(2\.0\) is above keyframe\.max_interval \(1\.0\)"):
+        Config.from_flat({"keyframe.min_interval": 2.0})
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"'window\.sise'; did you mean 'window\.size'"):
+        Config.from_flat({"window.sise": 4})
+
+
+def test_a_name_like_no_other_is_answered_with_all() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.from_flat({"qqq": 4})
+    assert all(name in str(caught.value) for name in ALL)
+
+
+def test_whole_numbers_pass_for_floats_but_nothing_else_is_guessed() -> None:
+    config = Config.from_flat({"max_data_age": 1})
+    assert config.max_data_age == 1.0 and isinstance(config.max_data_age, float)
+    for name, value in (("window.size", 6.0), ("window.size", True), ("max_data_age", True), ("autostart", 1)):
+        with pytest.raises(ConfigError):
+            Config.from_flat({name: value})
+
+
+def test_configs_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().device = "cpu"  # type: ignore[misc]
+
+
+def test_config_errors_are_ours_and_value_errors() -> None:
+    assert issubclass(ConfigError, ComeRosError) and issubclass(ConfigError, ValueError)
+
+
+@pytest.mark.parametrize("root", ["/**", "come", "/robot/come"])
+def test_a_parameters_file_is_read_nested_or_dotted(tmp_path: Path, root: str) -> None:
+    file = tmp_path / "my.yaml"
+    body = "{use_sim_time: true, device: cpu, window: {size: 6}, cloud.stride: 2}"
+    file.write_text(f"{root}:\n  ros__parameters: {body}\n")
+    config = load_config(str(file), Config.from_flat({"threads": 1, "device": "auto"}))
+    assert config == Config.from_flat({"threads": 1, "device": "cpu", "window.size": 6, "cloud.stride": 2})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("window: {size: 6}\n", "is not a ROS parameters file"),
+        ("- 1\n", "is not a ROS parameters file"),
+        ("", "is not a ROS parameters file"),
+        ("/**: {ros__parameters: 3}\n", "is not a ROS parameters file"),
+        ("/**: [", "cannot read the parameters file"),
+        ("/**: {ros__parameters: {window: {sice: 6}}}\n", "did you mean 'window.size'"),
+        ("/**: {ros__parameters: {window: {size: 600}}}\n", "2 .. 64"),
+    ],
+)
+def test_a_bad_parameters_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        load_config(str(file))
+
+
+def test_a_missing_parameters_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the parameters file .*nowhere\.yaml"):
+        load_config(str(tmp_path / "nowhere.yaml"))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(ConfigError, match="cannot read the parameters file"):
+        load_config(str(tmp_path / "binary.yaml"))

@@ -1,0 +1,253 @@
+"""What is shipped agrees with itself: versions, files, commands, pinned packages and the tables of the README.
+
+`python test/test_packaging.py` writes the README's table of parameters.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import come_ros
+from come_ros.config import load_config, parameters
+from come_ros.errors import ConfigError
+from come_ros.tools import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+TABLE = re.compile(r"(<!-- parameters: .*?-->\n).*?(<!-- /parameters -->)", re.DOTALL)
+
+
+def parameter_table() -> str:
+    """The README's table of parameters, as declared in come_ros/config.py."""
+    rows = ["| parameter | default | allowed | live | meaning |", "|---|---|---|---|---|"]
+    for p in parameters():
+        default = f"`{str(p.default).lower() if p.type is bool else p.default}`" if p.default != "" else '`""`'
+        allowed = p.range_text().replace("|", "\\|") or {bool: "true \\| false", str: "text"}[p.type]
+        rows.append(f"| `{p.name}` | {default} | {allowed} | {'yes' if p.dynamic else ''} | {p.doc} |")
+    return "\n".join(rows) + "\n"
+
+
+@pytest.fixture(scope="module")
+def metadata() -> dict[str, Any]:
+    """The arguments setup.py gives to setuptools."""
+    setuptools = pytest.importorskip("setuptools")
+    given: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(setuptools, "setup", given.update)
+        runpy.run_path("setup.py")
+    return given
+
+
+def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`come_ros ARGUMENTS...` in a process of its own."""
+    command = [sys.executable, "-m", "come_ros.tools.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_all_versions_agree(metadata: dict[str, Any]) -> None:
+    package = ET.parse(ROOT / "package.xml").getroot()
+    changes = re.findall(r"^(\d+\.\d+\.\d+) \(", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE)
+    assert package.findtext("version") == metadata["version"] == changes[0] == come_ros.__version__
+    assert package.findtext("name") == metadata["name"] == "come_ros"
+    assert package.findtext("license") == metadata["license"] == "Apache-2.0"
+
+
+def test_package_xml_is_valid() -> None:
+    catkin_pkg = pytest.importorskip("catkin_pkg.package", reason="catkin_pkg is not installed")
+    warnings: list[str] = []
+    package = catkin_pkg.parse_package(str(ROOT / "package.xml"), warnings=warnings)
+    package.validate(warnings=warnings)
+    assert not warnings
+    assert package.get_build_type() == "ament_python"  # colcon takes an invalid file for a plain Python package
+
+
+def test_everything_ros_looks_for_is_installed(metadata: dict[str, Any]) -> None:
+    files = {folder: set(names) for folder, names in metadata["data_files"]}
+    assert files["share/ament_index/resource_index/packages"] == {"resource/come_ros"}
+    assert files["share/come_ros"] == {"package.xml"}
+    assert files["share/come_ros/launch"] == {str(p.relative_to(ROOT)) for p in _files("launch")}
+    assert files["share/come_ros/config"] == {str(p.relative_to(ROOT)) for p in _files("config")}
+    assert all((ROOT / name).is_file() for names in files.values() for name in names)
+
+
+def _files(folder: str) -> Iterator[Path]:
+    return (p for p in (ROOT / folder).glob("*") if p.is_file() and not p.name.startswith("."))
+
+
+def test_every_folder_of_code_is_a_package(metadata: dict[str, Any]) -> None:
+    folders = {p.parent.relative_to(ROOT) for p in (ROOT / "come_ros").rglob("*.py")}
+    assert {".".join(folder.parts) for folder in folders} <= set(metadata["packages"])
+
+
+def test_commands_lead_to_functions(metadata: dict[str, Any]) -> None:
+    targets = dict(re.split(r"\s*=\s*", line) for line in metadata["entry_points"]["console_scripts"])
+    assert targets == {"come_ros": "come_ros.tools.cli:main", "come_node": "come_ros.ros.node:main"}
+    assert {p.stem for p in (ROOT / "come_ros" / "tools").glob("*.py")} >= set(cli.COMMANDS) - {"node"}
+
+
+def test_every_package_asked_for_is_pinned(metadata: dict[str, Any]) -> None:
+    def name(requirement: str) -> str:
+        return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")  # type: ignore[index]
+
+    pinned = [line for line in (ROOT / ".ci" / "requirements.txt").read_text().splitlines() if line[:1].isalnum()]
+    assert all("==" in line for line in pinned)
+    extras = metadata["extras_require"]
+    wanted = [*metadata["install_requires"], *(r for e in ("torch", "ros", "tools", "test") for r in extras[e])]
+    assert {name(r) for r in wanted} - {"torch"} <= {name(line) for line in pinned}
+    ros_pins = {r for r in extras["ros"] if r.startswith("ros-")}
+    assert ros_pins <= set(pinned)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_parameters_file_loads(file: Path) -> None:
+    load_config(str(file))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.xml")), ids=lambda p: p.name)
+def test_every_profile_is_well_formed(file: Path) -> None:
+    ET.parse(file)
+
+
+def test_the_readme_lists_every_parameter_as_declared() -> None:
+    found = TABLE.search(README.read_text(encoding="utf-8"))
+    assert found, "the README has lost its <!-- parameters --> marks"
+    assert found[0] == f"{found[1]}{parameter_table()}{found[2]}", "run: python test/test_packaging.py"
+
+
+def test_the_readme_lists_every_output() -> None:
+    node = pytest.importorskip("come_ros.ros.node", reason="rclpy is not installed", exc_type=ImportError)
+    rows = README.read_text(encoding="utf-8").splitlines()
+    for topic, (kind, depth) in node.OUTPUTS.items():
+        row = next(row for row in rows if row.startswith(f"| `{topic}` |"))
+        assert f"/{kind.__name__}" in row and f"depth {depth} " in row
+
+
+def test_help_lists_every_command() -> None:
+    done = run_command("--help")
+    assert done.returncode == 0
+    assert all(re.search(rf"^  {name} ", done.stdout, re.MULTILINE) for name in (*cli.COMMANDS, *cli.LATER))
+
+
+def test_help_needs_neither_torch_nor_ros() -> None:
+    script = (
+        "import sys; from come_ros.tools import cli; cli._parser(); print(*(m.partition('.')[0] for m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "rclpy", "cv2", "numpy"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("name", sorted(set(cli.COMMANDS) - {"node"}))
+def test_every_command_describes_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: come_ros {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(cli.LATER))
+def test_commands_of_later_versions_say_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([name, "anything"]) == 2
+    assert f"come_ros {name}: not in this version yet" in capsys.readouterr().err
+
+
+def test_an_unknown_command_is_refused() -> None:
+    done = run_command("bga")
+    assert done.returncode == 2 and "invalid choice" in done.stderr
+
+
+class _Tool:
+    """Stands in for a module of come_ros.tools."""
+
+    __doc__ = "Do nothing.\n\nexamples:\n  come_ros doctor --calm\n"
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def add_arguments(self, parser: Any) -> None:
+        parser.add_argument("--calm", action="store_true")
+
+    def run(self, options: Any) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ConfigError("window.size is 1, but must lie in 2 .. 64"), 1, "come_ros doctor: window.size is 1, but must"),
+        (
+            ModuleNotFoundError("No module named 'evo'", name="evo"),
+            1,
+            "come_ros doctor: needs the Python package 'evo'",
+        ),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+    ids=["wrong parameter", "missing package", "ctrl-c"],
+)
+def test_errors_of_the_user_are_one_line(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: _Tool(error))
+    assert cli.main(["doctor", "--calm"]) == code
+    printed = capsys.readouterr().err
+    assert printed.startswith(said) and printed.count("\n") == bool(said)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("ours"), ModuleNotFoundError("ours", name="come_ros.tools.doctor")], ids=repr
+)
+def test_faults_of_ours_keep_their_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: _Tool(error))
+    with pytest.raises(type(error)):
+        cli.main(["doctor"])
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f'"{sys.executable}" -u -m come_ros.tools.cli doctor | head -n 1'
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+
+
+def test_doctor_examines_this_machine() -> None:
+    done = run_command("doctor")
+    assert not done.stderr
+    levels = re.findall(r"^  (OK|WARN|FAIL) ", done.stdout, re.MULTILINE)
+    assert len(levels) > 10
+    assert done.returncode == int("FAIL" in levels)
+
+
+def test_doctor_sees_a_profile_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from come_ros.tools import doctor
+
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "/nowhere/profile.xml")
+    assert [f.level for f in doctor.profile()] == [doctor.FAIL]
+
+
+def test_doctor_reads_the_bundled_weights_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("safetensors")
+    import numpy as np
+    from safetensors.numpy import save
+
+    from come_ros.tools import doctor
+
+    monkeypatch.setattr(doctor, "MODELS", tmp_path)
+    assert [f.level for f in doctor.weights()] == [doctor.FAIL]  # none at all
+    content = save({"a": np.zeros(100, np.float16)})
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert [f.level for f in doctor.weights()] == [doctor.OK]
+    (tmp_path / "model.safetensors").write_bytes(content[:-1])
+    assert [f.level for f in doctor.weights()] == [doctor.FAIL]
+
+
+if __name__ == "__main__":
+    text = README.read_text(encoding="utf-8")
+    README.write_text(TABLE.sub(lambda m: f"{m[1]}{parameter_table()}{m[2]}", text), encoding="utf-8")

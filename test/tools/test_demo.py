@@ -1,0 +1,234 @@
+"""The live demo end to end, with a small room and a stand-in for the model: what it writes and counts, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="rclpy is not installed: pip install '.[ros]', or source a ROS installation")
+pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]'")
+
+from come_ros.datasets.rosbag import write_synthetic
+from come_ros.datasets.synthetic import render_sequence
+from come_ros.tools import cli
+from come_ros.tools.live import Camera, LiveError, Processes, run_live
+from come_ros.tools.scores import read_recording, read_truth, score, table
+
+ROOT = Path(__file__).resolve().parents[2]
+FRAMES = 30
+TYPES = {
+    "/camera/image_raw": "sensor_msgs/msg/Image",
+    "/camera/camera_info": "sensor_msgs/msg/CameraInfo",
+    "/come/points": "sensor_msgs/msg/PointCloud2",
+    "/come/odometry": "nav_msgs/msg/Odometry",
+    "/come/depth/image": "sensor_msgs/msg/Image",
+    "/come/depth/camera_info": "sensor_msgs/msg/CameraInfo",
+    "/tf": "tf2_msgs/msg/TFMessage",
+    "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
+}
+FAKE = "/**:\n  ros__parameters:\n    backbone: fake\n    keyframe: {mode: every}\n"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """Output folder of one demo, and its exit code."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "fake.yaml").write_text(FAKE)
+    arguments = ["--frames", str(FRAMES), "--size", "160x120", "--params", str(folder / "fake.yaml")]
+    return folder / "out", cli.main(["demo", "-o", str(folder / "out"), *arguments])
+
+
+def test_demo_ends_well_and_every_frame_is_accounted_for(demo: tuple[Path, int]) -> None:
+    out, code = demo
+    metrics = json.loads((out / "metrics.json").read_text())
+    frames = metrics["frames"]
+    assert code == 0 and metrics["run"]["exit_code"] == 0 and metrics["run"]["stop_s"] < 3
+    assert frames["bag"] == frames["sent"] == FRAMES
+    assert frames["received"] >= FRAMES - 1 and frames["heard_by_recorder"] >= FRAMES - 1
+    assert frames["balanced"] and frames["pending"] == 0 and frames["used"] > 0
+    assert metrics["messages"]["~/odometry"] == metrics["messages"]["~/points"] == frames["used"]
+    for topic in ("~/odometry", "~/points"):
+        assert 0 < metrics["latency_ms"][topic]["p50"] <= metrics["latency_ms"][topic]["p95"]
+    for scaled in ("per_frame", "per_sequence"):
+        assert set(metrics["depth"][scaled]) == {"come_ros", "constant depth", "mean depth map"}
+    assert set(metrics["rotation"]["median_deg"]) == {"come_ros", "no rotation"}
+    assert metrics["trajectory"]["ate_rmse_m"]["not moving"] > 0
+    # two ways to the same number: ours, and the evo command's
+    ours, evo = metrics["rotation"]["rmse_deg"]["come_ros"], metrics["trajectory"]["rpe_rotation_rmse_deg"]
+    assert ours == pytest.approx(evo, rel=1e-3)
+    assert "null models" in table(metrics)
+
+
+def test_recording_is_read_by_an_independent_reader(demo: tuple[Path, int]) -> None:
+    from mcap.reader import make_reader
+    from mcap_ros2.decoder import DecoderFactory
+
+    out, _ = demo
+    types: dict[str, str] = {}
+    stamps: dict[str, list[int]] = {}
+    frames: dict[str, set[str]] = {}
+    with open(out / "output.mcap", "rb") as stream:
+        reader = make_reader(stream, decoder_factories=[DecoderFactory()])
+        assert reader.get_header().profile == "ros2"
+        for schema, channel, _, message in reader.iter_decoded_messages():
+            types[channel.topic] = schema.name
+            head = message.transforms[0].header if channel.topic == "/tf" else message.header
+            stamps.setdefault(channel.topic, []).append(head.stamp.sec * 10**9 + head.stamp.nanosec)
+            frames.setdefault(channel.topic, set()).add(head.frame_id)
+    assert types == TYPES
+    sent = set(stamps["/camera/image_raw"])
+    for topic in TYPES.keys() - {"/diagnostics", "/camera/image_raw", "/camera/camera_info"}:
+        assert stamps[topic] == stamps["/come/odometry"], topic
+        assert stamps[topic] == sorted(set(stamps[topic])) and set(stamps[topic]) <= sent, topic
+    assert frames["/tf"] == frames["/come/odometry"] == {"visual_odom"}
+    assert frames["/come/points"] == frames["/come/depth/image"] == {"camera_optical_frame"}
+
+
+def test_overview_is_a_picture(demo: tuple[Path, int]) -> None:
+    from PIL import Image
+
+    with Image.open(demo[0] / "overview.png") as picture:
+        assert min(picture.size) > 500
+        assert np.asarray(picture.convert("L")).std() > 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--size", "3x3"], "width is 3"),
+        (["--size", "small"], "cannot render"),
+        (["--frames", "0"], "cannot render"),
+        (["--rate", "0"], "--rate is 0"),
+        (["nowhere"], "nowhere does not exist"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str
+) -> None:
+    assert cli.main(["demo", "-o", str(tmp_path), *arguments]) == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and text in error[0]
+
+
+@pytest.fixture(scope="module")
+def small_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bag") / "bag"
+    write_synthetic(path, render_sequence(20_000_512, frames=60, width=64, height=48, rate_hz=10.0))
+    return path
+
+
+def test_a_node_that_cannot_start_says_why_and_nothing_is_left(tmp_path: Path, small_bag: Path) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"nothing")
+    with pytest.raises(LiveError, match=r"cannot read the weights file|cannot configure"):
+        run_live(Camera.of_bag(small_bag), tmp_path, ["-p", f"weights:={bad}"])
+    with pytest.raises(LiveError, match=r"(?s)the node has ended by itself.*windows\.size"):
+        run_live(Camera.of_bag(small_bag), tmp_path, ["-p", "windows.size:=4"])
+    assert not running(tmp_path)
+
+
+def test_a_node_that_dies_ends_the_run(tmp_path: Path, small_bag: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = {p.name for p in Path("/dev/shm").glob("*fastdds*")}
+    nodes = []
+    start = Processes.start
+
+    def remember(self: Processes, name: str, *arguments: str) -> object:
+        nodes.append((name, start(self, name, *arguments)))
+        return nodes[-1][1]
+
+    def kill_at(text: str, sent: int) -> None:
+        if sent >= 10:
+            dict(nodes)["node"]._process.kill()
+
+    monkeypatch.setattr(Processes, "start", remember)
+    with pytest.raises(LiveError, match=r"the node has ended by itself \(exit code -9\)"):
+        run_live(Camera.of_bag(small_bag), tmp_path, ["-p", "backbone:=fake"], progress=kill_at)
+    assert not running(tmp_path)
+    assert not unmapped({p.name for p in Path("/dev/shm").glob("*fastdds*")} - memory)
+
+
+def test_ctrl_c_leaves_nothing_running(tmp_path: Path, small_bag: Path) -> None:
+    (tmp_path / "fake.yaml").write_text(FAKE)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "come_ros.tools.cli", "demo", str(small_bag), "-o", str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*command, "--params", str(tmp_path / "fake.yaml")],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    end = time.monotonic() + 60
+    while not (out / "player.log").exists():
+        assert time.monotonic() < end and process.poll() is None, process.stdout and process.stdout.read()
+        time.sleep(0.05)
+    time.sleep(1.0)
+    assert len(running(out)) == 3
+    process.send_signal(signal.SIGINT)
+    assert process.wait(15) == 130
+    process.stdout.close()  # type: ignore[union-attr]
+    assert not running(out)
+
+
+def test_delivery_over_dds(tmp_path: Path) -> None:
+    """60 images of 640x480 at 15 Hz, best effort, as test/benchmark/delivery.py does with 1000."""
+    run = run_live(Camera.of_pattern(640, 480, 60, 15.0), tmp_path, ["-p", "backbone:=fake"], record_inputs=False)
+    recording = read_recording(run.recording)
+    assert len(run.sent) == 60 and run.settled
+    assert int(recording.input["received"]) >= 59
+
+
+def test_perfect_answers_score_perfectly(small_bag: Path) -> None:
+    from come_ros.datasets.rosbag import Bag
+    from come_ros.geometry import BODY_FROM_OPTICAL
+    from come_ros.tools.live import LiveRun
+    from come_ros.tools.scores import Recording, in_model_pixels
+
+    recording = Recording(points_frame="c", camera="c")
+    with Bag(small_bag) as bag:
+        for (stamp, pose), (_, depth) in zip(bag.truth().items(), bag.iter_depth(), strict=True):
+            recording.odom_from_camera[stamp] = BODY_FROM_OPTICAL @ pose
+            recording.odom_from_camera[stamp][:3, 3] /= 3
+            recording.depth[stamp] = in_model_pixels(depth, (42, 56)) / 3
+    recording.input = {"received": "60", "used": "60", "pending": "0", "dropped_busy": "0"}
+    truth = read_truth(small_bag, recording)
+    run = LiveRun([(s, s) for s in recording.depth], Path("x"), True, True, 1, 1, 0, 0, 1)
+    metrics = score(run, recording, truth, "/camera/image_raw")
+    for scaled in ("per_frame", "per_sequence"):
+        assert metrics["depth"][scaled]["come_ros"] == {"abs_rel": pytest.approx(0, abs=1e-5), "delta": 1.0}
+        assert metrics["depth"][scaled]["constant depth"]["delta"] < 0.95
+    assert metrics["trajectory"]["ate_rmse_m"]["come_ros"] == pytest.approx(0, abs=1e-4)
+    assert metrics["rotation"]["median_deg"]["come_ros"] == pytest.approx(0, abs=1e-3)
+
+
+def running(folder: Path) -> list[str]:
+    """Living processes whose command line or log folder lies in `folder`."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environment, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(entry.name) != os.getpid() and f"ROS_LOG_DIR={folder}".encode() in environment and command:
+            found.append(command.replace(b"\0", b" ").decode())
+    return found
+
+
+def unmapped(names: set[str]) -> set[str]:
+    """Those in shared memory that no living process uses: others may run DDS on this machine too."""
+    time.sleep(0.2)
+    mapped = b""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            mapped += maps.read_bytes()
+        except OSError:
+            continue
+    return {name for name in names if os.fsencode(f"/dev/shm/{name}") not in mapped and Path("/dev/shm", name).exists()}
