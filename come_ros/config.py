@@ -41,7 +41,9 @@ class Input:
         choices=("best_effort", "reliable"),
     )
     depth: int = _param(5, "QoS history depth of the image subscription", low=1, high=200)
-    max_side: int = _param(0, "longer side of the model's image, px; 0 = the model's own size", low=0, high=1036)
+    max_side: int = _param(
+        0, "longer side of the model's image, px, from 112 on; 0 = the model's own size", low=0, high=1036
+    )
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,11 @@ class Config:
                 f"window.overlap is {self.window.overlap}, but must be smaller than window.size ({self.window.size}): "
                 f"set window.overlap to 1..{self.window.size - 1}, or raise window.size"
             )
+        if 0 < self.input.max_side < 112:
+            raise ConfigError(
+                f"input.max_side is {self.input.max_side}, but must be 0 (the model's own size) or 112 .. 1036: "
+                f"smaller images hold too few patches"
+            )
         if self.keyframe.min_interval > self.keyframe.max_interval:
             raise ConfigError(
                 f"keyframe.min_interval ({self.keyframe.min_interval}) is above keyframe.max_interval "
@@ -211,7 +218,10 @@ class Parameter:
     dynamic: bool
 
     def coerce(self, value: Any) -> Any:
-        """`value` as this parameter's type: whole numbers pass for float ones (YAML `1` for `1.0`), nothing else is guessed."""
+        """`value` as it was meant: whole numbers pass for float ones (YAML `1` for `1.0`), and YAML reads the bare words off and on
+        as truth values; nothing else is guessed."""
+        if isinstance(value, bool) and (word := "on" if value else "off") in self.choices:
+            return word
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         return value

@@ -36,9 +36,12 @@ def test_defaults_are_the_declared_ones() -> None:
 @given(st.fixed_dictionaries({}, optional={name: _values(p) for name, p in ALL.items()}))
 def test_allowed_values_survive_the_round_trip(values: dict[str, object]) -> None:
     wanted = {**Config().to_flat(), **values}
-    if wanted["window.overlap"] >= wanted["window.size"] or (
-        wanted["keyframe.min_interval"] > wanted["keyframe.max_interval"]
-    ):
+    together = (
+        wanted["window.overlap"] < wanted["window.size"]
+        and wanted["keyframe.min_interval"] <= wanted["keyframe.max_interval"]
+        and (wanted["input.max_side"] == 0 or wanted["input.max_side"] >= 112)
+    )
+    if not together:
         with pytest.raises(ConfigError):
             Config.from_flat(values)
         return
@@ -75,6 +78,13 @@ def test_overlap_must_be_smaller_than_the_window() -> None:
         Config.from_flat({"window.size": 6, "window.overlap": 6})
 
 
+def test_tiny_images_are_refused() -> None:
+    for side in (1, 111):
+        with pytest.raises(ConfigError, match=rf"input\.max_side is {side}, but must be 0 .* or 112 \.\. 1036"):
+            Config.from_flat({"input.max_side": side})
+    assert Config.from_flat({"input.max_side": 112}).input.max_side == 112
+
+
 def test_intervals_must_be_in_order() -> None:
     with pytest.raises(ConfigError, match=r"keyframe\.min_interval \(2\.0\) is above keyframe\.max_interval \(1\.0\)"):
         Config.from_flat({"keyframe.min_interval": 2.0})
@@ -97,6 +107,12 @@ def test_whole_numbers_pass_for_floats_but_nothing_else_is_guessed() -> None:
     for name, value in (("window.size", 6.0), ("window.size", True), ("max_data_age", True), ("autostart", 1)):
         with pytest.raises(ConfigError):
             Config.from_flat({name: value})
+
+
+def test_bare_off_of_yaml_is_a_word_where_it_is_a_choice() -> None:
+    assert Config.from_flat({"tf.mode": False}).tf.mode == "off"
+    with pytest.raises(ConfigError):
+        Config.from_flat({"scale.mode": False})
 
 
 def test_configs_cannot_be_changed() -> None:

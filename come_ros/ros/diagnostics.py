@@ -81,9 +81,12 @@ def _input_faults(view: NodeView, telemetry: Telemetry, counts: Counts) -> Itera
         return
     silence = telemetry.silence_s()
     if silence >= SILENT_ERROR_S and view.publishers:
-        yield ERROR, (
-            f"no image for {silence:.0f} s, though {view.publishers} publish on {view.topic}: check that the camera runs, "
-            f"publishes reliable or with the large-message profile, and that its QoS matches input.reliability"
+        yield (
+            ERROR,
+            (
+                f"no image for {silence:.0f} s, though {view.publishers} publish on {view.topic}: check that the camera runs, "
+                f"publishes reliable or with the large-message profile, and that its QoS matches input.reliability"
+            ),
         )
     elif silence >= SILENT_WARN_S:
         yield WARN, f"no image for {silence:.0f} s on {view.topic}: start the camera, or remap `image` to its topic"
@@ -92,16 +95,25 @@ def _input_faults(view: NodeView, telemetry: Telemetry, counts: Counts) -> Itera
     if view.qos_conflict:
         yield WARN, view.qos_conflict
     if counts.received and telemetry.camera_info != "ok":
-        yield WARN, f"{telemetry.camera_info}: remap `camera_info` to a calibrated one; until then the predicted intrinsics are used"
+        yield (
+            WARN,
+            f"{telemetry.camera_info}: remap `camera_info` to a calibrated one; until then the predicted intrinsics are used",
+        )
     if "without" in view.clock:
-        yield WARN, "use_sim_time is set but nothing comes on /clock: play the bag with --clock, or set use_sim_time to false"
+        yield (
+            WARN,
+            "use_sim_time is set but nothing comes on /clock: play the bag with --clock, or set use_sim_time to false",
+        )
 
 
 def _inference_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
     rates = telemetry.rates()
     return {
         "state": view.state,
-        **{"device": view.device, "backbone": config.backbone, "accelerator": config.accelerator.name, **view.backbone},
+        "device": view.device,
+        "backbone": config.backbone,
+        "accelerator": config.accelerator.name,
+        **view.backbone,
         "window": config.window.size,
         "overlap": config.window.overlap,
         "resolution": telemetry.resolution,

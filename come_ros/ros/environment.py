@@ -60,7 +60,9 @@ def free_domain_id() -> int:
     return random.SystemRandom().randint(1, 100)
 
 
-def isolated_dds_environment(domain_id: int | None = None, log_dir: str | os.PathLike[str] | None = None) -> dict[str, str]:
+def isolated_dds_environment(
+    domain_id: int | None = None, log_dir: str | os.PathLike[str] | None = None
+) -> dict[str, str]:
     """A copy of the environment in which ROS talks to this machine only, in a domain of its own, with the large-message profile.
 
     log_dir: folder of ROS log files; None leaves the one set, else a `come_ros_log` under the temporary folder.
@@ -69,7 +71,9 @@ def isolated_dds_environment(domain_id: int | None = None, log_dir: str | os.Pat
 
     environment = dict(os.environ)
     environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    if environment.get("ROS_DISTRO") == "humble":  # which does not know the discovery range; newer ones warn of this variable
+    if (
+        environment.get("ROS_DISTRO") == "humble"
+    ):  # which does not know the discovery range; newer ones warn of this variable
         environment["ROS_LOCALHOST_ONLY"] = "1"
     environment["ROS_DOMAIN_ID"] = str(free_domain_id() if domain_id is None else domain_id)
     if log_dir is not None:

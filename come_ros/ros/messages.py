@@ -1,16 +1,14 @@
 """Arrays <-> ROS messages: Image, CompressedImage, CameraInfo, PointCloud2, Odometry, TransformStamped. Plain numpy.
 
 Payloads are array.array('B'): every other type is copied element by element, or checked element by element, by some distro's
-generated setter (seconds per message). Where cv_bridge and sensor_msgs_py are to be preferred on a ROS installation, the choice
-belongs here, once, behind `decode_image` and `point_cloud`.
+generated setter (seconds per message). Pictures come out of messages in images.py, which needs no ROS. Where cv_bridge and
+sensor_msgs_py are to be preferred on a ROS installation, the choice belongs here, behind `decode_image` and `point_cloud`.
 """
 
 from __future__ import annotations
 
 import array
-import io
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,134 +16,34 @@ from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Pose, Quaternion, Transform, TransformStamped, Twist, Vector3
 from nav_msgs.msg import Odometry
 from numpy.typing import NDArray
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
 from ..errors import FrameError
 from ..geometry import quat_xyzw_from_matrix
+from ..images import SUPPORTED, decode_image, encoding_of, intrinsics_from_camera_info
 from ..types import F32, F64, U8
 
+__all__ = [
+    "SUPPORTED",
+    "camera_info_message",
+    "decode_image",
+    "depth_message",
+    "encoding_of",
+    "header",
+    "image_message",
+    "intrinsics_from_camera_info",
+    "odometry_message",
+    "payload",
+    "point_cloud",
+    "points_of",
+    "pose_message",
+    "pose_of",
+    "stamp_ns",
+    "transform_message",
+]
+
 NANO = 1_000_000_000
-
-
-def _gray(a: NDArray[Any]) -> U8:
-    return np.repeat(a[:, :, None] if a.ndim == 2 else a, 3, axis=2)
-
-
-def _gray16(a: NDArray[Any]) -> U8:
-    return _gray(((a.astype(np.uint32) + 128) // 257).astype(np.uint8))
-
-
-def _by_opencv(code: str) -> Callable[[NDArray[Any]], U8]:
-    def convert(a: NDArray[Any]) -> U8:
-        import cv2
-
-        return cv2.cvtColor(np.ascontiguousarray(a), getattr(cv2, code))
-
-    return convert
-
-
-def _rgb(a: NDArray[Any]) -> U8:
-    return a[:, :, :3]
-
-
-def _bgr(a: NDArray[Any]) -> U8:
-    return a[:, :, 2::-1]
-
-
-# encoding -> channels, type of one, conversion to RGB. Types without a meaning (8UC3) are taken as OpenCV's order.
-_ENCODINGS: dict[str, tuple[int, str, Callable[[NDArray[Any]], U8]]] = {
-    "rgb8": (3, "u1", _rgb),
-    "bgr8": (3, "u1", _bgr),
-    "rgba8": (4, "u1", _rgb),
-    "bgra8": (4, "u1", _bgr),
-    "mono8": (1, "u1", _gray),
-    "mono16": (1, "u2", _gray16),
-    "8UC1": (1, "u1", _gray),
-    "8UC3": (3, "u1", _bgr),
-    "8UC4": (4, "u1", _bgr),
-    "yuv422": (2, "u1", _by_opencv("COLOR_YUV2RGB_UYVY")),
-    "uyvy": (2, "u1", _by_opencv("COLOR_YUV2RGB_UYVY")),
-    "yuv422_yuy2": (2, "u1", _by_opencv("COLOR_YUV2RGB_YUY2")),
-    "yuyv": (2, "u1", _by_opencv("COLOR_YUV2RGB_YUY2")),
-    "nv12": (1, "u1", _by_opencv("COLOR_YUV2RGB_NV12")),
-    # OpenCV names a pattern by its second row and column: rggb is its BG
-    "bayer_rggb8": (1, "u1", _by_opencv("COLOR_BayerBG2RGB")),
-    "bayer_bggr8": (1, "u1", _by_opencv("COLOR_BayerRG2RGB")),
-    "bayer_gbrg8": (1, "u1", _by_opencv("COLOR_BayerGR2RGB")),
-    "bayer_grbg8": (1, "u1", _by_opencv("COLOR_BayerGB2RGB")),
-}
-SUPPORTED = ", ".join(_ENCODINGS)
-_EVEN_WIDTH = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12")
-_DEPTH = ("16UC1", "32FC1", "mono16; compressedDepth")
-
-
-def decode_image(message: Image | CompressedImage) -> U8:
-    """The (H, W, 3) uint8 RGB picture in a message; it may share the message's memory. Raises FrameError."""
-    if isinstance(message, CompressedImage):
-        return _decompress(message)
-    if message.encoding not in _ENCODINGS:
-        depth = " is a depth image, not a colour one" if message.encoding in _DEPTH else " cannot be read"
-        raise FrameError(f"image encoding {message.encoding!r}{depth}: publish one of {SUPPORTED}")
-    channels, kind, convert = _ENCODINGS[message.encoding]
-    height, width = message.height, message.width
-    planar = message.encoding == "nv12"  # a plane of luma, then one of chroma with half as many rows
-    if height < 1 or width < 1 or (message.encoding in _EVEN_WIDTH and width % 2) or (planar and height % 2):
-        raise FrameError(f"a {message.encoding} image of {width}x{height} px cannot be: check the driver's size settings")
-    rows = height + height // 2 if planar else height
-    dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
-    row_bytes = width * channels * dtype.itemsize
-    data = np.frombuffer(message.data, np.uint8)
-    if message.step < row_bytes or data.size < message.step * (rows - 1) + row_bytes:
-        raise FrameError(
-            f"a {message.encoding} image of {width}x{height} px has {data.size} bytes in rows of {message.step}, but needs rows "
-            f"of {row_bytes} or more, {rows} of them: the message is cut off, or its encoding is wrong (known: {SUPPORTED})"
-        )
-    shape, strides = (rows, width), (message.step, channels * dtype.itemsize)
-    if channels > 1:
-        shape, strides = (*shape, channels), (*strides, dtype.itemsize)
-    return np.ascontiguousarray(convert(np.ndarray(shape, dtype, data, strides=strides)))
-
-
-def _decompress(message: CompressedImage) -> U8:
-    from PIL import Image as Pillow  # it refuses cut-off JPEGs, which OpenCV fills up with grey
-
-    if "compressedDepth" in message.format:
-        raise FrameError(f"compressed image of format {message.format!r} is depth, not colour: publish jpeg or png")
-    try:
-        with Pillow.open(io.BytesIO(message.data), formats=("JPEG", "PNG")) as picture:
-            if picture.mode.startswith("I"):  # 16-bit gray, which `convert` would clip
-                return np.ascontiguousarray(_gray16(np.asarray(picture).astype(np.uint16)))
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:  # SyntaxError: Pillow's for a broken PNG
-        raise FrameError(
-            f"compressed image of format {message.format!r} ({len(message.data)} bytes) cannot be read ({error}): "
-            f"publish whole jpeg or png images"
-        ) from error
-
-
-def encoding_of(message: Image | CompressedImage) -> str:
-    """What the message says it is, for diagnostics."""
-    return message.format if isinstance(message, CompressedImage) else message.encoding
-
-
-def intrinsics_from_camera_info(
-    message: CameraInfo, width: int, height: int, rectified: bool = False
-) -> tuple[F64 | None, str]:
-    """K (3, 3) in pixels of a (height, width) image, and a remark ("" if there is nothing to say); (None, why) if unusable.
-
-    rectified: the image is, so that P holds its intrinsics; else K does, and distortion is left in the image.
-    """
-    if (message.width, message.height) != (width, height):
-        return None, f"camera_info is for {message.width}x{message.height} px, the image has {width}x{height}"
-    k = np.array(message.p, np.float64).reshape(3, 4)[:, :3] if rectified else np.array(message.k, np.float64).reshape(3, 3)
-    if not np.all(np.isfinite(k)):
-        return None, "camera_info holds NaN or infinite intrinsics: calibrate the camera"
-    if not (k[0, 0] > 0 and k[1, 1] > 0):
-        return None, f"camera_info has a focal length of {k[0, 0]:g} x {k[1, 1]:g} px: calibrate the camera"
-    intrinsics = np.array([[k[0, 0], 0, k[0, 2]], [0, k[1, 1], k[1, 2]], [0, 0, 1]])
-    distorted = not rectified and any(d != 0 for d in message.d)
-    return intrinsics, "the lens distortion in camera_info is not rectified: feed the rectified topic" if distorted else ""
 
 
 def payload(a: NDArray[Any]) -> array.array[int]:
@@ -204,7 +102,8 @@ def point_cloud(points: NDArray[Any], head: Header) -> PointCloud2:
         raise ValueError(f"a cloud's fields must be little-endian float32, not {points.dtype}")
     message = PointCloud2(header=head, height=height, width=width, is_bigendian=False, is_dense=points.ndim == 1)
     message.fields = [
-        PointField(name=name, offset=fields[name][1], datatype=PointField.FLOAT32, count=1) for name in points.dtype.names or ()
+        PointField(name=name, offset=fields[name][1], datatype=PointField.FLOAT32, count=1)
+        for name in points.dtype.names or ()
     ]
     message.point_step = points.dtype.itemsize
     message.row_step = message.point_step * width
@@ -225,7 +124,11 @@ def points_of(message: PointCloud2) -> NDArray[Any]:
     if any(f.datatype != PointField.FLOAT32 or f.count != 1 for f in message.fields):
         raise FrameError("the cloud has fields that are not single float32 numbers")
     shape, strides = (message.height, message.width), (message.row_step, message.point_step)
-    points = np.ndarray(shape, dtype, np.frombuffer(message.data, np.uint8), strides=strides) if message.data else np.empty(shape, dtype)
+    points = (
+        np.ndarray(shape, dtype, np.frombuffer(message.data, np.uint8), strides=strides)
+        if message.data
+        else np.empty(shape, dtype)
+    )
     return points[0] if message.height == 1 else points
 
 

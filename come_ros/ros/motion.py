@@ -40,7 +40,9 @@ class MotionEstimator:
         before, the pose was only carried over, so all of it is unknown.
         """
         frame, pose = submap.frames[row], submap.odom_from_camera[row]
-        pose_variance = _pose_variance(submap, row, config, carried_over=self._last is not None and submap.alignment.shared == 0)
+        pose_variance = _pose_variance(
+            submap, row, config, carried_over=self._last is not None and submap.alignment.shared == 0
+        )
         last, self._last = self._last, (frame.stamp_ns, frame.camera, pose)
         if last is None or last[1] != frame.camera or last[0] >= frame.stamp_ns:
             return Motion(np.zeros(6), pose_variance, np.full(6, UNKNOWN))
@@ -74,6 +76,8 @@ def _pose_variance(submap: Submap, row: int, config: Config, carried_over: bool)
         depth = submap.depth[row]
         usual = float(np.median(depth[np.isfinite(depth)])) if np.isfinite(depth).any() else 0.0
         # residuals are relative to the depth of the scene
-        position = config.cov.position_floor + (usual * (alignment.translation_residual + alignment.depth_residual)) ** 2
+        position = (
+            config.cov.position_floor + (usual * (alignment.translation_residual + alignment.depth_residual)) ** 2
+        )
     variance = np.repeat([position, rotation], 3)
     return np.where(np.isfinite(variance), np.minimum(variance, UNKNOWN), UNKNOWN)

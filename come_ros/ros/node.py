@@ -44,7 +44,11 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
-SUCCESS, FAILURE, ERROR = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE, TransitionCallbackReturn.ERROR
+SUCCESS, FAILURE, ERROR = (
+    TransitionCallbackReturn.SUCCESS,
+    TransitionCallbackReturn.FAILURE,
+    TransitionCallbackReturn.ERROR,
+)
 
 log = logging.getLogger("come_ros")
 
@@ -120,7 +124,9 @@ class ReconstructionNode(LifecycleNode):
         self.create_timer(self.config.diagnostics.period, self._publish_diagnostics, clock=steady)
         self._summarised = self.worker.counters.snapshot()
         self.create_timer(SUMMARY_S, self._summarise, clock=steady)
-        self._starter = self.create_timer(0.02, self._start_when_loaded, clock=steady) if self.config.autostart else None
+        self._starter = (
+            self.create_timer(0.02, self._start_when_loaded, clock=steady) if self.config.autostart else None
+        )
 
     # Parameters and topics
 
@@ -180,14 +186,21 @@ class ReconstructionNode(LifecycleNode):
         self._summarised = self.worker.counters.snapshot()
         self._outputs = {
             topic: self.create_lifecycle_publisher(
-                kind, topic, QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE), qos_overriding_options=_OVERRIDABLE
+                kind,
+                topic,
+                QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE),
+                qos_overriding_options=_OVERRIDABLE,
             )
             for topic, (kind, depth) in OUTPUTS.items()
         }
         self._motion.reset()
         self._edge = TfEdge(self.config.tf.mode, self.config.odom_frame)
         self._state = "inactive"
-        log.info("configured: %s on %s", self.config.backbone, self.worker.pipeline.backbone.device if self.worker.pipeline else "?")
+        log.info(
+            "configured: %s on %s",
+            self.config.backbone,
+            self.worker.pipeline.backbone.device if self.worker.pipeline else "?",
+        )
         return super().on_configure(state)
 
     @_logged
@@ -201,13 +214,22 @@ class ReconstructionNode(LifecycleNode):
         self.telemetry.active_since = time.monotonic()
         qos = QoSProfile(
             depth=self.config.input.depth,
-            reliability=ReliabilityPolicy.RELIABLE if self.config.input.reliability == "reliable" else ReliabilityPolicy.BEST_EFFORT,
+            reliability=ReliabilityPolicy.RELIABLE
+            if self.config.input.reliability == "reliable"
+            else ReliabilityPolicy.BEST_EFFORT,
         )
         events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
         self._subscriptions_made = [
-            self.create_subscription(CameraInfo, self.camera_info_topic, self._on_camera_info, qos, qos_overriding_options=_OVERRIDABLE),
             self.create_subscription(
-                self.image_type, self.image_topic, self._on_image, qos, qos_overriding_options=_OVERRIDABLE, event_callbacks=events
+                CameraInfo, self.camera_info_topic, self._on_camera_info, qos, qos_overriding_options=_OVERRIDABLE
+            ),
+            self.create_subscription(
+                self.image_type,
+                self.image_topic,
+                self._on_image,
+                qos,
+                qos_overriding_options=_OVERRIDABLE,
+                event_callbacks=events,
             ),
         ]
         self._image_qos = qos
@@ -261,6 +283,7 @@ class ReconstructionNode(LifecycleNode):
         """Ends the worker. False if it is in a pass or a load that cannot be interrupted; it no longer touches ROS then."""
         ended = self.worker.stop(STOP_S)
         log.removeHandler(self._log_handler)
+        log.addHandler(logging.NullHandler())  # else what an abandoned pass still says would go to stderr
         return ended
 
     # Input
@@ -287,7 +310,9 @@ class ReconstructionNode(LifecycleNode):
         self.telemetry.encoding, self.telemetry.size = messages.encoding_of(message), f"{width}x{height}"
         if self._first_frame_s is None:
             self._first_frame_s = arrival_ns * 1e-9
-        if self._camera_info is None:  # camera_info of the first frames may be a little late: DDS discovers topic by topic
+        if (
+            self._camera_info is None
+        ):  # camera_info of the first frames may be a little late: DDS discovers topic by topic
             self._camera_info_came.wait(max(0.0, self._first_frame_s + CAMERA_INFO_WAIT_S - time.monotonic()))
         info, intrinsics, remark = self._camera_info, None, f"no camera_info received on {self.camera_info_topic}"
         if info is not None:
@@ -299,10 +324,14 @@ class ReconstructionNode(LifecycleNode):
 
         stamp_ns = messages.stamp_ns(message.header.stamp)
         if stamp_ns == 0:
-            self._warn_once("images come with a zero stamp; the time of arrival is used: let the driver set header.stamp")
+            self._warn_once(
+                "images come with a zero stamp; the time of arrival is used: let the driver set header.stamp"
+            )
             stamp_ns = self.get_clock().now().nanoseconds - (time.monotonic_ns() - arrival_ns)
         if not message.header.frame_id:
-            self._warn_once(f"images come without a frame_id; {self.config.camera_optical_frame} is used: let the driver set it")
+            self._warn_once(
+                f"images come without a frame_id; {self.config.camera_optical_frame} is used: let the driver set it"
+            )
         camera = message.header.frame_id.lstrip("/") or self.config.camera_optical_frame
         return Frame(picture, stamp_ns, camera, intrinsics, arrival_ns)
 
@@ -322,7 +351,9 @@ class ReconstructionNode(LifecycleNode):
         if self._wanted("~/odometry"):
             odom_head = messages.header(frame.stamp_ns, config.odom_frame)
             self._outputs["~/odometry"].publish(
-                messages.odometry_message(pose, motion.twist, motion.pose_variance, motion.twist_variance, odom_head, frame.camera)
+                messages.odometry_message(
+                    pose, motion.twist, motion.pose_variance, motion.twist_variance, odom_head, frame.camera
+                )
             )
         depth, confidence, intrinsics = submap.depth[row], submap.confidence[row], submap.intrinsics[row]
         height, width = depth.shape
@@ -335,7 +366,9 @@ class ReconstructionNode(LifecycleNode):
             self._outputs["~/depth/camera_info"].publish(messages.camera_info_message(intrinsics, width, height, head))
         if want_points:
             in_odom = config.cloud.frame == "odom"
-            points = cloud.points(depth, intrinsics, submap.images[row], confidence, mask, config, pose if in_odom else None)
+            points = cloud.points(
+                depth, intrinsics, submap.images[row], confidence, mask, config, pose if in_odom else None
+            )
             cloud_head = messages.header(frame.stamp_ns, config.odom_frame) if in_odom else head
             self._outputs["~/points"].publish(messages.point_cloud(points, cloud_head))
             self.telemetry.points = points.size
@@ -357,14 +390,18 @@ class ReconstructionNode(LifecycleNode):
         try:
             from tf2_msgs.msg import TFMessage
         except ImportError:
-            self._warn_once("tf2_msgs is not installed: no TF is published; install it (ros-<distro>-tf2-msgs), or set tf.mode to off")
+            self._warn_once(
+                "tf2_msgs is not installed: no TF is published; install it (ros-<distro>-tf2-msgs), or set tf.mode to off"
+            )
             self._edge.choice = "off"
             return
 
         def on_tf(message: TFMessage) -> None:
             self._edge.observe((t.header.frame_id, t.child_frame_id) for t in message.transforms)
 
-        static = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        static = QoSProfile(
+            depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+        )
         self._subscriptions_made += [
             self.create_subscription(TFMessage, "/tf", on_tf, 100),
             self.create_subscription(TFMessage, "/tf_static", on_tf, static),
@@ -384,7 +421,9 @@ class ReconstructionNode(LifecycleNode):
         odom = self._edge.odom_frame
         edges: dict[str, Callable[[], TransformStamped]] = {
             "forward": lambda: messages.transform_message(odom_from_camera, frame.stamp_ns, odom, frame.camera),
-            "inverse": lambda: messages.transform_message(inverse(odom_from_camera), frame.stamp_ns, frame.camera, odom),
+            "inverse": lambda: messages.transform_message(
+                inverse(odom_from_camera), frame.stamp_ns, frame.camera, odom
+            ),
         }
         if direction in edges:
             self._tf_publisher.publish(self._tf_publisher.msg_type(transforms=[edges[direction]()]))
@@ -450,10 +489,12 @@ class _RosLogHandler(logging.Handler):
 
     def __init__(self, node: LifecycleNode) -> None:
         super().__init__()
-        self._logger = node.get_logger()
+        self._logger, self._context = node.get_logger(), node.context
         self.setFormatter(logging.Formatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not self._context.ok():  # after a signal: /rosout is gone
+            return
         text = self.format(record)
         # one line for each level: rclpy ties a level to the place of the call
         if record.levelno >= logging.ERROR:

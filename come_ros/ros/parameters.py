@@ -26,16 +26,12 @@ def descriptor(parameter: Parameter) -> ParameterDescriptor:
     )
     if parameter.low is not None and parameter.high is not None:
         if parameter.type is float:
-            out.floating_point_range = [FloatingPointRange(from_value=float(parameter.low), to_value=float(parameter.high), step=0.0)]
+            out.floating_point_range = [
+                FloatingPointRange(from_value=float(parameter.low), to_value=float(parameter.high), step=0.0)
+            ]
         elif parameter.type is int:
             out.integer_range = [IntegerRange(from_value=int(parameter.low), to_value=int(parameter.high), step=1)]
     return out
-
-
-def plain(parameter: Parameter, value: Any) -> Any:
-    """`value` as it was meant: YAML reads the bare words off and on as truth values."""
-    word = {False: "off", True: "on"}.get(value) if isinstance(value, bool) else None
-    return word if word in parameter.choices else value
 
 
 def declare_parameters(node: Node) -> Config:
@@ -45,7 +41,7 @@ def declare_parameters(node: Node) -> Config:
     given: dict[str, RosParameter] = node._parameter_overrides
     known = {p.name: p for p in parameters()}
     values = {name: p.value for name, p in given.items() if not name.startswith(_FOREIGN)}
-    config = Config.from_flat({name: plain(known[name], v) if name in known else v for name, v in values.items()})
+    config = Config.from_flat(values)
     for parameter in known.values():
         node.declare_parameter(parameter.name, config.get(parameter.name), descriptor(parameter), ignore_override=True)
     return config

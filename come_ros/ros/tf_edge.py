@@ -41,7 +41,10 @@ class TfEdge:
             # not turned round: listeners still hold our old edge, and both together would be a loop
             owner = ", ".join(sorted(self._parents.get(child, {child})))
             fix = "set tf.mode to auto or inverse" if forward else "set odom_frame to a name that nobody else uses"
-            self.conflict = f"TF conflict, so no TF is published: {parent} -> {child} cannot be added, {child} is held by {owner}; {fix}, and restart"
+            self.conflict = (
+                f"TF conflict, so no TF is published: {parent} -> {child} cannot be added, {child} is held by {owner}; "
+                f"{fix}, and restart"
+            )
             self.choice = "off"
             return "off"
         self._ours.add((parent, child))

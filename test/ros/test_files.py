@@ -1,0 +1,86 @@
+"""come.yaml, come.rviz and the launch file against what the node really has."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+from come_ros.config import Config, load_config, parameters
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_come_yaml_lists_every_parameter_with_its_default_and_a_comment():
+    path = ROOT / "config" / "come.yaml"
+    assert load_config(str(path)) == Config()
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert list(tree) == ["/**"]
+
+    def flat(group, prefix=""):
+        for key, value in group.items():
+            yield from flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+
+    assert list(flat(tree["/**"]["ros__parameters"])) == [p.name for p in parameters()]
+    lines = [x for x in path.read_text(encoding="utf-8").splitlines() if ":" in x and not x.rstrip().endswith(":")]
+    docs = {p.name.rpartition(".")[2]: p.doc for p in parameters()}
+    for line in (x for x in lines if not x.lstrip().startswith("#")):
+        assert "  # " in line, f"no comment: {line}"
+    assert all(any(doc in line for line in lines) for doc in docs.values())
+
+
+def test_rviz_subscribes_to_what_the_node_publishes_with_a_matching_qos():
+    from come_ros.ros.node import OUTPUTS
+
+    ours = {"come" + topic[1:]: kind.__name__ for topic, (kind, _) in OUTPUTS.items()}
+    manager = yaml.safe_load((ROOT / "config" / "come.rviz").read_text(encoding="utf-8"))["Visualization Manager"]
+    assert manager["Global Options"]["Fixed Frame"] == Config().odom_frame
+    shown = {}
+    for display in manager["Displays"]:
+        if "Topic" not in display:
+            continue
+        topic, kind = display["Topic"], display["Class"].rpartition("/")[2]
+        shown.setdefault(topic["Value"], set()).add(kind)
+        assert topic["Durability Policy"] == "Volatile"
+        if topic["Value"] == "image":  # a camera's, most often best effort: asking for more would show nothing
+            assert topic["Reliability Policy"] == "Best Effort"
+        else:
+            assert ours[topic["Value"]] == kind, topic["Value"]
+    assert set(shown) == {"image", "come/points", "come/odometry", "come/depth/image"}
+
+
+def test_the_fast_dds_profile_is_well_formed_and_fits_a_docker_container():
+    import xml.etree.ElementTree as ET
+
+    root = ET.parse(ROOT / "config" / "fastdds_large_messages.xml").getroot()
+    sizes = [int(e.text) for e in root.iter() if e.tag.endswith("segment_size")]
+    assert sizes == [16 * 2**20]  # 1.5 times a 10 MB cloud, and two processes still fit into Docker's 64 MiB
+
+
+def test_launch_arguments_are_described_and_the_file_compiles():
+    tree = ast.parse((ROOT / "launch" / "come.launch.py").read_text(encoding="utf-8"))
+    calls = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "DeclareLaunchArgument"
+    ]
+    names = {c.args[0].value for c in calls}
+    assert names == {
+        "namespace", "image_topic", "camera_info_topic", "params_file", "odom_frame", "backbone", "device", "weights",
+        "use_sim_time", "rviz", "autostart", "log_level",
+    }  # fmt: skip
+    for call in calls:
+        assert {k.arg for k in call.keywords} >= {"default_value", "description"}, call.args[0].value
+
+
+def test_launch_starts_the_node_with_arguments_over_file_over_defaults(tmp_path):
+    """Needs launch and launch_ros, which are not on PyPI: runs in a ROS workspace."""
+    pytest.importorskip(
+        "launch_ros", reason="launch and launch_ros are not installed (they come with a ROS installation)"
+    )
+    from launch import LaunchContext, LaunchDescription
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+    source = PythonLaunchDescriptionSource(str(ROOT / "launch" / "come.launch.py"))
+    description = source.get_launch_description(LaunchContext())
+    assert isinstance(description, LaunchDescription)

@@ -1,0 +1,176 @@
+"""Messages, byte for byte."""
+
+from __future__ import annotations
+
+import array
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+
+from come_ros.cloud import POINT_DTYPE
+from come_ros.errors import FrameError
+from come_ros.ros import messages
+
+RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+HEAD = messages.header(1_700_000_000_123_456_789, "cam")
+
+
+def image(encoding: str, data: np.ndarray, height=6, width=8, pad=0, big=False, step=None) -> Image:
+    rows = data.reshape(-1, data.size // (height + height // 2 if encoding == "nv12" else height) * 1)
+    raw = rows.view(np.uint8) if rows.dtype != np.uint8 else rows
+    raw = np.pad(raw, ((0, 0), (0, pad)), constant_values=173)
+    message = Image(height=height, width=width, encoding=encoding, is_bigendian=int(big), step=step or raw.shape[1])
+    message.data = messages.payload(raw)
+    return message
+
+
+@pytest.mark.parametrize("pad", [0, 5])
+def test_colour_encodings_and_padded_rows(pad):
+    alpha = np.full((6, 8, 1), 9, np.uint8)
+    for encoding, data, want in (
+        ("rgb8", RGB, RGB),
+        ("bgr8", RGB[..., ::-1], RGB),
+        ("8UC3", RGB[..., ::-1], RGB),
+        ("rgba8", np.concatenate([RGB, alpha], 2), RGB),
+        ("bgra8", np.concatenate([RGB[..., ::-1], alpha], 2), RGB),
+        ("mono8", RGB[..., 0], np.repeat(RGB[..., :1], 3, 2)),
+    ):
+        got = messages.decode_image(image(encoding, np.ascontiguousarray(data), pad=pad))
+        np.testing.assert_array_equal(got, want, err_msg=encoding)
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_mono16_of_both_byte_orders_is_scaled_to_8_bits(big):
+    values = np.arange(48, dtype=np.uint32).reshape(6, 8) * 1394
+    message = image("mono16", values.astype(">u2" if big else "<u2"), big=big)
+    np.testing.assert_array_equal(messages.decode_image(message)[..., 1], np.rint(values / 257))
+
+
+def test_bayer_and_yuv_keep_a_plain_colour():
+    colour = np.array([200, 100, 40], np.uint8)
+    for pattern in ("rggb", "bggr", "gbrg", "grbg"):
+        tile = np.array([colour["rgb".index(c)] for c in pattern], np.uint8).reshape(2, 2)
+        got = messages.decode_image(image(f"bayer_{pattern}8", np.tile(tile, (3, 4))))
+        np.testing.assert_allclose(got[2:4, 2:6], np.broadcast_to(colour, (2, 4, 3)), atol=1)
+    # BT.601: r = 1.164 (y - 16) + 1.596 (v - 128), and so on
+    y, u, v = 126, 86, 175
+    want = np.array([203, 106, 43])
+    for encoding, quad in (("yuv422", (u, y, v, y)), ("uyvy", (u, y, v, y)), ("yuyv", (y, u, y, v))):
+        got = messages.decode_image(image(encoding, np.tile(np.array(quad, np.uint8), (6, 4))))
+        np.testing.assert_allclose(got, np.broadcast_to(want, (6, 8, 3)), atol=2, err_msg=encoding)
+    planes = np.concatenate([np.full((6, 8), y, np.uint8), np.tile(np.array([u, v], np.uint8), (3, 4))])
+    np.testing.assert_allclose(messages.decode_image(image("nv12", planes)), np.broadcast_to(want, (6, 8, 3)), atol=2)
+
+
+def test_jpeg_and_png():
+    import cv2
+
+    png = CompressedImage(format="png", data=messages.payload(cv2.imencode(".png", RGB[..., ::-1])[1]))
+    np.testing.assert_array_equal(messages.decode_image(png), RGB)
+    smooth = np.tile(np.arange(64, dtype=np.uint8)[:, None, None] * 3, (1, 64, 3))
+    jpeg = CompressedImage(format="rgb8; jpeg compressed bgr8", data=messages.payload(cv2.imencode(".jpg", smooth)[1]))
+    assert np.abs(messages.decode_image(jpeg).astype(int) - smooth).mean() < 2
+    with pytest.raises(FrameError, match="cannot be read"):
+        messages.decode_image(CompressedImage(format="jpeg", data=jpeg.data[: len(jpeg.data) // 2]))
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (image("rgb8", RGB, step=10), "needs rows of 24"),
+        (Image(height=6, width=8, encoding="rgb8", step=24, data=bytes(100)), "cut off"),
+        (Image(height=0, width=8, encoding="rgb8", step=24), "0 px|8x0"),
+        (Image(height=6, width=8, encoding="16UC1", step=16, data=bytes(96)), "depth image"),
+        (Image(height=6, width=8, encoding="plaid", step=16, data=bytes(96)), "'plaid' cannot be read.*rgb8, bgr8"),
+        (Image(height=6, width=7, encoding="yuyv", step=14, data=bytes(84)), "cannot be"),
+        (CompressedImage(format="jpeg", data=b""), "cannot be read"),
+        (CompressedImage(format="16UC1; compressedDepth", data=b"x"), "depth"),
+    ],
+)
+def test_images_that_cannot_be_used_say_what_was_found(message, told):
+    with pytest.raises(FrameError, match=told):
+        messages.decode_image(message)
+
+
+@given(st.data())
+def test_no_image_message_escapes_with_anything_but_a_frame_error(data):
+    message = Image(
+        height=data.draw(st.integers(0, 9)),
+        width=data.draw(st.integers(0, 9)),
+        encoding=data.draw(st.sampled_from([*messages.SUPPORTED.split(", "), "", "32FC1"])),
+        is_bigendian=data.draw(st.integers(0, 1)),
+        step=data.draw(st.integers(0, 64)),
+        data=array.array("B", data.draw(st.binary(max_size=400))),
+    )
+    try:
+        got = messages.decode_image(message)
+    except FrameError:
+        return
+    assert got.shape == (message.height, message.width, 3) and got.dtype == np.uint8
+
+
+@given(st.integers(0, 2**31 * 10**9 - 1))
+def test_stamps_are_exact(stamp):
+    assert messages.stamp_ns(messages.header(stamp, "x").stamp) == stamp
+
+
+def test_cloud_bytes_are_those_of_the_convention():
+    points = np.zeros(2, POINT_DTYPE)
+    points["x"], points["y"], points["z"], points["conf"] = [1, 4], [2, 5], [3, 6], [7, 8]
+    points["rgb"] = np.array([0x00FF8001, 0x00010203], np.uint32).view(np.float32)
+    message = deserialize_message(serialize_message(messages.point_cloud(points, HEAD)), PointCloud2)
+    assert [(f.name, f.offset, f.datatype, f.count) for f in message.fields] == [
+        ("x", 0, 7, 1), ("y", 4, 7, 1), ("z", 8, 7, 1), ("rgb", 12, 7, 1), ("conf", 16, 7, 1),
+    ]  # fmt: skip
+    assert (message.height, message.width, message.point_step, message.row_step) == (1, 2, 20, 40)
+    assert message.is_dense and not message.is_bigendian
+    raw = bytes(message.data)
+    assert raw[:12] == np.array([1, 2, 3], "<f4").tobytes() and raw[12:16] == bytes([0x01, 0x80, 0xFF, 0])
+    np.testing.assert_array_equal(messages.points_of(message), points)
+
+    grid = messages.point_cloud(points.reshape(1, 2).repeat(3, 0), HEAD)
+    assert (grid.height, grid.width, grid.row_step, grid.is_dense) == (3, 2, 40, False)
+    empty = messages.point_cloud(points[:0], HEAD)
+    assert (empty.height, empty.width, empty.row_step, len(empty.data)) == (1, 0, 0, 0)
+
+
+def test_depth_keeps_nan_and_infinity():
+    depth = np.array([[1.5, np.nan], [np.inf, 0.25]], np.float32)
+    message = messages.depth_message(depth, HEAD)
+    assert (message.encoding, message.step, message.is_bigendian) == ("32FC1", 8, 0)
+    np.testing.assert_array_equal(np.frombuffer(message.data, "<f4").reshape(2, 2), depth)
+
+
+def info(**fields) -> CameraInfo:
+    message = messages.camera_info_message(np.array([[50.0, 0, 20], [0, 51, 15], [0, 0, 1]]), 40, 30, HEAD)
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+def test_intrinsics_or_why_there_are_none():
+    k, remark = messages.intrinsics_from_camera_info(info(), 40, 30)
+    np.testing.assert_array_equal(k, [[50, 0, 20], [0, 51, 15], [0, 0, 1]])
+    assert remark == ""
+    assert "rectified" in messages.intrinsics_from_camera_info(info(d=[0.1, 0.0, 0.0, 0.0, 0.0]), 40, 30)[1]
+    for message, told in (
+        (info(k=[0.0] * 9), "focal length of 0 x 0"),
+        (info(k=[np.nan] * 9), "NaN"),
+        (info(width=80), "80x30 px, the image has 40x30"),
+    ):
+        k, why = messages.intrinsics_from_camera_info(message, 40, 30)
+        assert k is None and told in why
+    projection = info(p=[60.0, 0, 21, 0, 0, 61, 16, 0, 0, 0, 1, 0])
+    assert messages.intrinsics_from_camera_info(projection, 40, 30, rectified=True)[0][0, 0] == 60
+
+
+def test_odometry_is_finite_or_refused():
+    one = np.ones(6)
+    message = messages.odometry_message(np.eye(4), one, one, one, HEAD, "cam")
+    assert message.pose.pose.orientation.w == 1 and message.pose.covariance[7] == 1
+    with pytest.raises(ValueError, match="finite"):
+        messages.odometry_message(np.eye(4), one * np.nan, one, one, HEAD, "cam")
