@@ -163,8 +163,8 @@ def test_after_a_break_the_world_goes_on_from_the_last_pose(change):
 
 def test_given_intrinsics_are_mapped_and_predicted_ones_settle():
     truth = truth_of(trajectory("static", 16), height=60, width=70)
-    plan = plan_resize(70, 60, 70, 14)
-    given = next(iter(pipeline_of(FakeBackbone(), input__max_side=70).run(truth.frames(intrinsics=True))))
+    plan = plan_resize(70, 60, 112, 14)
+    given = next(iter(pipeline_of(FakeBackbone(), input__max_side=112).run(truth.frames(intrinsics=True))))
     assert np.allclose(given.intrinsics, crop_intrinsics(truth.intrinsics, plan))
 
     focal = iter(range(100, 200, 2))
@@ -234,7 +234,7 @@ def test_the_room_is_that_of_the_window():
 
 
 def test_memory_stays_flat_in_a_long_run():
-    pipeline = pipeline_of(FakeBackbone(), window__size=3, window__overlap=1, input__max_side=56)
+    pipeline = pipeline_of(FakeBackbone(), window__size=3, window__overlap=1, input__max_side=112)
     image = np.zeros((56, 56, 3), np.uint8)
     frames = (Frame(image, START_NS + i * 100_000_000) for i in range(200))
     assert sum(len(s) for s in pipeline.run(frames)) == 200
