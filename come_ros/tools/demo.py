@@ -25,7 +25,9 @@ from ..errors import ComeRosError
 
 SIZE = (320, 240)
 FRAMES, HZ = 200, 10.0
-SEED = 20_000_512  # a test room, chosen for its furniture: never trained on, and not one of the scored ones
+# never trained on, and none of the scored rooms; of 64 such rooms (20_000_500 on) the one where a constant depth scores the median,
+# so neither an easy nor a hard one, chosen without looking at what the model makes of it
+SEED = 20_000_548
 INPUT = "input"
 RESULTS = ("overview.png", "metrics.json", "output.mcap", "trajectory.tum")
 
