@@ -125,13 +125,12 @@ def test_the_readme_lists_every_parameter_as_declared() -> None:
 
 
 def test_the_readme_lists_every_output() -> None:
-    pytest.importorskip("rclpy", reason="rclpy is not installed")
-    from come_ros.ros import node
+    from come_ros.outputs import OUTPUTS
 
     rows = README.read_text(encoding="utf-8").splitlines()
-    for topic, (kind, depth) in node.OUTPUTS.items():
-        row = next(row for row in rows if row.startswith(f"| `{topic}` |"))
-        assert f"/{kind.__name__}" in row and f"depth {depth} " in row
+    for topic, output in OUTPUTS.items():
+        row = next((row for row in rows if row.startswith(f"| `~/{topic}` |")), "")
+        assert output.kind.replace("/msg/", "/") in row and f"depth {output.depth} " in row, topic
 
 
 def test_help_lists_every_command() -> None:

@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import images
 from ..errors import DatasetError, FrameError
-from ..geometry import matrix_from_quat_xyzw, quat_xyzw_from_matrix, transform
+from ..geometry import matrix_from_quat_xyzw, transform
+from ..messages import Messages, stamp_ns
 from ..types import F32, F64, Frame
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("come_ros")
 
-NANO = 1_000_000_000
 TRUTH_TOPIC = "/ground_truth/odometry"
 CAMERA = "camera_optical_frame"
 _IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
@@ -124,14 +124,14 @@ class Bag:
             intrinsics = None
             if info is not None:
                 intrinsics, _ = images.intrinsics_from_camera_info(info, picture.shape[1], picture.shape[0], rectified)
-            yield Frame(picture, _stamp_ns(message) or log_ns, self.camera, intrinsics)
+            yield Frame(picture, stamp_ns(message.header.stamp) or log_ns, self.camera, intrinsics)
 
     unreadable = 0
 
     def iter_depth(self) -> Iterator[tuple[int, F32]]:
         """(stamp in ns, (H, W) z-depth in metres, NaN where unknown) of every depth image; nothing without a topic."""
         for log_ns, message in self._decoded(self.depth_topic) if self.depth_topic else ():
-            yield _stamp_ns(message) or log_ns, images.decode_depth(message)
+            yield stamp_ns(message.header.stamp) or log_ns, images.decode_depth(message)
 
     def truth(self) -> dict[int, F64]:
         """Stamp in ns -> world_from_camera (4, 4), oldest first; empty if the bag does not know."""
@@ -139,7 +139,7 @@ class Bag:
         for log_ns, message in self._decoded(self.truth_topic) if self.truth_topic else ():
             p, q = message.pose.pose.position, message.pose.pose.orientation
             rotation = matrix_from_quat_xyzw([q.x, q.y, q.z, q.w])
-            poses[_stamp_ns(message) or log_ns] = transform(rotation, [p.x, p.y, p.z])
+            poses[stamp_ns(message.header.stamp) or log_ns] = transform(rotation, [p.x, p.y, p.z])
         return dict(sorted(poses.items()))
 
     def iter_raw(self, *topics: str) -> Iterator[tuple[int, str, bytes]]:
@@ -147,7 +147,7 @@ class Bag:
         from rosbags.typesys import Stores, get_typestore
 
         to_cdr = None if self._reader.is2 else get_typestore(Stores.ROS2_JAZZY).ros1_to_cdr
-        for connection, log_ns, data in self._messages(*topics):
+        for connection, log_ns, data in self.messages(*topics):
             yield log_ns, connection.topic, bytes(data if to_cdr is None else to_cdr(data, connection.msgtype))
 
     def close(self) -> None:
@@ -174,11 +174,23 @@ class Bag:
             raise DatasetError(f"{self.path} is damaged: {type(error).__name__}: {error}") from error
 
     def _mixed(self, *topics: str) -> Iterator[tuple[int, str, Any]]:
-        for connection, log_ns, data in self._messages(*topics):
+        for connection, log_ns, data in self.messages(*topics):
             yield log_ns, connection.topic, self._reader.deserialize(data, connection.msgtype)
 
     def _decoded(self, topic: str) -> Iterator[tuple[int, Any]]:
         return ((log_ns, message) for log_ns, _, message in self._mixed(topic))
+
+
+def rosbags_messages(store: Any) -> Messages:
+    """Builds messages in the classes of a rosbags typestore, which can serialize them without ROS."""
+
+    def octets(a: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(a).reshape(-1).view(np.uint8)
+
+    def make(kind: str, /, **fields: Any) -> Any:
+        return store.types[kind](**fields)
+
+    return Messages(make, octets)
 
 
 class BagWriter:
@@ -198,6 +210,7 @@ class BagWriter:
         self.path = Path(path)
         self._prefix, self._world = prefix.rstrip("/"), world
         self._store = get_typestore(Stores.ROS2_JAZZY)
+        self.messages = rosbags_messages(self._store)
         self._connections: dict[str, Any] = {}
         try:
             self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin[storage.upper()])
@@ -214,16 +227,21 @@ class BagWriter:
     ) -> None:
         """One frame, with its depth (H, W) in metres and its true pose (4, 4), if known. distortion: plumb_bob's."""
         height, width = frame.image.shape[:2]
+        head = self.messages.header(frame.stamp_ns, frame.camera)
+        info = None
         if frame.intrinsics is not None:
-            info = self._camera_info(frame, width, height, distortion)
-            self._put("/camera_info", info, frame.stamp_ns)
-        self._put("/image_raw", self._image(frame, frame.image, "rgb8"), frame.stamp_ns)
+            info = self.messages.camera_info(frame.intrinsics, width, height, head, distortion)
+            self.put(self._prefix + "/camera_info", info, frame.stamp_ns)
+        self.put(self._prefix + "/image_raw", self.messages.image(frame.image, head), frame.stamp_ns)
         if depth is not None:
-            if frame.intrinsics is not None:
-                self._put("/depth/camera_info", info, frame.stamp_ns)
-            self._put("/depth/image_raw", self._image(frame, np.asarray(depth, "<f4"), "32FC1"), frame.stamp_ns)
+            if info is not None:
+                self.put(self._prefix + "/depth/camera_info", info, frame.stamp_ns)
+            self.put(self._prefix + "/depth/image_raw", self.messages.depth(depth, head), frame.stamp_ns)
         if world_from_camera is not None:
-            self._put(TRUTH_TOPIC, self._odometry(frame, world_from_camera), frame.stamp_ns, absolute=True)
+            still = np.zeros(6)
+            head = self.messages.header(frame.stamp_ns, self._world)
+            pose = self.messages.odometry(world_from_camera, still, still, still, head, frame.camera)
+            self.put(TRUTH_TOPIC, pose, frame.stamp_ns)
 
     def close(self) -> None:
         self._writer.close()
@@ -234,45 +252,12 @@ class BagWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self.close()
 
-    def _put(self, topic: str, message: Any, stamp_ns: int, absolute: bool = False) -> None:
-        topic = topic if absolute else self._prefix + topic
+    def put(self, topic: str, message: Any, stamp_ns: int) -> None:
+        """Any message of `messages`, recorded at that time."""
         kind = message.__msgtype__
         if topic not in self._connections:
             self._connections[topic] = self._writer.add_connection(topic, kind, typestore=self._store)
         self._writer.write(self._connections[topic], stamp_ns, self._store.serialize_cdr(message, kind))
-
-    def _header(self, stamp_ns: int, frame: str) -> Any:
-        sec, nanosec = divmod(int(stamp_ns), NANO)
-        types = self._store.types
-        return types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](sec, nanosec), frame)
-
-    def _image(self, frame: Frame, pixels: np.ndarray, encoding: str) -> Any:
-        height, width = pixels.shape[:2]
-        data = np.ascontiguousarray(pixels).reshape(-1).view(np.uint8)
-        head = self._header(frame.stamp_ns, frame.camera)
-        return self._store.types[_IMAGE](head, height, width, encoding, 0, data.size // height, data)
-
-    def _camera_info(self, frame: Frame, width: int, height: int, distortion: tuple[float, ...]) -> Any:
-        k = np.asarray(frame.intrinsics, np.float64)
-        return self._store.types[_INFO](
-            header=self._header(frame.stamp_ns, frame.camera), height=height, width=width, distortion_model="plumb_bob",
-            d=np.array(distortion or (0.0,) * 5), k=k.reshape(-1), r=np.eye(3).reshape(-1),
-            p=np.hstack([k, np.zeros((3, 1))]).reshape(-1), binning_x=0, binning_y=0,
-            roi=self._store.types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False),
-        )  # fmt: skip
-
-    def _odometry(self, frame: Frame, world_from_camera: F64) -> Any:
-        def make(name: str, *values: Any) -> Any:
-            return self._store.types[f"geometry_msgs/msg/{name}"](*values)
-
-        position = make("Point", *(float(v) for v in world_from_camera[:3, 3]))
-        orientation = make("Quaternion", *(float(v) for v in quat_xyzw_from_matrix(world_from_camera)))
-        still = make("Twist", make("Vector3", 0.0, 0.0, 0.0), make("Vector3", 0.0, 0.0, 0.0))
-        return self._store.types[_ODOMETRY](
-            self._header(frame.stamp_ns, self._world), frame.camera,
-            make("PoseWithCovariance", make("Pose", position, orientation), np.zeros(36)),
-            make("TwistWithCovariance", still, np.zeros(36)),
-        )  # fmt: skip
 
 
 def write_synthetic(path: str | Path, sequence: SyntheticSequence, camera: str = CAMERA, storage: str = "mcap") -> None:
@@ -288,11 +273,6 @@ def write_tum(path: str | Path, sequence: TumSequence, storage: str = "mcap") ->
     with BagWriter(path, storage) as bag:
         for i in range(len(sequence)):
             bag.write(sequence.frame(i), sequence.depth(i), sequence.poses[i], sequence.distortion)
-
-
-def _stamp_ns(message: Any) -> int:
-    stamp = message.header.stamp
-    return int(stamp.sec) * NANO + int(stamp.nanosec)
 
 
 def _listed(topics: Any) -> str:

@@ -17,23 +17,22 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TransformStamped
-from nav_msgs.msg import Odometry
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from .. import cloud
 from ..config import Config
 from ..errors import ConfigError
 from ..geometry import inverse
+from ..motion import MotionEstimator
+from ..outputs import OUTPUTS, FrameMessages
 from ..types import Frame, Submap
 from . import messages
 from .diagnostics import CLOCK_S, NodeView, statuses
 from .environment import use_large_message_profile
-from .motion import MotionEstimator
 from .parameters import declare_parameters, follow_parameters
 from .telemetry import Telemetry
 from .tf_edge import TfEdge
@@ -51,14 +50,6 @@ SUCCESS, FAILURE, ERROR = (
 )
 
 log = logging.getLogger("come_ros")
-
-OUTPUTS: dict[str, tuple[type, int]] = {
-    "~/points": (PointCloud2, 1),
-    "~/odometry": (Odometry, 10),
-    "~/depth/image": (Image, 5),
-    "~/depth/camera_info": (CameraInfo, 5),
-}
-"""Topic -> message type and history depth; all reliable and volatile, which matches every subscriber's QoS but transient local."""
 
 CAMERA_INFO_WAIT_S = 1.0
 SUMMARY_S = 10.0
@@ -186,12 +177,12 @@ class ReconstructionNode(LifecycleNode):
         self._summarised = self.worker.counters.snapshot()
         self._outputs = {
             topic: self.create_lifecycle_publisher(
-                kind,
-                topic,
-                QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE),
+                messages.message_type(output.kind),
+                f"~/{topic}",
+                QoSProfile(depth=output.depth, reliability=ReliabilityPolicy.RELIABLE),
                 qos_overriding_options=_OVERRIDABLE,
             )
-            for topic, (kind, depth) in OUTPUTS.items()
+            for topic, output in OUTPUTS.items()
         }
         self._motion.reset()
         self._edge = TfEdge(self.config.tf.mode, self.config.odom_frame)
@@ -345,41 +336,20 @@ class ReconstructionNode(LifecycleNode):
     def _publish(self, submap: Submap, row: int, config: Config) -> None:
         """One message per topic for frame `row`, TF first; what nobody listens to is not built."""
         frame, pose = submap.frames[row], submap.odom_from_camera[row]
-        head = messages.header(frame.stamp_ns, frame.camera)
         motion = self._motion.step(submap, row, config)
         self._send_tf(frame, pose)
-        if self._wanted("~/odometry"):
-            odom_head = messages.header(frame.stamp_ns, config.odom_frame)
-            self._outputs["~/odometry"].publish(
-                messages.odometry_message(
-                    pose, motion.twist, motion.pose_variance, motion.twist_variance, odom_head, frame.camera
-                )
-            )
-        depth, confidence, intrinsics = submap.depth[row], submap.confidence[row], submap.intrinsics[row]
-        height, width = depth.shape
-        want_points, want_depth = self._wanted("~/points"), self._wanted("~/depth/image")
-        if want_points or want_depth:
-            mask = cloud.valid_mask(depth, confidence, config)
-        if want_depth:
-            self._outputs["~/depth/image"].publish(messages.depth_message(cloud.depth_image(depth, mask, config), head))
-        if self._wanted("~/depth/camera_info"):
-            self._outputs["~/depth/camera_info"].publish(messages.camera_info_message(intrinsics, width, height, head))
-        if want_points:
-            in_odom = config.cloud.frame == "odom"
-            points = cloud.points(
-                depth, intrinsics, submap.images[row], confidence, mask, config, pose if in_odom else None
-            )
-            cloud_head = messages.header(frame.stamp_ns, config.odom_frame) if in_odom else head
-            self._outputs["~/points"].publish(messages.point_cloud(points, cloud_head))
-            self.telemetry.points = points.size
+        made = FrameMessages(messages.ROS, submap, row, motion, config)
+        for topic, output in OUTPUTS.items():
+            if self._outputs[topic].get_subscription_count() > 0:
+                self._outputs[topic].publish(output.build(made))
+                if topic == "points":
+                    self.telemetry.points = made.cloud_points.size
+        height, width = submap.depth[row].shape
         self.telemetry.last_stamp_ns = frame.stamp_ns
         self.telemetry.resolution = f"{width}x{height}"
         self.telemetry.intrinsics_source = "predicted" if frame.intrinsics is None else "camera_info"
         if self.worker.pipeline is not None:
             self.telemetry.resets = self.worker.pipeline.counts["jumps"]
-
-    def _wanted(self, topic: str) -> bool:
-        return self._outputs[topic].get_subscription_count() > 0
 
     # TF
 

@@ -21,7 +21,8 @@ from rclpy.serialization import serialize_message
 
 from ..datasets.rosbag import Bag
 from . import messages
-from .process import message_type, ros_process, tell
+from .messages import message_type
+from .process import ros_process, tell
 
 TELL_S = 0.2
 LINGER_S = 0.5  # a best-effort message is on its way for some milliseconds after it was published

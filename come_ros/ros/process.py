@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import signal
 import threading
@@ -19,12 +18,6 @@ from .environment import use_large_message_profile
 def tell(event: str, **values: Any) -> None:
     """One line on stdout: {"event": ..., ...}."""
     print(json.dumps({"event": event, **values}), flush=True)
-
-
-def message_type(name: str) -> Any:
-    """The class of "sensor_msgs/msg/Image". Raises ImportError if this ROS does not have it."""
-    package, _, kind = name.partition("/msg/")
-    return getattr(importlib.import_module(f"{package}.msg"), kind)
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rosbags.typesys import Stores, get_typestore
 
-from .process import message_type, ros_process, tell
+from .messages import message_type
+from .process import ros_process, tell
 
 OUTPUTS = {
     "points": "sensor_msgs/msg/PointCloud2",

@@ -119,6 +119,11 @@ def test_two_cameras_must_be_chosen_from(tmp_path: Path) -> None:
         assert bag.camera_info_topic == "/right/camera_info" and len(bag) == 1
 
 
+def odometry(writer: BagWriter, frame: Frame) -> object:
+    head = writer.messages.header(frame.stamp_ns, "world")
+    return writer.messages.odometry(np.eye(4), np.zeros(6), np.zeros(6), np.zeros(6), head, frame.camera)
+
+
 def test_what_is_no_bag_of_images_is_said(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="does not exist"):
         Bag(tmp_path / "nothing")
@@ -129,7 +134,7 @@ def test_what_is_no_bag_of_images_is_said(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="empty"):
         Bag(tmp_path / "empty")
     with BagWriter(tmp_path / "blind") as writer:
-        writer._put("/ground_truth/odometry", writer._odometry(frames()[0], np.eye(4)), START_NS, absolute=True)
+        writer.put("/ground_truth/odometry", odometry(writer, frames()[0]), START_NS)
     with pytest.raises(DatasetError, match=r"no colour images; it has /ground_truth/odometry"):
         Bag(tmp_path / "blind")
     with pytest.raises(DatasetError, match="exists"):
@@ -139,10 +144,10 @@ def test_what_is_no_bag_of_images_is_said(tmp_path: Path) -> None:
 def test_a_damaged_image_is_left_out_and_counted(tmp_path: Path) -> None:
     with BagWriter(tmp_path / "bag") as writer:
         for i, frame in enumerate(frames()):
-            message = writer._image(frame, frame.image, "rgb8")
+            message = writer.messages.image(frame.image, writer.messages.header(frame.stamp_ns, frame.camera))
             if i == 1:
                 message.data = message.data[:100]
-            writer._put("/image_raw", message, frame.stamp_ns)
+            writer.put("/camera/image_raw", message, frame.stamp_ns)
     with Bag(tmp_path / "bag") as bag:
         assert len(list(bag.iter_frames())) == 3
         assert bag.unreadable == 1
@@ -152,7 +157,7 @@ def test_truth_of_another_frame_is_no_truth(tmp_path: Path, caplog: pytest.LogCa
     with BagWriter(tmp_path / "bag") as writer:
         writer.write(frames()[0])
         base = frames(camera="base_link")[0]
-        writer._put("/ground_truth/odometry", writer._odometry(base, np.eye(4)), base.stamp_ns, absolute=True)
+        writer.put("/ground_truth/odometry", odometry(writer, base), base.stamp_ns)
     with Bag(tmp_path / "bag") as bag:
         assert bag.truth() == {}
     assert "moves base_link" in caplog.text

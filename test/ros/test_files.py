@@ -32,9 +32,9 @@ def test_come_yaml_lists_every_parameter_with_its_default_and_a_comment():
 
 
 def test_rviz_subscribes_to_what_the_node_publishes_with_a_matching_qos():
-    from come_ros.ros.node import OUTPUTS
+    from come_ros.outputs import OUTPUTS
 
-    ours = {"come" + topic[1:]: kind.__name__ for topic, (kind, _) in OUTPUTS.items()}
+    ours = {"come/" + topic: output.kind.rpartition("/")[2] for topic, output in OUTPUTS.items()}
     manager = yaml.safe_load((ROOT / "config" / "come.rviz").read_text(encoding="utf-8"))["Visualization Manager"]
     assert manager["Global Options"]["Fixed Frame"] == Config().odom_frame
     shown = {}

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import Config
-from ..geometry import inverse, quat_xyzw_from_matrix
-from ..types import F64, Submap
+from .config import Config
+from .geometry import inverse, quat_xyzw_from_matrix
+from .types import F64, Submap
 
 UNKNOWN = 9999.0  # variance that consumers read as "do not use"
 

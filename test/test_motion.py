@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from come_ros.config import Config
 from come_ros.geometry import compose, rotation_from_vector, transform
-from come_ros.ros.motion import UNKNOWN, MotionEstimator, rotation_vector
+from come_ros.motion import UNKNOWN, MotionEstimator, rotation_vector
 from come_ros.types import Alignment, Frame, Submap
 
 METRES = Config().replace(**{"scale.mode": "fixed"})

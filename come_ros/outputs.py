@@ -1,0 +1,107 @@
+"""What is said of every used frame, topic by topic: the node and the bag tool publish from this one list.
+
+Each message is built only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import cloud
+from .config import Config
+from .messages import Messages
+from .motion import Motion
+from .types import F32, Submap
+
+
+class FrameMessages:
+    """The messages about frame `row` of `submap`, each made anew by the method that OUTPUTS names.
+
+    All are stamped with the image's own time. Frames: the camera's optical one, or `config.odom_frame` for odometry and, with
+    cloud.frame odom, for points.
+    """
+
+    def __init__(self, messages: Messages, submap: Submap, row: int, motion: Motion, config: Config) -> None:
+        self.messages, self.submap, self.row, self.motion, self.config = messages, submap, row, motion, config
+        self.frame = submap.frames[row]
+
+    @functools.cached_property
+    def head(self) -> Any:
+        """Header in the camera's optical frame."""
+        return self.messages.header(self.frame.stamp_ns, self.frame.camera)
+
+    @functools.cached_property
+    def odom_head(self) -> Any:
+        """Header in the odometry frame."""
+        return self.messages.header(self.frame.stamp_ns, self.config.odom_frame)
+
+    @functools.cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W) bool: the pixels worth publishing, see cloud.valid_mask."""
+        return cloud.valid_mask(self.submap.depth[self.row], self.submap.confidence[self.row], self.config)
+
+    @functools.cached_property
+    def cloud_points(self) -> NDArray[np.void]:
+        """Points of this frame, see cloud.points."""
+        s, row = self.submap, self.row
+        pose = s.odom_from_camera[row] if self.config.cloud.frame == "odom" else None
+        return cloud.points(
+            s.depth[row], s.intrinsics[row], s.images[row], s.confidence[row], self.mask, self.config, pose
+        )
+
+    def points(self) -> Any:
+        return self.messages.point_cloud(
+            self.cloud_points, self.odom_head if self.config.cloud.frame == "odom" else self.head
+        )
+
+    def odometry(self) -> Any:
+        motion = self.motion
+        return self.messages.odometry(
+            self.submap.odom_from_camera[self.row], motion.twist, motion.pose_variance, motion.twist_variance,
+            self.odom_head, self.frame.camera,
+        )  # fmt: skip
+
+    def depth(self) -> Any:
+        return self.messages.depth(self.depth_pixels(), self.head)
+
+    def depth_pixels(self) -> F32:
+        """(H, W) float32 as published: NaN invalid, +inf beyond range."""
+        return cloud.depth_image(self.submap.depth[self.row], self.mask, self.config)
+
+    def camera_info(self) -> Any:
+        height, width = self.submap.depth[self.row].shape
+        return self.messages.camera_info(self.submap.intrinsics[self.row], width, height, self.head)
+
+    def rgb(self) -> Any:
+        return self.messages.image(self.submap.images[self.row], self.head)
+
+    def confidence(self) -> Any:
+        return self.messages.depth(self.submap.confidence[self.row], self.head)
+
+
+@dataclass(frozen=True)
+class Output:
+    """A topic below the node's name. depth: QoS history. build: method of FrameMessages. Reliable and volatile, which matches every
+    subscriber's QoS but transient local."""
+
+    kind: str
+    depth: int
+    build: Callable[[FrameMessages], Any]
+
+
+OUTPUTS: dict[str, Output] = {
+    "odometry": Output("nav_msgs/msg/Odometry", 10, FrameMessages.odometry),
+    "depth/image": Output("sensor_msgs/msg/Image", 5, FrameMessages.depth),
+    "depth/camera_info": Output("sensor_msgs/msg/CameraInfo", 5, FrameMessages.camera_info),
+    "rgb/image_rect": Output("sensor_msgs/msg/Image", 5, FrameMessages.rgb),
+    "rgb/camera_info": Output("sensor_msgs/msg/CameraInfo", 5, FrameMessages.camera_info),
+    "confidence": Output("sensor_msgs/msg/Image", 1, FrameMessages.confidence),
+    "points": Output("sensor_msgs/msg/PointCloud2", 1, FrameMessages.points),
+}
+"""Topic -> what is published there once for each used frame, in this order."""
