@@ -147,7 +147,7 @@ class Bag:
         from rosbags.typesys import Stores, get_typestore
 
         to_cdr = None if self._reader.is2 else get_typestore(Stores.ROS2_JAZZY).ros1_to_cdr
-        for connection, log_ns, data in self.messages(*topics):
+        for connection, log_ns, data in self._messages(*topics):
             yield log_ns, connection.topic, bytes(data if to_cdr is None else to_cdr(data, connection.msgtype))
 
     def close(self) -> None:
@@ -174,7 +174,7 @@ class Bag:
             raise DatasetError(f"{self.path} is damaged: {type(error).__name__}: {error}") from error
 
     def _mixed(self, *topics: str) -> Iterator[tuple[int, str, Any]]:
-        for connection, log_ns, data in self.messages(*topics):
+        for connection, log_ns, data in self._messages(*topics):
             yield log_ns, connection.topic, self._reader.deserialize(data, connection.msgtype)
 
     def _decoded(self, topic: str) -> Iterator[tuple[int, Any]]:
