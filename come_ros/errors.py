@@ -23,3 +23,7 @@ class DatasetError(ComeRosError):
 
 class Cancelled(ComeRosError):
     """A stop was asked for while a window was being reconstructed; its result is abandoned."""
+
+
+class OutputError(ComeRosError):
+    """A result cannot be written: no such folder, no permission, no room."""

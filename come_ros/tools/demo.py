@@ -122,9 +122,10 @@ def play_and_score(
     params: str | None = None,
 ) -> dict[str, Any]:
     """Plays `bag` to the live node; leaves recording, metrics, picture in `out`. The metrics. Raises ComeRosError."""
+    from ..files import write_tum
     from .live import Camera, run_live
     from .picture import draw
-    from .scores import read_recording, read_truth, score, write_tum_poses
+    from .scores import read_recording, read_truth, score
 
     arguments: list[str] = []
     for file, given in ((params, ["--params-file", params]), (weights, ["-p", f"weights:={weights}"])):
@@ -148,7 +149,7 @@ def play_and_score(
         metrics = score(live, recording, truth, camera.topic)
     metrics = {"come_ros": __version__, "bag": str(bag), "topic": camera.topic, "rate": rate, **metrics}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    write_tum_poses(out / "trajectory.tum", recording.odom_from_camera)
+    write_tum(out / "trajectory.tum", recording.odom_from_camera)
     if not recording.depth:
         raise DemoError(f"the node published no depth: see {out / 'node.log'} and {out / 'metrics.json'}")
     draw(out / "overview.png", bag, recording, truth, metrics, title)

@@ -22,6 +22,7 @@ from ..datasets.rosbag import Bag
 from ..datasets.tum import nearest
 from ..errors import ComeRosError
 from ..evaluation import depth_errors, rotation_error_deg
+from ..files import write_tum
 from ..preprocess import CropResize
 from ..types import F32, F64
 from .live import LiveRun
@@ -257,8 +258,8 @@ def _trajectory_scores(recording: Recording, truth: Truth) -> dict[str, Any] | N
     out: dict[str, Any] = {"poses": len(stamps), "length_m": length}
     with tempfile.TemporaryDirectory() as folder:
         estimate, reference = Path(folder, "estimate.tum"), Path(folder, "truth.tum")
-        write_tum_poses(estimate, {t: recording.odom_from_camera[t] for t in stamps})
-        write_tum_poses(reference, {t: truth.world_from_camera[t] for t in stamps})
+        write_tum(estimate, {t: recording.odom_from_camera[t] for t in stamps})
+        write_tum(reference, {t: truth.world_from_camera[t] for t in stamps})
         ate = _evo("evo_ape", reference, estimate, "-as")
         rpe = _evo("evo_rpe", reference, estimate, "-r", "angle_deg", "--delta", "1", "--delta_unit", "f")
     out["ate_rmse_m"] = {"come_ros": ate.get("rmse"), "not moving": still}
@@ -287,16 +288,6 @@ def _evo(command: str, reference: Path, estimate: Path, *options: str) -> dict[s
         return {"problem": f"{command}: {last[-1]}"}
     with zipfile.ZipFile(results) as archive:
         return json.loads(archive.read("stats.json"))
-
-
-def write_tum_poses(path: Path, poses: Mapping[int, F64]) -> None:
-    """A TUM trajectory (stamp tx ty tz qx qy qz qw); stamps are written from whole nanoseconds."""
-    rows = []
-    for stamp in sorted(poses):
-        sec, nanosec = divmod(stamp, NANO)
-        values = [*poses[stamp][:3, 3], *geometry.quat_xyzw_from_matrix(poses[stamp])]
-        rows.append(f"{sec}.{nanosec:09d} " + " ".join(f"{v:.9f}" for v in values))
-    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def table(metrics: Mapping[str, Any]) -> str:

@@ -1,0 +1,101 @@
+"""Files that are whole or not there: written beside their place, then renamed. Clouds as PLY and PCD, trajectories as TUM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import OutputError
+from .geometry import quat_xyzw_from_matrix
+from .types import F64
+
+NANO = 1_000_000_000
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """A binary stream that becomes the file `path` at the end; on any error `path` stays as it was and nothing is left beside it.
+
+    Raises OutputError if it cannot be written (no such folder, no permission, disk full).
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(beside, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}: choose a folder with room and permission"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """UTF-8 text as a whole file. Raises OutputError."""
+    with whole_file(path) as stream:
+        stream.write(text.encode())
+
+
+def write_ply(path: str | Path, points: NDArray[Any]) -> None:
+    """Points of cloud.POINT_DTYPE (n,) as a binary PLY with x y z red green blue confidence. Raises OutputError."""
+    kind = [
+        ("x", "<f4"),
+        ("y", "<f4"),
+        ("z", "<f4"),
+        ("red", "u1"),
+        ("green", "u1"),
+        ("blue", "u1"),
+        ("confidence", "<f4"),
+    ]
+    rows = np.empty(len(points), kind)
+    for name in "xyz":
+        rows[name] = points[name]
+    bits = np.ascontiguousarray(points["rgb"]).view(np.uint32)
+    for name, shift in (("red", 16), ("green", 8), ("blue", 0)):
+        rows[name] = (bits >> shift) & 255
+    rows["confidence"] = points["conf"]
+    types = {"<f4": "float", "u1": "uchar"}
+    lines = [
+        "ply",
+        "format binary_little_endian 1.0",
+        "comment come_ros, odometry frame",
+        f"element vertex {len(rows)}",
+    ]
+    lines += [f"property {types[t]} {name}" for name, t in kind] + ["end_header"]
+    with whole_file(path) as stream:
+        stream.write(("\n".join(lines) + "\n").encode("ascii"))
+        stream.write(rows.tobytes())
+
+
+def write_pcd(path: str | Path, points: NDArray[Any]) -> None:
+    """Points of cloud.POINT_DTYPE (n,) as a binary PCD 0.7 with x y z rgb conf. Raises OutputError."""
+    n, names = len(points), points.dtype.names or ()
+    many = len(names)
+    lines = [
+        "# .PCD v0.7 - Point Cloud Data file format", "VERSION 0.7", "FIELDS " + " ".join(names),
+        "SIZE" + " 4" * many, "TYPE" + " F" * many, "COUNT" + " 1" * many,
+        f"WIDTH {n}", "HEIGHT 1", "VIEWPOINT 0 0 0 1 0 0 0", f"POINTS {n}", "DATA binary",
+    ]  # fmt: skip
+    with whole_file(path) as stream:
+        stream.write(("\n".join(lines) + "\n").encode("ascii"))
+        stream.write(np.ascontiguousarray(points).tobytes())
+
+
+def write_tum(path: str | Path, poses: Mapping[int, F64]) -> None:
+    """Stamp in ns -> (4, 4) as a TUM trajectory (stamp tx ty tz qx qy qz qw); stamps from whole nanoseconds. Raises OutputError."""
+    rows = []
+    for stamp in sorted(poses):
+        sec, nanosec = divmod(stamp, NANO)
+        values = [*poses[stamp][:3, 3], *quat_xyzw_from_matrix(poses[stamp])]
+        rows.append(f"{sec}.{nanosec:09d} " + " ".join(f"{v:.9f}" for v in values))
+    write_text(path, "\n".join(rows) + "\n")

@@ -1,0 +1,108 @@
+"""One cloud of all frames: at most one point in each voxel, bounded in number, the longest unseen given up first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cloud import POINT_DTYPE
+
+_BITS = 21  # of each axis in a voxel's key
+_HALF = 1 << (_BITS - 1)
+# merging into a large map costs more than the frame itself: several frames are merged at once
+_WAITING_SHARE = 0.25
+_LEAST_WAITING = 50_000
+
+
+class VoxelMap:
+    """Points in the odometry frame, averaged in each voxel by their confidence (position and colour; the largest is kept as conf).
+
+    voxel: edge length, in odom units. max_points: voxels kept; beyond, those seen longest ago are dropped. The same frames in the
+    same order give the same bytes.
+    """
+
+    def __init__(self, voxel: float, max_points: int) -> None:
+        self.voxel, self.max_points = voxel, max_points
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._keys = np.empty(0, np.int64)  # sorted
+        # of each voxel: summed weight, weighted sums of x y z (from the voxel's corner) and r g b
+        self._sums = np.empty((0, 7))
+        self._confidence = np.empty(0, np.float32)
+        self._seen = np.empty(0, np.int64)
+        self._waiting: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]] = []
+        self._waiting_count = 0
+        self._frames = 0
+
+    def __len__(self) -> int:
+        self._merge()
+        return len(self._keys)
+
+    def add(self, points: NDArray[Any]) -> None:
+        """Points of cloud.POINT_DTYPE of one frame, any shape; those that are not finite, or over a million voxels away, are left out."""
+        points = points.reshape(-1)
+        rows = np.ascontiguousarray(points).view(np.float32).reshape(-1, 5)
+        with np.errstate(invalid="ignore", over="ignore"):
+            cell = np.floor(rows[:, :3].astype(np.float64) / self.voxel)
+            good = (np.abs(cell) < _HALF).all(axis=1)  # False for NaN
+        rows, cell = rows[good], cell[good].astype(np.int64)
+        if not len(rows):
+            return
+        self._frames += 1
+        key = ((cell[:, 0] + _HALF) << 2 * _BITS) | ((cell[:, 1] + _HALF) << _BITS) | (cell[:, 2] + _HALF)
+        bits = np.ascontiguousarray(rows[:, 3]).view(np.uint32)
+        weight = np.maximum(rows[:, 4].astype(np.float64), 1e-6)
+        values = np.empty((len(rows), 7))
+        values[:, 0] = 1.0
+        values[:, 1:4] = rows[:, :3] - cell * self.voxel
+        for column, shift in ((4, 16), (5, 8), (6, 0)):
+            values[:, column] = (bits >> shift) & 255
+        values *= weight[:, None]
+        self._waiting.append(_reduced(key, values, rows[:, 4], np.full(len(key), self._frames, np.int64)))
+        self._waiting_count += len(self._waiting[-1][0])
+        if self._waiting_count > max(_LEAST_WAITING, _WAITING_SHARE * len(self._keys)):
+            self._merge()
+
+    def points(self) -> NDArray[np.void]:
+        """(n,) of cloud.POINT_DTYPE, in an order that depends on nothing but the place."""
+        self._merge()
+        out = np.empty((len(self._keys), 5), np.float32)
+        mask = (1 << _BITS) - 1
+        mean = self._sums[:, 1:] / self._sums[:, :1]
+        for axis in range(3):
+            cell = ((self._keys >> (2 - axis) * _BITS) & mask) - _HALF
+            out[:, axis] = cell * self.voxel + mean[:, axis]
+        colour = np.clip(np.rint(mean[:, 3:]), 0, 255).astype(np.uint32)
+        out[:, 3] = (colour[:, 0] << 16 | colour[:, 1] << 8 | colour[:, 2]).view(np.float32)
+        out[:, 4] = self._confidence
+        return out.view(POINT_DTYPE)[:, 0]
+
+    def _merge(self) -> None:
+        if not self._waiting:
+            return
+        parts = [(self._keys, self._sums, self._confidence, self._seen), *self._waiting]
+        self._waiting, self._waiting_count = [], 0
+        key, sums, confidence, seen = _reduced(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        if len(key) > self.max_points:
+            keep = np.sort(np.argsort(-seen, kind="stable")[: self.max_points])
+            key, sums, confidence, seen = key[keep], sums[keep], confidence[keep], seen[keep]
+        self._keys, self._sums, self._confidence, self._seen = key, sums, confidence, seen
+
+
+def _reduced(
+    key: NDArray[np.int64], sums: NDArray[np.float64], confidence: NDArray[np.float32], seen: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]:
+    """One row for each key, sorted: sums added up, the largest confidence, the latest sight."""
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    return (
+        key[first],
+        np.add.reduceat(sums[order], first, axis=0),
+        np.maximum.reduceat(confidence[order], first),
+        np.maximum.reduceat(seen[order], first),
+    )
