@@ -19,10 +19,11 @@ from sensor_msgs.msg import PointCloud2, PointField
 
 from ..errors import FrameError
 from ..images import SUPPORTED, decode_image, encoding_of, intrinsics_from_camera_info
-from ..messages import Messages, stamp_ns
+from ..messages import NANO, Messages, stamp_ns
 from ..types import F64
 
 __all__ = [
+    "NANO",
     "ROS",
     "SUPPORTED",
     "camera_info_message",
