@@ -84,13 +84,38 @@ class VoxelMap:
     def _merge(self) -> None:
         if not self._waiting:
             return
-        parts = [(self._keys, self._sums, self._confidence, self._seen), *self._waiting]
-        self._waiting, self._waiting_count = [], 0
+        parts, self._waiting, self._waiting_count = self._waiting, [], 0
         key, sums, confidence, seen = _reduced(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-        if len(key) > self.max_points:
-            keep = np.sort(np.argsort(-seen, kind="stable")[: self.max_points])
-            key, sums, confidence, seen = key[keep], sums[keep], confidence[keep], seen[keep]
-        self._keys, self._sums, self._confidence, self._seen = key, sums, confidence, seen
+        # what is known is updated in its place, so that a large map costs little where nothing is new
+        place = np.searchsorted(self._keys, key)
+        new = np.ones(len(key), bool)
+        within = place < len(self._keys)
+        new[within] = self._keys[place[within]] != key[within]
+        known = place[~new]
+        self._sums[known] += sums[~new]
+        self._confidence[known] = np.maximum(self._confidence[known], confidence[~new])
+        self._seen[known] = seen[~new]
+        if new.any():
+            at = place[new]
+            self._keys = np.insert(self._keys, at, key[new])
+            self._sums = np.insert(self._sums, at, sums[new], axis=0)
+            self._confidence = np.insert(self._confidence, at, confidence[new])
+            self._seen = np.insert(self._seen, at, seen[new])
+        if len(self._keys) > self.max_points:
+            self._keep(_newest(self._seen, self.max_points))
+
+    def _keep(self, rows: NDArray[np.bool_]) -> None:
+        self._keys, self._sums = self._keys[rows], self._sums[rows]
+        self._confidence, self._seen = self._confidence[rows], self._seen[rows]
+
+
+def _newest(seen: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Marks the `count` largest; of those equal to the least of them, the first."""
+    least = np.partition(seen, len(seen) - count)[len(seen) - count]
+    newest = seen > least
+    equal = np.flatnonzero(seen == least)
+    newest[equal[: count - np.count_nonzero(newest)]] = True
+    return newest
 
 
 def _reduced(
