@@ -25,19 +25,66 @@ def depth_errors(depth: np.ndarray, truth: np.ndarray, mask: np.ndarray | None =
     Pixels count where the truth is finite and > 0 (and `mask`, if given). A pixel without a finite positive estimate counts as wrong:
     delta 0, AbsRel 1, so that leaving pixels out cannot win. No comparable pixel: NaN errors.
     """
-    truth = np.asarray(truth, dtype=np.float64)
-    depth = np.asarray(depth, dtype=np.float64)
-    known = np.isfinite(truth) & (truth > 0)
-    if mask is not None:
-        known &= mask
-    truth, depth = truth[known], depth[known]
-    good = np.isfinite(depth) & (depth > 0)
+    depth, truth, good = _comparable(depth, truth, mask)
     if not good.any():
         return DepthErrors(float("nan"), float("nan"), int(truth.size))
     ratio = np.full(truth.shape, np.inf)
     ratio[good] = depth[good] * np.median(truth[good] / depth[good]) / truth[good]
     error = np.where(good, np.abs(ratio - 1), 1.0)
     return DepthErrors(float(error.mean()), float((np.maximum(ratio, 1 / ratio) < 1.25).mean()), int(truth.size))
+
+
+class RatioHistogram:
+    """Depth errors of a whole sequence under one scale, in memory that does not grow with it.
+
+    AbsRel and delta depend on nothing but depth / truth, so its logarithm is counted in bins of `WIDTH`; each bin stands for the mean
+    of what fell into it, so that the scale is known to WIDTH / 2 (relative) and the errors to less.
+    """
+
+    WIDTH = 1e-4
+    REACH = 12.0  # depths 160 000 times too large or small count as just that
+
+    def __init__(self) -> None:
+        bins = 2 * round(self.REACH / self.WIDTH) + 1
+        self._counts = np.zeros(bins, np.int64)
+        self._sums = np.zeros(bins)
+        self._missing = 0
+
+    def add(self, depth: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> None:
+        """Pixels of one frame; which of them count is told in `depth_errors`."""
+        depth, truth, good = _comparable(depth, truth, mask)
+        logs = np.clip(np.log(depth[good] / truth[good]), -self.REACH, self.REACH)
+        index = np.rint((logs + self.REACH) / self.WIDTH).astype(np.int64)
+        self._counts += np.bincount(index, minlength=len(self._counts))
+        self._sums += np.bincount(index, logs, minlength=len(self._counts))
+        self._missing += int(len(truth) - good.sum())
+
+    def errors(self) -> DepthErrors:
+        """Of all frames so far, scaled once by the median ratio."""
+        counted = self._counts > 0
+        n = self._counts[counted]
+        total = int(n.sum())
+        if not total:
+            return DepthErrors(float("nan"), float("nan"), self._missing)
+        logs = self._sums[counted] / n
+        ratio = np.exp(logs - logs[np.searchsorted(np.cumsum(n), total / 2)])
+        right = n[np.maximum(ratio, 1 / ratio) < 1.25].sum()
+        pixels = total + self._missing
+        off = float(n @ np.abs(ratio - 1)) + self._missing
+        return DepthErrors(off / pixels, float(right / pixels), pixels)
+
+
+def _comparable(
+    depth: np.ndarray, truth: np.ndarray, mask: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(depth, truth) float64 where the truth is known, (n,) each, and where the depth is finite and positive, (n,) bool."""
+    truth = np.asarray(truth, dtype=np.float64)
+    depth = np.asarray(depth, dtype=np.float64)
+    known = np.isfinite(truth) & (truth > 0)
+    if mask is not None:
+        known &= mask
+    truth, depth = truth[known], depth[known]
+    return depth, truth, np.isfinite(depth) & (depth > 0)
 
 
 def rotation_error_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:

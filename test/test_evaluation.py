@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from come_ros.evaluation import depth_errors, relative_pose_errors, rotation_error_deg
+from come_ros.evaluation import RatioHistogram, depth_errors, relative_pose_errors, rotation_error_deg
 
 
 def rotation_z(deg):
@@ -55,3 +55,20 @@ def test_rotation_and_direction():
     off[1] = pose(32, [0, 1, 0])
     rotation, direction, _ = relative_pose_errors(off, truth)
     assert rotation[0] == pytest.approx(2) and direction[0] == pytest.approx(90)
+
+
+def test_a_histogram_of_ratios_gives_the_errors_of_all_pixels_at_once() -> None:
+    rng = np.random.default_rng(3)
+    truth = rng.uniform(0.5, 6.0, (5, 40, 50))
+    depth = truth * np.exp(0.2 * rng.standard_normal(truth.shape)) / 3
+    depth[rng.random(truth.shape) < 0.05] = np.nan
+    truth[rng.random(truth.shape) < 0.1] = 0
+    mask = rng.random(truth.shape) < 0.7
+    histogram = RatioHistogram()
+    for row in zip(depth, truth, mask, strict=True):
+        histogram.add(*row)
+    exact, found = depth_errors(depth, truth, mask), histogram.errors()
+    assert found.pixels == exact.pixels
+    assert found.abs_rel == pytest.approx(exact.abs_rel, abs=2e-5)
+    assert found.delta == pytest.approx(exact.delta, abs=2e-4)
+    assert np.isnan(RatioHistogram().errors().abs_rel)

@@ -124,7 +124,7 @@ def play_and_score(
     """Plays `bag` to the live node; leaves recording, metrics, picture in `out`. The metrics. Raises ComeRosError."""
     from ..files import write_tum
     from .live import Camera, run_live
-    from .picture import draw
+    from .picture import draw, overview_of
     from .scores import read_recording, read_truth, score
 
     arguments: list[str] = []
@@ -152,8 +152,19 @@ def play_and_score(
     write_tum(out / "trajectory.tum", recording.odom_from_camera)
     if not recording.depth:
         raise DemoError(f"the node published no depth: see {out / 'node.log'} and {out / 'metrics.json'}")
-    draw(out / "overview.png", bag, recording, truth, metrics, title)
+    draw(out / "overview.png", overview_of(bag, recording, truth, topic), f"{title}\n{_figures(metrics)}")
     return metrics
+
+
+def _figures(metrics: dict[str, Any]) -> str:
+    """One line of the most telling numbers."""
+    from .picture import accuracy_text
+
+    frames, latency = metrics["frames"], metrics["latency_ms"]["~/odometry"]
+    parts = [f"{frames['sent']} images sent, {frames['used']} used"]
+    if latency:
+        parts.append(f"latency p50 {latency['p50']:.0f} ms")
+    return "   |   ".join(parts + accuracy_text(metrics))
 
 
 def _images(bag: str | Path, topic: str | None) -> int:

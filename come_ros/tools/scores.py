@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from .. import geometry
 from ..datasets.rosbag import Bag
 from ..datasets.tum import nearest
 from ..errors import ComeRosError
-from ..evaluation import depth_errors, rotation_error_deg
+from ..evaluation import RatioHistogram, depth_errors, rotation_error_deg
 from ..files import write_tum
 from ..preprocess import CropResize
 from ..types import F32, F64
@@ -30,7 +31,7 @@ from .live import LiveRun
 NANO = 1_000_000_000
 _MODEL = ("backbone", "weights", "device", "precision", "resolution")
 MEAN_DEPTH = Path(__file__).resolve().parents[1] / "models" / "mean_depth.npy"
-"""(h, w) mean depth of the training rooms, each frame scaled to median 1, if it ships."""
+"""(h, w) mean depth of the training rooms, each frame scaled to median 1."""
 
 
 class ScoreError(ComeRosError):
@@ -150,6 +151,9 @@ def score(run: LiveRun, recording: Recording, truth: Truth, image_topic: str, no
     played_s = (run.sent[-1][1] - run.sent[0][1]) * 1e-9 if len(run.sent) > 1 else float("nan")
     topics = ("points", "odometry", "depth/image", "depth/camera_info")
     published = dict(run.sent)
+    depth = DepthScores()
+    for stamp in sorted(truth.depth):
+        depth.add(recording.depth[stamp], truth.depth[stamp])
     metrics = {
         "frames": {
             "bag": truth.images,
@@ -165,16 +169,16 @@ def score(run: LiveRun, recording: Recording, truth: Truth, image_topic: str, no
             f"~/{t}": _latency(published, recording.arrivals.get(f"{node}/{t}", {})) for t in ("odometry", "points")
         },
         "rate_hz": {"input": (len(run.sent) - 1) / played_s, "output": counts["used"] / played_s},
-        "depth": _depth_scores(recording, truth),
-        "trajectory": _trajectory_scores(recording, truth),
-        "rotation": _rotation_scores(recording, truth),
+        "depth": depth.result(),
+        "trajectory": trajectory_scores(recording.odom_from_camera, truth.world_from_camera),
+        "rotation": rotation_scores(recording.odom_from_camera, truth.world_from_camera),
         "model": {k: os.path.basename(recording.inference.get(k, "")) for k in _MODEL},
         "run": {
             "start_s": run.start_s, "stop_s": run.stop_s, "exit_code": run.exit_code, "camera_late_ms": run.late_ms,
             "seconds": run.seconds, "settled": run.settled, "tf_from_odometry": run.tf_from_odometry,
         },
     }  # fmt: skip
-    return _for_json(metrics)
+    return for_json(metrics)
 
 
 def _latency(published: Mapping[int, int], arrived: Mapping[int, int]) -> dict[str, float] | None:
@@ -183,60 +187,68 @@ def _latency(published: Mapping[int, int], arrived: Mapping[int, int]) -> dict[s
     return {"p50": float(np.percentile(ms, 50)), "p95": float(np.percentile(ms, 95))} if ms else None
 
 
-def _depth_scores(recording: Recording, truth: Truth) -> dict[str, Any] | None:
-    """Errors on the published pixels, of the node and, on the very same pixels, of null models."""
-    stamps = sorted(truth.depth)
-    if not stamps:
-        return None
-    real = np.stack([truth.depth[t] for t in stamps])
-    ours = np.stack([recording.depth[t] for t in stamps])
-    known = np.isfinite(real) & (real > 0)
-    mask = known & np.isfinite(ours)
-    if not mask.any():
-        return None
-    average, source = mean_depth(real)
-    shape = ours.shape
-    scored = {
-        "come_ros": ours,
-        "constant depth": np.ones(shape, np.float32),
-        "mean depth map": np.broadcast_to(average, shape),
-    }
-    return {
-        "frames": len(stamps),
-        "coverage": float(mask.sum() / known.sum()),
-        "mean_depth_map": source,
-        "per_frame": {k: _errors(map(depth_errors, v, real, mask)) for k, v in scored.items()},
-        "per_sequence": {k: _errors([depth_errors(v, real, mask)]) for k, v in scored.items()},
-    }
+class DepthScores:
+    """Depth errors on the published pixels, frame by frame, of us and, on the very same pixels, of null models. Memory does not grow
+    with the frames.
+
+    scales: metres per unit of our depth, one for each frame that could be compared.
+    """
+
+    def __init__(self) -> None:
+        self.scales: list[float] = []
+        self._frames = self._known = self._compared = 0
+        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._histograms: dict[str, RatioHistogram] = {}
+        self._mean: F32 | None = None
+
+    def add(self, ours: F32, real: F32) -> None:
+        """One frame: published depth (h, w), NaN where none, and the truth on the same pixels, in metres."""
+        known = np.isfinite(real) & (real > 0)
+        mask = known & np.isfinite(ours)
+        self._frames += 1
+        self._known += int(known.sum())
+        self._compared += int(mask.sum())
+        if not mask.any():
+            return
+        self.scales.append(float(np.median(real[mask] / ours[mask])))
+        if self._mean is None or self._mean.shape != ours.shape:
+            self._mean = mean_depth(ours.shape)
+        nulls = {"constant depth": np.ones(ours.shape, np.float32), "mean depth map": self._mean}
+        for name, depth in {"come_ros": ours, **nulls}.items():
+            error = depth_errors(depth, real, mask)
+            self._sums[name] = self._sums.get(name, 0) + np.array([error.abs_rel, error.delta])
+            self._histograms.setdefault(name, RatioHistogram()).add(depth, real, mask)
+
+    def result(self) -> dict[str, Any] | None:
+        """None if nothing could be compared."""
+        if not self._compared:
+            return None
+        once = {name: histogram.errors() for name, histogram in self._histograms.items()}
+        return {
+            "frames": self._frames,
+            "coverage": self._compared / self._known,
+            "mean_depth_map": "training rooms",
+            "per_frame": {
+                name: dict(zip(("abs_rel", "delta"), (total / len(self.scales)).tolist(), strict=True))
+                for name, total in self._sums.items()
+            },
+            "per_sequence": {name: {"abs_rel": e.abs_rel, "delta": e.delta} for name, e in once.items()},
+        }
 
 
-def _errors(errors: Iterable[Any]) -> dict[str, float]:
-    known = [e for e in errors if np.isfinite(e.abs_rel)]
-    return {name: float(np.mean([getattr(e, name) for e in known])) for name in ("abs_rel", "delta")}
+def mean_depth(shape: tuple[int, ...]) -> F32:
+    """(h, w) null model: the mean depth of the training rooms."""
+    import cv2
+
+    return cv2.resize(np.load(MEAN_DEPTH).astype(np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def mean_depth(real: F32) -> tuple[F32, str]:
-    """(h, w) null model, and where it comes from: the training rooms' mean if it ships, else these frames' own."""
-    height, width = real.shape[1:]
-    if MEAN_DEPTH.is_file():
-        import cv2
-
-        average = np.load(MEAN_DEPTH).astype(np.float32)
-        return cv2.resize(average, (width, height), interpolation=cv2.INTER_LINEAR), "training rooms"
-    with np.errstate(invalid="ignore", divide="ignore"):
-        logs = np.log(np.where(real > 0, real, np.nan))
-    logs -= np.nanmedian(logs, axis=(1, 2), keepdims=True)
-    known = np.isfinite(logs)
-    total = np.where(known, logs, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)  # nothing known: the median
-    return np.exp(total).astype(np.float32), "these very frames' own truth, kinder than fair"
-
-
-def _rotation_scores(recording: Recording, truth: Truth) -> dict[str, Any] | None:
+def rotation_scores(odom_from_camera: Mapping[int, F64], world_from_camera: Mapping[int, F64]) -> dict[str, Any] | None:
     """Angles between consecutive used frames, and how far they are off; the null model says that nothing ever turns."""
-    stamps = sorted(truth.world_from_camera)
+    stamps = sorted(world_from_camera)
     if len(stamps) < 2:
         return None
-    both = (recording.odom_from_camera, truth.world_from_camera)
+    both = (odom_from_camera, world_from_camera)
     ours, real = (np.stack([poses[t][:3, :3] for t in stamps]) for poses in both)
     steps = [np.swapaxes(r[:-1], 1, 2) @ r[1:] for r in (ours, real)]
     off = rotation_error_deg(*steps)
@@ -248,25 +260,56 @@ def _rotation_scores(recording: Recording, truth: Truth) -> dict[str, Any] | Non
     }
 
 
-def _trajectory_scores(recording: Recording, truth: Truth) -> dict[str, Any] | None:
-    stamps = sorted(truth.world_from_camera)
+def trajectory_scores(
+    odom_from_camera: Mapping[int, F64], world_from_camera: Mapping[int, F64]
+) -> dict[str, Any] | None:
+    """ATE and RPE (between consecutive used frames) by evo, aligned by Sim(3) and, `_se3`, with the scale left as it is; None for
+    fewer than three poses.
+
+    Null models: not moving (any alignment puts it into the middle of the truth; no step has a length) and, for RPE, the constant
+    velocity in the camera's own axes that fits the truth best.
+    """
+    stamps = sorted(world_from_camera)
     if len(stamps) < 3:
         return None
-    positions = np.stack([truth.world_from_camera[t][:3, 3] for t in stamps])
-    still = float(np.sqrt(((positions - positions.mean(axis=0)) ** 2).sum(axis=1).mean()))
-    length = float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())
-    out: dict[str, Any] = {"poses": len(stamps), "length_m": length}
-    with tempfile.TemporaryDirectory() as folder:
+    real = np.stack([world_from_camera[t] for t in stamps])
+    positions = real[:, :3, 3]
+    steps = (geometry.inverse(real[:-1]) @ real[1:])[:, :3, 3]
+    still = _rms(positions - positions.mean(axis=0))
+    nulls = {"not moving": _rms(steps), "constant velocity": _rms(steps - steps.mean(axis=0))}
+    pairs = ("--delta", "1", "--delta_unit", "f")
+    calls = {
+        "ate_rmse_m": ("evo_ape", "-as"),
+        "ate_se3_rmse_m": ("evo_ape", "-a"),
+        "rpe_translation_rmse_m": ("evo_rpe", "-as", "-r", "trans_part", *pairs),
+        "rpe_translation_se3_rmse_m": ("evo_rpe", "-a", "-r", "trans_part", *pairs),
+        "rpe_rotation_rmse_deg": ("evo_rpe", "-r", "angle_deg", *pairs),
+    }
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         estimate, reference = Path(folder, "estimate.tum"), Path(folder, "truth.tum")
-        write_tum(estimate, {t: recording.odom_from_camera[t] for t in stamps})
-        write_tum(reference, {t: truth.world_from_camera[t] for t in stamps})
-        ate = _evo("evo_ape", reference, estimate, "-as")
-        rpe = _evo("evo_rpe", reference, estimate, "-r", "angle_deg", "--delta", "1", "--delta_unit", "f")
-    out["ate_rmse_m"] = {"come_ros": ate.get("rmse"), "not moving": still}
-    out["rpe_rotation_rmse_deg"] = rpe.get("rmse")
-    if problems := "; ".join(dict.fromkeys(r["problem"] for r in (ate, rpe) if "problem" in r)):
+        write_tum(estimate, {t: odom_from_camera[t] for t in stamps})
+        write_tum(reference, {t: world_from_camera[t] for t in stamps})
+        jobs = [pool.submit(_evo, call[0], reference, estimate, *call[1:]) for call in calls.values()]
+        results = dict(zip(calls, (job.result() for job in jobs), strict=True))
+    out: dict[str, Any] = {
+        "poses": len(stamps),
+        "length_m": float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum()),
+    }
+    for name, result in results.items():
+        if name.startswith("ate"):
+            out[name] = {"come_ros": result.get("rmse"), "not moving": still}
+        elif name.startswith("rpe_translation"):
+            out[name] = {"come_ros": result.get("rmse"), **nulls}
+        else:
+            out[name] = result.get("rmse")  # its null model stands with the rotation scores
+    if problems := "; ".join(dict.fromkeys(r["problem"] for r in results.values() if "problem" in r)):
         out["problem"] = problems
     return out
+
+
+def _rms(vectors: F64) -> float:
+    """Root of the mean squared length of (N, 3)."""
+    return float(np.sqrt((vectors**2).sum(axis=1).mean()))
 
 
 def _evo(command: str, reference: Path, estimate: Path, *options: str) -> dict[str, Any]:
@@ -275,19 +318,18 @@ def _evo(command: str, reference: Path, estimate: Path, *options: str) -> dict[s
     program = str(beside) if beside.is_file() else shutil.which(command)
     if program is None:
         return {"problem": f"{command} is not installed (pip install evo)"}
-    results = estimate.with_name(f"{command}.zip")
-    # its settings folder, made at the first run, is none of ours
-    environment = {**os.environ, "HOME": str(estimate.parent), "MPLBACKEND": "Agg"}
-    done = subprocess.run(
-        [program, "tum", str(reference), str(estimate), *options, "--no_warnings", "--save_results", str(results)],
-        env=environment, check=False, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    if done.returncode or not results.is_file():
-        last = done.stdout.strip().splitlines() or ["no output"]
-        return {"problem": f"{command}: {last[-1]}"}
-    with zipfile.ZipFile(results) as archive:
-        return json.loads(archive.read("stats.json"))
+    with tempfile.TemporaryDirectory() as home:  # its settings folder, made at the first run, is none of ours
+        results = Path(home, "results.zip")
+        done = subprocess.run(
+            [program, "tum", str(reference), str(estimate), *options, "--no_warnings", "--save_results", str(results)],
+            env={**os.environ, "HOME": home, "MPLBACKEND": "Agg"}, check=False, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        if done.returncode or not results.is_file():
+            last = done.stdout.strip().splitlines() or ["no output"]
+            return {"problem": f"{command}: {last[-1]}"}
+        with zipfile.ZipFile(results) as archive:
+            return json.loads(archive.read("stats.json"))
 
 
 def table(metrics: Mapping[str, Any]) -> str:
@@ -311,17 +353,20 @@ def table(metrics: Mapping[str, Any]) -> str:
     rows.append(("model", ", ".join(model[k] for k in _MODEL if model[k])))
     width = max(len(name) for name, _ in rows) + 2
     lines = [f"{name:{width}}{text}" for name, text in rows]
-    return "\n".join([*lines, "", *_accuracy_lines(metrics)])
+    return "\n".join([*lines, "", *accuracy_lines(metrics)])
 
 
-def _accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
+def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Depth, trajectory and rotation errors beside their null models, as aligned plain text."""
     depth, path, turn = metrics["depth"], metrics["trajectory"], metrics["rotation"]
     header = ("error against the truth", "come_ros", "null models, which see nothing")
     rows: list[tuple[str, str, str]] = []
     for key, label in (("per_frame", "scaled per frame"), ("per_sequence", "scaled once")):
         for name, title in (("abs_rel", f"depth AbsRel, {label}"), ("delta", f"depth delta < 1.25, {label}")):
             rows.append((title, *_pair(depth and {k: v[name] for k, v in depth[key].items()}, 3)))
-    rows.append(("trajectory ATE RMSE, Sim(3), m", *_pair(path and path["ate_rmse_m"], 3)))
+    for key, title in (("ate", "trajectory ATE RMSE"), ("rpe_translation", "translation per step (RPE)")):
+        for suffix, label in (("", "Sim(3)"), ("_se3", "SE(3)")):
+            rows.append((f"{title}, {label}, m", *_pair(path and path[f"{key}{suffix}_rmse_m"], 3)))
     rows.append(("rotation, median per step, deg", *_pair(turn and turn["median_deg"], 2)))
     rows.append(("rotation, RMSE per step (RPE), deg", *_pair(turn and turn["rmse_deg"], 2)))
     widths = [max(len(row[i]) for row in [header, *rows]) + 2 for i in range(2)]
@@ -335,7 +380,7 @@ def _accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(f"(path of {path['length_m']:.2f} m; {remark})")
         lines += [f"({path['problem']})"] if "problem" in path else []
     if not (depth or path):
-        lines.append("(the bag holds no truth: no depth, no /ground_truth/odometry)")
+        lines.append("(the bag holds no truth: no depth, no path)")
     return lines
 
 
@@ -351,11 +396,12 @@ def _text(value: float | None, digits: int) -> str:
     return "n/a" if value is None else f"{value:.{digits}f}"
 
 
-def _for_json(value: Any) -> Any:
+def for_json(value: Any) -> Any:
+    """The same for JSON: five digits, None for what is not finite."""
     if isinstance(value, dict):
-        return {k: _for_json(v) for k, v in value.items()}
+        return {k: for_json(v) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_for_json(v) for v in value]
+        return [for_json(v) for v in value]
     if isinstance(value, float):
         return round(value, 5) if np.isfinite(value) else None
     return value
