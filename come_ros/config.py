@@ -92,6 +92,25 @@ class Cloud:
 
 
 @dataclass(frozen=True)
+class Map:
+    enabled: bool = _param(False, "keep a map of all frames: ~/map_points and ~/save_map", dynamic=True)
+    voxel: float = _param(
+        0.05,
+        "edge of a voxel, which holds one point, m; another one starts the map anew",
+        low=1e-3,
+        high=10.0,
+        dynamic=True,
+    )
+    max_points: int = _param(
+        2_000_000, "beyond, the points seen longest ago are given up", low=1000, high=20_000_000, dynamic=True
+    )
+    rate: float = _param(0.5, "~/map_points per second, at most; a changed map only", low=0.01, high=10.0, dynamic=True)
+    save_dir: str = _param(
+        "~/.ros/come_ros", "~/save_map writes into a new folder in this one, named by the time", dynamic=True
+    )
+
+
+@dataclass(frozen=True)
 class Scale:
     mode: str = _param("none", "none: the model's own scale; fixed: multiply by scale.fixed", choices=("none", "fixed"))
     fixed: float = _param(1.0, "metres per model unit when scale.mode is fixed", low=1e-6, high=1e6, dynamic=True)
@@ -131,6 +150,11 @@ class Config:
     image_transport: str = _param(
         "raw", "raw: topic image (sensor_msgs/Image); compressed: image/compressed", choices=("raw", "compressed")
     )
+    rectify: str = _param(
+        "auto",
+        "take lens distortion out: auto if camera_info tells of it and the topic's name has no rect; on: also then; off",
+        choices=("auto", "on", "off"),
+    )
     max_data_age: float = _param(
         2.0,
         "results older than this after the arrival of the frame that triggered them are dropped, s; 0 = off",
@@ -138,14 +162,22 @@ class Config:
         high=60.0,
         dynamic=True,
     )
+    on_time_jump: str = _param(
+        "reset",
+        "stamps go back by more than 0.1 s: reset starts a new world, keep_pose goes on where the camera was, ignore drops the frames",
+        choices=("reset", "keep_pose", "ignore"),
+        dynamic=True,
+    )
     odom_frame: str = _param("visual_odom", "world frame of odometry: starts level at the first used frame")
     camera_optical_frame: str = _param("camera_optical_frame", "frame name used when an image's header has none")
+    path_max_size: int = _param(2000, "~/path holds the last so many poses", low=1, high=100_000, dynamic=True)
     autostart: bool = _param(True, "configure and activate at start; false leaves both to a lifecycle manager")
     accelerator: Accelerator = field(default_factory=Accelerator)
     input: Input = field(default_factory=Input)
     window: WindowParameters = field(default_factory=WindowParameters)
     keyframe: Keyframe = field(default_factory=Keyframe)
     cloud: Cloud = field(default_factory=Cloud)
+    map: Map = field(default_factory=Map)
     scale: Scale = field(default_factory=Scale)
     cov: Cov = field(default_factory=Cov)
     tf: Tf = field(default_factory=Tf)

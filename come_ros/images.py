@@ -1,4 +1,4 @@
-"""Pictures, depth and intrinsics out of image messages, by the names of their fields: rclpy's and those of bags alike.
+"""Pictures and depth out of image messages, by the names of their fields: rclpy's and those of bags alike.
 
 Plain numpy; imports no ROS. OpenCV is used for Bayer and YUV only, Pillow for JPEG and PNG.
 """
@@ -13,32 +13,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FrameError
-from .types import F32, F64, U8
+from .types import F32, U8
+
+
+def _to_8_bits(a: NDArray[Any]) -> U8:
+    if a.dtype.itemsize == 1:
+        return a
+    return ((a.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 257 = 65535 / 255; rounded
 
 
 def _gray(a: NDArray[Any]) -> U8:
-    return np.repeat(a[:, :, None] if a.ndim == 2 else a, 3, axis=2)
+    return np.repeat(_to_8_bits(a)[:, :, None], 3, axis=2)
 
 
-def _gray16(a: NDArray[Any]) -> U8:
-    return _gray(((a.astype(np.uint32) + 128) // 257).astype(np.uint8))
+def _rgb(a: NDArray[Any]) -> U8:
+    return _to_8_bits(a[:, :, :3])
+
+
+def _bgr(a: NDArray[Any]) -> U8:
+    return _to_8_bits(a[:, :, 2::-1])
 
 
 def _by_opencv(code: str) -> Callable[[NDArray[Any]], U8]:
     def convert(a: NDArray[Any]) -> U8:
         import cv2
 
-        return cv2.cvtColor(np.ascontiguousarray(a), getattr(cv2, code))
+        native = np.ascontiguousarray(a, a.dtype.newbyteorder("="))
+        return _to_8_bits(cv2.cvtColor(native, getattr(cv2, code)))
 
     return convert
-
-
-def _rgb(a: NDArray[Any]) -> U8:
-    return a[:, :, :3]
-
-
-def _bgr(a: NDArray[Any]) -> U8:
-    return a[:, :, 2::-1]
 
 
 # encoding -> channels, type of one, conversion to RGB. Types without a meaning (8UC3) are taken as OpenCV's order.
@@ -48,23 +51,29 @@ _ENCODINGS: dict[str, tuple[int, str, Callable[[NDArray[Any]], U8]]] = {
     "rgba8": (4, "u1", _rgb),
     "bgra8": (4, "u1", _bgr),
     "mono8": (1, "u1", _gray),
-    "mono16": (1, "u2", _gray16),
+    "mono16": (1, "u2", _gray),
     "8UC1": (1, "u1", _gray),
     "8UC3": (3, "u1", _bgr),
     "8UC4": (4, "u1", _bgr),
+    "rgb16": (3, "u2", _rgb),
+    "bgr16": (3, "u2", _bgr),
+    "rgba16": (4, "u2", _rgb),
+    "bgra16": (4, "u2", _bgr),
     "yuv422": (2, "u1", _by_opencv("COLOR_YUV2RGB_UYVY")),
     "uyvy": (2, "u1", _by_opencv("COLOR_YUV2RGB_UYVY")),
     "yuv422_yuy2": (2, "u1", _by_opencv("COLOR_YUV2RGB_YUY2")),
     "yuyv": (2, "u1", _by_opencv("COLOR_YUV2RGB_YUY2")),
     "nv12": (1, "u1", _by_opencv("COLOR_YUV2RGB_NV12")),
-    # OpenCV names a pattern by its second row and column: rggb is its BG
-    "bayer_rggb8": (1, "u1", _by_opencv("COLOR_BayerBG2RGB")),
-    "bayer_bggr8": (1, "u1", _by_opencv("COLOR_BayerRG2RGB")),
-    "bayer_gbrg8": (1, "u1", _by_opencv("COLOR_BayerGR2RGB")),
-    "bayer_grbg8": (1, "u1", _by_opencv("COLOR_BayerGB2RGB")),
+    "nv21": (1, "u1", _by_opencv("COLOR_YUV2RGB_NV21")),
 }
+# OpenCV names a pattern by its second row and column: rggb is its BG
+for _pattern, _name in {"rggb": "BG", "bggr": "RG", "gbrg": "GR", "grbg": "GB"}.items():
+    for _bits in (8, 16):
+        _ENCODINGS[f"bayer_{_pattern}{_bits}"] = (1, f"u{_bits // 8}", _by_opencv(f"COLOR_Bayer{_name}2RGB"))
 SUPPORTED = ", ".join(_ENCODINGS)
-_EVEN_WIDTH = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12")
+_EVEN_WIDTH = ("yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv12", "nv21")
+_PLANAR = ("nv12", "nv21")  # a plane of luma, then one of chroma with half as many rows
+_BAYER_SIDE = 3  # below it OpenCV gives black
 # encoding -> type, metres per unit. 16UC1 is millimetres with 0 for invalid (REP 118)
 _DEPTH: dict[str, tuple[str, float]] = {"16UC1": ("u2", 1e-3), "32FC1": ("f4", 1.0)}
 
@@ -88,43 +97,66 @@ def decode_image(message: Any) -> U8:
     """(H, W, 3) uint8 RGB of an Image or CompressedImage; it may share the message's memory. Raises FrameError."""
     if is_compressed(message):
         return _decompress(message)
-    if message.encoding not in _ENCODINGS:
-        depth = " is a depth image, not a colour one" if message.encoding in _DEPTH else " cannot be read"
-        raise FrameError(f"image encoding {message.encoding!r}{depth}: publish one of {SUPPORTED}")
-    channels, kind, convert = _ENCODINGS[message.encoding]
-    height, width = message.height, message.width
-    planar = message.encoding == "nv12"  # a plane of luma, then one of chroma with half as many rows
-    if height < 1 or width < 1 or (message.encoding in _EVEN_WIDTH and width % 2) or (planar and height % 2):
-        size = f"{width}x{height}"
-        raise FrameError(f"a {message.encoding} image of {size} px cannot be: check the driver's size settings")
-    rows = height + height // 2 if planar else height
-    return np.ascontiguousarray(convert(_pixels(message, rows, channels, kind)))
+    pixels = pixels_of(message)
+    return np.ascontiguousarray(_ENCODINGS[message.encoding][2](pixels))
+
+
+def pixels_of(message: Any) -> NDArray[Any]:
+    """The pixels of a colour Image as they are: a view (H, W) or (H, W, channels), of one and a half times as many rows with
+    the chroma of nv12 and nv21. Raises FrameError if the image cannot be decoded."""
+    encoding = message.encoding
+    if encoding not in _ENCODINGS:
+        depth = "is a depth image, not a colour one" if encoding in _DEPTH else "cannot be read"
+        raise FrameError(f"image encoding {encoding!r} {depth}: it must be one of {SUPPORTED}; set it in the driver")
+    channels, kind, _ = _ENCODINGS[encoding]
+    height, width = _size(message)
+    if (encoding in _EVEN_WIDTH and width % 2) or (encoding in _PLANAR and height % 2):
+        sides = "sides" if encoding in _PLANAR else "width"
+        raise FrameError(
+            f"a {encoding} image of {width}x{height} px cannot be: its {sides} must be even; set the driver's size"
+        )
+    if encoding.startswith("bayer") and min(width, height) < _BAYER_SIDE:
+        raise FrameError(
+            f"a {encoding} image of {width}x{height} px is too small: its sides must be {_BAYER_SIDE} px or more; "
+            f"set the driver's size"
+        )
+    return _pixels(message, height + height // 2 if encoding in _PLANAR else height, channels, kind)
 
 
 def decode_depth(message: Any) -> F32:
     """The (H, W) z-depth in a 16UC1 or 32FC1 Image, metres, NaN where nothing was measured. Raises FrameError."""
     if is_compressed(message) or message.encoding not in _DEPTH:
-        raise FrameError(f"encoding {encoding_of(message)!r} is no depth image: it must be one of {', '.join(_DEPTH)}")
+        raise FrameError(
+            f"encoding {encoding_of(message)!r} is no depth image: it must be one of {', '.join(_DEPTH)}; set it in the driver"
+        )
     kind, unit = _DEPTH[message.encoding]
-    raw = _pixels(message, message.height, 1, kind).astype(np.float32)
+    raw = _pixels(message, _size(message)[0], 1, kind).astype(np.float32)
     with np.errstate(invalid="ignore"):
         return np.where(np.isfinite(raw) & (raw > 0), raw * np.float32(unit), np.float32(np.nan))
 
 
+def _size(message: Any) -> tuple[int, int]:
+    height, width = int(message.height), int(message.width)
+    if height < 1 or width < 1:
+        raise FrameError(
+            f"a {message.encoding} image of {width}x{height} px is empty: its sides must be 1 px or more; set the driver's size"
+        )
+    return height, width
+
+
 def _pixels(message: Any, rows: int, channels: int, kind: str) -> NDArray[Any]:
     """View of the message's memory, (rows, W) or (rows, W, channels); padded rows are honoured."""
-    width = message.width
+    width, step = int(message.width), int(message.step)
     dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
     row_bytes = width * channels * dtype.itemsize
     data = np.frombuffer(message.data, np.uint8)
-    if message.step < row_bytes or data.size < message.step * (rows - 1) + row_bytes:
+    if step < row_bytes or data.size < step * (rows - 1) + row_bytes:
         raise FrameError(
-            f"a {message.encoding} image of {width}x{message.height} px has {data.size} bytes in rows of "
-            f"{message.step}, but needs rows of {row_bytes} or more, {rows} of them: the message is cut off, or its "
-            f"encoding is wrong (known: {SUPPORTED})"
+            f"a {message.encoding} image of {width}x{message.height} px has {data.size} bytes in rows of {step}, but needs rows of "
+            f"{row_bytes} or more, {rows} of them: the message is cut off, or its encoding or size is wrong; check the driver"
         )
     shape: tuple[int, ...] = (rows, width)
-    strides: tuple[int, ...] = (message.step, channels * dtype.itemsize)
+    strides: tuple[int, ...] = (step, channels * dtype.itemsize)
     if channels > 1:
         shape, strides = (*shape, channels), (*strides, dtype.itemsize)
     return np.ndarray(shape, dtype, data, strides=strides)
@@ -133,42 +165,15 @@ def _pixels(message: Any, rows: int, channels: int, kind: str) -> NDArray[Any]:
 def _decompress(message: Any) -> U8:
     from PIL import Image as Pillow  # it refuses cut-off JPEGs, which OpenCV fills up with grey
 
+    what = f"a compressed image of format {message.format!r} ({len(message.data)} bytes)"
     if is_depth(message):
-        raise FrameError(f"compressed image of format {message.format!r} is depth, not colour: publish jpeg or png")
+        raise FrameError(f"{what} is depth, not colour: it must be jpeg or png; subscribe to the colour camera")
     try:
         with Pillow.open(io.BytesIO(message.data), formats=("JPEG", "PNG")) as picture:
             if picture.mode.startswith("I"):  # 16-bit gray, which `convert` would clip
-                return np.ascontiguousarray(_gray16(np.asarray(picture).astype(np.uint16)))
+                return np.ascontiguousarray(_gray(np.asarray(picture).astype(np.uint16)))
             return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-        # SyntaxError is Pillow's for a broken PNG
+    except Exception as error:  # the decoders let all kinds through for damaged bytes: SyntaxError for a PNG, for one
         raise FrameError(
-            f"compressed image of format {message.format!r} ({len(message.data)} bytes) cannot be read ({error}): "
-            f"publish whole jpeg or png images"
+            f"{what} cannot be read ({type(error).__name__}: {error}): it must be a whole jpeg or png; check the driver and the network"
         ) from error
-
-
-def intrinsics_from_camera_info(
-    message: Any, width: int, height: int, rectified: bool = False
-) -> tuple[F64 | None, str]:
-    """K (3, 3) in pixels of a (height, width) image, and a remark ("" if there is none); (None, why) if unusable.
-
-    rectified: the image is, so that P holds its intrinsics; else K does, and distortion is left in the image.
-    """
-    if (message.width, message.height) != (width, height):
-        return None, f"camera_info is for {message.width}x{message.height} px, the image has {width}x{height}"
-    k, p, d = (_field(message, name) for name in "kpd")
-    k = p.reshape(3, 4)[:, :3] if rectified else k.reshape(3, 3)
-    if not np.all(np.isfinite(k)):
-        return None, "camera_info holds NaN or infinite intrinsics: calibrate the camera"
-    if not (k[0, 0] > 0 and k[1, 1] > 0):
-        return None, f"camera_info has a focal length of {k[0, 0]:g} x {k[1, 1]:g} px: calibrate the camera"
-    intrinsics = np.array([[k[0, 0], 0, k[0, 2]], [0, k[1, 1], k[1, 2]], [0, 0, 1]])
-    if not rectified and np.any(d != 0):
-        return intrinsics, "the lens distortion in camera_info is not rectified: feed the rectified topic"
-    return intrinsics, ""
-
-
-def _field(message: Any, name: str) -> F64:
-    """An array of a CameraInfo, which ROS 1 writes in capitals."""
-    return np.array(getattr(message, name) if hasattr(message, name) else getattr(message, name.upper()), np.float64)

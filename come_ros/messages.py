@@ -6,7 +6,7 @@ One copy of what a message says; `Messages` is given the classes. Pictures come 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,18 +80,21 @@ class Messages:
         Organised clouds are not dense (NaN where invalid), unorganised ones are. An empty one has width 0.
         """
         height, width = points.shape if points.ndim == 2 else (1, len(points))
-        fields = points.dtype.fields or {}
-        if any(kind != np.dtype("<f4") for kind, *_ in fields.values()):
-            raise ValueError(f"a cloud's fields must be little-endian float32, not {points.dtype}")
-        described = [
-            self.make("sensor_msgs/msg/PointField", name=name, offset=fields[name][1], datatype=FLOAT32, count=1)
-            for name in points.dtype.names or ()
-        ]
         return self.make(
-            "sensor_msgs/msg/PointCloud2", header=head, height=height, width=width, fields=described, is_bigendian=False,
-            point_step=points.dtype.itemsize, row_step=points.dtype.itemsize * width, data=self.octets(points),
+            "sensor_msgs/msg/PointCloud2", header=head, height=height, width=width, fields=self.fields(points.dtype),
+            is_bigendian=False, point_step=points.dtype.itemsize, row_step=points.dtype.itemsize * width, data=self.octets(points),
             is_dense=points.ndim == 1,
         )  # fmt: skip
+
+    def fields(self, point: np.dtype[Any]) -> list[Any]:
+        """PointFields of a structured type of little-endian float32 fields. Raises ValueError for any other."""
+        fields = point.fields or {}
+        if any(kind != np.dtype("<f4") for kind, *_ in fields.values()):
+            raise ValueError(f"a cloud's fields must be little-endian float32, not {point}")
+        return [
+            self.make("sensor_msgs/msg/PointField", name=name, offset=fields[name][1], datatype=FLOAT32, count=1)
+            for name in point.names or ()
+        ]
 
     def pose(self, target_from_source: F64) -> Any:
         """Pose of the source frame in the target frame."""
@@ -137,13 +140,17 @@ class Messages:
         )  # fmt: skip
         return self.make("nav_msgs/msg/Odometry", header=head, child_frame_id=child, pose=pose, twist=motion)
 
-    def path(self, poses: Mapping[int, F64], head: Any) -> Any:
-        """Path through `poses`, stamp in ns -> odom_from_camera (4, 4), all in the header's frame."""
-        stamped = [
-            self.make("geometry_msgs/msg/PoseStamped", header=self.header(stamp, head.frame_id), pose=self.pose(pose))
-            for stamp, pose in poses.items()
-        ]
-        return self.make("nav_msgs/msg/Path", header=head, poses=stamped)
+    def pose_stamped(self, target_from_source: F64, head: Any) -> Any:
+        """PoseStamped of the source frame; the header names the target frame."""
+        return self.make("geometry_msgs/msg/PoseStamped", header=head, pose=self.pose(target_from_source))
+
+    def path(self, poses: Sequence[Any], head: Any) -> Any:
+        """Path through messages of `pose_stamped`, all in the header's frame."""
+        return self.make("nav_msgs/msg/Path", header=head, poses=poses)
+
+    def number(self, value: float) -> Any:
+        """Float64."""
+        return self.make("std_msgs/msg/Float64", data=value)
 
     def _three(self, kind: str, xyz: F64) -> Any:
         x, y, z = (float(v) for v in xyz)

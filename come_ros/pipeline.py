@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -12,13 +13,16 @@ from numpy.typing import NDArray
 
 from .alignment import WindowAligner
 from .config import Config
+from .errors import FrameError
 from .keyframes import KeyframeSelector
-from .preprocess import CropResize, crop_intrinsics, plan_resize, preprocess
+from .preprocess import CropResize, check_image, crop_intrinsics, plan_resize, preprocess
 from .types import F64, Frame, Prediction, Submap, Window
-from .window import SlidingWindow
+from .window import MAX_GAP_NS, SlidingWindow
 
 if TYPE_CHECKING:
     from .backbones.base import Backbone
+
+log = logging.getLogger("come_ros")
 
 # Stamps that go back by more than this are a jump (a bag that loops, a clock that was set); by less, a late frame.
 TIME_JUMP_NS = 100_000_000
@@ -26,13 +30,16 @@ TIME_JUMP_NS = 100_000_000
 MAX_REFUSED = 3
 # Predicted intrinsics are the median over so many windows and stay as they are from then on.
 INTRINSICS_WINDOWS = 10
+# A camera whose images change all the time is told of so often.
+MOST_CHANGES_TOLD = 20
 
 
 class ReconstructionPipeline:
     """`add_frame` is cheap and may be called for every frame; `reconstruct` is the slow part. One thread calls both.
 
-    counts: how often it happened, by name: keyframes, not_keyframe, time (dropped frames), jumps (time went back),
-    windows, refused, restarts (of the alignment, after MAX_REFUSED refused windows in a row).
+    counts: how often it happened, by name: keyframes, not_keyframe, time, unusable (dropped frames), jumps (time went back), gaps,
+    changes (of the images), windows, refused, restarts (of the alignment, after MAX_REFUSED refused windows in a row),
+    resets (of the world).
     """
 
     def __init__(self, config: Config, backbone: Backbone | None = None) -> None:
@@ -43,25 +50,46 @@ class ReconstructionPipeline:
             backbone = load_backbone(config)
         self.backbone = backbone
         self.config = config
-        self.counts = dict.fromkeys(("keyframes", "not_keyframe", "time", "jumps", "windows", "refused", "restarts"), 0)
+        self.counts = dict.fromkeys(
+            (
+                *("keyframes", "not_keyframe", "time", "unusable"),
+                *("jumps", "gaps", "changes", "windows", "refused", "restarts", "resets"),
+            ),
+            0,
+        )
         self._keyframes = KeyframeSelector(config)
         self._window = SlidingWindow(config.window.size, config.window.overlap)
         self._aligner = WindowAligner(config.window.size)
         self._model_images: dict[tuple[int, str], NDArray[np.uint8]] = {}
         self._intrinsics = _Intrinsics()
-        self._last_stamp_ns: int | None = None
+        self._last: _Source | None = None
+        self._ignoring = False
+        self._told: set[str] = set()
         self._refused = 0
 
     def add_frame(self, frame: Frame) -> str | None:
         """Offers a frame. None: it is a keyframe and waits for its window; else why it was dropped: "not_keyframe", or
-        "time" if its stamp is not newer than the last one's. Raises ValueError if a keyframe meets no `room()`."""
-        if self._last_stamp_ns is not None:
-            if frame.stamp_ns < self._last_stamp_ns - TIME_JUMP_NS:
-                self.counts["jumps"] += 1
-                self.reset()
-            elif frame.stamp_ns <= self._last_stamp_ns:
+        "time" if its stamp is not newer than the last one's.
+
+        Images that change (size, encoding, camera) or pause begin a window of their own, which goes on from the last pose; stamps
+        that jump back are met as on_time_jump says. Raises FrameError if the image cannot be used, ValueError if a keyframe
+        meets no `room()`.
+        """
+        try:
+            check_image(frame.image)
+        except FrameError:
+            self.counts["unusable"] += 1
+            raise
+        source = _Source.of(frame)
+        last = self._last
+        if last is not None and source.stamp_ns < last.stamp_ns - TIME_JUMP_NS:
+            if not self._jump_back(last, source):
                 return self._dropped("time")
-        self._last_stamp_ns = frame.stamp_ns
+        elif last is not None:
+            if source.stamp_ns <= last.stamp_ns:
+                return self._dropped("time")
+            self._tell_break(last, source)
+        self._last, self._ignoring = source, False
         if not self._keyframes.is_keyframe(frame):
             return self._dropped("not_keyframe")
         self._window.push(frame)
@@ -146,7 +174,10 @@ class ReconstructionPipeline:
         for frame in frames:
             if self.room() == 0:
                 yield from self._reconstruct_all(None)
-            self.add_frame(frame)
+            try:
+                self.add_frame(frame)
+            except FrameError as error:
+                log.warning("a frame is left out: %s", error)
             yield from self._reconstruct_all(None)
         yield from self._reconstruct_all(1)
 
@@ -157,8 +188,9 @@ class ReconstructionPipeline:
         self._aligner.reset()
         self._model_images.clear()
         self._intrinsics = _Intrinsics()
-        self._last_stamp_ns = None
+        self._last = None
         self._refused = 0
+        self.counts["resets"] += 1
 
     def set_config(self, config: Config) -> None:
         """Other dynamic parameters, from the next window on. The rest needs a new pipeline."""
@@ -166,6 +198,48 @@ class ReconstructionPipeline:
         self._keyframes.config = config
         self._window.resize(config.window.size, config.window.overlap)
         self._aligner.capacity = config.window.size
+
+    def _jump_back(self, last: _Source, source: _Source) -> bool:
+        """Stamps went back. Whether the frame is taken."""
+        how = self.config.on_time_jump
+        text = {
+            "reset": "the world starts anew (on_time_jump is reset; keep_pose goes on where the camera was)",
+            "keep_pose": "a new window goes on from the last pose (on_time_jump is keep_pose)",
+            "ignore": "frames are dropped until their stamps are newer (on_time_jump is ignore)",
+        }[how]
+        if how != "ignore" or not self._ignoring:
+            self.counts["jumps"] += 1
+            seconds = (last.stamp_ns - source.stamp_ns) * 1e-9
+            log.warning(
+                "stamps go back by %.3f s, but may by %g s at most: %s; if no bag is played in a loop, check the camera's clock",
+                seconds, TIME_JUMP_NS * 1e-9, text,
+            )  # fmt: skip
+        self._ignoring = how == "ignore"
+        if how == "reset":
+            self.reset()
+        elif how == "keep_pose":
+            # stamps name frames: those to come may be called like some that are known
+            self._keyframes.reset()
+            self._window.reset()
+            self._aligner.restart()
+            self._model_images.clear()
+        return how != "ignore"
+
+    def _tell_break(self, last: _Source, source: _Source) -> None:
+        """Counts and logs what keeps windows apart; window.py does it."""
+        if source.stamp_ns - last.stamp_ns > MAX_GAP_NS:
+            self.counts["gaps"] += 1
+            log.warning(
+                "no image for %.1f s by the stamps, but pauses should be of %g s at most: a new window goes on from the last pose; "
+                "check the camera, unless it was stopped on purpose",
+                (source.stamp_ns - last.stamp_ns) * 1e-9, MAX_GAP_NS * 1e-9,
+            )  # fmt: skip
+        if source.kind != last.kind:
+            self.counts["changes"] += 1
+            text = f"images change from {last.kind} to {source.kind}"
+            if text not in self._told and len(self._told) < MOST_CHANGES_TOLD:
+                self._told.add(text)
+                log.info("%s: a new window goes on from the last pose", text)
 
     def _dropped(self, reason: str) -> str:
         self.counts[reason] += 1
@@ -203,6 +277,21 @@ class ReconstructionPipeline:
         self._aligner.restart()
         self._window.forget()
         return f"; refused {MAX_REFUSED} times in a row, so the next window goes on from the last pose by itself"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What of a frame the next one is compared with."""
+
+    stamp_ns: int
+    kind: str
+
+    @staticmethod
+    def of(frame: Frame) -> _Source:
+        height, width = frame.image.shape[:2]
+        return _Source(
+            frame.stamp_ns, " ".join(filter(None, (f"{width}x{height} px", frame.encoding, f"of {frame.camera}")))
+        )
 
 
 class _Intrinsics:

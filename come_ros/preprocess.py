@@ -10,6 +10,9 @@ from PIL import Image
 
 from .errors import FrameError
 
+MIN_SIDE = 16  # px, about one patch
+MAX_ASPECT = 8
+
 
 @dataclass(frozen=True)
 class CropResize:
@@ -26,11 +29,25 @@ class CropResize:
     height: int
 
 
+def check_image(image: NDArray[np.uint8]) -> None:
+    """Raises FrameError unless it is (H, W, 3) uint8 and neither tiny nor a strip, of which a square model would see little."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise FrameError(
+            f"an image has shape {image.shape} and type {image.dtype}, but must be (H, W, 3) uint8 RGB: convert it before"
+        )
+    height, width = image.shape[:2]
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
+        raise FrameError(
+            f"an image of {width}x{height} px cannot be used: its sides must be {MIN_SIDE} px or more, and one at most {MAX_ASPECT} times "
+            f"the other; set the camera's size"
+        )
+
+
 def plan_resize(width: int, height: int, side: int, patch: int) -> CropResize:
     """The crop of a (height, width) image whose longer side becomes `side`, both sides multiples of `patch`.
 
     The aspect ratio is kept: what the patch grid cannot hold is cropped evenly on both ends, never squashed.
-    Raises FrameError for an empty image, or one so narrow that nothing sensible is left of it.
+    Raises FrameError for an empty image.
     """
     if min(width, height) < 1:
         raise FrameError(f"an image of {width}x{height} px is empty: check the camera driver or the file")
@@ -43,8 +60,7 @@ def plan_resize(width: int, height: int, side: int, patch: int) -> CropResize:
 
 def preprocess(image: NDArray[np.uint8], plan: CropResize) -> NDArray[np.uint8]:
     """(plan.height, plan.width, 3) uint8 of `image` (H, W, 3) uint8: bicubic, antialiased, exact in sub-pixels."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise FrameError(f"an image has shape {image.shape} and type {image.dtype}, but must be (H, W, 3) uint8 RGB")
+    check_image(image)
     height, width = image.shape[:2]
     if (plan.width, plan.height, plan.scale) == (width, height, 1.0):
         return np.ascontiguousarray(image)

@@ -22,7 +22,7 @@ class Frame:
 
     image: (H0, W0, 3) uint8, RGB. stamp_ns: integer nanoseconds of the source's clock. camera: name of its optical frame.
     intrinsics: (3, 3) float64 in pixels of `image`, or None if unknown. arrival_ns: steady-clock time of its arrival
-    (age runs from there), 0 offline.
+    (age runs from there), 0 offline. encoding: what it was before it was decoded, "" if that cannot change.
     """
 
     image: U8
@@ -30,6 +30,7 @@ class Frame:
     camera: str = "camera_optical_frame"
     intrinsics: F64 | None = None
     arrival_ns: int = 0
+    encoding: str = ""
 
 
 @dataclass(frozen=True, eq=False)

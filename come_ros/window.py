@@ -11,7 +11,7 @@ MAX_GAP_NS = 5_000_000_000
 class SlidingWindow:
     """Keeps the fresh keyframes, and the used ones (already reconstructed) that can be shared with the next window.
 
-    A window never spans a change of camera or image size or a pause of more than MAX_GAP_NS: it ends before the change,
+    A window never spans a change of camera, image size or encoding or a pause of more than MAX_GAP_NS: it ends before the change,
     and the one after it begins without shared frames.
     """
 
@@ -51,7 +51,7 @@ class SlidingWindow:
     def take(self, least_new: int) -> Window | None:
         """As many used keyframes as fit and the fresh ones, oldest first; None if fewer than `least_new` are fresh.
 
-        Frames before a change of camera, size or a pause do not wait for `least_new`: no more can join them.
+        Frames before a change of camera, size or encoding or a pause do not wait for `least_new`: no more can join them.
         """
         shareable = self._shareable()
         frames = self._fresh[: self._most_new()]
@@ -91,5 +91,6 @@ def _continues(before: Frame, after: Frame) -> bool:
     return (
         before.camera == after.camera
         and before.image.shape == after.image.shape
+        and before.encoding == after.encoding
         and 0 <= after.stamp_ns - before.stamp_ns <= MAX_GAP_NS
     )

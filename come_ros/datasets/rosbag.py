@@ -16,6 +16,7 @@ from .. import images
 from ..errors import DatasetError, FrameError
 from ..geometry import matrix_from_quat_xyzw, transform
 from ..messages import Messages, stamp_ns
+from ..rectify import Rectification
 from ..types import F32, F64, Frame
 
 if TYPE_CHECKING:
@@ -36,11 +37,14 @@ class Bag:
     topics: name -> type of every topic that holds messages. topic: the images'. camera_info_topic, depth_topic,
     truth_topic: those that belong to them, "" if there are none; depth is registered to the images, truth is an
     Odometry that gives the pose of the camera's optical frame. camera: name of that frame. unreadable: images that
-    `iter_frames` had to leave out so far.
+    `iter_frames` had to leave out so far. remark: what `iter_frames` said last of the camera_info, "" if it was well.
     """
 
-    def __init__(self, path: str | Path, topic: str | None = None) -> None:
-        """topic: the images'; None if there is only one camera. Raises DatasetError if bag or choice are no good."""
+    def __init__(self, path: str | Path, topic: str | None = None, rectify: str = "auto") -> None:
+        """topic: the images'; None if there is only one camera. rectify: the parameter of that name, for images and depth alike.
+
+        Raises DatasetError if bag or choice are no good.
+        """
         from rosbags.highlevel import AnyReader, AnyReaderError
         from rosbags.typesys import Stores, get_typestore
 
@@ -61,6 +65,7 @@ class Bag:
             if not self.topics:
                 raise DatasetError(f"{self.path} is empty: record it again, with the camera's topics")
             self._choose(topic)
+            self._rectification = Rectification(rectify, self.topic)
         except BaseException:
             self.close()
             raise
@@ -107,31 +112,56 @@ class Bag:
         return sum(c.msgcount for c in self._connections(self.topic))
 
     def iter_frames(self) -> Iterator[Frame]:
-        """All images in the bag's order, one in memory at a time. Damaged ones are left out, counted and logged."""
+        """All images in the bag's order, one in memory at a time, without lens distortion. Damaged ones are left out, counted
+        and logged; a zero stamp is replaced by the time of recording."""
         self.unreadable = 0
-        rectified = "rect" in self.topic.removesuffix("/compressed").rpartition("/")[2]
-        info = next((m for _, m in self._decoded(self.camera_info_topic)), None) if self.camera_info_topic else None
-        for log_ns, topic, message in self._mixed(self.topic, self.camera_info_topic):
-            if topic != self.topic:
-                info = message
-                continue
+        for log_ns, info, message in self._with_info(self.topic):
             try:
                 picture = images.decode_image(message)
             except FrameError as error:
                 self.unreadable += 1
-                log.warning("%s: an image is left out: %s", self.path, error)
+                log.warning("%s, %s: an image is left out: %s", self.path, self.topic, error)
                 continue
-            intrinsics = None
+            intrinsics, remark = None, ""
             if info is not None:
-                intrinsics, _ = images.intrinsics_from_camera_info(info, picture.shape[1], picture.shape[0], rectified)
-            yield Frame(picture, stamp_ns(message.header.stamp) or log_ns, self.camera, intrinsics)
+                picture, intrinsics, remark = self._rectification.image(picture, info)
+            self._remark(remark)
+            camera = message.header.frame_id.lstrip("/") or self.camera
+            stamp = stamp_ns(message.header.stamp) or log_ns
+            yield Frame(picture, stamp, camera, intrinsics, encoding=images.encoding_of(message))
 
     unreadable = 0
+    remark = ""
+
+    def _remark(self, text: str) -> None:
+        if text and text != self.remark:
+            log.warning("%s: %s", self.path, text)
+        self.remark = text
+
+    def _with_info(self, of: str) -> Iterator[tuple[int, Any, Any]]:
+        """(time of recording, CameraInfo or None, message) of a topic; the first CameraInfo also holds for what came before it."""
+        info = next((m for _, m in self._decoded(self.camera_info_topic)), None) if self.camera_info_topic else None
+        for log_ns, topic, message in self._mixed(of, self.camera_info_topic):
+            if topic == of:
+                yield log_ns, info, message
+            else:
+                info = message
 
     def iter_depth(self) -> Iterator[tuple[int, F32]]:
-        """(stamp in ns, (H, W) z-depth in metres, NaN where unknown) of every depth image; nothing without a topic."""
-        for log_ns, message in self._decoded(self.depth_topic) if self.depth_topic else ():
-            yield stamp_ns(message.header.stamp) or log_ns, images.decode_depth(message)
+        """(stamp in ns, (H, W) z-depth in metres, NaN where unknown) of every depth image; nothing without a topic.
+
+        The pixels are those of `iter_frames`: what is registered to a distorted image is bent like it. Damaged ones are left out.
+        """
+        for log_ns, info, message in self._with_info(self.depth_topic) if self.depth_topic else ():
+            try:
+                depth = images.decode_depth(message)
+            except FrameError as error:
+                log.warning("%s, %s: a depth image is left out: %s", self.path, self.depth_topic, error)
+                continue
+            if info is not None:
+                depth, remark = self._rectification.depth(depth, info)
+                self._remark(remark)
+            yield stamp_ns(message.header.stamp) or log_ns, depth
 
     def truth(self) -> dict[int, F64]:
         """Stamp in ns -> world_from_camera (4, 4), oldest first; empty if the bag does not know."""
@@ -269,7 +299,8 @@ def write_synthetic(path: str | Path, sequence: SyntheticSequence, camera: str =
 
 
 def write_tum(path: str | Path, sequence: TumSequence, storage: str = "mcap") -> None:
-    """A TUM sequence as a new bag, with depth and poses where it has them. Raises DatasetError."""
+    """A TUM sequence as a new bag, with depth and poses where it has them: as it gives its images, so with their distortion
+    only if it was opened with rectify=False. Raises DatasetError."""
     with BagWriter(path, storage) as bag:
         for i in range(len(sequence)):
             bag.write(sequence.frame(i), sequence.depth(i), sequence.poses[i], sequence.distortion)

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from .. import geometry
-from ..errors import DatasetError
+from ..errors import DatasetError, FrameError
+from ..rectify import Lens, Rectifier, rectifier_of
 from ..types import F32, F64, Frame
 
 MAX_DIFFERENCE_NS = 20_000_000  # lists of different clocks are matched up to this, as the benchmark's own script does
@@ -32,13 +33,16 @@ class TumSequence:
     `groundtruth.txt` (stamp tx ty tz qx qy qz qw, world_from_camera, optical axes) is optional, and so is
     `sequence.json` (camera, frame_id, metres per unit of depth).
 
-    name: the sequence's. camera: name of the optical frame. intrinsics: (3, 3) or None. distortion: OpenCV's
-    coefficients, () if there are none; the images are given as they are. stamps_ns: integer nanoseconds of each image.
+    name: the sequence's. camera: name of the optical frame. intrinsics: (3, 3) of the images as they are given, or None.
+    distortion: OpenCV's plumb_bob coefficients that they still have, () if none. stamps_ns: integer nanoseconds of each image.
     poses: world_from_camera (4, 4) of each image, None where there is none within 20 ms.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        """Reads the lists, no image. Raises DatasetError if the folder or one of its lists cannot be used."""
+    def __init__(self, folder: str | Path, rectify: bool = True) -> None:
+        """Reads the lists, and an image only if there is distortion to be taken out of images and depth (`rectify`).
+
+        Raises DatasetError if the folder or one of its lists cannot be used.
+        """
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise DatasetError(f"{self.folder} is no folder: give the one that holds frames.txt or rgb.txt")
@@ -49,14 +53,19 @@ class TumSequence:
         self.metres_per_unit = float(about.get("depth", {}).get("metres_per_unit", METRES_PER_UNIT))
         self.stamps_ns, self._rgb, self._depth = self._lists()
         self.poses = self._poses()
+        self._rectifier = self._made_rectifier() if rectify and self.distortion else None
+        if self._rectifier is not None:
+            self.intrinsics, self.distortion = self._rectifier.intrinsics, ()
 
     def __len__(self) -> int:
         return len(self.stamps_ns)
 
     def frame(self, index: int) -> Frame:
         """Image `index`, decoded. Raises DatasetError if it cannot be read."""
-        image = self._read(self._rgb[index], cv2.IMREAD_COLOR)
-        return Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), self.stamps_ns[index], self.camera, self.intrinsics)
+        image = cv2.cvtColor(self._read(self._rgb[index], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        if self._rectifier is not None:
+            image = self._rectifier.image(image)
+        return Frame(np.asarray(image, np.uint8), self.stamps_ns[index], self.camera, self.intrinsics)
 
     def iter_frames(self) -> Iterator[Frame]:
         """All images, oldest first, one in memory at a time."""
@@ -70,7 +79,8 @@ class TumSequence:
         raw = self._read(path, cv2.IMREAD_UNCHANGED)
         if raw.ndim != 2:
             raise DatasetError(f"{path} has {raw.shape[2]} channels, but a depth image must have one")
-        return np.where(raw > 0, raw * np.float32(self.metres_per_unit), np.float32(np.nan)).astype(np.float32)
+        metres = np.where(raw > 0, raw * np.float32(self.metres_per_unit), np.float32(np.nan)).astype(np.float32)
+        return metres if self._rectifier is None else self._rectifier.depth(metres)
 
     def _about(self) -> dict[str, Any]:
         path = self.folder / "sequence.json"
@@ -94,6 +104,16 @@ class TumSequence:
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{self.folder / 'sequence.json'}: camera needs fx, fy, cx, cy ({error!r})") from error
         return k, distortion if any(distortion) else ()
+
+    def _made_rectifier(self) -> Rectifier:
+        assert self.intrinsics is not None  # distortion comes with it
+        k = self.intrinsics
+        height, width = self._read(self._rgb[0], cv2.IMREAD_COLOR).shape[:2]
+        coefficients = (*self.distortion, *(0.0,) * (4 - len(self.distortion)))  # those left out are zero
+        try:
+            return rectifier_of(Lens(width, height, k[0, 0], k[1, 1], k[0, 2], k[1, 2], "plumb_bob", coefficients))
+        except FrameError as error:
+            raise DatasetError(f"{self.folder / 'sequence.json'}: {error}") from error
 
     def _lists(self) -> tuple[list[int], list[Path], list[Path | None]]:
         """Stamps, images and depth images, oldest first."""

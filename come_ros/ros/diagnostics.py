@@ -66,6 +66,7 @@ def _input_values(view: NodeView, telemetry: Telemetry, counts: Counts) -> dict[
         "qos": view.qos,
         "encoding": telemetry.encoding,
         "size": telemetry.size,
+        "converters": telemetry.converters,
         "fps_in": f"{telemetry.rates().fps_in:.1f}",
         "received": counts.received,
         "used": counts.used,

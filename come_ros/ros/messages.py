@@ -1,8 +1,7 @@
 """Arrays <-> rclpy's messages: what come_ros/messages.py builds, in rclpy's classes; poses and clouds back into arrays.
 
 Payloads are array.array('B'): every other type is copied element by element, or checked element by element, by some distro's
-generated setter (seconds per message). Pictures come out of messages in images.py, which needs no ROS. Where cv_bridge and
-sensor_msgs_py are to be preferred on a ROS installation, the choice belongs here, behind `decode_image` and `point_cloud`.
+generated setter (seconds per message). Pictures and clouds are converted by what converters.py has chosen.
 """
 
 from __future__ import annotations
@@ -15,24 +14,24 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import Pose
 from numpy.typing import NDArray
-from sensor_msgs.msg import PointCloud2, PointField
+from sensor_msgs.msg import PointCloud2
 
-from ..errors import FrameError
-from ..images import SUPPORTED, decode_image, encoding_of, intrinsics_from_camera_info
+from ..images import SUPPORTED, encoding_of
 from ..messages import NANO, Messages, stamp_ns
-from ..types import F64
+from ..types import F64, U8
+from .converters import converters
 
 __all__ = [
     "NANO",
     "ROS",
     "SUPPORTED",
     "camera_info_message",
+    "converters",
     "decode_image",
     "depth_message",
     "encoding_of",
     "header",
     "image_message",
-    "intrinsics_from_camera_info",
     "message_type",
     "odometry_message",
     "payload",
@@ -63,8 +62,21 @@ def _make(kind: str, /, **fields: Any) -> Any:
     return message_type(kind)(**fields)
 
 
-ROS = Messages(_make, payload, list)
-"""Builds rclpy's messages."""
+class RosMessages(Messages):
+    """Builds rclpy's messages."""
+
+    def __init__(self) -> None:
+        super().__init__(_make, payload, list)
+
+    def point_cloud(self, points: NDArray[Any], head: Any) -> PointCloud2:
+        """As Messages does, by sensor_msgs_py if that is there."""
+        made = converters()
+        if made.clouds is None:
+            return super().point_cloud(points, head)
+        return made.cloud(points, self.fields(points.dtype), head)
+
+
+ROS = RosMessages()
 
 header = ROS.header
 image_message = ROS.image
@@ -76,25 +88,14 @@ transform_message = ROS.transform
 odometry_message = ROS.odometry
 
 
+def decode_image(message: Any) -> U8:
+    """(H, W, 3) uint8 RGB of an Image or CompressedImage; it may share the message's memory. Raises FrameError."""
+    return converters().decode_image(message)
+
+
 def points_of(message: PointCloud2) -> NDArray[Any]:
-    """Structured array (N,) or (H, W) of a cloud of float32 fields: the inverse of `point_cloud`; padding is honoured."""
-    dtype = np.dtype(
-        {
-            "names": [f.name for f in message.fields],
-            "formats": [">f4" if message.is_bigendian else "<f4"] * len(message.fields),
-            "offsets": [f.offset for f in message.fields],
-            "itemsize": message.point_step,
-        }
-    )
-    if any(f.datatype != PointField.FLOAT32 or f.count != 1 for f in message.fields):
-        raise FrameError("the cloud has fields that are not single float32 numbers")
-    shape, strides = (message.height, message.width), (message.row_step, message.point_step)
-    points = (
-        np.ndarray(shape, dtype, np.frombuffer(message.data, np.uint8), strides=strides)
-        if message.data
-        else np.empty(shape, dtype)
-    )
-    return points[0] if message.height == 1 else points
+    """Structured array (N,) or (H, W) of a cloud of float32 fields: the inverse of `point_cloud`. Raises FrameError."""
+    return converters().points_of(message)
 
 
 def pose_of(pose: Pose) -> F64:

@@ -25,10 +25,11 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ..config import Config
-from ..errors import ConfigError
+from ..errors import ConfigError, FrameError
 from ..geometry import inverse
 from ..motion import MotionEstimator
 from ..outputs import OUTPUTS, FrameMessages
+from ..rectify import Rectification
 from ..types import Frame, Submap
 from . import messages
 from .diagnostics import CLOCK_S, NodeView, statuses
@@ -110,6 +111,11 @@ class ReconstructionNode(LifecycleNode):
         self._clock_ticks = False
 
         self.image_type, self.image_topic, self.camera_info_topic = self._input_topics()
+        self._rectification = Rectification(self.config.rectify, self.image_topic)
+        self.telemetry.converters = str(messages.converters())
+        log.info(
+            "messages are converted here: %s", "; ".join((self.telemetry.converters, *messages.converters().remarks))
+        )
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # also runs while /clock stands still
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(self.config.diagnostics.period, self._publish_diagnostics, clock=steady)
@@ -296,9 +302,13 @@ class ReconstructionNode(LifecycleNode):
 
     def _read(self, message: Image | CompressedImage, arrival_ns: int) -> Frame:
         """Frame of a message, in the worker's thread. Raises FrameError."""
-        picture = messages.decode_image(message)
+        encoding = messages.encoding_of(message)
+        try:
+            picture = messages.decode_image(message)
+        except FrameError as error:
+            raise FrameError(f"{self.image_topic}: {error}") from error
         height, width = picture.shape[:2]
-        self.telemetry.encoding, self.telemetry.size = messages.encoding_of(message), f"{width}x{height}"
+        self.telemetry.encoding, self.telemetry.size = encoding, f"{width}x{height}"
         if self._first_frame_s is None:
             self._first_frame_s = arrival_ns * 1e-9
         if (
@@ -307,8 +317,7 @@ class ReconstructionNode(LifecycleNode):
             self._camera_info_came.wait(max(0.0, self._first_frame_s + CAMERA_INFO_WAIT_S - time.monotonic()))
         info, intrinsics, remark = self._camera_info, None, f"no camera_info received on {self.camera_info_topic}"
         if info is not None:
-            rectified = "rect" in self.image_topic.rpartition("/")[2]
-            intrinsics, remark = messages.intrinsics_from_camera_info(info, width, height, rectified)
+            picture, intrinsics, remark = self._rectification.image(picture, info)
         self.telemetry.camera_info = remark or "ok"
         if remark:
             self._warn_once(remark + ("" if intrinsics is not None else "; the predicted intrinsics are used"))
@@ -324,7 +333,7 @@ class ReconstructionNode(LifecycleNode):
                 f"images come without a frame_id; {self.config.camera_optical_frame} is used: let the driver set it"
             )
         camera = message.header.frame_id.lstrip("/") or self.config.camera_optical_frame
-        return Frame(picture, stamp_ns, camera, intrinsics, arrival_ns)
+        return Frame(picture, stamp_ns, camera, intrinsics, arrival_ns, encoding)
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:

@@ -36,6 +36,7 @@ class Telemetry:
         self._troubles: dict[str, tuple[float, str]] = {}
         self.active_since: float | None = None
         self.encoding = ""
+        self.converters = ""
         self.size = ""
         self.camera_info = "none received yet"
         self.intrinsics_source = ""

@@ -48,7 +48,7 @@ def main() -> int:
         out = options.out / name
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        write_tum(out / "input", TumSequence(options.data / "real" / name))
+        write_tum(out / "input", TumSequence(options.data / "real" / name, rectify=False))
         metrics = play_and_score(out / "input", out, name, weights=options.weights, params=options.params)
         for kind in ("depth", "trajectory", "rotation"):
             if kind not in scored:

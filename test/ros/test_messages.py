@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
 from come_ros.cloud import POINT_DTYPE
 from come_ros.errors import FrameError
@@ -143,29 +143,6 @@ def test_depth_keeps_nan_and_infinity():
     message = messages.depth_message(depth, HEAD)
     assert (message.encoding, message.step, message.is_bigendian) == ("32FC1", 8, 0)
     np.testing.assert_array_equal(np.frombuffer(message.data, "<f4").reshape(2, 2), depth)
-
-
-def info(**fields) -> CameraInfo:
-    message = messages.camera_info_message(np.array([[50.0, 0, 20], [0, 51, 15], [0, 0, 1]]), 40, 30, HEAD)
-    for name, value in fields.items():
-        setattr(message, name, value)
-    return message
-
-
-def test_intrinsics_or_why_there_are_none():
-    k, remark = messages.intrinsics_from_camera_info(info(), 40, 30)
-    np.testing.assert_array_equal(k, [[50, 0, 20], [0, 51, 15], [0, 0, 1]])
-    assert remark == ""
-    assert "rectified" in messages.intrinsics_from_camera_info(info(d=[0.1, 0.0, 0.0, 0.0, 0.0]), 40, 30)[1]
-    for message, told in (
-        (info(k=[0.0] * 9), "focal length of 0 x 0"),
-        (info(k=[np.nan] * 9), "NaN"),
-        (info(width=80), "80x30 px, the image has 40x30"),
-    ):
-        k, why = messages.intrinsics_from_camera_info(message, 40, 30)
-        assert k is None and told in why
-    projection = info(p=[60.0, 0, 21, 0, 0, 61, 16, 0, 0, 0, 1, 0])
-    assert messages.intrinsics_from_camera_info(projection, 40, 30, rectified=True)[0][0, 0] == 60
 
 
 def test_odometry_is_finite_or_refused():
