@@ -29,6 +29,7 @@ TRUTH_TOPIC = "/ground_truth/odometry"
 CAMERA = "camera_optical_frame"
 _IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 _INFO, _ODOMETRY = "sensor_msgs/msg/CameraInfo", "nav_msgs/msg/Odometry"
+_POSE = "geometry_msgs/msg/PoseStamped"
 
 
 class Bag:
@@ -38,6 +39,7 @@ class Bag:
     truth_topic: those that belong to them, "" if there are none; depth is registered to the images, truth is an
     Odometry that gives the pose of the camera's optical frame. camera: name of that frame. unreadable: images that
     `iter_frames` had to leave out so far. remark: what `iter_frames` said last of the camera_info, "" if it was well.
+    damage: why messages may be missing at the end, "" if nothing is.
     """
 
     def __init__(self, path: str | Path, topic: str | None = None, rectify: str = "auto") -> None:
@@ -45,16 +47,16 @@ class Bag:
 
         Raises DatasetError if bag or choice are no good.
         """
-        from rosbags.highlevel import AnyReader, AnyReaderError
-        from rosbags.typesys import Stores, get_typestore
+        from rosbags.highlevel import AnyReaderError
+
+        from .recovery import open_reader
 
         self.path = Path(path)
         if not self.path.exists():
             raise DatasetError(f"{self.path} does not exist: give a bag (folder, .mcap, .db3 or ROS 1 .bag)")
         self._reader: Any = None
         try:
-            reader = AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
-            reader.open()
+            reader, self.damage = open_reader(self.path)
         except AnyReaderError as error:
             raise DatasetError(f"{self.path} cannot be read as a bag: {error}") from error
         except Exception as error:  # the readers let all kinds through for damaged files
@@ -62,7 +64,11 @@ class Bag:
         self._reader = reader
         try:
             self.topics = {c.topic: c.msgtype for c in reader.connections if c.msgcount}
+            if self.damage:
+                log.warning("%s: `ros2 bag reindex` or `mcap recover` would mend it", self.damage)
             if not self.topics:
+                if self.damage:
+                    raise DatasetError(f"{self.damage}: nothing of it is left, record it again")
                 raise DatasetError(f"{self.path} is empty: record it again, with the camera's topics")
             self._choose(topic)
             self._rectification = Rectification(rectify, self.topic)
@@ -82,7 +88,7 @@ class Bag:
         elif len(pictures) > 1:
             raise DatasetError(f"{self.path} holds {len(pictures)} image topics: choose one of {_listed(pictures)}")
         self.topic = topic or pictures[0]
-        first = next(self._decoded(self.topic))[1]
+        first = self._first(self.topic)
         self.compressed = images.is_compressed(first)
         self.camera: str = first.header.frame_id.lstrip("/") or CAMERA
         namespace = self.topic.removesuffix("/compressed").rpartition("/")[0]
@@ -92,17 +98,41 @@ class Bag:
         self.depth_topic = near[0] if len(near) == 1 else ""
         self.truth_topic = TRUTH_TOPIC if self.topics.get(TRUTH_TOPIC) == _ODOMETRY else ""
         if self.truth_topic:
-            child = next(self._decoded(self.truth_topic))[1].child_frame_id.lstrip("/")
+            child = self._child(self.truth_topic)
             if child not in ("", self.camera):
                 log.warning("%s moves %s, not %s: it is not used as truth", self.truth_topic, child, self.camera)
                 self.truth_topic = ""
+
+    def use_truth(self, topic: str) -> None:
+        """Takes the true path from the Odometry or PoseStamped messages on `topic`. Raises DatasetError if it cannot be had there."""
+        poses = [t for t, kind in self.topics.items() if kind in (_ODOMETRY, _POSE)]
+        if topic not in poses:
+            raise DatasetError(
+                f"{self.path} has no ground truth on {topic!r}: choose one of {_listed(poses)}, or a file"
+            )
+        child = self._child(topic)
+        if child not in ("", self.camera):
+            raise DatasetError(
+                f"{topic} of {self.path} moves {child}, but the ground truth must be that of the camera's optical frame "
+                f"({self.camera}): choose another topic or file"
+            )
+        self.truth_topic = topic
+
+    def _child(self, topic: str) -> str:
+        """The frame that the poses of `topic` move, "" if they do not say."""
+        return str(getattr(self._first(topic), "child_frame_id", "")).lstrip("/")
+
+    def _first(self, topic: str) -> Any:
+        for _, message in self._decoded(topic):
+            return message
+        raise DatasetError(f"{self.path} is damaged: it lists {topic}, but no message of it can be found")
 
     def _image_topics(self) -> tuple[list[str], list[str]]:
         """Topics with colour and with depth images; a compressed copy of a raw one is left out."""
         pictures, depths = [], []
         for topic, kind in sorted(self.topics.items()):
             if kind in (_IMAGE, _COMPRESSED):
-                depth = images.is_depth(next(self._decoded(topic))[1])
+                depth = images.is_depth(self._first(topic))
                 (depths if depth else pictures).append(topic)
         copies = {f"{t}/compressed" for t in pictures}
         return [t for t in pictures if t not in copies], depths
@@ -167,7 +197,8 @@ class Bag:
         """Stamp in ns -> world_from_camera (4, 4), oldest first; empty if the bag does not know."""
         poses = {}
         for log_ns, message in self._decoded(self.truth_topic) if self.truth_topic else ():
-            p, q = message.pose.pose.position, message.pose.pose.orientation
+            pose = message.pose.pose if self.topics[self.truth_topic] == _ODOMETRY else message.pose
+            p, q = pose.position, pose.orientation
             rotation = matrix_from_quat_xyzw([q.x, q.y, q.z, q.w])
             poses[stamp_ns(message.header.stamp) or log_ns] = transform(rotation, [p.x, p.y, p.z])
         return dict(sorted(poses.items()))
@@ -284,10 +315,17 @@ class BagWriter:
 
     def put(self, topic: str, message: Any, stamp_ns: int) -> None:
         """Any message of `messages`, recorded at that time."""
-        kind = message.__msgtype__
+        self.put_raw(topic, message.__msgtype__, self.serialized(message), stamp_ns)
+
+    def serialized(self, message: Any) -> Any:
+        """The bytes of a message of `messages`."""
+        return self._store.serialize_cdr(message, message.__msgtype__)
+
+    def put_raw(self, topic: str, kind: str, data: Any, stamp_ns: int) -> None:
+        """A message of the type `kind` in bytes, as ROS 2 sends it, recorded at that time."""
         if topic not in self._connections:
             self._connections[topic] = self._writer.add_connection(topic, kind, typestore=self._store)
-        self._writer.write(self._connections[topic], stamp_ns, self._store.serialize_cdr(message, kind))
+        self._writer.write(self._connections[topic], stamp_ns, data)
 
 
 def write_synthetic(path: str | Path, sequence: SyntheticSequence, camera: str = CAMERA, storage: str = "mcap") -> None:

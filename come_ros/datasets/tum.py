@@ -137,14 +137,9 @@ class TumSequence:
         path = self.folder / "groundtruth.txt"
         if not path.is_file():
             return [None] * len(self)
-        rows = read_list(path, 8)
-        try:
-            values = np.array([[float(word) for word in words[:7]] for _, words in rows]).reshape(-1, 7)
-            poses = geometry.transform(geometry.matrix_from_quat_xyzw(values[:, 3:]), values[:, :3])
-        except ValueError as error:
-            raise DatasetError(f"{path}: {error}") from error
-        near = nearest(self.stamps_ns, [stamp for stamp, _ in rows])
-        return [None if j is None else poses[j] for j in near]
+        poses = read_trajectory(path)
+        known = list(poses.values())
+        return [None if j is None else known[j] for j in nearest(self.stamps_ns, list(poses))]
 
     def _read(self, path: Path, flags: int) -> np.ndarray:
         image = cv2.imread(str(path), flags) if path.is_file() else None
@@ -180,6 +175,19 @@ def read_list(path: Path, columns: int) -> list[tuple[int, list[str]]]:
             raise DatasetError(f"{path}, line {number} has {len(words)} columns, but needs {columns}")
         rows.append((stamp_ns, words[1:]))
     return sorted(rows, key=lambda row: row[0])
+
+
+def read_trajectory(path: Path) -> dict[int, F64]:
+    """Stamp in ns -> (4, 4) of a TUM trajectory (stamp tx ty tz qx qy qz qw), oldest first. Raises DatasetError."""
+    rows = read_list(path, 8)
+    try:
+        values = np.array([[float(word) for word in words[:7]] for _, words in rows]).reshape(-1, 7)
+        if not np.isfinite(values).all():
+            raise ValueError("its numbers must be finite")
+        poses = geometry.transform(geometry.matrix_from_quat_xyzw(values[:, 3:]), values[:, :3])
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    return {stamp: pose for (stamp, _), pose in zip(rows, poses, strict=True)}
 
 
 def nearest(stamps_ns: Sequence[int], others_ns: Sequence[int]) -> list[int | None]:
