@@ -111,8 +111,15 @@ def points(
         rows[~mask, :3] = np.nan
     else:
         rows = np.take(rows.reshape(-1, 5), np.flatnonzero(mask), axis=0)
-    if odom_from_camera is not None:
-        x, y, z = (rows[..., i].copy() for i in range(3))
-        for i, (a, b, c, t) in enumerate(odom_from_camera[:3].astype(np.float32)):
-            rows[..., i] = a * x + b * y + c * z + t  # 3 x quicker here than a product of matrices
-    return rows.view(POINT_DTYPE)[..., 0]
+    camera_points = rows.view(POINT_DTYPE)[..., 0]
+    return camera_points if odom_from_camera is None else moved(camera_points, odom_from_camera)
+
+
+def moved(points: NDArray[np.void], target_from_source: F64) -> NDArray[np.void]:
+    """A copy of points of POINT_DTYPE, of any shape, in another frame. target_from_source: (4, 4)."""
+    out = np.array(points, order="C")
+    rows = out.view(np.float32).reshape(*points.shape, 5)
+    x, y, z = (rows[..., i].copy() for i in range(3))
+    for i, (a, b, c, t) in enumerate(target_from_source[:3].astype(np.float32)):
+        rows[..., i] = a * x + b * y + c * z + t  # 3 x quicker here than a product of matrices
+    return out

@@ -14,6 +14,7 @@ _HALF = 1 << (_BITS - 1)
 # merging into a large map costs more than the frame itself: several frames are merged at once
 _WAITING_SHARE = 0.25
 _LEAST_WAITING = 50_000
+_BLOCK = 1 << 14  # points made at once: what they are made of stays in the cache
 
 
 class VoxelMap:
@@ -72,12 +73,15 @@ class VoxelMap:
         self._merge()
         out = np.empty((len(self._keys), 5), np.float32)
         mask = (1 << _BITS) - 1
-        mean = self._sums[:, 1:] / self._sums[:, :1]
-        for axis in range(3):
-            cell = ((self._keys >> (2 - axis) * _BITS) & mask) - _HALF
-            out[:, axis] = cell * self.voxel + mean[:, axis]
-        colour = np.clip(np.rint(mean[:, 3:]), 0, 255).astype(np.uint32)
-        out[:, 3] = (colour[:, 0] << 16 | colour[:, 1] << 8 | colour[:, 2]).view(np.float32)
+        for start in range(0, len(out), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            rows, keys, sums = out[block], self._keys[block], self._sums[block]
+            mean = sums[:, 1:] / sums[:, :1]
+            for axis in range(3):
+                cell = ((keys >> (2 - axis) * _BITS) & mask) - _HALF
+                rows[:, axis] = cell * self.voxel + mean[:, axis]
+            colour = np.clip(np.rint(mean[:, 3:]), 0, 255).astype(np.uint32)
+            rows[:, 3] = (colour[:, 0] << 16 | colour[:, 1] << 8 | colour[:, 2]).view(np.float32)
         out[:, 4] = self._confidence
         return out.view(POINT_DTYPE)[:, 0]
 

@@ -1,4 +1,4 @@
-"""What is said of every used frame, topic by topic: the node and the bag tool publish from this one list.
+"""What is said, topic by topic: of every used frame, and of the world so far. The node and the bag tool publish from these lists.
 
 Each message is built only when it is asked for.
 """
@@ -18,6 +18,7 @@ from .config import Config
 from .messages import Messages
 from .motion import Motion
 from .types import F32, Submap
+from .world import World
 
 
 class FrameMessages:
@@ -54,6 +55,13 @@ class FrameMessages:
         return cloud.points(
             s.depth[row], s.intrinsics[row], s.images[row], s.confidence[row], self.mask, self.config, pose
         )
+
+    @functools.cached_property
+    def odom_points(self) -> NDArray[np.void]:
+        """The same points in the odometry frame."""
+        if self.config.cloud.frame == "odom":
+            return self.cloud_points
+        return cloud.moved(self.cloud_points, self.submap.odom_from_camera[self.row])
 
     def points(self) -> Any:
         return self.messages.point_cloud(
@@ -105,3 +113,29 @@ OUTPUTS: dict[str, Output] = {
     "points": Output("sensor_msgs/msg/PointCloud2", 1, FrameMessages.points),
 }
 """Topic -> what is published there once for each used frame, in this order."""
+
+
+@dataclass(frozen=True)
+class Latched:
+    """A topic below the node's name about the World so far. Reliable and transient local with depth 1: who comes late gets the last.
+
+    rate: at most so many messages a second. state: there is something new if it changed; None: nothing to say yet. build: the message.
+    """
+
+    kind: str
+    rate: Callable[[Config], float]
+    state: Callable[[World], Any]
+    build: Callable[[World], Any]
+
+
+LATCHED: dict[str, Latched] = {
+    "path": Latched("nav_msgs/msg/Path", lambda config: 1.0, lambda world: world.path_changes or None, World.path),
+    "map_points": Latched(
+        "sensor_msgs/msg/PointCloud2",
+        lambda config: config.map.rate,
+        lambda world: world.map_changes or None,
+        World.map_points,
+    ),
+    "scale": Latched("std_msgs/msg/Float64", lambda config: 1.0, lambda world: str(world.metres()), World.scale),
+}
+"""Topic -> what is published there when it changed, now and then."""

@@ -19,7 +19,10 @@ MESSAGES = {
     "organised point_cloud": lambda m: m.point_cloud(POINTS[:6].reshape(2, 3), m.header(7, "cam")),
     "transform": lambda m: m.transform(POSE, 8, "odom", "cam"),
     "odometry": lambda m: m.odometry(POSE, np.arange(6.0), np.ones(6), np.full(6, 9999.0), m.header(9, "odom"), "cam"),
-    "path": lambda m: m.path({5: POSE, 6: np.eye(4)}, m.header(6, "odom")),
+    "path": lambda m: m.path(
+        [m.pose_stamped(POSE, m.header(5, "odom")), m.pose_stamped(np.eye(4), m.header(6, "odom"))], m.header(6, "odom")
+    ),
+    "number": lambda m: m.number(float("nan")),
 }
 
 

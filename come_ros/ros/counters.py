@@ -13,7 +13,7 @@ DROP_REASONS: Mapping[str, str] = {
     "decode": "the image could not be decoded",
     "time": "its stamp was not newer than the frame before, or time jumped back",
     "rejected": "its window was refused by the alignment gate, or failed",
-    "paused": "the node was deactivated before it was used",
+    "paused": "the node was deactivated, or reset, before it was used",
 }
 
 

@@ -53,15 +53,17 @@ class Worker(threading.Thread):
         read: Read,
         publish: Publish,
         telemetry: Telemetry,
+        tend: Callable[[], None],
         load: Callable[[Config], ReconstructionPipeline] = load_pipeline,
     ) -> None:
+        """tend: called in the thread between passes, several times a second; it may publish, while a session lasts."""
         # daemon: a pass that does not come to an end must not keep the process alive
         super().__init__(name="come_worker", daemon=True)
         self.config = config
         self.ring: FrameRing[tuple[Any, int]] = FrameRing(config.window.size)
         self.counters = FrameCounters()
         self.pipeline: ReconstructionPipeline | None = None
-        self._read, self._publish, self._load = read, publish, load
+        self._read, self._publish, self._tend, self._load = read, publish, tend, load
         self._telemetry = telemetry
         self._may_log = Throttle()
         self._tasks: deque[Callable[[], None]] = deque()
@@ -78,23 +80,31 @@ class Worker(threading.Thread):
         self._telemetry.arrived()
         self.counters.drop("busy", self.ring.put((message, arrival_ns)))
 
-    def load(self, config: Config) -> Future[None]:
-        """Load the model, when the work before is done. The future raises what loading raised."""
+    def call(self, task: Callable[[], None]) -> Future[None]:
+        """Run `task` in the thread, when the work before is done. The future raises what it raised."""
         done: Future[None] = Future()
 
-        def task() -> None:
+        def run() -> None:
             try:
-                self.pipeline = self._load(config)
+                task()
             except Exception as error:
                 done.set_exception(error)
             else:
                 done.set_result(None)
 
-        self._tasks.append(task)
+        self._tasks.append(run)
         self.ring.wake()
         return done
 
-    def unload(self) -> None:
+    def load(self, config: Config) -> Future[None]:
+        """Load the model, when the work before is done. The future raises what loading raised."""
+
+        def task() -> None:
+            self.pipeline = self._load(config)
+
+        return self.call(task)
+
+    def unload(self) -> Future[None]:
         """Free the model, when the work before is done."""
 
         def task() -> None:
@@ -107,8 +117,22 @@ class Worker(threading.Thread):
             if torch is not None and torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-        self._tasks.append(task)
-        self.ring.wake()
+        return self.call(task)
+
+    def reset(self, then: Callable[[], None]) -> Future[None]:
+        """The world starts anew at the next frame: what is waiting or in work is given up, then the pipeline forgets, and `then`
+        is called. When the future is done, nothing of the old world is published any more."""
+
+        def task() -> None:
+            self._give_up("paused")
+            if self.pipeline is not None:
+                self.pipeline.reset()
+            then()
+
+        done = self.call(task)  # before the next session begins, so that no pass of it sees the old world
+        self._session += 2
+        self.counters.drop("paused", self.ring.clear())
+        return done
 
     def activate(self) -> None:
         """A new session: what is put into the ring from now on is reconstructed."""
@@ -132,17 +156,20 @@ class Worker(threading.Thread):
         if not self.is_alive():
             return True
         # the thread must not keep alive, through these, what its owner is about to destroy
-        self._read, self._publish = _gone, _gone
+        self._read, self._publish, self._tend = _gone, _gone, _gone
         return False
 
     # The thread itself.
 
     def run(self) -> None:
         while not self._stopping.is_set():
+            session = self._session
             while self._tasks:
                 self._tasks.popleft()()
-            session = self._session
             try:
+                with self._publishing:
+                    if session & 1 and session == self._session:
+                        self._tend()
                 if session & 1 and self.pipeline is not None and (self._kept or len(self.ring)):
                     self._step(self.pipeline, session)
                 else:

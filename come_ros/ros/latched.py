@@ -1,0 +1,55 @@
+"""LatchedTopics: what is published of the world so far: when it changed, not too often, and not at any price."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+from ..config import Config
+from ..outputs import LATCHED
+from ..world import World
+from .messages import message_type
+
+MOST_TIME = 0.1  # of the worker's, for any one topic: a map of two million points takes a quarter of a second
+
+
+class LatchedTopics:
+    """Publishers of LATCHED, made and destroyed with their node's other ones."""
+
+    def __init__(
+        self, node: LifecycleNode, overridable: QoSOverridingOptions, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._clock = clock
+        self._publishers = {
+            topic: node.create_lifecycle_publisher(
+                message_type(latched.kind), f"~/{topic}", qos, qos_overriding_options=overridable
+            )
+            for topic, latched in LATCHED.items()
+        }
+        self._told: dict[str, Any] = {}
+        self._next: dict[str, float] = {}
+
+    def publish(self, world: World, config: Config) -> None:
+        """Publishes what changed since it was last told and is due."""
+        for topic, latched in LATCHED.items():
+            state, begun = latched.state(world), self._clock()
+            if state is None or state == self._told.get(topic) or begun < self._next.get(topic, 0.0):
+                continue
+            self._publishers[topic].publish(latched.build(world))
+            self._told[topic] = state
+            took = self._clock() - begun
+            self._next[topic] = begun + max(1 / latched.rate(config), took / MOST_TIME)
+
+    def hurry(self) -> None:
+        """Whatever changed is due now."""
+        self._next.clear()
+
+    def destroy(self, node: LifecycleNode) -> None:
+        for publisher in self._publishers.values():
+            node.destroy_lifecycle_publisher(publisher)
