@@ -85,12 +85,12 @@ def is_compressed(message: Any) -> bool:
 
 def is_depth(message: Any) -> bool:
     """Whether its pixels are distances, not colours."""
-    return "compressedDepth" in message.format if is_compressed(message) else message.encoding in _DEPTH
+    return "compressedDepth" in str(message.format) if is_compressed(message) else message.encoding in _DEPTH
 
 
 def encoding_of(message: Any) -> str:
     """What the message says it is, for diagnostics."""
-    return message.format if is_compressed(message) else message.encoding
+    return str(message.format if is_compressed(message) else message.encoding)
 
 
 def decode_image(message: Any) -> U8:
@@ -169,6 +169,9 @@ def _decompress(message: Any) -> U8:
     if is_depth(message):
         raise FrameError(f"{what} is depth, not colour: it must be jpeg or png; subscribe to the colour camera")
     try:
+        with Pillow.open(io.BytesIO(message.data), formats=("JPEG", "PNG")) as picture:
+            if picture.format == "PNG":
+                picture.verify()  # the checksums of pixels, which decoding leaves out; the picture is used up then
         with Pillow.open(io.BytesIO(message.data), formats=("JPEG", "PNG")) as picture:
             if picture.mode.startswith("I"):  # 16-bit gray, which `convert` would clip
                 return np.ascontiguousarray(_gray(np.asarray(picture).astype(np.uint16)))

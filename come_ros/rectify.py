@@ -210,6 +210,7 @@ def _undistorted(lens: Lens) -> tuple[F64, F32, F32]:
     """
     k, d, size = lens.intrinsics, np.array(lens.d).reshape(-1, 1), (lens.width, lens.height)
     upright = np.eye(3)
+    map_of: Any
     try:
         if lens.model == "equidistant":
             widest = cv2.fisheye.estimateNewCameraMatrixForUndistortRectify(k, d, size, upright, balance=0.0)
@@ -218,10 +219,11 @@ def _undistorted(lens: Lens) -> tuple[F64, F32, F32]:
             widest, _ = cv2.getOptimalNewCameraMatrix(k, d, size, 0.0)
             map_of = cv2.initUndistortRectifyMap
         for zoom in _ZOOMS:
-            new = _about_the_centre(zoom, size) @ widest
-            x, y = map_of(k, d, upright, new, size, cv2.CV_32FC1)
+            with np.errstate(invalid="ignore"):  # nonsense in, NaN out, which does not fit
+                new = _about_the_centre(zoom, size) @ widest
+            x, y = (np.asarray(m, np.float32) for m in map_of(k, d, upright, new, size, cv2.CV_32FC1))
             if _fits(x, y):
-                return new, np.asarray(x, np.float32), np.asarray(y, np.float32)
+                return new, x, y
     except cv2.error as error:
         raise FrameError(
             f"the lens distortion in camera_info cannot be used ({error}): calibrate the camera"

@@ -1,22 +1,52 @@
-"""Messages, byte for byte."""
+"""Messages, byte for byte: by numpy alone, and by cv_bridge and sensor_msgs_py (doubles of them where they are not installed)."""
 
 from __future__ import annotations
 
-import array
+import functools
+import importlib
+import importlib.util
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
+import fuzz
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
+from come_ros import images
 from come_ros.cloud import POINT_DTYPE
 from come_ros.errors import FrameError
-from come_ros.ros import messages
+from come_ros.ros import converters, messages
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
 HEAD = messages.header(1_700_000_000_123_456_789, "cam")
+
+
+DOUBLES = str(Path(__file__).parent / "doubles")
+PACKAGES = ("cv_bridge", "sensor_msgs_py")
+
+
+@functools.cache
+def packages() -> converters.Converters:
+    """What is chosen where cv_bridge and sensor_msgs_py are there."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    with pytest.MonkeyPatch.context() as patch:
+        if missing:
+            patch.syspath_prepend(DOUBLES)
+        return converters.choose()
+
+
+@pytest.fixture(scope="module", params=["numpy", "packages"], autouse=True)
+def way(request) -> Iterator[str]:
+    made = converters.Converters() if request.param == "numpy" else packages()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(messages, "converters", lambda: made)
+        yield request.param
 
 
 def image(encoding: str, data: np.ndarray, height=6, width=8, pad=0, big=False, step=None) -> Image:
@@ -96,21 +126,44 @@ def test_images_that_cannot_be_used_say_what_was_found(message, told):
         messages.decode_image(message)
 
 
+class Drawn:
+    """fuzz.Choices out of hypothesis."""
+
+    def __init__(self, data) -> None:
+        self._draw = data.draw
+
+    def integer(self, low, high):
+        return self._draw(st.integers(low, high))
+
+    def one_of(self, things):
+        return self._draw(st.sampled_from(list(things)))
+
+    def octets(self, count):
+        return self._draw(st.binary(min_size=count, max_size=count))
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data())
-def test_no_image_message_escapes_with_anything_but_a_frame_error(data):
-    message = Image(
-        height=data.draw(st.integers(0, 9)),
-        width=data.draw(st.integers(0, 9)),
-        encoding=data.draw(st.sampled_from([*messages.SUPPORTED.split(", "), "", "32FC1"])),
-        is_bigendian=data.draw(st.integers(0, 1)),
-        step=data.draw(st.integers(0, 64)),
-        data=array.array("B", data.draw(st.binary(max_size=400))),
-    )
-    try:
-        got = messages.decode_image(message)
-    except FrameError:
-        return
-    assert got.shape == (message.height, message.width, 3) and got.dtype == np.uint8
+def test_every_image_is_decoded_rightly_or_refused(data):
+    fuzz.check_image(Drawn(data), messages.decode_image, Image)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(st.data())
+def test_every_depth_image_is_decoded_rightly_or_refused(data):
+    fuzz.check_depth(Drawn(data), images.decode_depth, Image)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(st.data())
+def test_every_compressed_image_is_decoded_rightly_or_refused(data):
+    fuzz.check_compressed(Drawn(data), messages.decode_image, CompressedImage)
+
+
+@pytest.mark.parametrize("encoding", fuzz.ENCODINGS)
+def test_each_encoding_with_padded_rows_and_both_byte_orders_is_that_of_a_slow_decoder(encoding):
+    choices = fuzz.RandomChoices(7)
+    assert sum(fuzz.check_image(choices, messages.decode_image, Image, [encoding]) for _ in range(60)) > 15
 
 
 @given(st.integers(0, 2**31 * 10**9 - 1))
@@ -136,6 +189,88 @@ def test_cloud_bytes_are_those_of_the_convention():
     assert (grid.height, grid.width, grid.row_step, grid.is_dense) == (3, 2, 40, False)
     empty = messages.point_cloud(points[:0], HEAD)
     assert (empty.height, empty.width, empty.row_step, len(empty.data)) == (1, 0, 0, 0)
+
+
+def test_organised_padded_and_big_endian_clouds_are_read_and_left_as_they_were():
+    points = np.arange(24, dtype="<f4").view([("x", "<f4"), ("conf", "<f4")]).reshape(3, 4)
+    grid = messages.point_cloud(points, HEAD)
+    np.testing.assert_array_equal(messages.points_of(grid), points)
+    padded = messages.point_cloud(points, HEAD)
+    rows = np.pad(points.view(np.uint8).reshape(3, -1), ((0, 0), (0, 6)))
+    padded.data, padded.row_step = messages.payload(rows), rows.shape[1]
+    np.testing.assert_array_equal(messages.points_of(padded), points)
+    swapped = messages.point_cloud(points, HEAD)
+    swapped.data, swapped.is_bigendian = messages.payload(points.view("<f4").astype(">f4")), True
+    before = bytes(swapped.data)
+    for _ in range(2):
+        got = messages.points_of(swapped)
+        for name in points.dtype.names:
+            np.testing.assert_array_equal(got[name], points[name])
+    assert bytes(swapped.data) == before
+    grid.data = grid.data[:-1]
+    with pytest.raises(FrameError, match=r"3 points of 8 bytes has 95 bytes.*96 bytes or more"):
+        messages.points_of(grid)
+
+
+def test_a_cloud_of_270000_points_is_built_within_15_ms():
+    points = np.zeros(270_000, POINT_DTYPE)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        messages.point_cloud(points, HEAD)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.015
+
+
+def test_the_packages_are_used_where_they_work(way):
+    made = messages.converters()
+    if way == "numpy":
+        assert str(made) == "images by numpy, clouds by numpy"
+        return
+    assert str(made) == "images by cv_bridge, clouds by sensor_msgs_py" and made.remarks == ()
+    calls = []
+
+    class Bridge:
+        def imgmsg_to_cv2(self, message, encoding):
+            calls.append((message.encoding, encoding))
+            raise RuntimeError("no memory")
+
+    broken = converters.Converters(Bridge(), None)
+    with pytest.raises(FrameError, match=r"cv_bridge cannot read a bgr8 image of 8x6 px \(RuntimeError: no memory\)"):
+        broken.decode_image(image("bgr8", RGB))
+    assert calls == [("bgr8", "rgb8")]
+    np.testing.assert_array_equal(broken.decode_image(image("rgb8", RGB)), RGB)
+    # what it would shear, or take for whole, never gets there
+    np.testing.assert_array_equal(broken.decode_image(image("bgr8", RGB, pad=5)), RGB[..., ::-1])
+    with pytest.raises(FrameError, match="cut off"):
+        broken.decode_image(Image(height=6, width=8, encoding="bgr8", step=24, data=bytes(100)))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("raise AttributeError('_ARRAY_API not found')", "_ARRAY_API not found"),
+        ("import os; os.kill(os.getpid(), 11)", "exit code -11"),
+        (
+            "class CvBridge:\n    def imgmsg_to_cv2(self, m, e): return __import__('numpy').zeros((2, 2, 3), 'u1')",
+            "wrongly",
+        ),
+    ],
+    ids=["raises", "segmentation fault", "wrong pixels"],
+)
+def test_a_broken_cv_bridge_is_not_used_and_said(code, told, tmp_path, monkeypatch):
+    (tmp_path / "cv_bridge.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [n for n in sys.modules if n.partition(".")[0] == "cv_bridge"]:
+        monkeypatch.delitem(sys.modules, name)
+    importlib.invalidate_caches()
+    if "kill" in code and np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        pytest.skip("only under NumPy 2 a module may have been built for another")
+    made = converters.choose()
+    assert made.bridge is None and "cv_bridge does not work here" in made.remarks[0] and told in made.remarks[0]
+    assert str(made).startswith("images by numpy")
+    sys.modules.pop("cv_bridge", None)
 
 
 def test_depth_keeps_nan_and_infinity():

@@ -1,0 +1,1 @@
+"""A stand-in for ROS's sensor_msgs_py."""
