@@ -10,30 +10,38 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import rclpy
+import rclpy.task
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TransformStamped
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_srvs.srv import Trigger
 
 from ..config import Config
-from ..errors import ConfigError, FrameError
+from ..errors import ConfigError, FrameError, OutputError
 from ..geometry import inverse
 from ..motion import MotionEstimator
 from ..outputs import OUTPUTS, FrameMessages
 from ..rectify import Rectification
 from ..types import Frame, Submap
+from ..world import World
 from . import messages
 from .diagnostics import CLOCK_S, NodeView, statuses
 from .environment import use_large_message_profile
+from .latched import LatchedTopics
 from .parameters import declare_parameters, follow_parameters
 from .telemetry import Telemetry
 from .tf_edge import TfEdge
@@ -93,12 +101,14 @@ class ReconstructionNode(LifecycleNode):
         self.config = declare_parameters(self)
         follow_parameters(self, self.config, self._set_config)
         self.telemetry = Telemetry()
-        self.worker = Worker(self.config, self._read, self._publish, self.telemetry)
+        self.worker = Worker(self.config, self._read, self._publish, self.telemetry, self._tend)
         self._loading: Future[None] | None = None
         self._load_error = ""
         self._state = "unconfigured"
         self._started = time.monotonic()
         self._motion = MotionEstimator()
+        self._world = World(self.config, messages.ROS)
+        self._latched: LatchedTopics | None = None
         self._edge = TfEdge(self.config.tf.mode, self.config.odom_frame)
         self._first_frame_s: float | None = None
         self._warned: set[str] = set()
@@ -116,6 +126,10 @@ class ReconstructionNode(LifecycleNode):
         log.info(
             "messages are converted here: %s", "; ".join((self.telemetry.converters, *messages.converters().remarks))
         )
+        # each in a group of its own: what waits for its end in the default group would keep images and timers out
+        self.create_service(Trigger, "~/reset", self._on_reset, callback_group=MutuallyExclusiveCallbackGroup())
+        self.create_service(Trigger, "~/save_map", self._on_save_map, callback_group=MutuallyExclusiveCallbackGroup())
+        self._saving: threading.Thread | None = None
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # also runs while /clock stands still
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(self.config.diagnostics.period, self._publish_diagnostics, clock=steady)
@@ -190,6 +204,9 @@ class ReconstructionNode(LifecycleNode):
             )
             for topic, output in OUTPUTS.items()
         }
+        self._latched = LatchedTopics(self, _OVERRIDABLE)
+        self._world = World(self.config, messages.ROS)
+        self.telemetry.resets = 0
         self._motion.reset()
         self._edge = TfEdge(self.config.tf.mode, self.config.odom_frame)
         self._state = "inactive"
@@ -274,11 +291,16 @@ class ReconstructionNode(LifecycleNode):
         for publisher in self._outputs.values():
             self.destroy_lifecycle_publisher(publisher)
         self._outputs = {}
+        if self._latched is not None:
+            self._latched.destroy(self)
+            self._latched = None
         self._state = "unconfigured"
 
     def close(self) -> bool:
         """Ends the worker. False if it is in a pass or a load that cannot be interrupted; it no longer touches ROS then."""
         ended = self.worker.stop(STOP_S)
+        if self._saving is not None:
+            self._saving.join(STOP_S)  # else what is half written stays behind
         log.removeHandler(self._log_handler)
         log.addHandler(logging.NullHandler())  # else what an abandoned pass still says would go to stderr
         return ended
@@ -344,6 +366,7 @@ class ReconstructionNode(LifecycleNode):
 
     def _publish(self, submap: Submap, row: int, config: Config) -> None:
         """One message per topic for frame `row`, TF first; what nobody listens to is not built."""
+        self._follow_world()
         frame, pose = submap.frames[row], submap.odom_from_camera[row]
         motion = self._motion.step(submap, row, config)
         self._send_tf(frame, pose)
@@ -353,12 +376,70 @@ class ReconstructionNode(LifecycleNode):
                 self._outputs[topic].publish(output.build(made))
                 if topic == "points":
                     self.telemetry.points = made.cloud_points.size
+        self._world.add(frame.stamp_ns, pose, lambda: made.odom_points)
         height, width = submap.depth[row].shape
         self.telemetry.last_stamp_ns = frame.stamp_ns
         self.telemetry.resolution = f"{width}x{height}"
         self.telemetry.intrinsics_source = "predicted" if frame.intrinsics is None else "camera_info"
-        if self.worker.pipeline is not None:
-            self.telemetry.resets = self.worker.pipeline.counts["jumps"]
+
+    def _tend(self) -> None:
+        """Between passes: what is to be said of the world, now and then."""
+        self._follow_world()
+        if self._latched is not None:
+            self._latched.publish(self._world, self._world.config)
+
+    def _follow_world(self) -> None:
+        """A new world begins where the pipeline began one; parameters are those of the worker."""
+        if self._world.config is not self.worker.config:
+            self._world.set_config(self.worker.config)
+        resets = self.worker.pipeline.counts["resets"] if self.worker.pipeline is not None else 0
+        if self.telemetry.resets != resets:
+            self.telemetry.resets = resets
+            self._motion.reset()
+            self._world.clear()
+
+    # Services. Their work is done in other threads; awaiting it leaves the executor free.
+
+    async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        log.info("reset: the world starts anew at the next frame")
+        return await self._answer(response, self.worker.reset(self._follow_world), "the world starts anew")
+
+    async def _on_save_map(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        saved: Future[None] = Future()
+        folder = Path(self.config.map.save_dir).expanduser() / datetime.now().strftime("%Y-%m-%dT%H-%M-%S.%f")
+        world = self._world  # and not the node: one that is left behind at the end must not keep that alive
+
+        def save() -> None:
+            try:
+                world.snapshot().save(folder)
+            except Exception as error:
+                saved.set_exception(error)
+            else:
+                saved.set_result(None)
+
+        # not in the worker: it may be in a pass, and a disk may be slow
+        self._saving = threading.Thread(target=save, name="come_save", daemon=True)
+        self._saving.start()
+        return await self._answer(response, saved, str(folder))
+
+    async def _answer(self, response: Trigger.Response, work: Future[None], message: str) -> Trigger.Response:
+        """Success and `message`, or what `work` raised, once it is done."""
+        done = rclpy.task.Future(executor=self.executor)
+        executor = weakref.ref(self.executor)
+
+        def wake(_: Future[None]) -> None:
+            done.set_result(None)
+            if (alive := executor()) is not None:
+                alive.wake()  # Humble to Kilted look at what awaits only when they are woken
+
+        work.add_done_callback(wake)
+        await done
+        error = work.exception()
+        response.success = error is None
+        response.message = message if error is None else str(error)
+        if error is not None:
+            log.error("%s", error, exc_info=None if isinstance(error, OutputError) else error)
+        return response
 
     # TF
 
