@@ -56,7 +56,7 @@ def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_all_versions_agree(metadata: dict[str, Any]) -> None:
     package = ET.parse(ROOT / "package.xml").getroot()
-    changes = re.findall(r"^(\d+\.\d+\.\d+) \(", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE)
+    changes = re.findall(r"^(\d+\.\d+\.\d+) \(\d", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE)
     assert package.findtext("version") == metadata["version"] == changes[0] == come_ros.__version__
     assert package.findtext("name") == metadata["name"] == "come_ros"
     assert package.findtext("license") == metadata["license"] == "Apache-2.0"
@@ -125,12 +125,14 @@ def test_the_readme_lists_every_parameter_as_declared() -> None:
 
 
 def test_the_readme_lists_every_output() -> None:
-    from come_ros.outputs import OUTPUTS
+    from come_ros.outputs import LATCHED, OUTPUTS
 
     rows = README.read_text(encoding="utf-8").splitlines()
-    for topic, output in OUTPUTS.items():
+    wanted = {topic: (o.kind, f"reliable, depth {o.depth} ") for topic, o in OUTPUTS.items()}
+    wanted |= {topic: (o.kind, "reliable, transient local, depth 1 ") for topic, o in LATCHED.items()}
+    for topic, (kind, qos) in wanted.items():
         row = next((row for row in rows if row.startswith(f"| `~/{topic}` |")), "")
-        assert output.kind.replace("/msg/", "/") in row and f"depth {output.depth} " in row, topic
+        assert kind.replace("/msg/", "/") in row and qos in row, topic
 
 
 def test_help_lists_every_command() -> None:

@@ -32,23 +32,30 @@ def test_come_yaml_lists_every_parameter_with_its_default_and_a_comment():
 
 
 def test_rviz_subscribes_to_what_the_node_publishes_with_a_matching_qos():
-    from come_ros.outputs import OUTPUTS
+    from come_ros.outputs import LATCHED, OUTPUTS
 
-    ours = {"come/" + topic: output.kind.rpartition("/")[2] for topic, output in OUTPUTS.items()}
+    ours = {"come/" + topic: output.kind.rpartition("/")[2] for topic, output in (OUTPUTS | LATCHED).items()}
     manager = yaml.safe_load((ROOT / "config" / "come.rviz").read_text(encoding="utf-8"))["Visualization Manager"]
     assert manager["Global Options"]["Fixed Frame"] == Config().odom_frame
-    shown = {}
+    shown, hidden = set(), set()
     for display in manager["Displays"]:
         if "Topic" not in display:
             continue
         topic, kind = display["Topic"], display["Class"].rpartition("/")[2]
-        shown.setdefault(topic["Value"], set()).add(kind)
-        assert topic["Durability Policy"] == "Volatile"
-        if topic["Value"] == "image":  # a camera's, most often best effort: asking for more would show nothing
+        name = topic["Value"]
+        (shown if display["Enabled"] else hidden).add(name)
+        latched = name.removeprefix("come/") in LATCHED
+        assert topic["Durability Policy"] == ("Transient Local" if latched else "Volatile"), name
+        if name == "image":  # a camera's, most often best effort: asking for more would show nothing
             assert topic["Reliability Policy"] == "Best Effort"
         else:
-            assert ours[topic["Value"]] == kind, topic["Value"]
-    assert set(shown) == {"image", "come/points", "come/odometry", "come/depth/image"}
+            assert topic["Reliability Policy"] == "Reliable"
+            assert ours[name] == kind, name
+            depth = 1 if latched else OUTPUTS[name.removeprefix("come/")].depth
+            assert topic["Depth"] == depth, name
+    assert shown == {"image", "come/points", "come/map_points", "come/odometry", "come/path", "come/depth/image"}
+    # the input and the depth are seen already; the second display of the points colours them by confidence
+    assert hidden == {"come/rgb/image_rect", "come/confidence", "come/points"}
 
 
 def test_the_fast_dds_profile_is_well_formed_and_fits_a_docker_container():
