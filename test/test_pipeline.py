@@ -7,7 +7,7 @@ from fakes import START_NS, TruthBackbone, aligned_error, trajectory, truth_of
 from come_ros import geometry
 from come_ros.backbones.fake import STEP, FakeBackbone
 from come_ros.config import Config
-from come_ros.errors import Cancelled
+from come_ros.errors import Cancelled, FrameError
 from come_ros.pipeline import INTRINSICS_WINDOWS, MAX_REFUSED, ReconstructionPipeline
 from come_ros.preprocess import crop_intrinsics, plan_resize
 from come_ros.types import Frame
@@ -80,6 +80,60 @@ def test_stamps_must_rise_and_a_jump_back_starts_anew():
     assert again[0].alignment.shared == 0
 
 
+@pytest.mark.parametrize("how", ["reset", "keep_pose", "ignore"])
+def test_a_jump_back_is_met_as_on_time_jump_says(how, caplog):
+    pipeline = pipeline_of(FakeBackbone(), on_time_jump=how)
+    frames = TRUTH.frames()
+    first = list(live(pipeline, frames[:8]))
+    assert pipeline.add_frame(replace(frames[0], stamp_ns=frames[7].stamp_ns - 100_000_000)) == "time", (
+        "0.1 s is late only"
+    )
+    assert not caplog.records
+    again = [pipeline.add_frame(f) for f in frames[:3]] if how == "ignore" else list(live(pipeline, frames[:10]))
+    (record,) = caplog.records
+    assert (
+        f"stamps go back by 0.700 s, but may by 0.1 s at most: {{}} (on_time_jump is {how}"
+        in record.getMessage().replace(
+            {"reset": "the world starts anew", "keep_pose": "a new window goes on from the last pose"}.get(
+                how, "frames are dropped until their stamps are newer"
+            ),
+            "{}",
+        )
+    )
+    assert pipeline.counts["jumps"] == 1
+    if how == "ignore":
+        assert again == ["time"] * 3 and pipeline.add_frame(frames[8]) is None
+        return
+    assert stamps(again) == [f.stamp_ns for f in frames[:10]] and again[0].alignment.shared == 0
+    start = geometry.BODY_FROM_OPTICAL if how == "reset" else first[-1].odom_from_camera[-1]
+    assert np.allclose(again[0].odom_from_camera[0], start, atol=1e-12)
+    assert [s.alignment.shared for s in again[1:]] == list(range(1, 8)) + [7, 7]
+
+
+def test_images_that_change_all_the_time_are_told_of_a_few_times_only(caplog):
+    caplog.set_level("INFO", "come_ros")
+    pipeline = pipeline_of(FakeBackbone(), input__max_side=112)
+    image = np.zeros((56, 56, 3), np.uint8)
+    for i in range(100):
+        pipeline.add_frame(Frame(image, START_NS + i, encoding="rgb8" if i % 2 else "mono8"))
+        pipeline.reconstruct(pipeline.take_window(1))
+    assert pipeline.counts["changes"] == 99 and len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("shape", [(0, 0, 3), (15, 70, 3), (16, 129, 3), (400, 40, 3), (56, 70), (56, 70, 4)])
+def test_images_that_cannot_be_used_are_left_out_and_said(shape, caplog):
+    pipeline = pipeline_of(FakeBackbone())
+    frames = TRUTH.frames()[:4]
+    frames[2] = replace(frames[2], image=np.zeros(shape, np.uint8))
+    assert stamps(pipeline.run(frames)) == [frames[i].stamp_ns for i in (0, 1, 3)]
+    (record,) = caplog.records
+    assert "a frame is left out: an image" in record.getMessage() and pipeline.counts["unusable"] == 1
+    with pytest.raises(
+        FrameError, match=r"but must be \(H, W, 3\)|sides must be 16 px or more, and one at most 8 times"
+    ):
+        pipeline.add_frame(frames[2])
+
+
 def test_frames_that_are_no_keyframes_are_counted():
     pipeline = pipeline_of(FakeBackbone(), keyframe__mode="time", keyframe__min_interval=0.2)
     answers = [pipeline.add_frame(f) for f in TRUTH.frames()[:5]]
@@ -143,8 +197,22 @@ def test_three_refused_in_a_row_start_anew_where_the_camera_was():
     assert submaps[-1].alignment.shared == 7
 
 
-@pytest.mark.parametrize("change", ["pause", "size", "camera"])
-def test_after_a_break_the_world_goes_on_from_the_last_pose(change):
+@pytest.mark.parametrize(
+    ("change", "level", "told"),
+    [
+        ("pause", "WARNING", "no image for 6.1 s by the stamps, but pauses should be of 5 s at most"),
+        ("size", "INFO", "images change from 70x56 px of camera_optical_frame to 112x112 px of camera_optical_frame"),
+        ("camera", "INFO", "images change from 70x56 px of camera_optical_frame to 70x56 px of other"),
+        (
+            "encoding",
+            "INFO",
+            "images change from 70x56 px of camera_optical_frame to 70x56 px mono8 of camera_optical_frame",
+        ),
+    ],
+)
+@pytest.mark.parametrize("loop", [ReconstructionPipeline.run, live])
+def test_after_a_break_the_world_goes_on_from_the_last_pose(loop, change, level, told, caplog):
+    caplog.set_level("INFO", "come_ros")
     frames = TRUTH.frames()
     for i in range(10, 22):
         f = frames[i]
@@ -152,13 +220,20 @@ def test_after_a_break_the_world_goes_on_from_the_last_pose(change):
             frames[i] = replace(f, stamp_ns=f.stamp_ns + 6_000_000_000)
         elif change == "size":
             frames[i] = replace(f, image=np.ascontiguousarray(f.image.repeat(2, axis=0).repeat(2, axis=1)[:, :-28]))
-        else:
+        elif change == "camera":
             frames[i] = replace(f, camera="other")
-    submaps = list(pipeline_of(FakeBackbone()).run(frames))
-    assert stamps(submaps) == [f.stamp_ns for f in frames]
-    sizes = [len(s) for s in submaps]
-    assert sizes == [8, 2, 8, 4] and [s.alignment.shared for s in submaps] == [0, 6, 0, 4]
-    assert np.allclose(submaps[2].odom_from_camera[0], submaps[1].odom_from_camera[-1], atol=1e-9)
+        else:
+            frames[i] = replace(f, encoding="mono8")
+    pipeline = pipeline_of(FakeBackbone())
+    submaps = list(loop(pipeline, frames))
+    assert stamps(submaps) == [f.stamp_ns for f in frames], "no frame is lost"
+    if loop is not live:
+        assert [len(s) for s in submaps] == [8, 2, 8, 4] and [s.alignment.shared for s in submaps] == [0, 6, 0, 4]
+    poses = {t: p for s in submaps for t, p in zip(stamps([s]), s.odom_from_camera, strict=True)}
+    assert np.allclose(poses[frames[10].stamp_ns], poses[frames[9].stamp_ns], atol=1e-9)
+    assert pipeline.counts["gaps" if change == "pause" else "changes"] == 1 and pipeline.counts["jumps"] == 0
+    (record,) = caplog.records
+    assert record.levelname == level and told in record.getMessage() and "from the last pose" in record.getMessage()
 
 
 def test_given_intrinsics_are_mapped_and_predicted_ones_settle():
