@@ -169,17 +169,17 @@ class ReconstructionPipeline:
             },
         )
 
-    def run(self, frames: Iterable[Frame]) -> Iterator[Submap]:
-        """The offline loop: every keyframe of `frames`, in windows that share `window.overlap` of them."""
+    def run(self, frames: Iterable[Frame], stop: Callable[[], bool] | None = None) -> Iterator[Submap]:
+        """The offline loop: every keyframe of `frames`, in windows that share `window.overlap` of them. stop: as in `reconstruct`."""
         for frame in frames:
             if self.room() == 0:
-                yield from self._reconstruct_all(None)
+                yield from self._reconstruct_all(None, stop)
             try:
                 self.add_frame(frame)
             except FrameError as error:
                 log.warning("a frame is left out: %s", error)
-            yield from self._reconstruct_all(None)
-        yield from self._reconstruct_all(1)
+            yield from self._reconstruct_all(None, stop)
+        yield from self._reconstruct_all(1, stop)
 
     def reset(self) -> None:
         """Forgets all frames, poses and scale: the world starts anew at the next frame. The counts go on."""
@@ -245,9 +245,9 @@ class ReconstructionPipeline:
         self.counts[reason] += 1
         return reason
 
-    def _reconstruct_all(self, least_new: int | None) -> Iterator[Submap]:
+    def _reconstruct_all(self, least_new: int | None, stop: Callable[[], bool] | None) -> Iterator[Submap]:
         while (window := self.take_window(least_new)) is not None:
-            yield self.reconstruct(window)
+            yield self.reconstruct(window, stop)
 
     def _plan(self, window: Window) -> CropResize:
         height, width = window.frames[0].image.shape[:2]

@@ -6,7 +6,7 @@ Read are ROS 2 bags (folder, .mcap or .db3) and ROS 1 .bag files.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,9 +205,7 @@ class Bag:
 
     def iter_raw(self, *topics: str) -> Iterator[tuple[int, str, bytes]]:
         """(time of recording in ns, topic, message as ROS 2 sends it) of those topics, in the order of recording."""
-        from rosbags.typesys import Stores, get_typestore
-
-        to_cdr = None if self._reader.is2 else get_typestore(Stores.ROS2_JAZZY).ros1_to_cdr
+        to_cdr = None if self._reader.is2 else _store().ros1_to_cdr
         for connection, log_ns, data in self._messages(*topics):
             yield log_ns, connection.topic, bytes(data if to_cdr is None else to_cdr(data, connection.msgtype))
 
@@ -242,8 +240,15 @@ class Bag:
         return ((log_ns, message) for log_ns, _, message in self._mixed(topic))
 
 
-def rosbags_messages(store: Any) -> Messages:
-    """Builds messages in the classes of a rosbags typestore, which can serialize them without ROS."""
+def _store() -> Any:
+    from rosbags.typesys import Stores, get_typestore
+
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
+def rosbags_messages(store: Any = None) -> Messages:
+    """Builds messages in the classes of a rosbags typestore (Jazzy's, if none is given), which can serialize them without ROS."""
+    store = store or _store()
 
     def octets(a: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(a).reshape(-1).view(np.uint8)
@@ -261,21 +266,32 @@ class BagWriter:
     /camera/depth/camera_info, /ground_truth/odometry (world to camera optical frame). A context manager.
     """
 
-    def __init__(self, path: str | Path, storage: str = "mcap", prefix: str = "/camera", world: str = "world") -> None:
-        """storage: "mcap" or "sqlite3". Raises DatasetError if `path` exists or cannot be made."""
+    def __init__(
+        self,
+        path: str | Path,
+        storage: str = "mcap",
+        prefix: str = "/camera",
+        world: str = "world",
+        guard: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """storage: "mcap" or "sqlite3". guard: given the stream of an MCAP file, returns what to write to instead.
+
+        Raises DatasetError if `path` exists or cannot be made.
+        """
         from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
-        from rosbags.typesys import Stores, get_typestore
 
         if storage not in ("mcap", "sqlite3"):
             raise DatasetError(f"storage is {storage!r}, but must be mcap or sqlite3")
         self.path = Path(path)
         self._prefix, self._world = prefix.rstrip("/"), world
-        self._store = get_typestore(Stores.ROS2_JAZZY)
+        self._store = _store()
         self.messages = rosbags_messages(self._store)
         self._connections: dict[str, Any] = {}
         try:
             self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin[storage.upper()])
             self._writer.open()
+            if guard is not None:
+                self._writer.storage.bio = guard(self._writer.storage.bio)
         except (WriterError, OSError) as error:
             raise DatasetError(f"cannot write the bag {self.path}: {error}") from error
 

@@ -52,8 +52,8 @@ class Sequence(ABC):
         """Stamp in ns -> world_from_camera (4, 4) of the optical frame, oldest first; empty if it is not known. Raises DatasetError."""
         return {}
 
-    def close(self) -> None:
-        """Lets go of files."""
+    def close(self) -> None:  # noqa: B027
+        """Lets go of files, if any are held."""
 
     def __enter__(self) -> Sequence:
         return self
@@ -109,9 +109,11 @@ class BagSequence(Sequence):
         self.topic, self.count, self.damage = self.bag.topic, len(self.bag), self.bag.damage
 
     def iter_frames(self) -> Iterator[Frame]:
-        for frame in self.bag.iter_frames():
-            yield frame
-        self.unreadable = self.bag.unreadable
+        return self.bag.iter_frames()
+
+    @property
+    def unreadable(self) -> int:  # type: ignore[override]
+        return self.bag.unreadable
 
     def iter_depth(self) -> Iterator[tuple[int, F32]]:
         return self.bag.iter_depth()

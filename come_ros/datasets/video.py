@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,9 +82,15 @@ class Video:
             self.damage = f"{self.path} is damaged: {index} of {self.count} images could be decoded"
 
     def _capture(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
-        if not capture.isOpened():
-            capture = cv2.VideoCapture(str(self.path))  # builds without FFmpeg have another backend
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is said below, in one line
+        told = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+        try:
+            capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+            if not capture.isOpened():
+                capture = cv2.VideoCapture(str(self.path))  # builds without FFmpeg have another backend
+        finally:
+            cv2.utils.logging.setLogLevel(told)
         if not capture.isOpened():
             raise DatasetError(
                 f"OpenCV cannot open the video {self.path}: it is damaged, or of a kind that this OpenCV does not decode; "

@@ -19,13 +19,13 @@ from ..errors import ComeRosError
 
 COMMANDS = {
     "demo": "render a room (or take a bag), play it to the live node over DDS, score and draw what comes out",
+    "bag": "a bag, folder or video in; cloud, trajectory, depth and scores out, without DDS",
     "node": "run the live ROS 2 node; takes ROS arguments (--ros-args ...)",
     "train": "train the small model on procedural rooms",
     "doctor": "check this machine: what is there, what is missing, how to mend it",
 }
 LATER = {
-    "bag": ("a bag or folder in; cloud, trajectory, depth and scores out, without DDS", "the bag tool"),
-    "eval": ("score depth and trajectories against ground truth", "the bag tool"),
+    "eval": ("score depth and trajectories that are there already against ground truth", "the Co-Me accelerator"),
     "distill": ("train the confidence predictor of Co-Me", "the Co-Me accelerator"),
     "bench": ("time backbones and accelerators on this machine", "the Co-Me accelerator"),
 }

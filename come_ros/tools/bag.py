@@ -1,0 +1,581 @@
+"""Reconstructs a recording: every frame in order, in this one process, without DDS and without ROS.
+
+SOURCE is a ROS 2 bag (its folder, .mcap or .db3), a ROS 1 .bag, a folder in the layout of TUM RGB-D, a folder of images, or a video.
+The output folder then holds
+  output/         a ROS 2 bag (MCAP): input images and all that the node would publish, for `ros2 bag play`, RViz and Foxglove
+  map.ply         one cloud of all frames
+  trajectory.tum  the camera's path
+  metrics.json    counts, sizes, errors beside null models; what depends on the machine stands under `timings`
+  overview.png    depth and map at a glance
+  run.yaml        parameters, versions, checksum of the weights
+The same input gives the same bytes on the same machine (but for `timings`). What is damaged half way, or stopped by Ctrl-C, leaves the
+results of what came before.
+
+examples:
+  come_ros bag my_bag -o out                          a bag with one camera
+  come_ros bag run.mcap -o out --topic /left/image    which of its cameras
+  come_ros bag run.mcap -o out --gt /vicon/odometry   scored against poses in the bag
+  come_ros bag video.mp4 -o out --gt path.tum         scored against a TUM file
+  come_ros bag images/ -o out --fps 30                a folder of images, 30 per second
+  come_ros bag my_bag -o out --weights vggt.pt --set window.size=12 --set keyframe.mode=every
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import heapq
+import json
+import logging
+import os
+import platform
+import resource
+import signal
+import struct
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from .. import __version__
+from ..config import Config, load_config, parameters
+from ..datasets.rosbag import BagWriter, rosbags_messages
+from ..datasets.sequence import BagSequence, Sequence, open_sequence
+from ..datasets.tum import MAX_DIFFERENCE_NS, nearest, read_trajectory
+from ..errors import Cancelled, ComeRosError, ConfigError, DatasetError, OutputError
+from ..files import write_ply, write_text, write_tum
+from ..geometry import inverse
+from ..motion import MotionEstimator
+from ..outputs import LATCHED, OUTPUTS, FrameMessages
+from ..pipeline import ReconstructionPipeline
+from ..types import F32, F64, Frame, Submap
+from ..world import World
+from .picture import POINTS, Overview, Shown, accuracy_text, draw, evenly, points_and_colours
+from .results import ResultFolder, cannot_write
+from .scores import DepthScores, accuracy_lines, for_json, in_model_pixels, rotation_scores, trajectory_scores
+
+NODE = "/come"
+RECORDING = "output"
+RESULTS = (RECORDING, "map.ply", "trajectory.tum", "metrics.json", "overview.png", "run.yaml")
+
+Recorded = tuple[int, str, str, Any]
+"""(time of recording in ns, topic, type, bytes)"""
+
+
+class BagError(ComeRosError):
+    """A recording gave no result, or not the whole one."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="bag, folder or video")
+    parser.add_argument("-o", "--out", required=True, metavar="DIR", help="output folder; is made if need be")
+    parser.add_argument("--topic", default=None, help="image topic of a bag that holds several")
+    parser.add_argument("--params", metavar="FILE", default=None, help="ROS parameters file, as for the node")
+    parser.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="one parameter; goes before --params"
+    )
+    parser.add_argument("--weights", metavar="FILE", default=None, help="weights file instead of the bundled model")
+    parser.add_argument(
+        "--gt", metavar="TOPIC|FILE", default=None,
+        help="true path of the camera's optical frame: a topic of the bag (Odometry, PoseStamped) or a TUM file "
+        "(default: /ground_truth/odometry, or the TUM folder's own)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fps",
+        type=float,
+        default=None,
+        help="images per second of a folder (default: 10) or, if it tells none, a video",
+    )
+    parser.add_argument("--no-bag", action="store_true", help="leave output/ out")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results that DIR holds; other files stay")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0 if all of it was reconstructed, 128 + number if a signal ended it. Raises ComeRosError, also when the results of the first part
+    were written."""
+    started = time.perf_counter()
+    config = _configuration(options)
+    gt_file = Path(options.gt) if (options.gt and not options.gt.startswith("/")) or _is_file(options.gt) else None
+    gt_topic = None if gt_file else options.gt
+    with ExitStack() as stack:
+        stack.enter_context(_warnings_once())
+        # one for each pass: frames, depth and raw messages are read side by side, none ahead of what is needed
+        passes = [
+            stack.enter_context(open_sequence(options.source, options.topic, options.fps, config.rectify, gt_topic))
+            for _ in range(3)
+        ]
+        truth = read_trajectory(gt_file) if gt_file else passes[0].truth()
+        folder = stack.enter_context(ResultFolder(Path(options.out), RESULTS, options.overwrite))
+        stopped = stack.enter_context(Interrupts())
+        pipeline = _reproducible_pipeline(config)
+        job = Job(options.source, config, pipeline, passes, truth, folder, not options.no_bag)
+        job.load_s = time.perf_counter() - started
+        failure = job.reconstruct(stopped)
+        if not job.used:
+            raise failure or BagError(f"{options.source} gave no result: {job.what_was_read()}")
+        problems = job.finish()
+        folder.publish()
+    print(table(job.metrics))
+    print(f"\n{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {options.out}")
+    if stopped.number is not None and isinstance(failure, Cancelled):
+        print(f"come_ros bag: {failure}; what came before is in {options.out}", file=sys.stderr)
+        return 128 + stopped.number
+    if failure is not None and not isinstance(failure, ComeRosError):
+        raise failure  # a fault of ours, shown in full
+    if failure is not None or problems:
+        text = "; ".join(filter(None, [str(failure or ""), *problems]))
+        raise BagError(f"{text}; what came before ({job.used} frames used) is in {options.out}")
+    return 0
+
+
+class Job:
+    """One recording on its way through the pipeline. Memory does not grow with it, but for the poses.
+
+    used: frames with a result. metrics: all that was measured, after `finish`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        pipeline: ReconstructionPipeline,
+        passes: list[Sequence],
+        truth: dict[int, F64],
+        folder: ResultFolder,
+        record: bool,
+    ) -> None:
+        """passes: the recording, opened three times. truth: stamp -> world_from_camera (4, 4), may be empty. record: whether
+        output/ is wanted. Raises OutputError."""
+        self.name, self.config, self.pipeline, self.folder = name, config, pipeline, folder
+        self.used = self.read = 0
+        self.load_s = self.seconds = 0.0
+        self.metrics: dict[str, Any] = {}
+        self._source, depths, self._inputs_source = passes
+        self._true_poses, self._true_depth = truth, _NearestDepth(depths.iter_depth())
+        self._stopped = ""
+        self._writer = BagWriter(folder.path / RECORDING, guard=folder.reserve.guard) if record else None
+        self._messages = rosbags_messages() if self._writer is None else self._writer.messages
+        self._counts: dict[str, int] = {}
+        self._timings: dict[str, list[float]] = {}
+        self._poses: dict[int, F64] = {}
+        self._begin_world()
+
+    def _begin_world(self) -> None:
+        """As new: at the start, and when time jumped back and the pipeline forgot all."""
+        self._world = World(self.config.replace(**{"map.enabled": True}), self._messages)
+        self._motion = MotionEstimator()
+        self._depth_scores = DepthScores()
+        self._shown = _Evenly()
+        self._jumps = self.pipeline.counts["jumps"]
+        self._poses.clear()
+
+    def reconstruct(self, stopped: Interrupts) -> Exception | None:
+        """Runs it all; why it came to an end before the recording did, None if it did not. Results so far are there in any case."""
+        begun = time.perf_counter()
+        failure: Exception | None = None
+        try:
+            with tqdm(total=self._source.count, desc="reconstructing", unit="img", disable=None) as bar:
+                submaps = self.pipeline.run(self._frames(stopped, bar.update), stopped)
+                for recorded in heapq.merge(self._inputs(), self._outputs(submaps), key=itemgetter(0)):
+                    if self._writer is not None:
+                        self._write(*recorded)
+        except Cancelled:
+            failure = Cancelled(f"stopped by {stopped.name} after {self.read} images")
+        except Exception as error:  # whatever it is, what came before is kept
+            failure = error
+        self.seconds = time.perf_counter() - begun
+        if failure is None and self._stopped:
+            failure = DatasetError(self._stopped)
+        if failure is not None:
+            self._stopped = " ".join(str(failure).split()) or type(failure).__name__
+        return failure
+
+    def _frames(self, stopped: Interrupts, progress: Callable[[int], Any]) -> Iterator[Frame]:
+        """All images; where nothing more can be read is the end, so that the last window is still made."""
+        try:
+            for frame in self._source.iter_frames():
+                if stopped():
+                    raise Cancelled("on request")
+                self.read += 1
+                progress(1)
+                yield frame
+        except DatasetError as error:
+            self._stopped = str(error)
+        self._stopped = self._stopped or self._source.damage
+
+    def _inputs(self) -> Iterator[Recorded]:
+        """What went in, to be recorded at the times of the images: a bag's own bytes, else messages made of the frames."""
+        if self._writer is None:
+            return
+        source, build = self._inputs_source, self._messages
+        try:
+            if isinstance(source, BagSequence):
+                bag = source.bag
+                for log_ns, topic, data in bag.iter_raw(bag.topic, bag.camera_info_topic):
+                    yield _stamp_of_bytes(data) or log_ns, topic, bag.topics[topic], data
+                return
+            for frame in source.iter_frames():
+                head = build.header(frame.stamp_ns, frame.camera)
+                height, width = frame.image.shape[:2]
+                if frame.intrinsics is not None:
+                    info = build.camera_info(frame.intrinsics, width, height, head)
+                    yield self._recorded(frame.stamp_ns, "/camera/camera_info", info)
+                yield self._recorded(frame.stamp_ns, "/camera/image_raw", build.image(frame.image, head))
+        except DatasetError:  # said by `_frames`
+            return
+
+    def _outputs(self, submaps: Iterator[Submap]) -> Iterator[Recorded]:
+        """What is published of every used frame, TF first."""
+        for submap in submaps:
+            for stage, ms in submap.timings_ms.items():
+                self._timings.setdefault(stage, []).append(ms)
+            if self.pipeline.counts["jumps"] != self._jumps and self.config.on_time_jump == "reset":
+                self._begin_world()
+            for row, frame in enumerate(submap.frames):
+                motion = self._motion.step(submap, row, self.config)
+                said = FrameMessages(self._messages, submap, row, motion, self.config)
+                self._note(said)
+                if self._writer is None:
+                    continue
+                if self.config.tf.mode != "off":
+                    yield self._recorded(frame.stamp_ns, "/tf", self._transform(said))
+                for name, output in OUTPUTS.items():
+                    yield self._recorded(frame.stamp_ns, f"{NODE}/{name}", output.build(said))
+
+    def _note(self, said: FrameMessages) -> None:
+        """Adds a used frame to path, map, scores and picture."""
+        submap, row, frame = said.submap, said.row, said.frame
+        self.used += 1
+        pose = submap.odom_from_camera[row].copy()  # a view would keep the whole window in memory
+        self._poses[frame.stamp_ns] = pose
+        self._world.add(frame.stamp_ns, pose, lambda: said.odom_points)
+        depth = said.depth_pixels()
+        depth[np.isinf(depth)] = np.nan
+        real = self._true_depth.at(frame.stamp_ns)
+        if real is not None:
+            real = in_model_pixels(real, depth.shape)
+            self._depth_scores.add(depth, real)
+        confidence = np.where(np.isfinite(depth), submap.confidence[row], np.float32(np.nan))
+        self._shown.offer(Shown(frame.stamp_ns, frame.image, depth, confidence, real))
+
+    def _transform(self, said: FrameMessages) -> Any:
+        """The one edge, as `tf.mode` says; nothing else is recorded that could be the camera's parent, so auto is forward."""
+        odom_from_camera, edge = said.submap.odom_from_camera[said.row], (self.config.odom_frame, said.frame.camera)
+        if self.config.tf.mode == "inverse":
+            odom_from_camera, edge = inverse(odom_from_camera), edge[::-1]
+        transform = self._messages.transform(odom_from_camera, said.frame.stamp_ns, *edge)
+        return self._messages.make("tf2_msgs/msg/TFMessage", transforms=[transform])
+
+    def _recorded(self, stamp_ns: int, topic: str, message: Any) -> Recorded:
+        assert self._writer is not None
+        return stamp_ns, topic, message.__msgtype__, self._writer.serialized(message)
+
+    def _write(self, stamp_ns: int, topic: str, kind: str, data: Any) -> None:
+        assert self._writer is not None
+        try:
+            self._writer.put_raw(topic, kind, data, stamp_ns)
+        except OSError as error:
+            raise cannot_write(self.folder.out, error) from error
+        self._counts[topic] = self._counts.get(topic, 0) + 1
+        if self.folder.reserve.full:
+            raise OutputError(
+                f"cannot write to {self.folder.out}: {self.folder.reserve.full}: make room and run it again"
+            )
+
+    def finish(self) -> list[str]:
+        """Writes all files but what cannot be written, which is told. Needs at least one used frame."""
+        path, problems, full = self.folder.path, [], bool(self.folder.reserve.full)
+        self.folder.reserve.release()
+        metrics = self.metrics = self._measured()
+        snapshot = self._world.snapshot()
+        steps: dict[str, Callable[[], Any]] = {
+            RECORDING: lambda: self._close_recording(latched=not full),
+            "trajectory.tum": lambda: write_tum(path / "trajectory.tum", snapshot.trajectory),
+            "map.ply": lambda: write_ply(path / "map.ply", snapshot.points),
+            "run.yaml": lambda: write_text(path / "run.yaml", self._description()),
+            "overview.png": lambda: draw(path / "overview.png", self._overview(), self._title()),
+        }
+        for name, step in steps.items():
+            try:
+                step()
+            except OSError as error:
+                problems.append(f"{name} is missing: {error.strerror or error}")
+            except OutputError as error:
+                problems.append(f"{name} is missing: {error}")
+        metrics["messages"] = dict(sorted(self._counts.items()))
+        metrics["map"] = {"points": len(snapshot.points), "voxel": self.config.map.voxel}
+        metrics["bytes"] = {name: _size(path / name) for name in steps if (path / name).exists()}
+        timings = metrics.pop("timings")
+        metrics["timings"] = timings  # at the end, where it is easily left out
+        write_text(path / "metrics.json", json.dumps(for_json(metrics), indent=2) + "\n")
+        return problems
+
+    def _close_recording(self, latched: bool) -> None:
+        if self._writer is None:
+            return
+        try:
+            for name, topic in LATCHED.items() if latched else ():
+                message = topic.build(self._world)
+                self._write(*self._recorded(max(self._poses), f"{NODE}/{name}", message))
+        finally:
+            self._writer.close()
+
+    def _measured(self) -> dict[str, Any]:
+        stamps, known = sorted(self._poses), list(self._true_poses)
+        near = nearest(stamps, known)
+        true_poses = {t: self._true_poses[known[i]] for t, i in zip(stamps, near, strict=True) if i is not None}
+        self._matched = true_poses
+        counts = self.pipeline.counts
+        waiting = self.pipeline.fresh
+        lost = {
+            "unreadable": self._source.unreadable,
+            **{reason: counts[reason] for reason in ("not_keyframe", "time", "unusable")},
+            "rejected": counts["keyframes"] - self.used - waiting,
+        }
+        return {
+            "come_ros": __version__,
+            "source": str(self.name),
+            "kind": self._source.kind,
+            "topic": self._source.topic,
+            "stopped": self._stopped or None,
+            "frames": {
+                "source": self._source.count, "read": self.read, "used": self.used, "pending": waiting, "dropped": lost,
+            },
+            "stream": {k: counts[k] for k in ("windows", "refused", "restarts", "jumps", "gaps", "changes")},
+            "truth": {"poses": len(known), "matched": len(true_poses)},
+            "depth": self._depth_scores.result(),
+            "trajectory": trajectory_scores(self._poses, true_poses),
+            "rotation": rotation_scores(self._poses, true_poses),
+            "model": {**self.pipeline.backbone.description, "weights": os.path.basename(_weights(self.pipeline))},
+            "timings": {
+                "load_s": self.load_s,
+                "reconstruct_s": self.seconds,
+                "images_per_s": self.read / self.seconds,
+                "frames_used_per_s": self.used / self.seconds,
+                "window_ms": {
+                    stage: {"p50": float(np.percentile(ms, 50)), "p95": float(np.percentile(ms, 95))}
+                    for stage, ms in self._timings.items()
+                },
+                "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            },
+        }  # fmt: skip
+
+    def _description(self) -> str:
+        import yaml
+
+        return str(yaml.safe_dump(_about(self.name, self.config, self.pipeline), sort_keys=False))
+
+    def _overview(self) -> Overview:
+        frames = [s for s in self._shown.kept if s.real is not None] or self._shown.kept
+        points = self._world.snapshot().points
+        some = np.random.default_rng(0).permutation(len(points))[:POINTS]
+        scales = self._depth_scores.scales
+        return Overview(
+            [frames[i] for i in evenly(len(frames))], min(self._poses), *points_and_colours(points[some]), self._poses,
+            self._matched, float(np.median(scales)) if scales else None, f"map of {len(self._poses)} frames",
+        )  # fmt: skip
+
+    def _title(self) -> str:
+        parts = [f"{self.read} images, {self.used} used", *accuracy_text(self.metrics)]
+        return f"come_ros {__version__}: {Path(self.name).name}\n{'   |   '.join(parts)}"
+
+    def what_was_read(self) -> str:
+        """In words, for those who got no result."""
+        counts = self.pipeline.counts
+        lost = {"damaged": self._source.unreadable, "too little motion": counts["not_keyframe"], "stamp not newer": counts["time"],
+                "unusable": counts["unusable"], "in refused windows": counts["keyframes"] - self.pipeline.fresh}  # fmt: skip
+        text = ", ".join(f"{n} {reason}" for reason, n in lost.items() if n)
+        return f"{self.read} images were read, none could be used ({text or 'there are too few'})"
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM as a question that is asked between steps: `stopped()`. The second one ends the program at once.
+
+    A context manager. number: of the first signal, None if there was none. name: of it.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        return self.number is not None
+
+    @property
+    def name(self) -> str:
+        return "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number or 0).name
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.number is not None:
+            raise KeyboardInterrupt
+        self.number = number
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class _NearestDepth:
+    """Depth by stamp out of a stream in order of time, with no more of it in memory than 20 ms to either side."""
+
+    def __init__(self, readings: Iterator[tuple[int, F32]]) -> None:
+        self._readings = readings
+        self._near: deque[tuple[int, F32]] = deque()
+
+    def at(self, stamp_ns: int) -> F32 | None:
+        """The nearest to `stamp_ns`, which does not go back; None if there is none near."""
+        try:
+            while not self._near or self._near[-1][0] <= stamp_ns + MAX_DIFFERENCE_NS:
+                self._near.append(next(self._readings))
+                while self._near and self._near[0][0] < stamp_ns - MAX_DIFFERENCE_NS:
+                    self._near.popleft()
+        except (StopIteration, DatasetError):  # a damaged recording: said by those who read its images
+            pass
+        at_best = min(self._near, key=lambda reading: abs(reading[0] - stamp_ns), default=None)
+        if at_best is None or abs(at_best[0] - stamp_ns) > MAX_DIFFERENCE_NS:
+            return None
+        return at_best[1]
+
+
+class _Evenly:
+    """Some of many things, evenly spread, however many come."""
+
+    def __init__(self, least: int = 6) -> None:
+        self.kept: list[Any] = []
+        self._least, self._every, self._count = least, 1, 0
+
+    def offer(self, thing: Any) -> None:
+        if self._count % self._every == 0:
+            self.kept.append(thing)
+        if len(self.kept) == 2 * self._least:
+            del self.kept[1::2]
+            self._every *= 2
+        self._count += 1
+
+
+def _configuration(options: argparse.Namespace) -> Config:
+    """Parameters file, then --weights, then --set. Raises ConfigError."""
+    import yaml
+
+    config = Config() if options.params is None else load_config(options.params)
+    kinds = {p.name: p.type for p in parameters()}
+    changes: dict[str, Any] = {} if options.weights is None else {"weights": options.weights}
+    for text in options.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text!r} must be NAME=VALUE, such as --set window.size=6")
+        try:
+            changes[name] = value if kinds.get(name) is str else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text!r}: {value!r} is no value") from error
+    return config.replace(**changes)
+
+
+def _is_file(path: str | None) -> bool:
+    return path is not None and Path(path).is_file()
+
+
+def _reproducible_pipeline(config: Config) -> ReconstructionPipeline:
+    """Made so that the same input gives the same bytes: a fixed number of threads, and sums in a fixed order."""
+    if config.backbone != "fake":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        import torch
+
+        torch.use_deterministic_algorithms(True, warn_only=True)  # some operations on a GPU have no such way
+        torch.backends.cudnn.benchmark = False
+    return ReconstructionPipeline(config)
+
+
+def _weights(pipeline: ReconstructionPipeline) -> str:
+    return pipeline.backbone.description.get("weights", "")
+
+
+def _about(source: str, config: Config, pipeline: ReconstructionPipeline) -> dict[str, Any]:
+    """All that the results depend on."""
+    import cv2
+
+    versions = {
+        "come_ros": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+    }
+    about: dict[str, Any] = {"source": str(source), "device": pipeline.backbone.device, "machine": platform.machine()}
+    if "torch" in sys.modules:
+        import torch
+
+        versions["torch"] = str(torch.__version__)
+        about["threads"] = torch.get_num_threads()
+    weights = Path(_weights(pipeline))
+    if weights.is_file():
+        digest = hashlib.sha256()
+        with open(weights, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        about["weights"] = {"file": weights.name, "sha256": digest.hexdigest()}
+    return {**about, "versions": versions, "parameters": config.to_flat()}
+
+
+def _stamp_of_bytes(data: bytes) -> int:
+    """Nanoseconds of a serialized message that begins with a Header."""
+    sec, nanosec = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
+    return int(sec) * 1_000_000_000 + int(nanosec)
+
+
+def _size(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*")) if path.is_dir() else path.stat().st_size
+
+
+class _warnings_once:
+    """While it lasts, each warning of ours is told once: a recording is read several times."""
+
+    def __enter__(self) -> None:
+        told: set[str] = set()
+
+        def once(record: logging.LogRecord) -> bool:
+            text = record.getMessage()
+            return not (text in told or told.add(text))  # type: ignore[func-returns-value]
+
+        self._once = once
+        logging.getLogger("come_ros").addFilter(once)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        logging.getLogger("come_ros").removeFilter(self._once)
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The metrics as aligned plain text."""
+    frames, stream, timings = metrics["frames"], metrics["stream"], metrics["timings"]
+    dropped = ", ".join(f"{n} {reason}" for reason, n in frames["dropped"].items() if n) or "none"
+    model = timings["window_ms"].get("model", {"p50": float("nan"), "p95": float("nan")})
+    rows = [
+        ("source", f"{metrics['source']}: {metrics['kind']}{' ' + metrics['topic'] if metrics['topic'] else ''}"),
+        ("images", f"{frames['read']} read, {frames['used']} used; not used: {dropped}"),
+        ("windows", f"{stream['windows']}, {stream['refused']} refused; model p50 {model['p50']:.0f} ms, p95 {model['p95']:.0f} ms"),
+        ("speed", f"{timings['images_per_s']:.1f} images/s, {timings['reconstruct_s']:.1f} s in all, after {timings['load_s']:.1f} s "
+                  f"to load; {timings['peak_memory_mb']:.0f} MB of memory"),
+        ("map", f"{metrics['map']['points']} points, one in each voxel of {metrics['map']['voxel']:g}"),
+        ("model", ", ".join(metrics["model"][k] for k in ("backbone", "weights", "device", "precision"))),
+    ]  # fmt: skip
+    if metrics["stopped"]:
+        rows.insert(2, ("stopped", metrics["stopped"]))
+    truth = metrics["truth"]
+    if truth["poses"] and not truth["matched"]:
+        rows.append(
+            ("truth", f"none of its {truth['poses']} poses lies within 20 ms of a used image: compare the stamps")
+        )
+    width = max(len(name) for name, _ in rows) + 2
+    return "\n".join([*(f"{name:{width}}{text}" for name, text in rows), "", *accuracy_lines(metrics)])
