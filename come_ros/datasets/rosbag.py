@@ -55,6 +55,7 @@ class Bag:
         if not self.path.exists():
             raise DatasetError(f"{self.path} does not exist: give a bag (folder, .mcap, .db3 or ROS 1 .bag)")
         self._reader: Any = None
+        self._said: set[str] = set()
         try:
             reader, self.damage = open_reader(self.path)
         except AnyReaderError as error:
@@ -155,7 +156,8 @@ class Bag:
             intrinsics, remark = None, ""
             if info is not None:
                 picture, intrinsics, remark = self._rectification.image(picture, info)
-            self._remark(remark)
+            self.remark = remark
+            self._say(remark)
             camera = message.header.frame_id.lstrip("/") or self.camera
             stamp = stamp_ns(message.header.stamp) or log_ns
             yield Frame(picture, stamp, camera, intrinsics, encoding=images.encoding_of(message))
@@ -163,10 +165,10 @@ class Bag:
     unreadable = 0
     remark = ""
 
-    def _remark(self, text: str) -> None:
-        if text and text != self.remark:
-            log.warning("%s: %s", self.path, text)
-        self.remark = text
+    def _say(self, remark: str) -> None:
+        if remark and remark not in self._said:
+            self._said.add(remark)
+            log.warning("%s: %s", self.path, remark)
 
     def _with_info(self, of: str) -> Iterator[tuple[int, Any, Any]]:
         """(time of recording, CameraInfo or None, message) of a topic; the first CameraInfo also holds for what came before it."""
@@ -190,7 +192,7 @@ class Bag:
                 continue
             if info is not None:
                 depth, remark = self._rectification.depth(depth, info)
-                self._remark(remark)
+                self._say(remark)
             yield stamp_ns(message.header.stamp) or log_ns, depth
 
     def truth(self) -> dict[int, F64]:

@@ -11,6 +11,7 @@ from come_ros.datasets.rosbag import Bag, BagWriter, write_tum
 from come_ros.datasets.tum import TumSequence
 from come_ros.errors import DatasetError
 from come_ros.geometry import rotation_from_vector, transform
+from come_ros.rectify import Lens, rectifier_of
 from come_ros.types import Frame
 
 pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[tools]'")
@@ -151,6 +152,70 @@ def test_a_damaged_image_is_left_out_and_counted(tmp_path: Path) -> None:
     with Bag(tmp_path / "bag") as bag:
         assert len(list(bag.iter_frames())) == 3
         assert bag.unreadable == 1
+
+
+BENT = (-0.3, 0.1, 0.0, 0.0, 0.0)
+
+
+def test_distortion_is_taken_out_of_images_and_depth_alike(tmp_path: Path) -> None:
+    v, u = np.mgrid[:48, :64]
+    stripes = np.repeat((120 + 100 * np.sin(u / 3) * np.cos(v / 4)).astype(np.uint8)[..., None], 3, axis=2)
+    depth = (stripes[..., 0] / 50).astype(np.float32)  # tells which pixel it came from, as the image does
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.write(Frame(stripes, START_NS, "cam", K), depth, distortion=BENT)
+    with Bag(tmp_path / "bag", rectify="off") as bag:
+        (raw,), ((_, same),) = bag.iter_frames(), bag.iter_depth()
+        assert "set rectify to auto" in bag.remark
+    np.testing.assert_array_equal(raw.image, stripes)
+    np.testing.assert_array_equal(same, depth)
+    with Bag(tmp_path / "bag") as bag:
+        (frame,), ((_, bent),) = bag.iter_frames(), bag.iter_depth()
+        assert bag.remark == ""
+    want = rectifier_of(Lens(64, 48, 60, 61, 31.5, 23.5, "plumb_bob", BENT))
+    np.testing.assert_array_equal(frame.image, want.image(stripes))
+    np.testing.assert_array_equal(frame.intrinsics, want.intrinsics)
+    assert not np.array_equal(frame.image, stripes)
+    # the nearest pixel of the depth against the blend of four in the image
+    assert np.median(np.abs(50 * bent - frame.image[..., 0])) < 6
+
+
+def test_depth_that_camera_info_does_not_fit_stays_and_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        frame = frames()[0]
+        writer.write(frame, np.ones((24, 32), np.float32), distortion=BENT)
+    with Bag(tmp_path / "bag") as bag:
+        ((_, depth),) = bag.iter_depth()
+        assert depth.shape == (24, 32)
+    assert "camera_info is for 64x48 px, the image has 32x24" in caplog.text
+
+
+def test_zero_stamps_are_those_of_recording_and_frames_keep_their_names(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        for i, (frame, camera) in enumerate(zip(frames(3), ("cam", "/other", ""), strict=True)):
+            message = writer.messages.image(
+                frame.image, writer.messages.header(0 if i == 1 else frame.stamp_ns, camera)
+            )
+            writer.put("/camera/image_raw", message, frame.stamp_ns)
+    with Bag(tmp_path / "bag") as bag:
+        got = list(bag.iter_frames())
+    assert [f.stamp_ns for f in got] == [f.stamp_ns for f in frames(3)]
+    assert [f.camera for f in got] == ["cam", "other", "cam"] and {f.encoding for f in got} == {"rgb8"}
+
+
+def test_a_distorted_sequence_keeps_its_distortion_in_the_bag(tmp_path: Path, shared_data: Path) -> None:
+    raw = TumSequence(shared_data / "real" / "tum_fr1_rpy", rectify=False)
+    raw.stamps_ns, straight = raw.stamps_ns[:2], TumSequence(shared_data / "real" / "tum_fr1_rpy")
+    write_tum(tmp_path / "bag", raw)
+    with Bag(tmp_path / "bag") as bag:
+        for i, (frame, (_, depth)) in enumerate(zip(bag.iter_frames(), bag.iter_depth(), strict=True)):
+            np.testing.assert_array_equal(frame.image, straight.frame(i).image)
+            np.testing.assert_array_equal(frame.intrinsics, straight.intrinsics)
+            np.testing.assert_array_equal(depth, straight.depth(i))
+        (info,) = (m for _, m in list(bag._decoded("/camera/camera_info"))[:1])
+        assert tuple(info.d) == raw.distortion
+        assert not np.array_equal(raw.frame(0).image, straight.frame(0).image)
 
 
 def test_truth_of_another_frame_is_no_truth(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
