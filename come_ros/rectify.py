@@ -152,7 +152,7 @@ def lens_from_camera_info(info: Any, width: int, height: int, rectified: bool = 
         cut = "" if size == full else f" ({size[0]}x{size[1]} with its binning and region of interest)"
         return None, (
             f"camera_info is for {full[0]}x{full[1]} px{cut}, the image has {width}x{height}: "
-            f"calibrate the camera at this size, or set binning or roi"
+            f"remap camera_info to that of these images, or set its binning or roi"
         )
     name, matrix, columns = ("p", p, 4) if rectified else ("k", k, 3)
     if matrix.size != 3 * columns:

@@ -60,6 +60,24 @@ class RandomChoices:
         return self._rng.bytes(count)
 
 
+class DrawnChoices:
+    """Out of hypothesis' st.data(), which shrinks what fails."""
+
+    def __init__(self, data: Any) -> None:
+        from hypothesis import strategies
+
+        self._draw, self._strategies = data.draw, strategies
+
+    def integer(self, low: int, high: int) -> int:
+        return self._draw(self._strategies.integers(low, high))
+
+    def one_of(self, things: Sequence[Any]) -> Any:
+        return self._draw(self._strategies.sampled_from(list(things)))
+
+    def octets(self, count: int) -> bytes:
+        return self._draw(self._strategies.binary(min_size=count, max_size=count))
+
+
 def layout(encoding: str, width: int, height: int) -> tuple[int, int]:
     """Bytes of a row without padding, and rows."""
     if encoding in SIMPLE:

@@ -7,15 +7,16 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
+import fuzz
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from come_ros.datasets.tum import TumSequence
 from come_ros.errors import FrameError
 from come_ros.preprocess import crop_intrinsics, plan_resize, preprocess, uncrop_intrinsics
-from come_ros.rectify import MODELS, Lens, Rectification, Rectifier, lens_from_camera_info, rectifier_of
+from come_ros.rectify import Lens, Rectification, Rectifier, lens_from_camera_info, rectifier_of
 
 WIDTH, HEIGHT = 320, 240
 LENSES = {
@@ -108,7 +109,7 @@ def test_undoing_a_distortion_gives_the_picture_that_was_distorted() -> None:
 
     pixels = np.stack([u, v], -1).reshape(-1, 2)
     ideal = pixels.copy()  # where the pinhole sees what the lens shows at `pixels`
-    for _ in range(100):
+    for _ in range(15):
         rays = np.c_[ideal, np.ones(len(ideal))] @ np.linalg.inv(rectifier.intrinsics).T
         ideal += pixels - project(lens, rays)
     ideal = ideal.reshape(HEIGHT, WIDTH, 2)
@@ -201,7 +202,10 @@ def test_the_lens_or_why_there_is_none() -> None:
         (info(k=[50.0, 0, np.inf, 0, 51, 15, 0, 0, 1]), "NaN or infinite intrinsics"),
         (info(d=[0.1, np.nan, 0, 0, 0]), "NaN or infinite distortion"),
         (info(k=[1.0] * 8), "8 numbers in k, but must have 9"),
-        (info(width=80), "for 80x30 px, the image has 40x30: calibrate the camera at this size, or set binning or roi"),
+        (
+            info(width=80),
+            "for 80x30 px, the image has 40x30: remap camera_info to that of these images, or set its binning or roi",
+        ),
     ):
         assert lens_from_camera_info(message, 40, 30)[0] is None
         assert told in lens_from_camera_info(message, 40, 30)[1]
@@ -276,27 +280,7 @@ def test_maps_are_made_once_for_a_lens() -> None:
     assert first.value is second.value
 
 
-NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1.0, 20.0, 50.0, -0.1, 0.01, 1e300])
-
-
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_no_camera_info_escapes_with_an_exception(data) -> None:
-    draw = data.draw
-    sizes = st.integers(0, 50)
-    message = info(
-        width=draw(sizes), height=draw(sizes), binning_x=draw(st.integers(0, 3)), binning_y=draw(st.integers(0, 3)),
-        x_offset=draw(sizes), y_offset=draw(sizes), roi_width=draw(sizes), roi_height=draw(sizes),
-        distortion_model=draw(st.sampled_from([*MODELS, "", "omni"])), d=draw(st.lists(NUMBERS, max_size=15)),
-        k=draw(st.lists(NUMBERS, min_size=9, max_size=9) | st.just([50.0, 0, 20, 0, 51, 15, 0, 0, 1])),
-        p=draw(st.lists(NUMBERS, min_size=12, max_size=12)),
-    )  # fmt: skip
-    width, height = draw(st.integers(1, 50) | st.just(message.width or 1)), draw(st.integers(1, 50))
-    picture, depth = np.zeros((height, width, 3), np.uint8), np.ones((height, width), np.float32)
-    rectification = Rectification(draw(st.sampled_from(["auto", "on", "off"])), draw(st.sampled_from(["raw", "rect"])))
-    image, intrinsics, remark = rectification.image(picture, message)
-    assert image.shape == picture.shape and image.dtype == np.uint8
-    assert rectification.depth(depth, message)[0].shape == depth.shape
-    if intrinsics is None:
-        assert remark
-    else:
-        assert np.isfinite(intrinsics).all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0
+    fuzz.check_camera_info(fuzz.DrawnChoices(data))

@@ -96,10 +96,7 @@ def _input_faults(view: NodeView, telemetry: Telemetry, counts: Counts) -> Itera
     if view.qos_conflict:
         yield WARN, view.qos_conflict
     if counts.received and telemetry.camera_info != "ok":
-        yield (
-            WARN,
-            f"{telemetry.camera_info}: remap `camera_info` to a calibrated one; until then the predicted intrinsics are used",
-        )
+        yield WARN, telemetry.camera_info
     if "without" in view.clock:
         yield (
             WARN,

@@ -337,12 +337,15 @@ class ReconstructionNode(LifecycleNode):
             self._camera_info is None
         ):  # camera_info of the first frames may be a little late: DDS discovers topic by topic
             self._camera_info_came.wait(max(0.0, self._first_frame_s + CAMERA_INFO_WAIT_S - time.monotonic()))
-        info, intrinsics, remark = self._camera_info, None, f"no camera_info received on {self.camera_info_topic}"
+        info, intrinsics = self._camera_info, None
+        remark = f"no camera_info received on {self.camera_info_topic}: remap `camera_info` to a calibrated one"
         if info is not None:
             picture, intrinsics, remark = self._rectification.image(picture, info)
+        if intrinsics is None:
+            remark += "; until then the predicted intrinsics are used"
         self.telemetry.camera_info = remark or "ok"
         if remark:
-            self._warn_once(remark + ("" if intrinsics is not None else "; the predicted intrinsics are used"))
+            self._warn_once(remark)
 
         stamp_ns = messages.stamp_ns(message.header.stamp)
         if stamp_ns == 0:

@@ -48,7 +48,7 @@ def test_all_is_well():
         ("input", 2, "publish one of", {"_decode": "encoding 'x' cannot be read: publish one of y"}),
         ("input", 1, "set input.reliability", {"qos_conflict": "does not fit: set input.reliability to best_effort"}),
         ("input", 1, "--clock", {"clock": "sim without /clock"}),
-        ("input", 1, "remap `camera_info`", {"_camera_info": "no camera_info received"}),
+        ("input", 1, "remap `camera_info`", {"_camera_info": "no camera_info received: remap `camera_info`"}),
         ("inference", 2, "restart the node", {"worker_alive": False}),
         ("inference", 2, "weights", {"load_error": "cannot configure: weights"}),
         ("inference", 2, "log of the node", {"_inference": "RuntimeError: out of memory"}),

@@ -126,38 +126,22 @@ def test_images_that_cannot_be_used_say_what_was_found(message, told):
         messages.decode_image(message)
 
 
-class Drawn:
-    """fuzz.Choices out of hypothesis."""
-
-    def __init__(self, data) -> None:
-        self._draw = data.draw
-
-    def integer(self, low, high):
-        return self._draw(st.integers(low, high))
-
-    def one_of(self, things):
-        return self._draw(st.sampled_from(list(things)))
-
-    def octets(self, count):
-        return self._draw(st.binary(min_size=count, max_size=count))
-
-
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data())
 def test_every_image_is_decoded_rightly_or_refused(data):
-    fuzz.check_image(Drawn(data), messages.decode_image, Image)
+    fuzz.check_image(fuzz.DrawnChoices(data), messages.decode_image, Image)
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data())
 def test_every_depth_image_is_decoded_rightly_or_refused(data):
-    fuzz.check_depth(Drawn(data), images.decode_depth, Image)
+    fuzz.check_depth(fuzz.DrawnChoices(data), images.decode_depth, Image)
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data())
 def test_every_compressed_image_is_decoded_rightly_or_refused(data):
-    fuzz.check_compressed(Drawn(data), messages.decode_image, CompressedImage)
+    fuzz.check_compressed(fuzz.DrawnChoices(data), messages.decode_image, CompressedImage)
 
 
 @pytest.mark.parametrize("encoding", fuzz.ENCODINGS)
