@@ -26,7 +26,7 @@ def start(context: LaunchContext) -> list[Node]:
     # an argument wins over the params_file, which wins over the defaults in the code: what is left empty must set nothing
     given: dict[str, Any] = {
         name: ParameterValue(value(name), value_type=str)
-        for name in ("odom_frame", "backbone", "device", "weights")
+        for name in ("image_transport", "odom_frame", "backbone", "device", "weights")
         if value(name)
     }
     if value("autostart"):
@@ -64,6 +64,12 @@ def generate_launch_description() -> LaunchDescription:
                 "camera_info_topic",
                 default_value="",
                 description="its CameraInfo; empty: camera_info beside the images",
+            ),
+            DeclareLaunchArgument(
+                "image_transport",
+                default_value="",
+                choices=["", "raw", "compressed"],
+                description="compressed: images on <image_topic>/compressed; empty: as the params_file says",
             ),
             DeclareLaunchArgument(
                 "params_file", default_value=default_file, description="parameters of the node; arguments win over it"

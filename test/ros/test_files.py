@@ -66,18 +66,35 @@ def test_the_fast_dds_profile_is_well_formed_and_fits_a_docker_container():
     assert sizes == [16 * 2**20]  # 1.5 times a 10 MB cloud, and two processes still fit into Docker's 64 MiB
 
 
-def test_launch_arguments_are_described_and_the_file_compiles():
-    tree = ast.parse((ROOT / "launch" / "come.launch.py").read_text(encoding="utf-8"))
+COME = {
+    "namespace", "image_topic", "camera_info_topic", "image_transport", "params_file", "odom_frame", "backbone", "device",
+    "weights", "use_sim_time", "rviz", "autostart", "log_level",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "names", "required"),
+    [
+        ("come.launch.py", COME, set()),
+        (
+            "bag.launch.py",
+            {"bag", "rate", "loop", "start_offset", "image_topic", "record", "use_sim_time", "rviz"},
+            {"bag"},
+        ),
+    ],
+)
+def test_launch_arguments_are_described_and_the_file_compiles(file, names, required):
+    tree = ast.parse((ROOT / "launch" / file).read_text(encoding="utf-8"))
     calls = [
         n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "DeclareLaunchArgument"
     ]
-    names = {c.args[0].value for c in calls}
-    assert names == {
-        "namespace", "image_topic", "camera_info_topic", "params_file", "odom_frame", "backbone", "device", "weights",
-        "use_sim_time", "rviz", "autostart", "log_level",
-    }  # fmt: skip
+    assert {c.args[0].value for c in calls} == names
     for call in calls:
-        assert {k.arg for k in call.keywords} >= {"default_value", "description"}, call.args[0].value
+        keywords = {k.arg: k.value for k in call.keywords}
+        assert "description" in keywords, call.args[0].value
+        assert ("default_value" in keywords) == (call.args[0].value not in required)
+        default = getattr(keywords.get("default_value"), "value", None)
+        assert default not in ("true", "false") or "choices" in keywords, call.args[0].value
 
 
 def test_launch_starts_the_node_with_arguments_over_file_over_defaults(tmp_path):
