@@ -1,0 +1,305 @@
+"""Time what surrounds the model on this machine: everything between an image message and the node's own messages.
+
+The model is replaced by one that costs nothing, so that only our code counts. All outputs are built, as if each had a subscriber, and
+published to another process (that part needs ROS, and is left out without). Each window has one new frame, which is what a frame costs
+most. Medians of repeats after a warm-up, as a Markdown table; times of a machine that does something else besides are no good: its load
+is noted.
+
+examples:
+  come_ros bench --pipeline
+  come_ros bench --pipeline --repeats 200 --json cost.json > cost.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__, images
+from ..config import Config
+from ..files import write_text
+from ..messages import Messages, stamp_ns
+from ..motion import Motion, MotionEstimator
+from ..outputs import OUTPUTS, FrameMessages
+from ..pipeline import ReconstructionPipeline
+from ..rectify import Rectification
+from ..types import U8, Alignment, Frame, Prediction, Submap
+
+WIDTH, HEIGHT = 640, 480
+SIDES = (112, 518)  # longer side of the model's image
+WARM_UP = 10
+PAUSE_S = 0.02  # between frames: the listener takes what was published
+STEP_NS = 100_000_000
+SHIFT = 20  # px from frame to frame: enough motion for a keyframe
+DISTORTION = (-0.28, 0.09, 0.0005, -0.0002, 0.0)  # a common webcam's
+BUDGET_MS = {"cloud": 15.0, "depth": 5.0, "frame": 10.0}
+MATCH_S = 15.0
+
+Publish = Callable[[str, Any], None]
+"""(topic below the node's name, message)"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pipeline",
+        action="store_true",
+        required=True,
+        help="time what surrounds the model (all there is to time yet)",
+    )
+    parser.add_argument("--repeats", type=int, default=100, help="how often each thing is timed (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures into FILE as well")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the tables. Raises OutputError if the file cannot be written."""
+    result = measure(max(1, options.repeats))
+    if options.json:
+        write_text(options.json, json.dumps(result, indent=2) + "\n")
+    print(report(result))
+    return 0
+
+
+def measure(repeats: int) -> dict[str, Any]:
+    """All figures: name -> stage -> {"median_ms", "p95_ms"}, with what they were taken on."""
+    before = os.getloadavg()[0]
+    with wire() as (messages, decode, publish):
+        cases = {"518x518 px, 268324 points": message_costs(messages, publish, repeats)}
+        for side in SIDES:
+            name, stages = frame_costs(messages, decode, publish, side, repeats)
+            cases[f"{WIDTH}x{HEIGHT} frame, model image {name}"] = stages
+    return {
+        "version": __version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, NumPy {np.__version__}",
+        "ros": publish is not None,
+        "load_before": round(before, 2),
+        "load_after": round(os.getloadavg()[0], 2),
+        "repeats": repeats,
+        "budget_ms": BUDGET_MS,
+        "cases": {name: stages.summary() for name, stages in cases.items()},
+    }
+
+
+def report(result: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "# Cost outside the model", "",
+        f"`come_ros bench --pipeline --repeats {result['repeats']}`, come_ros {result['version']}: {result['machine']}; "
+        f"load {result['load_before']} before, {result['load_after']} after.",
+    ]  # fmt: skip
+    if not result["ros"]:
+        lines += ["", "rclpy is not installed: nothing was published."]
+    for name, stages in result["cases"].items():
+        lines += ["", f"## {name}", "", "| stage | median, ms | p95, ms | budget, ms |", "|---|---|---|---|"]
+        for stage, values in stages.items():
+            budget = next((f"{ms:g}" for key, ms in BUDGET_MS.items() if stage.startswith(f"**{key}")), "")
+            lines.append(f"| {stage} | {values['median_ms']:.2f} | {values['p95_ms']:.2f} | {budget} |")
+    return "\n".join(lines)
+
+
+class Stages:
+    """Milliseconds of named stages, one value a repeat."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, list[float]] = {}
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.add(name, 1e3 * (time.perf_counter() - begun))
+
+    def add(self, name: str, ms: float) -> None:
+        self.ms.setdefault(name, []).append(ms)
+
+    def sum(self, name: str, *parts: str) -> None:
+        """`name`: those stages together, repeat by repeat; what was not timed counts nothing."""
+        self.ms[name] = np.sum([self.ms[p] for p in parts if p in self.ms], axis=0).tolist()
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Without the warm-up."""
+        values = {name: np.array(ms[WARM_UP:]) for name, ms in self.ms.items()}
+        return {
+            name: {"median_ms": round(float(np.median(ms)), 3), "p95_ms": round(float(np.percentile(ms, 95)), 3)}
+            for name, ms in values.items()
+        }
+
+
+class FreeModel:
+    """A backbone that costs nothing: it gives arrays made beforehand, a camera that slides along one scene with steps in it."""
+
+    name, patch_size, native_side, device = "free", 14, 518, "cpu"
+
+    def __init__(self, frames: int, height: int, width: int) -> None:
+        self.frames = frames
+        self.depth = np.tile(scene(height, width), (frames, 1, 1))
+        rng = np.random.default_rng(0)
+        self.confidence = (1 + rng.gamma(4.0, 1.0, self.depth.shape)).astype(np.float32)
+        self.window_from_camera = np.tile(np.eye(4), (frames, 1, 1))
+        self.window_from_camera[:, 0, 3] = 0.05 * np.arange(frames)
+        self.intrinsics = np.tile(pinhole(width, height), (frames, 1, 1))
+
+    def predict(self, images: U8, stop: Callable[[], bool] | None = None) -> Prediction:
+        s = len(images)
+        return Prediction(images, self.depth[:s], self.confidence[:s], self.window_from_camera[:s], self.intrinsics[:s])
+
+
+def scene(height: int, width: int) -> np.ndarray:
+    """(height, width) float32 depth, m: a slanted floor, boxes in front of it, and a little noise, as models give it."""
+    v, u = np.mgrid[:height, :width] / np.array([height, width]).reshape(2, 1, 1)
+    depth = 4 - 2 * v + 0.3 * np.sin(7 * u)
+    for left, top, side, near in ((0.1, 0.2, 0.2, 1.2), (0.45, 0.4, 0.3, 1.8), (0.8, 0.1, 0.15, 0.9)):
+        depth[(abs(u - left) < side / 2) & (abs(v - top) < side)] = near
+    return (depth * (1 + 0.002 * np.random.default_rng(1).standard_normal(depth.shape))).astype(np.float32)
+
+
+def pinhole(width: int, height: int) -> np.ndarray:
+    """(3, 3) of a usual camera."""
+    return np.array([[0.9 * width, 0, (width - 1) / 2], [0, 0.9 * width, (height - 1) / 2], [0, 0, 1]])
+
+
+def message_costs(messages: Messages, publish: Publish | None, repeats: int) -> Stages:
+    """The largest messages of one frame of 518x518 px, every pixel valid."""
+    side = 518
+    model = FreeModel(1, side, side)
+    config = Config().replace(**{"cloud.conf_percentile": 0.0, "cloud.edge_filter": False})
+    rgb = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
+    frame = Frame(rgb[0], STEP_NS)
+    submap = Submap(
+        (frame,), rgb, model.depth, model.confidence, model.intrinsics, np.eye(4)[None], Alignment(True, 0, 1.0)
+    )
+    motion = Motion(np.zeros(6), np.ones(6), np.ones(6))
+    stages = Stages()
+    for _ in range(WARM_UP + repeats):
+        made = FrameMessages(messages, submap, 0, motion, config)
+        mask = made.mask  # of all outputs together: see the frames
+        assert mask.all()
+        with stages.time("points"):
+            made.cloud_points  # noqa: B018 it is made here, and kept
+        with stages.time("PointCloud2"):
+            cloud = made.points()
+        with stages.time("depth Image"):
+            depth = made.depth()
+        if publish is not None:
+            with stages.time("publish PointCloud2"):
+                publish("points", cloud)
+            time.sleep(PAUSE_S)
+            with stages.time("publish depth Image"):
+                publish("depth/image", depth)
+            time.sleep(PAUSE_S)
+    stages.sum("**cloud**: build and publish", "points", "PointCloud2", "publish PointCloud2")
+    stages.sum("**depth**: build and publish", "depth Image", "publish depth Image")
+    return stages
+
+
+def frame_costs(
+    messages: Messages, decode: Callable[[Any], U8], publish: Publish | None, side: int, repeats: int
+) -> tuple[str, Stages]:
+    """Size of the model's image, and what each stage costs for one new frame a window of eight."""
+    config = Config().replace(**{"input.max_side": side})
+    width, height = side, 14 * round(side * HEIGHT / WIDTH / 14)
+    pipeline = ReconstructionPipeline(config, FreeModel(config.window.size, height, width))  # type: ignore[arg-type]
+    rectification, estimator, stages = Rectification("auto", "/camera/image_raw"), MotionEstimator(), Stages()
+    texture = np.random.default_rng(0).integers(0, 256, (HEIGHT // 8, WIDTH // 8, 3), np.uint8)
+    texture = np.repeat(np.repeat(texture, 8, axis=0), 8, axis=1)
+    for i in range(config.window.size + WARM_UP + repeats):
+        head = messages.header(10**18 + i * STEP_NS, "camera_optical_frame")
+        image = messages.image(np.roll(texture, SHIFT * i, axis=1), head)
+        info = messages.camera_info(pinhole(WIDTH, HEIGHT), WIDTH, HEIGHT, head, DISTORTION)
+        one = Stages() if i < config.window.size else stages  # until the window is full
+        with one.time("decode"):
+            picture = decode(image)
+        with one.time("rectify"):
+            picture, intrinsics, remark = rectification.image(picture, info)
+        frame = Frame(picture, stamp_ns(image.header.stamp), head.frame_id, intrinsics)
+        with one.time("keyframe test"):
+            dropped = pipeline.add_frame(frame)
+        begun = time.perf_counter()
+        window = pipeline.take_window(1)
+        assert dropped is None and window is not None and not remark, (dropped, remark)
+        submap = pipeline.reconstruct(window)
+        took = submap.timings_ms
+        one.add("preprocess", took["preprocess"])
+        one.add("alignment", took["align"])
+        one.add("the rest of the window", 1e3 * (time.perf_counter() - begun) - sum(took.values()))
+        assert submap.alignment.accepted and len(submap) == 1 and submap.depth.shape[1:] == (height, width)
+
+        made = FrameMessages(messages, submap, 0, estimator.step(submap, 0, config), config)
+        with one.time("mask"):
+            made.mask  # noqa: B018 it is made here, and kept
+        with one.time("points"):
+            made.cloud_points  # noqa: B018 the same
+        with one.time("messages"):
+            built = {topic: output.build(made) for topic, output in OUTPUTS.items()}
+        if publish is not None:
+            with one.time("publish"):
+                for topic, message in built.items():
+                    publish(topic, message)
+            time.sleep(PAUSE_S)
+    parts = [name for name in stages.ms if name != "publish"]
+    stages.sum("**frame**: all before publishing", *parts)
+    stages.sum("all with publishing", *parts, "publish")
+    return f"{width}x{height}", stages
+
+
+@contextmanager
+def wire() -> Iterator[tuple[Messages, Callable[[Any], U8], Publish | None]]:
+    """How messages are built, images decoded, and messages published to another process on this machine (None without rclpy)."""
+    if importlib.util.find_spec("rclpy") is None:
+        from rosbags.typesys import Stores, get_typestore
+
+        from ..datasets.rosbag import rosbags_messages
+
+        yield rosbags_messages(get_typestore(Stores.ROS2_JAZZY)), images.decode_image, None
+        return
+
+    from ..ros.environment import isolated_dds_environment
+    from .live import Processes
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(isolated_dds_environment(log_dir=folder))
+        import rclpy
+        from rclpy.qos import QoSProfile
+
+        from ..ros import messages
+
+        topics = {f"/bench/{topic}": output for topic, output in OUTPUTS.items()}
+        words = [word for topic, output in topics.items() for word in (topic, output.kind)]
+        package = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
+        with Processes({**os.environ, "PYTHONPATH": path}, Path(folder)) as processes:
+            listener = processes.start("listener", "come_ros.ros.listener", *words)
+            listener.wait_for("ready", MATCH_S, processes)
+            rclpy.init()
+            node = rclpy.create_node("bench")
+            try:
+                publishers = {
+                    topic.removeprefix("/bench/"): node.create_publisher(
+                        messages.message_type(output.kind), topic, QoSProfile(depth=output.depth)
+                    )
+                    for topic, output in topics.items()
+                }
+                end = time.monotonic() + MATCH_S
+                while min(p.get_subscription_count() for p in publishers.values()) == 0 and time.monotonic() < end:
+                    time.sleep(0.05)
+                time.sleep(0.5)  # the other side may find us a moment later
+                yield messages.ROS, messages.decode_image, lambda topic, message: publishers[topic].publish(message)
+                listener.stop(signal.SIGTERM)
+                counts = listener.wait_for("heard", MATCH_S, processes)["counts"]
+                if not all(counts.values()):
+                    print(f"not everything was heard by the other process: {counts}", file=sys.stderr)
+            finally:
+                node.destroy_node()
+                rclpy.try_shutdown()
