@@ -15,6 +15,9 @@ from ..types import F64, Frame
 
 log = logging.getLogger("come_ros")
 
+# FFmpeg reads it at its first use; what is wrong is said below, in one line
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
 
@@ -47,7 +50,7 @@ class Video:
         times = [capture.get(cv2.CAP_PROP_POS_MSEC) for _ in range(2) if capture.read()[0]]
         capture.release()
         if not times:
-            raise DatasetError(f"{self.path} holds no image that OpenCV can decode: convert it to H.264 or MJPEG")
+            raise DatasetError(f"{self.path} holds no image that OpenCV can decode: it is damaged, or to be converted to H.264")
         if self.fps is None and len(times) > 1 and not times[1] > times[0] >= 0:
             self.fps = self._rate if 0 < self._rate <= 10_000 else 30.0
             log.warning("%s tells no times: its images get stamps at %g per second (--fps)", self.path, self.fps)
@@ -82,7 +85,6 @@ class Video:
             self.damage = f"{self.path} is damaged: {index} of {self.count} images could be decoded"
 
     def _capture(self) -> cv2.VideoCapture:
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong is said below, in one line
         told = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:

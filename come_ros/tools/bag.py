@@ -578,4 +578,6 @@ def table(metrics: dict[str, Any]) -> str:
             ("truth", f"none of its {truth['poses']} poses lies within 20 ms of a used image: compare the stamps")
         )
     width = max(len(name) for name, _ in rows) + 2
-    return "\n".join([*(f"{name:{width}}{text}" for name, text in rows), "", *accuracy_lines(metrics)])
+    lines = [f"{name:{width}}{text}" for name, text in rows]
+    scored = any(metrics[kind] for kind in ("depth", "trajectory", "rotation"))
+    return "\n".join([*lines, "", *(accuracy_lines(metrics) if scored else ["(no truth to score against: see --gt)"])])

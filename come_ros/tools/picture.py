@@ -18,6 +18,7 @@ from .scores import Recording, Truth
 ROWS = 3
 POINTS_OF_A_FRAME = 6000
 POINTS = 400_000  # of a whole cloud: beyond, a picture of this size shows no more
+COVERED = 80_000  # square points of ink on the map: a thin cloud is drawn with larger dots
 ABOVE_CAMERA = 0.25  # the cloud is cut at this height over the camera, so that no ceiling hides the room
 
 
@@ -150,7 +151,8 @@ def _draw_map(axis: Any, overview: Overview) -> None:
     low = xyz[:, 2] < cut
     xyz, colours = xyz[low], overview.colours[low]
     order = np.argsort(xyz[:, 2])
-    axis.scatter(*xyz[order, :2].T, c=colours[order], s=2, linewidths=0, rasterized=True)
+    size = float(np.clip(COVERED / max(1, len(xyz)), 2, 40))
+    axis.scatter(*xyz[order, :2].T, c=colours[order], s=size, linewidths=0, rasterized=True)
 
     paths = [(path, "#ff2a2a", "-", "estimated path, as the cloud lies")]
     if known:

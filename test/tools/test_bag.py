@@ -1,0 +1,557 @@
+"""`come_ros bag` end to end: what it writes, the same again, what is kept when it is stopped, what it says of bad input."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from fakes import Truth, trajectory, truth_of
+
+pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[tools]'")
+pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]'")
+
+from come_ros import geometry
+from come_ros.datasets.rosbag import Bag, BagWriter
+from come_ros.files import write_tum
+from come_ros.tools import cli
+from come_ros.tools.results import GuardedStream, Reserve
+from come_ros.types import Frame
+
+ROOT = Path(__file__).resolve().parents[2]
+COUNT = 21
+FAKE = ("--set", "backbone=fake", "--set", "keyframe.mode=every")
+TYPES = {
+    "/camera/image_raw": "sensor_msgs/msg/Image",
+    "/camera/camera_info": "sensor_msgs/msg/CameraInfo",
+    "/come/points": "sensor_msgs/msg/PointCloud2",
+    "/come/odometry": "nav_msgs/msg/Odometry",
+    "/come/depth/image": "sensor_msgs/msg/Image",
+    "/come/depth/camera_info": "sensor_msgs/msg/CameraInfo",
+    "/come/rgb/image_rect": "sensor_msgs/msg/Image",
+    "/come/rgb/camera_info": "sensor_msgs/msg/CameraInfo",
+    "/come/confidence": "sensor_msgs/msg/Image",
+    "/come/path": "nav_msgs/msg/Path",
+    "/come/map_points": "sensor_msgs/msg/PointCloud2",
+    "/come/scale": "std_msgs/msg/Float64",
+    "/tf": "tf2_msgs/msg/TFMessage",
+}
+AT_THE_END = {"/come/path", "/come/map_points", "/come/scale"}
+
+
+@pytest.fixture(scope="module")
+def world() -> Truth:
+    return truth_of(trajectory("curve", COUNT), height=60, width=80)
+
+
+def write_bag(path: Path, world: Truth, truth: bool = True, storage: str = "mcap") -> Path:
+    with BagWriter(path, storage) as bag:
+        for i, frame in enumerate(world.frames(intrinsics=True)):
+            bag.write(frame, world.depth[i] if truth else None, world.world_from_camera[i] if truth else None)
+    return path
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory, world: Truth) -> Path:
+    return write_bag(tmp_path_factory.mktemp("input") / "bag", world)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, world: Truth) -> Path:
+    """The same without truth, so that evo has nothing to do."""
+    return write_bag(tmp_path_factory.mktemp("input") / "bag", world, truth=False)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory, bag: Path) -> Path:
+    """The results of one run."""
+    folder = tmp_path_factory.mktemp("bag") / "out"
+    assert cli.main(["bag", str(bag), "-o", str(folder), *FAKE]) == 0
+    return folder
+
+
+def run(source: Path | str, out: Path, *arguments: str) -> int:
+    return cli.main(["bag", str(source), "-o", str(out), *FAKE, *arguments])
+
+
+def metrics_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "metrics.json").read_text())
+
+
+def decoded(path: Path) -> Iterator[tuple[str, str, int, Any]]:
+    """(topic, type, time of recording, message) by a reader that is none of ours nor of the writer's."""
+    from mcap.reader import make_reader
+    from mcap_ros2.decoder import DecoderFactory
+
+    with open(path, "rb") as stream:
+        reader = make_reader(stream, decoder_factories=[DecoderFactory()])
+        assert reader.get_header().profile == "ros2" and reader.get_summary() is not None
+        for schema, channel, message, content in reader.iter_decoded_messages(log_time_order=False):
+            yield channel.topic, schema.name, message.log_time, content
+
+
+def test_all_results_are_there_and_nothing_else(out: Path) -> None:
+    assert {p.name for p in out.iterdir()} == {
+        *("output", "map.ply", "trajectory.tum", "metrics.json", "overview.png", "run.yaml")
+    }
+    assert {p.name for p in (out / "output").iterdir()} == {"output.mcap", "metadata.yaml"}
+
+
+def test_recording_is_read_by_an_independent_reader(out: Path, world: Truth) -> None:
+    types: dict[str, str] = {}
+    stamps: dict[str, list[int]] = {}
+    times, order = [], []
+    for topic, kind, when, message in decoded(out / "output" / "output.mcap"):
+        types[topic] = kind
+        times.append(when)
+        order.append(topic)
+        if topic == "/come/scale":
+            assert np.isnan(message.data)
+            continue
+        head = message.transforms[0].header if topic == "/tf" else message.header
+        stamps.setdefault(topic, []).append(head.stamp.sec * 10**9 + head.stamp.nanosec)
+        assert stamps[topic][-1] == when, topic  # recorded at the time of the image, to the nanosecond
+        if topic == "/tf":
+            assert head.frame_id == "visual_odom"
+            assert message.transforms[0].child_frame_id == "camera_optical_frame"
+        elif topic in ("/come/odometry", "/come/path", "/come/map_points"):
+            assert head.frame_id == "visual_odom"
+        else:
+            assert head.frame_id == "camera_optical_frame"
+        if topic == "/come/path":
+            assert len(message.poses) == COUNT
+    assert types == TYPES
+    assert times == sorted(times)
+    for topic in TYPES.keys() - AT_THE_END:
+        assert stamps[topic] == world.stamps_ns.tolist(), topic
+    assert all(order.count(topic) == 1 for topic in AT_THE_END)
+    assert order.index("/tf") < order.index("/come/odometry")
+    assert metrics_of(out)["messages"] == {topic: order.count(topic) for topic in sorted(TYPES)}
+
+
+def test_points_are_the_depth_unprojected(out: Path) -> None:
+    infos, depths, clouds, pictures = {}, {}, {}, {}
+    into = {"depth/camera_info": infos, "depth/image": depths, "points": clouds, "rgb/image_rect": pictures}
+    for topic, _, when, message in decoded(out / "output" / "output.mcap"):
+        if (name := topic.removeprefix("/come/")) in into:
+            into[name][when] = message
+    assert len(clouds) == COUNT
+    for when, cloud in clouds.items():
+        depth = np.frombuffer(depths[when].data, "<f4").reshape(depths[when].height, depths[when].width)
+        k = np.reshape(infos[when].k, (3, 3))
+        v, u = np.nonzero(np.isfinite(depth))
+        z = depth[v, u].astype(np.float64)
+        expected = np.stack([(u - k[0, 2]) / k[0, 0] * z, (v - k[1, 2]) / k[1, 1] * z, z], axis=-1)
+        points = np.frombuffer(cloud.data, "<f4").reshape(-1, cloud.point_step // 4)
+        assert [f.name for f in cloud.fields] == ["x", "y", "z", "rgb", "conf"] and cloud.is_dense
+        np.testing.assert_allclose(points[:, :3], expected, rtol=1e-4, atol=1e-6)
+        image = np.frombuffer(pictures[when].data, np.uint8).reshape(*depth.shape, 3)
+        bits = np.ascontiguousarray(points[:, 3]).view(np.uint32)
+        np.testing.assert_array_equal(np.stack([(bits >> s) & 255 for s in (16, 8, 0)], axis=-1), image[v, u])
+
+
+def test_a_bag_goes_through_byte_for_byte_and_plays_again(out: Path, bag: Path) -> None:
+    topics = ("/camera/image_raw", "/camera/camera_info")
+    with Bag(bag) as before, Bag(out / "output", "/camera/image_raw") as after:
+        assert list(before.iter_raw(*topics)) == list(after.iter_raw(*topics))
+        assert after.topics == TYPES
+
+
+def test_files_agree_with_one_another(out: Path, world: Truth) -> None:
+    metrics = metrics_of(out)
+    assert metrics["frames"]["read"] == metrics["frames"]["used"] == metrics["frames"]["source"] == COUNT
+    assert sum(metrics["frames"]["dropped"].values()) == metrics["frames"]["pending"] == 0
+    assert metrics["stopped"] is None
+    rows = [line.split() for line in (out / "trajectory.tum").read_text().splitlines()]
+    assert [row[0] for row in rows] == [f"{t // 10**9}.{t % 10**9:09d}" for t in world.stamps_ns]
+    header = (out / "map.ply").read_bytes().split(b"end_header")[0].decode()
+    assert f"element vertex {metrics['map']['points']}\n" in header and metrics["map"]["points"] > 100
+    for name in ("map.ply", "trajectory.tum", "run.yaml"):
+        assert metrics["bytes"][name] == (out / name).stat().st_size
+    import yaml
+
+    about = yaml.safe_load((out / "run.yaml").read_text())
+    assert about["parameters"]["backbone"] == "fake" and about["versions"]["numpy"] == np.__version__
+
+
+def test_scores_stand_beside_null_models(out: Path, world: Truth) -> None:
+    metrics = metrics_of(out)
+    for scaled in ("per_frame", "per_sequence"):
+        assert set(metrics["depth"][scaled]) == {"come_ros", "constant depth", "mean depth map"}
+    path = metrics["trajectory"]
+    assert path["poses"] == COUNT
+    # two ways to the same number: ours, and evo's
+    assert metrics["rotation"]["rmse_deg"]["come_ros"] == pytest.approx(path["rpe_rotation_rmse_deg"], rel=1e-3)
+    steps = np.linalg.inv(world.world_from_camera[:-1]) @ world.world_from_camera[1:]
+    still = float(np.sqrt((steps[:, :3, 3] ** 2).sum(axis=1).mean()))
+    assert path["rpe_translation_rmse_m"]["not moving"] == pytest.approx(still, abs=1e-5)
+    # the stand-in's camera slides along a line, and evo aligns no lines: that is said, and the null models still stand
+    assert "Degenerate" in path["problem"] and path["ate_rmse_m"]["come_ros"] is None
+    assert path["ate_rmse_m"]["not moving"] > 0
+
+
+def test_trajectories_are_scored_by_evo(world: Truth) -> None:
+    from come_ros.tools.scores import trajectory_scores
+
+    truth = dict(zip(world.stamps_ns.tolist(), world.world_from_camera, strict=True))
+    moved = geometry.transform(geometry.rotation_from_vector([0.1, -0.4, 1.0]), [3.0, -2.0, 1.0])
+    shrunk = {stamp: moved @ pose for stamp, pose in truth.items()}
+    for pose in shrunk.values():
+        pose[:3, 3] /= 2
+    scores = trajectory_scores(shrunk, truth)
+    assert scores is not None and "problem" not in scores
+    for name in ("ate_rmse_m", "rpe_translation_rmse_m"):
+        assert scores[name]["come_ros"] == pytest.approx(0, abs=1e-6)  # Sim(3) mends the scale, SE(3) does not
+    assert scores["ate_se3_rmse_m"]["come_ros"] == pytest.approx(scores["ate_se3_rmse_m"]["not moving"] / 2, rel=1e-3)
+    steps = scores["rpe_translation_se3_rmse_m"]
+    assert steps["come_ros"] == pytest.approx(steps["not moving"] / 2, rel=1e-6)
+    assert steps["constant velocity"] < steps["not moving"]
+    assert scores["rpe_rotation_rmse_deg"] == pytest.approx(0, abs=1e-5)
+
+
+def test_overview_is_a_picture(out: Path) -> None:
+    picture = cv2.imread(str(out / "overview.png"))
+    assert min(picture.shape[:2]) > 500 and picture.std() > 20
+
+
+def test_truth_out_of_a_file_scores_the_same(tmp_path: Path, plain: Path, out: Path, world: Truth) -> None:
+    write_tum(tmp_path / "gt.tum", dict(zip(world.stamps_ns.tolist(), world.world_from_camera, strict=True)))
+    assert run(plain, tmp_path / "out", "--gt", str(tmp_path / "gt.tum"), "--no-bag") == 0
+    metrics, other = metrics_of(tmp_path / "out"), metrics_of(out)
+    assert metrics["depth"] is None and metrics["truth"] == other["truth"]
+    assert metrics["rotation"] == other["rotation"]
+    assert metrics["trajectory"]["ate_rmse_m"] == other["trajectory"]["ate_rmse_m"]
+    assert not (tmp_path / "out" / "output").exists() and metrics["messages"] == {}
+
+
+def hashes(out: Path) -> dict[str, str]:
+    """Of all results; of the metrics without their timings."""
+    found = {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+    metrics = json.loads(found["metrics.json"])
+    del metrics["timings"]
+    found["metrics.json"] = json.dumps(metrics).encode()
+    return {name: hashlib.sha256(content).hexdigest() for name, content in found.items()}
+
+
+def test_the_bundled_model_gives_the_same_bytes_in_two_processes(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
+    small = write_bag(tmp_path / "in", truth_of(trajectory("curve", 10), height=60, width=80), truth=False)
+    command = [sys.executable, "-m", "come_ros.tools.cli", "bag", str(small), "--set", "keyframe.mode=every"]
+    command += ["--set", "device=cpu"]
+    for name in ("a", "b"):
+        done = subprocess.run([*command, "-o", str(tmp_path / name)], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    first, second = hashes(tmp_path / "a"), hashes(tmp_path / "b")
+    assert len(first) == 7 and first == second
+
+
+def test_ros_is_not_imported(tmp_path: Path, plain: Path) -> None:
+    code = (
+        "import sys; from come_ros.tools import cli; "
+        f"code = cli.main(['bag', {str(plain)!r}, '-o', {str(tmp_path / 'out')!r}, *{FAKE!r}]); "
+        "assert not {'rclpy', 'torch', 'rosbag2_py'} & set(sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_folders_and_videos(tmp_path: Path, world: Truth) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i, image in enumerate(world.images):
+        cv2.imwrite(str(images / f"{i}.png"), image[..., ::-1])
+    (images / "4.png").write_bytes(b"damaged")
+    assert run(images, tmp_path / "a", "--fps", "20") == 0
+    frames = metrics_of(tmp_path / "a")["frames"]
+    assert frames["used"] == COUNT - 1 and frames["dropped"]["unreadable"] == 1
+    kinds = {topic: kind for topic, kind, _, _ in decoded(tmp_path / "a" / "output" / "output.mcap")}
+    assert kinds == {t: k for t, k in TYPES.items() if t != "/camera/camera_info"}
+    writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, world.images.shape[2:0:-1])
+    for image in world.images:
+        writer.write(np.ascontiguousarray(image[..., ::-1]))
+    writer.release()
+    assert run(tmp_path / "v.avi", tmp_path / "b", "--no-bag") == 0
+    assert metrics_of(tmp_path / "b")["frames"]["used"] == COUNT
+
+
+def test_tf_mode_and_odometry_frame_are_followed(tmp_path: Path, plain: Path) -> None:
+    arguments = ("--set", "tf.mode=inverse", "--set", "odom_frame=map", "--set", "cloud.frame=odom")
+    assert run(plain, tmp_path / "out", *arguments) == 0
+    for topic, _, _, message in decoded(tmp_path / "out" / "output" / "output.mcap"):
+        if topic == "/tf":
+            edge = message.transforms[0]
+            assert (edge.header.frame_id, edge.child_frame_id) == ("camera_optical_frame", "map")
+        elif topic in ("/come/points", "/come/odometry"):
+            assert message.header.frame_id == "map"
+    assert run(plain, tmp_path / "off", "--set", "tf.mode=off") == 0
+    assert "/tf" not in metrics_of(tmp_path / "off")["messages"]
+
+
+def test_results_are_not_overwritten_unasked(tmp_path: Path, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert run(plain, out, "--no-bag") == 0
+    (out / "notes.txt").write_text("mine")
+    before = (out / "metrics.json").stat().st_mtime_ns
+    assert run(plain, out) == 1
+    assert "already holds results" in capsys.readouterr().err
+    assert (out / "metrics.json").stat().st_mtime_ns == before
+    assert run(plain, out, "--overwrite") == 0
+    assert (out / "notes.txt").read_text() == "mine" and (out / "output" / "output.mcap").is_file()
+
+
+# --- what stops a run midway
+
+
+def assert_finished(out: Path, reason: str) -> dict[str, Any]:
+    """The results of a part: all files whole, and the reason told."""
+    metrics = metrics_of(out)
+    used = metrics["frames"]["used"]
+    assert 0 < used < COUNT or used > COUNT
+    assert reason in metrics["stopped"]
+    assert len((out / "trajectory.tum").read_text().splitlines()) == used
+    topics = [topic for topic, *_ in decoded(out / "output" / "output.mcap")]  # with an index and a footer
+    assert topics.count("/come/odometry") == used
+    with Bag(out / "output", "/camera/image_raw") as recorded:
+        assert len(recorded) >= used
+    assert (out / "map.ply").is_file() and (out / "overview.png").is_file()
+    assert not list(out.glob(".*"))
+    return metrics
+
+
+def large_bag(path: Path, count: int = 40, side: int = 200) -> Path:
+    """One whose chunks hold a few images each."""
+    rng = np.random.default_rng(0)
+    with BagWriter(path) as bag:
+        for frame in truth_of(trajectory("curve", count)).frames():
+            bag.write(Frame(rng.integers(0, 255, (side, side, 3), np.uint8), frame.stamp_ns))
+    return path
+
+
+def test_a_bag_without_an_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = large_bag(tmp_path / "in") / "in.mcap"
+    file.write_bytes(file.read_bytes()[:-2_000_000])
+    assert run(tmp_path / "in", tmp_path / "out") == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "has no end" in error and "is in" in error
+    assert_finished(tmp_path / "out", "has no end")
+
+
+def test_damage_in_the_middle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from mcap.reader import make_reader
+
+    file = large_bag(tmp_path / "in") / "in.mcap"
+    content = bytearray(file.read_bytes())
+    chunk = make_reader(io.BytesIO(bytes(content))).get_summary().chunk_indexes[2]  # type: ignore[union-attr]
+    content[chunk.chunk_start_offset + 40 : chunk.chunk_start_offset + 4000] = b"\xff" * 3960
+    file.write_bytes(content)
+    assert run(tmp_path / "in", tmp_path / "out") == 1
+    assert "is damaged" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert_finished(tmp_path / "out", "is damaged")
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_in_order(tmp_path: Path, sent: signal.Signals, code: int) -> None:
+    source = large_bag(tmp_path / "in", 400)
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "come_ros.tools.cli", "bag", str(source), "-o", str(out), *FAKE]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while not any(p.stat().st_size > 5_000_000 for p in out.glob(".part-*/output/output.mcap")):
+        assert time.monotonic() < end and process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(sent)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "stopped by" in errors.strip().splitlines()[-1] and "Traceback" not in errors
+    metrics = assert_finished(out, "stopped by")
+    assert metrics["frames"]["read"] < 400
+
+
+def test_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    try:
+        source = large_bag(tmp_path / "in", 100)
+        assert run(source, disk / "out") == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "No space left on device: make room" in error and "Traceback" not in error
+        assert_finished(disk / "out", "No space left")
+        (disk / "fill").write_bytes(bytes(5_000_000))
+        assert run(source, disk / "second") == 1  # not even room for the reserve
+        assert "No space left on device: choose a folder" in capsys.readouterr().err
+        assert not list((disk / "second").iterdir())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_writing_goes_on_in_the_reserve(tmp_path: Path) -> None:
+    class Disk(io.RawIOBase):
+        """Full after 10 bytes, as long as the reserve is there."""
+
+        content = b""
+
+        def write(self, data: Any) -> int:
+            if (tmp_path / ".reserve").exists():
+                data = data[: max(0, 10 - len(self.content))]
+                if not data:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.content += bytes(data)
+            return len(data)
+
+    disk, reserve = Disk(), Reserve(tmp_path, 1000)
+    stream = GuardedStream(disk, reserve)
+    assert stream.write(b"12345678") == 8 and not reserve.full
+    assert stream.write(b"abcdefgh") == 8 and reserve.full
+    assert disk.content == b"12345678abcdefgh"
+
+
+# --- bad input: one line that says what, where, what is allowed or how to mend it; no traceback; exit code 1
+
+
+def empty_bag(path: Path) -> Path:
+    with BagWriter(path):
+        pass
+    return path
+
+
+def poses_only(path: Path, world: Truth) -> Path:
+    with BagWriter(path) as bag:
+        head = bag.messages.header(1, "map")
+        bag.put("/pose", bag.messages.pose_stamped(np.eye(4), head), 1)
+    return path
+
+
+def two_cameras(path: Path, world: Truth) -> Path:
+    with BagWriter(path) as bag:
+        for frame in world.frames():
+            head = bag.messages.header(frame.stamp_ns, frame.camera)
+            for side in ("left", "right"):
+                bag.put(f"/{side}/image_raw", bag.messages.image(frame.image, head), frame.stamp_ns)
+    return path
+
+
+def text_file(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def damaged_database(path: Path, world: Truth) -> Path:
+    file = next(write_bag(path, world, storage="sqlite3").glob("*.db3"))
+    file.write_bytes(file.read_bytes()[:20_000])
+    return path
+
+
+BAD = {
+    "no source": (lambda d, b, w: [d / "none"], "none does not exist: give a ROS 2 bag"),
+    "empty folder": (lambda d, b, w: [d], "is no recording that can be read: give a ROS 2 bag"),
+    "empty bag": (lambda d, b, w: [empty_bag(d / "e")], "is empty: record it again"),
+    "no images": (lambda d, b, w: [poses_only(d / "p", w)], "holds no colour images; it has /pose"),
+    "two cameras": (lambda d, b, w: [two_cameras(d / "t", w)], "choose one of /left/image_raw, /right/image_raw"),
+    "no such topic": (lambda d, b, w: [b, "--topic", "/x"], "has no colour images on '/x'; it has /camera/image_raw"),
+    "mcap of zeros": (lambda d, b, w: [text_file(d / "z.mcap", "\0" * 500)], "z.mcap cannot be read as a bag"),
+    "damaged database": (lambda d, b, w: [damaged_database(d / "s", w)], "s cannot be read as a bag|s is damaged"),
+    "no video": (lambda d, b, w: [text_file(d / "v.mp4", "x")], "OpenCV cannot open the video"),
+    "no weights": (lambda d, b, w: [b, "--set", "backbone=vggt", "--weights", "w.pt"], "w.pt does not exist"),
+    "damaged weights": (
+        lambda d, b, w: [b, "--set", "backbone=vggt", "--weights", text_file(d / "w.safetensors", "x")],
+        "cannot read the weights file",
+    ),
+    "wrong weights": (lambda d, b, w: [b, "--set", "backbone=vggt", "--weights", str(other_model(d))], "does not fit"),
+    "no params file": (lambda d, b, w: [b, "--params", str(d / "no.yaml")], "cannot read the parameters file"),
+    "unknown key": (
+        lambda d, b, w: [b, "--params", text_file(d / "p.yaml", "/**:\n  ros__parameters:\n    windw: {size: 4}\n")],
+        "unknown parameter 'windw.size'; did you mean 'window.size'",
+    ),
+    "no YAML": (lambda d, b, w: [b, "--params", text_file(d / "p.yaml", "a: [")], "cannot read the parameters file"),
+    "unknown --set": (lambda d, b, w: [b, "--set", "windw.size=4"], "unknown parameter 'windw.size'; did you mean"),
+    "wrong type": (lambda d, b, w: [b, "--set", "window.size=many"], "window.size is 'many' (str), but must be a int"),
+    "out of range": (lambda d, b, w: [b, "--set", "window.size=1"], "window.size is 1, but must lie in 2 .. 64"),
+    "no value": (lambda d, b, w: [b, "--set", "window.size"], "must be NAME=VALUE"),
+    "no truth": (lambda d, b, w: [b, "--gt", str(d / "no.tum")], "no ground truth"),
+    "truth is no TUM file": (lambda d, b, w: [b, "--gt", text_file(d / "g.tum", "1 2 3")], "g.tum, line 1 has 3 columns"),
+    "truth of words": (lambda d, b, w: [b, "--gt", text_file(d / "g.tum", "1 a b c d e f g")], "g.tum: could not conv"),
+    "no truth topic": (lambda d, b, w: [b, "--gt", "/x"], "no ground truth on '/x': choose one of /ground_truth"),
+    "wrong fps": (lambda d, b, w: [images(d / "i", w), "--fps", "0"], "fps is 0.0, but must lie in 0 .. 10000"),
+    "only damaged images": (
+        lambda d, b, w: [Path(text_file(images(d / "i", None) / "0.png", "x")).parent],
+        "gave no result: 0 images were read, none could be used (1 damaged)",
+    ),
+}  # fmt: skip
+
+
+def images(path: Path, world: Truth | None) -> Path:
+    path.mkdir()
+    for i, image in enumerate(world.images if world else ()):
+        cv2.imwrite(str(path / f"{i}.png"), image)
+    return path
+
+
+def other_model(folder: Path) -> Path:
+    torch = pytest.importorskip("torch")
+    torch.save({"a": torch.zeros(2)}, folder / "other.pt")
+    return folder / "other.pt"
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line(
+    tmp_path: Path, bag: Path, world: Truth, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, text = BAD[name]
+    source, *arguments = make(tmp_path, bag, world)
+    assert run(source, tmp_path / "out", *arguments) == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    told = [line for line in error if line.startswith("come_ros bag: ")]
+    assert len(told) == 1 and any(part in told[0] for part in text.split("|")), error
+    assert not any("Traceback" in line for line in error)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())  # nothing half written
+
+
+@pytest.mark.parametrize("where", ["file", "below a file", "/proc/come_ros", "/dev/null/x"])
+def test_an_output_folder_that_cannot_be_written(
+    tmp_path: Path, plain: Path, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    places = {"file": tmp_path / "file", "below a file": tmp_path / "file" / "x"}
+    assert run(plain, places.get(where, Path(where))) == 1
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and "cannot write" in error[0] and "choose a folder with room and permission" in error[0]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_frames_give_a_small_result(tmp_path: Path, world: Truth, count: int) -> None:
+    folder = images(tmp_path / "images", None)
+    for i in range(count):
+        cv2.imwrite(str(folder / f"{i}.png"), world.images[i])
+    assert run(folder, tmp_path / "out") == 0
+    metrics = metrics_of(tmp_path / "out")
+    assert metrics["frames"]["used"] == count and metrics["trajectory"] is None
+
+
+def test_a_killed_run_leaves_no_results_and_the_next_one_cleans_up(tmp_path: Path, plain: Path) -> None:
+    out = tmp_path / "out"
+    (out / ".part-999999999" / "output").mkdir(parents=True)
+    assert run(plain, out, "--no-bag") == 0
+    assert not list(out.glob(".part-*"))
+
+
+def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        cli.main(["bag", "--help"])
+    text = capsys.readouterr().out
+    assert "examples:" in text and "come_ros bag run.mcap -o out --gt" in text and "--overwrite" in text
