@@ -80,9 +80,12 @@ def open_sequence(
     is_bag = any(path.glob("*.mcap")) or any(path.glob("*.db3")) or (path / "metadata.yaml").is_file()
     if path.suffix in (".mcap", ".db3", ".bag") if path.is_file() else is_bag:
         return BagSequence(path, topic, rectify, truth)
-    for name, value in (("--topic", topic), ("--gt TOPIC", truth)):
-        if value is not None:
-            raise DatasetError(f"{path} is no bag, so that {name} {value} has no meaning: leave it out")
+    if topic is not None:
+        raise DatasetError(f"{path} is no bag, so that --topic {topic} has no meaning: leave it out")
+    if truth is not None:
+        raise DatasetError(
+            f"ground truth {truth} is no file, and {path} no bag that could hold such a topic: give a TUM file"
+        )
     if path.is_file() and path.suffix.lower() in VIDEOS:
         return VideoSequence(Video(path, fps))
     if path.is_dir() and any((path / name).is_file() for name in ("frames.txt", "rgb.txt")):

@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topic", default=None, help="image topic of a bag that holds several")
     parser.add_argument("--params", metavar="FILE", default=None, help="ROS parameters file, as for the node")
     parser.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], help="one parameter; goes before --params"
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="one parameter, stronger than --params"
     )
     parser.add_argument("--weights", metavar="FILE", default=None, help="weights file instead of the bundled model")
     parser.add_argument(

@@ -187,6 +187,8 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, world: Truth) -> No
     folder = write_images(tmp_path / "images", world)
     with pytest.raises(DatasetError, match=r"is no bag, so that --topic /a has no meaning"):
         open_sequence(folder, topic="/a")
+    with pytest.raises(DatasetError, match=r"ground truth /x/gt.tum is no file, and .*images no bag"):
+        open_sequence(folder, truth="/x/gt.tum")
     with pytest.raises(DatasetError, match=r"must lie in 0"):
         open_sequence(folder, fps=-1)
 
