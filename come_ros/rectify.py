@@ -8,6 +8,7 @@ names of their fields.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ MODELS: Mapping[str, tuple[int, ...]] = {
 }
 # OpenCV finds the largest pinhole from some points of the border only: it is made narrower by these until all pixels fit.
 _ZOOMS = (1.0, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0)
+_MOST_ZOOM = 4.0  # of the focal length: a real lens needs less, and nonsense can look sound in a spot of the image
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,6 @@ class Rectifier:
         self.intrinsics, x, y = _undistorted(lens)
         # in 1/32 px, several times as fast as floats
         self._fixed = cv2.convertMaps(x, y, cv2.CV_16SC2)
-        self._nearest = cv2.convertMaps(x, y, cv2.CV_16SC2, nninterpolation=True)
 
     def image(self, picture: U8) -> U8:
         """(H, W, 3) uint8, bilinear."""
@@ -77,9 +78,7 @@ class Rectifier:
 
     def depth(self, depth: F32) -> F32:
         """(H, W) float32 along z, of the nearest pixel: depths of two surfaces are never mixed, NaN stays alone."""
-        return np.asarray(
-            cv2.remap(depth, *self._nearest, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE), np.float32
-        )
+        return _nearest(depth, *_fixed_maps(self.lens, tuple(self.intrinsics.flat)))
 
 
 def rectifier_of(lens: Lens) -> Rectifier:
@@ -104,8 +103,10 @@ class Rectification:
     def __init__(self, mode: str, topic: str) -> None:
         """mode: auto, on or off. topic: of the images; with off it still says which matrix of a CameraInfo holds."""
         self.mode = mode
-        name = topic.removesuffix("/compressed").rpartition("/")[2]
-        self.rectified = mode != "on" and "rect" in name
+        self.rectified = self._is_rectified(topic)
+
+    def _is_rectified(self, topic: str) -> bool:
+        return self.mode != "on" and "rect" in topic.removesuffix("/compressed").rpartition("/")[2]
 
     def image(self, picture: U8, info: Any) -> tuple[U8, F64 | None, str]:
         """`picture` without distortion, its intrinsics (3, 3) or None, and a remark ("" if all is well).
@@ -124,16 +125,23 @@ class Rectification:
             return picture, lens.intrinsics, f"{error}; the image is taken as it is"
         return rectifier.image(picture), rectifier.intrinsics, remark
 
-    def depth(self, depth: F32, info: Any) -> tuple[F32, str]:
-        """`depth` (H, W), registered to the image, in the pixels of the rectified image; and a remark, as for `image`."""
+    def depth(self, depth: F32, info: Any, topic: str) -> tuple[F32, str]:
+        """`depth` (H, W), registered to the camera of `info`, in the pixels that `image` gives; and a remark, as for `image`.
+
+        topic: of the depth. Its name says whether it is itself rectified, which need not be so of the images beside it.
+        """
         height, width = depth.shape
-        lens, remark = lens_from_camera_info(info, width, height, self.rectified)
-        if lens is None or not lens.distorted or self.mode == "off":
+        seen, remark = lens_from_camera_info(info, width, height, self.rectified)
+        own, _ = lens_from_camera_info(info, width, height, self._is_rectified(topic))
+        if seen is None or own is None or self.mode == "off":
             return depth, remark
         try:
-            return rectifier_of(lens).depth(depth), remark
+            intrinsics = rectifier_of(seen).intrinsics if seen.distorted else seen.intrinsics
+            if own.distorted or not np.array_equal(own.intrinsics, intrinsics):
+                depth = _nearest(depth, *_fixed_maps(own, tuple(intrinsics.flat)))
         except FrameError as error:
             return depth, f"{error}; the depth is taken as it is"
+        return depth, remark
 
 
 def lens_from_camera_info(info: Any, width: int, height: int, rectified: bool = False) -> tuple[Lens | None, str]:
@@ -209,20 +217,17 @@ def _undistorted(lens: Lens) -> tuple[F64, F32, F32]:
     Raises FrameError.
     """
     k, d, size = lens.intrinsics, np.array(lens.d).reshape(-1, 1), (lens.width, lens.height)
-    upright = np.eye(3)
-    map_of: Any
     try:
         if lens.model == "equidistant":
-            widest = cv2.fisheye.estimateNewCameraMatrixForUndistortRectify(k, d, size, upright, balance=0.0)
-            map_of = cv2.fisheye.initUndistortRectifyMap
+            widest = cv2.fisheye.estimateNewCameraMatrixForUndistortRectify(k, d, size, np.eye(3), balance=0.0)
         else:
             widest, _ = cv2.getOptimalNewCameraMatrix(k, d, size, 0.0)
-            map_of = cv2.initUndistortRectifyMap
         for zoom in _ZOOMS:
             with np.errstate(invalid="ignore"):  # nonsense in, NaN out, which does not fit
                 new = _about_the_centre(zoom, size) @ widest
-            x, y = (np.asarray(m, np.float32) for m in map_of(k, d, upright, new, size, cv2.CV_32FC1))
-            if _fits(x, y):
+            focal = new[[0, 1], [0, 1]] / k[[0, 1], [0, 1]]
+            x, y = _maps(lens, new)
+            if np.all((focal > 1 / _MOST_ZOOM) & (focal < _MOST_ZOOM)) and _fits(x, y):
                 return new, x, y
     except cv2.error as error:
         raise FrameError(
@@ -232,6 +237,27 @@ def _undistorted(lens: Lens) -> tuple[F64, F32, F32]:
         f"the lens distortion in camera_info folds the image over itself (d = {', '.join(f'{c:g}' for c in lens.d)}), "
         f"but must be invertible: calibrate the camera"
     )
+
+
+def _maps(lens: Lens, intrinsics: F64) -> tuple[F32, F32]:
+    """Where each pixel of a pinhole with `intrinsics` lies in the image of `lens`: x, y (H, W)."""
+    map_of: Any = cv2.fisheye.initUndistortRectifyMap if lens.model == "equidistant" else cv2.initUndistortRectifyMap
+    d = np.array(lens.d or (0.0,) * 4).reshape(-1, 1)
+    x, y = map_of(lens.intrinsics, d, np.eye(3), intrinsics, (lens.width, lens.height), cv2.CV_32FC1)
+    return np.asarray(x, np.float32), np.asarray(y, np.float32)
+
+
+@functools.lru_cache(maxsize=8)
+def _fixed_maps(lens: Lens, intrinsics: tuple[float, ...]) -> tuple[Any, Any]:
+    """The same in whole pixels, in OpenCV's form."""
+    x, y = _maps(lens, np.array(intrinsics).reshape(3, 3))
+    return cv2.convertMaps(x, y, cv2.CV_16SC2, nninterpolation=True)
+
+
+def _nearest(depth: F32, x: Any, y: Any) -> F32:
+    """(H, W) float32 of the pixels there, NaN beyond the border."""
+    border = cv2.BORDER_CONSTANT
+    return np.asarray(cv2.remap(depth, x, y, cv2.INTER_NEAREST, borderMode=border, borderValue=math.nan), np.float32)
 
 
 def _about_the_centre(zoom: float, size: tuple[int, int]) -> F64:

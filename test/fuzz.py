@@ -356,8 +356,9 @@ def check_camera_info(choices: Choices) -> bool:
     picture = np.full((height, width, 3), 255, np.uint8)
     got, intrinsics, remark = rectification.image(picture, info)
     assert got.shape == picture.shape and got.dtype == np.uint8 and got.min() == 255, f"wrong: {info}"
-    depth, _ = rectification.depth(np.ones((height, width), np.float32), info)
-    assert depth.shape == (height, width) and depth.dtype == np.float32 and depth.min() == 1, f"wrong: {info}"
+    depth, _ = rectification.depth(np.ones((height, width), np.float32), info, choices.one_of(("depth", "depth_rect")))
+    assert depth.shape == (height, width) and depth.dtype == np.float32, f"wrong: {info}"
+    assert set(np.unique(depth[~np.isnan(depth)])) <= {1.0}, f"wrong: {info}"
     if intrinsics is None:
         assert remark
         return False

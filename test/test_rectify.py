@@ -98,6 +98,30 @@ def test_depth_is_bent_like_the_image_and_never_mixed() -> None:
     assert np.array_equal((bent == 1.5)[clear], (seen > 128)[clear])
 
 
+@pytest.mark.parametrize("images", ["image_raw", "image_rect"])
+@pytest.mark.parametrize("depths", ["depth_registered/image_raw", "depth_registered/image_rect"])
+def test_depth_lands_on_the_pixels_of_the_image_whichever_of_them_is_rectified(images, depths) -> None:
+    """A board with a dot, seen by both: raw through the lens, rectified through P."""
+    lens = LENSES["barrel"]
+    p = np.array([[170.0, 0, 150, 0], [0, 175, 125, 0], [0, 0, 1, 0]])
+    message = info(width=WIDTH, height=HEIGHT, d=list(lens.d), k=lens.intrinsics.ravel().tolist(), p=p.ravel().tolist())
+    points = np.array([[-0.2, 0.1, 1.0], [0.25, -0.2, 1.2], [0.3, 0.25, 1.0]])
+    straight = (points @ p[:, :3].T)[:, :2] / points[:, 2:]
+
+    def seen(topic: str) -> np.ndarray:
+        return dots(project(lens, points) if topic.endswith("raw") else straight, radius=6)
+
+    depth = np.where(seen(depths)[..., 0] > 127, np.float32(1), np.float32(2))
+    rectification = Rectification("auto", images)
+    image, intrinsics, remark = rectification.image(seen(images), message)
+    bent, _ = rectification.depth(depth, message, depths)
+    assert remark == ""
+    for pixel in (points @ intrinsics.T)[:, :2] / points[:, 2:]:
+        near = np.repeat((255 * (bent == 1)).astype(np.uint8)[..., None], 3, axis=2)
+        assert np.linalg.norm(centre_near(near, pixel) - pixel) < 0.35
+        assert np.linalg.norm(centre_near(image, pixel) - pixel) < 0.2
+
+
 def test_undoing_a_distortion_gives_the_picture_that_was_distorted() -> None:
     """rectify(distort(x)) = x on a smooth picture, where each pixel is known to 2 of 255."""
     lens = LENSES["tum_fr1"]
@@ -221,6 +245,7 @@ def test_the_lens_or_why_there_is_none() -> None:
         ({"d": [0.1, 0.0, 0.0]}, "3 numbers in d, but plumb_bob must have 4 or 5 or 8 or 12 or 14"),
         ({"distortion_model": "equidistant", "d": [0.1] * 5}, "5 numbers in d, but equidistant must have 4"),
         ({"d": [1e300, 0.0, 0.0, 0.0]}, "folds the image over itself (d = 1e+300, 0, 0, 0)"),
+        ({"d": [0.0, 0.05, 1.0, -1e9]}, "folds the image over itself"),  # OpenCV's best has a negative focal length
         ({"distortion_model": "equidistant", "d": [-3.0, 0, 0, 0]}, "folds the image over itself|cannot be used"),
     ],
 )

@@ -191,7 +191,7 @@ class Bag:
                 log.warning("%s, %s: a depth image is left out: %s", self.path, self.depth_topic, error)
                 continue
             if info is not None:
-                depth, remark = self._rectification.depth(depth, info)
+                depth, remark = self._rectification.depth(depth, info, self.depth_topic)
                 self._say(remark)
             yield stamp_ns(message.header.stamp) or log_ns, depth
 
