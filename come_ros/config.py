@@ -30,7 +30,21 @@ def _param(
 
 @dataclass(frozen=True)
 class Accelerator:
-    name: str = _param("none", "token reduction", choices=("none",))
+    name: str = _param(
+        "none",
+        "token reduction; come: merge the patches of which the model will be least sure",
+        choices=("none", "come"),
+    )
+    ratio: float = _param(0.5, "share of the token groups that is merged", low=0.0, high=1.0, dynamic=True)
+    group: str = _param(
+        "3x3", "patches (rows x columns) that become one token", choices=("2x2", "3x3", "1x4"), dynamic=True
+    )
+    mode: str = _param(
+        "fused",
+        "come: fused merges once a window; per_layer merges and splits around every attention and MLP",
+        choices=("fused", "per_layer"),
+    )
+    predictor: str = _param("", "come: predictor file of `come_ros distill`; empty = the one bundled with the weights")
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,7 @@ class ReconstructionPipeline:
     def set_config(self, config: Config) -> None:
         """Other dynamic parameters, from the next window on. The rest needs a new pipeline."""
         self.config = config
+        self.backbone.configure(config)
         self._keyframes.config = config
         self._window.resize(config.window.size, config.window.overlap)
         self._aligner.capacity = config.window.size

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..config import Config
 from .base import Accelerator, Layer, Tokens
+from .come import CoMe
 from .none import NoAccelerator
 
-ACCELERATORS: dict[str, type[Accelerator]] = {"none": NoAccelerator}
+if TYPE_CHECKING:
+    from ..backbones.base import GeometryModel
 
-__all__ = ["ACCELERATORS", "Accelerator", "Layer", "Tokens", "make_accelerator"]
+ACCELERATORS: dict[str, type[Accelerator]] = {"none": NoAccelerator, "come": CoMe}
+
+__all__ = ["ACCELERATORS", "Accelerator", "CoMe", "Layer", "NoAccelerator", "Tokens", "make_accelerator"]
 
 
-def make_accelerator(config: Config) -> Accelerator:
-    """The accelerator that `accelerator.name` asks for (the config has checked the name)."""
-    return ACCELERATORS[config.accelerator.name]()
+def make_accelerator(config: Config, model: GeometryModel, weights: str) -> Accelerator:
+    """The accelerator that `accelerator.name` asks for, for a model read from the file `weights`.
+
+    Raises CheckpointError if a file that it needs is missing or fits another model.
+    """
+    return ACCELERATORS[config.accelerator.name].create(config, model, weights)

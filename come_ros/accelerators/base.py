@@ -5,11 +5,16 @@ A backbone calls these four steps; a plan is a value handed along, so nothing is
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ..config import Config
+
+if TYPE_CHECKING:
+    from ..backbones.base import GeometryModel
 
 
 class Layer(NamedTuple):
@@ -61,6 +66,19 @@ class Accelerator:
 
     name = "none"
     sites: frozenset[str] = frozenset()
+
+    @classmethod
+    def create(cls, config: Config, model: GeometryModel, weights: str) -> Accelerator:
+        """As `config.accelerator` asks for, for a model read from the file `weights`. Raises CheckpointError."""
+        return cls()
+
+    def configured(self, config: Config) -> Accelerator:
+        """The same with the dynamic parameters of `config`; self if nothing changes."""
+        return self
+
+    def to(self, device: torch.device) -> Accelerator:
+        """Its own networks on that device."""
+        return self
 
     def plan_block(self, encoder_depth: int) -> int | None:
         """Index of the encoder block after which plan() is called, or None for no plan."""

@@ -31,10 +31,11 @@ def load_backbone(config: Config) -> Backbone:
     if config.threads:
         torch.set_num_threads(config.threads)
     path = config.weights or bundled_weights()
+    model = load_vggt(path)
     return TorchBackbone(
         "vggt",
-        load_vggt(path),
-        make_accelerator(config),
+        model,
+        make_accelerator(config, model, path),
         device=config.device,
         precision=config.precision,
         weights=path,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..accelerators.base import Accelerator, Layer, Tokens
+from ..config import Config
 from ..errors import Cancelled, ConfigError
 from ..types import Prediction
 from .layers import Block, Rotary, rotary
@@ -58,6 +59,11 @@ class GeometryModel(nn.Module, ABC):
 
     @abstractmethod
     def encoder_blocks(self) -> list[Block]: ...
+
+    @property
+    def encoder_width(self) -> int:
+        """Channels of the encoder's tokens."""
+        return self.encoder_blocks()[0].norm1.weight.shape[0]
 
     @abstractmethod
     def trunk_input(self, encoded: Tokens) -> Tokens:
@@ -176,6 +182,9 @@ class Backbone(ABC):
     description: dict[str, str]
     """for logs and diagnostics: weights, parameters, precision, attention kernel"""
 
+    def configure(self, config: Config) -> None:  # noqa: B027
+        """Other dynamic parameters, from the next window on."""
+
     @abstractmethod
     def predict(self, images: np.ndarray, stop: Callable[[], bool] | None = None) -> Prediction:
         """(S, H, W, 3) uint8 RGB, sides multiples of patch_size -> Prediction. Raises Cancelled soon after stop() turns true."""
@@ -195,11 +204,12 @@ class TorchBackbone(Backbone):
         weights: str = "",
     ) -> None:
         """Raises ConfigError if the device or precision cannot be had."""
-        self.name, self.accelerator = name, accelerator
+        self.name = name
         self.patch_size, self.native_side = model.patch, model.native_side
         self._device = choose_device(device)
         self.device = str(self._device)
         self._dtype = choose_precision(precision, self._device)
+        self.accelerator = accelerator.to(self._device)
         self.model = model.to(self._device).eval().requires_grad_(False)
         kernel, self._kernel_context = choose_attention_kernel(self._device, self._dtype)
         count = sum(p.numel() for p in model.parameters())
@@ -213,6 +223,9 @@ class TorchBackbone(Backbone):
             "attention": kernel,
         }
         log.info("model ready: %s", ", ".join(f"{k} {v}" for k, v in self.description.items()))
+
+    def configure(self, config: Config) -> None:
+        self.accelerator = self.accelerator.configured(config)
 
     def predict(self, images: np.ndarray, stop: Callable[[], bool] | None = None) -> Prediction:
         def check() -> None:

@@ -23,11 +23,11 @@ COMMANDS = {
     "node": "run the live ROS 2 node; takes ROS arguments (--ros-args ...)",
     "train": "train the small model on procedural rooms",
     "bench": "time what surrounds the model on this machine",
+    "distill": "teach Co-Me's predictor which patches matter, from recordings or rendered rooms",
     "doctor": "check this machine: what is there, what is missing, how to mend it",
 }
 LATER = {
     "eval": ("score depth and trajectories that are there already against ground truth", "the Co-Me accelerator"),
-    "distill": ("train the confidence predictor of Co-Me", "the Co-Me accelerator"),
 }
 _NODE_HELP = """usage: come_ros node [--ros-args [-r FROM:=TO] [-p NAME:=VALUE] [--params-file FILE] ...]
 

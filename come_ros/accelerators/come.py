@@ -1,0 +1,194 @@
+"""Co-Me: the patches of which the model will be least sure are averaged in small groups ("Co-Me: Confidence-Guided Token Merging for
+Visual Geometric Transformers", 2025).
+
+A predictor reads the tokens after one encoder block and ranks the groups of each frame; the lowest share becomes one token a group.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import Config
+from ..kernels import KeyWeights, group_members, merge_layout, merge_tokens, restore_tokens, weighted_attention
+from .base import Accelerator, Layer, Tokens
+from .confidence import bundled_predictor, load_predictor
+
+if TYPE_CHECKING:
+    from ..backbones.base import GeometryModel
+
+# fused: short from the planning block to the end, whole only between encoder and trunk and at the taps.
+# per_layer: the residual stream stays whole, every attention and every MLP runs short.
+MODES = {
+    "fused": frozenset({"encoder_k", "encoder_end", "backbone_in", "tap"}),
+    "per_layer": frozenset({"before_attention", "after_attention", "before_mlp", "after_mlp"}),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MergePlan:
+    """Which groups of each of R = B * S frames are one token, for B scenes of S frames.
+
+    merged: (R, M) bool. source (R, L), rev (R, P): see kernels.merge_layout. tail: merged groups of every frame, None if frames
+    differ. weight: (B, S, L) float32, what each patch token counts for. confidence: (R, h, w), as predicted.
+    """
+
+    frames: int
+    grid: tuple[int, int]
+    group: tuple[int, int]
+    merged: Tensor
+    source: Tensor
+    rev: Tensor
+    weight: Tensor
+    tail: int | None
+    confidence: Tensor
+    keys: dict[tuple[str, int], KeyWeights] = dataclasses.field(default_factory=dict)
+    """made once a window: (part, special tokens) -> what its keys count for"""
+
+    def key_weights(self, part: str, special: int) -> KeyWeights:
+        """For attention within a frame, or over the frames of a scene."""
+        if (part, special) not in self.keys:
+            weight = F.pad(self.weight, (special, 0), value=1.0)  # (B, S, special + L)
+            weight = weight if part == "global" else weight.flatten(0, 1)[:, None]
+            size = float(self.group[0] * self.group[1])
+            self.keys[part, special] = KeyWeights(weight, weight.shape[1], self.tail, size)
+        return self.keys[part, special]
+
+
+class CoMe(Accelerator):
+    """predictor: network from (B, S, h, w, C) to confidence (B, S, h, w). block: index of the encoder block it reads, the one it was
+    trained on. ratio: share of the whole groups that is merged, 0 to 1. group: (rows, columns) of patches. mode: see MODES.
+    bias: whether a merged key counts for all it stands for (off only to measure what it is worth). budget: "frame" merges the same
+    number of groups in each frame, so that shapes are static; "window" spends the same total where confidence is lowest.
+    """
+
+    name = "come"
+
+    def __init__(
+        self,
+        predictor: nn.Module,
+        block: int,
+        *,
+        ratio: float = 0.5,
+        group: tuple[int, int] = (3, 3),
+        mode: str = "fused",
+        bias: bool = True,
+        budget: str = "frame",
+    ) -> None:
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"ratio is {ratio}, but must lie in 0 .. 1")
+        if mode not in MODES or budget not in ("frame", "window"):
+            raise ValueError(f"mode {mode!r} must be one of {', '.join(MODES)}, budget {budget!r} frame or window")
+        self.predictor, self.block = predictor, block
+        self.ratio, self.group, self.mode, self.bias, self.budget = ratio, group, mode, bias, budget
+        # nothing to merge: not even the predictor runs, and no bit changes
+        self.sites = MODES[mode] if ratio > 0 else frozenset()
+
+    @classmethod
+    def create(cls, config: Config, model: GeometryModel, weights: str) -> CoMe:
+        path = config.accelerator.predictor or bundled_predictor(weights)
+        predictor, block = load_predictor(path, model)
+        return cls(predictor, block, mode=config.accelerator.mode, **_dynamic(config))
+
+    def configured(self, config: Config) -> CoMe:
+        wanted = _dynamic(config)
+        if all(getattr(self, name) == value for name, value in wanted.items()):
+            return self
+        return CoMe(self.predictor, self.block, mode=self.mode, bias=self.bias, budget=self.budget, **wanted)
+
+    def to(self, device: torch.device) -> CoMe:
+        self.predictor.to(device)
+        return self
+
+    def plan_block(self, encoder_depth: int) -> int | None:
+        return self.block if self.ratio > 0 else None
+
+    def plan(self, features: Tokens) -> MergePlan | None:
+        """The least confident groups of each frame: k = floor(ratio M). None if no group is whole, or k is 0."""
+        (h, w), (gh, gw) = features.grid, self.group
+        groups = (h // gh) * (w // gw)
+        k = int(self.ratio * groups + 1e-9)
+        if k == 0 or min(h, w) < 2:  # the predictor's convolutions reflect at the border
+            return None
+        patches = features.x[:, :, features.special :]
+        confidence = self.confidence(patches.unflatten(2, features.grid), features)  # (B, S, h, w)
+        return make_plan(confidence, self.group, k, self.budget)
+
+    def confidence(self, patches: Tensor, features: Tokens) -> Tensor:
+        """(B, S, h, w) of patch tokens (B, S, h, w, C)."""
+        return self.predictor(patches)
+
+    def compress(self, tokens: Tokens, plan: MergePlan | None, site: str) -> tuple[Tokens, MergePlan | None]:
+        if plan is None:
+            return tokens, plan
+        b, s = tokens.x.shape[:2]
+
+        def merge(x: Tensor) -> Tensor:
+            return merge_tokens(x, plan.source, tokens.special, plan.grid, plan.group)
+
+        x = merge(tokens.x.flatten(0, 1)).unflatten(0, (b, s))
+        # a merged token sits at its group's centre, between patches where the group's sides are even
+        positions = tokens.positions.float().expand(b, s, -1, -1).flatten(0, 1)
+        return tokens._replace(x=x, positions=merge(positions).unflatten(0, (b, s))), plan
+
+    def restore(self, tokens: Tokens, plan: MergePlan | None, site: str) -> tuple[Tokens, MergePlan | None]:
+        if plan is None:
+            return tokens, plan
+        b, s = tokens.x.shape[:2]
+        x = restore_tokens(tokens.x.flatten(0, 1), plan.rev, tokens.special).unflatten(0, (b, s))
+        return tokens._replace(x=x), plan
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: MergePlan | None, layer: Layer) -> Tensor:
+        if plan is None or not self.bias:
+            return super().attend(q, k, v, plan, layer)
+        frames = plan.frames if layer.part == "global" else 1
+        special = q.shape[2] // frames - plan.source.shape[1]
+        return weighted_attention(q, k, v, plan.key_weights("global" if layer.part == "global" else "frame", special))
+
+    def kept_ratio(self, plan: MergePlan | None) -> float:
+        return 1.0 if plan is None else plan.source.shape[1] / (plan.grid[0] * plan.grid[1])
+
+    def merged(self, plan: MergePlan | None, frames: int, grid: tuple[int, int]) -> Tensor | None:
+        return None if plan is None else merged_patches(plan)
+
+
+def _dynamic(config: Config) -> dict[str, Any]:
+    rows, columns = config.accelerator.group.split("x")
+    return {"ratio": config.accelerator.ratio, "group": (int(rows), int(columns))}
+
+
+def make_plan(confidence: Tensor, group: tuple[int, int], k: int, budget: str = "frame") -> MergePlan:
+    """Merge the k groups of lowest mean confidence (B, S, h, w) in each frame, or S k in each window (budget "window").
+
+    Ties go to the group that comes first. With budget "frame" nothing depends on values but the indices: no host synchronisation.
+    """
+    b, s, h, w = confidence.shape
+    members, _ = group_members((h, w), group, confidence.device)
+    means = confidence.reshape(b * s, -1)[:, members.flatten()].unflatten(1, members.shape).float().mean(2)  # (R, M)
+    ranked = means if budget == "frame" else means.view(b, -1)
+    lowest = ranked.argsort(dim=1, stable=True)[:, : k if budget == "frame" else s * k]
+    merged = torch.zeros_like(ranked, dtype=torch.bool).scatter_(1, lowest, True).view(b * s, -1)
+    return plan_of(merged, s, (h, w), group, k if budget == "frame" else None, confidence.flatten(0, 1))
+
+
+def plan_of(
+    merged: Tensor, frames: int, grid: tuple[int, int], group: tuple[int, int], k: int | None, confidence: Tensor
+) -> MergePlan:
+    """The plan that merges just the groups marked in (R, M) `merged`; k: how many in every row, None if rows differ."""
+    n, patches = group[0] * group[1], grid[0] * grid[1]
+    fewest = k if k is not None else int(merged.sum(1).min())  # rows that merge more are padded
+    source, rev = merge_layout(merged, grid, group, patches - fewest * (n - 1))
+    weight = torch.where(source >= patches, float(n), torch.where(source < 0, 0.0, 1.0))
+    return MergePlan(frames, grid, group, merged, source, rev, weight.unflatten(0, (-1, frames)), k, confidence)
+
+
+def merged_patches(plan: MergePlan) -> Tensor:
+    """(R, h, w) bool: patches that share their token with others."""
+    (h, w), (gh, gw) = plan.grid, plan.group
+    mask = plan.merged.view(len(plan.merged), h // gh, w // gw).repeat_interleave(gh, 1).repeat_interleave(gw, 2)
+    return F.pad(mask, (0, w % gw, 0, h % gh))

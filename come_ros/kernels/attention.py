@@ -1,0 +1,103 @@
+"""Attention in which a key may stand for several: exact, by whichever way is fastest on the device.
+
+A key of weight w counts like w equal keys: softmax(q k^T / sqrt(d) + log w) v (Co-Me, eq. for the bias; ToMe's proportional
+attention). All ways below give the same values; `masked` is the oracle.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+log = logging.getLogger("come_ros")
+
+
+class KeyWeights(NamedTuple):
+    """What each key counts for.
+
+    weight: (B or 1, N) float32, or (B or 1, S, N / S) by frame; 0 for padding. tail, size: if not None, every frame ends with
+    `tail` keys of weight `size` and all before count once: then two plain attention calls do.
+    """
+
+    weight: Tensor
+    frames: int = 1
+    tail: int | None = None
+    size: float = 1.0
+
+    def log(self, dtype: torch.dtype) -> Tensor:
+        """(B or 1, 1, 1, N) to be added to the logits; -inf for padding."""
+        weight = self.weight.flatten(1).to(torch.promote_types(dtype, torch.float32))
+        return weight.log().to(dtype)[:, None, None]
+
+
+def weighted_attention(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights, way: str = "auto") -> Tensor:
+    """softmax(q k^T / sqrt(d) + log w) v for (B, heads, N, d). way: auto, masked, two_calls or flex.
+
+    On the CPU `masked` is the best, on CUDA `two_calls` where it applies, else `flex` (measured, see test/benchmark). Raises
+    ValueError if `way` does not apply.
+    """
+    if way == "auto":
+        way = _choice(q.device.type, keys.tail is not None)
+    if way == "masked":
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=keys.log(q.dtype))
+    if way == "two_calls":
+        return _two_calls(q, k, v, keys)
+    if way == "flex":
+        return _flex(q, k, v, keys)
+    raise ValueError(f"way is {way!r}, but must be auto, masked, two_calls or flex")
+
+
+@functools.cache
+def _choice(device: str, has_tail: bool) -> str:
+    way = "masked" if device == "cpu" else "two_calls" if has_tail else "flex"
+    log.info("weighted attention on %s: %s", device, way)
+    return way
+
+
+def _two_calls(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights) -> Tensor:
+    """Kept and merged keys apart, joined by their log-sum-exps: o = (e^lU oU + n e^lM oM) / (e^lU + n e^lM)."""
+    if keys.tail is None:
+        raise ValueError("two_calls needs all merged keys to have one weight and to lie at the end of each frame")
+    if keys.tail == 0:
+        return attention_with_lse(q, k, v)[0]
+    k, v = (t.unflatten(2, (keys.frames, -1)) for t in (k, v))  # (B, heads, S, N / S, d)
+    cut = k.shape[3] - keys.tail
+    out, lse = attention_with_lse(q, k[:, :, :, :cut].flatten(2, 3), v[:, :, :, :cut].flatten(2, 3))
+    merged, lse_merged = attention_with_lse(q, k[:, :, :, cut:].flatten(2, 3), v[:, :, :, cut:].flatten(2, 3))
+    share = torch.sigmoid(lse_merged + math.log(keys.size) - lse)[..., None]  # of the merged keys
+    return (out + (merged - out) * share).to(q.dtype)
+
+
+def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention of (B, heads, N, d) by a flash kernel, and the log-sum-exp of its logits (B, heads, N) fp32."""
+    if q.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[:2]
+    if q.dtype in (torch.bfloat16, torch.float16):
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[:2]
+    out, lse = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True)[:2]
+    return out, lse[..., : q.shape[2]]  # that kernel pads its log-sum-exp
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights) -> Tensor:
+    """FlexAttention whose bias depends on the key's index only; on a GPU compiled once for each shape."""
+    bias = keys.log(torch.float32)[:, 0, 0].expand(q.shape[0], -1)
+
+    def add(score: Tensor, b: Tensor, h: Tensor, q_index: Tensor, k_index: Tensor) -> Tensor:
+        return score + bias[b, k_index]
+
+    return _flex_kernel(q.device.type)(q, k, v, score_mod=add)
+
+
+@functools.cache
+def _flex_kernel(device: str) -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # torch 2.13 compiles it wrongly for the CPU at lengths such as 24 (off by 0.7, measured); uncompiled it is right
+    return flex_attention if device == "cpu" else torch.compile(flex_attention, dynamic=False)

@@ -1,0 +1,290 @@
+"""Teach a small predictor to foresee, from an early encoder block, how sure the whole model will be of each patch (for Co-Me).
+
+No labels: the frozen model is the teacher, so your own recordings will do, in minutes. Loss: logistic ranking of pairs of patches
+("Co-Me", 2025, eq. for L), or z-scored squared error to compare with.
+
+examples:
+  come_ros distill -o out/distill                                  on procedural rooms, for the bundled model
+  come_ros distill -o out/site --source my_bag --source photos/    adapt it to a place
+  come_ros distill -o out/distill --resume                         go on after an interruption
+then: accelerator.name: come, accelerator.predictor: out/distill/predictor.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import DatasetError
+
+LEARNING_RATE, LAST_RATE, WEIGHT_DECAY = 1e-3, 1e-6, 0.01  # as in the original study
+PAIRS = 32768
+LONGEST = 8  # frames in a training window
+VALIDATION_WINDOWS = 24
+EVERY = 100  # steps between two scores
+GROUP, RATIO = (3, 3), 0.5  # of the mask whose overlap with the teacher's is reported
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", required=True, help="folder for predictor, state, log and curve")
+    parser.add_argument(
+        "--source", action="append", default=[], metavar="PATH",
+        help="bag, folder of images, TUM folder or video to learn from; may be repeated (default: procedural rooms)",
+    )  # fmt: skip
+    parser.add_argument("--weights", default="", help="the model's weights file (default: the bundled model)")
+    parser.add_argument("--steps", type=int, default=2000, help="training steps (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="frames in a step (default %(default)s)")
+    parser.add_argument("--loss", choices=["ranking", "mse"], default="ranking", help="default %(default)s")
+    parser.add_argument("--scope", choices=["window", "frame", "pooled"], default="window", help="who attends to whom")
+    parser.add_argument("--dim", type=int, default=32, help="width of the predictor (default %(default)s)")
+    parser.add_argument("--block", type=int, default=-1, help="encoder block to read, from 0 (default: 5/8 of the way)")
+    parser.add_argument("--side", type=int, default=0, help="longer side of the images, px (default: the model's own)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N (default %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on from the state in the output folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    os.makedirs(args.output, exist_ok=True)
+    result = distill(args)
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+class RoomWindows:
+    """Windows of rendered rooms, as `come_ros train` draws them."""
+
+    def __init__(self, seed: int) -> None:
+        from .train import WindowStream
+
+        self._stream = WindowStream(seed + 77, minutes=60)
+        self._debt = 0.0
+        for _ in range(24):
+            self._stream.render()
+
+    def batch(self, windows: int, frames: int) -> np.ndarray:
+        """(windows, frames, 3, H, W) uint8."""
+        self._debt += windows * frames / 4
+        while self._debt > 12:
+            self._stream.render()
+            self._debt -= 12
+        return np.stack([self._stream.window(frames, 0.6)[0] for _ in range(windows)])
+
+    def validation(self) -> list[np.ndarray]:
+        from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+        from .train import SIDE
+
+        seeds = SPLIT_SEEDS["validation"][:VALIDATION_WINDOWS]
+        made = (render_sequence(s, frames=4, width=SIDE[0], height=SIDE[1], rate_hz=TEST_RATE_HZ) for s in seeds)
+        return [s.images.transpose(0, 3, 1, 2) for s in made]
+
+
+class RecordedWindows:
+    """Windows of neighbouring frames of recordings; the last tenth of each is kept for validation."""
+
+    def __init__(self, sources: list[str], side: int, patch: int, seed: int) -> None:
+        """Raises DatasetError if a recording cannot be read or is too short."""
+        from ..datasets.sequence import open_sequence
+        from ..preprocess import plan_resize, preprocess
+
+        self.rng = np.random.default_rng(seed)
+        self.train, self.held = [], []
+        for source in sources:
+            with open_sequence(source) as sequence:
+                images = []
+                for frame in sequence.iter_frames():
+                    height, width = frame.image.shape[:2]
+                    images.append(preprocess(frame.image, plan_resize(width, height, side, patch)).transpose(2, 0, 1))
+            if len(images) < 10 or len({i.shape for i in images}) > 1:
+                raise DatasetError(f"{source} has {len(images)} images of {len({i.shape for i in images})} sizes: "
+                                   f"give 10 or more of one size")  # fmt: skip
+            cut = len(images) - max(2, len(images) // 10)
+            self.train.append(np.stack(images[:cut]))
+            self.held.append(np.stack(images[cut:]))
+        self._share = np.array([len(i) for i in self.train]) / sum(len(i) for i in self.train)
+
+    def batch(self, windows: int, frames: int) -> np.ndarray:
+        source = self.train[self.rng.choice(len(self.train), p=self._share)]  # one image size a batch
+        frames = min(frames, len(source))
+        out = []
+        for _ in range(windows):
+            span = int(self.rng.integers(frames, min(len(source), 4 * frames) + 1))
+            start = int(self.rng.integers(len(source) - span + 1))
+            picked = start + self.rng.permutation(span)[:frames]  # in any order: any frame may come first
+            out.append(source[picked])
+        return np.stack(out)
+
+    def validation(self) -> list[np.ndarray]:
+        windows = [h[i : i + 4] for h in self.held for i in range(0, max(1, len(h) - 3), 4)]
+        return windows[:VALIDATION_WINDOWS]
+
+
+# -------------------------------------------------------------------------------------------------------------- teacher
+def teach(model: Any, images: Any, block: int) -> tuple[Any, Any]:
+    """Tokens after encoder block `block` (B, S, h, w, C), and the model's own depth confidence as mean over each patch (B, S, h, w).
+
+    images: (B, S, 3, H, W) uint8 tensor.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from ..accelerators import Accelerator, Tokens
+
+    class Watch(Accelerator):  # the plan is the features themselves
+        def plan_block(self, encoder_depth: int) -> int:
+            return block
+
+        def plan(self, features: Tokens) -> Tokens:
+            return features
+
+    with torch.inference_mode():
+        out, trunk = model(images.float() / 255, Watch(), ("depth",))
+        confidence = F.avg_pool2d(out["depth_conf"], model.patch)
+    features: Tokens = trunk.plan
+    patches = features.x[:, :, features.special :].unflatten(2, features.grid)
+    return patches.clone(), confidence.clone()
+
+
+def ranking_loss(predicted: Any, wanted: Any, pairs: int = PAIRS) -> Any:
+    """mean log(1 + exp(-(c'_a - c'_b) sign(c_a - c_b))) over random pairs of patches of a window. (B, n) each."""
+    import torch
+    import torch.nn.functional as F
+
+    n = predicted.shape[1]
+    a, b = torch.randint(n, (2, min(pairs, n * 8)), device=predicted.device)
+    return F.softplus(-(predicted[:, a] - predicted[:, b]) * (wanted[:, a] - wanted[:, b]).sign()).mean()
+
+
+def mse_loss(predicted: Any, wanted: Any) -> Any:
+    """Squared error after both are brought to mean 0 and deviation 1 in each window. (B, n) each."""
+
+    def z(x: Any) -> Any:
+        return (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1e-6)
+
+    return (z(predicted) - z(wanted)).square().mean()
+
+
+def agreement(predictor: Any, taught: list[tuple[Any, Any]]) -> dict[str, float]:
+    """Mean over windows of Spearman's rank correlation with the teacher, and of the overlap (IoU) of the merge masks of both."""
+    import torch
+    from scipy.stats import spearmanr
+
+    from ..accelerators.come import make_plan
+
+    rank, overlap = [], []
+    with torch.inference_mode():
+        for tokens, wanted in taught:
+            got = predictor(tokens)
+            rank.append(float(spearmanr(got.flatten().cpu(), wanted.flatten().cpu()).statistic))
+            grid = wanted.shape[-2:]
+            k = int(RATIO * (grid[0] // GROUP[0]) * (grid[1] // GROUP[1]))
+            if k:
+                a, b = (make_plan(c, GROUP, k).merged for c in (got, wanted))
+                overlap.append(float((a & b).sum() / (a | b).sum()))
+    return {"spearman": float(np.nanmean(rank)), "mask_iou": float(np.mean(overlap)) if overlap else float("nan")}
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+def distill(args: argparse.Namespace) -> dict[str, Any]:
+    """Trains, writes predictor.safetensors, curve.png and log.json; the last scores."""
+    import torch
+    from tqdm import tqdm
+
+    from ..accelerators.confidence import ConfidencePredictor, default_block, save_predictor
+    from ..backbones.base import choose_device
+    from ..backbones.checkpoint import bundled_weights, load_vggt
+
+    os.makedirs(args.output, exist_ok=True)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    device = choose_device(args.device)
+    weights = args.weights or bundled_weights()
+    model = load_vggt(weights).to(device).eval().requires_grad_(False)
+    block = args.block if args.block >= 0 else default_block(len(model.encoder_blocks()))
+    data = (
+        RecordedWindows(args.source, args.side or model.native_side, model.patch, args.seed)
+        if args.source
+        else RoomWindows(args.seed)
+    )
+    predictor = ConfidencePredictor(model.encoder_width, args.dim, scope=args.scope).to(device)
+    optimiser = torch.optim.AdamW(predictor.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, args.steps, LAST_RATE)
+    step, log = 0, []
+    path = os.path.join(args.output, "state.pt")
+    if args.resume:
+        state = torch.load(path, weights_only=True)
+        predictor.load_state_dict(state["predictor"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        step, log = state["step"], state["log"]
+        rng = np.random.default_rng((args.seed, step))
+
+    taught = [teach(model, torch.from_numpy(w)[None].to(device), block) for w in data.validation()]
+    loss_of = ranking_loss if args.loss == "ranking" else mse_loss
+    mean = 0.0
+    if not log:
+        log.append({"step": 0, "loss": None, **agreement(predictor, taught)})
+    with tqdm(total=args.steps, initial=step, desc="distilling", unit="step", disable=None) as bar:
+        while step < args.steps:
+            frames = int(rng.integers(1, LONGEST + 1))
+            images = torch.from_numpy(data.batch(max(1, args.batch // frames), frames)).to(device)
+            tokens, wanted = teach(model, images, block)
+            loss = loss_of(predictor(tokens).flatten(1), wanted.flatten(1))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            step += 1
+            now = float(loss.detach())
+            mean = 0.95 * mean + 0.05 * now if mean else now
+            bar.update()
+            if step % EVERY == 0 or step == args.steps:
+                log.append({"step": step, "loss": mean, **agreement(predictor, taught)})
+                bar.set_postfix(
+                    loss=f"{mean:.3f}", spearman=f"{log[-1]['spearman']:.3f}", iou=f"{log[-1]['mask_iou']:.3f}"
+                )
+                state = {
+                    "predictor": predictor.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "step": step,
+                    "log": log,
+                }
+                torch.save({**state, "schedule": schedule.state_dict()}, path + ".part")
+                os.replace(path + ".part", path)
+                draw_curve(log, args.loss, os.path.join(args.output, "curve.png"))
+    about = {"licence": "Apache-2.0", "made_by": "come_ros distill", "steps": str(step), "loss": args.loss,
+             "seed": str(args.seed), "weights": os.path.basename(weights)}  # fmt: skip
+    save_predictor(os.path.join(args.output, "predictor.safetensors"), predictor.cpu(), block, about)
+    with open(os.path.join(args.output, "log.json"), "w", encoding="utf-8") as fh:
+        json.dump(log, fh, indent=1)
+    return {"predictor": os.path.join(args.output, "predictor.safetensors"), "block": block, **log[-1]}
+
+
+def draw_curve(log: list[dict[str, Any]], loss: str, path: str) -> None:
+    """Loss, rank correlation and mask overlap against the step."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    for axis, (name, title) in zip(axes, _curves(loss), strict=True):
+        axis.plot([e["step"] for e in log if e[name] is not None], [e[name] for e in log if e[name] is not None])
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+
+
+def _curves(loss: str) -> Iterator[tuple[str, str]]:
+    yield "loss", f"{loss} loss"
+    yield "spearman", "rank correlation with the teacher"
+    yield "mask_iou", f"overlap of the merge masks, {GROUP[0]}x{GROUP[1]}, {RATIO:.0%}"

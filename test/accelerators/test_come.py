@@ -1,0 +1,164 @@
+"""The Co-Me plug-in on a small random model."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from come_ros.accelerators import CoMe, NoAccelerator
+from come_ros.accelerators.confidence import ConfidencePredictor, load_predictor, save_predictor
+from come_ros.backbones.vggt import VGGT, VGGTSizes
+from come_ros.errors import CheckpointError
+
+SIZES = VGGTSizes(
+    image_side=84, native_side=84, dim=48, encoder_depth=3, encoder_heads=3, depth=3, heads=3,
+    taps=(0, 1, 1, 2), camera_depth=1, camera_heads=3, features=16, channels=(16, 16, 16, 16),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = VGGT(SIZES)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.15)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    torch.manual_seed(1)
+    return ConfidencePredictor(48, 8).eval()
+
+
+def images(seed=1, scenes=1, frames=3, h=7 * 14, w=6 * 14):
+    return torch.rand(scenes, frames, 3, h, w, generator=torch.Generator().manual_seed(seed))
+
+
+def run(model, x, accelerator):
+    with torch.inference_mode():
+        return model(x, accelerator, ("camera", "depth", "points"))
+
+
+@pytest.mark.parametrize("mode", ["fused", "per_layer"])
+def test_nothing_to_merge_changes_no_bit(model, predictor, mode):
+    plain, _ = run(model, images(), NoAccelerator())
+    for accelerator in (
+        CoMe(predictor, 0, ratio=0.0, mode=mode),
+        CoMe(predictor, 0, ratio=0.1, group=(3, 3), mode=mode),  # floor(0.1 * 4) groups
+        CoMe(predictor, 0, ratio=1.0, group=(8, 8), mode=mode),  # no whole group
+    ):
+        out, trunk = run(model, images(), accelerator)
+        assert all(torch.equal(plain[key], out[key]) for key in plain)
+        assert accelerator.kept_ratio(trunk.plan) == 1.0 and accelerator.merged(trunk.plan, 3, trunk.grid) is None
+
+
+@pytest.mark.parametrize("mode", ["fused", "per_layer"])
+@pytest.mark.parametrize("budget", ["frame", "window"])
+def test_blocks_run_short_and_outputs_are_whole(model, predictor, mode, budget):
+    lengths = []
+
+    class Watch(CoMe):
+        def attend(self, q, k, v, plan, layer):
+            lengths.append((layer.part, layer.index, q.shape[2]))
+            return super().attend(q, k, v, plan, layer)
+
+    accelerator = Watch(predictor, 0, ratio=1.0, group=(3, 3), mode=mode, budget=budget)
+    out, trunk = run(model, images(scenes=2), accelerator)
+    short = 42 - 4 * 8  # 7 x 6 patches hold four groups of nine
+    assert {n for part, i, n in lengths if part == "encoder" and i == 0} == {5 + 42}
+    assert {n for part, i, n in lengths if part == "encoder" and i > 0} == {5 + short}
+    assert {n for part, _, n in lengths if part == "frame"} == {5 + short}
+    assert {n for part, _, n in lengths if part == "global"} == {3 * (5 + short)}
+    assert out["depth"].shape == (2, 3, 98, 84) and all(v.isfinite().all() for v in out.values())
+    mask = accelerator.merged(trunk.plan, 3, trunk.grid)
+    assert mask.shape == (6, 7, 6) and mask[:, :6].all() and not mask[:, 6].any()
+    assert accelerator.kept_ratio(trunk.plan) == pytest.approx(short / 42)
+
+
+@pytest.mark.parametrize("mode", ["fused", "per_layer"])
+def test_merging_equal_tokens_is_exact_where_only_their_number_counts(model, predictor, mode):
+    """An image of one colour: the patches of a group differ by their position only; the bias must make the result nearer."""
+    x = images() * 0 + 0.5
+    dense, _ = run(model, x, NoAccelerator())
+
+    def error(bias):
+        out, _ = run(model, x, CoMe(predictor, 0, ratio=1.0, mode=mode, bias=bias))
+        return (out["depth"].log() - dense["depth"].log()).abs().mean()
+
+    assert error(True) < error(False)
+
+
+def test_the_window_budget_equals_the_frame_budget_where_they_choose_alike(model):
+    class Alike(torch.nn.Module):  # the same map for every frame
+        def forward(self, tokens):
+            b, s, h, w, _ = tokens.shape
+            return torch.arange(h * w).view(h, w).float().expand(b, s, h, w)
+
+    a, _ = run(model, images(), CoMe(Alike(), 0, budget="frame"))
+    b, _ = run(model, images(), CoMe(Alike(), 0, budget="window"))
+    for key in a:
+        torch.testing.assert_close(a[key], b[key])
+
+
+def test_two_windows_in_two_threads_never_mix(model, predictor):
+    accelerator = CoMe(predictor, 0, ratio=0.5)
+    windows = [images(seed, frames=2 + seed % 3) for seed in range(6)]
+    alone = [run(model, w, accelerator)[0]["depth"] for w in windows]
+    together = [None] * len(windows)
+
+    def work(i):
+        for _ in range(3):
+            together[i] = run(model, windows[i], accelerator)[0]["depth"]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(windows))]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for a, b in zip(alone, together, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_predictor_files_keep_their_sizes_and_block(tmp_path, model, predictor):
+    path = str(tmp_path / "p.safetensors")
+    save_predictor(path, ConfidencePredictor(48, 12, scope="pooled", activation="none"), 2)
+    loaded, block = load_predictor(path, model)
+    assert (loaded.dim, loaded.scope, loaded.activation, block) == (12, "pooled", "none", 2)
+    # a released one holds nothing but its tensors
+    torch.save(predictor.state_dict(), tmp_path / "released.pt")
+    loaded, block = load_predictor(str(tmp_path / "released.pt"), model)
+    assert (loaded.dim, block) == (8, 1)
+    tokens = torch.rand(1, 2, 6, 6, 48)
+    assert torch.equal(loaded(tokens), predictor(tokens))
+    save_predictor(path, ConfidencePredictor(32, 8), 0)
+    with pytest.raises(CheckpointError, match="width 32"):
+        load_predictor(path, model)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="no confidence predictor"):
+        load_predictor(str(tmp_path / "other.pt"), model)
+
+
+@pytest.mark.parametrize("scope", ["window", "frame", "pooled"])
+def test_every_scope_ranks_all_patches(scope):
+    torch.manual_seed(0)
+    p = ConfidencePredictor(48, 8, scope=scope, registers=2)
+    tokens = torch.rand(2, 3, 6, 7, 48)
+    got = p(tokens)
+    assert got.shape == (2, 3, 6, 7) and (got > 1).all()
+    other = tokens.clone()
+    other[:, 2] += 1
+    alone = torch.equal(p(other)[:, 0], got[:, 0])
+    assert alone == (scope == "frame")
+
+
+def test_ranking_loss_falls_when_the_order_is_right():
+    from come_ros.tools.distill import mse_loss, ranking_loss
+
+    torch.manual_seed(0)
+    wanted = torch.rand(2, 200)
+    right, wrong = ranking_loss(5 * wanted, wanted), ranking_loss(-5 * wanted, wanted)
+    assert right < 0.6931 < wrong
+    assert float(mse_loss(3 * wanted + 7, wanted)) == pytest.approx(0, abs=1e-6)
+    assert np.isclose(float(ranking_loss(torch.zeros(2, 200), wanted)), np.log(2))
