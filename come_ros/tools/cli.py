@@ -27,7 +27,7 @@ COMMANDS = {
     "doctor": "check this machine: what is there, what is missing, how to mend it",
 }
 LATER = {
-    "eval": ("score depth and trajectories that are there already against ground truth", "the Co-Me accelerator"),
+    "eval": ("score depth and trajectories that are there already against ground truth", "the evaluation bench"),
 }
 _NODE_HELP = """usage: come_ros node [--ros-args [-r FROM:=TO] [-p NAME:=VALUE] [--params-file FILE] ...]
 
