@@ -69,7 +69,8 @@ class RecoveredMcap(McapReader):
         except Exception:
             if not self.data_start:  # not even the header
                 raise
-        self.schemas.clear(), self.channels.clear(), self.chunks.clear(), self.connections.clear()
+        for part in (self.schemas, self.channels, self.chunks, self.connections):
+            part.clear()
         self._find_whole_records()
         self.meta_scan()
         statistics = self.statistics

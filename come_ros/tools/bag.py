@@ -119,15 +119,19 @@ def run(options: argparse.Namespace) -> int:
         job = Job(options.source, config, pipeline, passes, truth, folder, not options.no_bag)
         job.load_s = time.perf_counter() - started
         failure = job.reconstruct(stopped)
+        cancelled = stopped.number if isinstance(failure, Cancelled) else None
+        if not job.used and cancelled is not None:
+            print(f"come_ros bag: {failure}, before there was any result", file=sys.stderr)
+            return 128 + cancelled
         if not job.used:
             raise failure or BagError(f"{options.source} gave no result: {job.what_was_read()}")
         problems = job.finish()
         folder.publish()
     print(table(job.metrics))
     print(f"\n{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {options.out}")
-    if stopped.number is not None and isinstance(failure, Cancelled):
+    if cancelled is not None:
         print(f"come_ros bag: {failure}; what came before is in {options.out}", file=sys.stderr)
-        return 128 + stopped.number
+        return 128 + cancelled
     if failure is not None and not isinstance(failure, ComeRosError):
         raise failure  # a fault of ours, shown in full
     if failure is not None or problems:
@@ -237,7 +241,7 @@ class Job:
         for submap in submaps:
             for stage, ms in submap.timings_ms.items():
                 self._timings.setdefault(stage, []).append(ms)
-            if self.pipeline.counts["jumps"] != self._jumps and self.config.on_time_jump == "reset":
+            if len(submap) and self.pipeline.counts["jumps"] != self._jumps and self.config.on_time_jump == "reset":
                 self._begin_world()
             for row, frame in enumerate(submap.frames):
                 motion = self._motion.step(submap, row, self.config)
@@ -292,7 +296,7 @@ class Job:
 
     def finish(self) -> list[str]:
         """Writes all files but what cannot be written, which is told. Needs at least one used frame."""
-        path, problems, full = self.folder.path, [], bool(self.folder.reserve.full)
+        path, full = self.folder.path, bool(self.folder.reserve.full)
         self.folder.reserve.release()
         metrics = self.metrics = self._measured()
         snapshot = self._world.snapshot()
@@ -303,20 +307,16 @@ class Job:
             "run.yaml": lambda: write_text(path / "run.yaml", self._description()),
             "overview.png": lambda: draw(path / "overview.png", self._overview(), self._title()),
         }
-        for name, step in steps.items():
-            try:
-                step()
-            except OSError as error:
-                problems.append(f"{name} is missing: {error.strerror or error}")
-            except OutputError as error:
-                problems.append(f"{name} is missing: {error}")
+        problems = [text for name, step in steps.items() if (text := _problem(name, step))]
+        timings = metrics.pop("timings")  # to the end, where it is easily left out
         metrics["messages"] = dict(sorted(self._counts.items()))
         metrics["map"] = {"points": len(snapshot.points), "voxel": self.config.map.voxel}
         metrics["bytes"] = {name: _size(path / name) for name in steps if (path / name).exists()}
-        timings = metrics.pop("timings")
-        metrics["timings"] = timings  # at the end, where it is easily left out
-        write_text(path / "metrics.json", json.dumps(for_json(metrics), indent=2) + "\n")
-        return problems
+        metrics["timings"] = timings
+        text = json.dumps(for_json(metrics), indent=2) + "\n"
+        return problems + list(
+            filter(None, [_problem("metrics.json", lambda: write_text(path / "metrics.json", text))])
+        )
 
     def _close_recording(self, latched: bool) -> None:
         if self._writer is None:
@@ -527,6 +527,15 @@ def _about(source: str, config: Config, pipeline: ReconstructionPipeline) -> dic
                 digest.update(block)
         about["weights"] = {"file": weights.name, "sha256": digest.hexdigest()}
     return {**about, "versions": versions, "parameters": config.to_flat()}
+
+
+def _problem(name: str, write: Callable[[], Any]) -> str:
+    """Why a result could not be written, "" if it was."""
+    try:
+        write()
+    except (OSError, OutputError) as error:
+        return f"{name} is missing or not whole: {getattr(error, 'strerror', None) or error}"
+    return ""
 
 
 def _stamp_of_bytes(data: bytes) -> int:

@@ -300,6 +300,45 @@ def test_tf_mode_and_odometry_frame_are_followed(tmp_path: Path, plain: Path) ->
     assert "/tf" not in metrics_of(tmp_path / "off")["messages"]
 
 
+def test_a_bag_in_a_loop_leaves_the_world_after_the_jump(tmp_path: Path, world: Truth) -> None:
+    with BagWriter(tmp_path / "in") as bag:
+        for frame in world.frames() + world.frames()[:15]:
+            bag.put("/camera/image_raw", bag.messages.image(frame.image, bag.messages.header(frame.stamp_ns, "c")), 1)
+    # all were recorded at one time, so that the reader keeps their order, and the stamps jump back
+    assert run(tmp_path / "in", tmp_path / "out") == 0
+    metrics = metrics_of(tmp_path / "out")
+    assert metrics["stream"]["jumps"] == 1 and metrics["frames"]["read"] == COUNT + 15
+    rows = (tmp_path / "out" / "trajectory.tum").read_text().splitlines()
+    assert len(rows) == 15 and rows[0].startswith(str(world.stamps_ns[0])[:10])
+    assert metrics["messages"]["/camera/image_raw"] == COUNT + 15
+
+
+def test_ros_1_bags(tmp_path: Path, world: Truth) -> None:
+    from rosbags.rosbag1 import Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    store = get_typestore(Stores.ROS1_NOETIC)
+    kind = "sensor_msgs/msg/Image"
+    with Writer(tmp_path / "a.bag") as bag:
+        connection = bag.add_connection("/cam/image_raw", kind, typestore=store)
+        for i, frame in enumerate(world.frames()):
+            stamp = store.types["builtin_interfaces/msg/Time"](*divmod(frame.stamp_ns, 10**9))
+            head = store.types["std_msgs/msg/Header"](seq=i, stamp=stamp, frame_id="cam")
+            height, width = frame.image.shape[:2]
+            image = store.types[kind](head, height, width, "rgb8", 0, 3 * width, frame.image.reshape(-1))
+            bag.write(connection, frame.stamp_ns + 5_000_000, store.serialize_ros1(image, kind))
+    assert run(tmp_path / "a.bag", tmp_path / "out") == 0
+    pictures = {
+        when: message
+        for topic, _, when, message in decoded(tmp_path / "out" / "output" / "output.mcap")
+        if topic == "/cam/image_raw"
+    }
+    assert list(pictures) == world.stamps_ns.tolist()  # as stamped, not as recorded
+    first = np.frombuffer(next(iter(pictures.values())).data, np.uint8)
+    np.testing.assert_array_equal(first, world.images[0].reshape(-1))
+    assert metrics_of(tmp_path / "out")["kind"] == "ROS 1 bag"
+
+
 def test_results_are_not_overwritten_unasked(tmp_path: Path, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert run(plain, out, "--no-bag") == 0
