@@ -208,7 +208,9 @@ def unusable(prediction: Prediction) -> str:
     focal = prediction.intrinsics[:, [0, 1], [0, 1]]
     if not (np.isfinite(prediction.intrinsics).all() and (focal > 0).all()):
         return "the model's intrinsics are not finite or not positive"
-    valid = float(np.mean(np.isfinite(prediction.depth) & (prediction.depth > 0)))
+    rows, columns = _grid(prediction.depth.shape[1:])
+    depth = prediction.depth[:, rows, columns]
+    valid = float(np.mean(np.isfinite(depth) & (depth > 0)))
     if valid < MIN_VALID_SHARE:
         return f"only {valid:.0%} of the model's depth is finite and positive (at least {MIN_VALID_SHARE:.0%})"
     return ""
@@ -231,12 +233,14 @@ def _depth_vote(published: _Published, depth: F32, confidence: F32) -> _DepthVot
         valid = np.isfinite(z) & (z > 0) & np.isfinite(published.depth) & (published.depth > 0)
     if np.count_nonzero(valid) < MIN_PIXELS:
         return _DepthVote(np.zeros(0), None, 1.0)
-    least = np.quantile(sure[valid], LOW_CONFIDENCE)
+    low = int(LOW_CONFIDENCE * (np.count_nonzero(valid) - 1))
+    least = np.partition(sure[valid], low)[low]
     surer = valid & (sure > least)
     # many equal values, such as a floor of the confidence, are all left out, unless hardly anything else is there
     valid = surer if 2 * np.count_nonzero(surer) >= np.count_nonzero(valid) else valid & (sure >= least)
     weights = sure[valid].astype(np.float64)
-    middle = np.median(weights)
+    half = len(weights) // 2
+    middle = np.partition(weights, half)[half]
     weights = np.clip(weights / middle, 0.0, MAX_PIXEL_WEIGHT) if middle > 0 else np.ones_like(weights)
     ratios = np.log(published.depth[valid].astype(np.float64)) - np.log(z[valid].astype(np.float64))
     location = weighted_median(ratios, weights)

