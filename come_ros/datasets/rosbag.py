@@ -339,11 +339,26 @@ class BagWriter:
         """The bytes of a message of `messages`."""
         return self._store.serialize_cdr(message, message.__msgtype__)
 
-    def put_raw(self, topic: str, kind: str, data: Any, stamp_ns: int) -> None:
-        """A message of the type `kind` in bytes, as ROS 2 sends it, recorded at that time."""
+    def put_raw(self, topic: str, kind: str, data: Any, stamp_ns: int, latched: bool = False) -> None:
+        """A message of the type `kind` in bytes, as ROS 2 sends it, recorded at that time. latched: players are to keep it for late
+        subscribers (transient local)."""
         if topic not in self._connections:
-            self._connections[topic] = self._writer.add_connection(topic, kind, typestore=self._store)
+            profiles = [_latched_profile()] if latched else []
+            self._connections[topic] = self._writer.add_connection(
+                topic, kind, typestore=self._store, offered_qos_profiles=profiles
+            )
         self._writer.write(self._connections[topic], stamp_ns, data)
+
+
+def _latched_profile() -> Any:
+    """Reliable, transient local, depth 1."""
+    from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+
+    never = QosTime(9223372036, 854775807)  # as ROS writes an endless time
+    return Qos(
+        QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, never, never,
+        QosLiveliness.AUTOMATIC, never, False,
+    )  # fmt: skip
 
 
 def write_synthetic(path: str | Path, sequence: SyntheticSequence, camera: str = CAMERA, storage: str = "mcap") -> None:

@@ -282,10 +282,10 @@ class Job:
         assert self._writer is not None
         return stamp_ns, topic, message.__msgtype__, self._writer.serialized(message)
 
-    def _write(self, stamp_ns: int, topic: str, kind: str, data: Any) -> None:
+    def _write(self, stamp_ns: int, topic: str, kind: str, data: Any, latched: bool = False) -> None:
         assert self._writer is not None
         try:
-            self._writer.put_raw(topic, kind, data, stamp_ns)
+            self._writer.put_raw(topic, kind, data, stamp_ns, latched)
         except OSError as error:
             raise cannot_write(self.folder.out, error) from error
         self._counts[topic] = self._counts.get(topic, 0) + 1
@@ -324,7 +324,7 @@ class Job:
         try:
             for name, topic in LATCHED.items() if latched else ():
                 message = topic.build(self._world)
-                self._write(*self._recorded(max(self._poses), f"{NODE}/{name}", message))
+                self._write(*self._recorded(max(self._poses), f"{NODE}/{name}", message), latched=True)
         finally:
             self._writer.close()
 

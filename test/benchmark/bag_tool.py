@@ -42,15 +42,16 @@ def main() -> int:
     parser.add_argument("data", nargs="?", type=Path, default=shared / "data")
     parser.add_argument("--only", default=None, help="this recording alone; nothing is written to the results")
     parser.add_argument("--soak", action="store_true")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of the model (default: all cores)")
     parser.add_argument("--out", type=Path, default=Path("out/bag_tool"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.soak:
-        return soak(options.out)
+        return soak(options.out, options.threads)
     results: dict[str, Any] = {}
     for name, (source, scored) in recordings(options.data / "real", options.out).items():
         if options.only in (None, name):
-            results[name] = measure(name, source(), options.out / name, scored)
+            results[name] = measure(name, source(), options.out / name, scored, options.threads)
             print(f"{name}\n{markdown({name: results[name]})}", flush=True)
     if options.only is None:
         (RESULTS / "bag_tool.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
@@ -80,12 +81,14 @@ def recordings(real: Path, out: Path) -> dict[str, tuple[Callable[[], Path], tup
     }
 
 
-def measure(name: str, source: Path, out: Path, scored: tuple[str, ...]) -> dict[str, Any]:
+def measure(name: str, source: Path, out: Path, scored: tuple[str, ...], threads: int) -> dict[str, Any]:
     """Metrics of the first of two runs, and whether the second wrote the same bytes."""
     codes, sums, walls = [], [], []
+    load = os.getloadavg()[0]
     for run in ("first", "second"):
         shutil.rmtree(out / run, ignore_errors=True)
         command = [sys.executable, "-m", "come_ros.tools.cli", "bag", str(source), "-o", str(out / run)]
+        command += ["--set", f"threads={threads}"]
         begun = time.perf_counter()
         codes.append(subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode)
         walls.append(round(time.perf_counter() - begun, 2))
@@ -94,7 +97,16 @@ def measure(name: str, source: Path, out: Path, scored: tuple[str, ...]) -> dict
     for kind in {"depth", "trajectory", "rotation"} - set(scored):
         metrics[kind] = None
     metrics["source"] = name
-    return {**metrics, "exit_codes": codes, "wall_s": walls, "same_bytes": sums[0] == sums[1], "sha256": sums[0]}
+    return {
+        **metrics,
+        "exit_codes": codes,
+        "wall_s": walls,
+        "same_bytes": sums[0] == sums[1],
+        "sha256": sums[0],
+        "threads": threads or os.cpu_count(),
+        "cores": os.cpu_count(),
+        "load_before": round(load, 1),
+    }
 
 
 def checksums(out: Path) -> dict[str, str]:
@@ -129,6 +141,7 @@ def markdown(results: dict[str, Any]) -> str:
             )
     add("rotation per step, median deg", lambda m: _beside(m["rotation"] and m["rotation"]["median_deg"], 2))
     add("rotation per step, RMSE deg (RPE)", lambda m: _beside(m["rotation"] and m["rotation"]["rmse_deg"], 2))
+    add("threads; other load on the cores", lambda m: f"{m['threads']}; {m['load_before']:.1f}")
     add("images per second", lambda m: f"{m['timings']['images_per_s']:.1f}")
     add(
         "model, ms per window, p50 / p95",
@@ -151,7 +164,7 @@ def _beside(values: dict[str, float | None] | None, digits: int) -> str:
     return f"**{text['come_ros']}** ({others})"
 
 
-def soak(out: Path) -> int:
+def soak(out: Path, threads: int) -> int:
     """Memory at every SOAK_STEP images of a long bag, all of them used."""
     spawn = multiprocessing.get_context("spawn")  # a process of its own for each, so that none sees the other's memory
     bag = out / "input_soak"
@@ -159,7 +172,7 @@ def soak(out: Path) -> int:
     rendering.start()
     rendering.join()
     results = spawn.Queue()
-    running = spawn.Process(target=soak_run, args=(bag, out / "soak", results))
+    running = spawn.Process(target=soak_run, args=(bag, out / "soak", threads, results))
     running.start()
     measured = results.get(timeout=3000)
     running.join()
@@ -169,7 +182,7 @@ def soak(out: Path) -> int:
     return int(measured["exit_code"])
 
 
-def soak_run(bag: Path, out: Path, results: Any) -> None:
+def soak_run(bag: Path, out: Path, threads: int, results: Any) -> None:
     """Runs the command in this process and looks at its memory while images are read."""
     from come_ros.datasets.sequence import BagSequence
     from come_ros.tools import cli
@@ -184,7 +197,7 @@ def soak_run(bag: Path, out: Path, results: Any) -> None:
             yield frame
 
     BagSequence.iter_frames = watched  # type: ignore[method-assign]
-    arguments = ["--overwrite", "--set", "keyframe.mode=every"]
+    arguments = ["--overwrite", "--set", "keyframe.mode=every", "--set", f"threads={threads}"]
     code = cli.main(["bag", str(bag), "-o", str(out), *arguments])
     metrics = json.loads((out / "metrics.json").read_text())
     results.put(

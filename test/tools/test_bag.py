@@ -170,6 +170,20 @@ def test_a_bag_goes_through_byte_for_byte_and_plays_again(out: Path, bag: Path) 
         assert after.topics == TYPES
 
 
+def test_players_keep_what_is_latched_for_late_subscribers(out: Path) -> None:
+    import yaml
+
+    info = yaml.safe_load((out / "output" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert info["storage_identifier"] == "mcap" and info["relative_file_paths"] == ["output.mcap"]
+    profiles = {
+        t["topic_metadata"]["name"]: t["topic_metadata"]["offered_qos_profiles"]
+        for t in info["topics_with_message_count"]
+    }
+    for topic in TYPES:
+        durability = [p["durability"] for p in profiles[topic]]
+        assert durability == (["transient_local"] if topic in AT_THE_END else []), topic
+
+
 def test_files_agree_with_one_another(out: Path, world: Truth) -> None:
     metrics = metrics_of(out)
     assert metrics["frames"]["read"] == metrics["frames"]["used"] == metrics["frames"]["source"] == COUNT
