@@ -29,11 +29,13 @@ from typing import Any
 import numpy as np
 
 from .. import __version__, images
+from ..cloud import POINT_DTYPE
 from ..config import Config
 from ..files import write_text
+from ..map import VoxelMap
 from ..messages import Messages, stamp_ns
 from ..motion import Motion, MotionEstimator
-from ..outputs import OUTPUTS, FrameMessages
+from ..outputs import LATCHED, OUTPUTS, FrameMessages
 from ..pipeline import ReconstructionPipeline
 from ..rectify import Rectification
 from ..types import U8, Alignment, Frame, Prediction, Submap
@@ -46,6 +48,7 @@ STEP_NS = 100_000_000
 SHIFT = 20  # px from frame to frame: enough motion for a keyframe
 DISTORTION = (-0.28, 0.09, 0.0005, -0.0002, 0.0)  # a common webcam's
 BUDGET_MS = {"cloud": 15.0, "depth": 5.0, "frame": 10.0}
+VOXEL, MAP_POINTS, MAP_FRAME, MAP_REPEATS = 0.05, 2_000_000, 200_000, 10
 LISTENER_S = 15.0  # to start or to end
 
 Publish = Callable[[str, Any], None]
@@ -77,6 +80,7 @@ def measure(repeats: int) -> dict[str, Any]:
     before = os.getloadavg()[0]
     with wire() as (messages, decode, publish):
         cases = {"518x518 px, 268324 points": message_costs(messages, publish, repeats)}
+        cases[f"map of {MAP_POINTS} voxels, a frame of {MAP_FRAME} points"] = map_costs(messages, publish, repeats)
         for side in SIDES:
             name, stages = frame_costs(messages, decode, publish, side, repeats)
             cases[f"{WIDTH}x{HEIGHT} frame, model image {name}"] = stages
@@ -117,9 +121,10 @@ def report(result: dict[str, Any]) -> str:
 
 
 class Stages:
-    """Milliseconds of named stages, one value a repeat."""
+    """Milliseconds of named stages, one value a repeat; the first `warm_up` of each do not count."""
 
-    def __init__(self) -> None:
+    def __init__(self, warm_up: int = 0) -> None:
+        self.warm_up = warm_up
         self.ms: dict[str, list[float]] = {}
 
     @contextmanager
@@ -136,8 +141,8 @@ class Stages:
         self.ms[name] = np.sum([self.ms[p] for p in parts if p in self.ms], axis=0).tolist()
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Without the warm-up."""
-        values = {name: np.array(ms[WARM_UP:]) for name, ms in self.ms.items()}
+        """Median, least and 95th percentile of each stage."""
+        values = {name: np.array(ms[self.warm_up :]) for name, ms in self.ms.items()}
         figures = {"median_ms": np.median, "least_ms": np.min, "p95_ms": lambda ms: np.percentile(ms, 95)}
         return {
             name: {figure: round(float(of(ms)), 3) for figure, of in figures.items()} for name, ms in values.items()
@@ -188,7 +193,7 @@ def message_costs(messages: Messages, publish: Publish | None, repeats: int) -> 
         (frame,), rgb, model.depth, model.confidence, model.intrinsics, np.eye(4)[None], Alignment(True, 0, 1.0)
     )
     motion = Motion(np.zeros(6), np.ones(6), np.ones(6))
-    stages = Stages()
+    stages = Stages(WARM_UP)
     for _ in range(WARM_UP + repeats):
         made = FrameMessages(messages, submap, 0, motion, config)
         mask = made.mask  # of all outputs together: see the frames
@@ -211,6 +216,37 @@ def message_costs(messages: Messages, publish: Publish | None, repeats: int) -> 
     return stages
 
 
+def map_costs(messages: Messages, publish: Publish | None, repeats: int) -> Stages:
+    """A full map: what one more frame costs it, half of it at new places, and what its message costs."""
+    rng = np.random.default_rng(0)
+
+    def cloud(points: int, corner: float) -> np.ndarray:
+        """Points all over a floor and a wall from x = corner on, as large as a full map."""
+        out = np.ones(points, POINT_DTYPE)
+        extent = np.sqrt(MAP_POINTS / 2) * VOXEL
+        out["x"], out["y"] = corner + rng.uniform(0, extent, points), rng.uniform(0, extent, points)
+        out["z"] = np.where(rng.random(points) < 0.5, 0.01, 1.01)
+        return out
+
+    full, stages = VoxelMap(VOXEL, MAP_POINTS), Stages()
+    while len(full) < 0.98 * MAP_POINTS:
+        full.add(cloud(MAP_POINTS // 2, 0.0))
+    for i in range(min(repeats, MAP_REPEATS)):
+        seen = cloud(MAP_FRAME, 0.5 * VOXEL * i)
+        with stages.time("add a frame"):
+            full.add(seen)
+        with stages.time("merge, and points"):
+            points = full.points()
+        with stages.time("PointCloud2"):
+            message = messages.point_cloud(points, messages.header(STEP_NS, "visual_odom"))
+        if publish is not None:
+            with stages.time("publish"):
+                publish("map_points", message)
+            time.sleep(0.5)
+    stages.sum("map: merge, build and publish", "merge, and points", "PointCloud2", "publish")
+    return stages
+
+
 def frame_costs(
     messages: Messages, decode: Callable[[Any], U8], publish: Publish | None, side: int, repeats: int
 ) -> tuple[str, Stages]:
@@ -218,7 +254,7 @@ def frame_costs(
     config = Config().replace(**{"input.max_side": side})
     width, height = side, 14 * round(side * HEIGHT / WIDTH / 14)
     pipeline = ReconstructionPipeline(config, FreeModel(config.window.size, height, width))  # type: ignore[arg-type]
-    rectification, estimator, stages = Rectification("auto", "/camera/image_raw"), MotionEstimator(), Stages()
+    rectification, estimator, stages = Rectification("auto", "/camera/image_raw"), MotionEstimator(), Stages(WARM_UP)
     texture = np.random.default_rng(0).integers(0, 256, (HEIGHT // 8, WIDTH // 8, 3), np.uint8)
     texture = np.repeat(np.repeat(texture, 8, axis=0), 8, axis=1)
     for i in range(config.window.size + WARM_UP + repeats):
@@ -280,15 +316,15 @@ def wire() -> Iterator[tuple[Messages, Callable[[Any], U8], Publish | None]]:
         from ..ros import messages
         from ..ros.talker import talker
 
-        words = [word for topic, output in OUTPUTS.items() for word in (f"/bench/{topic}", output.kind)]
+        topics = {f"/bench/{topic}": (output.kind, output.depth) for topic, output in OUTPUTS.items()}
+        topics["/bench/map_points"] = (LATCHED["map_points"].kind, 1)
+        words = [word for topic, (kind, _) in topics.items() for word in (topic, kind)]
         package = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
         with Processes({**os.environ, "PYTHONPATH": path}, Path(folder)) as processes:
             listener = processes.start("listener", "come_ros.ros.listener", *words)
             listener.wait_for("ready", LISTENER_S, processes)
-            with talker(
-                {f"/bench/{topic}": (output.kind, output.depth) for topic, output in OUTPUTS.items()}
-            ) as publish:
+            with talker(topics) as publish:
                 yield messages.ROS, messages.decode_image, lambda topic, message: publish(f"/bench/{topic}", message)
             listener.stop(signal.SIGTERM)
             counts = listener.wait_for("heard", LISTENER_S, processes)["counts"]
