@@ -317,7 +317,8 @@ def load_config(path: str, base: Config | None = None) -> Config:
         with open(path, encoding="utf-8") as fh:
             tree = yaml.safe_load(fh)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the parameters file {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ConfigError(f"cannot read the parameters file {path}: {reason}: check its path, and that it is YAML") from error
     if not isinstance(tree, dict) or not all(
         isinstance(v, dict) and isinstance(v.get("ros__parameters"), dict) for v in tree.values()
     ):

@@ -59,7 +59,9 @@ class Bag:
         try:
             reader, self.damage = open_reader(self.path)
         except AnyReaderError as error:
-            raise DatasetError(f"{self.path} cannot be read as a bag: {error}") from error
+            raise DatasetError(
+                f"{self.path} cannot be read as a bag: {error} (copy it again, or record it again)"
+            ) from error
         except Exception as error:  # the readers let all kinds through for damaged files
             raise DatasetError(f"{self.path} cannot be read as a bag: {type(error).__name__}: {error}") from error
         self._reader = reader

@@ -161,7 +161,7 @@ def read_list(path: Path, columns: int) -> list[tuple[int, list[str]]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"cannot read {path}: {error}") from error
+        raise DatasetError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     rows = []
     for number, line in enumerate(lines, 1):
         words = line.replace(",", " ").split()

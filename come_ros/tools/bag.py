@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
             stack.enter_context(open_sequence(options.source, options.topic, options.fps, config.rectify, gt_topic))
             for _ in range(3)
         ]
-        truth = read_trajectory(gt_file) if gt_file else passes[0].truth()
+        truth = _truth_of_file(gt_file) if gt_file else passes[0].truth()
         folder = stack.enter_context(ResultFolder(Path(options.out), RESULTS, options.overwrite))
         stopped = stack.enter_context(Interrupts())
         pipeline = _reproducible_pipeline(config)
@@ -170,6 +170,7 @@ class Job:
         self._counts: dict[str, int] = {}
         self._timings: dict[str, list[float]] = {}
         self._poses: dict[int, F64] = {}
+        self._matched: dict[int, F64] = {}  # true poses of the used frames
         self._begin_world()
 
     def _begin_world(self) -> None:
@@ -332,7 +333,7 @@ class Job:
         stamps, known = sorted(self._poses), list(self._true_poses)
         near = nearest(stamps, known)
         true_poses = {t: self._true_poses[known[i]] for t, i in zip(stamps, near, strict=True) if i is not None}
-        self._matched = true_poses
+        self._matched.update(true_poses)
         counts = self.pipeline.counts
         waiting = self.pipeline.fresh
         lost = {
@@ -482,6 +483,13 @@ def _configuration(options: argparse.Namespace) -> Config:
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text!r}: {value!r} is no value") from error
     return config.replace(**changes)
+
+
+def _truth_of_file(path: Path) -> dict[int, F64]:
+    try:
+        return read_trajectory(path)
+    except DatasetError as error:
+        raise DatasetError(f"--gt: {error}: give a TUM file, with rows of stamp tx ty tz qx qy qz qw") from error
 
 
 def _is_file(path: str | None) -> bool:
