@@ -241,14 +241,24 @@ def test_overview_is_a_picture(out: Path) -> None:
     assert min(picture.shape[:2]) > 500 and picture.std() > 20
 
 
-def test_truth_out_of_a_file_scores_the_same(tmp_path: Path, plain: Path, out: Path, world: Truth) -> None:
-    write_tum(tmp_path / "gt.tum", dict(zip(world.stamps_ns.tolist(), world.world_from_camera, strict=True)))
+def test_truth_may_come_out_of_a_file(tmp_path: Path, plain: Path, world: Truth) -> None:
+    two = dict(zip(world.stamps_ns.tolist()[3:5], world.world_from_camera[3:5], strict=True))  # too few for evo
+    write_tum(tmp_path / "gt.tum", two)
     assert run(plain, tmp_path / "out", "--gt", str(tmp_path / "gt.tum"), "--no-bag") == 0
-    metrics, other = metrics_of(tmp_path / "out"), metrics_of(out)
-    assert metrics["depth"] is None and metrics["truth"] == other["truth"]
-    assert metrics["rotation"] == other["rotation"]
-    assert metrics["trajectory"]["ate_rmse_m"] == other["trajectory"]["ate_rmse_m"]
+    metrics = metrics_of(tmp_path / "out")
+    assert metrics["truth"] == {"poses": 2, "matched": 2}
+    assert metrics["depth"] is None and metrics["trajectory"] is None
+    turn = geometry.rotation_angle(two[world.stamps_ns[3]][:3, :3].T @ two[world.stamps_ns[4]][:3, :3])
+    # the stand-in's camera does not turn, so it errs as the null model does
+    expected = pytest.approx(np.degrees(turn), abs=1e-4)
+    assert metrics["rotation"]["median_deg"] == {"come_ros": expected, "no rotation": expected}
     assert not (tmp_path / "out" / "output").exists() and metrics["messages"] == {}
+
+
+def test_truth_at_other_times_is_said(tmp_path: Path, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tum(tmp_path / "gt.tum", {1: np.eye(4), 2: np.eye(4)})
+    assert run(plain, tmp_path / "out", "--gt", str(tmp_path / "gt.tum"), "--no-bag") == 0
+    assert "none of its 2 poses lies within 20 ms of a used image" in capsys.readouterr().out
 
 
 def hashes(out: Path) -> dict[str, str]:
@@ -363,6 +373,36 @@ def test_results_are_not_overwritten_unasked(tmp_path: Path, plain: Path, capsys
     assert (out / "metrics.json").stat().st_mtime_ns == before
     assert run(plain, out, "--overwrite") == 0
     assert (out / "notes.txt").read_text() == "mine" and (out / "output" / "output.mcap").is_file()
+
+
+def test_depth_is_taken_from_the_nearest_reading(world: Truth) -> None:
+    from come_ros.tools.bag import _NearestDepth
+
+    ms = 1_000_000
+    read: list[int] = []
+
+    def readings() -> Iterator[tuple[int, Any]]:
+        for when in (0, 33 * ms, 66 * ms, 100 * ms, 400 * ms):
+            read.append(when)
+            yield when, np.full((2, 2), when, np.float32)
+
+    depth = _NearestDepth(readings())
+    for stamp, expected in ((5, 0), (40, 33), (52, 66), (90, 100), (200, None), (410, 400), (900, None)):
+        found = depth.at(stamp * ms)
+        assert (found is None) == (expected is None), stamp
+        assert found is None or found[0, 0] == np.float32(expected * ms)
+        assert len(depth._near) <= 3  # no more in memory than is near
+
+
+def test_some_of_many_are_spread_evenly() -> None:
+    from come_ros.tools.bag import _Evenly
+
+    for count in (1, 5, 12, 100, 1000):
+        some = _Evenly()
+        for i in range(count):
+            some.offer(i)
+        assert min(6, count) <= len(some.kept) < 12
+        assert len(set(np.diff(some.kept))) <= 1 and some.kept[0] == 0
 
 
 # --- what stops a run midway
