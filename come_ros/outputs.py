@@ -17,7 +17,7 @@ from . import cloud
 from .config import Config
 from .messages import Messages
 from .motion import Motion
-from .types import F32, Submap
+from .types import F32, U8, Submap
 from .world import World
 
 
@@ -89,6 +89,14 @@ class FrameMessages:
     def rgb(self) -> Any:
         return self.messages.image(self.submap.images[self.row], self.head)
 
+    def merge_overlay(self) -> Any:
+        return self.messages.image(self.overlay_pixels(), self.head)
+
+    def overlay_pixels(self) -> U8:
+        """(H, W, 3) uint8: the image, dark where the accelerator merged its tokens."""
+        image, merged = self.submap.images[self.row], self.submap.merged
+        return image if merged is None else np.where(merged[self.row][..., None], image // 3, image)
+
     def confidence(self) -> Any:
         return self.messages.depth(self.submap.confidence[self.row], self.head)
 
@@ -110,6 +118,7 @@ OUTPUTS: dict[str, Output] = {
     "rgb/image_rect": Output("sensor_msgs/msg/Image", 5, FrameMessages.rgb),
     "rgb/camera_info": Output("sensor_msgs/msg/CameraInfo", 5, FrameMessages.camera_info),
     "confidence": Output("sensor_msgs/msg/Image", 1, FrameMessages.confidence),
+    "merge_overlay": Output("sensor_msgs/msg/Image", 1, FrameMessages.merge_overlay),
     "points": Output("sensor_msgs/msg/PointCloud2", 1, FrameMessages.points),
 }
 """Topic -> what is published there once for each used frame, in this order."""
