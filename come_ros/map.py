@@ -46,24 +46,28 @@ class VoxelMap:
     def add(self, points: NDArray[Any]) -> None:
         """Points of cloud.POINT_DTYPE of one frame, any shape; those that are not finite, or over a million voxels away, are left out."""
         points = points.reshape(-1)
-        rows = np.ascontiguousarray(points).view(np.float32).reshape(-1, 5)
+        x, y, z, rgb, confidence = np.ascontiguousarray(points).view(np.float32).reshape(-1, 5).T.copy()
         with np.errstate(invalid="ignore", over="ignore"):
-            cell = np.floor(rows[:, :3].astype(np.float64) / self.voxel)
-            good = (np.abs(cell) < _HALF).all(axis=1)  # False for NaN
-        rows, cell = rows[good], cell[good].astype(np.int64)
-        if not len(rows):
+            cells = [np.floor(axis.astype(np.float64) / self.voxel) for axis in (x, y, z)]
+            good = np.logical_and.reduce([np.abs(cell) < _HALF for cell in cells])  # False for NaN
+        if not good.all():
+            x, y, z, rgb, confidence = (column[good] for column in (x, y, z, rgb, confidence))
+            cells = [cell[good] for cell in cells]
+        if not len(x):
             return
         self._frames += 1
-        key = ((cell[:, 0] + _HALF) << 2 * _BITS) | ((cell[:, 1] + _HALF) << _BITS) | (cell[:, 2] + _HALF)
-        bits = np.ascontiguousarray(rows[:, 3]).view(np.uint32)
-        weight = np.maximum(rows[:, 4].astype(np.float64), 1e-6)
-        values = np.empty((len(rows), 7))
-        values[:, 0] = 1.0
-        values[:, 1:4] = rows[:, :3] - cell * self.voxel
+        key = np.zeros(len(x), np.int64)
+        for cell in cells:
+            key = key << _BITS | (cell.astype(np.int64) + _HALF)
+        weight = np.maximum(confidence.astype(np.float64), 1e-6)
+        values = np.empty((len(x), 7), order="F")  # column by column, several times as fast as row by row
+        values[:, 0] = weight
+        for column, (axis, cell) in enumerate(zip((x, y, z), cells, strict=True), start=1):
+            values[:, column] = (axis - cell * self.voxel) * weight
+        bits = rgb.view(np.uint32)
         for column, shift in ((4, 16), (5, 8), (6, 0)):
-            values[:, column] = (bits >> shift) & 255
-        values *= weight[:, None]
-        self._waiting.append(_reduced(key, values, rows[:, 4], np.full(len(key), self._frames, np.int64)))
+            values[:, column] = (bits >> shift & 255) * weight
+        self._waiting.append(_reduced(key, values, confidence, np.full(len(key), self._frames, np.int64)))
         self._waiting_count += len(self._waiting[-1][0])
         if self._waiting_count > max(_LEAST_WAITING, _WAITING_SHARE * len(self._keys)):
             self._merge()
@@ -127,11 +131,14 @@ def _reduced(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]:
     """One row for each key, sorted: sums added up, the largest confidence, the latest sight."""
     order = np.argsort(key, kind="stable")
-    key = key[order]
-    first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    ordered = key[order]
+    begins = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    first = np.flatnonzero(begins)
+    group = np.empty(len(key), np.intp)
+    group[order] = np.cumsum(begins) - 1
     return (
-        key[first],
-        np.add.reduceat(sums[order], first, axis=0),
+        ordered[first],
+        np.stack([np.bincount(group, column) for column in sums.T], axis=1),
         np.maximum.reduceat(confidence[order], first),
         np.maximum.reduceat(seen[order], first),
     )
