@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fps",
         type=float,
         default=None,
-        help="images per second of a folder (default: 10) or, if it tells none, a video",
+        help="images per second of a folder (default: 10), or of a video in place of its own times",
     )
     parser.add_argument("--no-bag", action="store_true", help="leave output/ out")
     parser.add_argument("--overwrite", action="store_true", help="replace the results that DIR holds; other files stay")
@@ -297,35 +297,35 @@ class Job:
 
     def finish(self) -> list[str]:
         """Writes all files but what cannot be written, which is told. Needs at least one used frame."""
-        path, full = self.folder.path, bool(self.folder.reserve.full)
-        self.folder.reserve.release()
+        path = self.folder.path
         metrics = self.metrics = self._measured()
         snapshot = self._world.snapshot()
+        problems = [_problem(RECORDING, self._close_recording)]
+        self.folder.reserve.release()
         steps: dict[str, Callable[[], Any]] = {
-            RECORDING: lambda: self._close_recording(latched=not full),
             "trajectory.tum": lambda: write_tum(path / "trajectory.tum", snapshot.trajectory),
             "map.ply": lambda: write_ply(path / "map.ply", snapshot.points),
             "run.yaml": lambda: write_text(path / "run.yaml", self._description()),
             "overview.png": lambda: draw(path / "overview.png", self._overview(), self._title()),
         }
-        problems = [text for name, step in steps.items() if (text := _problem(name, step))]
+        problems += [_problem(name, step) for name, step in steps.items()]
         timings = metrics.pop("timings")  # to the end, where it is easily left out
         metrics["messages"] = dict(sorted(self._counts.items()))
         metrics["map"] = {"points": len(snapshot.points), "voxel": self.config.map.voxel}
-        metrics["bytes"] = {name: _size(path / name) for name in steps if (path / name).exists()}
+        metrics["bytes"] = {name: _size(path / name) for name in (RECORDING, *steps) if (path / name).exists()}
         metrics["timings"] = timings
         text = json.dumps(for_json(metrics), indent=2) + "\n"
-        return problems + list(
-            filter(None, [_problem("metrics.json", lambda: write_text(path / "metrics.json", text))])
-        )
+        problems.append(_problem("metrics.json", lambda: write_text(path / "metrics.json", text)))
+        return list(filter(None, problems))
 
-    def _close_recording(self, latched: bool) -> None:
+    def _close_recording(self) -> None:
         if self._writer is None:
             return
         try:
-            for name, topic in LATCHED.items() if latched else ():
-                message = topic.build(self._world)
-                self._write(*self._recorded(max(self._poses), f"{NODE}/{name}", message), latched=True)
+            if not self.folder.reserve.full:
+                for name, topic in LATCHED.items():
+                    message = topic.build(self._world)
+                    self._write(*self._recorded(max(self._poses), f"{NODE}/{name}", message), latched=True)
         finally:
             self._writer.close()
 

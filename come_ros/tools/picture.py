@@ -107,6 +107,7 @@ def _draw_frame(figure: Any, row: Any, frame: Shown, start_ns: int) -> None:
     row[1].set_title(f"scaled x{scale:.2f} to the truth" if real is not None else "in the model's unit", fontsize=9)
     if real is None:
         row[2].text(0.5, 0.5, "not known", ha="center", va="center", transform=row[2].transAxes)
+        row[2].set_box_aspect(shown.shape[0] / shown.shape[1])
     else:
         row[2].imshow(real, **colours)
     figure.colorbar(drawn, ax=[row[1], row[2]], label="m" if real is not None else "model units", pad=0.01)
@@ -154,14 +155,14 @@ def _draw_map(axis: Any, overview: Overview) -> None:
     size = float(np.clip(COVERED / max(1, len(xyz)), 2, 40))
     axis.scatter(*xyz[order, :2].T, c=colours[order], s=size, linewidths=0, rasterized=True)
 
-    paths = [(path, "#ff2a2a", "-", "estimated path, as the cloud lies")]
+    paths = [(path, "#ff2a2a", "-", "estimated, as the cloud lies")]
     if known:
         real = np.stack([truth[t][:3, 3] for t in known])
         paths.insert(0, (real, "white", "-", "true path"))
         if len(known) > 2:
             ours = np.stack([odom[t][:3, 3] for t in known])
             s, r, t = geometry.umeyama(ours, real)
-            paths.append((s * ours @ r.T + t, "#ffb000", "--", "estimated path, Sim(3)-aligned as scored"))
+            paths.append((s * ours @ r.T + t, "#ffb000", "--", "estimated, Sim(3)-aligned as scored"))
     for line, colour, style, label in paths:
         wide = 6.0 if label == "true path" else 2.2  # so that it shows below ours where they agree
         axis.plot(*line[:, :2].T, "-", color="black", lw=wide + 1.5, alpha=0.8)
@@ -178,7 +179,8 @@ def _draw_map(axis: Any, overview: Overview) -> None:
     unit = "m" if known else "model units"
     axis.set(xlabel=f"x, {unit}", ylabel=f"y, {unit}", facecolor="0.25")
     axis.set_title(f"{overview.cloud} from above, cut above the camera", fontsize=11)
-    axis.legend(loc="upper right", facecolor="0.8", fontsize=9)
+    # below: inside it would hide a path
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=3, facecolor="0.6", fontsize=9)
 
 
 def _world_from_odom(overview: Overview) -> tuple[float, F64, F64]:

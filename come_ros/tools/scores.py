@@ -369,6 +369,7 @@ def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
             rows.append((f"{title}, {label}, m", *_pair(path and path[f"{key}{suffix}_rmse_m"], 3)))
     rows.append(("rotation, median per step, deg", *_pair(turn and turn["median_deg"], 2)))
     rows.append(("rotation, RMSE per step (RPE), deg", *_pair(turn and turn["rmse_deg"], 2)))
+    rows = [row for row in rows if row[1:] != ("n/a", "n/a")]  # of what there is no truth
     widths = [max(len(row[i]) for row in [header, *rows]) + 2 for i in range(2)]
     lines = [f"{a:{widths[0]}}{b:{widths[1]}}{c}" for a, b, c in (header, *rows)]
     if depth:

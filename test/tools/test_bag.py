@@ -27,6 +27,7 @@ pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]
 from come_ros import geometry
 from come_ros.datasets.rosbag import Bag, BagWriter
 from come_ros.files import write_tum
+from come_ros.outputs import OUTPUTS
 from come_ros.tools import cli
 from come_ros.tools.results import GuardedStream, Reserve
 from come_ros.types import Frame
@@ -37,13 +38,7 @@ FAKE = ("--set", "backbone=fake", "--set", "keyframe.mode=every")
 TYPES = {
     "/camera/image_raw": "sensor_msgs/msg/Image",
     "/camera/camera_info": "sensor_msgs/msg/CameraInfo",
-    "/come/points": "sensor_msgs/msg/PointCloud2",
-    "/come/odometry": "nav_msgs/msg/Odometry",
-    "/come/depth/image": "sensor_msgs/msg/Image",
-    "/come/depth/camera_info": "sensor_msgs/msg/CameraInfo",
-    "/come/rgb/image_rect": "sensor_msgs/msg/Image",
-    "/come/rgb/camera_info": "sensor_msgs/msg/CameraInfo",
-    "/come/confidence": "sensor_msgs/msg/Image",
+    **{f"/come/{name}": output.kind for name, output in OUTPUTS.items()},
     "/come/path": "nav_msgs/msg/Path",
     "/come/map_points": "sensor_msgs/msg/PointCloud2",
     "/come/scale": "std_msgs/msg/Float64",
@@ -416,7 +411,7 @@ def assert_finished(out: Path, reason: str) -> dict[str, Any]:
     assert reason in metrics["stopped"]
     assert len((out / "trajectory.tum").read_text().splitlines()) == used
     topics = [topic for topic, *_ in decoded(out / "output" / "output.mcap")]  # with an index and a footer
-    assert topics.count("/come/odometry") == used
+    assert topics.count("/come/odometry") in (used, used - 1)  # a full disk may cut into the last frame's messages
     with Bag(out / "output", "/camera/image_raw") as recorded:
         assert len(recorded) >= used
     assert (out / "map.ply").is_file() and (out / "overview.png").is_file()
