@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .types import Prediction
+
 
 @dataclass(frozen=True)
 class DepthErrors:
@@ -107,3 +109,17 @@ def relative_pose_errors(world_from_camera: np.ndarray, truth: np.ndarray) -> tu
     direction = np.where(length > 0.02, np.degrees(np.arccos(np.clip(cosine, -1, 1))), np.nan)
     eye = np.broadcast_to(np.eye(3), ref[:, :3, :3].shape)
     return rotation_error_deg(est[:, :3, :3], ref[:, :3, :3]), direction, rotation_error_deg(eye, ref[:, :3, :3])
+
+
+def prediction_difference(ours: Prediction, base: Prediction) -> dict[str, float]:
+    """How far one prediction of a window is from another of the same: depth_abs_rel (after the median ratio of depths), rot_deg and
+    trans_rel (largest over cameras about the first; translation after the same ratio, in median depths of `base`)."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = float(np.nanmedian(base.depth / ours.depth))
+    a, b = (np.linalg.inv(p.window_from_camera[0]) @ p.window_from_camera for p in (ours, base))
+    apart = np.linalg.norm(scale * a[:, :3, 3] - b[:, :3, 3], axis=1).max()
+    return {
+        "depth_abs_rel": depth_errors(ours.depth, base.depth).abs_rel,
+        "rot_deg": float(rotation_error_deg(a[:, :3, :3], b[:, :3, :3]).max()),
+        "trans_rel": float(apart / np.nanmedian(base.depth)),
+    }

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .alignment import WindowAligner
 from .config import Config
 from .errors import FrameError
+from .evaluation import prediction_difference
 from .keyframes import KeyframeSelector
 from .preprocess import CropResize, check_image, crop_intrinsics, plan_resize, preprocess
 from .types import F64, Frame, Prediction, Submap, Window
@@ -168,6 +169,27 @@ class ReconstructionPipeline:
                 "align": 1e3 * (clock[3] - clock[2]),
             },
         )
+
+    def self_check(self, repeats: int = 3, stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
+        """The last window again, by the accelerated and by the dense model: what the accelerator gains and what it costs.
+
+        speedup (median time dense / accelerated), kept_ratio, ms, dense_ms, frames, and evaluation.prediction_difference. None if
+        there was no window yet. Slow: 2 (repeats + 1) passes. Raises Cancelled.
+        """
+        if not self._model_images:
+            return None
+        images = np.stack(list(self._model_images.values()))
+        both = (self.backbone, self.backbone.dense())
+        predictions = [backbone.predict(images, stop) for backbone in both]  # also warms up
+        times: tuple[list[float], list[float]] = ([], [])
+        for _ in range(repeats):
+            for backbone, spent in zip(both, times, strict=True):
+                start = time.perf_counter()
+                backbone.predict(images, stop)
+                spent.append(1e3 * (time.perf_counter() - start))
+        ms, dense_ms = (float(np.median(spent)) for spent in times)
+        ours = {"speedup": dense_ms / ms, "ms": ms, "dense_ms": dense_ms, "frames": len(images)}
+        return {**ours, "kept_ratio": predictions[0].kept_ratio, **prediction_difference(*predictions)}
 
     def run(self, frames: Iterable[Frame], stop: Callable[[], bool] | None = None) -> Iterator[Submap]:
         """The offline loop: every keyframe of `frames`, in windows that share `window.overlap` of them. stop: as in `reconstruct`."""

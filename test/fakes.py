@@ -102,6 +102,9 @@ class TruthBackbone:
     device = "cpu"
     description = {"backbone": "truth"}  # noqa: RUF012
 
+    def configure(self, config):
+        """Nothing to set."""
+
     def __init__(
         self,
         truth: Truth,

@@ -320,3 +320,25 @@ def test_memory_stays_flat_in_a_long_run():
 def test_without_a_backbone_the_configured_one_is_loaded():
     pytest.importorskip("come_ros.backbones", reason="the model package is not there")
     assert ReconstructionPipeline(CONFIG.replace(backbone="fake")).backbone.name == "fake"
+
+
+def test_self_check_compares_the_last_window_with_the_dense_model():
+    from come_ros.accelerators import CoMe
+    from come_ros.accelerators.confidence import ConfidencePredictor
+    from come_ros.backbones import load_backbone
+
+    config = Config.from_flat({"window.size": 3, "window.overlap": 1, "keyframe.mode": "every", "device": "cpu"})
+    pipeline = ReconstructionPipeline(config, load_backbone(config))
+    assert pipeline.self_check() is None
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        pipeline.add_frame(Frame(rng.integers(0, 256, (84, 112, 3), np.uint8), i + 1))
+    pipeline.reconstruct(pipeline.take_window())
+    same = pipeline.self_check(1)
+    assert (same["kept_ratio"], same["depth_abs_rel"], same["trans_rel"]) == (1.0, 0.0, 0.0)
+    assert same["rot_deg"] < 0.02  # what the arc cosine of a rounded trace gives
+    pipeline.backbone.accelerator = CoMe(ConfidencePredictor(160, 8).eval(), 1, ratio=1.0, group=(2, 2))
+    merged = pipeline.self_check(1)
+    assert merged["kept_ratio"] == 0.25 and merged["depth_abs_rel"] > 0 and merged["frames"] == 3
+    pipeline.set_config(Config.from_flat({**config.to_flat(), "accelerator.name": "come", "accelerator.ratio": 0.0}))
+    assert pipeline.self_check(1)["depth_abs_rel"] == 0.0

@@ -6,6 +6,7 @@ numpy arrays. Shapes: B scenes, S frames, T tokens of a frame, C width, H x W pi
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from abc import ABC, abstractmethod
@@ -185,6 +186,10 @@ class Backbone(ABC):
     def configure(self, config: Config) -> None:  # noqa: B027
         """Other dynamic parameters, from the next window on."""
 
+    def dense(self) -> Backbone:
+        """The same model without an accelerator; self if it has none."""
+        return self
+
     @abstractmethod
     def predict(self, images: np.ndarray, stop: Callable[[], bool] | None = None) -> Prediction:
         """(S, H, W, 3) uint8 RGB, sides multiples of patch_size -> Prediction. Raises Cancelled soon after stop() turns true."""
@@ -226,6 +231,11 @@ class TorchBackbone(Backbone):
 
     def configure(self, config: Config) -> None:
         self.accelerator = self.accelerator.configured(config)
+
+    def dense(self) -> TorchBackbone:
+        out = copy.copy(self)
+        out.accelerator = Accelerator()
+        return out
 
     def predict(self, images: np.ndarray, stop: Callable[[], bool] | None = None) -> Prediction:
         def check() -> None:

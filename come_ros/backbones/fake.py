@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import Config
 from ..errors import Cancelled
 from ..types import Prediction
 
@@ -42,6 +43,13 @@ class FakeBackbone:
             "precision": "fp32",
             "attention": "none",
         }
+
+    def configure(self, config: Config) -> None:
+        """Nothing to set."""
+
+    def dense(self) -> FakeBackbone:
+        """Itself: there is no accelerator."""
+        return self
 
     def predict(self, images: NDArray[np.uint8], stop: Callable[[], bool] | None = None) -> Prediction:
         """Prediction of images (S, H, W, 3) uint8. Raises Cancelled within some 10 ms of `stop()` turning true."""
