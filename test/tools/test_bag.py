@@ -78,6 +78,12 @@ def out(tmp_path_factory: pytest.TempPathFactory, bag: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than all the rest; `out` and the processes of their own draw."""
+    monkeypatch.setattr("come_ros.tools.bag.draw", lambda path, overview, title: path.write_bytes(b"picture"))
+
+
 def run(source: Path | str, out: Path, *arguments: str) -> int:
     return cli.main(["bag", str(source), "-o", str(out), *FAKE, *arguments])
 
