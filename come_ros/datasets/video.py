@@ -50,7 +50,9 @@ class Video:
         times = [capture.get(cv2.CAP_PROP_POS_MSEC) for _ in range(2) if capture.read()[0]]
         capture.release()
         if not times:
-            raise DatasetError(f"{self.path} holds no image that OpenCV can decode: it is damaged, or to be converted to H.264")
+            raise DatasetError(
+                f"{self.path} holds no image that OpenCV can decode: it is damaged, or to be converted to H.264"
+            )
         if self.fps is None and len(times) > 1 and not times[1] > times[0] >= 0:
             self.fps = self._rate if 0 < self._rate <= 10_000 else 30.0
             log.warning("%s tells no times: its images get stamps at %g per second (--fps)", self.path, self.fps)
