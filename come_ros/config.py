@@ -169,6 +169,11 @@ class Config:
         "take lens distortion out: auto if camera_info tells of it and the topic's name has no rect; on: also then; off",
         choices=("auto", "on", "off"),
     )
+    backpressure: str = _param(
+        "latest",
+        "latest: infer on the newest keyframes whenever free; all: full windows of every keyframe, as come_ros bag does",
+        choices=("latest", "all"),
+    )
     max_data_age: float = _param(
         2.0,
         "results older than this after the arrival of the frame that triggered them are dropped, s; 0 = off",
@@ -318,7 +323,9 @@ def load_config(path: str, base: Config | None = None) -> Config:
             tree = yaml.safe_load(fh)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ConfigError(f"cannot read the parameters file {path}: {reason}: check its path, and that it is YAML") from error
+        raise ConfigError(
+            f"cannot read the parameters file {path}: {reason}: check its path, and that it is YAML"
+        ) from error
     if not isinstance(tree, dict) or not all(
         isinstance(v, dict) and isinstance(v.get("ros__parameters"), dict) for v in tree.values()
     ):

@@ -189,11 +189,14 @@ class Worker(threading.Thread):
             if waiting is None:
                 break
             self._add(pipeline, *waiting)
-        window = pipeline.take_window(1)
-        if window is None:
-            self._give_up("time")
-        else:
+        every = config.backpressure == "all"  # the cadence of the bag tool: every keyframe in its place
+        window = pipeline.take_window(None if every else 1)
+        if window is not None:
             self._reconstruct(pipeline, window, config, session)
+        elif every:
+            self.ring.wait(0.2)
+        else:
+            self._give_up("time")
 
     def _add(self, pipeline: ReconstructionPipeline, message: Any, arrival_ns: int) -> None:
         try:

@@ -86,3 +86,27 @@ def test_a_single_bad_frame_costs_itself_only(fault, lost) -> None:
     counts = worker.counters.snapshot()
     assert counts.used == 14 - lost and sum(counts.dropped.values()) == lost
     assert counts.dropped["time" if fault in ("duplicate", "late") else "decode"] == lost
+
+
+def test_backpressure_all_makes_the_windows_of_the_bag_tool():
+    config = Config().replace(
+        **{"keyframe.mode": "every", "window.size": 4, "window.overlap": 2, "backpressure": "all"}
+    )
+    published: list[tuple[int, np.ndarray]] = []
+
+    def publish(submap, row, _):
+        published.append((submap.frames[row].stamp_ns, submap.odom_from_camera[row]))
+
+    worker = Worker(config, read, publish, Telemetry(), lambda: None)
+    worker.pipeline = ReconstructionPipeline(config, FakeBackbone())
+    worker.activate()
+    frames = stream(["none"] * 11)
+    for frame in frames:  # one by one, as from a camera that the worker outruns
+        worker.put(frame, time.monotonic_ns())
+        worker._step(worker.pipeline, worker._session)
+    offline = ReconstructionPipeline(config, FakeBackbone()).run(frames)
+    want = [(f.stamp_ns, p) for s in offline for f, p in zip(s.frames, s.odom_from_camera, strict=True)]
+    assert [stamp for stamp, _ in published] == [stamp for stamp, _ in want][:10]  # the last waits for its window
+    np.testing.assert_array_equal([p for _, p in published], [p for _, p in want][:10])
+    counts = worker.counters.snapshot()
+    assert (counts.used, counts.pending) == (10, 1) and counts.balanced()
