@@ -171,7 +171,7 @@ class Config:
     )
     backpressure: str = _param(
         "latest",
-        "latest: infer on the newest keyframes whenever free; all: full windows of every keyframe, as come_ros bag does",
+        "latest: infer on the newest keyframes whenever free; all: full windows of all, whatever their age, as come_ros bag",
         choices=("latest", "all"),
     )
     max_data_age: float = _param(

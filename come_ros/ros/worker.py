@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("come_ros")
 
+PATIENCE = 64  # messages that wait for a slow worker if backpressure is "all"
+
 Read = Callable[[Any, int], Frame]
 """(message, its arrival on the steady clock, ns) -> Frame; raises FrameError."""
 
@@ -35,6 +37,11 @@ def load_pipeline(config: Config) -> ReconstructionPipeline:
     from ..pipeline import ReconstructionPipeline
 
     return ReconstructionPipeline(config, load_backbone(config))
+
+
+def _capacity(config: Config) -> int:
+    """Messages that may wait: no more than a window holds, unless none is to be lost."""
+    return config.window.size if config.backpressure == "latest" else max(PATIENCE, config.window.size)
 
 
 def _gone(*_: Any) -> Any:
@@ -60,7 +67,7 @@ class Worker(threading.Thread):
         # daemon: a pass that does not come to an end must not keep the process alive
         super().__init__(name="come_worker", daemon=True)
         self.config = config
-        self.ring: FrameRing[tuple[Any, int]] = FrameRing(config.window.size)
+        self.ring: FrameRing[tuple[Any, int]] = FrameRing(_capacity(config))
         self.counters = FrameCounters()
         self.pipeline: ReconstructionPipeline | None = None
         self._read, self._publish, self._tend, self._load = read, publish, tend, load
@@ -183,7 +190,7 @@ class Worker(threading.Thread):
         config = self.config
         if pipeline.config is not config:
             pipeline.set_config(config)
-            self.counters.drop("busy", self.ring.resize(config.window.size))
+            self.counters.drop("busy", self.ring.resize(_capacity(config)))
         while pipeline.room() > 0 and session == self._session:
             waiting = self.ring.pop()
             if waiting is None:
@@ -233,7 +240,7 @@ class Worker(threading.Thread):
                 self._telemetry.trouble("rejected", submap.alignment.reason)
                 if self._may_log("rejected"):
                     log.warning("window of %d frames refused: %s", len(window), submap.alignment.reason)
-            elif 0 < config.max_data_age < age_s:
+            elif 0 < config.max_data_age < age_s and config.backpressure == "latest":
                 why = "old"
                 self._telemetry.trouble("old", f"a result took {age_s:.1f} s")
                 if self._may_log("old"):

@@ -1,0 +1,162 @@
+"""What Co-Me costs in accuracy, on the frozen test rooms: against the dense model, random groups, and its own variants.
+
+python test/benchmark/come_accuracy.py [--predictor NAME=FILE ...] [--windows 64]
+-> test/benchmark/results/come_accuracy.json and .md
+
+Every window is 4 frames of the test split at 112x84 (grid 6x8: twelve 2x2 groups, four 3x3 groups). Depth is scaled per window by
+the median ratio. "kept" counts only the pixels that the variant did not merge, for dense too. Intervals: 95 %, bootstrap over windows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from come_ros.accelerators import CoMe, NoAccelerator
+from come_ros.accelerators.come import merged_patches
+from come_ros.accelerators.confidence import load_predictor
+from come_ros.backbones.checkpoint import MODEL_FOLDER, bundled_weights, load_vggt
+from come_ros.datasets.synthetic import test_windows
+from come_ros.evaluation import depth_errors, relative_pose_errors
+from come_ros.kernels import group_members
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Random(torch.nn.Module):
+    """The null model: groups chosen by lot, as many."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return torch.rand(tokens.shape[:4], generator=torch.Generator().manual_seed(tokens.shape[1]))
+
+
+class Teacher(torch.nn.Module):
+    """The best there can be: the dense model's own confidence. Set before each window."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.confidence
+
+
+class PickOne(CoMe):
+    """Instead of the mean of a group, its middle patch alone."""
+
+    def compress(self, tokens: Any, plan: Any, site: str) -> Any:
+        if plan is None:
+            return tokens, plan
+        short, plan = super().compress(tokens, plan, site)
+        members, _ = group_members(plan.grid, plan.group, tokens.x.device)
+        patches = plan.grid[0] * plan.grid[1]
+        middle = members[(plan.source - patches).clamp_min(0), members.shape[1] // 2]
+        picked = torch.where(plan.source >= patches, middle, plan.source)
+        x = tokens.x.flatten(0, 1)
+        x = torch.cat(
+            (x[:, : tokens.special], x[:, tokens.special :].gather(1, picked[..., None].expand(-1, -1, x.shape[2]))), 1
+        )
+        return short._replace(x=x.view_as(short.x)), plan
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--predictor", action="append", default=[], metavar="NAME=FILE", help="others to compare with")
+    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument(
+        "--side", type=int, default=112, help="longer side of the images, px (default: the model's own)"
+    )
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    model = load_vggt(bundled_weights()).eval()
+    bundled, block = load_predictor(str(Path(MODEL_FOLDER, "come_vggt_tiny.safetensors")), model)
+    teacher = Teacher()
+    variants: dict[str, Any] = {}
+    for p in (0.25, 0.5, 0.75):
+        for group in ((2, 2), (3, 3)):
+            at = {"ratio": p, "group": group}
+            name = f"p={p:g} {group[0]}x{group[1]}"
+            variants[f"come {name}"] = CoMe(bundled, block, **at)
+            variants[f"random {name}"] = CoMe(Random(), block, **at)
+    for group in ((2, 2), (3, 3)):
+        at = {"ratio": 0.5, "group": group}
+        name = f"p=0.5 {group[0]}x{group[1]}"
+        variants[f"teacher's mask {name}"] = CoMe(teacher, block, **at)
+        variants[f"no bias {name}"] = CoMe(bundled, block, bias=False, **at)
+        variants[f"pick one {name}"] = PickOne(bundled, block, **at)
+        variants[f"per_layer {name}"] = CoMe(bundled, block, mode="per_layer", **at)
+        variants[f"window budget {name}"] = CoMe(bundled, block, budget="window", **at)
+        for given in args.predictor:
+            label, _, path = given.partition("=")
+            other, at_block = load_predictor(path, model)
+            variants[f"{label} {name}"] = CoMe(other, at_block, **at)
+
+    rows: dict[str, list[dict[str, float]]] = {"dense": []} | {name: [] for name in variants}
+    for i, s in enumerate(test_windows(args.windows, width=args.side, height=args.side * 3 // 4)):
+        images = torch.from_numpy(s.images).permute(0, 3, 1, 2)[None].float() / 255
+        with torch.inference_mode():
+            dense, _ = model(images, NoAccelerator(), ("camera", "depth"))
+            teacher.confidence = torch.nn.functional.avg_pool2d(dense["depth_conf"], model.patch)
+            rows["dense"].append(errors(dense, s, None, None))
+            for name, accelerator in variants.items():
+                out, trunk = model(images, accelerator, ("camera", "depth"))
+                mask = merged_patches(trunk.plan).repeat_interleave(14, 1).repeat_interleave(14, 2).numpy()
+                rows[name].append(errors(out, s, ~mask, dense) | {"kept_tokens": accelerator.kept_ratio(trunk.plan)})
+        print(f"\r{i + 1} of {args.windows}", end="", flush=True)
+    print()
+    result = {name: summary(r, rows["dense"]) for name, r in rows.items()}
+    name = "come_accuracy" + ("" if args.side == 112 else f"_{args.side}")
+    (RESULTS / f"{name}.json").write_text(json.dumps({**vars(args), "rows": result}, indent=1) + "\n")
+    text = table(result)
+    (RESULTS / f"{name}.md").write_text(text)
+    print(text)
+
+
+def errors(out: dict[str, Any], truth: Any, kept: np.ndarray | None, dense: dict[str, Any] | None) -> dict[str, float]:
+    depth = out["depth"][0].numpy()
+    whole = depth_errors(depth, truth.depth)
+    rotation, direction, _ = relative_pose_errors(out["world_from_camera"][0].double().numpy(), truth.world_from_camera)
+    row = {"abs_rel": whole.abs_rel, "delta": whole.delta, "rotation_deg": float(np.median(rotation)),
+           "direction_deg": float(np.nanmedian(direction))}  # fmt: skip
+    if kept is not None and dense is not None:
+        base = dense["depth"][0].numpy()
+        row["kept_abs_rel"] = depth_errors(depth, truth.depth, kept).abs_rel
+        row["kept_dense_abs_rel"] = depth_errors(base, truth.depth, kept).abs_rel
+        row["to_dense"] = depth_errors(depth, base).abs_rel
+    return row
+
+
+def summary(rows: list[dict[str, float]], dense: list[dict[str, float]]) -> dict[str, float | list[float]]:
+    out: dict[str, float | list[float]] = {
+        k: float(np.nanmedian([r[k] for r in rows]) if k.endswith("_deg") else np.mean([r[k] for r in rows]))
+        for k in rows[0]
+    }
+    ours, base = (np.array([r["abs_rel"] for r in x]) for x in (rows, dense))
+    picked = np.random.default_rng(0).integers(len(ours), size=(2000, len(ours)))
+    worse = ours[picked].mean(1) / base[picked].mean(1) - 1
+    out["worse_than_dense"] = float(ours.mean() / base.mean() - 1)
+    out["worse_than_dense_95"] = [float(v) for v in np.percentile(worse, [2.5, 97.5])]
+    return out
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = ["| variant | kept tokens | AbsRel | worse than dense (95 %) | delta < 1.25 | AbsRel on kept pixels (dense there) | "
+             "depth to dense | rotation, deg |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for name, r in result.items():
+        low, high = r["worse_than_dense_95"]
+        if name == "dense":
+            middle, kept, to = "", "", ""
+        else:
+            middle = f"{r['worse_than_dense']:+.1%} ({low:+.1%} to {high:+.1%})"
+            kept = f"{r['kept_abs_rel']:.4f} ({r['kept_dense_abs_rel']:.4f})"
+            to = f"{r['to_dense']:.4f}"
+        share = f"{r.get('kept_tokens', 1):.0%}"
+        lines.append(
+            f"| {name} | {share} | {r['abs_rel']:.4f} | {middle} | {r['delta']:.3f} | {kept} | {to} | {r['rotation_deg']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
