@@ -69,6 +69,7 @@ setup(
             "catkin-pkg",
             "hypothesis",
             "mypy",
+            "nvidia-cuda-nvrtc>=13.0",
             "pytest<9",
             "ruff",
             "types-PyYAML",

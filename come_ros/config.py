@@ -158,6 +158,11 @@ class Config:
     precision: str = _param(
         "auto", "auto: bf16 on a GPU (fp16 before Ampere), fp32 on the CPU", choices=("auto", "bf16", "fp16", "fp32")
     )
+    kernels: str = _param(
+        "auto",
+        "token merging on a GPU; auto: cupy where CuPy can compile the kernels, else torch; cupy: those or an error",
+        choices=("auto", "cupy", "torch"),
+    )
     backbone: str = _param("vggt", "model family; fake is a geometric stand-in for tests", choices=("vggt", "fake"))
     weights: str = _param("", "checkpoint file (.safetensors, or .pt); empty = the bundled small model")
     threads: int = _param(0, "CPU threads of the model; 0 = all cores", low=0, high=256)

@@ -15,7 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Config
-from ..kernels import KeyWeights, group_members, merge_layout, merge_tokens, restore_tokens, weighted_attention
+from ..kernels import (
+    KeyWeights,
+    choose,
+    group_members,
+    merge_layout,
+    merge_positions,
+    merge_tokens,
+    restore_tokens,
+    weighted_attention,
+)
 from .base import Accelerator, Layer, Tokens
 from .confidence import bundled_predictor, load_predictor
 
@@ -64,7 +73,8 @@ class CoMe(Accelerator):
     """predictor: network from (B, S, h, w, C) to confidence (B, S, h, w). block: index of the encoder block it reads, the one it was
     trained on. ratio: share of the whole groups that is merged, 0 to 1. group: (rows, columns) of patches. mode: see MODES.
     bias: whether a merged key counts for all it stands for (off only to measure what it is worth). budget: "frame" merges the same
-    number of groups in each frame, so that shapes are static; "window" spends the same total where confidence is lowest.
+    number of groups in each frame, so that shapes are static; "window" spends the same total where confidence is lowest. kernels:
+    auto, cupy or torch, see kernels.choose.
     """
 
     name = "come"
@@ -79,6 +89,7 @@ class CoMe(Accelerator):
         mode: str = "fused",
         bias: bool = True,
         budget: str = "frame",
+        kernels: str = "auto",
     ) -> None:
         if not 0 <= ratio <= 1:
             raise ValueError(f"ratio is {ratio}, but must lie in 0 .. 1")
@@ -86,6 +97,7 @@ class CoMe(Accelerator):
             raise ValueError(f"mode {mode!r} must be one of {', '.join(MODES)}, budget {budget!r} frame or window")
         self.predictor, self.block = predictor, block
         self.ratio, self.group, self.mode, self.bias, self.budget = ratio, group, mode, bias, budget
+        self.kernels = kernels
         # nothing to merge: not even the predictor runs, and no bit changes
         self.sites = MODES[mode] if ratio > 0 else frozenset()
 
@@ -93,16 +105,19 @@ class CoMe(Accelerator):
     def create(cls, config: Config, model: GeometryModel, weights: str) -> CoMe:
         path = config.accelerator.predictor or bundled_predictor(weights)
         predictor, block = load_predictor(path, model)
-        return cls(predictor, block, mode=config.accelerator.mode, **_dynamic(config))
+        return cls(predictor, block, mode=config.accelerator.mode, kernels=config.kernels, **_dynamic(config))
 
     def configured(self, config: Config) -> CoMe:
         wanted = _dynamic(config)
         if all(getattr(self, name) == value for name, value in wanted.items()):
             return self
-        return CoMe(self.predictor, self.block, mode=self.mode, bias=self.bias, budget=self.budget, **wanted)
+        kept = {name: getattr(self, name) for name in ("mode", "bias", "budget", "kernels")}
+        return CoMe(self.predictor, self.block, **kept, **wanted)
 
     def to(self, device: torch.device) -> CoMe:
+        """Raises ConfigError if the kernels asked for cannot be had there."""
         self.predictor.to(device)
+        choose(self.kernels, device)  # compiled now, not in the first window
         return self
 
     def plan_block(self, encoder_depth: int) -> int | None:
@@ -117,7 +132,7 @@ class CoMe(Accelerator):
             return None
         patches = features.x[:, :, features.special :]
         confidence = self.confidence(patches.unflatten(2, features.grid), features)  # (B, S, h, w)
-        return make_plan(confidence, self.group, k, self.budget)
+        return make_plan(confidence, self.group, k, self.budget, self.kernels)
 
     def confidence(self, patches: Tensor, features: Tokens) -> Tensor:
         """(B, S, h, w) of patch tokens (B, S, h, w, C)."""
@@ -127,21 +142,20 @@ class CoMe(Accelerator):
         if plan is None:
             return tokens, plan
         b, s = tokens.x.shape[:2]
-
-        def merge(x: Tensor) -> Tensor:
-            return merge_tokens(x, plan.source, tokens.special, plan.grid, plan.group)
-
-        x = merge(tokens.x.flatten(0, 1)).unflatten(0, (b, s))
-        # a merged token sits at its group's centre, between patches where the group's sides are even
-        positions = tokens.positions.float().expand(b, s, -1, -1).flatten(0, 1)
-        return tokens._replace(x=x, positions=merge(positions).unflatten(0, (b, s))), plan
+        how = (plan.source, tokens.special, plan.grid, plan.group, self.kernels)
+        x = merge_tokens(tokens.x.flatten(0, 1).contiguous(), *how)
+        positions = tokens.positions  # (B or 1, S or 1, T, 2)
+        if positions.shape[:2] != (1, 1):
+            positions = positions.expand(b, s, -1, -1)
+        positions = merge_positions(positions.flatten(0, 1).contiguous(), *how)
+        return tokens._replace(x=x.unflatten(0, (b, s)), positions=positions.unflatten(0, (b, s))), plan
 
     def restore(self, tokens: Tokens, plan: MergePlan | None, site: str) -> tuple[Tokens, MergePlan | None]:
         if plan is None:
             return tokens, plan
         b, s = tokens.x.shape[:2]
-        x = restore_tokens(tokens.x.flatten(0, 1), plan.rev, tokens.special).unflatten(0, (b, s))
-        return tokens._replace(x=x), plan
+        x = restore_tokens(tokens.x.flatten(0, 1).contiguous(), plan.rev, tokens.special, self.kernels)
+        return tokens._replace(x=x.unflatten(0, (b, s))), plan
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: MergePlan | None, layer: Layer) -> Tensor:
         if plan is None or not self.bias:
@@ -162,7 +176,9 @@ def _dynamic(config: Config) -> dict[str, Any]:
     return {"ratio": config.accelerator.ratio, "group": (int(rows), int(columns))}
 
 
-def make_plan(confidence: Tensor, group: tuple[int, int], k: int, budget: str = "frame") -> MergePlan:
+def make_plan(
+    confidence: Tensor, group: tuple[int, int], k: int, budget: str = "frame", kernels: str = "auto"
+) -> MergePlan:
     """Merge the k groups of lowest mean confidence (B, S, h, w) in each frame, or S k in each window (budget "window").
 
     Ties go to the group that comes first. With budget "frame" nothing depends on values but the indices: no host synchronisation.
@@ -173,16 +189,22 @@ def make_plan(confidence: Tensor, group: tuple[int, int], k: int, budget: str = 
     ranked = means if budget == "frame" else means.view(b, -1)
     lowest = ranked.argsort(dim=1, stable=True)[:, : k if budget == "frame" else s * k]
     merged = torch.zeros_like(ranked, dtype=torch.bool).scatter_(1, lowest, True).view(b * s, -1)
-    return plan_of(merged, s, (h, w), group, k if budget == "frame" else None, confidence.flatten(0, 1))
+    return plan_of(merged, s, (h, w), group, k if budget == "frame" else None, confidence.flatten(0, 1), kernels)
 
 
 def plan_of(
-    merged: Tensor, frames: int, grid: tuple[int, int], group: tuple[int, int], k: int | None, confidence: Tensor
+    merged: Tensor,
+    frames: int,
+    grid: tuple[int, int],
+    group: tuple[int, int],
+    k: int | None,
+    confidence: Tensor,
+    kernels: str = "auto",
 ) -> MergePlan:
     """The plan that merges just the groups marked in (R, M) `merged`; k: how many in every row, None if rows differ."""
     n, patches = group[0] * group[1], grid[0] * grid[1]
     fewest = k if k is not None else int(merged.sum(1).min())  # rows that merge more are padded
-    source, rev = merge_layout(merged, grid, group, patches - fewest * (n - 1))
+    source, rev = merge_layout(merged, grid, group, patches - fewest * (n - 1), kernels)
     weight = torch.where(source >= patches, float(n), torch.where(source < 0, 0.0, 1.0))
     return MergePlan(frames, grid, group, merged, source, rev, weight.unflatten(0, (-1, frames)), k, confidence)
 

@@ -1,6 +1,17 @@
 """Merge, restore and weighted attention, each one checked call."""
 
 from .attention import KeyWeights, weighted_attention
-from .reference import group_members, merge_layout, merge_tokens, restore_tokens
+from .compiled import choose
+from .merging import merge_layout, merge_positions, merge_tokens, restore_tokens
+from .reference import group_members
 
-__all__ = ["KeyWeights", "group_members", "merge_layout", "merge_tokens", "restore_tokens", "weighted_attention"]
+__all__ = [
+    "KeyWeights",
+    "choose",
+    "group_members",
+    "merge_layout",
+    "merge_positions",
+    "merge_tokens",
+    "restore_tokens",
+    "weighted_attention",
+]

@@ -68,6 +68,14 @@ def merge_tokens(x: Tensor, source: Tensor, special: int, grid: tuple[int, int],
     return torch.cat((x[:, :special], out), 1)
 
 
+def merge_positions(
+    positions: Tensor, source: Tensor, special: int, grid: tuple[int, int], group: tuple[int, int]
+) -> Tensor:
+    """(R or 1, special + P, 2) -> (R, special + length, 2) float32: as merge_tokens; a merged token sits at its group's centre,
+    which lies between patches where the group's sides are even. One row serves all."""
+    return merge_tokens(positions.float().expand(len(source), -1, -1), source, special, grid, group)
+
+
 def restore_tokens(x: Tensor, rev: Tensor, special: int) -> Tensor:
     """(R, special + length, C) -> (R, special + P, C): every patch gets its token, or its group's. rev: (R, P) of merge_layout."""
     back = x[:, special:].gather(1, rev[..., None].expand(-1, -1, x.shape[2]))

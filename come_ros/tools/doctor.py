@@ -118,9 +118,12 @@ def torch() -> Iterator[Finding]:
         yield Finding(WARN, "CUDA", "no NVIDIA GPU: the model runs on the CPU, slower")
     cupy = _load("cupy")
     if not isinstance(cupy, Exception):
-        yield Finding(OK, "CuPy", f"{cupy.__version__}; this version does not use it")
+        yield Finding(OK, "CuPy", f"{cupy.__version__}, for the kernels of token merging")
+    elif found.cuda.is_available():
+        text = f"cannot be imported: {_first_line(cupy)}; token merging runs on torch alone, slower"
+        yield Finding(WARN, "CuPy", text, f"pip install cupy-cuda{(found.version.cuda or '12').partition('.')[0]}x")
     else:
-        yield Finding(OK, "CuPy", "not installed; this version does not use it")
+        yield Finding(OK, "CuPy", "not installed; only a GPU has a use for it")
 
 
 def weights() -> Iterator[Finding]:
