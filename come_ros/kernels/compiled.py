@@ -169,7 +169,9 @@ def _obstacle(index: int) -> str:
             for name in KERNELS:
                 _function(name, index)
     except Exception as error:  # CuPy and its loaders raise many kinds
-        return f"CuPy {cupy.__version__} cannot compile or load the kernels for cuda:{index} ({error})"
+        log.debug("%s", error)  # perhaps a compiler's, hundreds of lines long
+        first = (str(error).splitlines() or [repr(error)])[0]
+        return f"CuPy {cupy.__version__} cannot compile or load the kernels for cuda:{index} ({first})"
     log.info("kernels on cuda:%d: CuPy %s", index, cupy.__version__)
     return ""
 
@@ -189,12 +191,12 @@ def _choice(kernels: str, device_type: str, index: int) -> str:
     found = _obstacle(index) if device_type == "cuda" else f"the tensors are on {device_type}"
     if not found:
         return "cupy"
-    fix = f"`{_install_command()}` (the CUDA version of torch)"
+    fix = f"`{_install_command()}` (for the CUDA version of torch)"
     if kernels == "cupy":
         raise ConfigError(
             f"kernels is cupy, but {found}: it needs a CUDA device and a CuPy that compiles for it; {fix}, or set kernels to auto"
         )
-    log.warning("kernels on cuda:%d: torch, since %s; faster with %s", index, found, fix)
+    log.warning("kernels on cuda:%d: torch, since %s; for CuPy's: %s", index, found, fix)
     return "torch"
 
 

@@ -120,7 +120,7 @@ def torch() -> Iterator[Finding]:
     if not isinstance(cupy, Exception):
         yield Finding(OK, "CuPy", f"{cupy.__version__}, for the kernels of token merging")
     elif found.cuda.is_available():
-        text = f"cannot be imported: {_first_line(cupy)}; token merging runs on torch alone, slower"
+        text = f"cannot be imported: {_first_line(cupy)}; token merging runs on torch alone"
         yield Finding(WARN, "CuPy", text, f"pip install cupy-cuda{(found.version.cuda or '12').partition('.')[0]}x")
     else:
         yield Finding(OK, "CuPy", "not installed; only a GPU has a use for it")
