@@ -89,6 +89,12 @@ def test_every_folder_of_code_is_a_package(metadata: dict[str, Any]) -> None:
     assert {".".join(folder.parts) for folder in folders} <= set(metadata["packages"])
 
 
+def test_the_kernels_travel_with_the_package(metadata: dict[str, Any]) -> None:
+    assert "come_ros.cuda" in metadata["packages"] and metadata["package_dir"]["come_ros.cuda"] == "cuda"
+    sent = {p.name for pattern in metadata["package_data"]["come_ros.cuda"] for p in (ROOT / "cuda").glob(pattern)}
+    assert sent == {p.name for p in _files("cuda")} >= {"common.cuh", "token_merge.cu", "token_restore.cu"}
+
+
 def test_commands_lead_to_functions(metadata: dict[str, Any]) -> None:
     targets = dict(re.split(r"\s*=\s*", line) for line in metadata["entry_points"]["console_scripts"])
     assert targets == {"come_ros": "come_ros.tools.cli:main", "come_node": "come_ros.ros.node:main"}

@@ -86,6 +86,7 @@ def round_trip(x, p, merged, kernels="auto"):
     return restore_tokens(short, rev, SPECIAL, kernels), positions
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.parametrize("way", ["torch", "operations"])
 def test_torch_compiles_them_into_one_graph(way, monkeypatch):
     if way == "operations":  # as chosen on CUDA
