@@ -202,7 +202,7 @@ def _choice(kernels: str, device_type: str, index: int) -> str:
 
 @torch.compiler.assume_constant_result  # torch.compile asks once, while it traces, instead of tracing into CuPy
 def choose(kernels: str, device: torch.device) -> str:
-    """ "cupy" or "torch", for kernels = auto, cupy or torch on `device`; compiles at the first call for a device.
+    """Which way kernels = auto, cupy or torch goes on `device`: "cupy" or "torch"; compiles at the first call for a device.
 
     Raises ConfigError if `kernels` is cupy and that cannot be had: what was found, what is needed, how to get it.
     """

@@ -7,6 +7,8 @@ M groups, L patch tokens of a merged row.
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -29,8 +31,7 @@ def merge_layout(merged: Tensor, grid: Pair, group: Pair, length: int, kernels: 
             f"length is {length}, but {groups} merged groups of {patches} patches leave {patches - groups * (n - 1)}: "
             f"give as much as the longest row needs"
         )
-    way = compiled if compiled.choose(kernels, merged.device) == "cupy" else reference
-    return way.merge_layout(merged, grid, group, length)
+    return _way(kernels, merged.device).merge_layout(merged, grid, group, length)
 
 
 def merge_tokens(x: Tensor, source: Tensor, special: int, grid: Pair, group: Pair, kernels: str = "auto") -> Tensor:
@@ -41,8 +42,7 @@ def merge_tokens(x: Tensor, source: Tensor, special: int, grid: Pair, group: Pai
     patches, _, _ = _sizes(grid, group)
     _check("x", x, (None, special + patches, None), FLOATS, x.device)
     _check("source", source, (len(x), None), (torch.int64,), x.device)
-    way = compiled if compiled.choose(kernels, x.device) == "cupy" else reference
-    return way.merge_tokens(x, source, special, grid, group)
+    return _way(kernels, x.device).merge_tokens(x, source, special, grid, group)
 
 
 def merge_positions(
@@ -56,8 +56,7 @@ def merge_positions(
     rows = len(source) if len(positions) != 1 else 1
     _check("positions", positions, (rows, special + patches, 2), POSITIONS, positions.device)
     _check("source", source, (None, None), (torch.int64,), positions.device)
-    way = compiled if compiled.choose(kernels, positions.device) == "cupy" else reference
-    return way.merge_positions(positions, source, special, grid, group)
+    return _way(kernels, positions.device).merge_positions(positions, source, special, grid, group)
 
 
 def restore_tokens(x: Tensor, rev: Tensor, special: int, kernels: str = "auto") -> Tensor:
@@ -66,8 +65,12 @@ def restore_tokens(x: Tensor, rev: Tensor, special: int, kernels: str = "auto") 
     _check("rev", rev, (len(x), None), (torch.int64,), x.device)
     if x.shape[1] < special:
         raise ValueError(f"x has {x.shape[1]} tokens a row, but special is {special}: give x with its special tokens")
-    way = compiled if compiled.choose(kernels, x.device) == "cupy" else reference
-    return way.restore_tokens(x, rev, special)
+    return _way(kernels, x.device).restore_tokens(x, rev, special)
+
+
+def _way(kernels: str, device: torch.device) -> ModuleType:
+    """The module whose functions to call: both have the same."""
+    return compiled if compiled.choose(kernels, device) == "cupy" else reference
 
 
 def _sizes(grid: Pair, group: Pair) -> tuple[int, int, int]:
