@@ -191,13 +191,15 @@ class Worker(threading.Thread):
         if pipeline.config is not config:
             pipeline.set_config(config)
             self.counters.drop("busy", self.ring.resize(_capacity(config)))
-        while pipeline.room() > 0 and session == self._session:
+        every = config.backpressure == "all"  # the windows of the bag tool: as soon as one is full, and no fuller
+        window = None
+        while window is None and pipeline.room() > 0 and session == self._session:
             waiting = self.ring.pop()
             if waiting is None:
                 break
             self._add(pipeline, *waiting)
-        every = config.backpressure == "all"  # the cadence of the bag tool: every keyframe in its place
-        window = pipeline.take_window(None if every else 1)
+            window = pipeline.take_window() if every else None
+        window = window or pipeline.take_window(None if every else 1)
         if window is not None:
             self._reconstruct(pipeline, window, config, session)
         elif every:

@@ -88,7 +88,8 @@ def test_a_single_bad_frame_costs_itself_only(fault, lost) -> None:
     assert counts.dropped["time" if fault in ("duplicate", "late") else "decode"] == lost
 
 
-def test_backpressure_all_makes_the_windows_of_the_bag_tool():
+@pytest.mark.parametrize("at_once", [1, 3, 20])
+def test_backpressure_all_makes_the_windows_of_the_bag_tool(at_once):
     config = Config().replace(
         **{"keyframe.mode": "every", "window.size": 4, "window.overlap": 2, "backpressure": "all"}
     )
@@ -101,8 +102,11 @@ def test_backpressure_all_makes_the_windows_of_the_bag_tool():
     worker.pipeline = ReconstructionPipeline(config, FakeBackbone())
     worker.activate()
     frames = stream(["none"] * 11)
-    for frame in frames:  # one by one, as from a camera that the worker outruns
+    for i, frame in enumerate(frames):
         worker.put(frame, time.monotonic_ns())
+        if i % at_once == 0:  # a worker that falls behind finds several
+            worker._step(worker.pipeline, worker._session)
+    while len(worker.ring):
         worker._step(worker.pipeline, worker._session)
     offline = ReconstructionPipeline(config, FakeBackbone()).run(frames)
     want = [(f.stamp_ns, p) for s in offline for f, p in zip(s.frames, s.odom_from_camera, strict=True)]
