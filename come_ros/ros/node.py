@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import json
 import logging
 import os
 import signal
@@ -31,7 +32,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import Trigger
 
 from ..config import Config
-from ..errors import ConfigError, FrameError, OutputError
+from ..errors import ComeRosError, ConfigError, FrameError
 from ..geometry import inverse
 from ..motion import MotionEstimator
 from ..outputs import OUTPUTS, FrameMessages
@@ -129,6 +130,9 @@ class ReconstructionNode(LifecycleNode):
         # each in a group of its own: what waits for its end in the default group would keep images and timers out
         self.create_service(Trigger, "~/reset", self._on_reset, callback_group=MutuallyExclusiveCallbackGroup())
         self.create_service(Trigger, "~/save_map", self._on_save_map, callback_group=MutuallyExclusiveCallbackGroup())
+        self.create_service(
+            Trigger, "~/self_check", self._on_self_check, callback_group=MutuallyExclusiveCallbackGroup()
+        )
         self._saving: threading.Thread | None = None
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # also runs while /clock stands still
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -425,12 +429,15 @@ class ReconstructionNode(LifecycleNode):
         self._saving.start()
         return await self._answer(response, saved, str(folder))
 
-    async def _answer(self, response: Trigger.Response, work: Future[None], message: str) -> Trigger.Response:
-        """Success and `message`, or what `work` raised, once it is done."""
+    async def _on_self_check(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        return await self._answer(response, self.worker.self_check())
+
+    async def _answer(self, response: Trigger.Response, work: Future[Any], message: str = "") -> Trigger.Response:
+        """Success and `message` (by default what `work` gave, as JSON), or what it raised, once it is done."""
         done = rclpy.task.Future(executor=self.executor)
         executor = weakref.ref(self.executor)
 
-        def wake(_: Future[None]) -> None:
+        def wake(_: Future[Any]) -> None:
             done.set_result(None)
             if (alive := executor()) is not None:
                 alive.wake()  # Humble to Kilted look at what awaits only when they are woken
@@ -439,9 +446,9 @@ class ReconstructionNode(LifecycleNode):
         await done
         error = work.exception()
         response.success = error is None
-        response.message = message if error is None else str(error)
+        response.message = str(error) if error is not None else message or json.dumps(work.result())
         if error is not None:
-            log.error("%s", error, exc_info=None if isinstance(error, OutputError) else error)
+            log.error("%s", error, exc_info=None if isinstance(error, ComeRosError) else error)
         return response
 
     # TF

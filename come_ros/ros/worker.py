@@ -87,17 +87,15 @@ class Worker(threading.Thread):
         self._telemetry.arrived()
         self.counters.drop("busy", self.ring.put((message, arrival_ns)))
 
-    def call(self, task: Callable[[], None]) -> Future[None]:
-        """Run `task` in the thread, when the work before is done. The future raises what it raised."""
-        done: Future[None] = Future()
+    def call(self, task: Callable[[], Any]) -> Future[Any]:
+        """Run `task` in the thread, when the work before is done. The future gives what it returned, or raises what it raised."""
+        done: Future[Any] = Future()
 
         def run() -> None:
             try:
-                task()
+                done.set_result(task())
             except Exception as error:
                 done.set_exception(error)
-            else:
-                done.set_result(None)
 
         self._tasks.append(run)
         self.ring.wake()
@@ -123,6 +121,17 @@ class Worker(threading.Thread):
             torch = sys.modules.get("torch")
             if torch is not None and torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+        return self.call(task)
+
+    def self_check(self) -> Future[dict[str, float]]:
+        """The last window dense and accelerated, see ReconstructionPipeline.self_check; images wait meanwhile."""
+
+        def task() -> dict[str, float]:
+            result = self.pipeline.self_check(stop=self._stopping.is_set) if self.pipeline is not None else None
+            if result is None:
+                raise FrameError("there was no window yet to check: activate the node and let images come in first")
+            return result
 
         return self.call(task)
 

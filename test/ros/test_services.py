@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -163,3 +164,18 @@ def test_a_signal_while_saving_ends_the_node_in_time(start_node, peer: Peer, tmp
     code, seconds = node.stop(signal.SIGINT)
     assert code == 0 and seconds < 3.0 and "Traceback" not in node.log, node.log
     assert not saving.done()
+
+
+def test_self_check_says_what_the_accelerator_gains_and_costs(start_node, peer: Peer) -> None:
+    run(start_node, peer)
+    early = answer(peer, "self_check")
+    assert not early.success and "no window yet" in early.message
+    send(peer, range(6))
+    wait_until(lambda: peer.status("come: input").get("used") not in (None, "0"), what="a window")
+    done = answer(peer, "self_check", 20.0)
+    assert done.success, done.message
+    result = json.loads(done.message)
+    # the stand-in has no accelerator: both passes are the same
+    assert (
+        result["kept_ratio"] == 1.0 and result["depth_abs_rel"] == result["trans_rel"] == 0.0 and result["speedup"] > 0
+    )
