@@ -165,6 +165,8 @@ def test_ctrl_c_leaves_nothing_running(tmp_path: Path, small_bag: Path) -> None:
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        # a shell lets what it starts in the background ignore SIGINT, and so would all below it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     end = time.monotonic() + 60
     while not (out / "player.log").exists():
