@@ -69,8 +69,10 @@ def preprocess(image: NDArray[np.uint8], plan: CropResize) -> NDArray[np.uint8]:
     bottom = min(height, plan.top + plan.height / plan.scale)
     box = (max(0.0, plan.left), max(0.0, plan.top), right, bottom)
     source = Image.fromarray(np.ascontiguousarray(image))
+    # reducing_gap: shrinking by 4 and more starts with a mean over whole pixels: half the time, 0.25 of 255 levels off (mean)
     # Image.Resampling is newer than the Pillow of Ubuntu 22.04
-    return np.asarray(source.resize((plan.width, plan.height), Image.BICUBIC, box=box))  # type: ignore[attr-defined]
+    resized = source.resize((plan.width, plan.height), Image.BICUBIC, box=box, reducing_gap=2.0)  # type: ignore[attr-defined]
+    return np.asarray(resized)
 
 
 def crop_intrinsics(intrinsics: NDArray[np.float64], plan: CropResize) -> NDArray[np.float64]:
