@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from .errors import OutputError
 from .geometry import quat_xyzw_from_matrix
+from .messages import NANO
 from .types import F64
-
-NANO = 1_000_000_000
 
 
 @contextmanager

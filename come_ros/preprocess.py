@@ -59,7 +59,7 @@ def plan_resize(width: int, height: int, side: int, patch: int) -> CropResize:
 
 
 def preprocess(image: NDArray[np.uint8], plan: CropResize) -> NDArray[np.uint8]:
-    """(plan.height, plan.width, 3) uint8 of `image` (H, W, 3) uint8: bicubic, antialiased, exact in sub-pixels."""
+    """(plan.height, plan.width, 3) uint8 of `image` (H, W, 3) uint8: bicubic, antialiased; the crop is exact in sub-pixels."""
     check_image(image)
     height, width = image.shape[:2]
     if (plan.width, plan.height, plan.scale) == (width, height, 1.0):

@@ -131,12 +131,8 @@ class CoMe(Accelerator):
         if k == 0 or min(h, w) < 2:  # the predictor's convolutions reflect at the border
             return None
         patches = features.x[:, :, features.special :]
-        confidence = self.confidence(patches.unflatten(2, features.grid), features)  # (B, S, h, w)
+        confidence = self.predictor(patches.unflatten(2, features.grid))  # (B, S, h, w)
         return make_plan(confidence, self.group, k, self.budget, self.kernels)
-
-    def confidence(self, patches: Tensor, features: Tokens) -> Tensor:
-        """(B, S, h, w) of patch tokens (B, S, h, w, C)."""
-        return self.predictor(patches)
 
     def compress(self, tokens: Tokens, plan: MergePlan | None, site: str) -> tuple[Tokens, MergePlan | None]:
         if plan is None:
@@ -160,9 +156,9 @@ class CoMe(Accelerator):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: MergePlan | None, layer: Layer) -> Tensor:
         if plan is None or not self.bias:
             return super().attend(q, k, v, plan, layer)
-        frames = plan.frames if layer.part == "global" else 1
-        special = q.shape[2] // frames - plan.source.shape[1]
-        return weighted_attention(q, k, v, plan.key_weights("global" if layer.part == "global" else "frame", special))
+        part = "global" if layer.part == "global" else "frame"  # encoder blocks attend within a frame too
+        special = q.shape[2] // (plan.frames if part == "global" else 1) - plan.source.shape[1]
+        return weighted_attention(q, k, v, plan.key_weights(part, special))
 
     def kept_ratio(self, plan: MergePlan | None) -> float:
         return 1.0 if plan is None else plan.source.shape[1] / (plan.grid[0] * plan.grid[1])

@@ -24,15 +24,11 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from rosbags.typesys import Stores, get_typestore
 
+from .. import outputs
 from .messages import message_type
 from .process import ros_process, tell
 
-OUTPUTS = {
-    "points": "sensor_msgs/msg/PointCloud2",
-    "odometry": "nav_msgs/msg/Odometry",
-    "depth/image": "sensor_msgs/msg/Image",
-    "depth/camera_info": "sensor_msgs/msg/CameraInfo",
-}
+OUTPUTS = {topic: outputs.OUTPUTS[topic].kind for topic in ("points", "odometry", "depth/image", "depth/camera_info")}
 """Topic below the node's name -> type."""
 DIAGNOSTICS = "/diagnostics"
 TF_TYPE = "tf2_msgs/msg/TFMessage"

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DatasetError
+from ..errors import CheckpointError, DatasetError
 
 LEARNING_RATE, LAST_RATE, WEIGHT_DECAY = 1e-3, 1e-6, 0.01  # as in the original study
 PAIRS = 32768
@@ -219,6 +219,10 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     step, log = 0, []
     path = os.path.join(args.output, "state.pt")
     if args.resume:
+        if not os.path.isfile(path):
+            raise CheckpointError(
+                f"nothing to resume: no {path}; name the folder of an earlier run, or leave --resume out"
+            )
         state = torch.load(path, weights_only=True)
         predictor.load_state_dict(state["predictor"])
         optimiser.load_state_dict(state["optimiser"])

@@ -24,11 +24,11 @@ from ..datasets.tum import nearest
 from ..errors import ComeRosError
 from ..evaluation import RatioHistogram, depth_errors, rotation_error_deg
 from ..files import write_tum
+from ..messages import stamp_ns
 from ..preprocess import CropResize
 from ..types import F32, F64
 from .live import LiveRun
 
-NANO = 1_000_000_000
 _MODEL = ("backbone", "weights", "device", "precision", "resolution")
 MEAN_DEPTH = Path(__file__).resolve().parents[1] / "models" / "mean_depth.npy"
 """(h, w) mean depth of the training rooms, each frame scaled to median 1."""
@@ -79,7 +79,7 @@ def read_recording(path: Path, node: str = "/come") -> Recording:
                             if status.name == f"come: {kind}":
                                 values.update({v.key: v.value for v in status.values})
                 elif hasattr(decoded, "header"):
-                    stamp = decoded.header.stamp.sec * NANO + decoded.header.stamp.nanosec
+                    stamp = stamp_ns(decoded.header.stamp)
                     out.arrivals.setdefault(channel.topic, {})[stamp] = message.log_time
                     if channel.topic.startswith(node + "/"):
                         _take(out, channel.topic[len(node) + 1 :], stamp, decoded)
