@@ -35,6 +35,16 @@ INTRINSICS_WINDOWS = 10
 MOST_CHANGES_TOLD = 20
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+    """One window by the accelerated and by the dense model. ms, dense_ms: what each pass took."""
+
+    ours: Prediction
+    dense: Prediction
+    ms: float
+    dense_ms: float
+
+
 class ReconstructionPipeline:
     """`add_frame` is cheap and may be called for every frame; `reconstruct` is the slow part. One thread calls both.
 
@@ -170,26 +180,32 @@ class ReconstructionPipeline:
             },
         )
 
+    def compare(self, stop: Callable[[], bool] | None = None) -> Comparison | None:
+        """The last window again, by the accelerated and then by the dense model; None if there was no window yet. Nothing else
+        changes. Raises Cancelled."""
+        if not self._model_images:
+            return None
+        images = np.stack(list(self._model_images.values()))
+        start = time.perf_counter()
+        ours = self.backbone.predict(images, stop)
+        between = time.perf_counter()
+        dense = self.backbone.dense().predict(images, stop)
+        end = time.perf_counter()
+        return Comparison(ours, dense, ms=1e3 * (between - start), dense_ms=1e3 * (end - between))
+
     def self_check(self, repeats: int = 3, stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         """The last window again, by the accelerated and by the dense model: what the accelerator gains and what it costs.
 
         speedup (median time dense / accelerated), kept_ratio, ms, dense_ms, frames, and evaluation.prediction_difference. None if
         there was no window yet. Slow: 2 (repeats + 1) passes. Raises Cancelled.
         """
-        if not self._model_images:
+        first = self.compare(stop)  # also warms up
+        if first is None:
             return None
-        images = np.stack(list(self._model_images.values()))
-        both = (self.backbone, self.backbone.dense())
-        predictions = [backbone.predict(images, stop) for backbone in both]  # also warms up
-        times: tuple[list[float], list[float]] = ([], [])
-        for _ in range(repeats):
-            for backbone, spent in zip(both, times, strict=True):
-                start = time.perf_counter()
-                backbone.predict(images, stop)
-                spent.append(1e3 * (time.perf_counter() - start))
-        ms, dense_ms = (float(np.median(spent)) for spent in times)
-        ours = {"speedup": dense_ms / ms, "ms": ms, "dense_ms": dense_ms, "frames": len(images)}
-        return {**ours, "kept_ratio": predictions[0].kept_ratio, **prediction_difference(*predictions)}
+        timed = [c for c in (self.compare(stop) for _ in range(repeats)) if c is not None] or [first]
+        ms, dense_ms = (float(np.median([getattr(c, name) for c in timed])) for name in ("ms", "dense_ms"))
+        ours = {"speedup": dense_ms / ms, "ms": ms, "dense_ms": dense_ms, "frames": len(first.ours.images)}
+        return {**ours, "kept_ratio": first.ours.kept_ratio, **prediction_difference(first.ours, first.dense)}
 
     def run(self, frames: Iterable[Frame], stop: Callable[[], bool] | None = None) -> Iterator[Submap]:
         """The offline loop: every keyframe of `frames`, in windows that share `window.overlap` of them. stop: as in `reconstruct`."""

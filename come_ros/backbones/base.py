@@ -242,14 +242,29 @@ class TorchBackbone(Backbone):
             if stop is not None and stop():
                 raise Cancelled("stopped between two blocks")
 
+        out, trunk = self.run(self.upload(images), check)
+        return self.download(images, out, trunk)
+
+    def upload(self, images: np.ndarray) -> Tensor:
+        """(S, H, W, 3) uint8 -> (1, S, 3, H, W) float32 in [0, 1] on the device."""
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self._device).permute(0, 3, 1, 2).float() / 255
+        return x[None]
+
+    def run(self, x: Tensor, check: Check = _never) -> tuple[dict[str, Tensor], Trunk]:
+        """The model alone, on the device: outputs of the camera and depth heads, and what they read. `check` is called before each
+        block, between trunk and heads, and within the heads."""
         low = self._dtype != torch.float32
         with torch.inference_mode(), self._kernel_context():
             with torch.autocast(self._device.type, self._dtype) if low else nullcontext():
-                trunk = self.model.run_trunk(x[None], self.accelerator, check)
+                trunk = self.model.run_trunk(x, self.accelerator, check)
+            check()
             trunk = trunk._replace(levels={i: t.float() for i, t in trunk.levels.items()})
-            out = self.model.decode(trunk, (x.shape[-2], x.shape[-1]), ("camera", "depth"), check)
-            merged = self.accelerator.merged(trunk.plan, len(x), trunk.grid)
+            return self.model.decode(trunk, (x.shape[-2], x.shape[-1]), ("camera", "depth"), check), trunk
+
+    def download(self, images: np.ndarray, out: dict[str, Tensor], trunk: Trunk) -> Prediction:
+        """What `run` gave for the (S, H, W, 3) `images`, as arrays."""
+        with torch.inference_mode():
+            merged = self.accelerator.merged(trunk.plan, len(images), trunk.grid)
         return Prediction(
             images=images,
             depth=out["depth"][0].cpu().numpy(),
