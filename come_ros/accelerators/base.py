@@ -1,6 +1,7 @@
 """One interface for token reduction: plan, compress, attend, restore. The base class is the identity: dense, bit for bit.
 
-A backbone calls these four steps; a plan is a value handed along, so nothing is patched and two windows can never mix.
+A backbone calls these steps (`reach` and `key_weights` are two parts of attend that can be changed by themselves); a plan is a value
+handed along, so nothing is patched and two windows can never mix.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import Config
+from ..kernels import KeyWeights, weighted_attention
 
 if TYPE_CHECKING:
     from ..backbones.base import GeometryModel
 
 
 class Layer(NamedTuple):
-    """Which attention is asked for: part = "encoder" | "frame" | "global", index counts within the part, from 0."""
+    """Which block is running: part = "encoder" | "frame" | "global", index counts within the part, from 0."""
 
     part: str
     index: int
@@ -29,12 +31,29 @@ class Tokens(NamedTuple):
 
     x: (B, S, T, C). positions: (B or 1, S or 1, T, 2) integer (y, x), special tokens at (0, 0), patch (row, column) at
     (row + 1, column + 1). special: leading tokens of each frame that no accelerator may touch. grid: (h, w) patches of the image.
+    layer: the block they are in, or came out of; None before the first. images: (B, S, 3, H, W) in [0, 1], what they were made of.
+    keys: at the site `residual` only, (B, S, T, d): the keys by which the attention just run knew them, before rotation, mean over
+    heads.
     """
 
     x: Tensor
     positions: Tensor
     special: int
     grid: tuple[int, int]
+    layer: Layer | None = None
+    images: Tensor | None = None
+    keys: Tensor | None = None
+
+
+class Reach(NamedTuple):
+    """Whose keys and values the queries of one attention read.
+
+    across: those of all frames of the scene; else each frame its own. index: (B, n) int64, which of the scene's S T tokens; None
+    for all. Only those are projected to keys and values.
+    """
+
+    across: bool
+    index: Tensor | None = None
 
 
 # Where a backbone offers its tokens. Around the stack of blocks (`Tokens` of all frames):
@@ -45,7 +64,7 @@ class Tokens(NamedTuple):
 # and inside every accelerated block:
 #   before_attention, before_mlp   the normalised input of the module          compress
 #   after_attention, after_mlp     the module's output, before the residual    restore
-#   residual                       the residual stream between the two         compress
+#   residual                       the residual stream between the two         compress, with Tokens.keys
 SITES = frozenset(
     {
         "encoder_k",
@@ -66,6 +85,8 @@ class Accelerator:
 
     name = "none"
     sites: frozenset[str] = frozenset()
+    takes: frozenset[str] = frozenset()
+    """what no other accelerator can have beside it: "tokens" (which patches there are), "keys" (whose keys are read across frames)"""
 
     @classmethod
     def create(cls, config: Config, model: GeometryModel, weights: str) -> Accelerator:
@@ -92,9 +113,19 @@ class Accelerator:
         """Fewer tokens at `site`. Special tokens stay in front, unchanged."""
         return tokens, plan
 
+    def reach(self, tokens: Tokens, plan: Any, layer: Layer) -> Reach:
+        """Whose keys and values the queries of `tokens` read in this block."""
+        return Reach(layer.part == "global")
+
+    def key_weights(self, plan: Any, layer: Layer, keys: int) -> KeyWeights | None:
+        """What each of the `keys` tokens of a sequence counts for as a key; None if each counts once."""
+        return None
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: Layer) -> Tensor:
-        """softmax(q k^T / sqrt(d)) v for (B, heads, N, d); subclasses add key weights or choose keys."""
-        return F.scaled_dot_product_attention(q, k, v)
+        """softmax(q k^T / sqrt(d) + log weight) v for (B, heads, N, d). layer: its part is "frame" if every frame attends to itself,
+        also in a global block whose reach says so."""
+        weights = self.key_weights(plan, layer, k.shape[2])
+        return F.scaled_dot_product_attention(q, k, v) if weights is None else weighted_attention(q, k, v, weights)
 
     def restore(self, tokens: Tokens, plan: Any, site: str) -> tuple[Tokens, Any]:
         """The full grid again."""

@@ -23,7 +23,6 @@ from ..kernels import (
     merge_positions,
     merge_tokens,
     restore_tokens,
-    weighted_attention,
 )
 from .base import Accelerator, Layer, Tokens
 from .confidence import bundled_predictor, load_predictor
@@ -78,6 +77,7 @@ class CoMe(Accelerator):
     """
 
     name = "come"
+    takes = frozenset({"tokens"})
 
     def __init__(
         self,
@@ -153,12 +153,12 @@ class CoMe(Accelerator):
         x = restore_tokens(tokens.x.flatten(0, 1).contiguous(), plan.rev, tokens.special, self.kernels)
         return tokens._replace(x=x.unflatten(0, (b, s))), plan
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: MergePlan | None, layer: Layer) -> Tensor:
+    def key_weights(self, plan: MergePlan | None, layer: Layer, keys: int) -> KeyWeights | None:
         if plan is None or not self.bias:
-            return super().attend(q, k, v, plan, layer)
+            return None
         part = "global" if layer.part == "global" else "frame"  # encoder blocks attend within a frame too
-        special = q.shape[2] // (plan.frames if part == "global" else 1) - plan.source.shape[1]
-        return weighted_attention(q, k, v, plan.key_weights(part, special))
+        special = keys // (plan.frames if part == "global" else 1) - plan.source.shape[1]
+        return plan.key_weights(part, special)
 
     def kept_ratio(self, plan: MergePlan | None) -> float:
         return 1.0 if plan is None else plan.source.shape[1] / (plan.grid[0] * plan.grid[1])

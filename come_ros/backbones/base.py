@@ -22,7 +22,7 @@ from ..accelerators.base import Accelerator, Layer, Tokens
 from ..config import Config
 from ..errors import Cancelled, ConfigError
 from ..types import Prediction
-from .layers import Block, Rotary, rotary
+from .layers import Attention, Block, Rotary, rotary, rotate
 
 log = logging.getLogger("come_ros")
 
@@ -81,7 +81,7 @@ class GeometryModel(nn.Module, ABC):
     def run_trunk(self, images: Tensor, accelerator: Accelerator, check: Check = _never) -> Trunk:
         """Images (B, S, 3, H, W) through encoder and alternating attention; only the tapped levels are kept."""
         sites = accelerator.sites
-        tokens = self.encoder_input(images)
+        tokens = self.encoder_input(images)._replace(images=images)
         blocks = self.encoder_blocks()
         plan_after, plan = accelerator.plan_block(len(blocks)), None
         for i, block in enumerate(blocks):
@@ -94,21 +94,20 @@ class GeometryModel(nn.Module, ABC):
         if "encoder_end" in sites:
             tokens, plan = accelerator.restore(tokens, plan, "encoder_end")
 
-        tokens = self.trunk_input(tokens)
+        tokens = self.trunk_input(tokens)._replace(images=images)
         if "backbone_in" in sites:
             tokens, plan = accelerator.compress(tokens, plan, "backbone_in")
         rope = RopeTables()
         levels = {}
         for i, (frame_block, global_block) in enumerate(self.trunk_blocks()):
-            check()
-            after_frame, plan = run_block(frame_block, tokens, rope, accelerator, plan, Layer("frame", i))
-            check()
-            tokens, plan = run_block(global_block, after_frame, rope, accelerator, plan, Layer("global", i))
-            if i in self.taps:
-                pair = [after_frame, tokens]
-                if "tap" in sites:  # copies are restored; the stream itself stays short
-                    pair = [accelerator.restore(t, plan, "tap")[0] for t in pair]
-                levels[i] = torch.cat([t.x for t in pair], dim=-1)
+            level = []
+            for block, part in ((frame_block, "frame"), (global_block, "global")):
+                check()
+                tokens, plan = run_block(block, tokens, rope, accelerator, plan, Layer(part, i))
+                if i in self.taps:  # a copy is restored; the stream itself stays short
+                    level.append(accelerator.restore(tokens, plan, "tap")[0].x if "tap" in sites else tokens.x)
+            if level:
+                levels[i] = torch.cat(level, dim=-1)
         return Trunk(levels, tokens.special, tokens.grid, plan)
 
     def forward(
@@ -121,6 +120,8 @@ class GeometryModel(nn.Module, ABC):
 
 class RopeTables:
     """Rotation tables for one pass, made anew only when the tokens' positions change."""
+
+    KEPT = 4  # frame and global of two layouts; an accelerator may change positions in every block
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, str, int], tuple[Tensor, Rotary]] = {}
@@ -135,10 +136,10 @@ class RopeTables:
                 p = p.flatten(0, 1)
             else:
                 p = p.expand(*tokens.x.shape[:2], -1, -1).flatten(0, 1)
-            self._made[key] = (
-                tokens.positions,
-                rotary(p, head_dim),
-            )  # holding the tensor keeps its id from being reused
+            if len(self._made) == self.KEPT:
+                del self._made[next(iter(self._made))]
+            # holding the tensor keeps its id from being reused
+            self._made[key] = (tokens.positions, rotary(p, head_dim))
         return self._made[key][1]
 
 
@@ -147,21 +148,18 @@ def run_block(
 ) -> tuple[Tokens, Any]:
     """One transformer block with the accelerator's steps around its attention and its MLP (sites: accelerators/base.py)."""
     sites = accelerator.sites
+    tokens = tokens._replace(layer=layer)
     h = tokens._replace(x=block.norm1(tokens.x))
     if "before_attention" in sites:
         h, plan = accelerator.compress(h, plan, "before_attention")
-    b, s, t, c = h.x.shape
-    # one frame attends to itself, or all frames of a scene to one another
-    x = h.x.reshape(b, s * t, c) if layer.part == "global" else h.x.reshape(b * s, t, c)
-    head_dim = c // block.attn.heads
-    q, k, v = block.attn.project(x, rope(h, layer.part, head_dim) if rope else None)
-    x = block.attn.merge_heads(accelerator.attend(q, k, v, plan, layer))
-    h = h._replace(x=x.view(b, s, t, c))
+    h = run_attention(block.attn, h, rope, accelerator, plan, layer)
+    keys, h = h.keys, h._replace(keys=None)
     if "after_attention" in sites:
         h, plan = accelerator.restore(h, plan, "after_attention")
     tokens = tokens._replace(x=tokens.x + block.ls1(h.x))
     if "residual" in sites:
-        tokens, plan = accelerator.compress(tokens, plan, "residual")
+        tokens, plan = accelerator.compress(tokens._replace(keys=keys), plan, "residual")
+        tokens = tokens._replace(keys=None)
 
     h = tokens._replace(x=block.norm2(tokens.x))
     if "before_mlp" in sites:
@@ -170,6 +168,22 @@ def run_block(
     if "after_mlp" in sites:
         h, plan = accelerator.restore(h, plan, "after_mlp")
     return tokens._replace(x=tokens.x + block.ls2(h.x)), plan
+
+
+def run_attention(
+    attn: Attention, tokens: Tokens, rope: RopeTables | None, accelerator: Accelerator, plan: Any, layer: Layer
+) -> Tokens:
+    """Every token attends to its frame or to all frames of its scene, as far as the accelerator lets it reach."""
+    b, s, t, c = tokens.x.shape
+    reach = accelerator.reach(tokens, plan, layer)
+    if layer.part == "global" and not reach.across:
+        layer = layer._replace(part="frame")
+    x = tokens.x.reshape(b, s * t, c) if reach.across else tokens.x.reshape(b * s, t, c)
+    q, k, v = attn.heads_of(x, reach.index)
+    if "residual" in accelerator.sites and reach.index is None:
+        tokens = tokens._replace(keys=k.mean(1).view(b, s, t, -1))
+    q, k, v = rotate(q, k, v, rope(tokens, layer.part, c // attn.heads) if rope else None, reach.index)
+    return tokens._replace(x=attn.merge_heads(accelerator.attend(q, k, v, plan, layer)).view(b, s, t, c))
 
 
 class Backbone(ABC):

@@ -26,6 +26,15 @@ class Rotary(NamedTuple):
         turned = torch.cat((-y2, y1, -x2, x1), dim=-1)
         return (x * self.cos + turned * self.sin).to(x.dtype)
 
+    def at(self, index: Tensor) -> Rotary:
+        """The tables of the tokens `index` (B, n) only."""
+
+        def pick(table: Tensor) -> Tensor:  # (B or 1, 1, N, d) -> (B, 1, n, d)
+            table = table.expand(len(index), -1, -1, -1)
+            return table.gather(2, index[:, None, :, None].expand(-1, -1, -1, table.shape[3]))
+
+        return Rotary(pick(self.cos), pick(self.sin))
+
 
 def rotary(positions: Tensor, head_dim: int, base: float = 100.0) -> Rotary:
     """Rotation tables of 2D RoPE: the first half of the head turns with y, the second with x.
@@ -39,6 +48,15 @@ def rotary(positions: Tensor, head_dim: int, base: float = 100.0) -> Rotary:
     angle = positions.float().unsqueeze(-1) * frequency  # (..., N, 2, half/2)
     angle = torch.cat((angle, angle), dim=-1).flatten(-2)  # (..., N, d): [y y x x]
     return Rotary(angle.cos().unsqueeze(-3), angle.sin().unsqueeze(-3))
+
+
+def rotate(
+    q: Tensor, k: Tensor, v: Tensor, rope: Rotary | None, index: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q and k turned by their positions, all of one type; index (B, n): which tokens k and v are of, None for all."""
+    if rope is not None:
+        q, k = rope.apply(q), (rope if index is None else rope.at(index)).apply(k)
+    return q.to(v.dtype), k.to(v.dtype), v
 
 
 class LayerScale(nn.Module):
@@ -61,14 +79,22 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(dim // heads, eps=eps) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
+    def heads_of(self, x: Tensor, index: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, C) -> q, k, v, each (B, heads, N, d), normalised, not rotated. index (B, n): k and v of those tokens only."""
+        b, n, c = x.shape
+        if index is None:
+            q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+            return self.q_norm(q), self.k_norm(k), v
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q = F.linear(x, weight[:c], bias[:c]).view(b, n, self.heads, -1).transpose(1, 2)
+        chosen = x.gather(1, index[..., None].expand(-1, -1, c))
+        kv = F.linear(chosen, weight[c:], bias[c:])
+        k, v = kv.view(b, index.shape[1], 2, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        return self.q_norm(q), self.k_norm(k), v
+
     def project(self, x: Tensor, rope: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, C) -> q, k, v, each (B, heads, N, d), normalised and rotated."""
-        b, n, c = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = self.q_norm(q), self.k_norm(k)
-        if rope is not None:
-            q, k = rope.apply(q), rope.apply(k)
-        return q.to(v.dtype), k.to(v.dtype), v
+        return rotate(*self.heads_of(x), rope)
 
     def merge_heads(self, x: Tensor) -> Tensor:  # (B, heads, N, d) -> (B, N, C)
         return self.proj(x.transpose(1, 2).flatten(2))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from come_ros.accelerators import ACCELERATORS, Accelerator, CoMe, NoAccelerator, Tokens, make_accelerator
-from come_ros.accelerators.base import SITES
+from come_ros.accelerators.base import SITES, Reach
 from come_ros.accelerators.confidence import ConfidencePredictor
 from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.config import Accelerator as AcceleratorParameters
@@ -149,3 +149,55 @@ def test_check_is_called_between_blocks_and_can_end_the_pass(model, images):
     with torch.inference_mode(), pytest.raises(Cancelled):
         model(images, NoAccelerator(), ("depth",), check)
     assert calls == 5
+
+
+class FirstFrameKeys(Accelerator):
+    """Everybody reads the first frame only, or, in global block 1, only its own frame."""
+
+    def __init__(self):
+        self.seen = []
+
+    def reach(self, tokens, plan, layer):
+        if layer.part != "global" or layer.index == 1:
+            return Reach(False)
+        b, _, t, _ = tokens.x.shape
+        return Reach(True, torch.arange(t).expand(b, -1))
+
+    def attend(self, q, k, v, plan, layer):
+        self.seen.append((layer, q.shape[2], k.shape[2]))
+        return super().attend(q, k, v, plan, layer)
+
+
+def test_keys_of_chosen_tokens_are_those_of_dense_attention_masked(model, images):
+    class Masked(FirstFrameKeys):
+        def reach(self, tokens, plan, layer):
+            return Reach(layer.part == "global" and layer.index != 1)
+
+        def attend(self, q, k, v, plan, layer):
+            t = q.shape[2] // (3 if layer.part == "global" else 1)
+            return Accelerator.attend(self, q, k[:, :, :t], v[:, :, :t], plan, layer)
+
+    chosen, t = FirstFrameKeys(), 5 + 4 * 5
+    out, _ = run(model, images, chosen)
+    masked, _ = run(model, images, Masked())
+    for key in out:
+        torch.testing.assert_close(out[key], masked[key])
+    assert {(q, k) for layer, q, k in chosen.seen if layer.part == "global"} == {(3 * t, t)}
+    assert sum(layer.part == "frame" for layer, _, _ in chosen.seen) == 5  # four frame blocks and global block 1
+
+
+def test_the_residual_site_is_told_the_keys_and_the_block(model, images):
+    seen = []
+
+    class Look(Accelerator):
+        sites = frozenset({"residual", "before_mlp", "tap"})
+
+        def compress(self, tokens, plan, site):
+            seen.append((site, tokens.layer.part, None if tokens.keys is None else tuple(tokens.keys.shape)))
+            assert tokens.images is images
+            return tokens, plan
+
+    run(model, images, Look())
+    assert {part for _, part, _ in seen} == {"encoder", "frame", "global"}
+    assert {shape for site, _, shape in seen if site == "residual"} == {(2, 3, 25, 16)}
+    assert {shape for site, _, shape in seen if site == "before_mlp"} == {None}
