@@ -23,6 +23,7 @@ from ..datasets.rosbag import Bag
 from ..datasets.tum import nearest
 from ..errors import ComeRosError
 from ..evaluation import RatioHistogram, depth_errors, rotation_error_deg
+from ..evaluation.window import mean_depth
 from ..files import write_tum
 from ..messages import stamp_ns
 from ..preprocess import CropResize
@@ -30,8 +31,6 @@ from ..types import F32, F64
 from .live import LiveRun
 
 _MODEL = ("backbone", "weights", "device", "precision", "resolution")
-MEAN_DEPTH = Path(__file__).resolve().parents[1] / "models" / "mean_depth.npy"
-"""(h, w) mean depth of the training rooms, each frame scaled to median 1."""
 
 
 class ScoreError(ComeRosError):
@@ -234,13 +233,6 @@ class DepthScores:
             },
             "per_sequence": {name: {"abs_rel": e.abs_rel, "delta": e.delta} for name, e in once.items()},
         }
-
-
-def mean_depth(shape: tuple[int, ...]) -> F32:
-    """(h, w) null model: the mean depth of the training rooms."""
-    import cv2
-
-    return cv2.resize(np.load(MEAN_DEPTH).astype(np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def rotation_scores(odom_from_camera: Mapping[int, F64], world_from_camera: Mapping[int, F64]) -> dict[str, Any] | None:

@@ -1,0 +1,45 @@
+"""Errors against ground truth, each with its source; the null models that every figure stands beside are in `window`."""
+
+from .bootstrap import Interval, interval, paired_difference
+from .calibration import Calibration, calibration, spearman
+from .depth import DepthErrors, RatioHistogram, depth_errors, depth_scale, depth_ssim, edges, ssim
+from .points import PointErrors, point_errors, window_point_errors, world_points
+from .poses import (
+    ate_rmse,
+    pair_pose_errors,
+    pose_auc,
+    prediction_difference,
+    relative_pose_errors,
+    rotation_error_deg,
+    rpe_rmse,
+)
+from .thin import ThinErrors, thin_errors
+
+__all__ = [
+    "Calibration",
+    "DepthErrors",
+    "Interval",
+    "PointErrors",
+    "RatioHistogram",
+    "ThinErrors",
+    "ate_rmse",
+    "calibration",
+    "depth_errors",
+    "depth_scale",
+    "depth_ssim",
+    "edges",
+    "interval",
+    "pair_pose_errors",
+    "paired_difference",
+    "point_errors",
+    "pose_auc",
+    "prediction_difference",
+    "relative_pose_errors",
+    "rotation_error_deg",
+    "rpe_rmse",
+    "spearman",
+    "ssim",
+    "thin_errors",
+    "window_point_errors",
+    "world_points",
+]

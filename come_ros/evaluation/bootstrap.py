@@ -1,0 +1,58 @@
+"""Intervals of means over windows by the bootstrap (Efron 1979, percentile method), seeded: the same numbers give the same interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+RESAMPLES = 2000
+LEVEL = 95.0
+
+Statistic = Callable[..., np.ndarray]
+
+
+class Interval(NamedTuple):
+    """A value and the bounds of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interval(values: np.ndarray, median: bool = False, seed: int = 0) -> Interval:
+    """Mean (or median) of (n,) over windows, those that are NaN left out. All NaN: NaN."""
+    values = np.asarray(values, np.float64)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return Interval(*(float("nan"),) * 3)
+    of = np.median if median else np.mean
+    return Interval(float(of(values)), *_bounds(of(values[_picks(len(values), seed)], axis=1)))
+
+
+def paired_difference(ours: np.ndarray, base: np.ndarray, relative: bool = False, seed: int = 0) -> Interval:
+    """mean(ours) - mean(base) over the same windows, resampled together; relative: divided by mean(base). Windows where either is NaN
+    are left out."""
+    ours, base = np.asarray(ours, np.float64), np.asarray(base, np.float64)
+    both = np.isfinite(ours) & np.isfinite(base)
+    ours, base = ours[both], base[both]
+    if not len(ours):
+        return Interval(*(float("nan"),) * 3)
+    picks = _picks(len(ours), seed)
+    a, b = ours[picks].mean(axis=1), base[picks].mean(axis=1)
+    value = ours.mean() - base.mean()
+    if not relative:
+        return Interval(float(value), *_bounds(a - b))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return Interval(float(value / base.mean()), *_bounds((a - b) / b))
+
+
+def _picks(n: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+
+
+def _bounds(means: np.ndarray) -> tuple[float, float]:
+    outside = (100 - LEVEL) / 2
+    low, high = np.percentile(means, [outside, 100 - outside])
+    return float(low), float(high)

@@ -1,0 +1,154 @@
+"""All errors of one window against its truth, and the predictions of null models that see nothing, scored alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..types import F32, F64, U8, Prediction
+from .calibration import Calibration, calibration
+from .depth import depth_errors, depth_scale, depth_ssim, edges
+from .points import window_point_errors, world_points
+from .poses import AUC_DEG, ate_rmse, pair_pose_errors, pose_auc, relative_pose_errors, rpe_rmse
+from .thin import thin_errors
+
+MEAN_DEPTH = Path(__file__).resolve().parents[1] / "models" / "mean_depth.npy"
+"""(h, w) mean depth of the training rooms, each frame scaled to median 1."""
+NULL_FOCAL = 0.75  # widths of the image: the middle of the training rooms' fields of view
+LEAST_KNOWN = 0.01  # share of a window's pixels; with fewer its depth is taken for unknown
+
+
+@dataclass(frozen=True, eq=False)
+class WindowTruth:
+    """S images at the model's size, and what is known of them; None where nothing is.
+
+    source: name of the recording. index: of the window in it. images: (S, H, W, 3) uint8. depth: (S, H, W) float32 along z, NaN where
+    unknown. world_from_camera: (S, 4, 4). intrinsics: (3, 3) in pixels of these images. background: (S, H, W) depth without the thin
+    structures that `depth` has.
+    """
+
+    source: str
+    index: int
+    images: U8
+    depth: F32 | None = None
+    world_from_camera: F64 | None = None
+    intrinsics: F64 | None = None
+    background: F32 | None = None
+
+
+def mean_depth(shape: tuple[int, ...]) -> F32:
+    """(h, w) null model: the mean depth of the training rooms."""
+    import cv2
+
+    return cv2.resize(np.load(MEAN_DEPTH).astype(np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def null_predictions(images: U8) -> dict[str, Prediction]:
+    """What can be said of (S, H, W, 3) images without looking: one depth or the mean depth map, a camera that never moves, a usual lens.
+    Their confidence is constant."""
+    s, height, width = images.shape[:3]
+    k = np.array([[NULL_FOCAL * width, 0, width / 2 - 0.5], [0, NULL_FOCAL * width, height / 2 - 0.5], [0, 0, 1]])
+    maps = {"constant depth": np.ones((height, width), np.float32), "mean depth map": mean_depth((height, width))}
+    still, lens = np.tile(np.eye(4), (s, 1, 1)), np.tile(k, (s, 1, 1))
+    return {
+        name: Prediction(images, np.tile(depth, (s, 1, 1)), np.ones((s, height, width), np.float32), still, lens)
+        for name, depth in maps.items()
+    }
+
+
+def window_calibration(prediction: Prediction, truth: WindowTruth) -> Calibration | None:
+    """Of the confidence against |d - d*| / d* after the median ratio; None without true depth."""
+    if truth.depth is None:
+        return None
+    error = _relative_error(prediction.depth, truth.depth)
+    return calibration(prediction.confidence, error)
+
+
+def score_window(
+    prediction: Prediction, truth: WindowTruth, dense: Prediction | None = None, points: bool = True
+) -> dict[str, float]:
+    """Name -> error, of what the truth knows; NaN where a figure has no meaning. Depth is scaled by the window's median ratio, and parts
+    of the pixels (kept, merged, edge, thin) by that same scale.
+
+    dense: the unaccelerated prediction, for what it says on the pixels that this one kept, and for the distance to it. points: whether
+    the point cloud is scored, which is slowest.
+    """
+    row = {"kept_tokens": prediction.kept_ratio}
+    if truth.depth is not None:
+        row |= _depth_scores(prediction, truth.depth, dense)
+    if truth.background is not None and truth.depth is not None:
+        thin = thin_errors(prediction.depth, truth.depth, truth.background, row["scale"])
+        row |= {"thin_precision": thin.precision, "thin_recall": thin.recall, "thin_f1": thin.f1}
+        row |= {"thin_abs_rel": thin.abs_rel, "thin_pixels": thin.pixels}
+    if truth.world_from_camera is not None:
+        row |= _pose_scores(prediction.window_from_camera, truth.world_from_camera)
+    if truth.intrinsics is not None:
+        focal = (prediction.intrinsics[:, 0, 0], prediction.intrinsics[:, 1, 1])
+        off = [np.abs(f / truth.intrinsics[i, i] - 1) for i, f in enumerate(focal)]
+        row["focal_error"] = float(np.median(off))
+    if points and not (truth.depth is None or truth.world_from_camera is None or truth.intrinsics is None):
+        row |= _point_scores(prediction, truth)
+    if dense is not None:
+        row["to_dense"] = depth_errors(prediction.depth, dense.depth).abs_rel
+    return row
+
+
+def _depth_scores(prediction: Prediction, truth: F32, dense: Prediction | None) -> dict[str, float]:
+    depth = prediction.depth
+    scale = depth_scale(depth, truth)
+    whole = depth_errors(depth, truth, scale=scale)
+    row = {
+        "abs_rel": whole.abs_rel, "delta": whole.delta, "rmse": whole.rmse, "log_rmse": whole.log_rmse, "scale": scale,
+        "ssim": depth_ssim(depth, truth, scale),
+    }  # fmt: skip
+    kept = np.ones(truth.shape, bool) if prediction.merged is None else ~prediction.merged
+    for name, mask in {"kept": kept, "merged": ~kept, "edge": edges(truth)}.items():
+        part = depth_errors(depth, truth, mask, scale)
+        row |= {f"{name}_abs_rel": part.abs_rel, f"{name}_delta": part.delta}
+        if dense is not None:
+            base = depth_errors(dense.depth, truth, mask, depth_scale(dense.depth, truth))
+            row[f"{name}_dense_abs_rel"] = base.abs_rel
+    error = _relative_error(depth, truth)
+    trust = calibration(prediction.confidence, error)
+    far = calibration(-depth, error)
+    return row | {"ause": trust.ause, "ause_chance": trust.chance, "ause_far": far.ause, "spearman": trust.spearman}
+
+
+def _pose_scores(window_from_camera: F64, truth: F64) -> dict[str, float]:
+    if len(truth) < 2:
+        return {}
+    rotation, direction, _ = relative_pose_errors(window_from_camera, truth)
+    pairs = pair_pose_errors(window_from_camera, truth)
+    translation, turn = rpe_rmse(window_from_camera, truth)
+    row = {
+        "rotation_deg": float(np.median(rotation)),
+        "direction_deg": float(np.median(direction[np.isfinite(direction)])) if np.isfinite(direction).any() else np.nan,
+        **{f"auc{t}": pose_auc(*pairs, t) for t in AUC_DEG},
+        "rpe_rotation_deg": turn,
+        "rpe_translation": translation,
+    }  # fmt: skip
+    if len(truth) > 2:
+        row["ate"] = ate_rmse(window_from_camera, truth)
+    return row
+
+
+def _point_scores(prediction: Prediction, truth: WindowTruth) -> dict[str, float]:
+    assert truth.depth is not None and truth.world_from_camera is not None and truth.intrinsics is not None
+    ours = world_points(prediction.depth, prediction.intrinsics, prediction.window_from_camera)
+    lens = np.broadcast_to(truth.intrinsics, (len(truth.depth), 3, 3))
+    error = window_point_errors(ours, world_points(truth.depth, lens, truth.world_from_camera))
+    return {
+        "accuracy": error.accuracy, "completeness": error.completeness, "chamfer": error.chamfer,
+        "normal_consistency": error.normal_consistency,
+    }  # fmt: skip
+
+
+def _relative_error(depth: F32, truth: F32) -> np.ndarray:
+    """|scaled depth / truth - 1| float64, NaN where the truth is unknown, 1 where the estimate is missing."""
+    good = np.isfinite(depth) & (depth > 0)
+    known = np.isfinite(truth) & (truth > 0)
+    scale = depth_scale(depth, truth)
+    off = np.abs(np.where(good, depth, 0.0) * np.float64(scale) / np.where(known, truth, 1.0) - 1)
+    return np.where(known, np.where(good, off, 1.0), np.nan)
