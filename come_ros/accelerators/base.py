@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
 
 class Layer(NamedTuple):
-    """Which block is running: part = "encoder" | "frame" | "global", index counts within the part, from 0."""
+    """Which block is running: part = "encoder" | "frame" | "global", index counts within the part, from 0.
+
+    shared: how many tokens of the whole scene stand behind the others of each sequence, as queries and as keys.
+    """
 
     part: str
     index: int
+    shared: int = 0
 
 
 class Tokens(NamedTuple):
@@ -33,7 +37,8 @@ class Tokens(NamedTuple):
     (row + 1, column + 1). special: leading tokens of each frame that no accelerator may touch. grid: (h, w) patches of the image.
     layer: the block they are in, or came out of; None before the first. images: (B, S, 3, H, W) in [0, 1], what they were made of.
     keys: at the site `residual` only, (B, S, T, d): the keys by which the attention just run knew them, before rotation, mean over
-    heads.
+    heads. shared: (B, n, C) tokens of the whole scene, which take part in global blocks only and are no accelerator's business; or
+    None.
     """
 
     x: Tensor
@@ -43,6 +48,7 @@ class Tokens(NamedTuple):
     layer: Layer | None = None
     images: Tensor | None = None
     keys: Tensor | None = None
+    shared: Tensor | None = None
 
 
 class Reach(NamedTuple):
@@ -118,14 +124,17 @@ class Accelerator:
         return Reach(layer.part == "global")
 
     def key_weights(self, plan: Any, layer: Layer, keys: int) -> KeyWeights | None:
-        """What each of the `keys` tokens of a sequence counts for as a key; None if each counts once."""
+        """What each of the `keys` tokens of a sequence counts for as a key; None if each counts once. Shared ones always count once
+        and are not among them."""
         return None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: Layer) -> Tensor:
         """softmax(q k^T / sqrt(d) + log weight) v for (B, heads, N, d). layer: its part is "frame" if every frame attends to itself,
         also in a global block whose reach says so."""
-        weights = self.key_weights(plan, layer, k.shape[2])
-        return F.scaled_dot_product_attention(q, k, v) if weights is None else weighted_attention(q, k, v, weights)
+        weights = self.key_weights(plan, layer, k.shape[2] - layer.shared)
+        if weights is None:
+            return F.scaled_dot_product_attention(q, k, v)
+        return weighted_attention(q, k, v, weights._replace(shared=layer.shared))
 
     def restore(self, tokens: Tokens, plan: Any, site: str) -> tuple[Tokens, Any]:
         """The full grid again."""

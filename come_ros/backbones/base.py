@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..accelerators.base import Accelerator, Layer, Tokens
@@ -34,25 +35,47 @@ def _never() -> None:
     """The check of somebody who never cancels."""
 
 
+class Known(NamedTuple):
+    """What is known of a scene beside its images, for models that take it; NaN where it is not. types.Known as tensors.
+
+    intrinsics (B, S, 3, 3), pixels. depth (B, S, H, W), along z. world_from_camera (B, S, 4, 4). metric (B, S) bool: whether depth
+    and world_from_camera are in metres.
+    """
+
+    intrinsics: Tensor
+    depth: Tensor
+    world_from_camera: Tensor
+    metric: Tensor
+
+
 class Trunk(NamedTuple):
-    """What the heads read. levels: tap index -> (B, S, T, 2C), frame output before global output; special: tokens in front of
-    each frame's patches; grid: (h, w) patches; plan: the accelerator's, for its report."""
+    """What the heads read. levels: tap -> (B, S, T, channels), see GeometryModel.taps; special: tokens in front of each frame's
+    patches; grid: (h, w) patches; plan: the accelerator's, for its report; shared: (B, n, C) tokens of the scene, or None."""
 
     levels: dict[int, Tensor]
     special: int
     grid: tuple[int, int]
     plan: Any
+    shared: Tensor | None = None
+
+
+ENCODED = -1  # the tap before the first trunk block
 
 
 class GeometryModel(nn.Module, ABC):
-    """A visual geometry transformer: patch encoder, blocks that attend in turn over one frame and over all, heads.
+    """A visual geometry transformer: patch encoder, trunk of blocks that attend over one frame or over all, heads.
 
-    Subclasses say where that model keeps its parts (encoder tokens, special tokens, block stacks, heads).
+    Subclasses say where that model keeps its parts (encoder tokens, special tokens, blocks, heads). taps: the levels its heads
+    read; ENCODED is what the encoder gives, with known geometry added.
     """
 
     patch: int
     native_side: int
     taps: tuple[int, ...]
+    inputs: frozenset[str] = frozenset()
+    """what of Known it takes: "intrinsics", "depth", "poses" """
+    metric = False
+    """whether its lengths are metres"""
 
     @abstractmethod
     def encoder_input(self, images: Tensor) -> Tokens:
@@ -67,19 +90,37 @@ class GeometryModel(nn.Module, ABC):
         return self.encoder_blocks()[0].norm1.weight.shape[0]
 
     @abstractmethod
-    def trunk_input(self, encoded: Tokens) -> Tokens:
-        """Output of the last encoder block -> tokens before the first alternating block (final norm, special tokens)."""
+    def encoder_output(self, encoded: Tokens, known: Known | None) -> Tokens:
+        """Output of the last encoder block -> what the encoder gives: normalised, known geometry added."""
 
     @abstractmethod
-    def trunk_blocks(self) -> list[tuple[Block, Block]]:
-        """Pairs (frame block, global block), in the order they run."""
+    def trunk_input(self, encoded: Tokens) -> Tokens:
+        """What the encoder gives -> tokens before the first trunk block, with the trunk's special tokens."""
+
+    @abstractmethod
+    def trunk_blocks(self) -> list[tuple[str, Block]]:
+        """("frame" or "global", block), in the order they run."""
+
+    def rope(self) -> RopeTables | None:
+        """How positions turn queries and keys of the trunk, for one pass; None if they do not."""
+        return RopeTables()
+
+    def joined(self, tap: int) -> tuple[int, ...]:
+        """The trunk blocks whose outputs are the channels of level `tap`, as indices; here those of the tap's pair of blocks."""
+        return 2 * tap, 2 * tap + 1
 
     @abstractmethod
     def decode(self, trunk: Trunk, size: tuple[int, int], heads: tuple[str, ...], check: Check) -> dict[str, Tensor]:
-        """Run the named heads on the tapped levels for images of (H, W) = size."""
+        """Run the named heads on the tapped levels for images of (H, W) = size. All models know the heads
 
-    def run_trunk(self, images: Tensor, accelerator: Accelerator, check: Check = _never) -> Trunk:
-        """Images (B, S, 3, H, W) through encoder and alternating attention; only the tapped levels are kept."""
+        camera: world_from_camera (B, S, 4, 4), intrinsics (B, S, 3, 3) in pixels;
+        depth: depth (B, S, H, W) along z, depth_conf (B, S, H, W), larger is surer.
+        """
+
+    def run_trunk(
+        self, images: Tensor, accelerator: Accelerator, check: Check = _never, known: Known | None = None
+    ) -> Trunk:
+        """Images (B, S, 3, H, W) through encoder and trunk; only the tapped levels are kept."""
         sites = accelerator.sites
         tokens = self.encoder_input(images)._replace(images=images)
         blocks = self.encoder_blocks()
@@ -94,48 +135,66 @@ class GeometryModel(nn.Module, ABC):
         if "encoder_end" in sites:
             tokens, plan = accelerator.restore(tokens, plan, "encoder_end")
 
+        tokens = self.encoder_output(tokens, known)
+        levels = {ENCODED: tokens.x} if ENCODED in self.taps else {}
         tokens = self.trunk_input(tokens)._replace(images=images)
         if "backbone_in" in sites:
             tokens, plan = accelerator.compress(tokens, plan, "backbone_in")
-        rope = RopeTables()
-        levels = {}
-        for i, (frame_block, global_block) in enumerate(self.trunk_blocks()):
-            level = []
-            for block, part in ((frame_block, "frame"), (global_block, "global")):
-                check()
-                tokens, plan = run_block(block, tokens, rope, accelerator, plan, Layer(part, i))
-                if i in self.taps:  # a copy is restored; the stream itself stays short
-                    level.append(accelerator.restore(tokens, plan, "tap")[0].x if "tap" in sites else tokens.x)
-            if level:
-                levels[i] = torch.cat(level, dim=-1)
-        return Trunk(levels, tokens.special, tokens.grid, plan)
+        rope = self.rope()
+        joined = {tap: self.joined(tap) for tap in self.taps if tap != ENCODED}
+        parts: dict[int, Tensor] = {}  # outputs of trunk blocks that a level still waits for
+        counts = {"frame": 0, "global": 0}
+        for i, (part, block) in enumerate(self.trunk_blocks()):
+            check()
+            tokens, plan = run_block(block, tokens, rope, accelerator, plan, Layer(part, counts[part]))
+            counts[part] += 1
+            if any(i in wanted for wanted in joined.values()):
+                # copies are restored; the stream itself stays short
+                parts[i] = (accelerator.restore(tokens, plan, "tap")[0] if "tap" in sites else tokens).x
+            for tap, wanted in joined.items():
+                if wanted[-1] == i:
+                    levels[tap] = torch.cat([parts.pop(j) for j in wanted], dim=-1) if len(wanted) > 1 else parts.pop(i)
+        return Trunk(levels, tokens.special, tokens.grid, plan, tokens.shared)
 
     def forward(
-        self, images: Tensor, accelerator: Accelerator, heads: tuple[str, ...], check: Check = _never
+        self,
+        images: Tensor,
+        accelerator: Accelerator,
+        heads: tuple[str, ...],
+        check: Check = _never,
+        known: Known | None = None,
     ) -> tuple[dict[str, Tensor], Trunk]:
         """(B, S, 3, H, W) RGB in [0, 1], sides multiples of the patch -> outputs of the named heads, and what they read."""
-        trunk = self.run_trunk(images, accelerator, check)
+        trunk = self.run_trunk(images, accelerator, check, known)
         return self.decode(trunk, (images.shape[-2], images.shape[-1]), heads, check), trunk
 
 
 class RopeTables:
-    """Rotation tables for one pass, made anew only when the tokens' positions change."""
+    """Rotation tables for one pass, made anew only when the tokens' positions change.
+
+    spatial_across_frames: if not, all patches have one position in global blocks.
+    """
 
     KEPT = 4  # frame and global of two layouts; an accelerator may change positions in every block
 
-    def __init__(self) -> None:
-        self._made: dict[tuple[int, str, int], tuple[Tensor, Rotary]] = {}
+    def __init__(self, spatial_across_frames: bool = True) -> None:
+        self._spatial_across_frames = spatial_across_frames
+        self._made: dict[tuple[int, bool, bool, int], tuple[Tensor, Rotary]] = {}
 
-    def __call__(self, tokens: Tokens, part: str, head_dim: int) -> Rotary:
-        key = (id(tokens.positions), part, head_dim)
+    def __call__(self, tokens: Tokens, part: str, across: bool, head_dim: int) -> Rotary:
+        """For a block of that part. across: all frames of a scene are one sequence, else each is one by itself."""
+        flat = part == "global" and not self._spatial_across_frames
+        key = (id(tokens.positions), flat, across, head_dim)
         if key not in self._made:
-            p = tokens.positions  # (B or 1, S or 1, T, 2)
-            if part == "global":
+            p = tokens.positions.clamp(max=1) if flat else tokens.positions  # (B or 1, S or 1, T, 2)
+            if across:
                 p = p.expand(p.shape[0], tokens.x.shape[1], -1, -1).flatten(1, 2)
             elif p.shape[0] * p.shape[1] == 1:
                 p = p.flatten(0, 1)
             else:
                 p = p.expand(*tokens.x.shape[:2], -1, -1).flatten(0, 1)
+            if tokens.shared is not None:
+                p = F.pad(p, (0, 0, 0, tokens.shared.shape[1]))
             if len(self._made) == self.KEPT:
                 del self._made[next(iter(self._made))]
             # holding the tensor keeps its id from being reused
@@ -146,10 +205,14 @@ class RopeTables:
 def run_block(
     block: Block, tokens: Tokens, rope: RopeTables | None, accelerator: Accelerator, plan: Any, layer: Layer
 ) -> tuple[Tokens, Any]:
-    """One transformer block with the accelerator's steps around its attention and its MLP (sites: accelerators/base.py)."""
+    """One transformer block with the accelerator's steps around its attention and its MLP (sites: accelerators/base.py).
+
+    Tokens that the scene shares go through global blocks beside the others, past the accelerator's sites.
+    """
     sites = accelerator.sites
     tokens = tokens._replace(layer=layer)
-    h = tokens._replace(x=block.norm1(tokens.x))
+    shared = tokens.shared if layer.part == "global" else None
+    h = tokens._replace(x=block.norm1(tokens.x), shared=None if shared is None else block.norm1(shared))
     if "before_attention" in sites:
         h, plan = accelerator.compress(h, plan, "before_attention")
     h = run_attention(block.attn, h, rope, accelerator, plan, layer)
@@ -157,6 +220,9 @@ def run_block(
     if "after_attention" in sites:
         h, plan = accelerator.restore(h, plan, "after_attention")
     tokens = tokens._replace(x=tokens.x + block.ls1(h.x))
+    if shared is not None:
+        shared = shared + block.ls1(h.shared)
+        tokens = tokens._replace(shared=shared + block.ls2(block.mlp(block.norm2(shared))))
     if "residual" in sites:
         tokens, plan = accelerator.compress(tokens._replace(keys=keys), plan, "residual")
         tokens = tokens._replace(keys=None)
@@ -175,15 +241,25 @@ def run_attention(
 ) -> Tokens:
     """Every token attends to its frame or to all frames of its scene, as far as the accelerator lets it reach."""
     b, s, t, c = tokens.x.shape
-    reach = accelerator.reach(tokens, plan, layer)
-    if layer.part == "global" and not reach.across:
+    part, reach = layer.part, accelerator.reach(tokens, plan, layer)
+    if part == "global" and not reach.across:
         layer = layer._replace(part="frame")
     x = tokens.x.reshape(b, s * t, c) if reach.across else tokens.x.reshape(b * s, t, c)
-    q, k, v = attn.heads_of(x, reach.index)
-    if "residual" in accelerator.sites and reach.index is None:
-        tokens = tokens._replace(keys=k.mean(1).view(b, s, t, -1))
-    q, k, v = rotate(q, k, v, rope(tokens, layer.part, c // attn.heads) if rope else None, reach.index)
-    return tokens._replace(x=attn.merge_heads(accelerator.attend(q, k, v, plan, layer)).view(b, s, t, c))
+    n, index, shared = x.shape[1], reach.index, tokens.shared
+    if shared is not None:  # a frame that attends to itself has them with it
+        layer = layer._replace(shared=shared.shape[1])
+        x = torch.cat((x, shared if reach.across else shared.repeat_interleave(s, 0)), dim=1)
+        if index is not None:
+            index = torch.cat((index, torch.arange(n, x.shape[1], device=x.device).expand(b, -1)), dim=1)
+    q, k, v = attn.heads_of(x, index)
+    if "residual" in accelerator.sites and index is None:
+        tokens = tokens._replace(keys=k[:, :, :n].mean(1).view(b, s, t, -1))
+    q, k, v = rotate(q, k, v, rope(tokens, part, reach.across, c // attn.heads) if rope else None, index)
+    x = attn.merge_heads(accelerator.attend(q, k, v, plan, layer))
+    if shared is not None:
+        shared = x[:, n:] if reach.across else x[:, n:].unflatten(0, (b, s)).mean(1)
+        x = x[:, :n]
+    return tokens._replace(x=x.reshape(b, s, t, c), shared=shared)
 
 
 class Backbone(ABC):

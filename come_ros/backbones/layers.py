@@ -1,17 +1,21 @@
-"""Parts that visual geometry transformers share: attention block, rotary positions, ViT encoder, dense prediction head.
+"""Parts that visual geometry transformers share: attention block, rotary positions, ViT encoder, dense prediction head, cameras.
 
-Module and parameter names are those of the published VGGT checkpoint, so that a user's file loads strictly. Written from the papers
+Module and parameter names are those of the published checkpoints, so that a user's file loads strictly. Written from the papers
 (VGGT, Wang et al., CVPR 2025; DINOv2, Oquab et al., 2023; RoPE, Su et al., 2021; DPT, Ranftl et al., ICCV 2021).
 Shapes: B scenes, S frames, T tokens of a frame, N tokens that attend to one another, C width, h x w patches, H x W pixels.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..accelerators.base import Tokens
 
 
 class Rotary(NamedTuple):
@@ -110,22 +114,48 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+class SwiGLU(nn.Module):
+    """Gated MLP (Shazeer, 2020) of DINOv2's largest encoder; two thirds of the hidden channels, rounded up to a multiple of 8."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        gated = (int(hidden * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(dim, 2 * gated)
+        self.w3 = nn.Linear(gated, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
 class Block(nn.Module):
-    """Pre-norm transformer block: x + ls1(attention(norm1(x))), then x + ls2(mlp(norm2(x))). Run by base.run_block."""
+    """Pre-norm transformer block: x + ls1(attention(norm1(x))), then x + ls2(mlp(norm2(x))). Run by base.run_block.
+
+    scale_init: first value of the layer scales, None for a block without them.
+    """
 
     def __init__(
-        self, dim: int, heads: int, *, qk_norm: bool = False, eps: float, scale_init: float, mlp_ratio: float = 4.0
+        self,
+        dim: int,
+        heads: int,
+        *,
+        qk_norm: bool = False,
+        eps: float,
+        scale_init: float | None,
+        mlp_ratio: float = 4.0,
+        mlp: Callable[[int, int], nn.Module] = Mlp,
     ) -> None:
         super().__init__()
+        scale = nn.Identity if scale_init is None else functools.partial(LayerScale, dim, scale_init)
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = Attention(dim, heads, qk_norm, eps=1e-5)
-        self.ls1 = LayerScale(dim, scale_init)
+        self.ls1 = scale()
         self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.ls2 = LayerScale(dim, scale_init)
+        self.mlp = mlp(dim, int(dim * mlp_ratio))
+        self.ls2 = scale()
 
     def forward(self, x: Tensor, rope: Rotary | None = None) -> Tensor:
-        """(B, N, C) -> (B, N, C), with plain attention: for blocks that no accelerator touches (camera head)."""
+        """(B, N, C) -> (B, N, C), with plain attention: for blocks that no accelerator touches (in heads)."""
         q, k, v = self.attn.project(self.norm1(x), rope)
         x = x + self.ls1(self.attn.merge_heads(F.scaled_dot_product_attention(q, k, v)))
         return x + self.ls2(self.mlp(self.norm2(x)))
@@ -140,40 +170,81 @@ class PatchProjection(nn.Module):
         return self.proj(images).flatten(2).transpose(1, 2)
 
 
-class PatchEncoder(nn.Module):
-    """DINOv2 ViT with register tokens: images to patch tokens. Tokens in front of the patches: cls, then registers."""
-
-    def __init__(self, side: int, patch: int, dim: int, depth: int, heads: int, registers: int) -> None:
-        """side: number of patches of one side of the stored position table."""
-        super().__init__()
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, dim))
-        self.register_tokens = nn.Parameter(torch.zeros(1, registers, dim))
-        self.mask_token = nn.Parameter(torch.zeros(1, dim))  # unused, but in the published file
-        self.patch_embed = PatchProjection(patch, dim)
-        self.blocks = nn.ModuleList(Block(dim, heads, eps=1e-6, scale_init=1.0) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.prefix = 1 + registers
-
-    def embed(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, 3, H, W) normalised images -> (B, 1 + registers + h*w, C) tokens before the first block; size = (h, w)."""
-        x = self.patch_embed(images)
-        table = position_table(self.pos_embed, *size)
-        x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1) + table
-        return torch.cat((x[:, :1], self.register_tokens.expand(len(x), -1, -1), x[:, 1:]), dim=1)
+IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as the published encoders expect
 
 
-def position_table(stored: Tensor, h: int, w: int) -> Tensor:
+def antialiased_table(stored: Tensor, h: int, w: int) -> Tensor:
     """The (1, 1 + n*n, C) learned table resampled to a grid of (h, w) patches: (1, 1 + h*w, C).
 
-    Antialiased bicubic by output size (the VGGT rule; MapAnything and DA3 use another). Unchanged where the grid is the stored one.
+    Antialiased bicubic by output size: the rule of VGGT and Pi3. Unchanged where the grid is the stored one.
     """
+    return _resample_table(stored, h, w, size=(h, w), antialias=True)
+
+
+def offset_table(stored: Tensor, h: int, w: int) -> Tensor:
+    """As antialiased_table, by DINOv2's first rule, which MapAnything and Depth Anything 3 keep: plain bicubic by the scale factors
+    (h + 0.1) / n, (w + 0.1) / n, which shifts the samples a little. Unchanged where there are as many patches, in a square."""
+    side = round((stored.shape[1] - 1) ** 0.5)
+    return _resample_table(stored, h, w, scale_factor=((h + 0.1) / side, (w + 0.1) / side))
+
+
+def _resample_table(stored: Tensor, h: int, w: int, **how: object) -> Tensor:
     side = round((stored.shape[1] - 1) ** 0.5)
     if h == side and w == side:
         return stored
     grid = stored[:, 1:].float().view(1, side, side, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=(h, w), mode="bicubic", antialias=True, align_corners=False)
+    grid = F.interpolate(grid, mode="bicubic", align_corners=False, **how)  # type: ignore[arg-type]
     return torch.cat((stored[:, :1], grid.flatten(2).transpose(1, 2).to(stored.dtype)), dim=1)
+
+
+class PatchEncoder(nn.Module):
+    """DINOv2 ViT: images to patch tokens. Tokens in front of the patches (`prefix` of them): cls, then registers.
+
+    side: number of patches of one side of the stored position table. table: how that is resampled. final_norm: whether there is one
+    after the last block.
+    """
+
+    def __init__(
+        self,
+        side: int,
+        patch: int,
+        dim: int,
+        depth: int,
+        block: Callable[[], Block],
+        *,
+        registers: int = 0,
+        final_norm: bool = True,
+        table: Callable[[Tensor, int, int], Tensor] = antialiased_table,
+    ) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, dim))
+        if registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, registers, dim))
+        self.patch_embed = PatchProjection(patch, dim)
+        self.blocks = nn.ModuleList(block() for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6) if final_norm else nn.Identity()
+        self.patch, self.prefix, self._table = patch, 1 + registers, table
+
+    def forward(self, images: Tensor) -> Tokens:
+        """(B, S, 3, H, W) RGB in [0, 1] -> tokens before the first block."""
+        b, s, _, height, width = images.shape
+        grid = (height // self.patch, width // self.patch)
+        mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+        x = self.patch_embed((images.flatten(0, 1) - mean) / std)
+        front = self.cls_token.expand(len(x), -1, -1)
+        x = torch.cat((front, x), dim=1) + self._table(self.pos_embed, *grid)
+        if self.prefix > 1:  # registers get no position
+            x = torch.cat((x[:, :1], self.register_tokens.expand(len(x), -1, -1), x[:, 1:]), dim=1)
+        x = x.unflatten(0, (b, s))
+        return Tokens(x, patch_positions(grid, self.prefix, x.device), self.prefix, grid)
+
+
+def patch_positions(grid: tuple[int, int], special: int, device: torch.device) -> Tensor:
+    """(1, 1, special + h*w, 2) integer (y, x): special tokens at (0, 0), patches from (1, 1)."""
+    y, x = torch.meshgrid(torch.arange(grid[0], device=device), torch.arange(grid[1], device=device), indexing="ij")
+    patches = torch.stack((y, x), dim=-1).view(-1, 2) + 1
+    return torch.cat((patches.new_zeros(special, 2), patches))[None, None]
 
 
 def grid_embedding(h: int, w: int, channels: int, aspect: float, device: torch.device) -> Tensor:
@@ -194,26 +265,26 @@ def grid_embedding(h: int, w: int, channels: int, aspect: float, device: torch.d
 
 
 class ResidualConv(nn.Module):
-    """Residual convolution unit. The skip carries relu(x), not x: the published weights were trained that way."""
+    """Residual convolution unit. rectified: the skip carries relu(x) instead of x, as the published VGGT was trained."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, rectified: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(dim, dim, 3, padding=1)
         self.conv2 = nn.Conv2d(dim, dim, 3, padding=1)
+        self.skip = nn.ReLU() if rectified else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(x)
-        return self.conv2(F.relu(self.conv1(x))) + x
+        return self.conv2(F.relu(self.conv1(F.relu(x)))) + self.skip(x)
 
 
 class Fusion(nn.Module):
     """One step from coarse to fine: add the finer level, refine, upsample."""
 
-    def __init__(self, dim: int, has_skip: bool) -> None:
+    def __init__(self, dim: int, has_skip: bool, rectified: bool = True) -> None:
         super().__init__()
         if has_skip:
-            self.resConfUnit1 = ResidualConv(dim)
-        self.resConfUnit2 = ResidualConv(dim)
+            self.resConfUnit1 = ResidualConv(dim, rectified)
+        self.resConfUnit2 = ResidualConv(dim, rectified)
         self.out_conv = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor, skip: Tensor | None, size: tuple[int, int]) -> Tensor:
@@ -223,14 +294,43 @@ class Fusion(nn.Module):
         return self.out_conv(x)
 
 
-class _Scratch(nn.Module):
-    """Only a name: the published keys keep the fusion part under `scratch`."""
+class Pyramid(nn.Module):
+    """DPT's four fusion steps, coarse to fine, under the published names `refinenet1` (finest) to `refinenet4`."""
+
+    def __init__(self, features: int, rectified: bool) -> None:
+        super().__init__()
+        for i in range(1, 5):
+            setattr(self, f"refinenet{i}", Fusion(features, has_skip=i < 4, rectified=rectified))
+
+    def fuse(self, maps: list[Tensor], doubling: bool = False) -> Tensor:
+        """Four maps (frames, features, ., .), fine to coarse -> one of twice the finest's size.
+
+        Each step resamples to the next map's size; `doubling`: to twice its own, of which the next map's size is then cut out.
+        """
+        x, skip = maps[3], None
+        for i in (3, 2, 1, 0):
+            size = (2 * maps[i].shape[-2], 2 * maps[i].shape[-1])
+            finer = (maps[i - 1].shape[-2], maps[i - 1].shape[-1]) if i else size
+            x = getattr(self, f"refinenet{i + 1}")(x, skip, size if doubling else finer)[..., : finer[0], : finer[1]]
+            skip = maps[i - 1]
+        return x
+
+
+def level_resize(index: int, channels: int) -> nn.Module:
+    """What brings level `index` of four from the patch grid to its place in the pyramid: 4, 2, 1 and 1/2 times the grid."""
+    if index < 2:
+        factor = 4 >> index
+        return nn.ConvTranspose2d(channels, channels, factor, stride=factor)
+    return nn.Identity() if index == 2 else nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+
+class _Scratch(Pyramid):
+    """The pyramid with what the published keys of VGGT keep beside it."""
 
     def __init__(self, channels: tuple[int, ...], features: int, outputs: int) -> None:
-        super().__init__()
+        super().__init__(features, rectified=True)
         for i, c in enumerate(channels, start=1):
             setattr(self, f"layer{i}_rn", nn.Conv2d(c, features, 3, padding=1, bias=False))
-            setattr(self, f"refinenet{i}", Fusion(features, has_skip=i < 4))
         self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
         self.output_conv2 = nn.Sequential(
             nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, outputs, 1)
@@ -238,20 +338,13 @@ class _Scratch(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """DPT: patch tokens of four levels to a map at image resolution. Returns raw channels; activations belong to the model."""
+    """VGGT's DPT: patch tokens of four levels to a map at image resolution. Returns raw channels; activations belong to the model."""
 
     def __init__(self, dim: int, features: int, channels: tuple[int, ...], outputs: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-5)
         self.projects = nn.ModuleList(nn.Conv2d(dim, c, 1) for c in channels)
-        self.resize_layers = nn.ModuleList(
-            (
-                nn.ConvTranspose2d(channels[0], channels[0], 4, stride=4),
-                nn.ConvTranspose2d(channels[1], channels[1], 2, stride=2),
-                nn.Identity(),
-                nn.Conv2d(channels[3], channels[3], 3, stride=2, padding=1),
-            )
-        )
+        self.resize_layers = nn.ModuleList(level_resize(i, c) for i, c in enumerate(channels))
         self.scratch = _Scratch(channels, features, outputs)
 
     def forward(self, levels: list[Tensor], grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
@@ -265,11 +358,119 @@ class DenseHead(nn.Module):
             x = x + grid_embedding(h, w, x.shape[1], aspect, x.device).to(x.dtype)
             maps.append(getattr(self.scratch, f"layer{i + 1}_rn")(self.resize_layers[i](x)))
         s = self.scratch
-        x = s.refinenet4(maps[3], None, maps[2].shape[-2:])
-        x = s.refinenet3(x, maps[2], maps[1].shape[-2:])
-        x = s.refinenet2(x, maps[1], maps[0].shape[-2:])
-        x = s.refinenet1(x, maps[0], (2 * maps[0].shape[-2], 2 * maps[0].shape[-1]))
-        x = s.output_conv1(x)
+        x = s.output_conv1(s.fuse(maps))
         x = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
         x = x + grid_embedding(*size, x.shape[1], aspect, x.device).to(x.dtype)
         return s.output_conv2(x)
+
+
+def in_chunks(
+    head: Callable[[list[Tensor]], Tensor], levels: list[Tensor], check: Callable[[], None], chunk: int = 8
+) -> Tensor:
+    """`head` on levels (B, S, h*w, C) of independent frames, `chunk` of them at a time to bound memory: (B, S, ...)."""
+    b, s = levels[0].shape[:2]
+    parts = []
+    for start in range(0, s, chunk):
+        check()
+        part = head([t[:, start : start + chunk].flatten(0, 1) for t in levels])
+        parts.append(part.unflatten(0, (b, -1)))
+    return torch.cat(parts, dim=1)
+
+
+class PoseRegressor(nn.Module):
+    """Patch tokens of a frame to its pose: two residual stages, mean over patches, MLP (MapAnything and Pi3).
+
+    rotation: how many numbers tell it. convolution: whether the residual stages are stored as 1x1 convolutions.
+    """
+
+    def __init__(self, dim: int, rotation: int, convolution: bool) -> None:
+        super().__init__()
+        layer: Callable[[int, int], nn.Module] = (
+            functools.partial(nn.Conv2d, kernel_size=1) if convolution else nn.Linear
+        )
+        self.convolution = convolution
+        self.res_conv = nn.ModuleList(
+            nn.ModuleDict({f"res_conv{i}": layer(dim, dim) for i in (1, 2, 3)}) for _ in range(2)
+        )
+        self.more_mlps = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
+        self.fc_t = nn.Linear(dim, 3)
+        self.fc_rot = nn.Linear(dim, rotation)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(frames, N, dim) -> translation (frames, 3), rotation (frames, rotation)."""
+        x = tokens.transpose(1, 2)[..., None] if self.convolution else tokens
+        for stage in self.res_conv:
+            z = x
+            for layer in stage.values():  # type: ignore[operator, union-attr]
+                z = F.relu(layer(z))
+            x = x + z
+        x = self.more_mlps(x.mean((2, 3)) if self.convolution else x.mean(1))
+        return self.fc_t(x), self.fc_rot(x)
+
+
+def rotation_from_quaternion(quat_xyzw: Tensor) -> Tensor:
+    """(..., 4) of any non-zero length -> (..., 3, 3)."""
+    x, y, z, w = quat_xyzw.unbind(-1)
+    s = 2 / quat_xyzw.square().sum(-1).clamp_min(1e-12)
+    rows = (
+        (1 - s * (y * y + z * z), s * (x * y - z * w), s * (x * z + y * w)),
+        (s * (x * y + z * w), 1 - s * (x * x + z * z), s * (y * z - x * w)),
+        (s * (x * z - y * w), s * (y * z + x * w), 1 - s * (x * x + y * y)),
+    )
+    return torch.stack([torch.stack(r, dim=-1) for r in rows], dim=-2)
+
+
+def rigid(rotation: Tensor, translation: Tensor) -> Tensor:
+    """(..., 3, 3) and (..., 3) -> (..., 4, 4)."""
+    pose = torch.eye(4, dtype=rotation.dtype, device=rotation.device).expand(*rotation.shape[:-2], 4, 4).clone()
+    pose[..., :3, :3], pose[..., :3, 3] = rotation, translation
+    return pose
+
+
+def invert_rigid(pose: Tensor) -> Tensor:
+    """(..., 4, 4) -> its inverse, exactly rigid."""
+    rt = pose[..., :3, :3].transpose(-1, -2)
+    return rigid(rt, -(rt @ pose[..., :3, 3:])[..., 0])
+
+
+def pinhole(fx: Tensor, fy: Tensor, cx: Tensor | float, cy: Tensor | float) -> Tensor:
+    """Focal lengths and principal point (...) -> intrinsics (..., 3, 3)."""
+    k = fx.new_zeros(*fx.shape, 3, 3)
+    k[..., 0, 0], k[..., 1, 1], k[..., 0, 2], k[..., 1, 2], k[..., 2, 2] = fx, fy, cx, cy, 1
+    return k
+
+
+def decode_pose(encoding: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(..., 9), i.e. translation, quaternion xyzw, field of view (vertical, horizontal) in rad -> transform (..., 4, 4) and
+    intrinsics (..., 3, 3) in pixels of an image of (H, W) = size.
+
+    The field of view is held within 1..170 degrees: the heads' ReLU can give 0, an infinite focal length.
+    """
+    fov = encoding[..., 7:].clamp(0.0175, 2.967)
+    height, width = size
+    k = pinhole(width / 2 / (fov[..., 1] / 2).tan(), height / 2 / (fov[..., 0] / 2).tan(), width / 2, height / 2)
+    return rigid(rotation_from_quaternion(encoding[..., 3:7]), encoding[..., :3]), k
+
+
+def fit_intrinsics(rays: Tensor) -> Tensor:
+    """(..., H, W, 3) rays or points in the camera frame, z > 0 -> (..., 3, 3): the pinhole camera nearest to them.
+
+    Least squares of the pixels' whole-numbered indices on x/z and y/z, over some 50 x 50 pixels. Where the rays tell no focal
+    length that can be (none, or a negative one), it is that of a field of view of 90 degrees.
+    """
+    height, width = rays.shape[-3:-1]
+    rows = torch.arange(0, height, max(1, height // 50), device=rays.device)
+    columns = torch.arange(0, width, max(1, width // 50), device=rays.device)
+    some = rays[..., rows, :, :][..., columns, :].double()
+    slopes = some[..., :2] / some[..., 2:].clamp_min(1e-6)  # (..., rows, columns, 2)
+    u, v = torch.meshgrid(columns.double(), rows.double(), indexing="xy")
+    found = []
+    for slope, pixel, extent in ((slopes[..., 0], u, width), (slopes[..., 1], v, height)):
+        mean, middle = slope.mean((-2, -1)), pixel.mean()
+        deviation = slope - mean[..., None, None]
+        focal = (deviation * (pixel - middle)).mean((-2, -1)) / deviation.square().mean((-2, -1)).clamp_min(1e-12)
+        usable = focal.isfinite() & (focal > 1e-3 * extent)
+        focal = torch.where(usable, focal, extent / 2)
+        found.append((focal, torch.where(usable, middle - focal * mean, (extent - 1) / 2)))
+    (fx, cx), (fy, cy) = found
+    return pinhole(fx, fy, cx, cy).to(rays.dtype)

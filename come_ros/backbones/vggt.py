@@ -5,6 +5,7 @@ Written from the paper and from the published checkpoint's key names and shapes.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..accelerators.base import Tokens
-from .base import Check, GeometryModel, Trunk
-from .layers import Block, DenseHead, Mlp, PatchEncoder
+from .base import Check, GeometryModel, Known, Trunk
+from .layers import Block, DenseHead, Mlp, PatchEncoder, decode_pose, in_chunks, invert_rigid, patch_positions
 
 HEADS = ("camera", "depth", "points")
-IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as the published encoder expects
 
 
 @dataclass(frozen=True)
@@ -73,31 +73,31 @@ class VGGT(GeometryModel):
         self.point_head = DenseHead(2 * sizes.dim, sizes.features, sizes.channels, outputs=4)
 
     def encoder_input(self, images: Tensor) -> Tokens:
-        b, s, _, height, width = images.shape
-        grid = (height // self.patch, width // self.patch)
-        encoder = self.aggregator.patch_embed
-        mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
-        x = encoder.embed((images.flatten(0, 1) - mean) / std, grid)
-        return Tokens(x.view(b, s, *x.shape[1:]), patch_positions(grid, encoder.prefix, x.device), encoder.prefix, grid)
+        tokens: Tokens = self.aggregator.patch_embed(images)
+        return tokens
 
     def encoder_blocks(self) -> list[Block]:
         return list(self.aggregator.patch_embed.blocks)  # type: ignore[arg-type]
 
+    def encoder_output(self, encoded: Tokens, known: Known | None) -> Tokens:
+        x = self.aggregator.patch_embed.norm(encoded.x)[:, :, encoded.special :]
+        return Tokens(x, patch_positions(encoded.grid, 0, x.device), 0, encoded.grid)
+
     def trunk_input(self, encoded: Tokens) -> Tokens:
         a = self.aggregator
-        patches = a.patch_embed.norm(encoded.x)[:, :, encoded.special :]
-        b, s = patches.shape[:2]
+        b, s = encoded.x.shape[:2]
         special = torch.cat(
             (a.camera_token, a.register_token), dim=2
         )  # (1, 2, 5, C): slot 0 first frame, slot 1 the others
         special = torch.cat((special[:, :1], special[:, 1:].expand(-1, s - 1, -1, -1)), dim=1).expand(b, -1, -1, -1)
-        n = special.shape[2]
-        return Tokens(
-            torch.cat((special, patches), dim=2), patch_positions(encoded.grid, n, patches.device), n, encoded.grid
-        )
+        n, x = special.shape[2], torch.cat((special, encoded.x), dim=2)
+        return Tokens(x, patch_positions(encoded.grid, n, x.device), n, encoded.grid)
 
-    def trunk_blocks(self) -> list[tuple[Block, Block]]:
-        return list(zip(self.aggregator.frame_blocks, self.aggregator.global_blocks, strict=True))  # type: ignore[arg-type]
+    def trunk_blocks(self) -> list[tuple[str, Block]]:
+        out: list[tuple[str, Block]] = []
+        for pair in zip(self.aggregator.frame_blocks, self.aggregator.global_blocks, strict=True):
+            out += zip(("frame", "global"), pair, strict=True)  # type: ignore[arg-type]
+        return out
 
     def decode(self, trunk: Trunk, size: tuple[int, int], heads: tuple[str, ...], check: Check) -> dict[str, Tensor]:
         """Keys by head. camera: pose_encodings (iterations, B, S, 9), world_from_camera (B, S, 4, 4), intrinsics (B, S, 3, 3);
@@ -119,15 +119,9 @@ class VGGT(GeometryModel):
     def run_dense_head(
         self, head: DenseHead, trunk: Trunk, size: tuple[int, int], check: Check, chunk: int = 8
     ) -> Tensor:
-        """Raw channels (B, S, n, H, W); frames are independent, `chunk` of them at a time to bound memory."""
+        """Raw channels (B, S, n, H, W)."""
         levels = [trunk.levels[i][:, :, trunk.special :] for i in self.taps]
-        b, s = levels[0].shape[:2]
-        parts = []
-        for start in range(0, s, chunk):
-            check()
-            part = [t[:, start : start + chunk].flatten(0, 1) for t in levels]
-            parts.append(head(part, trunk.grid, size).unflatten(0, (b, -1)))
-        return torch.cat(parts, dim=1)
+        return in_chunks(lambda part: head(part, trunk.grid, size), levels, check, chunk)
 
 
 class Aggregator(nn.Module):
@@ -135,9 +129,11 @@ class Aggregator(nn.Module):
         super().__init__()
         self.camera_token = nn.Parameter(torch.zeros(1, 2, 1, z.dim))
         self.register_token = nn.Parameter(torch.zeros(1, 2, z.registers, z.dim))
+        block = functools.partial(Block, z.dim, z.encoder_heads, eps=1e-6, scale_init=1.0)
         self.patch_embed = PatchEncoder(
-            z.image_side // z.patch, z.patch, z.dim, z.encoder_depth, z.encoder_heads, z.registers
+            z.image_side // z.patch, z.patch, z.dim, z.encoder_depth, block, registers=z.registers
         )
+        self.patch_embed.mask_token = nn.Parameter(torch.zeros(1, z.dim))  # unused, but in the published file
 
         def stack() -> nn.ModuleList:
             return nn.ModuleList(Block(z.dim, z.heads, qk_norm=True, eps=1e-5, scale_init=0.01) for _ in range(z.depth))
@@ -176,50 +172,6 @@ class CameraHead(nn.Module):
         return torch.stack(encodings)
 
 
-def patch_positions(grid: tuple[int, int], special: int, device: torch.device) -> Tensor:
-    """(1, 1, special + h*w, 2) integer (y, x): special tokens at (0, 0), patches from (1, 1)."""
-    y, x = torch.meshgrid(torch.arange(grid[0], device=device), torch.arange(grid[1], device=device), indexing="ij")
-    patches = torch.stack((y, x), dim=-1).view(-1, 2) + 1
-    return torch.cat((patches.new_zeros(special, 2), patches))[None, None]
-
-
 def inverse_log(x: Tensor) -> Tensor:
     """sign(x) (exp|x| - 1): the point head's activation."""
     return x.sign() * x.abs().expm1()
-
-
-def rotation_from_quaternion(quat_xyzw: Tensor) -> Tensor:
-    """(..., 4) of any non-zero length -> (..., 3, 3)."""
-    x, y, z, w = quat_xyzw.unbind(-1)
-    s = 2 / quat_xyzw.square().sum(-1).clamp_min(1e-12)
-    rows = (
-        (1 - s * (y * y + z * z), s * (x * y - z * w), s * (x * z + y * w)),
-        (s * (x * y + z * w), 1 - s * (x * x + z * z), s * (y * z - x * w)),
-        (s * (x * z - y * w), s * (y * z + x * w), 1 - s * (x * x + y * y)),
-    )
-    return torch.stack([torch.stack(r, dim=-1) for r in rows], dim=-2)
-
-
-def decode_pose(encoding: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """(..., 9) -> camera_from_world (..., 4, 4), intrinsics (..., 3, 3) in pixels of an image of (H, W) = size.
-
-    The field of view is held within 1..170 degrees: the head's ReLU can give 0, an infinite focal length.
-    """
-    rotation, translation = rotation_from_quaternion(encoding[..., 3:7]), encoding[..., :3]
-    pose = torch.eye(4, dtype=encoding.dtype, device=encoding.device).expand(*encoding.shape[:-1], 4, 4).clone()
-    pose[..., :3, :3], pose[..., :3, 3] = rotation, translation
-    fov = encoding[..., 7:].clamp(0.0175, 2.967)
-    k = torch.zeros(*encoding.shape[:-1], 3, 3, dtype=encoding.dtype, device=encoding.device)
-    k[..., 0, 0] = size[1] / 2 / (fov[..., 1] / 2).tan()
-    k[..., 1, 1] = size[0] / 2 / (fov[..., 0] / 2).tan()
-    k[..., 0, 2], k[..., 1, 2], k[..., 2, 2] = size[1] / 2, size[0] / 2, 1
-    return pose, k
-
-
-def invert_rigid(pose: Tensor) -> Tensor:
-    """(..., 4, 4) -> its inverse, exactly rigid."""
-    rt = pose[..., :3, :3].transpose(-1, -2)
-    out = pose.clone()
-    out[..., :3, :3] = rt
-    out[..., :3, 3] = -(rt @ pose[..., :3, 3:])[..., 0]
-    return out

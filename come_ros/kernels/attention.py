@@ -23,17 +23,20 @@ class KeyWeights(NamedTuple):
     """What each key counts for.
 
     weight: (B or 1, N) float32, or (B or 1, S, N / S) by frame; 0 for padding. tail, size: if not None, every frame ends with
-    `tail` keys of weight `size` and all before count once: then two plain attention calls do.
+    `tail` keys of weight `size` and all before count once: then two plain attention calls do. shared: so many keys that count
+    once follow behind those of `weight`.
     """
 
     weight: Tensor
     frames: int = 1
     tail: int | None = None
     size: float = 1.0
+    shared: int = 0
 
     def log(self, dtype: torch.dtype) -> Tensor:
-        """(B or 1, 1, 1, N) to be added to the logits; -inf for padding."""
-        weight = self.weight.flatten(1).to(torch.promote_types(dtype, torch.float32))
+        """(B or 1, 1, 1, N + shared) to be added to the logits; -inf for padding."""
+        weight = F.pad(self.weight.flatten(1), (0, self.shared), value=1.0)
+        weight = weight.to(torch.promote_types(dtype, torch.float32))
         return weight.log().to(dtype)[:, None, None]
 
 
@@ -67,10 +70,16 @@ def _two_calls(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights) -> Tensor:
         raise ValueError("two_calls needs all merged keys to have one weight and to lie at the end of each frame")
     if keys.tail == 0:
         return attention_with_lse(q, k, v)[0]
-    k, v = (t.unflatten(2, (keys.frames, -1)) for t in (k, v))  # (B, heads, S, N / S, d)
-    cut = k.shape[3] - keys.tail
-    out, lse = attention_with_lse(q, k[:, :, :, :cut].flatten(2, 3), v[:, :, :, :cut].flatten(2, 3))
-    merged, lse_merged = attention_with_lse(q, k[:, :, :, cut:].flatten(2, 3), v[:, :, :, cut:].flatten(2, 3))
+    tail, n = keys.tail, k.shape[2] - keys.shared
+
+    def split(t: Tensor) -> tuple[Tensor, Tensor]:  # (B, heads, N, d) -> kept, merged
+        by_frame = t[:, :, :n].unflatten(2, (keys.frames, -1))
+        kept = by_frame[:, :, :, :-tail].flatten(2, 3)
+        return torch.cat((kept, t[:, :, n:]), dim=2) if keys.shared else kept, by_frame[:, :, :, -tail:].flatten(2, 3)
+
+    (k, k_merged), (v, v_merged) = split(k), split(v)
+    out, lse = attention_with_lse(q, k, v)
+    merged, lse_merged = attention_with_lse(q, k_merged, v_merged)
     share = torch.sigmoid(lse_merged + math.log(keys.size) - lse)[..., None]  # of the merged keys
     return (out + (merged - out) * share).to(q.dtype)
 

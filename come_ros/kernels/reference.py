@@ -14,6 +14,7 @@ from torch import Tensor
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # else what the first caller made in that mode could never be trained through
 def group_members(grid: tuple[int, int], group: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Patches (M, n) of each whole group, row by row, and the E patches (E,) in none, as indices into P."""
     (h, w), (gh, gw) = grid, group

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from come_ros.accelerators import NoAccelerator
-from come_ros.backbones.layers import Fusion, ResidualConv, grid_embedding, position_table, rotary
+from come_ros.backbones.layers import Fusion, ResidualConv, antialiased_table, grid_embedding, rotary
 from come_ros.backbones.vggt import VGGT, VGGTSizes, decode_pose, inverse_log
 
 CASES = ["square_stored_grid", "rect_interpolated", "tall_interpolated", "single_frame", "long_sequence"]
@@ -84,7 +84,7 @@ def test_single_functions_equal_the_reference(fixture, model):
     assert error(table.apply(p["rope"]["tokens"]), p["rope"]["output"]) <= 1e-6
     stored = model.aggregator.patch_embed.pos_embed
     for (h, w), want in p["vit_pos_embed"].items():
-        assert error(position_table(stored, h // 14, w // 14), want) <= 1e-6, (h, w)
+        assert error(antialiased_table(stored, h // 14, w // 14), want) <= 1e-6, (h, w)
     for (w, h, aspect), want in p["uv_embed_32ch"].items():
         assert error(grid_embedding(h, w, 32, aspect, torch.device("cpu")).permute(1, 2, 0) / 0.1, want) <= 1e-6
     raw = p["activate_head"]["input_bchw"]
