@@ -43,8 +43,8 @@ class VGGTSizes:
 VARIANTS = {
     "1b": VGGTSizes(),
     "tiny": VGGTSizes(
-        image_side=112,
-        native_side=112,
+        image_side=168,
+        native_side=168,
         dim=160,
         encoder_depth=4,
         encoder_heads=5,

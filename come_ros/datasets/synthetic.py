@@ -407,6 +407,11 @@ def _mip_chain(image: np.ndarray, out: np.ndarray) -> None:
                     )
 
 
+def fill_texture(chain: np.ndarray, image: np.ndarray) -> None:
+    """Put an image (TEXTURE_SIZE, TEXTURE_SIZE, 3) float32 in 0..1 into a row (N, 3) uint8 of Scene.textures."""
+    _mip_chain(image, chain)
+
+
 def _yaw_rotation(yaw: float) -> np.ndarray:
     """local_from_world (3, 3) of something turned by yaw about z."""
     c, s = math.cos(yaw), math.sin(yaw)

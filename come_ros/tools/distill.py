@@ -60,10 +60,11 @@ def run(args: argparse.Namespace) -> int:
 class RoomWindows:
     """Windows of rendered rooms, as `come_ros train` draws them."""
 
-    def __init__(self, seed: int) -> None:
-        from .train import WindowStream
+    def __init__(self, seed: int, side: int) -> None:
+        from ..datasets.windows import WindowStream
 
-        self._stream = WindowStream(seed + 77, minutes=60)
+        self.side = side
+        self._stream = WindowStream(seed + 77, side)
         self._debt = 0.0
         for _ in range(24):
             self._stream.render()
@@ -74,14 +75,15 @@ class RoomWindows:
         while self._debt > 12:
             self._stream.render()
             self._debt -= 12
-        return np.stack([self._stream.window(frames, 0.6)[0] for _ in range(windows)])
+        size = self._stream.draw_size()
+        return np.stack([self._stream.window(frames, 0.6, size).images for _ in range(windows)])
 
     def validation(self) -> list[np.ndarray]:
         from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
-        from .train import SIDE
 
         seeds = SPLIT_SEEDS["validation"][:VALIDATION_WINDOWS]
-        made = (render_sequence(s, frames=4, width=SIDE[0], height=SIDE[1], rate_hz=TEST_RATE_HZ) for s in seeds)
+        size = {"width": self.side, "height": self.side * 3 // 4}
+        made = (render_sequence(s, frames=4, rate_hz=TEST_RATE_HZ, **size) for s in seeds)
         return [s.images.transpose(0, 3, 1, 2) for s in made]
 
 
@@ -211,7 +213,7 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     data = (
         RecordedWindows(args.source, args.side or model.native_side, model.patch, args.seed)
         if args.source
-        else RoomWindows(args.seed)
+        else RoomWindows(args.seed, args.side or model.native_side)
     )
     predictor = ConfidencePredictor(model.encoder_width, args.dim, scope=args.scope).to(device)
     optimiser = torch.optim.AdamW(predictor.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)

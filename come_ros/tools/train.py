@@ -10,31 +10,33 @@ examples:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import os
+import random
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-SIDE = (112, 84)  # (W, H) of training images: 8 x 6 patches
-SEQUENCE = 12  # frames rendered of each scene
-POOL = 600  # sequences kept to draw windows from
-REUSE = 3  # windows drawn for each new frame rendered, in frames: rendering then takes a small part of the time
+from ..datasets.windows import load_pictures, loader
+
 BATCH_FRAMES = 24  # frames in a batch, whatever the window length
 LEARNING_RATE = 1.5e-3
+LONGEST_STEP_S = 20.0  # of a step's time that counts: what is longer was a pause of the machine
 WEIGHT_DECAY = 0.02
-WARM_UP_STEPS = 400
+WARM_UP_STEPS = 100
 CAMERA_WEIGHT = 5.0
 MATCH_WEIGHT = 0.5  # auxiliary, fades out; see matching_loss
 ATTENTION_WEIGHT = 0.5  # auxiliary, fades out; see attention_loss
 WATCHED_BLOCKS = (0, 1, 2)  # global blocks it acts on
 RAY_WEIGHT = 4.0  # auxiliary, fades out; see make_probe
-ROTATION_WEIGHT = (
-    3.0  # of the quaternion within the camera loss: at 10 degrees it differs from the identity by 0.09 only
-)
+ROTATION_WEIGHT = 3.0  # of the quaternion in the camera loss: at 10 degrees it differs from the identity by 0.09 only
+TRANSLATION_WEIGHT = 0.5  # of the translation, relative to its length: an absolute L1 is smallest at no motion at all
+SHORTEST = 0.05  # translation, in scene scales, below which the error counts as if it had this length
+FADE = 0.85  # share of the time over which the auxiliary losses fade out
+MERGE_RATIOS = (0.25, 0.5, 0.75)  # drawn from in steps with merging
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", default="tiny", help="model size, a name from backbones/vggt.py (default tiny)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 = all")
+    parser.add_argument("--start", metavar="FILE", help="begin with the model and probe of this checkpoint (last.pt)")
+    parser.add_argument("--rate", type=float, default=LEARNING_RATE, help="peak learning rate (default %(default)s)")
+    parser.add_argument(
+        "--merge", type=float, default=0.0, help="share of steps with groups of patches merged at random (default 0)"
+    )
+    parser.add_argument("--pictures", metavar="DIR", help="folder of photographs to hang into the rooms")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (bf16 there)")
+    parser.add_argument("--batch", type=int, default=BATCH_FRAMES, help="frames in a batch (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that render (default 1)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
     parser.add_argument("--score", choices=["validation", "test"], help="only score the checkpoint on this split")
     parser.add_argument("--export", metavar="FILE", help="only write the checkpoint's weights as fp16 safetensors")
@@ -69,86 +80,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- data
-class WindowStream:
-    """Endless batches of windows: render a sequence, put it into a pool, draw several windows from the pool.
-
-    Rendering is dearer than training on a frame, so every frame is used about REUSE times, each time in another window: other
-    neighbours, another reference frame, maybe mirrored.
-    """
-
-    def __init__(self, seed: int, minutes: float = 0.0) -> None:
-        """minutes: training time so far, where the curriculum goes on after an interruption."""
-        self.rng = np.random.default_rng(seed)
-        self.next_seed = seed * 1_000_003 % 5_000_000
-        self.started = time.monotonic() - 60 * minutes
-        self.pool: list[Any] = []
-
-    def render(self) -> None:
-        from ..datasets.synthetic import SPLIT_SEEDS, render_sequence
-
-        seed = SPLIT_SEEDS["train"][self.next_seed % len(SPLIT_SEEDS["train"])]
-        self.next_seed += 1
-        sequence = render_sequence(
-            seed, frames=SEQUENCE, width=SIDE[0], height=SIDE[1], rate_hz=float(self.rng.uniform(2.5, 8.0)), motion=1.0
-        )
-        if len(self.pool) < POOL:
-            self.pool.append(sequence)
-        else:
-            self.pool[self.rng.integers(POOL)] = sequence
-
-    def window(self, frames: int, reach: float) -> tuple[np.ndarray, ...]:
-        """images (S, 3, H, W) uint8, depth (S, H, W), camera_from_first (S, 4, 4), intrinsics (3, 3); `reach` in (0, 1]: how far
-        apart in the sequence the frames may lie, the curriculum."""
-        s = self.pool[self.rng.integers(len(self.pool))]
-        span = max(frames, math.ceil(reach * SEQUENCE))
-        start = self.rng.integers(SEQUENCE - span + 1)
-        picked = start + self.rng.permutation(span)[:frames]
-        if self.rng.random() < 0.5:
-            picked.sort()  # in time, as in life; otherwise in any order, so that any frame learns to be the reference
-        images, depth = s.images[picked], s.depth[picked]
-        pose = np.linalg.inv(s.world_from_camera[picked]) @ s.world_from_camera[picked[0]]
-        k = s.intrinsics.copy()
-        if self.rng.random() < 0.5:  # mirrored: x -> -x in every camera
-            images, depth = images[:, :, ::-1], depth[:, :, ::-1]
-            mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
-            pose = mirror @ pose @ mirror
-            k[0, 2] = SIDE[0] - 1 - k[0, 2]
-        return images.transpose(0, 3, 1, 2).copy(), depth.copy(), pose.astype(np.float32), k.astype(np.float32)
-
-    def batches(self) -> Iterator[dict[str, Any]]:
-        import torch
-
-        while len(self.pool) < 24:
-            self.render()
-        debt = 0.0
-        while True:
-            frames = int(self.rng.choice([2, 3, 4, 6], p=[0.35, 0.25, 0.25, 0.15]))
-            # neighbours first, then wider and wider, so that matching is learnt where it is easy
-            minutes = (time.monotonic() - self.started) / 60
-            reach = min(0.6, 0.25 + 0.35 * minutes / 25)
-            windows = [self.window(frames, reach) for _ in range(BATCH_FRAMES // frames)]
-            debt += BATCH_FRAMES / REUSE
-            while debt >= SEQUENCE:
-                self.render()
-                debt -= SEQUENCE
-            names = ("images", "depth", "camera_from_first", "intrinsics")
-            yield {n: torch.from_numpy(np.stack(x)) for n, x in zip(names, zip(*windows, strict=True), strict=True)}
-
-
-def loader(seed: int, minutes: float) -> Iterator[dict[str, Any]]:
-    """Batches made by another process, so that rendering overlaps training."""
-    import torch
-    from torch.utils.data import DataLoader, IterableDataset
-
-    class Stream(IterableDataset):
-        def __iter__(self) -> Iterator[dict[str, Any]]:
-            torch.set_num_threads(1)
-            return WindowStream(seed, minutes).batches()
-
-    return iter(DataLoader(Stream(), batch_size=None, num_workers=1, prefetch_factor=6))
-
-
 # -------------------------------------------------------------------------------------------------------------- targets
 def targets(batch: dict[str, Any]) -> dict[str, Any]:
     """Ground truth in the model's terms, scale normalised (VGGT 3.4): about the first camera, mean distance of all points = 1.
@@ -159,7 +90,7 @@ def targets(batch: dict[str, Any]) -> dict[str, Any]:
 
     depth, pose, k = batch["depth"], batch["camera_from_first"], batch["intrinsics"]
     _, s, h, w = depth.shape
-    v, u = torch.meshgrid(torch.arange(h, dtype=torch.float32), torch.arange(w, dtype=torch.float32), indexing="ij")
+    v, u = (x.to(depth) for x in torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
     f, c = k[:, None, None, None, 0, 0], k[:, None, None, None, :2, 2]
     x, y = (u - c[..., 0]) * depth / f, (v - c[..., 1]) * depth / f
     camera = torch.stack((x, y, depth), dim=-1)  # (B, S, H, W, 3)
@@ -183,15 +114,20 @@ def quaternion(rotation: Any) -> Any:
     import torch
     from scipy.spatial.transform import Rotation
 
-    q = Rotation.from_matrix(rotation.reshape(-1, 3, 3).double().numpy()).as_quat(canonical=True)
-    return torch.from_numpy(q).float().view(*rotation.shape[:-2], 4)
+    q = Rotation.from_matrix(rotation.reshape(-1, 3, 3).double().cpu().numpy()).as_quat(canonical=True)
+    return torch.from_numpy(q).float().view(*rotation.shape[:-2], 4).to(rotation.device)
 
 
 # --------------------------------------------------------------------------------------------------------------- losses
 def camera_loss(encodings: Any, want: Any) -> Any:
-    """L1 of every refinement step's pose encoding, later steps counting more (VGGT 3.4; weights 0.6^(last - step))."""
+    """L1 of every refinement step's pose encoding, later steps counting more (VGGT 3.4; weights 0.6^(last - step)).
+
+    Unlike VGGT's, a translation's error is taken relative to its length.
+    """
     n = len(encodings)
-    weight = want.new_tensor([1.0] * 3 + [ROTATION_WEIGHT] * 4 + [1.0] * 2) / 9
+    weight = want.new_tensor([1.0] * 3 + [ROTATION_WEIGHT] * 4 + [1.0] * 2).repeat(*want.shape[:2], 1) / 9
+    length = want[..., :3].norm(dim=-1, keepdim=True).clamp_min(SHORTEST)
+    weight[..., :3] *= TRANSLATION_WEIGHT / length
     return sum(
         0.6 ** (n - 1 - i) * ((e - want).abs().clamp_max(10) * weight).sum(-1).mean() for i, e in enumerate(encodings)
     )
@@ -291,8 +227,8 @@ def ray_loss(rays: Any, levels: list[Any], want: dict[str, Any], patch: int) -> 
     return sum((p(x) - direction).abs().mean() for p, x in zip(rays, levels, strict=True)) / len(levels)
 
 
-def losses(model: Any, probe: Any, batch: dict[str, Any]) -> dict[str, Any]:
-    """Each term of the training loss for one batch, unweighted."""
+def losses(model: Any, probe: Any, batch: dict[str, Any], merging: Any = None) -> dict[str, Any]:
+    """Each term of the training loss for one batch, unweighted. merging: the accelerator that is active in this step, or None."""
     import torch
 
     from ..accelerators import Accelerator
@@ -309,12 +245,12 @@ def losses(model: Any, probe: Any, batch: dict[str, Any]) -> dict[str, Any]:
     images = batch["images"].float() / 255
     want = targets(batch)
     target, valid = correspondence(want, batch, model.patch)
-    trunk = model.run_trunk(images, Watch())
+    trunk = model.run_trunk(images, merging or Watch())
     encodings = model.camera_head(trunk.levels[model.taps[-1]][:, :, 0])
 
     # the dense heads treat frames one by one: half of them, at half resolution, teach as much per second as all of them
     s = images.shape[1]
-    rows = torch.randperm(s)[: max(1, s // 2)]
+    rows = torch.randperm(s, device=images.device)[: max(1, s // 2)]
     size = (images.shape[3] // 2, images.shape[4] // 2)
     part = trunk._replace(levels={i: t[:, rows] for i, t in trunk.levels.items()})
     depth_raw = model.run_dense_head(model.depth_head, part, size, lambda: None, chunk=64)
@@ -329,12 +265,15 @@ def losses(model: Any, probe: Any, batch: dict[str, Any]) -> dict[str, Any]:
 
     tokens = [trunk.levels[i][:, :, trunk.special :] for i in model.taps]
     c = tokens[0].shape[-1] // 2
+    zero = depth.new_zeros(())
     return {
         "camera": camera_loss(encodings, want["encoding"]),
         "depth": depth,
         "points": points,
-        "match": matching_loss(probe["match"](tokens[0][..., :c]), target, valid),  # the first frame block's output
-        "attention": attention_loss(watched, s, trunk.special, target, valid),
+        "match": matching_loss(probe["match"](tokens[0][..., :c]), target, valid)
+        if s > 1
+        else zero,  # first frame block
+        "attention": attention_loss(watched, s, trunk.special, target, valid) if watched and s > 1 else zero,
         "ray": ray_loss(probe["rays"], tokens, want, model.patch),
     }
 
@@ -418,6 +357,10 @@ def train(args: argparse.Namespace) -> None:
     model = VGGT(VARIANTS[args.variant])
     initialise(model, args.seed)
     probe = make_probe(model)
+    if args.start:
+        begin_with(args.start, model, probe)
+    device = torch.device(args.device)
+    model.to(device), probe.to(device)
     decayed = [
         p
         for n, p in [*model.named_parameters(), *probe.named_parameters()]
@@ -426,7 +369,7 @@ def train(args: argparse.Namespace) -> None:
     ids = {id(p) for p in decayed}
     others = [p for p in [*model.parameters(), *probe.parameters()] if id(p) not in ids]
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
+    optimiser = torch.optim.AdamW(groups, lr=args.rate, betas=(0.9, 0.95), fused=True)
     step, seconds, frames, log = 0, 0.0, 0, []
     path = os.path.join(args.output, "last.pt")
     if args.resume:
@@ -454,20 +397,23 @@ def train(args: argparse.Namespace) -> None:
         torch.save(state, path + ".part")
         os.replace(path + ".part", path)
 
-    batches = loader(args.seed + 7919 * step, seconds / 60)  # after a resume: other windows, not the same again
+    pictures = load_pictures(args.pictures) if args.pictures else []
+    # after a resume: other windows, not the same again; a model that begins trained needs no curriculum
+    practised = 60.0 if args.start else seconds / 60
+    batches = loader(args.seed + 7919 * step, model.native_side, practised, args.batch, pictures, args.workers)
+    merging = random.Random(args.seed + step)
     mean: dict[str, float] = {}
     bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
     last, next_log, next_score = time.monotonic(), seconds + 30, seconds + 600
     while seconds < args.minutes * 60:
         done = seconds / (args.minutes * 60)
-        rate = (
-            LEARNING_RATE * min(1.0, (step + 1) / WARM_UP_STEPS) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-        )
+        rate = args.rate * min(1.0, (step + 1) / WARM_UP_STEPS) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         for group in optimiser.param_groups:
             group["lr"] = rate
-        batch = next(batches)
-        terms = losses(model, probe, batch)
-        fade = max(0.0, 1 - done / 0.7)
+        batch = {name: value.to(device, non_blocking=True) for name, value in next(batches).items()}
+        with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
+            terms = losses(model, probe, batch, merge_at_random(merging) if merging.random() < args.merge else None)
+        fade = max(0.0, 1 - done / FADE)
         total = (
             CAMERA_WEIGHT * terms["camera"]
             + terms["depth"]
@@ -483,9 +429,11 @@ def train(args: argparse.Namespace) -> None:
         step, frames = step + 1, frames + batch["images"].shape[0] * batch["images"].shape[1]
         for name, value in terms.items():
             value = float(value.detach())
+            if value == 0:  # not taught in this step
+                continue
             mean[name] = 0.97 * mean.get(name, value) + 0.03 * value
         now = time.monotonic()
-        seconds, last = seconds + now - last, now
+        seconds, last = seconds + min(now - last, LONGEST_STEP_S), now
         bar.n = round(100 * seconds / (args.minutes * 60), 1)
         bar.set_postfix_str(f"step {step} " + " ".join(f"{k} {v:.3f}" for k, v in mean.items()), refresh=step % 20 == 0)
         if seconds >= next_log:
@@ -516,6 +464,40 @@ def train(args: argparse.Namespace) -> None:
     print(json.dumps(log[-1], indent=2))
 
 
+def begin_with(path: str, model: Any, probe: Any) -> None:
+    """Fill both from a checkpoint of the same variant; its position table may be of another image size."""
+    from ..backbones.layers import position_table
+
+    earlier, state = restore(path)
+    weights = earlier.state_dict()
+    key = "aggregator.patch_embed.pos_embed"
+    want = model.state_dict()[key]
+    if weights[key].shape != want.shape:
+        side = round((want.shape[1] - 1) ** 0.5)
+        weights[key] = position_table(weights[key], side, side)
+    model.load_state_dict(weights)
+    probe.load_state_dict(state["probe"])
+
+
+class _ByLot:
+    """Confidence without a meaning: training must be ready for any choice of groups."""
+
+    def __call__(self, tokens: Any) -> Any:
+        import torch
+
+        coarse = torch.rand(*tokens.shape[:2], 3, 4, device=tokens.device)  # groups in patches, as real choices come
+        smooth = torch.nn.functional.interpolate(coarse, tokens.shape[2:4], mode="bilinear")
+        return smooth + 0.3 * torch.rand(tokens.shape[:4], device=tokens.device)
+
+
+def merge_at_random(rng: random.Random) -> Any:
+    """Co-Me with groups chosen by lot, of a random size and share, for one step."""
+    from ..accelerators.come import CoMe
+
+    group = rng.choice([(2, 2), (3, 3), (3, 3)])
+    return CoMe(_ByLot(), block=rng.choice([0, 1, 2]), ratio=rng.choice(MERGE_RATIOS), group=group, kernels="torch")
+
+
 def restore(path: str) -> tuple[Any, dict[str, Any]]:
     """The model of a training checkpoint, and the checkpoint. Raises CheckpointError if there is none."""
     import torch
@@ -526,7 +508,11 @@ def restore(path: str) -> tuple[Any, dict[str, Any]]:
     if not os.path.isfile(path):
         raise CheckpointError(f"no training checkpoint {path}: name the folder that `come_ros train -o` wrote")
     state = torch.load(path, weights_only=True)
-    model = VGGT(VARIANTS[state["variant"]])
+    sizes = VARIANTS[state["variant"]]
+    side = round((state["model"]["aggregator.patch_embed.pos_embed"].shape[1] - 1) ** 0.5) * sizes.patch
+    if side != sizes.image_side:  # trained at another size
+        sizes = dataclasses.replace(sizes, image_side=side, native_side=side)
+    model = VGGT(sizes)
     model.load_state_dict(state["model"])
     return model.eval(), state
 
@@ -551,16 +537,18 @@ def score(model: Any, split: str, count: int) -> dict[str, Any]:
     from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
     from ..evaluation import depth_errors, relative_pose_errors
 
-    average = mean_depth_map()
+    width, height = model.native_side, model.native_side * 3 // 4
+    average = mean_depth_map(width, height)
+    device = next(model.parameters()).device
     rows: dict[str, list[float]] = {}
     model.eval()
     for seed in SPLIT_SEEDS[split][:count]:
-        s = render_sequence(seed, frames=4, width=SIDE[0], height=SIDE[1], rate_hz=TEST_RATE_HZ)
+        s = render_sequence(seed, frames=4, width=width, height=height, rate_hz=TEST_RATE_HZ)
         with torch.inference_mode():
-            images = torch.from_numpy(s.images).permute(0, 3, 1, 2)[None].float() / 255
+            images = torch.from_numpy(s.images).to(device).permute(0, 3, 1, 2)[None].float() / 255
             out, _ = model(images, NoAccelerator(), ("camera", "depth"))
         estimates = {
-            "": out["depth"][0].numpy(),
+            "": out["depth"][0].cpu().numpy(),
             "constant ": np.ones_like(s.depth),
             "mean map ": np.broadcast_to(average, s.depth.shape),
         }
@@ -569,7 +557,7 @@ def score(model: Any, split: str, count: int) -> dict[str, Any]:
             rows.setdefault(name + "abs_rel", []).append(e.abs_rel)
             rows.setdefault(name + "delta", []).append(e.delta)
         rotation, direction, identity = relative_pose_errors(
-            out["world_from_camera"][0].double().numpy(), s.world_from_camera
+            out["world_from_camera"][0].double().cpu().numpy(), s.world_from_camera
         )
         rows.setdefault("rotation_deg", []).extend(rotation)
         rows.setdefault("identity rotation_deg", []).extend(identity)
@@ -580,14 +568,14 @@ def score(model: Any, split: str, count: int) -> dict[str, Any]:
     return {"split": split, "windows": count, **result}
 
 
-def mean_depth_map(count: int = 64) -> np.ndarray:
+def mean_depth_map(width: int, height: int, count: int = 64) -> np.ndarray:
     """(H, W) geometric mean depth of training rooms, each frame scaled to median 1: what a model without eyes would say."""
     from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
 
     logs = []
     for seed in SPLIT_SEEDS["train"][-count:]:
         depth = render_sequence(
-            seed, frames=2, width=SIDE[0], height=SIDE[1], rate_hz=TEST_RATE_HZ, photometric=False
+            seed, frames=2, width=width, height=height, rate_hz=TEST_RATE_HZ, photometric=False
         ).depth
         logs.append(np.log(depth / np.median(depth, axis=(1, 2), keepdims=True)).mean(axis=0))
     return np.exp(np.mean(logs, axis=0))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from come_ros.backbones.checkpoint import load_vggt
-from come_ros.backbones.vggt import VARIANTS, VGGTSizes, decode_pose
+from come_ros.backbones.vggt import VARIANTS, VGGT, VGGTSizes, decode_pose
+from come_ros.datasets.windows import WindowStream
 from come_ros.tools import train
 
 SMALL = VGGTSizes(
@@ -18,10 +19,10 @@ SMALL = VGGTSizes(
 
 @pytest.fixture(scope="module")
 def batch():
-    stream = train.WindowStream(seed=3)
+    stream = WindowStream(seed=3, side=112)
     for _ in range(3):
         stream.render()
-    windows = [stream.window(3, 0.5) for _ in range(8)]  # some of them mirrored
+    windows = [stream.window(3, 0.5) for _ in range(8)]  # some of them mirrored, zoomed, spoilt
     names = ("images", "depth", "camera_from_first", "intrinsics")
     return {n: torch.from_numpy(np.stack(x)) for n, x in zip(names, zip(*windows, strict=True), strict=True)}
 
@@ -92,7 +93,7 @@ def test_attention_loss_reads_the_first_head_over_all_tokens():
 def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch):
     import itertools
 
-    monkeypatch.setattr(train, "loader", lambda seed, minutes: itertools.repeat(batch))
+    monkeypatch.setattr(train, "loader", lambda *arguments: itertools.repeat(batch))
     monkeypatch.setitem(VARIANTS, "small", SMALL)
     monkeypatch.setattr(train, "WARM_UP_STEPS", 10)
     keys = ("delta", "constant delta", "mean map delta", "rotation_deg", "identity rotation_deg", "direction_deg")
@@ -102,7 +103,7 @@ def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch):
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
     out = tmp_path / "run"
-    first = ["-o", str(out), "--variant", "small", "--minutes", "0.06", "--threads", "1"]
+    first = ["-o", str(out), "--variant", "small", "--merge", "0.4", "--minutes", "0.06", "--threads", "1"]
     assert train.run(parser.parse_args(first)) == 0
     _, state = train.restore(str(out / "last.pt"))
     assert state["step"] >= 1 and (out / "curve.png").stat().st_size > 1000
@@ -123,3 +124,27 @@ def test_a_missing_checkpoint_is_one_clear_error(tmp_path):
 
     with pytest.raises(CheckpointError, match="no training checkpoint"):
         train.restore(str(tmp_path / "last.pt"))
+
+
+def test_start_takes_weights_of_another_image_size(tmp_path, monkeypatch):
+    import dataclasses
+
+    monkeypatch.setitem(VARIANTS, "small", SMALL)
+    earlier = VGGT(SMALL)
+    train.initialise(earlier, 1)
+    probe = train.make_probe(earlier)
+    path = str(tmp_path / "last.pt")
+    torch.save({"variant": "small", "model": earlier.state_dict(), "probe": probe.state_dict()}, path)
+    larger = VGGT(dataclasses.replace(SMALL, image_side=168, native_side=168))
+    train.begin_with(path, larger, train.make_probe(larger))
+    for name, value in larger.state_dict().items():
+        if not name.endswith("pos_embed"):
+            assert torch.equal(value, earlier.state_dict()[name]), name
+    table = larger.aggregator.patch_embed.pos_embed[0, 1:].view(12, 12, -1)
+    stored = earlier.aggregator.patch_embed.pos_embed[0, 1:].view(8, 8, -1)
+    assert torch.allclose(table.mean((0, 1)), stored.mean((0, 1)), atol=0.05)  # resampled, not shuffled or new
+    assert torch.corrcoef(torch.stack((table[::3, ::3].flatten(), stored[::2, ::2].flatten())))[0, 1] > 0.7
+    # a checkpoint that was trained at 168 px is one for 168 px
+    torch.save({"variant": "small", "model": larger.state_dict(), "probe": probe.state_dict()}, path)
+    model, _ = train.restore(path)
+    assert model.native_side == 168
