@@ -6,7 +6,7 @@ Nested dataclasses give dotted names (`window.size`). `parameters()` lists them 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -342,6 +342,23 @@ def load_config(path: str, base: Config | None = None) -> Config:
         flat.update(_flatten(node["ros__parameters"]))
     flat.pop("use_sim_time", None)  # rclpy's own
     return (base or Config()).replace(**flat)
+
+
+def with_words(config: Config, words: Iterable[str]) -> Config:
+    """`config` with parameters as they are given on a command line, each NAME=VALUE with VALUE as in YAML. Raises ConfigError."""
+    import yaml
+
+    kinds = {p.name: p.type for p in parameters()}
+    changes: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"{word!r} must be NAME=VALUE, such as window.size=6")
+        try:
+            changes[name] = value if kinds.get(name) is str else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{word!r}: {value!r} is no value") from error
+    return config.replace(**changes)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -323,8 +323,12 @@ class TorchBackbone(Backbone):
         self.accelerator = self.accelerator.configured(config)
 
     def dense(self) -> TorchBackbone:
+        return self.accelerated(Accelerator())
+
+    def accelerated(self, accelerator: Accelerator) -> TorchBackbone:
+        """The same model, sharing its weights, with another accelerator, whose networks are already on its device."""
         out = copy.copy(self)
-        out.accelerator = Accelerator()
+        out.accelerator = accelerator
         return out
 
     def predict(self, images: np.ndarray, stop: Callable[[], bool] | None = None) -> Prediction:

@@ -46,11 +46,11 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import __version__
-from ..config import Config, load_config, parameters
+from ..config import Config, load_config, with_words
 from ..datasets.rosbag import BagWriter, rosbags_messages
 from ..datasets.sequence import BagSequence, Sequence, open_sequence
 from ..datasets.tum import MAX_DIFFERENCE_NS, nearest, read_trajectory
-from ..errors import Cancelled, ComeRosError, ConfigError, DatasetError, OutputError
+from ..errors import Cancelled, ComeRosError, DatasetError, OutputError
 from ..files import write_ply, write_text, write_tum
 from ..geometry import inverse
 from ..motion import MotionEstimator
@@ -469,20 +469,10 @@ class _Evenly:
 
 def _configuration(options: argparse.Namespace) -> Config:
     """Parameters file, then --weights, then --set. Raises ConfigError."""
-    import yaml
-
     config = Config() if options.params is None else load_config(options.params)
-    kinds = {p.name: p.type for p in parameters()}
-    changes: dict[str, Any] = {} if options.weights is None else {"weights": options.weights}
-    for text in options.set:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text!r} must be NAME=VALUE, such as --set window.size=6")
-        try:
-            changes[name] = value if kinds.get(name) is str else yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text!r}: {value!r} is no value") from error
-    return config.replace(**changes)
+    if options.weights is not None:
+        config = config.replace(weights=options.weights)
+    return with_words(config, options.set)
 
 
 def _truth_of_file(path: Path) -> dict[int, F64]:

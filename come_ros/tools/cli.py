@@ -22,7 +22,7 @@ COMMANDS = {
     "bag": "a bag, folder or video in; cloud, trajectory, depth and scores out, without DDS",
     "node": "run the live ROS 2 node; takes ROS arguments (--ros-args ...)",
     "train": "train the small model on procedural rooms",
-    "bench": "time what surrounds the model on this machine",
+    "bench": "time the model on this machine, dense and accelerated, or what surrounds it",
     "distill": "teach Co-Me's predictor which patches matter, from recordings or rendered rooms",
     "doctor": "check this machine: what is there, what is missing, how to mend it",
 }

@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from come_ros.tools import bench, cli
+from come_ros.tools import cli
+from come_ros.tools.bench import pipeline
 
 pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[tools]'")
 
@@ -31,10 +32,10 @@ def test_every_stage_is_timed_and_told(with_ros, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rclpy" else found(name))
     elif found("rclpy") is None:
         pytest.skip("rclpy is not installed")
-    monkeypatch.setattr(bench, "WARM_UP", 1)
-    monkeypatch.setattr(bench, "MAP_POINTS", 20_000)
-    monkeypatch.setattr(bench, "MAP_FRAME", 2_000)
-    for name, value in bench.os.environ.items():  # of the DDS domain it takes for itself: put back afterwards
+    monkeypatch.setattr(pipeline, "WARM_UP", 1)
+    monkeypatch.setattr(pipeline, "MAP_POINTS", 20_000)
+    monkeypatch.setattr(pipeline, "MAP_FRAME", 2_000)
+    for name, value in pipeline.os.environ.items():  # of the DDS domain it takes for itself: put back afterwards
         monkeypatch.setenv(name, value)
     path = tmp_path / "cost.json"
     assert cli.main(["bench", "--pipeline", "--repeats", "3", "--json", str(path)]) == 0
@@ -56,7 +57,7 @@ def test_every_stage_is_timed_and_told(with_ros, tmp_path, monkeypatch, capsys):
 
 
 def test_stages_add_up_repeat_by_repeat():
-    stages = bench.Stages(warm_up=1)
+    stages = pipeline.Stages(warm_up=1)
     for ms in (100.0, 1.0, 3.0):
         stages.add("a", ms)
         stages.add("b", 2 * ms)

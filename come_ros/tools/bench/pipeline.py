@@ -4,17 +4,11 @@ The model is replaced by one that costs nothing, so that only our code counts. A
 and published to another process (that part needs ROS, and is left out without). Each window has one new frame, which is what a
 frame costs most. Medians of repeats after a warm-up, as a Markdown table. On a machine that does something else besides, the
 medians are too high, which the load that is noted shows; the least of the repeats is then nearer to the truth.
-
-examples:
-  come_ros bench --pipeline
-  come_ros bench --pipeline --repeats 200 --json cost.json > cost.md
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import os
 import platform
 import signal
@@ -28,17 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__, images
-from ..cloud import POINT_DTYPE
-from ..config import Config
-from ..files import write_text
-from ..map import VoxelMap
-from ..messages import Messages, stamp_ns
-from ..motion import Motion, MotionEstimator
-from ..outputs import LATCHED, OUTPUTS, FrameMessages
-from ..pipeline import ReconstructionPipeline
-from ..rectify import Rectification
-from ..types import U8, Alignment, Frame, Prediction, Submap
+from ... import __version__, images
+from ...cloud import POINT_DTYPE
+from ...config import Config
+from ...map import VoxelMap
+from ...messages import Messages, stamp_ns
+from ...motion import Motion, MotionEstimator
+from ...outputs import LATCHED, OUTPUTS, FrameMessages
+from ...pipeline import ReconstructionPipeline
+from ...rectify import Rectification
+from ...types import U8, Alignment, Frame, Prediction, Submap
 
 WIDTH, HEIGHT = 640, 480
 SIDES = (112, 518)  # longer side of the model's image
@@ -53,26 +46,6 @@ LISTENER_S = 15.0  # to start or to end
 
 Publish = Callable[[str, Any], None]
 """(topic below the node's name, message)"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--pipeline",
-        action="store_true",
-        required=True,
-        help="time what surrounds the model (all there is to time yet)",
-    )
-    parser.add_argument("--repeats", type=int, default=100, help="how often each thing is timed (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures into FILE as well")
-
-
-def run(options: argparse.Namespace) -> int:
-    """Prints the tables. Raises OutputError if the file cannot be written."""
-    result = measure(max(1, options.repeats))
-    if options.json:
-        write_text(options.json, json.dumps(result, indent=2) + "\n")
-    print(report(result))
-    return 0
 
 
 def measure(repeats: int) -> dict[str, Any]:
@@ -303,23 +276,23 @@ def wire() -> Iterator[tuple[Messages, Callable[[Any], U8], Publish | None]]:
     if importlib.util.find_spec("rclpy") is None:
         from rosbags.typesys import Stores, get_typestore
 
-        from ..datasets.rosbag import rosbags_messages
+        from ...datasets.rosbag import rosbags_messages
 
         yield rosbags_messages(get_typestore(Stores.ROS2_JAZZY)), images.decode_image, None
         return
 
-    from ..ros.environment import isolated_dds_environment
-    from .live import Processes
+    from ...ros.environment import isolated_dds_environment
+    from ..live import Processes
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(isolated_dds_environment(log_dir=folder))
-        from ..ros import messages
-        from ..ros.talker import talker
+        from ...ros import messages
+        from ...ros.talker import talker
 
         topics = {f"/bench/{topic}": (output.kind, output.depth) for topic, output in OUTPUTS.items()}
         topics["/bench/map_points"] = (LATCHED["map_points"].kind, 1)
         words = [word for topic, (kind, _) in topics.items() for word in (topic, kind)]
-        package = str(Path(__file__).resolve().parents[2])
+        package = str(Path(__file__).resolve().parents[3])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
         with Processes({**os.environ, "PYTHONPATH": path}, Path(folder)) as processes:
             listener = processes.start("listener", "come_ros.ros.listener", *words)

@@ -1,0 +1,82 @@
+"""Time the model on this machine, dense and accelerated, one after the other on the same images; or what surrounds the model.
+
+Each pass is split by part (encoder head, predictor, merge, encoder tail, frame, global, restore, heads); a row also says how many
+patch tokens are left, what memory a pass takes beside weights and images (CPU: growth of the peak resident set of a process of its
+own; CUDA: torch.cuda.max_memory_allocated), how many FLOPs, what share of the speed of a large matrix product on this machine
+the trunk reaches, and how far its prediction is from the dense one's. The trunk is all but the heads. Times are medians (p90) after a
+warm-up, ratios medians over passes that ran one after the other. On a machine that does something else besides, times are too high;
+the load is noted.
+
+ACCELERATOR is a name, if need be with parameters (all that the configuration holds): come, come:ratio=0.75,group=2x2,mode=per_layer
+
+examples:
+  come_ros bench                                                  the bundled model, dense and with Co-Me
+  come_ros bench --frames 8 32 128 --json bench.json --plot bench.png > bench.md
+  come_ros bench --accelerator come:ratio=0.25 --accelerator come:ratio=0.75 --source my_bag
+  come_ros bench --variant 1b --random-weights --device cuda --size 504x504 --frames 8 32 128
+  come_ros bench --variant 1b --weights vggt.safetensors --accelerator come:predictor=p.safetensors
+  come_ros bench --pipeline --repeats 200 --json cost.json > cost.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from ...errors import ConfigError
+from ...files import write_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pipeline", action="store_true", help="time what surrounds the model instead, stage by stage")
+    parser.add_argument("--repeats", type=int, help="how often each thing is timed (default: 10, with --pipeline 100)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures into FILE as well, row by row")
+    model = parser.add_argument_group("the model's benchmark")
+    model.add_argument("--plot", type=Path, metavar="FILE", help="draw latency against frames into this PNG")
+    model.add_argument(
+        "--frames", type=int, nargs="+", default=[2, 4, 8, 16], metavar="N", help="frames of a window (2 4 8 16)"
+    )
+    model.add_argument("--size", metavar="WxH", help="images, px (default: the model's own width, 4:3)")
+    model.add_argument(
+        "--accelerator", action="append", metavar="ACCELERATOR",
+        help="what to compare with the dense model; may be repeated (come)",
+    )  # fmt: skip
+    model.add_argument("--variant", choices=["tiny", "1b"], help="size of the model (default: what the weights are)")
+    model.add_argument("--weights", default="", metavar="FILE", help="weights file (default: the bundled tiny model)")
+    model.add_argument(
+        "--random-weights", action="store_true", help="random weights: times hold, differences to dense say nothing"
+    )
+    model.add_argument("--source", metavar="PATH", help="bag, folder or video to take images from (a rendered room)")
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
+    model.add_argument(
+        "--precision", default="auto", choices=["auto", "bf16", "fp16", "fp32"], help="of the trunk (%(default)s)"
+    )
+    model.add_argument("--threads", type=int, default=0, help="CPU threads (0: all cores)")
+    model.add_argument("--warm-up", type=int, default=2, metavar="N", help="passes that do not count (%(default)s)")
+    model.add_argument("--no-memory", action="store_true", help="leave memory out: on the CPU it takes a process a row")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the tables. Raises ConfigError, CheckpointError, DatasetError, or OutputError if a file cannot be written."""
+    if options.repeats is not None and options.repeats < 1:
+        raise ConfigError(f"--repeats is {options.repeats}, but must be 1 or more")
+    if options.pipeline:
+        from . import pipeline
+
+        result = pipeline.measure(options.repeats or 100)
+        if options.json:
+            write_text(options.json, json.dumps(result, indent=2) + "\n")
+        print(pipeline.report(result))
+        return 0
+
+    from . import model
+
+    result = {}
+    for result in model.measure(options):
+        if options.json:
+            write_text(options.json, json.dumps(result, indent=2) + "\n")
+    if options.plot:
+        model.draw(options.plot, result)
+    print(model.report(result))
+    return 0

@@ -1,0 +1,79 @@
+"""How much one pass of a model adds to the memory of a fresh process, on the CPU. Also that process itself:
+`python -m come_ros.tools.bench.memory`, which reads what to do from its standard input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from ...errors import ComeRosError
+
+MB = 1e6
+
+
+def added_by_a_pass(model: dict[str, Any], accelerator: str, images: Path, frames: int) -> dict[str, float]:
+    """added_mb: growth of the peak resident set over what was there before; peak_mb: that peak. Both 10^6 bytes.
+
+    model: see model.Wish. images: .npy file (S, H, W, 3) uint8, of which the first `frames` are used. Raises ComeRosError.
+    """
+    request = json.dumps({"model": model, "accelerator": accelerator, "images": str(images), "frames": frames})
+    package = str(Path(__file__).resolve().parents[3])
+    path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
+    done = subprocess.run(
+        [sys.executable, "-m", __name__], input=request, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )  # fmt: skip
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ComeRosError(
+            f"measuring the memory of {frames} frames failed ({last}): is there enough? --no-memory leaves it out"
+        )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    import numpy as np
+
+    from .model import Wish
+
+    request = json.load(sys.stdin)
+    wish = Wish(**request["model"])
+    backbone = wish.load()
+    one = wish.with_accelerator(backbone, request["accelerator"])
+    images = np.load(request["images"], mmap_mode="r")
+    one.run(one.upload(images[:1]))  # what is made once: code, threads, tables
+    x = one.upload(images[: request["frames"]])
+    before = _reset_peak()
+    one.run(x)
+    peak = _status("VmHWM") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"added_mb": (peak - before) / MB, "peak_mb": peak / MB}))
+
+
+def _reset_peak() -> float:
+    """Bytes resident now; from here on the kernel takes the peak anew, where it can (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what the warm-up has freed
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS") or 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _status(name: str) -> float:
+    """Bytes, 0 if the system does not tell."""
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return 0.0
+    return 1024.0 * int(found[1]) if found else 0.0
+
+
+if __name__ == "__main__":
+    main()

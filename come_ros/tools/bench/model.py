@@ -1,0 +1,412 @@
+"""The model's benchmark: dense and accelerated in turn on the same images; rows, tables and the plot."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...config import Config, with_words
+from ...errors import ComeRosError, ConfigError, DatasetError
+from ...evaluation import prediction_difference
+from ...files import whole_file
+from ...types import U8
+from .memory import MB, added_by_a_pass
+from .split import PARTS, count_flops, matmul_rate, timed
+
+log = logging.getLogger("come_ros")
+
+DENSE = "none"
+SEED = 0
+PREDICTOR_DIM = {"tiny": 32, "1b": 128}  # of random weights
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Which model, and how it is run. weights: file, "" for the bundled one. random: a `variant` with random weights instead.
+    predictor: file of the accelerators, "" for the bundled one."""
+
+    weights: str = ""
+    variant: str = ""
+    random: bool = False
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+    predictor: str = ""
+
+    def config(self, accelerator: str = DENSE) -> Config:
+        """accelerator: NAME or NAME:parameter=value,..., with parameters of the group `accelerator` or of the top. Raises ConfigError."""
+        name, _, given = accelerator.partition(":")
+        inside = {f.name for f in dataclasses.fields(Config().accelerator)}
+        words = [f"accelerator.predictor={self.predictor}", f"accelerator.name={name}"]
+        for word in filter(None, given.split(",")):
+            words.append(f"accelerator.{word}" if word.partition("=")[0] in inside else word)
+        base = Config().replace(
+            weights=self.weights, device=self.device, precision=self.precision, threads=self.threads
+        )
+        return with_words(base, words)
+
+    def load(self) -> Any:
+        """The TorchBackbone, dense. Raises CheckpointError or ConfigError."""
+        from ...backbones import load_backbone
+
+        if not self.random:
+            return load_backbone(self.config())
+        import torch
+
+        from ...accelerators import Accelerator
+        from ...backbones.base import TorchBackbone, choose_device
+        from ...backbones.vggt import VARIANTS, VGGT
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        device = choose_device(self.device)
+        with torch.device("meta"):
+            model = VGGT(VARIANTS[self.variant])
+        model.to_empty(device=device)
+        generator = torch.Generator(device).manual_seed(SEED)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.uniform_(-0.02, 0.02, generator=generator)
+        weights = f"random {self.variant}"
+        return TorchBackbone(
+            "vggt", model, Accelerator(), device=self.device, precision=self.precision, weights=weights
+        )
+
+    def with_accelerator(self, backbone: Any, accelerator: str) -> Any:
+        """`backbone`, accelerated. Raises ConfigError or CheckpointError."""
+        import torch
+
+        from ...accelerators import make_accelerator
+
+        config = self.config(accelerator)
+        made = make_accelerator(config, backbone.model, backbone.description["weights"])
+        return backbone.accelerated(made.to(torch.device(backbone.device)))
+
+
+def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All figures so far, after each row; the rows are in "rows". Raises ConfigError, CheckpointError, DatasetError."""
+    import torch
+    from tqdm import tqdm
+
+    for name, least in (("frames", 1), ("warm_up", 0), ("threads", 0)):
+        values = getattr(options, name)
+        if min(np.atleast_1d(values)) < least:
+            raise ConfigError(f"--{name.replace('_', '-')} is {values}, but must be {least} or more")
+    if options.variant == "1b" and not (options.weights or options.random_weights):
+        raise ConfigError("--variant 1b has no bundled weights: give its file with --weights, or --random-weights")
+    if options.weights and options.random_weights:
+        raise ConfigError("--weights and --random-weights: only one of them can be")
+    repeats, warm_up = options.repeats or 10, options.warm_up
+    wish = Wish(
+        options.weights, options.variant or "tiny", options.random_weights,
+        options.device, options.precision, options.threads,
+    )  # fmt: skip
+    names = [DENSE, *dict.fromkeys(options.accelerator or ["come"])]
+    for name in names:
+        wish.config(name)  # a wrong word is told before anything slow
+    backbone = wish.load()
+    _check_variant(backbone, options)
+    with tempfile.TemporaryDirectory() as folder:
+        if wish.random:
+            wish = dataclasses.replace(wish, predictor=_random_predictor(Path(folder), backbone.model, wish.variant))
+        models = {name: wish.with_accelerator(backbone, name) for name in names}
+        width, height = image_size(options.size, backbone)
+        images = _images(options.source, max(options.frames), width, height)
+        file = Path(folder) / "images.npy"
+        np.save(file, images)
+        device = torch.device(backbone.device)
+        rate = matmul_rate(device, getattr(torch, backbone.description["precision"]))
+        result: dict[str, Any] = {
+            "come_ros": __version__,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+            **backbone.description,
+            "weights": os.path.basename(backbone.description["weights"]),
+            "random_weights": wish.random,
+            "threads": torch.get_num_threads(),
+            "image": [width, height],
+            "source": options.source or "a rendered room",
+            "repeats": repeats,
+            "warm_up": warm_up,
+            "matmul_gflops": rate / 1e9,
+            "load_before": os.getloadavg()[0],
+            "rows": [],
+        }
+        total = len(options.frames) * len(models) * (2 + warm_up + repeats)
+        with tqdm(total=total, desc="timing", unit="pass", disable=None) as bar:
+            for frames in options.frames:
+                rows = _rows(models, images[:frames], warm_up, repeats, rate, wish.random, bar)
+                for name, row in rows.items():
+                    if not options.no_memory and not row["error"]:
+                        row["memory"] = _memory(wish, models[name], name, file, images[:frames])
+                    result["rows"].append({"frames": frames, "accelerator": name, **row})
+                    result["load_after"] = os.getloadavg()[0]
+                    yield result
+
+
+def _rows(
+    models: dict[str, Any], images: U8, warm_up: int, repeats: int, rate: float, random: bool, bar: Any
+) -> dict[str, dict[str, Any]]:
+    """Accelerator -> what was measured of it. error: why nothing was, "" if all went well."""
+    import torch
+
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in models}
+    flops, predictions, errors = {}, {}, dict.fromkeys(models, "")
+    blocks = {name: m.accelerator.plan_block(len(m.model.encoder_blocks())) for name, m in models.items()}
+    # the dense model is split where the first of the others is, so that the parts can be compared
+    blocks[DENSE] = next((b for b in blocks.values() if b is not None), None)
+    x = models[DENSE].upload(images)
+    for turn in range(2 + warm_up + repeats):
+        for name, model in models.items():
+            bar.update()
+            bar.set_postfix_str(f"{len(images)} frames, {name}")
+            if errors[name]:
+                continue
+            try:
+                if turn == 1:  # after one plain pass, so that nothing is compiled while FLOPs are counted
+                    flops[name] = count_flops(model, x, blocks[name])
+                    continue
+                parts, out, trunk = timed(model, x, blocks[name])
+                if turn == 0:
+                    predictions[name] = model.download(images, out, trunk)
+                elif turn >= 2 + warm_up:
+                    times[name].append(parts)
+                del out, trunk  # not kept while the next one runs
+            except torch.cuda.OutOfMemoryError as error:
+                errors[name] = f"out of memory: {str(error).splitlines()[0]}"
+            if errors[name]:
+                torch.cuda.empty_cache()
+    rows = {}
+    for name in models:
+        if errors[name]:
+            rows[name] = {"error": errors[name]}
+            continue
+        row = {"error": "", "kept_ratio": predictions[name].kept_ratio, **_summary(times[name], times[DENSE])}
+        trunk_flops = sum(flops[name].values()) - flops[name]["heads"]
+        row["gflop"] = {part: n / 1e9 for part, n in flops[name].items()}
+        row["gflop_trunk"] = trunk_flops / 1e9
+        row["share_of_matmul"] = trunk_flops / (1e-3 * row["trunk_ms"]["median"]) / rate
+        row["difference"] = None
+        if name != DENSE and not random and not errors[DENSE]:
+            row["difference"] = prediction_difference(predictions[name], predictions[DENSE])
+        rows[name] = row
+    return rows
+
+
+def _summary(passes: list[dict[str, float]], dense: list[dict[str, float]]) -> dict[str, Any]:
+    """Medians and p90 of a model's passes, and ratios to the dense model's passes just before."""
+    trunk, total = (np.array([of(p) for p in passes]) for of in (_trunk, _total))
+    out: dict[str, Any] = {"trunk_ms": _median_p90(trunk), "total_ms": _median_p90(total)}
+    pairs = min(len(passes), len(dense))
+    for name, ours, of in (("trunk_ratio", trunk, _trunk), ("total_ratio", total, _total)):
+        ratio = ours[:pairs] / np.array([of(p) for p in dense[:pairs]])
+        out[name] = float(np.median(ratio)) if pairs else None
+    out["parts_ms"] = {part: float(np.median([p[part] for p in passes])) for part in PARTS}
+    return out
+
+
+def _total(parts: dict[str, float]) -> float:
+    return sum(parts.values())
+
+
+def _trunk(parts: dict[str, float]) -> float:
+    return _total(parts) - parts["heads"]
+
+
+def _median_p90(values: Any) -> dict[str, float]:
+    return {"median": float(np.median(values)), "p90": float(np.percentile(values, 90))}
+
+
+def _memory(wish: Wish, model: Any, name: str, file: Path, images: U8) -> dict[str, float] | None:
+    """added_mb: what one pass takes beside weights and images; peak_mb: with them. None if it cannot be told."""
+    import torch
+
+    if not model.device.startswith("cuda"):
+        try:
+            return added_by_a_pass(dataclasses.asdict(wish), name, file, len(images))
+        except ComeRosError as error:  # the times are worth having all the same
+            log.warning("%s", error)
+            return None
+    device = torch.device(model.device)
+    x = model.upload(images)
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    model.run(x)
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device)
+    return {"added_mb": (peak - before) / MB, "peak_mb": peak / MB}
+
+
+def _check_variant(backbone: Any, options: argparse.Namespace) -> None:
+    from ...backbones.vggt import VARIANTS
+
+    sizes = getattr(backbone.model, "sizes", None)
+    if options.variant and options.weights and sizes != VARIANTS[options.variant]:
+        raise ConfigError(f"--weights {options.weights} holds no model of --variant {options.variant}: leave that out")
+
+
+def _random_predictor(folder: Path, model: Any, variant: str) -> str:
+    """A file with a predictor that fits the model."""
+    import torch
+
+    from ...accelerators.confidence import ConfidencePredictor, default_block, save_predictor
+
+    torch.manual_seed(SEED)
+    path = str(folder / "predictor.safetensors")
+    predictor = ConfidencePredictor(model.encoder_width, PREDICTOR_DIM[variant])
+    save_predictor(path, predictor, default_block(len(model.encoder_blocks())))
+    return path
+
+
+def image_size(text: str | None, backbone: Any) -> tuple[int, int]:
+    """(width, height) of WxH, or of one number for a square; whole patches. Raises ConfigError."""
+    patch = backbone.patch_size
+    if text is None:
+        side = backbone.native_side
+        return side, patch * round(0.75 * side / patch)
+    sides = text.lower().split("x")
+    if len(sides) in (1, 2) and all(s.isdigit() for s in sides):
+        width, height = int(sides[0]), int(sides[-1])
+        if min(width, height) >= 2 * patch and width % patch == height % patch == 0:
+            return width, height
+    raise ConfigError(
+        f"--size is {text!r}, but must be WIDTHxHEIGHT in px, both multiples of {patch} from {2 * patch} on, "
+        f"such as {36 * patch}x{27 * patch}"
+    )
+
+
+def _images(source: str | None, frames: int, width: int, height: int) -> U8:
+    """(frames, height, width, 3) of a recording, or of a rendered room. Raises DatasetError."""
+    import cv2
+
+    if source is None:
+        from ...datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+
+        return render_sequence(SPLIT_SEEDS["test"][0], frames, width, height, TEST_RATE_HZ).images
+    from ...datasets.sequence import open_sequence
+
+    found: list[U8] = []
+    with open_sequence(source) as sequence:
+        for frame in sequence.iter_frames():
+            found.append(cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA))
+            if len(found) == frames:
+                return np.stack(found)
+    raise DatasetError(
+        f"{source} has {len(found)} images, but --frames asks for {frames}: give a longer one, or fewer frames"
+    )
+
+
+def report(result: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    width, height = result["image"]
+    lines = [
+        "# The model, dense and accelerated", "",
+        f"come_ros {result['come_ros']}: {result['backbone']}, {result['weights']} ({result['parameters']} parameters), "
+        f"{result['precision']} on {result['device']} "
+        f"({result['machine']}, {result['threads']} threads), {result['attention']}; {width}x{height} px, {result['source']}; "
+        f"{result['repeats']} passes each, in turn; large matrix products reach {result['matmul_gflops']:.0f} GFLOP/s; "
+        f"load {result['load_before']:.1f} before, {result['load_after']:.1f} after.",
+        "",
+    ]  # fmt: skip
+    if result["random_weights"]:
+        lines += ["Random weights: which patches are merged, and so any difference to dense, means nothing.", ""]
+    lines += [
+        "| frames | accelerator | kept tokens | trunk, ms (p90) | / dense | with heads, ms (p90) | / dense | memory, MB | "
+        "trunk, GFLOP | of matmul | depth AbsRel to dense | rotation, deg |",
+        "|---" * 12 + "|",
+    ]
+    parts = [
+        "",
+        "Median ms by part:",
+        "",
+        "| frames | accelerator | " + " | ".join(PARTS) + " |",
+        "|---" * (2 + len(PARTS)) + "|",
+    ]
+    for row in result["rows"]:
+        head = f"| {row['frames']} | {row['accelerator']} | "
+        if row["error"]:
+            lines.append(head + row["error"] + " |" * 10)
+            continue
+        difference = row["difference"] or {}
+        cells = [
+            f"{row['kept_ratio']:.0%}",
+            *_times(row, "trunk"),
+            *_times(row, "total"),
+            f"{row['memory']['added_mb']:.0f}" if row.get("memory") else "",
+            f"{row['gflop_trunk']:.3g}",
+            f"{row['share_of_matmul']:.0%}",
+            f"{difference['depth_abs_rel']:.4f}" if difference else "",
+            f"{difference['rot_deg']:.2f}" if difference else "",
+        ]
+        lines.append(head + " | ".join(cells) + " |")
+        parts.append(head + " | ".join(f"{row['parts_ms'][part]:.2f}" for part in PARTS) + " |")
+    return "\n".join(lines + parts)
+
+
+def _times(row: dict[str, Any], name: str) -> tuple[str, str]:
+    ms, ratio = row[f"{name}_ms"], row[f"{name}_ratio"]
+    return f"{ms['median']:.1f} ({ms['p90']:.1f})", "" if ratio is None else f"{ratio:.2f}"
+
+
+def _label(accelerator: str) -> str:
+    return "dense" if accelerator == DENSE else accelerator
+
+
+def draw(path: Path, result: dict[str, Any]) -> None:
+    """Latency of the trunk and of the whole against frames, and what the longest window's is made of. Raises OutputError."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, ScalarFormatter
+
+    rows = [row for row in result["rows"] if not row["error"]]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained")
+    names = list(dict.fromkeys(row["accelerator"] for row in rows))
+    below = {"fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
+    for i, name in enumerate(names):
+        ours = [row for row in rows if row["accelerator"] == name]
+        frames = [row["frames"] for row in ours]
+        for kind, style in (("trunk", "-"), ("total", ":")):
+            median, p90 = (np.array([row[f"{kind}_ms"][k] for row in ours]) for k in ("median", "p90"))
+            label = f"{_label(name)}, {'trunk' if kind == 'trunk' else 'with heads'}"
+            left.errorbar(
+                frames, median, [0 * p90, p90 - median], fmt=f"o{style}", color=f"C{i}", label=label, capsize=3
+            )
+    left.set(xscale="log", yscale="log", xlabel="frames of a window", ylabel="ms, median; bar to p90")
+    counts = sorted({row["frames"] for row in rows})
+    left.set_xticks(counts, [str(n) for n in counts])
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter(ScalarFormatter())
+    left.minorticks_off()
+    left.grid(alpha=0.3, which="both")
+    left.legend(**below, ncols=2)
+
+    longest = [row for row in rows if row["frames"] == max(counts, default=0)]
+    labels = [_label(row["accelerator"]).replace(":", "\n").replace(",", "\n") for row in longest]
+    begin = np.zeros(len(longest))
+    for i, part in enumerate(PARTS):
+        ms = np.array([row["parts_ms"][part] for row in longest])
+        right.barh(labels, ms, left=begin, label=part, color=plt.get_cmap("tab10")(i))
+        begin += ms
+    right.invert_yaxis()
+    right.set(xlabel="ms, median of each part", title=f"{max(counts, default=0)} frames")
+    right.legend(**below, ncols=4)
+    width, height = result["image"]
+    figure.suptitle(
+        f"{result['backbone']}, {result['weights']}, {width}x{height} px, {result['precision']}, {result['device']}"
+    )
+    with whole_file(path) as stream:
+        figure.savefig(stream, dpi=90, format="png")
+    plt.close(figure)

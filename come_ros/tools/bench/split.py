@@ -1,0 +1,171 @@
+"""How time, or any other growing number, is spent by the parts of a model: told from the pipeline's own steps, nothing is patched.
+
+A backbone calls `check` before each block and the accelerator's steps around it. `Split` takes a reading at each of them; the
+accelerator's `reach` says which block it was. Reading a clock gives the time of each part, reading a counter its FLOPs.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+PARTS = ("encoder head", "predictor", "merge", "encoder tail", "frame", "global", "restore", "heads")
+"""encoder head: with the patch embedding, to the block that the plan is made after; merge: the rest of the plan, and compress;
+encoder tail: with the way into the trunk; global: with the gathering of the tapped levels."""
+
+
+class Split:
+    """Readings of one pass. read: the number now. between: (a, b) -> how much it grew from reading a to reading b, asked for only at
+    the end. plan_block: index of the last block of the encoder's head, None if all of it is."""
+
+    def __init__(
+        self, read: Callable[[], Any], between: Callable[[Any, Any], float], plan_block: int | None = None
+    ) -> None:
+        self._read, self._between, self._plan_block = read, between, plan_block
+        self._block = 0  # what comes before the first check is the embedding
+        self._part_of = {0: PARTS[0]}
+        self._marks: list[tuple[Any, str | int]] = []  # (reading, part or block that begins)
+        self._mark(0)
+
+    def check(self) -> None:
+        """A block begins; which, `running` will say. Of those that nobody names are the heads."""
+        self._block += 1
+        self._mark(self._block)
+
+    def running(self, part: str, index: int) -> None:
+        """The block that began is this one (see accelerators.Layer)."""
+        if part == "encoder":
+            is_head = self._plan_block is None or index <= self._plan_block
+            part = "encoder head" if is_head else "encoder tail"
+        self._part_of[self._block] = part
+
+    @contextmanager
+    def inside(self, part: str) -> Iterator[None]:
+        """While it lasts, it is `part`; then what it was before."""
+        before = self._marks[-1][1]
+        self._mark(part)
+        yield
+        self._mark(before)
+
+    def finish(self) -> None:
+        """The pass is over."""
+        self._mark("end")
+
+    def parts(self) -> dict[str, float]:
+        """What each of PARTS took, after `finish`."""
+        out = dict.fromkeys(PARTS, 0.0)
+        for (begin, what), (end, _) in itertools.pairwise(self._marks):
+            part = what if isinstance(what, str) else self._part_of.get(what, "heads")
+            out[part] += self._between(begin, end)
+        return out
+
+    def _mark(self, what: str | int) -> None:
+        self._marks.append((self._read(), what))
+
+
+class Watched:
+    """An accelerator whose steps tell a Split when they begin and end. All else is the accelerator's own."""
+
+    def __init__(self, accelerator: Any, split: Split) -> None:
+        self._accelerator, self._split = copy.copy(accelerator), split
+        predictor = getattr(accelerator, "predictor", None)
+        if predictor is not None:
+
+            def watched(tokens: Any) -> Any:
+                with split.inside("predictor"):
+                    return predictor(tokens)
+
+            self._accelerator.predictor = watched
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._accelerator, name)
+
+    def plan(self, *args: Any) -> Any:
+        with self._split.inside("merge"):
+            return self._accelerator.plan(*args)
+
+    def compress(self, *args: Any) -> Any:
+        with self._split.inside("merge"):
+            return self._accelerator.compress(*args)
+
+    def restore(self, *args: Any) -> Any:
+        with self._split.inside("restore"):
+            return self._accelerator.restore(*args)
+
+    def reach(self, tokens: Any, plan: Any, layer: Any) -> Any:
+        self._split.running(layer.part, layer.index)
+        return self._accelerator.reach(tokens, plan, layer)
+
+
+def timed(backbone: Any, x: Any, plan_block: int | None) -> tuple[dict[str, float], Any, Any]:
+    """Milliseconds by part of one pass of TorchBackbone `backbone` over images x (1, S, 3, H, W), and what `run` returns.
+
+    plan_block: see Split; given, not asked of the accelerator, so that the dense model is split at the same place. On CUDA the
+    times are the device's (events in its stream); the device is idle before and after.
+    """
+    import torch
+
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+
+        def read() -> Any:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(x.device))
+            return event
+
+        split = Split(read, lambda a, b: a.elapsed_time(b), plan_block)
+    else:
+        split = Split(time.perf_counter, lambda a, b: 1e3 * (b - a), plan_block)
+    out, trunk = _run(backbone, x, split)
+    split.finish()
+    if x.device.type == "cuda":
+        torch.cuda.synchronize(x.device)
+    return split.parts(), out, trunk
+
+
+def count_flops(backbone: Any, x: Any, plan_block: int | None) -> dict[str, float]:
+    """FLOPs by part of one pass, told from the shapes of its matrix products, convolutions and attention: a multiply-add counts 2, all
+    else nothing. Kernels that torch.compile made are not seen (FlexAttention on a GPU: kernels/attention.py)."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def cpu_flash(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **more: Any) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    missing = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: cpu_flash}
+    with FlopCounterMode(display=False, custom_mapping=missing) as counter:
+        split = Split(counter.get_total_flops, lambda a, b: b - a, plan_block)
+        _run(backbone, x, split)
+        split.finish()
+    return split.parts()
+
+
+def _run(backbone: Any, x: Any, split: Split) -> tuple[Any, Any]:
+    return backbone.accelerated(Watched(backbone.accelerator, split)).run(x, split.check)
+
+
+def matmul_rate(device: Any, dtype: Any, side: int = 0, repeats: int = 8) -> float:
+    """FLOP/s of the fastest of some products of square matrices: what this machine can do with large ones at that type."""
+    import torch
+
+    side = side or (8192 if device.type == "cuda" else 1536)
+    a, b = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(repeats):
+        if device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            a @ b
+            end.record()
+            torch.cuda.synchronize(device)
+            seconds = 1e-3 * start.elapsed_time(end)
+        else:
+            begun = time.perf_counter()
+            a @ b
+            seconds = time.perf_counter() - begun
+        best = min(best, seconds)
+    return 2 * side**3 / best

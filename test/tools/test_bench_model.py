@@ -1,0 +1,263 @@
+"""The model's benchmark: every part is told apart, FLOPs are those of a count by hand, the command writes what it measured."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from come_ros.accelerators import CoMe, NoAccelerator
+from come_ros.accelerators.confidence import ConfidencePredictor
+from come_ros.backbones.base import TorchBackbone
+from come_ros.backbones.vggt import VGGT, VGGTSizes
+from come_ros.tools import cli
+from come_ros.tools.bench import memory, model
+from come_ros.tools.bench.split import PARTS, Split, count_flops, matmul_rate, timed
+
+C, DEPTH, FRAMES, GRID = 48, 3, 3, (6, 7)
+SIZES = VGGTSizes(
+    image_side=98, native_side=98, dim=C, encoder_depth=3, encoder_heads=3, depth=DEPTH, heads=3,
+    taps=(0, 1, 1, 2), camera_depth=1, camera_heads=3, features=16, channels=(16, 16, 16, 16),
+)  # fmt: skip
+DIM = 8  # of the predictor
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    torch.manual_seed(0)
+    network = VGGT(SIZES)
+    for p in network.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    return TorchBackbone("vggt", network, NoAccelerator(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def x(backbone):
+    return backbone.upload(np.random.default_rng(0).integers(0, 256, (FRAMES, 84, 98, 3), np.uint8))
+
+
+def come(**more):
+    torch.manual_seed(1)
+    return CoMe(ConfidencePredictor(C, DIM).eval(), 1, group=(2, 2), ratio=0.5, **more)
+
+
+def test_a_split_gives_every_step_to_its_part():
+    clock = iter(range(100))
+    split = Split(lambda: next(clock), lambda a, b: b - a, plan_block=0)  # each reading is one later than the last
+    split.check()
+    split.running("encoder", 0)
+    with split.inside("merge"), split.inside("predictor"):
+        pass
+    split.check()
+    split.running("encoder", 1)
+    split.check()
+    split.running("frame", 0)
+    split.check()
+    split.running("global", 0)
+    with split.inside("restore"):
+        pass
+    split.check()  # nothing tells of a block: the heads
+    split.check()
+    split.finish()
+    assert split.parts() == {
+        # embedding, block 0 before and after the plan
+        "encoder head": 3, "predictor": 1, "merge": 2, "encoder tail": 1, "frame": 1, "global": 2, "restore": 1, "heads": 2,
+    }  # fmt: skip
+
+
+def blocks(tokens, reached, count=1):
+    """FLOPs of `count` transformer blocks by hand: tokens in all; how many keys each of them reads."""
+    return count * (2 * tokens * C * 3 * C + 4 * tokens * reached * C + 2 * tokens * C * C + 2 * 2 * tokens * C * 4 * C)
+
+
+def expected(patches):
+    """By part, but for the heads; `patches` are left of each frame from the plan on."""
+    whole, left = GRID[0] * GRID[1] + 5, patches + 5
+    out = dict.fromkeys(PARTS, 0)
+    out["encoder head"] = 2 * FRAMES * (whole - 5) * C * 3 * 14 * 14 + blocks(FRAMES * whole, whole, 2)
+    out["encoder tail"] = blocks(FRAMES * left, left)
+    out["frame"] = blocks(FRAMES * left, left, DEPTH)
+    out["global"] = blocks(FRAMES * left, FRAMES * left, DEPTH)
+    return out
+
+
+def test_flops_are_those_counted_by_hand(backbone, x):
+    dense = count_flops(backbone, x, 1)
+    assert dense["heads"] > 0 and dense == {**expected(42), "heads": dense["heads"]}
+
+    # nine whole groups of four in 6 x 7 patches, four of them merged: 42 - 4 * 3 patches are left
+    merged = count_flops(backbone.accelerated(come()), x, 1)
+    n = FRAMES * 42
+    predictor = (
+        2 * n * C * DIM + 2 * n * DIM * 3 * DIM + 4 * n * n * DIM + 2 * n * DIM * DIM + 2 * 2 * n * DIM * 2 * DIM
+    )
+    predictor += 2 * n * 9 * DIM * DIM + 2 * n * 9 * DIM
+    assert merged == {**expected(30), "predictor": predictor, "heads": dense["heads"]}
+
+
+@pytest.mark.parametrize("mode", ["none", "fused", "per_layer"])
+def test_flops_of_all_parts_are_those_of_torch(backbone, x, mode):
+    """Torch's own counter does not know the CPU's flash attention, so it is given attention as matrix products."""
+    one = backbone if mode == "none" else backbone.accelerated(come(mode=mode))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        one.run(x)
+    assert sum(count_flops(one, x, 1).values()) == counter.get_total_flops()
+
+
+def test_times_of_all_parts_make_up_the_pass(backbone, x):
+    import time
+
+    for accelerator, idle in ((NoAccelerator(), {"predictor", "merge", "restore"}), (come(), set())):
+        one = backbone.accelerated(accelerator)
+        plain, _ = one.run(x)
+        begun = time.perf_counter()
+        parts, out, trunk = timed(one, x, 1)
+        ms = 1e3 * (time.perf_counter() - begun)
+        assert {part for part, took in parts.items() if took == 0} == idle
+        assert min(parts.values()) >= 0 and 0.7 * ms < sum(parts.values()) <= ms
+        assert all(torch.equal(plain[k], out[k]) for k in plain)  # being watched changes no bit
+        assert one.accelerator.kept_ratio(trunk.plan) == (1 if idle else pytest.approx(30 / 42))
+
+
+def test_the_rate_of_matrix_products_is_a_speed():
+    small, large = (matmul_rate(torch.device("cpu"), torch.float32, side, 3) for side in (8, 256))
+    assert 1e6 < small < large < 1e14
+
+
+def test_memory_that_was_given_back_is_still_the_peak():
+    before = memory._reset_peak()
+    np.ones(40_000_000, np.uint8).sum()
+    after = memory._status("VmRSS")
+    assert memory._status("VmHWM") - before == pytest.approx(40e6, rel=0.1) and after - before < 10e6
+    again = memory._reset_peak()
+    assert memory._status("VmHWM") - again < 10e6
+
+
+def test_ratios_are_of_passes_that_ran_in_turn():
+    def one(trunk):
+        return {**dict.fromkeys(PARTS, 0.0), "frame": trunk, "heads": 1.0}
+
+    dense = [one(ms) for ms in (10.0, 100.0, 1000.0)]  # the machine grows slower and slower
+    out = model._summary([one(ms) for ms in (5.0, 50.0, 900.0)], dense)
+    assert out["trunk_ratio"] == 0.5 and out["total_ratio"] == pytest.approx(6 / 11)
+    assert out["trunk_ms"] == {"median": 50.0, "p90": pytest.approx(730)} and out["parts_ms"]["heads"] == 1.0
+
+
+def test_what_does_not_fit_is_told_in_its_row_only(backbone, x, monkeypatch):
+    from tqdm import tqdm
+
+    def too_much(one, *args):
+        if one.accelerator.name == "none":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 PiB\nmore")
+        return timed(one, *args)
+
+    monkeypatch.setattr(model, "timed", too_much)
+    images = np.zeros((2, 84, 98, 3), np.uint8)
+    models = {"none": backbone, "come": backbone.accelerated(come())}
+    rows = model._rows(models, images, 0, 1, 1e9, False, tqdm(disable=True))
+    assert rows["none"] == {"error": "out of memory: CUDA out of memory. Tried to allocate 1 PiB"}
+    assert rows["come"]["trunk_ratio"] is None and rows["come"]["difference"] is None
+    assert rows["come"]["trunk_ms"]["median"] > 0
+
+
+def test_the_command_measures_every_row_and_writes_it(tmp_path, capsys):
+    file, plot = tmp_path / "bench.json", tmp_path / "bench.png"
+    more = "come:ratio=0.75,group=2x2,mode=per_layer"
+    words = [
+        "--frames",
+        "1",
+        "3",
+        "--repeats",
+        "2",
+        "--warm-up",
+        "0",
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--no-memory",
+    ]
+    words += ["--accelerator", "come", "--accelerator", more, "--json", str(file), "--plot", str(plot)]
+    assert cli.main(["bench", *words]) == 0
+    told, result = capsys.readouterr().out, json.loads(file.read_text())
+    rows = result["rows"]
+    assert [(r["frames"], r["accelerator"]) for r in rows] == [(n, a) for n in (1, 3) for a in ("none", "come", more)]
+    assert plot.read_bytes()[:4] == b"\x89PNG" and result["image"] == [112, 84] and not result["random_weights"]
+    for row in rows:
+        assert list(row["parts_ms"]) == list(PARTS) and not row["error"] and 0 < row["share_of_matmul"] < 2
+        assert (
+            row["trunk_ms"]["median"] <= row["trunk_ms"]["p90"]
+            and row["trunk_ms"]["median"] < row["total_ms"]["median"]
+        )
+        assert f"| {row['frames']} | {row['accelerator']} | {row['kept_ratio']:.0%} |" in told
+    dense, ours, short = rows[3:]
+    assert dense["trunk_ratio"] == 1 and dense["difference"] is None and ours["difference"]["depth_abs_rel"] > 0
+    # two of four groups of nine; nine of twelve groups of four
+    assert (dense["kept_ratio"], ours["kept_ratio"], short["kept_ratio"]) == (1, 32 / 48, 21 / 48)
+    assert (
+        ours["gflop_trunk"] < dense["gflop_trunk"] and ours["parts_ms"]["predictor"] > 0 == dense["parts_ms"]["merge"]
+    )
+
+
+def test_random_weights_are_said_to_be_random_and_memory_is_measured_by_itself(tmp_path, capsys):
+    words = [
+        "--variant",
+        "tiny",
+        "--random-weights",
+        "--frames",
+        "2",
+        "--repeats",
+        "1",
+        "--warm-up",
+        "0",
+        "--size",
+        "84",
+    ]
+    file = tmp_path / "b.json"
+    assert cli.main(["bench", *words, "--device", "cpu", "--threads", "1", "--json", str(file)]) == 0
+    dense, ours = json.loads(file.read_text())["rows"]
+    assert "Random weights" in capsys.readouterr().out and ours["difference"] is None and ours["kept_ratio"] < 1
+    for row in (dense, ours):
+        assert 0.5 < row["memory"]["added_mb"] < 200 < row["memory"]["peak_mb"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--size", "100x84"], "multiples of 14"),
+        (["--size", "big"], "'big'"),
+        (["--frames", "0"], "--frames is [0]"),
+        (["--repeats", "0"], "--repeats is 0"),
+        (["--accelerator", "come:ratio=2"], "accelerator.ratio is 2.0"),
+        (["--accelerator", "come:ratoi=0.5"], "unknown parameter 'ratoi'"),
+        (["--accelerator", "magic"], "accelerator.name is 'magic'"),
+        (["--variant", "1b"], "--random-weights"),
+        (
+            ["--variant", "1b", "--weights", "", "--random-weights", "--precision", "bf16", "--device", "cpu"],
+            "fp32 only",
+        ),
+        (["--weights", "there_is_none.pt"], "there_is_none.pt does not exist"),
+        (["--source", "there_is_none"], "there_is_none"),
+    ],
+)
+def test_a_wrong_wish_is_one_clear_line(words, told, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("come_ros.backbones.vggt", fromlist=["VARIANTS"]).VARIANTS, "1b", SIZES)
+    assert cli.main(["bench", "--no-memory", *words]) == 1
+    error = capsys.readouterr().err
+    assert told in error and "Traceback" not in error
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_parts_make_up_the_pass(tmp_path):
+    file = tmp_path / "b.json"
+    assert cli.main(["bench", "--frames", "2", "--repeats", "3", "--device", "cuda", "--json", str(file)]) == 0
+    dense, ours = json.loads(file.read_text())["rows"]
+    for row in (dense, ours):
+        assert row["memory"]["added_mb"] > 0 and row["share_of_matmul"] < 1
+        assert sum(row["parts_ms"].values()) == pytest.approx(row["total_ms"]["median"], rel=0.2)
+    assert ours["parts_ms"]["predictor"] > 0 and ours["parts_ms"]["restore"] > 0
