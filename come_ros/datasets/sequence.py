@@ -1,4 +1,4 @@
-"""Any recording in one shape: bags, folders of images, TUM sequences, videos."""
+"""Any recording in one shape: bags, folders of images with and without poses and depth, videos."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import Any
 
 from ..errors import DatasetError
 from ..types import F32, F64, Frame
+from .colmap import colmap, find_model
 from .image_folder import SUFFIXES as IMAGES
 from .image_folder import ImageFolder
+from .posed_images import PosedImages
+from .scannet import is_scannet, scannet
+from .seven_scenes import is_seven_scenes, seven_scenes
+from .transforms import find_transforms, transforms
 from .tum import TumSequence
 from .video import SUFFIXES as VIDEOS
 from .video import Video
@@ -20,7 +25,8 @@ log = logging.getLogger("come_ros")
 
 FPS = 10.0  # of folders, which tell no times
 ACCEPTED = (
-    "a ROS 2 bag (its folder, .mcap or .db3), a ROS 1 .bag, a folder in the layout of TUM RGB-D (frames.txt or rgb.txt), "
+    "a ROS 2 bag (its folder, .mcap or .db3), a ROS 1 .bag, a folder in the layout of TUM RGB-D (frames.txt or rgb.txt), 7-Scenes "
+    "(frame-*.color.png) or ScanNet (color/, pose/), images with a transforms.json or a COLMAP model (sparse/0), "
     f"a folder of images ({', '.join(IMAGES)}), a video ({', '.join(VIDEOS)})"
 )
 
@@ -88,11 +94,25 @@ def open_sequence(
         )
     if path.is_file() and path.suffix.lower() in VIDEOS:
         return VideoSequence(Video(path, fps))
-    if path.is_dir() and any((path / name).is_file() for name in ("frames.txt", "rgb.txt")):
-        return FolderSequence(TumSequence(path, rectify=rectify != "off"))
+    if (folder := _known_layout(path, rectify != "off")) is not None:
+        return FolderSequence(folder)
     if path.is_dir() and any(file.suffix.lower() in IMAGES for file in path.iterdir()):
         return FolderSequence(ImageFolder(path, FPS if fps is None else fps))
     raise DatasetError(f"{path} is no recording that can be read: give {ACCEPTED}")
+
+
+def _known_layout(path: Path, rectify: bool) -> TumSequence | PosedImages | None:
+    if find_transforms(path) is not None:
+        return transforms(path, rectify)
+    if not path.is_dir():
+        return None
+    if any((path / name).is_file() for name in ("frames.txt", "rgb.txt")):
+        return TumSequence(path, rectify)
+    if is_seven_scenes(path):
+        return seven_scenes(path)
+    if is_scannet(path):
+        return scannet(path)
+    return colmap(path, rectify) if find_model(path) is not None else None
 
 
 class BagSequence(Sequence):
@@ -131,9 +151,9 @@ class BagSequence(Sequence):
 class FolderSequence(Sequence):
     """Images on disk, one file each."""
 
-    def __init__(self, folder: ImageFolder | TumSequence) -> None:
+    def __init__(self, folder: ImageFolder | TumSequence | PosedImages) -> None:
         self._folder = folder
-        self.kind = "TUM folder" if isinstance(folder, TumSequence) else "folder of images"
+        self.kind = folder.kind
         self.count = len(folder)
 
     def iter_frames(self) -> Iterator[Frame]:
@@ -148,8 +168,6 @@ class FolderSequence(Sequence):
             yield frame
 
     def iter_depth(self) -> Iterator[tuple[int, F32]]:
-        if not isinstance(self._folder, TumSequence):
-            return
         for index, stamp_ns in enumerate(self._folder.stamps_ns):
             try:
                 depth = self._folder.depth(index)
@@ -160,8 +178,6 @@ class FolderSequence(Sequence):
                 yield stamp_ns, depth
 
     def truth(self) -> dict[int, F64]:
-        if not isinstance(self._folder, TumSequence):
-            return {}
         pairs = zip(self._folder.stamps_ns, self._folder.poses, strict=True)
         return {stamp_ns: pose for stamp_ns, pose in pairs if pose is not None}
 

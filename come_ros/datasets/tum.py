@@ -15,6 +15,7 @@ from .. import geometry
 from ..errors import DatasetError, FrameError
 from ..rectify import Lens, Rectifier, rectifier_of
 from ..types import F32, F64, Frame
+from .posed_images import read_image
 
 MAX_DIFFERENCE_NS = 20_000_000  # lists of different clocks are matched up to this, as the benchmark's own script does
 METRES_PER_UNIT = 1 / 5000  # of a depth PNG, unless sequence.json says otherwise
@@ -37,6 +38,8 @@ class TumSequence:
     distortion: OpenCV's plumb_bob coefficients that they still have, () if none. stamps_ns: integer nanoseconds of each image.
     poses: world_from_camera (4, 4) of each image, None where there is none within 20 ms.
     """
+
+    kind = "TUM folder"
 
     def __init__(self, folder: str | Path, rectify: bool = True) -> None:
         """Reads the lists, and an image only if there is distortion to be taken out of images and depth (`rectify`).
@@ -62,7 +65,7 @@ class TumSequence:
 
     def frame(self, index: int) -> Frame:
         """Image `index`, decoded. Raises DatasetError if it cannot be read."""
-        image = cv2.cvtColor(self._read(self._rgb[index], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        image = cv2.cvtColor(read_image(self._rgb[index], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
         if self._rectifier is not None:
             image = self._rectifier.image(image)
         return Frame(np.asarray(image, np.uint8), self.stamps_ns[index], self.camera, self.intrinsics)
@@ -76,7 +79,7 @@ class TumSequence:
         path = self._depth[index]
         if path is None:
             return None
-        raw = self._read(path, cv2.IMREAD_UNCHANGED)
+        raw = read_image(path, cv2.IMREAD_UNCHANGED)
         if raw.ndim != 2:
             raise DatasetError(f"{path} has {raw.shape[2]} channels, but a depth image must have one")
         metres = np.where(raw > 0, raw * np.float32(self.metres_per_unit), np.float32(np.nan)).astype(np.float32)
@@ -108,7 +111,7 @@ class TumSequence:
     def _made_rectifier(self) -> Rectifier:
         assert self.intrinsics is not None  # distortion comes with it
         k = self.intrinsics
-        height, width = self._read(self._rgb[0], cv2.IMREAD_COLOR).shape[:2]
+        height, width = read_image(self._rgb[0], cv2.IMREAD_COLOR).shape[:2]
         coefficients = (*self.distortion, *(0.0,) * (4 - len(self.distortion)))  # those left out are zero
         try:
             return rectifier_of(Lens(width, height, k[0, 0], k[1, 1], k[0, 2], k[1, 2], "plumb_bob", coefficients))
@@ -140,12 +143,6 @@ class TumSequence:
         poses = read_trajectory(path)
         known = list(poses.values())
         return [None if j is None else known[j] for j in nearest(self.stamps_ns, list(poses))]
-
-    def _read(self, path: Path, flags: int) -> np.ndarray:
-        image = cv2.imread(str(path), flags) if path.is_file() else None
-        if image is None:
-            raise DatasetError(f"cannot read the image {path}: it is {'damaged' if path.is_file() else 'missing'}")
-        return image
 
 
 def stamp_ns_from_text(text: str) -> int:

@@ -1,0 +1,57 @@
+"""Scenes in the layout of ScanNet (Dai et al., CVPR 2017), as its own reader exports them: color/, depth/, pose/, intrinsic/."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import cv2
+
+from ..errors import DatasetError
+from ..rectify import Lens
+from .image_folder import SUFFIXES
+from .posed_images import PosedImage, PosedImages, natural, read_image, read_matrix, read_pose
+
+
+def is_scannet(folder: Path) -> bool:
+    return (folder / "color").is_dir() and (folder / "pose").is_dir()
+
+
+def scannet(folder: Path) -> PosedImages:
+    """One scene (`scene0000_00`). Depth in mm, at a size and with intrinsics of its own; poses are world_from_camera, -inf where
+    tracking was lost. Raises DatasetError."""
+    files = [path for path in (folder / "color").iterdir() if path.suffix.lower() in SUFFIXES]
+    files.sort(key=lambda path: natural(path.name))
+    if not files:
+        raise DatasetError(f"{folder / 'color'} holds no images: export the scene with ScanNet's SensReader")
+    depths = {path.stem: path for path in (folder / "depth").glob("*.png")} if (folder / "depth").is_dir() else {}
+    lens = _lens(folder, "color", files)
+    depth_lens = _lens(folder, "depth", list(depths.values())) if depths and lens is not None else None
+    return PosedImages(
+        "ScanNet scene",
+        (
+            PosedImage(f, lens, read_pose(folder / "pose" / f"{f.stem}.txt"), depths.get(f.stem), depth_lens)
+            for f in files
+        ),
+    )
+
+
+def _lens(folder: Path, what: str, files: list[Path]) -> Lens | None:
+    """Camera of the images `files`, None if no file tells of it."""
+    names = (f"intrinsic/intrinsic_{what}.txt", f"intrinsic_{what}.txt", f"intrinsics_{what}.txt")
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        return None
+    k = read_matrix(path)
+    if not (k[0, 0] > 0 and k[1, 1] > 0):
+        raise DatasetError(f"{path}: focal lengths must be positive, but are {k[0, 0]} and {k[1, 1]}")
+    height, width = _size(files)
+    return Lens(width, height, k[0, 0], k[1, 1], k[0, 2], k[1, 2])
+
+
+def _size(files: list[Path]) -> tuple[int, int]:
+    """(height, width) of the first one that can be read. Raises DatasetError if none can."""
+    for path in files[:-1]:
+        with contextlib.suppress(DatasetError):
+            return read_image(path, cv2.IMREAD_UNCHANGED).shape[:2]
+    return read_image(files[-1], cv2.IMREAD_UNCHANGED).shape[:2]
