@@ -32,17 +32,26 @@ def _param(
 class Accelerator:
     name: str = _param(
         "none",
-        "token reduction; come: merge the patches of which the model will be least sure",
-        choices=("none", "come"),
+        "token reduction; come: merge the patches of which the model will be least sure; tome: those that are alike, in every block",
+        choices=("none", "come", "tome"),
     )
-    ratio: float = _param(0.5, "share of the token groups that is merged", low=0.0, high=1.0, dynamic=True)
+    ratio: float = _param(
+        0.5,
+        "how much is reduced, 0 = nothing; come: share of the groups that is merged; tome: share of the patches that is merged away",
+        low=0.0,
+        high=1.0,
+        dynamic=True,
+    )
     group: str = _param(
-        "3x3", "patches (rows x columns) that become one token", choices=("2x2", "3x3", "1x4"), dynamic=True
+        "3x3", "come: patches (rows x columns) that become one token", choices=("2x2", "3x3", "1x4"), dynamic=True
     )
     mode: str = _param(
         "fused",
-        "come: fused merges once a window; per_layer merges and splits around every attention and MLP",
+        "come, tome: fused merges for the rest of the window; per_layer merges and splits around every attention and MLP",
         choices=("fused", "per_layer"),
+    )
+    schedule: str = _param(
+        "constant", "tome: merge as much in every block, or less and less", choices=("constant", "decreasing")
     )
     predictor: str = _param("", "come: predictor file of `come_ros distill`; empty = the one bundled with the weights")
 

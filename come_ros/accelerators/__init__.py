@@ -8,13 +8,14 @@ from ..config import Config
 from .base import Accelerator, Layer, Tokens
 from .come import CoMe
 from .none import NoAccelerator
+from .tome import ToMe
 
 if TYPE_CHECKING:
     from ..backbones.base import GeometryModel
 
-ACCELERATORS: dict[str, type[Accelerator]] = {"none": NoAccelerator, "come": CoMe}
+ACCELERATORS: dict[str, type[Accelerator]] = {"none": NoAccelerator, "come": CoMe, "tome": ToMe}
 
-__all__ = ["ACCELERATORS", "Accelerator", "CoMe", "Layer", "NoAccelerator", "Tokens", "make_accelerator"]
+__all__ = ["ACCELERATORS", "Accelerator", "CoMe", "Layer", "NoAccelerator", "ToMe", "Tokens", "make_accelerator"]
 
 
 def make_accelerator(config: Config, model: GeometryModel, weights: str) -> Accelerator:

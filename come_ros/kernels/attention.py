@@ -24,7 +24,8 @@ class KeyWeights(NamedTuple):
 
     weight: (B or 1, N) float32, or (B or 1, S, N / S) by frame; 0 for padding. tail, size: if not None, every frame ends with
     `tail` keys of weight `size` and all before count once: then two plain attention calls do. shared: so many keys that count
-    once follow behind those of `weight`.
+    once follow behind those of `weight`. varies: the number of keys differs from block to block, so that compiling a kernel for it
+    does not pay.
     """
 
     weight: Tensor
@@ -32,6 +33,7 @@ class KeyWeights(NamedTuple):
     tail: int | None = None
     size: float = 1.0
     shared: int = 0
+    varies: bool = False
 
     def log(self, dtype: torch.dtype) -> Tensor:
         """(B or 1, 1, 1, N + shared) to be added to the logits; -inf for padding."""
@@ -41,25 +43,27 @@ class KeyWeights(NamedTuple):
 
 
 def weighted_attention(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights, way: str = "auto") -> Tensor:
-    """softmax(q k^T / sqrt(d) + log w) v for (B, heads, N, d). way: auto, masked, two_calls or flex.
+    """softmax(q k^T / sqrt(d) + log w) v for (B, heads, N, d). way: auto, masked, two_calls, flex or channel.
 
-    On the CPU `masked` is the best, on CUDA `two_calls` where it applies, else `flex` (measured, see test/benchmark). Raises
-    ValueError if `way` does not apply.
+    On the CPU `masked` is the best, on CUDA `two_calls` where it applies, else `flex` (measured, see test/benchmark), or `channel`
+    where the number of keys varies. Raises ValueError if `way` does not apply.
     """
     if way == "auto":
-        way = _choice(q.device.type, keys.tail is not None)
+        way = _choice(q.device.type, keys.tail is not None, keys.varies)
     if way == "masked":
         return F.scaled_dot_product_attention(q, k, v, attn_mask=keys.log(q.dtype))
     if way == "two_calls":
         return _two_calls(q, k, v, keys)
     if way == "flex":
         return _flex(q, k, v, keys)
-    raise ValueError(f"way is {way!r}, but must be auto, masked, two_calls or flex")
+    if way == "channel":
+        return _channel(q, k, v, keys)
+    raise ValueError(f"way is {way!r}, but must be auto, masked, two_calls, flex or channel")
 
 
 @functools.cache
-def _choice(device: str, has_tail: bool) -> str:
-    way = "masked" if device == "cpu" else "two_calls" if has_tail else "flex"
+def _choice(device: str, has_tail: bool, varies: bool) -> str:
+    way = "masked" if device == "cpu" else "two_calls" if has_tail else "channel" if varies else "flex"
     log.info("weighted attention on %s: %s", device, way)
     return way
 
@@ -82,6 +86,19 @@ def _two_calls(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights) -> Tensor:
     merged, lse_merged = attention_with_lse(q, k_merged, v_merged)
     share = torch.sigmoid(lse_merged + math.log(keys.size) - lse)[..., None]  # of the merged keys
     return (out + (merged - out) * share).to(q.dtype)
+
+
+def _channel(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights) -> Tensor:
+    """The bias as two more channels of the keys (its value in their precision, and what that rounds off), against ones in the
+    queries: any flash kernel will do. Channels are filled up to a multiple of 8, as those kernels want it."""
+    b, heads, _, d = q.shape
+    fill = 2 + -(d + 2) % 8
+    bias = (keys.log(torch.promote_types(k.dtype, torch.float32))[:, 0, 0].clamp_min(-1000) * d**0.5).expand(b, -1)
+    high = bias.to(k.dtype)
+    two = torch.stack((high, (bias - high.to(bias.dtype)).to(k.dtype)), dim=-1)[:, None].expand(-1, heads, -1, -1)
+    q = torch.cat((q, q.new_ones(*q.shape[:3], 2), q.new_zeros(*q.shape[:3], fill - 2)), dim=-1)
+    k = torch.cat((k, two, k.new_zeros(*k.shape[:3], fill - 2)), dim=-1)
+    return F.scaled_dot_product_attention(q, k, F.pad(v, (0, fill)), scale=d**-0.5)[..., :d]
 
 
 def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

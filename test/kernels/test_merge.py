@@ -81,7 +81,7 @@ def test_restore_returns_every_patch_to_its_place(grid, group, rows, special, ch
 
 
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("way", ["masked", "two_calls"])
+@pytest.mark.parametrize("way", ["masked", "two_calls", "channel"])
 def test_a_key_of_weight_n_counts_like_n_equal_keys(dtype, near, way):
     if way == "two_calls" and dtype == torch.float64:
         near = 1e-6  # its log-sum-exp is fp32
@@ -104,14 +104,26 @@ def test_flex_attention_agrees():
     torch.testing.assert_close(got, weighted_attention(q, k, v, keys, "masked"), rtol=1e-5, atol=1e-5)
 
 
-def test_padding_counts_for_nothing():
+@pytest.mark.parametrize("way", ["masked", "channel"])
+def test_padding_counts_for_nothing(way):
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, 12, 8, generator=rng) for _ in range(3))
     weight = torch.tensor([[1.0] * 8 + [4.0] * 2 + [0.0] * 2])
-    got = weighted_attention(q, k, v, KeyWeights(weight), "masked")
-    k[:, :, 10:] = 1e4
+    got = weighted_attention(q, k, v, KeyWeights(weight), way)
+    k[:, :, 10:] = 100
     v[:, :, 10:] = torch.nan_to_num(v[:, :, 10:] * 1e6)
-    torch.testing.assert_close(weighted_attention(q, k, v, KeyWeights(weight), "masked"), got)
+    torch.testing.assert_close(weighted_attention(q, k, v, KeyWeights(weight), way), got)
+
+
+@pytest.mark.parametrize("head_dim", [8, 14, 15, 16, 64])
+def test_the_bias_as_channels_is_precise_in_half_precision(head_dim):
+    rng = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(2, 3, 40, head_dim, generator=rng).bfloat16() for _ in range(3))
+    keys = KeyWeights(torch.randint(1, 700, (2, 40), generator=rng).float())
+    want = weighted_attention(q.float(), k.float(), v.float(), keys, "masked")
+    got = weighted_attention(q, k, v, keys, "channel")
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), want, rtol=0.02, atol=0.01)
 
 
 def test_a_way_that_does_not_apply_is_refused():
