@@ -4,6 +4,7 @@ but Faster", ICLR 2023). No training. Which are similar is told by the keys of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,7 @@ class SizePlan:
 
 
 class ToMe(Accelerator):
-    """blocks: (encoder, frame, global) blocks of the model. ratio: share of each frame's patches that is merged away: by the last
+    """blocks: the part ("encoder", "frame" or "global") of every block of the model, in the order they run. ratio: share of each frame's patches that is merged away: by the last
     block in mode "fused", where each block takes at most half; around every module in mode "per_layer", there at most three of each
     2x2 cell. schedule: "constant" or "decreasing" (linearly to none) over the blocks. bias: proportional attention. kernels: auto,
     cupy or torch, see kernels.choose.
@@ -64,7 +65,7 @@ class ToMe(Accelerator):
 
     def __init__(
         self,
-        blocks: tuple[int, int, int],
+        blocks: Sequence[str],
         *,
         ratio: float = 0.5,
         mode: str = "fused",
@@ -78,14 +79,14 @@ class ToMe(Accelerator):
             raise ValueError(
                 f"mode {mode!r} must be one of {', '.join(MODES)}, schedule {schedule!r} constant or decreasing"
             )
-        self.blocks, self.ratio, self.mode, self.schedule, self.bias = blocks, ratio, mode, schedule, bias
+        self.blocks, self.ratio, self.mode, self.schedule, self.bias = tuple(blocks), ratio, mode, schedule, bias
         self.kernels = kernels
         self.sites = MODES[mode] if ratio > 0 else frozenset()
 
     @classmethod
     def create(cls, config: Config, model: GeometryModel, weights: str) -> ToMe:
-        a, trunk = config.accelerator, len(model.trunk_blocks())
-        blocks = (len(model.encoder_blocks()), trunk, trunk)
+        a = config.accelerator
+        blocks = ["encoder"] * len(model.encoder_blocks()) + [part for part, _ in model.trunk_blocks()]
         return cls(blocks, ratio=a.ratio, mode=a.mode, schedule=a.schedule, kernels=config.kernels)
 
     def configured(self, config: Config) -> ToMe:
@@ -126,24 +127,24 @@ class ToMe(Accelerator):
         return None if plan is None or not self.bias else plan.key_weights(layer.part, keys)
 
     def kept_ratio(self, plan: SizePlan | None) -> float:
-        """Mean over the alternating blocks."""
+        """Mean over the blocks of the trunk."""
         if plan is None:
             return 1.0
         patches = plan.merging.place.shape[1]
         if self.mode == "per_layer":
             return plan.size.shape[1] / patches
-        left, total = patches, 0
-        for i, r in enumerate(self.merged_by_block(patches)):
+        left, after = patches, []
+        for part, r in zip(self.blocks, self.merged_by_block(patches), strict=True):
             left -= min(r, left // 2)
-            total += left if i >= self.blocks[0] else 0
-        return total / (self.blocks[1] + self.blocks[2]) / patches
+            after += [] if part == "encoder" else [left]
+        return sum(after) / len(after) / patches
 
     def merged(self, plan: SizePlan | None, frames: int, grid: tuple[int, int]) -> Tensor | None:
         return None if plan is None else (plan.size.gather(1, plan.merging.place) > 1).unflatten(1, grid)
 
     def merged_by_block(self, patches: int) -> list[int]:
         """How many tokens of a frame each block should merge, in the order blocks run."""
-        n = sum(self.blocks)
+        n = len(self.blocks)
         total = int(self.ratio * patches + 1e-9)
         share = [1.0] * n if self.schedule == "constant" else [float(n - 1 - i) for i in range(n)]
         whole = sum(share) or 1.0
@@ -153,11 +154,9 @@ class ToMe(Accelerator):
     def _merge_more(self, tokens: Tokens, plan: SizePlan | None) -> tuple[Tokens, SizePlan | None]:
         """As published, between attention and MLP of one block."""
         assert tokens.layer is not None and tokens.keys is not None
-        part, index = tokens.layer
-        block = index if part == "encoder" else self.blocks[0] + 2 * index + (part == "global")
-        patches = tokens.grid[0] * tokens.grid[1]
+        ours = [i for i, part in enumerate(self.blocks) if part == tokens.layer.part]
         left = tokens.x.shape[2] - tokens.special
-        r = min(self.merged_by_block(patches)[block], left // 2)
+        r = min(self.merged_by_block(tokens.grid[0] * tokens.grid[1])[ours[tokens.layer.index]], left // 2)
         if r == 0:
             return tokens, plan
         plan = plan or SizePlan.whole(tokens)

@@ -16,11 +16,13 @@ SIZES = VGGTSizes(
 )  # fmt: skip
 
 
+BLOCKS = ["encoder"] * 2 + ["frame", "global"] * 4
+
 # every registered accelerator must be here, as it is made for the small model below; the ratio can be set
 MADE = {
     "none": lambda ratio=0: NoAccelerator(),
     "come": lambda ratio=0.5: CoMe(seeded(lambda: ConfidencePredictor(48, 8)), 0, group=(2, 2), ratio=ratio),
-    "tome": lambda ratio=0.5: ToMe((2, 4, 4), ratio=ratio),
+    "tome": lambda ratio=0.5: ToMe(BLOCKS, ratio=ratio),
 }
 # other modes of the same
 VARIANTS = {
@@ -28,8 +30,8 @@ VARIANTS = {
     "come per_layer": lambda ratio=0.5: CoMe(
         seeded(lambda: ConfidencePredictor(48, 8)), 0, group=(2, 2), ratio=ratio, mode="per_layer"
     ),
-    "tome decreasing": lambda ratio=0.5: ToMe((2, 4, 4), ratio=ratio, schedule="decreasing"),
-    "tome per_layer": lambda ratio=0.5: ToMe((2, 4, 4), ratio=ratio, mode="per_layer"),
+    "tome decreasing": lambda ratio=0.5: ToMe(BLOCKS, ratio=ratio, schedule="decreasing"),
+    "tome per_layer": lambda ratio=0.5: ToMe(BLOCKS, ratio=ratio, mode="per_layer"),
 }
 every_variant = pytest.mark.parametrize("name", sorted(VARIANTS))
 

@@ -151,7 +151,7 @@ def test_nothing_asked_for_is_the_identity():
 @pytest.mark.parametrize("schedule", ["constant", "decreasing"])
 @pytest.mark.parametrize("patches", [1, 7, 48, 1036])
 def test_a_schedule_merges_as_much_as_was_asked_for(schedule, patches):
-    tome = ToMe((4, 4, 4), ratio=0.5, schedule=schedule)
+    tome = ToMe(["encoder"] * 4 + ["frame", "global"] * 4, ratio=0.5, schedule=schedule)
     by_block = tome.merged_by_block(patches)
     assert len(by_block) == 12 and sum(by_block) == patches // 2 and min(by_block) >= 0
     if schedule == "constant":
@@ -162,6 +162,6 @@ def test_a_schedule_merges_as_much_as_was_asked_for(schedule, patches):
 
 def test_what_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match=r"ratio is 1\.5"):
-        ToMe((1, 1, 1), ratio=1.5)
+        ToMe(["frame"], ratio=1.5)
     with pytest.raises(ValueError, match="'other' must be one of"):
-        ToMe((1, 1, 1), mode="other")
+        ToMe(["frame"], mode="other")
