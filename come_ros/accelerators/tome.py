@@ -54,10 +54,10 @@ class SizePlan:
 
 
 class ToMe(Accelerator):
-    """blocks: the part ("encoder", "frame" or "global") of every block of the model, in the order they run. ratio: share of each frame's patches that is merged away: by the last
-    block in mode "fused", where each block takes at most half; around every module in mode "per_layer", there at most three of each
-    2x2 cell. schedule: "constant" or "decreasing" (linearly to none) over the blocks. bias: proportional attention. kernels: auto,
-    cupy or torch, see kernels.choose.
+    """blocks: the part ("encoder", "frame" or "global") of every block of the model, in the order they run. ratio: share of each
+    frame's patches that is merged away: by the last block in mode "fused", where each block takes at most half; around every module in
+    mode "per_layer", there at most three of each 2x2 cell. schedule: "constant" or "decreasing" (linearly to none) over the blocks.
+    bias: proportional attention. kernels: auto, cupy or torch, see kernels.choose.
     """
 
     name = "tome"
