@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,29 +129,37 @@ class RecordedWindows:
 
 
 # -------------------------------------------------------------------------------------------------------------- teacher
-def teach(model: Any, images: Any, block: int) -> tuple[Any, Any]:
-    """Tokens after encoder block `block` (B, S, h, w, C), and the model's own depth confidence as mean over each patch (B, S, h, w).
+def teach(model: Any, images: Any, blocks: Sequence[int]) -> tuple[dict[int, Any], Any]:
+    """Tokens after each of these encoder blocks, block -> (B, S, h, w, C), and the model's own depth confidence as mean over each patch
+    (B, S, h, w).
 
     images: (B, S, 3, H, W) uint8 tensor.
     """
     import torch
     import torch.nn.functional as F
 
-    from ..accelerators import Accelerator, Tokens
+    from ..accelerators import Accelerator, Layer, NoAccelerator, Tokens
+    from ..backbones.base import run_block
 
     class Watch(Accelerator):  # the plan is the features themselves
         def plan_block(self, encoder_depth: int) -> int:
-            return block
+            return blocks[0]
 
         def plan(self, features: Tokens) -> Tokens:
             return features
 
+    images = images.float() / 255
     with torch.inference_mode():
-        out, trunk = model(images.float() / 255, Watch(), ("depth",))
+        out, trunk = model(images, Watch(), ("depth",))
         confidence = F.avg_pool2d(out["depth_conf"], model.patch)
-    features: Tokens = trunk.plan
-    patches = features.x[:, :, features.special :].unflatten(2, features.grid)
-    return patches.clone(), confidence.clone()
+        seen: dict[int, Tokens] = {blocks[0]: trunk.plan}
+        if len(blocks) > 1:  # to compare blocks: the encoder once more
+            tokens = model.encoder_input(images)
+            for i, block in enumerate(model.encoder_blocks()[: max(blocks) + 1]):
+                tokens, _ = run_block(block, tokens, None, NoAccelerator(), None, Layer("encoder", i))
+                if i in blocks:
+                    seen[i] = tokens
+    return {i: t.x[:, :, t.special :].unflatten(2, t.grid).clone() for i, t in seen.items()}, confidence.clone()
 
 
 def ranking_loss(predicted: Any, wanted: Any, pairs: int = PAIRS) -> Any:
@@ -172,7 +181,7 @@ def mse_loss(predicted: Any, wanted: Any) -> Any:
     return (z(predicted) - z(wanted)).square().mean()
 
 
-def agreement(predictor: Any, taught: list[tuple[Any, Any]]) -> dict[str, float]:
+def agreement(student: Student, taught: list[tuple[dict[int, Any], Any]]) -> dict[str, float]:
     """Mean over windows of Spearman's rank correlation with the teacher, and of the overlap (IoU) of the merge masks of both."""
     import torch
     from scipy.stats import spearmanr
@@ -182,7 +191,7 @@ def agreement(predictor: Any, taught: list[tuple[Any, Any]]) -> dict[str, float]
     rank, overlap = [], []
     with torch.inference_mode():
         for tokens, wanted in taught:
-            got = predictor(tokens)
+            got = student.predictor(tokens[student.block])
             rank.append(float(spearmanr(got.flatten().cpu(), wanted.flatten().cpu()).statistic))
             grid = wanted.shape[-2:]
             k = int(RATIO * (grid[0] // GROUP[0]) * (grid[1] // GROUP[1]))
@@ -193,12 +202,53 @@ def agreement(predictor: Any, taught: list[tuple[Any, Any]]) -> dict[str, float]
 
 
 # ------------------------------------------------------------------------------------------------------------- training
+def rate_at(step: int, steps: int) -> float:
+    """Cosine from LEARNING_RATE to LAST_RATE. Known from the step alone, so that a run can be prolonged."""
+    return LAST_RATE + (LEARNING_RATE - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+class Student:
+    """A predictor that learns: loss "ranking" or "mse", from the tokens after encoder block `block`."""
+
+    def __init__(self, model: Any, block: int, loss: str, scope: str, dim: int, seed: int) -> None:
+        import torch
+
+        from ..accelerators.confidence import ConfidencePredictor
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.predictor = ConfidencePredictor(model.encoder_width, dim, scope=scope)
+        self.predictor.to(next(model.parameters()).device)
+        self.block, self.loss, self.scope, self.seed = block, loss, scope, seed
+        self.optimiser = torch.optim.AdamW(self.predictor.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+    def learn(self, tokens: dict[int, Any], wanted: Any, rate: float) -> float:
+        """One step; the loss before it."""
+        import torch
+
+        loss_of = ranking_loss if self.loss == "ranking" else mse_loss
+        loss = loss_of(self.predictor(tokens[self.block]).flatten(1), wanted.flatten(1))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), 1.0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        return float(loss.detach())
+
+
+def draw_batch(data: Any, rng: np.random.Generator, batch: int) -> np.ndarray:
+    """Windows (B, S, 3, H, W) uint8 of one random length, `batch` frames in all."""
+    frames = int(rng.integers(1, LONGEST + 1))
+    return data.batch(max(1, batch // frames), frames)
+
+
 def distill(args: argparse.Namespace) -> dict[str, Any]:
     """Trains, writes predictor.safetensors, curve.png and log.json; the last scores."""
     import torch
     from tqdm import tqdm
 
-    from ..accelerators.confidence import ConfidencePredictor, default_block, save_predictor
+    from ..accelerators.confidence import default_block, save_predictor
     from ..backbones.base import choose_device
     from ..backbones.checkpoint import bundled_weights, load_vggt
 
@@ -210,14 +260,9 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     weights = args.weights or bundled_weights()
     model = load_vggt(weights).to(device).eval().requires_grad_(False)
     block = args.block if args.block >= 0 else default_block(len(model.encoder_blocks()))
-    data = (
-        RecordedWindows(args.source, args.side or model.native_side, model.patch, args.seed)
-        if args.source
-        else RoomWindows(args.seed, args.side or model.native_side)
-    )
-    predictor = ConfidencePredictor(model.encoder_width, args.dim, scope=args.scope).to(device)
-    optimiser = torch.optim.AdamW(predictor.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, args.steps, LAST_RATE)
+    side = args.side or model.native_side
+    data = RecordedWindows(args.source, side, model.patch, args.seed) if args.source else RoomWindows(args.seed, side)
+    student = Student(model, block, args.loss, args.scope, args.dim, args.seed)
     step, log = 0, []
     path = os.path.join(args.output, "state.pt")
     if args.resume:
@@ -226,49 +271,39 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
                 f"nothing to resume: no {path}; name the folder of an earlier run, or leave --resume out"
             )
         state = torch.load(path, weights_only=True)
-        predictor.load_state_dict(state["predictor"])
-        optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
+        student.predictor.load_state_dict(state["predictor"])
+        student.optimiser.load_state_dict(state["optimiser"])
         step, log = state["step"], state["log"]
         rng = np.random.default_rng((args.seed, step))
 
-    taught = [teach(model, torch.from_numpy(w)[None].to(device), block) for w in data.validation()]
-    loss_of = ranking_loss if args.loss == "ranking" else mse_loss
+    taught = [teach(model, torch.from_numpy(w)[None].to(device), [block]) for w in data.validation()]
     mean = 0.0
     if not log:
-        log.append({"step": 0, "loss": None, **agreement(predictor, taught)})
+        log.append({"step": 0, "loss": None, **agreement(student, taught)})
     with tqdm(total=args.steps, initial=step, desc="distilling", unit="step", disable=None) as bar:
         while step < args.steps:
-            frames = int(rng.integers(1, LONGEST + 1))
-            images = torch.from_numpy(data.batch(max(1, args.batch // frames), frames)).to(device)
-            tokens, wanted = teach(model, images, block)
-            loss = loss_of(predictor(tokens).flatten(1), wanted.flatten(1))
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(predictor.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
+            images = torch.from_numpy(draw_batch(data, rng, args.batch)).to(device)
+            now = student.learn(*teach(model, images, [block]), rate_at(step, args.steps))
             step += 1
-            now = float(loss.detach())
             mean = 0.95 * mean + 0.05 * now if mean else now
             bar.update()
             if step % EVERY == 0 or step == args.steps:
-                log.append({"step": step, "loss": mean, **agreement(predictor, taught)})
+                log.append({"step": step, "loss": mean, **agreement(student, taught)})
                 bar.set_postfix(
                     loss=f"{mean:.3f}", spearman=f"{log[-1]['spearman']:.3f}", iou=f"{log[-1]['mask_iou']:.3f}"
                 )
                 state = {
-                    "predictor": predictor.state_dict(),
-                    "optimiser": optimiser.state_dict(),
+                    "predictor": student.predictor.state_dict(),
+                    "optimiser": student.optimiser.state_dict(),
                     "step": step,
                     "log": log,
                 }
-                torch.save({**state, "schedule": schedule.state_dict()}, path + ".part")
+                torch.save(state, path + ".part")
                 os.replace(path + ".part", path)
                 draw_curve(log, args.loss, os.path.join(args.output, "curve.png"))
     about = {"licence": "Apache-2.0", "made_by": "come_ros distill", "steps": str(step), "loss": args.loss,
              "seed": str(args.seed), "weights": os.path.basename(weights)}  # fmt: skip
-    save_predictor(os.path.join(args.output, "predictor.safetensors"), predictor.cpu(), block, about)
+    save_predictor(os.path.join(args.output, "predictor.safetensors"), student.predictor.cpu(), block, about)
     with open(os.path.join(args.output, "log.json"), "w", encoding="utf-8") as fh:
         json.dump(log, fh, indent=1)
     return {"predictor": os.path.join(args.output, "predictor.safetensors"), "block": block, **log[-1]}
