@@ -172,8 +172,12 @@ class Config:
         "token merging on a GPU; auto: cupy where CuPy can compile the kernels, else torch; cupy: those or an error",
         choices=("auto", "cupy", "torch"),
     )
-    backbone: str = _param("vggt", "model family; fake is a geometric stand-in for tests", choices=("vggt", "fake"))
-    weights: str = _param("", "checkpoint file (.safetensors, or .pt); empty = the bundled small model")
+    backbone: str = _param(
+        "vggt",
+        "model family; fake is a geometric stand-in for tests",
+        choices=("vggt", "mapanything", "pi3", "fake"),
+    )
+    weights: str = _param("", "checkpoint file (.safetensors, or .pt); empty = the bundled small model of vggt")
     threads: int = _param(0, "CPU threads of the model; 0 = all cores", low=0, high=256)
     image_transport: str = _param(
         "raw", "raw: topic image (sensor_msgs/Image); compressed: image/compressed", choices=("raw", "compressed")

@@ -46,15 +46,24 @@ def check_image(image: NDArray[np.uint8]) -> None:
 def plan_resize(width: int, height: int, side: int, patch: int) -> CropResize:
     """The crop of a (height, width) image whose longer side becomes `side`, both sides multiples of `patch`.
 
-    The aspect ratio is kept: what the patch grid cannot hold is cropped evenly on both ends, never squashed.
     Raises FrameError for an empty image.
     """
+    return cover(width, height, *patch_grid_size(width, height, side, patch))
+
+
+def patch_grid_size(width: int, height: int, side: int, patch: int) -> tuple[int, int]:
+    """(W, H) with the longer side about `side`, nearest to the image's proportions. Raises FrameError for an empty image."""
     if min(width, height) < 1:
         raise FrameError(f"an image of {width}x{height} px is empty: check the camera driver or the file")
     longer = max(width, height)
     target = patch * max(1, int(side / patch + 0.5))
     w, h = (patch * max(1, int(extent * target / longer / patch + 0.5)) for extent in (width, height))
-    scale = max(w / width, h / height)  # cover the target, so that the crop never leaves the source
+    return w, h
+
+
+def cover(width: int, height: int, w: int, h: int) -> CropResize:
+    """The crop that makes (h, w) of a (height, width) image: what does not fit is cut evenly on both ends, never squashed."""
+    scale = max(w / width, h / height)  # so that the crop never leaves the source
     return CropResize(scale, (width - w / scale) / 2, (height - h / scale) / 2, w, h)
 
 

@@ -26,14 +26,14 @@ def load_backbone(config: Config) -> Backbone:
 
     from ..accelerators import make_accelerator
     from .base import TorchBackbone
-    from .checkpoint import bundled_weights, load_vggt
+    from .checkpoint import bundled_weights, load_model
 
     if config.threads:
         torch.set_num_threads(config.threads)
-    path = config.weights or bundled_weights()
-    model = load_vggt(path)
+    path = config.weights or bundled_weights(config.backbone)
+    model = load_model(config.backbone, path)
     return TorchBackbone(
-        "vggt",
+        config.backbone,
         model,
         make_accelerator(config, model, path),
         device=config.device,

@@ -10,9 +10,9 @@ import copy
 import functools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..accelerators.base import Accelerator, Layer, Tokens
 from ..config import Config
 from ..errors import Cancelled, ConfigError
+from ..preprocess import patch_grid_size
 from ..types import Prediction
 from .layers import Attention, Block, Rotary, rotary, rotate
 
@@ -69,6 +70,14 @@ class GeometryModel(nn.Module, ABC):
     read; ENCODED is what the encoder gives, with known geometry added.
     """
 
+    name: ClassVar[str]
+    sizes: Any
+    sizes_type: ClassVar[type]
+    """dataclass of what the constructor takes"""
+    landmark: ClassVar[str]
+    """a key that published files of this model hold, and no others"""
+    weights_from: ClassVar[str]
+    """where the published files are, for messages"""
     patch: int
     native_side: int
     taps: tuple[int, ...]
@@ -76,6 +85,20 @@ class GeometryModel(nn.Module, ABC):
     """what of Known it takes: "intrinsics", "depth", "poses" """
     metric = False
     """whether its lengths are metres"""
+
+    @classmethod
+    @abstractmethod
+    def published_sizes(cls, state: Mapping[str, Tensor]) -> Any:
+        """The sizes of a published weights file, told from its keys."""
+
+    @classmethod
+    def own_names(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a published file under our names, without those that we do not run."""
+        return dict(state)
+
+    def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
+        """(W, H) at which an image is given to the model whose longer side is to be about `side`, multiples of the patch."""
+        return patch_grid_size(width, height, side, self.patch)
 
     @abstractmethod
     def encoder_input(self, images: Tensor) -> Tokens:

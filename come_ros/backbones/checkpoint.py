@@ -11,15 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .vggt import VARIANTS, VGGT, VGGTSizes
+from .base import GeometryModel
+from .mapanything import MapAnything
+from .pi3 import Pi3
+from .vggt import VGGT
+
+MODELS: dict[str, type[GeometryModel]] = {m.name: m for m in (VGGT, MapAnything, Pi3)}
 
 MODEL_FOLDER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "models")
-_SIZES_KEY = "come_ros.sizes"  # in the safetensors metadata of our own files
-_UNUSED = ("track_head.",)  # parts of published files that we do not run
+_SIZES_KEY, _BACKBONE_KEY = "come_ros.sizes", "come_ros.backbone"  # in the safetensors metadata of our own files
 
 
-def bundled_weights() -> str:
-    """Path of the small model that ships with the package. Raises CheckpointError if it is not there."""
+def bundled_weights(backbone: str = "vggt") -> str:
+    """Path of the small model that ships with the package. Raises CheckpointError if it is not there, or there is none."""
+    if backbone != "vggt":
+        raise CheckpointError(
+            f"no weights of the backbone {backbone} ship with come_ros: name a file with weights:=FILE "
+            f"({MODELS[backbone].weights_from}), or set backbone:=vggt"
+        )
     path = os.path.join(MODEL_FOLDER, "vggt_tiny.safetensors")
     if not os.path.isfile(path):
         raise CheckpointError(
@@ -29,30 +38,46 @@ def bundled_weights() -> str:
 
 
 def load_vggt(path: str) -> VGGT:
-    """A VGGT in fp32 on the CPU with the weights of `path`.
+    """load_model for the backbone vggt."""
+    model = load_model("vggt", path)
+    assert isinstance(model, VGGT)
+    return model
 
-    Sizes come from the file's own metadata (files written by save_checkpoint); a file without it must hold the published VGGT-1B.
-    Raises CheckpointError, naming the file and the keys, if it is unreadable, incomplete, or of another shape.
+
+def load_model(backbone: str, path: str) -> GeometryModel:
+    """The model in fp32 on the CPU with the weights of `path`.
+
+    Sizes come from the file's own metadata (files written by save_checkpoint); a file without it must be a published one.
+    Raises CheckpointError, naming the file and the keys, if it is unreadable, incomplete, of another shape or another backbone's.
     """
+    kind = MODELS[backbone]
     state, metadata = read_checkpoint(path)
-    sizes = VARIANTS["1b"]
     if _SIZES_KEY in metadata:
-        known = {f.name for f in dataclasses.fields(VGGTSizes)}
+        found = metadata.get(_BACKBONE_KEY, "vggt")
+    else:
+        found = next((m.name for m in MODELS.values() if m.landmark in state), backbone)
+    if found != backbone:
+        raise CheckpointError(
+            f"{path} holds weights of the backbone {found}, but {backbone} was asked for: set backbone:={found}, or give another file"
+        )
+    if _SIZES_KEY in metadata:
+        known = {f.name for f in dataclasses.fields(kind.sizes_type)}
         stored = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata[_SIZES_KEY]).items()}
         if set(stored) - known:
             raise CheckpointError(
                 f"{path} was written by a newer come_ros (unknown sizes {sorted(set(stored) - known)}): update come_ros"
             )
-        sizes = VGGTSizes(**stored)
+        sizes = kind.sizes_type(**stored)
+    else:
+        sizes, state = kind.published_sizes(state), kind.own_names(state)
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
-        model = VGGT(sizes)
+        model = kind(sizes)
     fill(model, state, path)
     return model
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
-    """Put `state` into `model` strictly: every key, every shape; parts that we do not run are dropped. Raises CheckpointError."""
-    state = {k: v for k, v in state.items() if not k.startswith(_UNUSED)}
+    """Put `state` into `model` strictly: every key, every shape. Raises CheckpointError."""
     want = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     got = {k: tuple(v.shape) for k, v in state.items()}
     problems = []
@@ -104,12 +129,13 @@ def read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def save_checkpoint(
-    path: str, model: VGGT, dtype: torch.dtype = torch.float16, extra: dict[str, str] | None = None
+    path: str, model: GeometryModel, dtype: torch.dtype = torch.float16, extra: dict[str, str] | None = None
 ) -> None:
     """Write `model` as safetensors with its sizes in the metadata; whole or not at all (beside, then rename)."""
     from safetensors.torch import save_file
 
     state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
     beside = path + ".part"
-    save_file(state, beside, metadata={_SIZES_KEY: json.dumps(dataclasses.asdict(model.sizes)), **(extra or {})})
+    about = {_BACKBONE_KEY: model.name, _SIZES_KEY: json.dumps(dataclasses.asdict(model.sizes))}
+    save_file(state, beside, metadata={**about, **(extra or {})})
     os.replace(beside, path)

@@ -380,15 +380,17 @@ def in_chunks(
 class PoseRegressor(nn.Module):
     """Patch tokens of a frame to its pose: two residual stages, mean over patches, MLP (MapAnything and Pi3).
 
-    rotation: how many numbers tell it. convolution: whether the residual stages are stored as 1x1 convolutions.
+    rotation: how many numbers tell it. convolution: whether the residual stages are stored as 1x1 convolutions. dim_in: channels
+    of the tokens, to be projected first; None if they are `dim`.
     """
 
-    def __init__(self, dim: int, rotation: int, convolution: bool) -> None:
+    def __init__(self, dim: int, rotation: int, convolution: bool, dim_in: int | None = None) -> None:
         super().__init__()
         layer: Callable[[int, int], nn.Module] = (
             functools.partial(nn.Conv2d, kernel_size=1) if convolution else nn.Linear
         )
         self.convolution = convolution
+        self.proj = nn.Identity() if dim_in is None else layer(dim_in, dim)
         self.res_conv = nn.ModuleList(
             nn.ModuleDict({f"res_conv{i}": layer(dim, dim) for i in (1, 2, 3)}) for _ in range(2)
         )
@@ -397,8 +399,8 @@ class PoseRegressor(nn.Module):
         self.fc_rot = nn.Linear(dim, rotation)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(frames, N, dim) -> translation (frames, 3), rotation (frames, rotation)."""
-        x = tokens.transpose(1, 2)[..., None] if self.convolution else tokens
+        """(frames, N, dim_in) -> translation (frames, 3), rotation (frames, rotation)."""
+        x = self.proj(tokens.transpose(1, 2)[..., None] if self.convolution else tokens)
         for stage in self.res_conv:
             z = x
             for layer in stage.values():  # type: ignore[operator, union-attr]
@@ -452,11 +454,19 @@ def decode_pose(encoding: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor
     return rigid(rotation_from_quaternion(encoding[..., 3:7]), encoding[..., :3]), k
 
 
+def rays_of(intrinsics: Tensor, size: tuple[int, int]) -> Tensor:
+    """(..., 3, 3) -> (..., H, W, 3): what the pixels of an image of (H, W) = size see at z = 1."""
+    k = intrinsics[..., None, None, :, :]
+    v, u = torch.meshgrid(*(torch.arange(n, device=k.device, dtype=k.dtype) for n in size), indexing="ij")
+    x, y = (u - k[..., 0, 2]) / k[..., 0, 0], (v - k[..., 1, 2]) / k[..., 1, 1]
+    return torch.stack((x, y, torch.ones_like(x)), dim=-1)
+
+
 def fit_intrinsics(rays: Tensor) -> Tensor:
     """(..., H, W, 3) rays or points in the camera frame, z > 0 -> (..., 3, 3): the pinhole camera nearest to them.
 
-    Least squares of the pixels' whole-numbered indices on x/z and y/z, over some 50 x 50 pixels. Where the rays tell no focal
-    length that can be (none, or a negative one), it is that of a field of view of 90 degrees.
+    Least squares of the pixels' whole-numbered indices on x/z and y/z, over some 50 x 50 pixels. Rays that are no camera's give focal
+    lengths that are none: not finite, or not positive.
     """
     height, width = rays.shape[-3:-1]
     rows = torch.arange(0, height, max(1, height // 50), device=rays.device)
@@ -465,12 +475,10 @@ def fit_intrinsics(rays: Tensor) -> Tensor:
     slopes = some[..., :2] / some[..., 2:].clamp_min(1e-6)  # (..., rows, columns, 2)
     u, v = torch.meshgrid(columns.double(), rows.double(), indexing="xy")
     found = []
-    for slope, pixel, extent in ((slopes[..., 0], u, width), (slopes[..., 1], v, height)):
+    for slope, pixel in ((slopes[..., 0], u), (slopes[..., 1], v)):
         mean, middle = slope.mean((-2, -1)), pixel.mean()
         deviation = slope - mean[..., None, None]
-        focal = (deviation * (pixel - middle)).mean((-2, -1)) / deviation.square().mean((-2, -1)).clamp_min(1e-12)
-        usable = focal.isfinite() & (focal > 1e-3 * extent)
-        focal = torch.where(usable, focal, extent / 2)
-        found.append((focal, torch.where(usable, middle - focal * mean, (extent - 1) / 2)))
+        focal = (deviation * (pixel - middle)).mean((-2, -1)) / deviation.square().mean((-2, -1))
+        found.append((focal, middle - focal * mean))
     (fx, cx), (fy, cy) = found
     return pinhole(fx, fy, cx, cy).to(rays.dtype)

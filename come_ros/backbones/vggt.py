@@ -6,6 +6,7 @@ Written from the paper and from the published checkpoint's key names and shapes.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,10 @@ VARIANTS = {
 class VGGT(GeometryModel):
     """Images to cameras, depth and point maps. Parameter names are the published checkpoint's."""
 
+    name = "vggt"
+    sizes_type = VGGTSizes
+    landmark, weights_from = "aggregator.camera_token", "facebook/VGGT-1B on Hugging Face"
+
     def __init__(self, sizes: VGGTSizes) -> None:
         super().__init__()
         self.sizes = sizes
@@ -71,6 +76,14 @@ class VGGT(GeometryModel):
         self.camera_head = CameraHead(2 * sizes.dim, sizes.camera_depth, sizes.camera_heads, sizes.camera_iterations)
         self.depth_head = DenseHead(2 * sizes.dim, sizes.features, sizes.channels, outputs=2)
         self.point_head = DenseHead(2 * sizes.dim, sizes.features, sizes.channels, outputs=4)
+
+    @classmethod
+    def published_sizes(cls, state: Mapping[str, Tensor]) -> VGGTSizes:
+        return VARIANTS["1b"]
+
+    @classmethod
+    def own_names(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {k: v for k, v in state.items() if not k.startswith("track_head.")}
 
     def encoder_input(self, images: Tensor) -> Tokens:
         tokens: Tokens = self.aggregator.patch_embed(images)
