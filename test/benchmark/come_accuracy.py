@@ -64,9 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictor", action="append", default=[], metavar="NAME=FILE", help="others to compare with")
     parser.add_argument("--windows", type=int, default=64)
-    parser.add_argument(
-        "--side", type=int, default=112, help="longer side of the images, px (default: the model's own)"
-    )
+    parser.add_argument("--side", type=int, default=0, help="longer side of the images, px (default: the model's own)")
     args = parser.parse_args()
     torch.manual_seed(0)
     model = load_vggt(bundled_weights()).eval()
