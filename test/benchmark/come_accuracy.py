@@ -3,7 +3,7 @@
 python test/benchmark/come_accuracy.py [--predictor NAME=FILE ...] [--windows 64]
 -> test/benchmark/results/come_accuracy.json and .md
 
-Every window is 4 frames of the test split at 112x84 (grid 6x8: twelve 2x2 groups, four 3x3 groups). Depth is scaled per window by
+Every window is 4 frames of the test split at the model's own size, or at --side. Depth is scaled per window by
 the median ratio. "kept" counts only the pixels that the variant did not merge, for dense too. Intervals: 95 %, bootstrap over windows.
 """
 
@@ -68,6 +68,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     model = load_vggt(bundled_weights()).eval()
+    args.side = args.side or model.native_side
     bundled, block = load_predictor(str(Path(MODEL_FOLDER, "come_vggt_tiny.safetensors")), model)
     teacher = Teacher()
     variants: dict[str, Any] = {}
@@ -104,7 +105,7 @@ def main() -> None:
         print(f"\r{i + 1} of {args.windows}", end="", flush=True)
     print()
     result = {name: summary(r, rows["dense"]) for name, r in rows.items()}
-    name = "come_accuracy" + ("" if args.side == 112 else f"_{args.side}")
+    name = "come_accuracy" + ("" if args.side == model.native_side else f"_{args.side}")
     (RESULTS / f"{name}.json").write_text(json.dumps({**vars(args), "rows": result}, indent=1) + "\n")
     text = table(result)
     (RESULTS / f"{name}.md").write_text(text)
