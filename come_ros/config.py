@@ -32,8 +32,9 @@ def _param(
 class Accelerator:
     name: str = _param(
         "none",
-        "token reduction; come: merge the patches of which the model will be least sure; tome: those that are alike, in every block",
-        choices=("none", "come", "tome"),
+        "token reduction; come: merge the patches of which the model will be least sure; tome: those that are alike, in every block; "
+        "random: any, for comparison",
+        choices=("none", "come", "tome", "random"),
     )
     ratio: float = _param(
         0.5,
@@ -52,6 +53,13 @@ class Accelerator:
     )
     schedule: str = _param(
         "constant", "tome: merge as much in every block, or less and less", choices=("constant", "decreasing")
+    )
+    edge_weight: float = _param(
+        0.0,
+        "come: vote of a group's contrast against being merged, beside that of its confidence, which is 1",
+        low=0.0,
+        high=100.0,
+        dynamic=True,
     )
     predictor: str = _param("", "come: predictor file of `come_ros distill`; empty = the one bundled with the weights")
 

@@ -8,14 +8,25 @@ from ..config import Config
 from .base import Accelerator, Layer, Tokens
 from .come import CoMe
 from .none import NoAccelerator
+from .random import Random
 from .tome import ToMe
 
 if TYPE_CHECKING:
     from ..backbones.base import GeometryModel
 
-ACCELERATORS: dict[str, type[Accelerator]] = {"none": NoAccelerator, "come": CoMe, "tome": ToMe}
+ACCELERATORS: dict[str, type[Accelerator]] = {"none": NoAccelerator, "come": CoMe, "tome": ToMe, "random": Random}
 
-__all__ = ["ACCELERATORS", "Accelerator", "CoMe", "Layer", "NoAccelerator", "ToMe", "Tokens", "make_accelerator"]
+__all__ = [
+    "ACCELERATORS",
+    "Accelerator",
+    "CoMe",
+    "Layer",
+    "NoAccelerator",
+    "Random",
+    "ToMe",
+    "Tokens",
+    "make_accelerator",
+]
 
 
 def make_accelerator(config: Config, model: GeometryModel, weights: str) -> Accelerator:

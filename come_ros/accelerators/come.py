@@ -73,7 +73,8 @@ class CoMe(Accelerator):
     trained on. ratio: share of the whole groups that is merged, 0 to 1. group: (rows, columns) of patches. mode: see MODES.
     bias: whether a merged key counts for all it stands for (off only to measure what it is worth). budget: "frame" merges the same
     number of groups in each frame, so that shapes are static; "window" spends the same total where confidence is lowest. kernels:
-    auto, cupy or torch, see kernels.choose.
+    auto, cupy or torch, see kernels.choose. edge_weight: vote of a group's contrast against being merged, beside that of its confidence,
+    which weighs 1: groups that hold structure are spared, as many others are merged instead. 0 is Co-Me.
     """
 
     name = "come"
@@ -90,14 +91,17 @@ class CoMe(Accelerator):
         bias: bool = True,
         budget: str = "frame",
         kernels: str = "auto",
+        edge_weight: float = 0.0,
     ) -> None:
+        if not 0 <= edge_weight < float("inf"):
+            raise ValueError(f"edge_weight is {edge_weight}, but must be finite and not negative")
         if not 0 <= ratio <= 1:
             raise ValueError(f"ratio is {ratio}, but must lie in 0 .. 1")
         if mode not in MODES or budget not in ("frame", "window"):
             raise ValueError(f"mode {mode!r} must be one of {', '.join(MODES)}, budget {budget!r} frame or window")
         self.predictor, self.block = predictor, block
         self.ratio, self.group, self.mode, self.bias, self.budget = ratio, group, mode, bias, budget
-        self.kernels = kernels
+        self.kernels, self.edge_weight = kernels, edge_weight
         # nothing to merge: not even the predictor runs, and no bit changes
         self.sites = MODES[mode] if ratio > 0 else frozenset()
 
@@ -105,14 +109,14 @@ class CoMe(Accelerator):
     def create(cls, config: Config, model: GeometryModel, weights: str) -> CoMe:
         path = config.accelerator.predictor or bundled_predictor(weights)
         predictor, block = load_predictor(path, model)
-        return cls(predictor, block, mode=config.accelerator.mode, kernels=config.kernels, **_dynamic(config))
+        return cls(predictor, block, mode=config.accelerator.mode, kernels=config.kernels, **dynamic_parameters(config))
 
     def configured(self, config: Config) -> CoMe:
-        wanted = _dynamic(config)
+        wanted = dynamic_parameters(config)
         if all(getattr(self, name) == value for name, value in wanted.items()):
             return self
         kept = {name: getattr(self, name) for name in ("mode", "bias", "budget", "kernels")}
-        return CoMe(self.predictor, self.block, **kept, **wanted)
+        return type(self)(self.predictor, self.block, **kept, **wanted)
 
     def to(self, device: torch.device) -> CoMe:
         """Raises ConfigError if the kernels asked for cannot be had there."""
@@ -132,7 +136,8 @@ class CoMe(Accelerator):
             return None
         patches = features.x[:, :, features.special :]
         confidence = self.predictor(patches.unflatten(2, features.grid))  # (B, S, h, w)
-        return make_plan(confidence, self.group, k, self.budget, self.kernels)
+        contrast = group_contrast(patches, features.grid, self.group) if self.edge_weight > 0 else None
+        return make_plan(confidence, self.group, k, self.budget, self.kernels, contrast, self.edge_weight)
 
     def compress(self, tokens: Tokens, plan: MergePlan | None, site: str) -> tuple[Tokens, MergePlan | None]:
         if plan is None:
@@ -167,25 +172,53 @@ class CoMe(Accelerator):
         return None if plan is None else merged_patches(plan)
 
 
-def _dynamic(config: Config) -> dict[str, Any]:
+def dynamic_parameters(config: Config) -> dict[str, Any]:
+    """Those of Co-Me and its kin, as their constructor takes them."""
     rows, columns = config.accelerator.group.split("x")
-    return {"ratio": config.accelerator.ratio, "group": (int(rows), int(columns))}
+    how = config.accelerator
+    return {"ratio": how.ratio, "group": (int(rows), int(columns)), "edge_weight": how.edge_weight}
 
 
 def make_plan(
-    confidence: Tensor, group: tuple[int, int], k: int, budget: str = "frame", kernels: str = "auto"
+    confidence: Tensor,
+    group: tuple[int, int],
+    k: int,
+    budget: str = "frame",
+    kernels: str = "auto",
+    contrast: Tensor | None = None,
+    edge_weight: float = 0.0,
 ) -> MergePlan:
     """Merge the k groups of lowest mean confidence (B, S, h, w) in each frame, or S k in each window (budget "window").
 
+    contrast: (R, M), larger where a group holds structure; then the sum of the two ranks counts, that of contrast times edge_weight.
     Ties go to the group that comes first. With budget "frame" nothing depends on values but the indices: no host synchronisation.
     """
     b, s, h, w = confidence.shape
     members, _ = group_members((h, w), group, confidence.device)
     means = confidence.reshape(b * s, -1)[:, members.flatten()].unflatten(1, members.shape).float().mean(2)  # (R, M)
     ranked = means if budget == "frame" else means.view(b, -1)
+    if contrast is not None and edge_weight > 0:
+        ranked = _ranks(ranked) + edge_weight * _ranks(contrast.view_as(ranked))
     lowest = ranked.argsort(dim=1, stable=True)[:, : k if budget == "frame" else s * k]
     merged = torch.zeros_like(ranked, dtype=torch.bool).scatter_(1, lowest, True).view(b * s, -1)
     return plan_of(merged, s, (h, w), group, k if budget == "frame" else None, confidence.flatten(0, 1), kernels)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Place of each value in its row (R, M), from 0, as float32."""
+    return values.argsort(dim=1, stable=True).argsort(dim=1).float()
+
+
+def group_contrast(patches: Tensor, grid: tuple[int, int], group: tuple[int, int]) -> Tensor:
+    """(B, S, P, C) tokens -> (R, M): how much the tokens of each whole group differ, the mean of 1 - cosine to their mean. What a merged
+    token cannot tell: a pole before a wall, an edge between two."""
+    members, _ = group_members(grid, group, patches.device)
+    x = F.normalize(patches.flatten(0, 1).float(), dim=-1)  # (R, P, C)
+    # the mean of unit vectors is as long as they agree: mean cosine to it = its length
+    mean = torch.zeros(len(x), len(members), x.shape[2], device=x.device)
+    for j in range(members.shape[1]):  # n small gathers, no copy of all tokens
+        mean += x[:, members[:, j]]
+    return 1 - mean.norm(dim=-1) / members.shape[1]
 
 
 def plan_of(

@@ -3,9 +3,19 @@
 import pytest
 import torch
 
-from come_ros.accelerators import ACCELERATORS, Accelerator, CoMe, NoAccelerator, Tokens, ToMe, make_accelerator
+from come_ros.accelerators import (
+    ACCELERATORS,
+    Accelerator,
+    CoMe,
+    NoAccelerator,
+    Random,
+    Tokens,
+    ToMe,
+    make_accelerator,
+)
 from come_ros.accelerators.base import SITES, Reach
 from come_ros.accelerators.confidence import ConfidencePredictor
+from come_ros.accelerators.random import Lot
 from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.config import Accelerator as AcceleratorParameters
 from come_ros.config import Config
@@ -23,6 +33,7 @@ MADE = {
     "none": lambda ratio=0: NoAccelerator(),
     "come": lambda ratio=0.5: CoMe(seeded(lambda: ConfidencePredictor(48, 8)), 0, group=(2, 2), ratio=ratio),
     "tome": lambda ratio=0.5: ToMe(BLOCKS, ratio=ratio),
+    "random": lambda ratio=0.5: Random(Lot(48), 0, group=(2, 2), ratio=ratio),
 }
 # other modes of the same
 VARIANTS = {

@@ -1,0 +1,62 @@
+"""`random`: groups merged by lot, the null model that a choice of groups must beat at as many kept tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Config
+from .come import CoMe, dynamic_parameters
+from .confidence import default_block
+
+if TYPE_CHECKING:
+    from ..backbones.base import GeometryModel
+
+KEY_BITS = 24
+
+
+class Lot(nn.Module):
+    """(B, S, h, w, C) tokens -> (B, S, h, w) numbers in 0 .. 1 without a meaning: the same for the same frame, others for another.
+
+    A hash of the frame's tokens and of each patch's place: no state, no host synchronisation, whatever order frames come in. The key
+    has one bit for the sign of each of KEY_BITS random contrasts, which rounding errors hardly ever turn.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        planes = torch.randn(KEY_BITS, width, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("planes", planes, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        b, s, h, w, c = tokens.shape
+        x = tokens.reshape(b, s, h * w, c).float()
+        place = torch.arange(h * w, device=x.device)
+        bit = torch.arange(KEY_BITS, device=x.device)
+        # a random half of the patches against the other one: what all frames have in common drops out
+        signs = (_mix(place[None] * 31 + bit[:, None] * 7919) & 1).float() * 2 - 1  # (K, P)
+        signs = signs - signs.mean(dim=1, keepdim=True)
+        contrasts = torch.einsum("kp,bspc,kc->bsk", signs, x, self.planes)
+        key = ((contrasts > 0).long() << bit).sum(dim=-1)  # (B, S)
+        return (_mix(key[..., None] * 65537 + place) & 0xFFFFFF).float().view(b, s, h, w) / 2**24
+
+
+class Random(CoMe):
+    """Co-Me but for the predictor."""
+
+    name = "random"
+
+    @classmethod
+    def create(cls, config: Config, model: GeometryModel, weights: str) -> Random:
+        block = default_block(len(model.encoder_blocks()))
+        how = {"mode": config.accelerator.mode, "kernels": config.kernels, **dynamic_parameters(config)}
+        return cls(Lot(model.encoder_width), block, **{**how, "edge_weight": 0.0})
+
+
+def _mix(x: Tensor) -> Tensor:
+    """int64 -> int64 of 31 bits, each bit of the one depending on many of the other (Thomas Mueller's hash of 32 bits)."""
+    for _ in range(2):
+        x = ((x >> 16) ^ x) & 0xFFFFFFFF
+        x = (x * 0x45D9F3B) & 0xFFFFFFFF
+    return ((x >> 16) ^ x) & 0x7FFFFFFF
