@@ -94,6 +94,10 @@ class Accelerator:
     takes: frozenset[str] = frozenset()
     """what no other accelerator can have beside it: "tokens" (which patches there are), "keys" (whose keys are read across frames)"""
 
+    frontier: tuple[str, ...] = ("",)
+    """what `come_ros eval --frontier` tries of it: parameters of the group `accelerator`, as in "ratio=0.5,group=3x3"; each class its
+    own"""
+
     @classmethod
     def create(cls, config: Config, model: GeometryModel, weights: str) -> Accelerator:
         """As `config.accelerator` asks for, for a model read from the file `weights`. Raises CheckpointError."""

@@ -78,6 +78,12 @@ class CoMe(Accelerator):
     """
 
     name = "come"
+    frontier = tuple(
+        f"ratio={ratio},group={group},edge_weight={weight}"
+        for weight in (0, 1)
+        for group in ("2x2", "3x3")
+        for ratio in (0.25, 0.5, 0.75)
+    )
     takes = frozenset({"tokens"})
 
     def __init__(
@@ -198,7 +204,7 @@ def make_plan(
     means = confidence.reshape(b * s, -1)[:, members.flatten()].unflatten(1, members.shape).float().mean(2)  # (R, M)
     ranked = means if budget == "frame" else means.view(b, -1)
     if contrast is not None and edge_weight > 0:
-        ranked = _ranks(ranked) + edge_weight * _ranks(contrast.view_as(ranked))
+        ranked = _ranks(ranked) + edge_weight * _ranks(contrast.reshape_as(ranked))
     lowest = ranked.argsort(dim=1, stable=True)[:, : k if budget == "frame" else s * k]
     merged = torch.zeros_like(ranked, dtype=torch.bool).scatter_(1, lowest, True).view(b * s, -1)
     return plan_of(merged, s, (h, w), group, k if budget == "frame" else None, confidence.flatten(0, 1), kernels)

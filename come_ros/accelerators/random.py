@@ -46,6 +46,7 @@ class Random(CoMe):
     """Co-Me but for the predictor."""
 
     name = "random"
+    frontier = tuple(f"ratio={ratio},group={group}" for group in ("2x2", "3x3") for ratio in (0.25, 0.5, 0.75))
 
     @classmethod
     def create(cls, config: Config, model: GeometryModel, weights: str) -> Random:

@@ -61,6 +61,7 @@ class ToMe(Accelerator):
     """
 
     name = "tome"
+    frontier = ("ratio=0.25", "ratio=0.5", "ratio=0.75")
     takes = frozenset({"tokens", "keys"})
 
     def __init__(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from come_ros.accelerators import CoMe, NoAccelerator
+from come_ros.accelerators.come import group_contrast, make_plan
 from come_ros.accelerators.confidence import ConfidencePredictor, load_predictor, save_predictor
 from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.errors import CheckpointError
@@ -162,3 +163,45 @@ def test_ranking_loss_falls_when_the_order_is_right():
     assert right < 0.6931 < wrong
     assert float(mse_loss(3 * wanted + 7, wanted)) == pytest.approx(0, abs=1e-6)
     assert np.isclose(float(ranking_loss(torch.zeros(2, 200), wanted)), np.log(2))
+
+
+def test_the_edge_vote_spares_groups_that_hold_structure_and_keeps_their_number():
+    """Six groups; the two least sure ones hold a pole each, which the vote saves at the cost of two that are plain."""
+    confidence = torch.arange(6.0).repeat_interleave(4).view(1, 1, 6, 2, 2).permute(0, 1, 3, 2, 4).reshape(1, 1, 2, 12)
+    contrast = torch.tensor([[0.9, 0.8, 0.1, 0.05, 0.2, 0.3]])
+    plain = make_plan(confidence, (2, 2), 2)
+    assert plain.merged.tolist() == [[True, True, False, False, False, False]]
+    voted = make_plan(confidence, (2, 2), 2, contrast=contrast, edge_weight=2.0)
+    assert voted.merged.tolist() == [[False, False, True, True, False, False]]
+    assert voted.source.shape == plain.source.shape
+    unmoved = make_plan(confidence, (2, 2), 2, contrast=contrast, edge_weight=0.0)
+    assert torch.equal(unmoved.merged, plain.merged) and torch.equal(unmoved.source, plain.source)
+    window = make_plan(
+        confidence.expand(1, 2, -1, -1), (2, 2), 2, "window", contrast=contrast.expand(2, -1), edge_weight=2.0
+    )
+    assert window.merged.sum() == 4
+
+
+def test_contrast_of_groups_is_one_less_the_mean_cosine_to_their_mean():
+    patches = torch.randn(1, 2, 7 * 6, 16, generator=torch.Generator().manual_seed(0))
+    patches[0, 0, [0, 1, 6, 7]] = torch.randn(16, generator=torch.Generator().manual_seed(1))  # all alike
+    found = group_contrast(patches, (7, 6), (2, 2))
+    assert found.shape == (2, 9) and found[0, 0].abs() < 1e-6 and found[0, 0] == found.min()
+    four = torch.nn.functional.normalize(patches[0, 1, [14, 15, 20, 21]], dim=-1)
+    cosine = (four @ torch.nn.functional.normalize(four.mean(0), dim=0)).mean()
+    assert found[1, 4] == pytest.approx(float(1 - cosine), abs=1e-6)
+    scaled = group_contrast(patches * torch.rand(1, 2, 42, 1), (7, 6), (2, 2))
+    assert torch.allclose(scaled, found, atol=1e-6)  # lengths say nothing
+
+
+def test_the_edge_weight_is_a_dynamic_parameter(predictor):
+    from come_ros.config import Config
+
+    accelerator = CoMe(predictor, 0, edge_weight=0.5)
+    config = Config().replace(**{"accelerator.name": "come", "accelerator.edge_weight": 0.5})
+    assert accelerator.configured(config) is accelerator
+    other = accelerator.configured(config.replace(**{"accelerator.edge_weight": 2.0}))
+    assert type(other) is CoMe and other.edge_weight == 2.0 and other.predictor is predictor
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="edge_weight is"):
+            CoMe(predictor, 0, edge_weight=wrong)

@@ -18,7 +18,7 @@ from come_ros.accelerators.confidence import ConfidencePredictor
 from come_ros.accelerators.random import Lot
 from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.config import Accelerator as AcceleratorParameters
-from come_ros.config import Config
+from come_ros.config import Config, with_words
 
 SIZES = VGGTSizes(
     image_side=70, native_side=70, dim=48, encoder_depth=2, encoder_heads=3, depth=4, heads=3,
@@ -77,6 +77,17 @@ def test_registry_and_configuration_name_the_same_accelerators():
     ]
     assert set(choices) == set(ACCELERATORS) == set(MADE)
     assert type(make_accelerator(Config(), None, "")) is NoAccelerator
+
+
+@pytest.mark.parametrize("name", sorted(ACCELERATORS))
+def test_every_accelerator_says_what_the_frontier_tries_of_it(name):
+    """`come_ros eval --frontier` finds it here: parameters of the group `accelerator`, from light to heavy use."""
+    settings = ACCELERATORS[name].frontier
+    assert len(set(settings)) == len(settings) >= (1 if name == "none" else 2)
+    assert name == "none" or "frontier" in vars(ACCELERATORS[name]), f"{name} must list its own settings"
+    for setting in settings:
+        words = [f"accelerator.{word}" for word in setting.split(",") if word]
+        assert with_words(Config(), [f"accelerator.name={name}", *words]).accelerator.name == name
 
 
 @every_variant
