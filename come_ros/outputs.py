@@ -95,10 +95,15 @@ class FrameMessages:
     def overlay_pixels(self) -> U8:
         """(H, W, 3) uint8: the image, dark where the accelerator merged its tokens."""
         image, merged = self.submap.images[self.row], self.submap.merged
-        return image if merged is None else np.where(merged[self.row][..., None], image // 3, image)
+        return image if merged is None else darkened(image, merged[self.row])
 
     def confidence(self) -> Any:
         return self.messages.depth(self.submap.confidence[self.row], self.head)
+
+
+def darkened(image: U8, mask: NDArray[np.bool_]) -> U8:
+    """(H, W, 3) `image`, dark where (H, W) `mask` is true."""
+    return np.where(mask[..., None], image // 3, image)
 
 
 @dataclass(frozen=True)

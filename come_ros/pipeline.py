@@ -37,8 +37,9 @@ MOST_CHANGES_TOLD = 20
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Comparison:
-    """One window by the accelerated and by the dense model. ms, dense_ms: what each pass took."""
+    """One window by the accelerated and by the dense model. stamps_ns: of its frames. ms, dense_ms: what each pass took."""
 
+    stamps_ns: tuple[int, ...]
     ours: Prediction
     dense: Prediction
     ms: float
@@ -191,7 +192,8 @@ class ReconstructionPipeline:
         between = time.perf_counter()
         dense = self.backbone.dense().predict(images, stop)
         end = time.perf_counter()
-        return Comparison(ours, dense, ms=1e3 * (between - start), dense_ms=1e3 * (end - between))
+        stamps_ns = tuple(stamp for stamp, _ in self._model_images)
+        return Comparison(stamps_ns, ours, dense, ms=1e3 * (between - start), dense_ms=1e3 * (end - between))
 
     def self_check(self, repeats: int = 3, stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         """The last window again, by the accelerated and by the dense model: what the accelerator gains and what it costs.

@@ -28,7 +28,10 @@ from .. import outputs
 from .messages import message_type
 from .process import ros_process, tell
 
-OUTPUTS = {topic: outputs.OUTPUTS[topic].kind for topic in ("points", "odometry", "depth/image", "depth/camera_info")}
+OUTPUTS = {
+    topic: outputs.OUTPUTS[topic].kind
+    for topic in ("points", "odometry", "depth/image", "depth/camera_info", "merge_overlay")
+}
 """Topic below the node's name -> type."""
 DIAGNOSTICS = "/diagnostics"
 TF_TYPE = "tf2_msgs/msg/TFMessage"

@@ -7,6 +7,7 @@ The output folder then holds
   trajectory.tum  the camera's path
   metrics.json    counts, sizes, errors beside null models; what depends on the machine stands under `timings`
   overview.png    depth and map at a glance
+  compare.png     with --compare: some frames by the accelerated and by the dense model, and where they differ
   run.yaml        parameters, versions, checksum of the weights
 The same input gives the same bytes on the same machine (but for `timings`). What is damaged half way, or stopped by Ctrl-C, leaves the
 results of what came before.
@@ -17,12 +18,14 @@ examples:
   come_ros bag run.mcap -o out --gt /vicon/odometry   scored against poses in the bag
   come_ros bag video.mp4 -o out --gt path.tum         scored against a TUM file
   come_ros bag images/ -o out --fps 30                a folder of images, 30 per second
+  come_ros bag my_bag -o out --set accelerator.name=come --compare
   come_ros bag my_bag -o out --weights vggt.pt --set window.size=12 --set keyframe.mode=every
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import heapq
 import json
@@ -50,7 +53,7 @@ from ..config import Config, load_config, with_words
 from ..datasets.rosbag import BagWriter, rosbags_messages
 from ..datasets.sequence import BagSequence, Sequence, open_sequence
 from ..datasets.tum import MAX_DIFFERENCE_NS, nearest, read_trajectory
-from ..errors import Cancelled, ComeRosError, DatasetError, OutputError
+from ..errors import Cancelled, ComeRosError, ConfigError, DatasetError, OutputError
 from ..files import write_ply, write_text, write_tum
 from ..geometry import inverse
 from ..motion import MotionEstimator
@@ -58,13 +61,14 @@ from ..outputs import LATCHED, OUTPUTS, FrameMessages
 from ..pipeline import ReconstructionPipeline
 from ..types import F32, F64, Frame, Submap
 from ..world import World
-from .picture import POINTS, Overview, Shown, accuracy_text, draw, evenly, points_and_colours
+from .comparison import Comparisons, comparison_text
+from .picture import POINTS, Evenly, Overview, Shown, accuracy_text, draw, evenly, points_and_colours
 from .results import ResultFolder, cannot_write
 from .scores import DepthScores, accuracy_lines, for_json, in_model_pixels, rotation_scores, trajectory_scores
 
 NODE = "/come"
 RECORDING = "output"
-RESULTS = (RECORDING, "map.ply", "trajectory.tum", "metrics.json", "overview.png", "run.yaml")
+RESULTS = (RECORDING, "map.ply", "trajectory.tum", "metrics.json", "overview.png", "compare.png", "run.yaml")
 
 Recorded = tuple[int, str, str, Any]
 """(time of recording in ns, topic, type, bytes)"""
@@ -94,6 +98,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="images per second of a folder (default: 10), or of a video in place of its own times",
     )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="run each window dense as well: what the accelerator gains and costs; the other results stay as they are",
+    )
     parser.add_argument("--no-bag", action="store_true", help="leave output/ out")
     parser.add_argument("--overwrite", action="store_true", help="replace the results that DIR holds; other files stay")
 
@@ -116,7 +125,12 @@ def run(options: argparse.Namespace) -> int:
         folder = stack.enter_context(ResultFolder(Path(options.out), RESULTS, options.overwrite))
         stopped = stack.enter_context(Interrupts())
         pipeline = _reproducible_pipeline(config)
-        job = Job(options.source, config, pipeline, passes, truth, folder, not options.no_bag)
+        if options.compare and pipeline.backbone.description["accelerator"] == "none":
+            raise ConfigError(
+                "--compare: there is nothing to compare with the dense model, accelerator.name is 'none': add "
+                "--set accelerator.name=come"
+            )
+        job = Job(options.source, config, pipeline, passes, truth, folder, not options.no_bag, options.compare)
         job.load_s = time.perf_counter() - started
         failure = job.reconstruct(stopped)
         cancelled = stopped.number if isinstance(failure, Cancelled) else None
@@ -155,9 +169,10 @@ class Job:
         truth: dict[int, F64],
         folder: ResultFolder,
         record: bool,
+        compare: bool = False,
     ) -> None:
         """passes: the recording, opened three times. truth: stamp -> world_from_camera (4, 4), may be empty. record: whether
-        output/ is wanted. Raises OutputError."""
+        output/ is wanted. compare: whether every window runs dense as well. Raises OutputError."""
         self.name, self.config, self.pipeline, self.folder = name, config, pipeline, folder
         self.used = self.read = 0
         self.load_s = self.seconds = 0.0
@@ -171,6 +186,7 @@ class Job:
         self._timings: dict[str, list[float]] = {}
         self._poses: dict[int, F64] = {}
         self._matched: dict[int, F64] = {}  # true poses of the used frames
+        self._comparisons = Comparisons(pipeline) if compare else None
         self._begin_world()
 
     def _begin_world(self) -> None:
@@ -178,7 +194,7 @@ class Job:
         self._world = World(self.config.replace(**{"map.enabled": True}), self._messages)
         self._motion = MotionEstimator()
         self._depth_scores = DepthScores()
-        self._shown = _Evenly()
+        self._shown = Evenly()
         self._jumps = self.pipeline.counts["jumps"]
         self._poses.clear()
 
@@ -189,14 +205,14 @@ class Job:
         try:
             with tqdm(total=self._source.count, desc="reconstructing", unit="img", disable=None) as bar:
                 submaps = self.pipeline.run(self._frames(stopped, bar.update), stopped)
-                for recorded in heapq.merge(self._inputs(), self._outputs(submaps), key=itemgetter(0)):
+                for recorded in heapq.merge(self._inputs(), self._outputs(submaps, stopped), key=itemgetter(0)):
                     if self._writer is not None:
                         self._write(*recorded)
         except Cancelled:
             failure = Cancelled(f"stopped by {stopped.name} after {self.read} images")
         except Exception as error:  # whatever it is, what came before is kept
             failure = error
-        self.seconds = time.perf_counter() - begun
+        self.seconds = time.perf_counter() - begun - (self._comparisons.seconds if self._comparisons else 0.0)
         if failure is None and self._stopped:
             failure = DatasetError(self._stopped)
         if failure is not None:
@@ -237,7 +253,7 @@ class Job:
         except DatasetError:  # said by `_frames`
             return
 
-    def _outputs(self, submaps: Iterator[Submap]) -> Iterator[Recorded]:
+    def _outputs(self, submaps: Iterator[Submap], stopped: Interrupts) -> Iterator[Recorded]:
         """What is published of every used frame, TF first."""
         for submap in submaps:
             for stage, ms in submap.timings_ms.items():
@@ -254,6 +270,8 @@ class Job:
                     yield self._recorded(frame.stamp_ns, "/tf", self._transform(said))
                 for name, output in OUTPUTS.items():
                     yield self._recorded(frame.stamp_ns, f"{NODE}/{name}", output.build(said))
+            if self._comparisons is not None:
+                self._comparisons.add(stopped)
 
     def _note(self, said: FrameMessages) -> None:
         """Adds a used frame to path, map, scores and picture."""
@@ -269,7 +287,8 @@ class Job:
             real = in_model_pixels(real, depth.shape)
             self._depth_scores.add(depth, real)
         confidence = np.where(np.isfinite(depth), submap.confidence[row], np.float32(np.nan))
-        self._shown.offer(Shown(frame.stamp_ns, frame.image, depth, confidence, real))
+        overlay = None if submap.merged is None else said.overlay_pixels()
+        self._shown.offer(Shown(frame.stamp_ns, frame.image, depth, confidence, real, overlay))
 
     def _transform(self, said: FrameMessages) -> Any:
         """The one edge, as `tf.mode` says; nothing else is recorded that could be the camera's parent, so auto is forward."""
@@ -308,6 +327,10 @@ class Job:
             "run.yaml": lambda: write_text(path / "run.yaml", self._description()),
             "overview.png": lambda: draw(path / "overview.png", self._overview(), self._title()),
         }
+        if metrics.get("compare"):
+            assert self._comparisons is not None
+            about = f"come_ros {__version__}: {Path(self.name).name}\n{comparison_text(metrics)}"
+            steps["compare.png"] = functools.partial(self._comparisons.draw, path / "compare.png", about)
         problems += [_problem(name, step) for name, step in steps.items()]
         timings = metrics.pop("timings")  # to the end, where it is easily left out
         metrics["messages"] = dict(sorted(self._counts.items()))
@@ -336,6 +359,7 @@ class Job:
         self._matched.update(true_poses)
         counts = self.pipeline.counts
         waiting = self.pipeline.fresh
+        compared = self._comparisons
         lost = {
             "unreadable": self._source.unreadable,
             **{reason: counts[reason] for reason in ("not_keyframe", "time", "unusable")},
@@ -355,6 +379,7 @@ class Job:
             "depth": self._depth_scores.result(),
             "trajectory": trajectory_scores(self._poses, true_poses),
             "rotation": rotation_scores(self._poses, true_poses),
+            **({} if compared is None else {"compare": compared.result()}),
             "model": {**self.pipeline.backbone.description, "weights": os.path.basename(_weights(self.pipeline))},
             "timings": {
                 "load_s": self.load_s,
@@ -365,6 +390,7 @@ class Job:
                     stage: {"p50": float(np.percentile(ms, 50)), "p95": float(np.percentile(ms, 95))}
                     for stage, ms in self._timings.items()
                 },
+                **({} if compared is None else {"compare": compared.timings()}),
                 "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             },
         }  # fmt: skip
@@ -449,22 +475,6 @@ class _NearestDepth:
         if at_best is None or abs(at_best[0] - stamp_ns) > MAX_DIFFERENCE_NS:
             return None
         return at_best[1]
-
-
-class _Evenly:
-    """Some of many things, evenly spread, however many come."""
-
-    def __init__(self, least: int = 6) -> None:
-        self.kept: list[Any] = []
-        self._least, self._every, self._count = least, 1, 0
-
-    def offer(self, thing: Any) -> None:
-        if self._count % self._every == 0:
-            self.kept.append(thing)
-        if len(self.kept) == 2 * self._least:
-            del self.kept[1::2]
-            self._every *= 2
-        self._count += 1
 
 
 def _configuration(options: argparse.Namespace) -> Config:
@@ -577,6 +587,8 @@ def table(metrics: dict[str, Any]) -> str:
         ("map", f"{metrics['map']['points']} points, one in each voxel of {metrics['map']['voxel']:g}"),
         ("model", ", ".join(metrics["model"][k] for k in ("backbone", "weights", "device", "precision"))),
     ]  # fmt: skip
+    if "compare" in metrics:
+        rows.append(("compare", comparison_text(metrics)))
     if metrics["stopped"]:
         rows.insert(2, ("stopped", metrics["stopped"]))
     truth = metrics["truth"]

@@ -25,13 +25,15 @@ ABOVE_CAMERA = 0.25  # the cloud is cut at this height over the camera, so that 
 @dataclass(frozen=True, eq=False)
 class Shown:
     """A frame in the picture. image: the input (H, W, 3), or None. depth: (h, w) as published, confidence: (h, w), both NaN where
-    nothing was published. real: (h, w) true depth in metres, or None."""
+    nothing was published. real: (h, w) true depth in metres, or None. overlay: (h, w, 3) the image as the model saw it, dark where its
+    tokens were merged, or None if none were."""
 
     stamp_ns: int
     image: U8 | None
     depth: F32
     confidence: F32
     real: F32 | None
+    overlay: U8 | None = None
 
 
 @dataclass(eq=False)
@@ -56,8 +58,10 @@ def overview_of(bag: str | Path, recording: Recording, truth: Truth, topic: str 
     stamps = [known[i] for i in evenly(len(known))]
     with Bag(bag, topic) as source:
         pictures = {f.stamp_ns: f.image for f in source.iter_frames() if f.stamp_ns in stamps}
+    overlays = recording.overlay if recording.is_merged else {}
     frames = [
-        Shown(t, pictures.get(t), recording.depth[t], _confidence(recording, t), truth.depth.get(t)) for t in stamps
+        Shown(t, pictures.get(t), recording.depth[t], _confidence(recording, t), truth.depth.get(t), overlays.get(t))
+        for t in stamps
     ]
     points, colours = _cloud(recording)
     scales = [_scale(recording.depth[t], real) for t, real in truth.depth.items()]
@@ -65,6 +69,22 @@ def overview_of(bag: str | Path, recording: Recording, truth: Truth, topic: str 
         frames, min(recording.depth), points, colours, recording.odom_from_camera, truth.world_from_camera,
         float(np.median(scales)) if scales else None, f"published cloud of {len(recording.points)} frames",
     )  # fmt: skip
+
+
+class Evenly:
+    """Some of many things, evenly spread, however many come."""
+
+    def __init__(self, least: int = 6) -> None:
+        self.kept: list[Any] = []
+        self._least, self._every, self._count = least, 1, 0
+
+    def offer(self, thing: Any) -> None:
+        if self._count % self._every == 0:
+            self.kept.append(thing)
+        if len(self.kept) == 2 * self._least:
+            del self.kept[1::2]
+            self._every *= 2
+        self._count += 1
 
 
 def evenly(count: int) -> list[int]:
@@ -80,12 +100,15 @@ def draw(path: Path, overview: Overview, title: str) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(19, 8), dpi=85, layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[1.65, 1])
-    axes = left.subplots(len(overview.frames), 4, squeeze=False)
+    names = ["input", "depth", "true depth", "confidence"]
+    if any(frame.overlay is not None for frame in overview.frames):
+        names.append("merged: dark")
+    figure = plt.figure(figsize=(7 + 3 * len(names), 8), dpi=85, layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[0.4125 * len(names), 1])
+    axes = left.subplots(len(overview.frames), len(names), squeeze=False)
     for row, frame in zip(axes, overview.frames, strict=True):
         _draw_frame(left, row, frame, overview.start_ns)
-    for axis, name in zip(axes[0], ("input", "depth", "true depth", "confidence"), strict=True):
+    for axis, name in zip(axes[0], names, strict=True):
         axis.set_title(f"{name}\n{axis.get_title()}" if axis.get_title() else f"{name}\n", fontsize=11)
     _draw_map(right.subplots(), overview)
     figure.suptitle(title, fontsize=12)
@@ -115,6 +138,8 @@ def _draw_frame(figure: Any, row: Any, frame: Shown, start_ns: int) -> None:
     figure.colorbar(sure, ax=row[3], pad=0.02)
     share = float(np.isfinite(frame.confidence).mean())
     row[3].set_title(f"{100 * share:.0f} % of the pixels published", fontsize=9)
+    if frame.overlay is not None:
+        row[4].imshow(frame.overlay, interpolation="nearest")
     for axis in row:
         axis.set(xticks=[], yticks=[])
         axis.set_facecolor("0.85")  # what is left out

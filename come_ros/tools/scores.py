@@ -27,7 +27,7 @@ from ..evaluation.window import mean_depth
 from ..files import write_tum
 from ..messages import stamp_ns
 from ..preprocess import CropResize
-from ..types import F32, F64
+from ..types import F32, F64, U8
 from .live import LiveRun
 
 _MODEL = ("backbone", "weights", "device", "precision", "resolution")
@@ -42,7 +42,8 @@ class Recording:
     """What the node published, by stamp of the image. counts: messages by topic. arrivals: topic -> {stamp: when, ns}.
 
     odom_from_camera: (4, 4). depth: (h, w), NaN where none. intrinsics: (3, 3). points: structured, as published, in
-    `points_frame`, which is `camera` or the odometry's. input, inference: values of the node's last diagnostics.
+    `points_frame`, which is `camera` or the odometry's. overlay: (h, w, 3) uint8, the image dark where tokens were merged. input,
+    inference: values of the node's last diagnostics.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -51,10 +52,16 @@ class Recording:
     depth: dict[int, F32] = field(default_factory=dict)
     intrinsics: dict[int, F64] = field(default_factory=dict)
     points: dict[int, NDArray[Any]] = field(default_factory=dict)
+    overlay: dict[int, U8] = field(default_factory=dict)
     points_frame: str = ""
     camera: str = ""
     input: dict[str, str] = field(default_factory=dict)
     inference: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the model merged tokens, by its last diagnostics."""
+        return float(self.inference.get("kept_ratio", 1.0)) < 1
 
 
 def read_recording(path: Path, node: str = "/come") -> Recording:
@@ -102,6 +109,8 @@ def _take(out: Recording, name: str, stamp: int, message: Any) -> None:
         dtype = np.dtype([(f.name, "<f4") for f in message.fields])
         out.points[stamp] = np.frombuffer(message.data, dtype)
         out.points_frame = message.header.frame_id
+    elif name == "merge_overlay":
+        out.overlay[stamp] = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
 
 
 @dataclass(eq=False)

@@ -649,3 +649,73 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["bag", "--help"])
     text = capsys.readouterr().out
     assert "examples:" in text and "come_ros bag run.mcap -o out --gt" in text and "--overwrite" in text
+
+
+MERGED = ("backbone=vggt", "device=cpu", "threads=1", "accelerator.name=come", "accelerator.group=2x2")
+
+
+def test_comparing_says_what_merging_gains_and_costs_and_changes_nothing_else(
+    plain: Path, tmp_path: Path, capsys
+) -> None:
+    merged = [word for value in MERGED for word in ("--set", value)]
+    assert run(plain, tmp_path / "alone", *merged) == 0
+    told_alone = capsys.readouterr().out
+    assert run(plain, tmp_path / "both", *merged, "--compare") == 0
+    told = capsys.readouterr().out
+    for name in ("map.ply", "trajectory.tum", "run.yaml", "output/output.mcap"):
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "both" / name).read_bytes(), name
+    alone, both = (metrics_of(tmp_path / name) for name in ("alone", "both"))
+    found, took, size = both.pop("compare"), both["timings"].pop("compare"), both["bytes"].pop("compare.png")
+    assert size == len((tmp_path / "both" / "compare.png").read_bytes()) > 10_000
+    assert not (tmp_path / "alone" / "compare.png").exists() and "against dense" not in told_alone
+    assert both["timings"].keys() == alone["timings"].keys()
+    assert {**alone, "timings": 0} == {**both, "timings": 0}
+
+    assert found["windows"] == took["windows"] == both["stream"]["windows"] > 1
+    assert found["kept_ratio"] == {"p50": 30 / 48, "p90": 30 / 48}  # 6 of 12 groups of four
+    assert 0 < found["depth_abs_rel"]["p50"] <= found["depth_abs_rel"]["p90"] < 1
+    assert found["rot_deg"]["p50"] > 0.02 and found["trans_rel"]["p50"] > 0 and 0.1 < took["speedup"]["p50"] < 10
+    text = f"{found['windows']} windows accelerated against dense, medians: {took['speedup']['p50']:.2f}x"
+    assert text in told and f"depth AbsRel {found['depth_abs_rel']['p50']:.3f} (p90 " in told
+
+
+def test_comparing_needs_something_to_compare(plain: Path, tmp_path: Path, capsys) -> None:
+    assert run(plain, tmp_path / "out", "--compare") == 1
+    assert "accelerator.name is 'none'" in capsys.readouterr().err
+    assert not list(tmp_path.joinpath("out").glob("*"))
+
+
+def test_a_stop_leaves_the_comparison_out(plain: Path) -> None:
+    from come_ros.config import Config
+    from come_ros.pipeline import ReconstructionPipeline
+    from come_ros.tools.comparison import Comparisons
+
+    pipeline = ReconstructionPipeline(Config.from_flat({"backbone": "fake", "keyframe.mode": "every"}))
+    comparisons = Comparisons(pipeline)
+    comparisons.add()
+    assert comparisons.result() == {}  # no window yet
+    for i in range(8):
+        pipeline.add_frame(Frame(np.full((60, 80, 3), 30 * i, np.uint8), i + 1))
+    assert pipeline.reconstruct(pipeline.take_window()).alignment.accepted
+    comparisons.add(lambda: True)
+    assert comparisons.result() == comparisons.timings() == {}
+    comparisons.add()
+    assert comparisons.result()["windows"] == 1 and comparisons.result()["depth_abs_rel"]["p50"] == 0
+
+
+def test_the_picture_shows_what_was_merged_where_something_was(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from come_ros.tools.picture import Overview, Shown, draw
+
+    depth = np.linspace(1, 2, 12, dtype=np.float32).reshape(3, 4)
+    magenta = np.tile(np.array([200, 0, 210], np.uint8), (3, 4, 1))
+
+    def pixels(*overlays: Any) -> int:
+        frames = [Shown(i, np.zeros((3, 4, 3), np.uint8), depth, depth, None, o) for i, o in enumerate(overlays)]
+        cloud = np.random.default_rng(0).random((50, 3))
+        draw(tmp_path / "p.png", Overview(frames, 0, cloud, cloud.astype(np.float32), {0: np.eye(4)}), "title")
+        return int((np.asarray(Image.open(tmp_path / "p.png").convert("RGB")) == magenta[0, 0]).all(-1).sum())
+
+    one, both = pixels(None, magenta), pixels(magenta, magenta)
+    assert pixels(None, None) == 0 and one > 5000 and both == pytest.approx(2 * one, rel=0.05)
