@@ -31,6 +31,7 @@ TYPES = {
     "/come/odometry": "nav_msgs/msg/Odometry",
     "/come/depth/image": "sensor_msgs/msg/Image",
     "/come/depth/camera_info": "sensor_msgs/msg/CameraInfo",
+    "/come/merge_overlay": "sensor_msgs/msg/Image",
     "/tf": "tf2_msgs/msg/TFMessage",
     "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
 }
