@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bag, folder of images, TUM folder or video to learn from; may be repeated (default: procedural rooms)",
     )  # fmt: skip
     parser.add_argument("--weights", default="", help="the model's weights file (default: the bundled model)")
-    parser.add_argument("--steps", type=int, default=2000, help="training steps (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=2000, help="training steps in all (default %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="frames in a step (default %(default)s)")
     parser.add_argument("--loss", choices=["ranking", "mse"], default="ranking", help="default %(default)s")
     parser.add_argument("--scope", choices=["window", "frame", "pooled"], default="window", help="who attends to whom")
@@ -47,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--side", type=int, default=0, help="longer side of the images, px (default: the model's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N (default %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on from the state in the output folder")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the state in the output folder, also to more --steps"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -261,21 +264,20 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     model = load_vggt(weights).to(device).eval().requires_grad_(False)
     block = args.block if args.block >= 0 else default_block(len(model.encoder_blocks()))
     side = args.side or model.native_side
-    data = RecordedWindows(args.source, side, model.patch, args.seed) if args.source else RoomWindows(args.seed, side)
     student = Student(model, block, args.loss, args.scope, args.dim, args.seed)
     step, log = 0, []
     path = os.path.join(args.output, "state.pt")
+    settings = {"weights": os.path.basename(weights), "block": block, "scope": args.scope, "dim": args.dim,
+                "loss": args.loss, "steps": args.steps}  # fmt: skip
     if args.resume:
-        if not os.path.isfile(path):
-            raise CheckpointError(
-                f"nothing to resume: no {path}; name the folder of an earlier run, or leave --resume out"
-            )
-        state = torch.load(path, weights_only=True)
-        student.predictor.load_state_dict(state["predictor"])
-        student.optimiser.load_state_dict(state["optimiser"])
-        step, log = state["step"], state["log"]
+        step, log = resume(path, student, settings)
         rng = np.random.default_rng((args.seed, step))
-
+    # after a break the images are other ones, not the first ones again
+    data = (
+        RecordedWindows(args.source, side, model.patch, args.seed + step)
+        if args.source
+        else RoomWindows(args.seed + step, side)
+    )
     taught = [teach(model, torch.from_numpy(w)[None].to(device), [block]) for w in data.validation()]
     mean = 0.0
     if not log:
@@ -297,6 +299,7 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
                     "optimiser": student.optimiser.state_dict(),
                     "step": step,
                     "log": log,
+                    "settings": settings,
                 }
                 torch.save(state, path + ".part")
                 os.replace(path + ".part", path)
@@ -307,6 +310,42 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     with open(os.path.join(args.output, "log.json"), "w", encoding="utf-8") as fh:
         json.dump(log, fh, indent=1)
     return {"predictor": os.path.join(args.output, "predictor.safetensors"), "block": block, **log[-1]}
+
+
+def resume(path: str, student: Student, settings: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
+    """Puts the state in the file `path` into the student; (steps done, log). settings: those of the run to come.
+
+    With other steps than before, the rest follows the curve of the new ones, which is said. Raises CheckpointError if there is no such
+    file, if it is of another student, or if the steps asked for are done.
+    """
+    import torch
+
+    if not os.path.isfile(path):
+        raise CheckpointError(f"nothing to resume: no {path}; name the folder of an earlier run, or leave --resume out")
+    try:
+        state = torch.load(path, weights_only=True)
+        before, step, log = state.get("settings", {}), int(state["step"]), state["log"]
+    except Exception as error:  # torch raises many kinds for damaged files
+        raise CheckpointError(f"cannot resume from {path}, it is damaged: leave --resume out to start anew") from error
+    other = [f"--{k} {before[k]}, not {v}" for k, v in settings.items() if k != "steps" and before.get(k, v) != v]
+    if other:
+        raise CheckpointError(
+            f"{path} is of a run with {', '.join(other)}: give the same, or leave --resume out to start anew"
+        )
+    if step >= settings["steps"]:
+        raise CheckpointError(
+            f"{path} has {step} steps already, and --steps asks for {settings['steps']}: nothing is left to do; raise --steps "
+            f"to go on"
+        )
+    if before.get("steps", settings["steps"]) != settings["steps"]:
+        print(
+            f"going on from step {step} with --steps {settings['steps']} instead of {before['steps']}: from here the learning rate "
+            f"follows the curve of the new length",
+            file=sys.stderr,
+        )
+    student.predictor.load_state_dict(state["predictor"])
+    student.optimiser.load_state_dict(state["optimiser"])
+    return step, log
 
 
 def draw_curve(log: list[dict[str, Any]], loss: str, path: str) -> None:

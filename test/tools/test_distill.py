@@ -1,0 +1,146 @@
+"""`come_ros distill` on recordings: a predictor comes out that Co-Me can use; a run that was broken off goes on."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from come_ros.accelerators import make_accelerator
+from come_ros.backbones.checkpoint import bundled_weights, load_vggt
+from come_ros.config import Config
+from come_ros.errors import DatasetError
+from come_ros.tools import cli, distill
+from come_ros.tools.distill import RecordedWindows, rate_at
+
+
+def folder_of_images(path, count, size=(112, 84), seed=0):
+    """Images of moving blocks: image i has the number i in its first pixel."""
+    path.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    texture = rng.integers(0, 256, (10, 16, 3), np.uint8).repeat(12, 0).repeat(12, 1)
+    for i in range(count):
+        image = np.roll(texture, 3 * i, axis=1)[: size[1], : size[0]].copy()
+        image[:14, :14] = i
+        Image.fromarray(image).save(path / f"{i:03}.png")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Two recordings of other shapes."""
+    at = tmp_path_factory.mktemp("recordings")
+    return folder_of_images(at / "wide", 30), folder_of_images(at / "tall", 12, (112, 112), seed=1)
+
+
+def run(out, sources, *words):
+    given = [word for source in sources for word in ("--source", source)]
+    small = ["--batch", "4", "--dim", "8", "--device", "cpu"]
+    return cli.main(["distill", "-o", str(out), *given, *small, *map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, sources):
+    """A run of three steps."""
+    out = tmp_path_factory.mktemp("distilled") / "out"
+    assert run(out, sources, "--steps", 3) == 0
+    return out
+
+
+def copied(done, to):
+    to.mkdir()
+    for file in done.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+def test_a_predictor_comes_out_that_the_accelerator_takes(done):
+    assert {p.name for p in done.iterdir()} == {"predictor.safetensors", "state.pt", "log.json", "curve.png"}
+    log = json.loads((done / "log.json").read_text())
+    assert [entry["step"] for entry in log] == [0, 3] and log[0]["loss"] is None and 0 < log[1]["loss"] < 10
+    assert all(-1 <= e["spearman"] <= 1 and 0 <= e["mask_iou"] <= 1 for e in log)
+    model = load_vggt(bundled_weights())
+    config = Config.from_flat(
+        {"accelerator.name": "come", "accelerator.predictor": str(done / "predictor.safetensors")}
+    )
+    accelerator = make_accelerator(config, model, "")
+    assert accelerator.predictor.dim == 8 and accelerator.plan_block(len(model.encoder_blocks())) == 1
+
+
+def test_windows_are_of_one_recording_and_never_of_what_is_held_back(sources):
+    data = RecordedWindows(list(sources), 112, 14, seed=5)
+    assert [len(t) for t in data.train] == [27, 10] and [len(h) for h in data.held] == [3, 2]
+    seen = set()
+    for _ in range(60):
+        windows = data.batch(2, 6)
+        assert windows.shape in ((2, 6, 3, 84, 112), (2, 6, 3, 112, 112)) and windows.dtype == np.uint8
+        for window in windows:
+            numbers = window[:, 0, 4, 4].tolist()
+            assert len(set(numbers)) == 6 and max(numbers) - min(numbers) < 24  # neighbours, in any order
+            seen |= {(window.shape[-2], n) for n in numbers}
+    assert {n for height, n in seen if height == 84} <= set(range(27)) and len(seen) > 30
+    assert {n for height, n in seen if height == 112} <= set(range(10))
+    held = [w[:, 0, 4, 4].tolist() for w in data.validation()]
+    assert held == [[27, 28, 29], [10, 11]]
+
+
+def test_too_few_images_are_an_error_that_says_so(tmp_path):
+    few = folder_of_images(tmp_path / "few", 9)
+    with pytest.raises(DatasetError, match=r"few has 9 images .*give 10 or more"):
+        RecordedWindows([few], 112, 14, 0)
+
+
+def test_a_run_goes_on_to_more_steps_on_the_curve_of_its_new_length(done, sources, tmp_path, monkeypatch, capsys):
+    out = copied(done, tmp_path / "out")
+    before = torch.load(out / "state.pt", weights_only=True)
+    rates, learn = [], distill.Student.learn
+
+    def watched(student, tokens, wanted, rate):
+        if not rates:
+            assert all(torch.equal(v, before["predictor"][k]) for k, v in student.predictor.state_dict().items())
+            assert student.optimiser.state_dict()["state"][0]["step"] == 3
+        rates.append(rate)
+        return learn(student, tokens, wanted, rate)
+
+    monkeypatch.setattr(distill.Student, "learn", watched)
+    assert run(out, sources, "--steps", 5, "--resume") == 0
+    assert rates == [rate_at(step, 5) for step in (3, 4)] and rate_at(3, 5) > 100 * rate_at(3, 3)
+    assert "going on from step 3 with --steps 5 instead of 3" in capsys.readouterr().err
+    assert [e["step"] for e in json.loads((out / "log.json").read_text())] == [0, 3, 5]
+    assert (out / "predictor.safetensors").read_bytes() != (done / "predictor.safetensors").read_bytes()
+
+
+def test_a_resumed_run_sees_other_images_than_the_first_ones_again(done, sources, tmp_path, monkeypatch):
+    batches, draw = [], distill.draw_batch
+    monkeypatch.setattr(distill, "draw_batch", lambda *args: batches.append(draw(*args)) or batches[-1])
+    assert run(tmp_path / "new", sources, "--steps", 1) == 0
+    assert run(copied(done, tmp_path / "out"), sources, "--steps", 4, "--resume") == 0
+    first, resumed = batches
+    assert first.shape != resumed.shape or (first != resumed).any()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--steps", 3], "has 3 steps already, and --steps asks for 3"),
+        (["--steps", 9, "--scope", "frame"], "of a run with --scope window, not frame"),
+        (["--steps", 9, "--dim", "16"], "--dim 8, not 16"),
+        (["--steps", 9, "--loss", "mse", "--block", "0"], "--block 1, not 0, --loss ranking, not mse"),
+    ],
+)
+def test_what_cannot_go_on_says_why(done, sources, words, told, capsys):
+    before = {p.name: p.read_bytes() for p in Path(done).iterdir()}
+    assert run(done, sources, *words, "--resume") == 1
+    assert told in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in Path(done).iterdir()} == before
+
+
+def test_a_missing_or_damaged_state_says_so(sources, tmp_path, capsys):
+    assert run(tmp_path / "none", sources, "--resume") == 1
+    assert "nothing to resume" in capsys.readouterr().err
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "state.pt").write_bytes(b"half a file")
+    assert run(tmp_path / "damaged", sources, "--resume") == 1
+    assert "it is damaged" in capsys.readouterr().err
