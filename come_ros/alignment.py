@@ -8,6 +8,7 @@ the odometry frame by the similarity odom_from_window, x -> scale * rotation @ x
 - rotation: each shared frame i gives odom_from_camera_i * inverse(window_from_camera_i); their robust chordal mean.
 - translation: each gives odom position - scale * rotation @ window position; their robust mean.
 
+The windows of a metric model all have one unit, metres, so for them the scale is 1 and only rotation and translation are estimated.
 A frame found wrong in one of the three counts little in the others. Estimates that do not hold together are refused:
 the window is left out, and what is published is never rewritten.
 """
@@ -66,9 +67,9 @@ class _Published:
 class WindowAligner:
     """Knows the last published frames, the last pose and the last scale; `align` asks, `commit` remembers."""
 
-    def __init__(self, capacity: int) -> None:
-        """`capacity`: how many published frames are kept, at least as many as windows share."""
-        self.capacity = capacity
+    def __init__(self, capacity: int, metric: bool = False) -> None:
+        """`capacity`: how many published frames are kept, at least as many as windows share. metric: windows are in metres."""
+        self.capacity, self.metric = capacity, metric
         self.reset()
 
     def reset(self) -> None:
@@ -155,7 +156,7 @@ class WindowAligner:
 
         scale, trust = self._scale, np.ones(len(shared))
         voting = np.array([v.location is not None for v in votes])
-        if voting.any():
+        if voting.any() and not self.metric:
             ratios = np.array([v.location for v in votes if v.location is not None])
             location, trust[voting] = _robust_mean(ratios[:, None], weights[voting], SCALE_FLOOR)
             scale = float(np.exp(location[0]))

@@ -78,6 +78,26 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Known:
+    intrinsics: bool = _param(
+        True, "give the intrinsics of camera_info to a backbone that takes them (mapanything)", dynamic=True
+    )
+    depth: bool = _param(False, "give it depth from the topic depth, along z and of the same pixels as the image")
+    odometry: bool = _param(False, "give it the poses of the topic odometry")
+    metric: bool = _param(True, "depth and odometry are in metres", dynamic=True)
+    tolerance: float = _param(
+        0.05,
+        "depth and odometry are those of an image if their stamps differ by less, s",
+        low=0.0,
+        high=1.0,
+        dynamic=True,
+    )
+    base_from_camera: str = _param(
+        "", "'x y z qx qy qz qw' of the camera's optical frame in odometry's child frame; empty = they are one"
+    )
+
+
+@dataclass(frozen=True)
 class WindowParameters:
     size: int = _param(8, "keyframes reconstructed together", low=2, high=64, dynamic=True)
     overlap: int = _param(
@@ -219,6 +239,7 @@ class Config:
     autostart: bool = _param(True, "configure and activate at start; false leaves both to a lifecycle manager")
     accelerator: Accelerator = field(default_factory=Accelerator)
     input: Input = field(default_factory=Input)
+    known: Known = field(default_factory=Known)
     window: WindowParameters = field(default_factory=WindowParameters)
     keyframe: Keyframe = field(default_factory=Keyframe)
     cloud: Cloud = field(default_factory=Cloud)

@@ -70,7 +70,7 @@ def _pose_variance(submap: Submap, row: int, config: Config, carried_over: bool)
         return np.full(6, UNKNOWN)
     alignment = submap.alignment
     rotation = config.cov.rotation_floor + alignment.rotation_residual**2
-    if config.scale.mode == "none":
+    if config.scale.mode == "none" and not submap.metric:
         position = UNKNOWN
     else:
         depth = submap.depth[row]

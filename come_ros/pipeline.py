@@ -16,8 +16,8 @@ from .config import Config
 from .errors import FrameError
 from .evaluation import prediction_difference
 from .keyframes import KeyframeSelector
-from .preprocess import CropResize, check_image, crop_intrinsics, plan_resize, preprocess
-from .types import F64, Frame, Prediction, Submap, Window
+from .preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, plan_resize, preprocess
+from .types import F64, Frame, Known, Prediction, Submap, Window
 from .window import MAX_GAP_NS, SlidingWindow
 
 if TYPE_CHECKING:
@@ -71,8 +71,12 @@ class ReconstructionPipeline:
         )
         self._keyframes = KeyframeSelector(config)
         self._window = SlidingWindow(config.window.size, config.window.overlap)
-        self._aligner = WindowAligner(config.window.size)
+        # stand-ins for a model need only predict
+        self.metric: bool = getattr(backbone, "metric", False)
+        self._takes: frozenset[str] = getattr(backbone, "inputs", frozenset())
+        self._aligner = WindowAligner(config.window.size, self.metric)
         self._model_images: dict[tuple[int, str], NDArray[np.uint8]] = {}
+        self._known: Known | None = None
         self._intrinsics = _Intrinsics()
         self._last: _Source | None = None
         self._ignoring = False
@@ -140,9 +144,10 @@ class ReconstructionPipeline:
         clock = [time.perf_counter()]
         plan = self._plan(window)
         images = self._preprocess(window, plan)
+        self._known = self._known_of(window, plan)
         clock.append(time.perf_counter())
 
-        prediction = self.backbone.predict(images, stop)
+        prediction = self._predict(self.backbone, images, stop)
         clock.append(time.perf_counter())
 
         alignment, odom_from_camera = self._aligner.align(window.frames, prediction)
@@ -151,6 +156,8 @@ class ReconstructionPipeline:
         frames = window.frames[new]
         odom_from_camera = odom_from_camera[new]
         depth = _scaled(prediction.depth[new], alignment.scale)
+        if prediction.meaningful is not None:
+            depth[~prediction.meaningful[new]] = np.nan
         if alignment.accepted:
             self._aligner.commit(frames, alignment.scale, odom_from_camera, depth, prediction.confidence[new])
             self._window.commit(window)
@@ -174,6 +181,7 @@ class ReconstructionPipeline:
             alignment=dataclasses.replace(alignment, scale=alignment.scale * metres),
             merged=None if prediction.merged is None else prediction.merged[new],
             kept_ratio=prediction.kept_ratio,
+            metric=self.metric,
             timings_ms={
                 "preprocess": 1e3 * (clock[1] - clock[0]),
                 "model": 1e3 * (clock[2] - clock[1]),
@@ -188,9 +196,9 @@ class ReconstructionPipeline:
             return None
         images = np.stack(list(self._model_images.values()))
         start = time.perf_counter()
-        ours = self.backbone.predict(images, stop)
+        ours = self._predict(self.backbone, images, stop)
         between = time.perf_counter()
-        dense = self.backbone.dense().predict(images, stop)
+        dense = self._predict(self.backbone.dense(), images, stop)
         end = time.perf_counter()
         stamps_ns = tuple(stamp for stamp, _ in self._model_images)
         return Comparison(stamps_ns, ours, dense, ms=1e3 * (between - start), dense_ms=1e3 * (end - between))
@@ -293,7 +301,26 @@ class ReconstructionPipeline:
     def _plan(self, window: Window) -> CropResize:
         height, width = window.frames[0].image.shape[:2]
         side = self.config.input.max_side or self.backbone.native_side
-        return plan_resize(width, height, side, self.backbone.patch_size)
+        size = getattr(self.backbone, "image_size", None)
+        if size is None:
+            return plan_resize(width, height, side, self.backbone.patch_size)
+        return cover(width, height, *size(width, height, side))
+
+    def _known_of(self, window: Window, plan: CropResize) -> Known | None:
+        """What the frames bring beside their images, as far as the model takes it and `config.known` lets it; None if nothing."""
+        wanted, takes = self.config.known, self._takes
+        known = Known.nothing(len(window), plan.height, plan.width, wanted.metric)
+        for i, frame in enumerate(window.frames):
+            if "intrinsics" in takes and wanted.intrinsics and frame.intrinsics is not None:
+                known.intrinsics[i] = crop_intrinsics(frame.intrinsics, plan)
+            if "depth" in takes and wanted.depth and frame.depth is not None:
+                known.depth[i] = crop_depth(frame.depth, plan)
+            if "poses" in takes and wanted.odometry and frame.world_from_camera is not None:
+                known.world_from_camera[i] = frame.world_from_camera
+        return known if known else None
+
+    def _predict(self, backbone: Backbone, images: NDArray[np.uint8], stop: Callable[[], bool] | None) -> Prediction:
+        return backbone.predict(images, stop) if self._known is None else backbone.predict(images, stop, self._known)
 
     def _preprocess(self, window: Window, plan: CropResize) -> NDArray[np.uint8]:
         """(S, H, W, 3); shared frames were resized for the window before."""

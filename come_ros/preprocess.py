@@ -99,3 +99,30 @@ def uncrop_intrinsics(intrinsics: NDArray[np.float64], plan: CropResize) -> NDAr
 def _model_from_source(plan: CropResize) -> NDArray[np.float64]:
     s = plan.scale
     return np.array([[s, 0, (0.5 - plan.left) * s - 0.5], [0, s, (0.5 - plan.top) * s - 0.5], [0, 0, 1.0]])
+
+
+def crop_depth(depth: NDArray[np.float32], plan: CropResize) -> NDArray[np.float32]:
+    """(plan.height, plan.width) float32 of `depth` (H, W) in the source's pixels, NaN where there is none.
+
+    Each pixel takes the nearest value; where that is none, the nearest surface among those that fall into it, so that sparse depth
+    survives being made smaller. Values are never mixed: between two surfaces there is nothing.
+    """
+    height, width = depth.shape
+    valid = np.isfinite(depth) & (depth > 0)
+    v, u = np.indices((plan.height, plan.width))
+    near_u, near_v = (
+        np.clip(np.rint((x + 0.5) / plan.scale + start - 0.5).astype(np.int64), 0, extent - 1)
+        for x, start, extent in ((u, plan.left, width), (v, plan.top, height))
+    )
+    out = np.where(valid[near_v, near_u], depth[near_v, near_u], np.float32(np.inf)).astype(np.float32)
+    if np.isinf(out).any():
+        rows, columns = np.nonzero(valid)
+        to_u, to_v = (
+            np.floor((x + 0.5 - start) * plan.scale).astype(np.int64)
+            for x, start in ((columns, plan.left), (rows, plan.top))
+        )
+        inside = (to_u >= 0) & (to_u < plan.width) & (to_v >= 0) & (to_v < plan.height)
+        splat = np.full_like(out, np.inf)
+        np.minimum.at(splat, (to_v[inside], to_u[inside]), depth[rows[inside], columns[inside]])
+        out = np.where(np.isinf(out), splat, out)
+    return np.where(np.isinf(out), np.float32(np.nan), out)

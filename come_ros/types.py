@@ -23,6 +23,8 @@ class Frame:
     image: (H0, W0, 3) uint8, RGB. stamp_ns: integer nanoseconds of the source's clock. camera: name of its optical frame.
     intrinsics: (3, 3) float64 in pixels of `image`, or None if unknown. arrival_ns: steady-clock time of its arrival
     (age runs from there), 0 offline. encoding: what it was before it was decoded, "" if that cannot change.
+    What is known beside, for models that take it: depth (H0, W0) float32 along z, of the same pixels, 0 or NaN where there is none;
+    world_from_camera (4, 4), in any world that stays the same, such as that of a wheel odometry.
     """
 
     image: U8
@@ -31,6 +33,8 @@ class Frame:
     intrinsics: F64 | None = None
     arrival_ns: int = 0
     encoding: str = ""
+    depth: F32 | None = None
+    world_from_camera: F64 | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,34 @@ class Window:
 
 
 @dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of a window beside its images; NaN where it is not.
+
+    intrinsics: (S, 3, 3) in pixels of the model image. depth: (S, H, W) float32 along z. world_from_camera: (S, 4, 4). metric: whether
+    depth and world_from_camera are in metres.
+    """
+
+    intrinsics: F64
+    depth: F32
+    world_from_camera: F64
+    metric: bool = True
+
+    @staticmethod
+    def nothing(frames: int, height: int, width: int, metric: bool = True) -> Known:
+        """To be filled in."""
+        return Known(
+            np.full((frames, 3, 3), np.nan),
+            np.full((frames, height, width), np.nan, np.float32),
+            np.full((frames, 4, 4), np.nan),
+            metric,
+        )
+
+    def __bool__(self) -> bool:
+        """Whether anything is known."""
+        return any(np.isfinite(a).any() for a in (self.intrinsics, self.depth, self.world_from_camera))
+
+
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """What a backbone says of one window, in the window's own frame (about its first camera) and its own scale.
 
@@ -52,7 +84,8 @@ class Prediction:
     VGGT (1 + exp), larger is surer. window_from_camera: (S, 4, 4). intrinsics: (S, 3, 3) in pixels of the model image, as
     predicted. points: (S, H, W, 3) float32 of the point head in the window's frame, or None if not asked for.
     merged: (S, H, W) bool, pixels whose tokens an accelerator reduced, or None if it reduced none.
-    kept_ratio: share of patch tokens that the trunk really processed.
+    kept_ratio: share of patch tokens that the trunk really processed. meaningful: (S, H, W) bool, False where the model says that
+    its depth means nothing (sky, windows); None if it says nothing of that.
     """
 
     images: U8
@@ -63,6 +96,7 @@ class Prediction:
     points: F32 | None = None
     merged: NDArray[np.bool_] | None = None
     kept_ratio: float = 1.0
+    meaningful: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +125,8 @@ class Submap:
     The arrays have one row for each frame of `frames` (the N new ones, oldest first). images: (N, H, W, 3) uint8. depth:
     (N, H, W) float32 along z in odom units (metres where the scale is known), NaN where invalid. confidence: (N, H, W).
     intrinsics: (N, 3, 3) in pixels of the (H, W) image; those given with the frame where there were any, else predicted.
-    odom_from_camera: (N, 4, 4). timings_ms: stage -> milliseconds.
+    odom_from_camera: (N, 4, 4). timings_ms: stage -> milliseconds. metric: whether the model's own unit
+    is the metre.
     """
 
     frames: tuple[Frame, ...]
@@ -104,6 +139,7 @@ class Submap:
     merged: NDArray[np.bool_] | None = None
     kept_ratio: float = 1.0
     timings_ms: dict[str, float] = field(default_factory=dict)
+    metric: bool = False
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -42,8 +42,10 @@ class World:
     """Poses and map of the frames published since the world began, in `config.odom_frame`. Any thread may call it.
 
     The path is kept as messages: each pose is built once, not again for each path. The map is there only if map.enabled.
-    path_changes, map_changes: grow whenever there is something new to be said of them.
+    path_changes, map_changes: grow whenever there is something new to be said of them. metric: whether the model's unit is the metre.
     """
+
+    metric = False
 
     def __init__(self, config: Config, messages: Messages) -> None:
         self.messages = messages
@@ -105,7 +107,8 @@ class World:
 
     def metres(self) -> float:
         """Metres per unit of the model, NaN if unknown."""
-        return self.config.scale.fixed if self.config.scale.mode == "fixed" else float("nan")
+        unknown = 1.0 if self.metric else float("nan")
+        return self.config.scale.fixed if self.config.scale.mode == "fixed" else unknown
 
     def snapshot(self) -> Snapshot:
         """What there is to save. Raises OutputError, which says what to do, if that is nothing."""

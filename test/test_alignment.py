@@ -287,3 +287,33 @@ def test_weighted_median_equals_the_median_of_repeated_values(pairs):
 def test_a_good_prediction_is_usable():
     truth = truth_of(trajectory("curve", 3))
     assert unusable(TruthBackbone(truth).predict(truth.images)) == ""
+
+
+def test_metric_windows_keep_their_scale():
+    """SE(3): windows whose unit wanders are laid together as they are, and no window's scale becomes that of the next."""
+    truth = truth_of(trajectory("curve", 40))
+    metric = WindowAligner(8, metric=True)
+    exact, depths, alignments = chain(truth, TruthBackbone(truth, scales=(1.0, 1.0)), 9, aligner=metric)
+    assert {a.scale for a in alignments} == {1.0} and all(a.accepted for a in alignments)
+    np.testing.assert_allclose(depths, truth.depth, rtol=1e-5)
+    expected = geometry.inverse(truth.world_from_camera[0]) @ truth.world_from_camera
+    np.testing.assert_allclose(geometry.inverse(exact[0]) @ exact, expected, atol=1e-5)
+
+    wandering = TruthBackbone(truth, scales=(0.95, 1.05), seed=4)
+    _, depths, alignments = chain(truth, wandering, 9, aligner=WindowAligner(8, metric=True))
+    assert {a.scale for a in alignments} == {1.0} and all(a.accepted for a in alignments)
+    ratio = np.median((depths / truth.depth).reshape(len(depths), -1), axis=1)
+    assert 0.94 < ratio.min() < ratio.max() < 1.06, "the depth is what the model said"
+    assert max(a.depth_residual for a in alignments) > 0.01, "and that windows disagree is said"
+    *_, similar = chain(truth, TruthBackbone(truth, scales=(0.95, 1.05), seed=4), 9)
+    assert len({a.scale for a in similar}) == 9
+
+
+def test_a_metric_window_of_another_unit_is_refused():
+    truth = truth_of(trajectory("curve", 12))
+    aligner = WindowAligner(8, metric=True)
+    chain(truth, TruthBackbone(truth, scales=(1.0, 1.0)), 1, aligner=aligner)
+    part = tuple(truth.frames()[4:12])
+    images = np.stack([f.image for f in part])
+    alignment, _ = aligner.align(part, TruthBackbone(truth, scales=(3.0, 3.0)).predict(images))
+    assert not alignment.accepted and "depth of shared frames disagrees" in alignment.reason

@@ -8,6 +8,7 @@ from come_ros import geometry
 from come_ros.backbones.fake import STEP, FakeBackbone
 from come_ros.config import Config
 from come_ros.errors import Cancelled, FrameError
+from come_ros.motion import UNKNOWN, MotionEstimator
 from come_ros.pipeline import INTRINSICS_WINDOWS, MAX_REFUSED, ReconstructionPipeline
 from come_ros.preprocess import crop_intrinsics, plan_resize
 from come_ros.types import Frame
@@ -342,3 +343,101 @@ def test_self_check_compares_the_last_window_with_the_dense_model():
     assert merged["kept_ratio"] == 0.25 and merged["depth_abs_rel"] > 0 and merged["frames"] == 3
     pipeline.set_config(Config.from_flat({**config.to_flat(), "accelerator.name": "come", "accelerator.ratio": 0.0}))
     assert pipeline.self_check(1)["depth_abs_rel"] == 0.0
+
+
+class Informed(TruthBackbone):
+    """A metric one that writes down what it is told beside the images."""
+
+    metric = True
+    inputs = frozenset({"intrinsics", "depth", "poses"})
+
+    def __init__(self, truth):
+        super().__init__(truth, scales=(1.0, 1.0))
+        self.told = []
+
+    def predict(self, images, stop=None, known=None):
+        self.told.append(known)
+        return super().predict(images, stop)
+
+
+def informed_frames(intrinsics=True, depth=True, poses=True):
+    frames = TRUTH.frames(intrinsics=intrinsics)
+    return [
+        replace(f, depth=d if depth else None, world_from_camera=p if poses else None)
+        for f, d, p in zip(frames, TRUTH.depth, TRUTH.world_from_camera, strict=True)
+    ]
+
+
+def test_what_frames_bring_beside_images_reaches_the_model_as_configured():
+    every = {"known__depth": True, "known__odometry": True}
+    backbone = Informed(TRUTH)
+    list(pipeline_of(backbone, **every).run(informed_frames()))
+    known = backbone.told[1]
+    frames = backbone.seen[1]
+    plan = plan_resize(70, 56, backbone.native_side, backbone.patch_size)
+    np.testing.assert_allclose(known.intrinsics, np.tile(crop_intrinsics(TRUTH.intrinsics, plan), (8, 1, 1)))
+    np.testing.assert_array_equal(known.depth, TRUTH.depth[frames])
+    np.testing.assert_array_equal(known.world_from_camera, TRUTH.world_from_camera[frames])
+    assert known.metric
+
+    backbone = Informed(TRUTH)
+    list(pipeline_of(backbone, **every, known__intrinsics=False, known__metric=False).run(informed_frames()))
+    assert np.isnan(backbone.told[0].intrinsics).all() and np.isfinite(backbone.told[0].depth).all()
+    assert not backbone.told[0].metric
+
+    backbone = Informed(TRUTH)
+    list(pipeline_of(backbone).run(informed_frames()))  # intrinsics only, by default
+    assert np.isnan(backbone.told[0].depth).all() and np.isnan(backbone.told[0].world_from_camera).all()
+
+    backbone = Informed(TRUTH)
+    list(pipeline_of(backbone, **every).run(informed_frames(False, False, False)))
+    assert set(backbone.told) == {None}
+
+
+def test_a_window_may_know_of_some_frames_only():
+    backbone = Informed(TRUTH)
+    frames = [f if i % 3 else replace(f, intrinsics=None, depth=None) for i, f in enumerate(informed_frames())]
+    list(pipeline_of(backbone, known__depth=True).run(frames))
+    given = [i % 3 != 0 for i in backbone.seen[0]]
+    assert np.isfinite(backbone.told[0].intrinsics).all((1, 2)).tolist() == given
+    assert np.isfinite(backbone.told[0].depth).all((1, 2)).tolist() == given
+
+
+def test_a_model_that_takes_nothing_is_told_nothing():
+    list(
+        pipeline_of(TruthBackbone(TRUTH), known__depth=True).run(informed_frames())
+    )  # its predict has no such argument
+
+
+def test_a_metric_model_gives_metres_with_a_variance():
+    submaps = list(pipeline_of(Informed(TRUTH)).run(TRUTH.frames()))
+    assert all(s.metric and s.alignment.scale == 1.0 for s in submaps)
+    np.testing.assert_allclose(np.concatenate([s.depth for s in submaps]), TRUTH.depth, rtol=1e-5)
+    motion = MotionEstimator().step(submaps[0], 0, CONFIG)
+    assert (motion.pose_variance < 1).all()
+    unknown = MotionEstimator().step(next(iter(pipeline_of(TruthBackbone(TRUTH)).run(TRUTH.frames()))), 0, CONFIG)
+    assert (unknown.pose_variance[:3] == UNKNOWN).all()
+    doubled = list(pipeline_of(Informed(TRUTH), scale__mode="fixed", scale__fixed=2.0).run(TRUTH.frames()))
+    np.testing.assert_allclose(np.concatenate([s.depth for s in doubled]), 2 * TRUTH.depth, rtol=1e-5)
+
+
+def test_depth_that_means_nothing_is_left_out():
+    sky = np.zeros((56, 70), bool)
+    sky[:20] = True
+
+    def with_sky(index, prediction):
+        return replace(prediction, meaningful=np.tile(~sky, (len(prediction.depth), 1, 1)))
+
+    for submap in pipeline_of(TruthBackbone(TRUTH, spoil=with_sky)).run(TRUTH.frames()):
+        assert submap.alignment.accepted
+        assert (np.isnan(submap.depth) == sky).all()
+
+
+def test_compare_tells_both_models_what_is_known():
+    backbone = Informed(TRUTH)
+    backbone.dense = lambda: backbone
+    pipeline = pipeline_of(backbone)
+    list(pipeline.run(informed_frames()))
+    backbone.told.clear()
+    pipeline.compare()
+    assert len(backbone.told) == 2 and backbone.told[0] is backbone.told[1] is not None

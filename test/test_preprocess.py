@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from come_ros.errors import FrameError
-from come_ros.preprocess import crop_intrinsics, plan_resize, preprocess, uncrop_intrinsics
+from come_ros.preprocess import crop_depth, crop_intrinsics, plan_resize, preprocess, uncrop_intrinsics
 
 K = np.array([[500.0, 0, 320], [0, 510, 240], [0, 0, 1]])
 
@@ -70,3 +70,44 @@ def test_bad_images_are_refused():
         plan_resize(0, 480, 224, 14)
     with pytest.raises(FrameError, match="uint8 RGB"):
         preprocess(np.zeros((20, 20), np.uint8), plan_resize(20, 20, 28, 14))
+
+
+def test_depth_is_cropped_as_the_image_is():
+    """A plane seen askew: what a pixel of the model's image sees must be what is there in the source, to the nearest pixel."""
+    plan = plan_resize(640, 480, 224, 14)
+    v, u = np.mgrid[:480, :640]
+    depth = (1 + 0.01 * u + 0.002 * v).astype(np.float32)
+    small = crop_depth(depth, plan)
+    assert small.shape == (plan.height, plan.width) and small.dtype == np.float32
+    v, u = np.mgrid[: plan.height, : plan.width]
+    at_u, at_v = (u + 0.5) / plan.scale + plan.left - 0.5, (v + 0.5) / plan.scale + plan.top - 0.5
+    np.testing.assert_allclose(small, 1 + 0.01 * at_u + 0.002 * at_v, atol=0.5 * 0.012 + 1e-5)
+    assert set(np.unique(small)) <= set(np.unique(depth))  # nothing between two surfaces
+
+
+@pytest.mark.parametrize("size", [(640, 480), (100, 90)])  # made smaller, and larger
+def test_sparse_depth_survives_and_holes_stay_holes(size):
+    width, height = size
+    plan = plan_resize(width, height, 224, 14)
+    rng = np.random.default_rng(0)
+    depth = np.zeros((height, width), np.float32)
+    depth[height // 2 :] = np.nan
+    rows, columns = rng.integers(20, height - 20, 40), rng.integers(20, width - 20, 40)
+    depth[rows, columns] = rng.uniform(1, 9, 40)
+    small = crop_depth(depth, plan)
+    seen = small[np.isfinite(small)]
+    assert set(seen) <= set(depth[rows, columns])
+    kept = len(set(seen)) / len(set(depth[rows, columns]))
+    assert kept > 0.9, "two points in one pixel leave one"
+    if width == 640:
+        assert len(seen) <= 40
+    assert np.isnan(crop_depth(np.zeros((height, width), np.float32), plan)).all()
+    assert np.isnan(crop_depth(np.full((height, width), -1.0, np.float32), plan)).all()
+
+
+def test_of_two_surfaces_in_a_pixel_the_nearer_one_is_seen():
+    plan = plan_resize(640, 480, 112, 14)
+    depth = np.zeros((480, 640), np.float32)
+    depth[201, 298], depth[204, 301] = 7.0, 3.0  # both beside what is nearest to the pixel's centre, 202, 300
+    small = crop_depth(depth, plan)
+    assert small[35, 52] == 3.0 and np.isfinite(small).sum() == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..config import Config
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from .base import Backbone
@@ -26,12 +27,18 @@ def load_backbone(config: Config) -> Backbone:
 
     from ..accelerators import make_accelerator
     from .base import TorchBackbone
-    from .checkpoint import bundled_weights, load_model
+    from .checkpoint import MODELS, bundled_weights, load_model
 
     if config.threads:
         torch.set_num_threads(config.threads)
     path = config.weights or bundled_weights(config.backbone)
     model = load_model(config.backbone, path)
+    for parameter, name in (("known.depth", "depth"), ("known.odometry", "poses")):
+        if config.get(parameter) and name not in model.inputs:
+            takers = ", ".join(m.name for m in MODELS.values() if name in m.inputs)
+            raise ConfigError(
+                f"{parameter} is true, but the backbone {config.backbone} takes no {name}: set it to false, or backbone to {takers}"
+            )
     return TorchBackbone(
         config.backbone,
         model,

@@ -23,7 +23,7 @@ from ..accelerators.base import Accelerator, Layer, Tokens
 from ..config import Config
 from ..errors import Cancelled, ConfigError
 from ..preprocess import patch_grid_size
-from ..types import Prediction
+from ..types import Known, Prediction
 from .layers import Attention, Block, Rotary, rotary, rotate
 
 log = logging.getLogger("come_ros")
@@ -36,7 +36,7 @@ def _never() -> None:
     """The check of somebody who never cancels."""
 
 
-class Known(NamedTuple):
+class KnownTensors(NamedTuple):
     """What is known of a scene beside its images, for models that take it; NaN where it is not. types.Known as tensors.
 
     intrinsics (B, S, 3, 3), pixels. depth (B, S, H, W), along z. world_from_camera (B, S, 4, 4). metric (B, S) bool: whether depth
@@ -82,7 +82,7 @@ class GeometryModel(nn.Module, ABC):
     native_side: int
     taps: tuple[int, ...]
     inputs: frozenset[str] = frozenset()
-    """what of Known it takes: "intrinsics", "depth", "poses" """
+    """what of KnownTensors it takes: "intrinsics", "depth", "poses" """
     metric = False
     """whether its lengths are metres"""
 
@@ -113,7 +113,7 @@ class GeometryModel(nn.Module, ABC):
         return self.encoder_blocks()[0].norm1.weight.shape[0]
 
     @abstractmethod
-    def encoder_output(self, encoded: Tokens, known: Known | None) -> Tokens:
+    def encoder_output(self, encoded: Tokens, known: KnownTensors | None) -> Tokens:
         """Output of the last encoder block -> what the encoder gives: normalised, known geometry added."""
 
     @abstractmethod
@@ -137,11 +137,12 @@ class GeometryModel(nn.Module, ABC):
         """Run the named heads on the tapped levels for images of (H, W) = size. All models know the heads
 
         camera: world_from_camera (B, S, 4, 4), intrinsics (B, S, 3, 3) in pixels;
-        depth: depth (B, S, H, W) along z, depth_conf (B, S, H, W), larger is surer.
+        depth: depth (B, S, H, W) along z, depth_conf (B, S, H, W), larger is surer; and, if the model tells it, meaningful
+        (B, S, H, W) bool, see types.Prediction.
         """
 
     def run_trunk(
-        self, images: Tensor, accelerator: Accelerator, check: Check = _never, known: Known | None = None
+        self, images: Tensor, accelerator: Accelerator, check: Check = _never, known: KnownTensors | None = None
     ) -> Trunk:
         """Images (B, S, 3, H, W) through encoder and trunk; only the tapped levels are kept."""
         sites = accelerator.sites
@@ -185,7 +186,7 @@ class GeometryModel(nn.Module, ABC):
         accelerator: Accelerator,
         heads: tuple[str, ...],
         check: Check = _never,
-        known: Known | None = None,
+        known: KnownTensors | None = None,
     ) -> tuple[dict[str, Tensor], Trunk]:
         """(B, S, 3, H, W) RGB in [0, 1], sides multiples of the patch -> outputs of the named heads, and what they read."""
         trunk = self.run_trunk(images, accelerator, check, known)
@@ -295,6 +296,14 @@ class Backbone(ABC):
     device: str
     description: dict[str, str]
     """for logs and diagnostics: weights, parameters, precision, attention kernel"""
+    metric: bool = False
+    """whether depth and poses are in metres, in every window"""
+    inputs: frozenset[str] = frozenset()
+    """what of types.Known it takes: "intrinsics", "depth", "poses" """
+
+    def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
+        """(W, H) of the model's image for one of (width, height) whose longer side is to be about `side`."""
+        return patch_grid_size(width, height, side, self.patch_size)
 
     def configure(self, config: Config) -> None:  # noqa: B027
         """Other dynamic parameters, from the next window on."""
@@ -304,8 +313,13 @@ class Backbone(ABC):
         return self
 
     @abstractmethod
-    def predict(self, images: np.ndarray, stop: Callable[[], bool] | None = None) -> Prediction:
-        """(S, H, W, 3) uint8 RGB, sides multiples of patch_size -> Prediction. Raises Cancelled soon after stop() turns true."""
+    def predict(
+        self, images: np.ndarray, stop: Callable[[], bool] | None = None, known: Known | None = None
+    ) -> Prediction:
+        """(S, H, W, 3) uint8 RGB, sides multiples of patch_size -> Prediction. Raises Cancelled soon after stop() turns true.
+
+        known: what is known beside the images; what is not among `inputs` is not looked at.
+        """
 
 
 class TorchBackbone(Backbone):
@@ -324,6 +338,7 @@ class TorchBackbone(Backbone):
         """Raises ConfigError if the device or precision cannot be had."""
         self.name = name
         self.patch_size, self.native_side = model.patch, model.native_side
+        self.metric, self.inputs = model.metric, model.inputs
         self._device = choose_device(device)
         self.device = str(self._device)
         self._dtype = choose_precision(precision, self._device)
@@ -339,6 +354,8 @@ class TorchBackbone(Backbone):
             "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",
             "precision": str(self._dtype).removeprefix("torch."),
             "attention": kernel,
+            "unit": "metre" if model.metric else "its own",
+            "takes": ", ".join(["images", *sorted(model.inputs)]),
         }
         log.info("model ready: %s", ", ".join(f"{k} {v}" for k, v in self.description.items()))
 
@@ -354,12 +371,17 @@ class TorchBackbone(Backbone):
         out.accelerator = accelerator
         return out
 
-    def predict(self, images: np.ndarray, stop: Callable[[], bool] | None = None) -> Prediction:
+    def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
+        return self.model.image_size(width, height, side)
+
+    def predict(
+        self, images: np.ndarray, stop: Callable[[], bool] | None = None, known: Known | None = None
+    ) -> Prediction:
         def check() -> None:
             if stop is not None and stop():
                 raise Cancelled("stopped between two blocks")
 
-        out, trunk = self.run(self.upload(images), check)
+        out, trunk = self.run(self.upload(images), check, None if known is None else self.upload_known(known))
         return self.download(images, out, trunk)
 
     def upload(self, images: np.ndarray) -> Tensor:
@@ -367,15 +389,24 @@ class TorchBackbone(Backbone):
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self._device).permute(0, 3, 1, 2).float() / 255
         return x[None]
 
-    def run(self, x: Tensor, check: Check = _never) -> tuple[dict[str, Tensor], Trunk]:
+    def upload_known(self, known: Known) -> KnownTensors:
+        """What is known of one scene, in fp32 on the device."""
+        arrays = (known.intrinsics, known.depth, known.world_from_camera)
+        metric = torch.full((1, len(known.depth)), known.metric, device=self._device)
+        return KnownTensors(*(torch.from_numpy(a)[None].float().to(self._device) for a in arrays), metric)
+
+    def run(
+        self, x: Tensor, check: Check = _never, known: KnownTensors | None = None
+    ) -> tuple[dict[str, Tensor], Trunk]:
         """The model alone, on the device: outputs of the camera and depth heads, and what they read. `check` is called before each
         block, between trunk and heads, and within the heads."""
         low = self._dtype != torch.float32
         with torch.inference_mode(), self._kernel_context():
             with torch.autocast(self._device.type, self._dtype) if low else nullcontext():
-                trunk = self.model.run_trunk(x, self.accelerator, check)
+                trunk = self.model.run_trunk(x, self.accelerator, check, known)
             check()
-            trunk = trunk._replace(levels={i: t.float() for i, t in trunk.levels.items()})
+            shared = None if trunk.shared is None else trunk.shared.float()
+            trunk = trunk._replace(levels={i: t.float() for i, t in trunk.levels.items()}, shared=shared)
             return self.model.decode(trunk, (x.shape[-2], x.shape[-1]), ("camera", "depth"), check), trunk
 
     def download(self, images: np.ndarray, out: dict[str, Tensor], trunk: Trunk) -> Prediction:
@@ -390,6 +421,7 @@ class TorchBackbone(Backbone):
             intrinsics=out["intrinsics"][0].double().cpu().numpy(),
             merged=None if merged is None else _to_pixels(merged, self.patch_size),
             kept_ratio=self.accelerator.kept_ratio(trunk.plan),
+            meaningful=out["meaningful"][0].cpu().numpy() if "meaningful" in out else None,
         )
 
 

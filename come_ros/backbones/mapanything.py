@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..accelerators.base import Tokens
-from .base import ENCODED, Check, GeometryModel, Known, RopeTables, Trunk
+from .base import ENCODED, Check, GeometryModel, KnownTensors, RopeTables, Trunk
 from .layers import (
     Block,
     Mlp,
@@ -144,7 +144,7 @@ class MapAnything(GeometryModel):
     def encoder_blocks(self) -> list[Block]:
         return list(self.encoder["model"].blocks)  # type: ignore[arg-type]
 
-    def encoder_output(self, encoded: Tokens, known: Known | None) -> Tokens:
+    def encoder_output(self, encoded: Tokens, known: KnownTensors | None) -> Tokens:
         x = self.encoder["model"].norm(encoded.x)  # type: ignore[operator]
         patches = x[:, :, encoded.special :]
         if known is not None:
@@ -155,7 +155,7 @@ class MapAnything(GeometryModel):
         x = torch.cat((x[:, :, :n].to(patches.dtype), patches), dim=2)  # the view token as it is, without the norm
         return Tokens(x, patch_positions(encoded.grid, n, x.device), n, encoded.grid)
 
-    def encode_known(self, known: Known) -> Tensor:
+    def encode_known(self, known: KnownTensors) -> Tensor:
         """(B, S, h*w, C) to be added to the patches' features: 0 for what is not known.
 
         Depth needs intrinsics, poses need the first frame's; else they count as not known.
@@ -206,9 +206,9 @@ class MapAnything(GeometryModel):
         return (tap,)
 
     def decode(self, trunk: Trunk, size: tuple[int, int], heads: tuple[str, ...], check: Check) -> dict[str, Tensor]:
-        """Keys of all heads, in metres: depth, depth_conf, mask_logits (B, S, H, W), above 0 where depth means something; rays
-        (B, S, H, W, 3) unit; depth_along_ray (B, S, H, W); intrinsics (B, S, 3, 3), fitted to the rays; world_from_camera
-        (B, S, 4, 4), quat_xyzw (B, S, 4); metric_scale (B,), metres per unit of the network; points (B, S, H, W, 3) in the world.
+        """Keys of all heads, in metres: depth, depth_conf, meaningful, mask_logits, depth_along_ray (B, S, H, W); rays
+        (B, S, H, W, 3), unit; intrinsics (B, S, 3, 3), fitted to the rays; world_from_camera (B, S, 4, 4), quat_xyzw (B, S, 4);
+        metric_scale (B,), metres per unit of the network. points: points (B, S, H, W, 3) in the world.
         """
         norm = self.info_sharing.norm
         first = trunk.levels[ENCODED][:, :, trunk.special :]
@@ -232,6 +232,7 @@ class MapAnything(GeometryModel):
             "depth": rays[..., 2] * along_ray,
             "depth_conf": 1 + raw[:, :, 4].exp(),
             "mask_logits": raw[:, :, 5],
+            "meaningful": raw[:, :, 5] > 0,
             "rays": rays,
             "depth_along_ray": along_ray,
             "metric_scale": scale,

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..accelerators.base import Tokens
-from .base import Check, GeometryModel, Known, RopeTables, Trunk
+from .base import Check, GeometryModel, KnownTensors, RopeTables, Trunk
 from .layers import (
     IMAGE_MEAN,
     IMAGE_STD,
@@ -105,7 +105,7 @@ class Pi3(GeometryModel):
     def encoder_blocks(self) -> list[Block]:
         return list(self.encoder.blocks)  # type: ignore[arg-type]
 
-    def encoder_output(self, encoded: Tokens, known: Known | None) -> Tokens:
+    def encoder_output(self, encoded: Tokens, known: KnownTensors | None) -> Tokens:
         x = self.encoder.norm(encoded.x)[:, :, encoded.special :]
         return Tokens(x, patch_positions(encoded.grid, 0, x.device), 0, encoded.grid)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..accelerators.base import Tokens
-from .base import Check, GeometryModel, Known, Trunk
+from .base import Check, GeometryModel, KnownTensors, Trunk
 from .layers import Block, DenseHead, Mlp, PatchEncoder, decode_pose, in_chunks, invert_rigid, patch_positions
 
 HEADS = ("camera", "depth", "points")
@@ -92,7 +92,7 @@ class VGGT(GeometryModel):
     def encoder_blocks(self) -> list[Block]:
         return list(self.aggregator.patch_embed.blocks)  # type: ignore[arg-type]
 
-    def encoder_output(self, encoded: Tokens, known: Known | None) -> Tokens:
+    def encoder_output(self, encoded: Tokens, known: KnownTensors | None) -> Tokens:
         x = self.aggregator.patch_embed.norm(encoded.x)[:, :, encoded.special :]
         return Tokens(x, patch_positions(encoded.grid, 0, x.device), 0, encoded.grid)
 

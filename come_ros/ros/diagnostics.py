@@ -134,7 +134,7 @@ def _inference_faults(view: NodeView, telemetry: Telemetry) -> Iterable[Fault]:
 
 def _output_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
     alignment = telemetry.alignment
-    fixed = config.scale.mode == "fixed"
+    fixed, metric = config.scale.mode == "fixed", view.backbone.get("unit") == "metre"
     return {
         "frame": config.odom_frame,
         "tf_mode": view.tf,
@@ -143,8 +143,8 @@ def _output_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict
         "points": "not subscribed" if telemetry.points < 0 else telemetry.points,
         "align_residual": "nan" if alignment is None else f"{alignment.depth_residual:.4f}",
         "align_shared": "nan" if alignment is None else alignment.shared,
-        "scale": f"{config.scale.fixed:g}" if fixed else "nan",
-        "scale_source": config.scale.mode,
+        "scale": f"{config.scale.fixed:g}" if fixed else "1" if metric else "nan",
+        "scale_source": "model" if metric and not fixed else config.scale.mode,
         "intrinsics_source": telemetry.intrinsics_source,
         "resets": telemetry.resets,
     }
@@ -157,5 +157,5 @@ def _output_faults(view: NodeView, config: Config, telemetry: Telemetry) -> Iter
         yield WARN, f"{old}, longer than max_data_age: lower window.size or input.max_side, or raise max_data_age"
     if refused := telemetry.recent("rejected"):
         yield WARN, f"a window was refused ({refused}): move the camera slower, or raise the frame rate"
-    if config.scale.mode == "none":
+    if config.scale.mode == "none" and view.backbone.get("unit") != "metre":
         yield WARN, "the scale is unknown, lengths are in the model's own unit: set scale.mode to fixed and scale.fixed"

@@ -210,6 +210,7 @@ class ReconstructionNode(LifecycleNode):
         }
         self._latched = LatchedTopics(self, _OVERRIDABLE)
         self._world = World(self.config, messages.ROS)
+        self._world.metric = self.worker.pipeline is not None and self.worker.pipeline.metric
         self.telemetry.resets = 0
         self._motion.reset()
         self._edge = TfEdge(self.config.tf.mode, self.config.odom_frame)
@@ -219,6 +220,8 @@ class ReconstructionNode(LifecycleNode):
             self.config.backbone,
             self.worker.pipeline.backbone.device if self.worker.pipeline else "?",
         )
+        if self._world.metric:
+            log.info("the model is metric: lengths are metres, and windows are laid together without a change of scale")
         return super().on_configure(state)
 
     @_logged

@@ -192,6 +192,7 @@ class Job:
     def _begin_world(self) -> None:
         """As new: at the start, and when time jumped back and the pipeline forgot all."""
         self._world = World(self.config.replace(**{"map.enabled": True}), self._messages)
+        self._world.metric = self.pipeline.metric
         self._motion = MotionEstimator()
         self._depth_scores = DepthScores()
         self._shown = Evenly()

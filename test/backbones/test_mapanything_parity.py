@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from come_ros.accelerators import NoAccelerator
-from come_ros.backbones.base import Known
+from come_ros.backbones.base import KnownTensors
 from come_ros.backbones.layers import fit_intrinsics, offset_table, rays_of, rotation_from_quaternion
 from come_ros.backbones.mapanything import MapAnything, MapAnythingSizes, quaternion_from_rotation, relative_poses
 
@@ -62,7 +62,7 @@ def error(got: torch.Tensor, want: torch.Tensor) -> float:
 
 
 def known_of(geometry, images):
-    """The fixture's list over views as one Known; None if no view gives anything."""
+    """The fixture's list over views as one KnownTensors; None if no view gives anything."""
     if not any(geometry):
         return None
     b, _, _, height, width = images.shape
@@ -72,7 +72,7 @@ def known_of(geometry, images):
         return torch.stack(views, dim=1)
 
     metric = [torch.as_tensor(view.get("is_metric_scale", True)).expand(b) for view in geometry]
-    return Known(
+    return KnownTensors(
         gather("intrinsics", 3, 3), gather("depth_z", height, width), gather("camera_poses", 4, 4), torch.stack(metric, 1)
     )  # fmt: skip
 

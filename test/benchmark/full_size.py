@@ -1,0 +1,88 @@
+"""Instantiate a published model at full size with random weights and run two frames: keys, parameters, time, memory.
+
+python test/benchmark/full_size.py mapanything [--variant v1] [--size 518x392] -> test/benchmark/results/mapanything_v1_1_<device>.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from come_ros.accelerators import NoAccelerator
+from come_ros.backbones.base import TorchBackbone
+from come_ros.backbones.checkpoint import MODELS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("backbone", choices=sorted(MODELS))
+    parser.add_argument("--variant", default="", help="of its VARIANTS (default: the first, the published one)")
+    parser.add_argument("--size", default="", help="WxH, px (default: what the model makes of 640x480)")
+    parser.add_argument("--frames", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    torch.manual_seed(0)
+    load = os.getloadavg()[0]
+    kind = MODELS[args.backbone]
+    variants = importlib.import_module(kind.__module__).VARIANTS
+    variant = args.variant or next(iter(variants))
+    started = time.perf_counter()
+    with torch.device("meta"):
+        model = kind(variants[variant])
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in (*model.parameters(), *model.buffers()):
+            parameter.uniform_(-0.02, 0.02)
+    built = time.perf_counter() - started
+    keys = len(model.state_dict())
+    parameters = sum(p.numel() for p in model.parameters())
+    backbone = TorchBackbone(args.backbone, model, NoAccelerator(), device=args.device, weights="random")
+    width, height = (
+        (int(n) for n in args.size.split("x")) if args.size else model.image_size(640, 480, model.native_side)
+    )
+    images = np.random.default_rng(0).integers(0, 256, (args.frames, height, width, 3), np.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    prediction = backbone.predict(images)
+    seconds = time.perf_counter() - started
+    assert prediction.depth.shape == images.shape[:3] and np.isfinite(prediction.depth).all()
+
+    result = {
+        "variant": variant,
+        "keys": keys,
+        "parameters": parameters,
+        "frames": args.frames,
+        "image": [width, height],
+        "build_s": round(built, 2),
+        "forward_s": round(seconds, 2),
+        "rss_with_weights_gib": round(before / 2**20, 2),
+        "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "device": backbone.description,
+        "threads": torch.get_num_threads(),
+        "load_before": round(load, 1),
+        "load_after": round(os.getloadavg()[0], 1),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+    }
+    print(json.dumps(result, indent=2))
+    name = f"{args.backbone}_{variant}" if variant != args.backbone else variant
+    path = Path(__file__).parent / "results" / f"{name}_{backbone.device.split(':')[0]}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
