@@ -21,10 +21,13 @@ def _param(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     dynamic: bool = False,
+    joined: bool = False,
 ) -> Any:
-    """A dataclass field with its range; `dynamic` ones may be set while the node runs (from the next window on)."""
+    """A dataclass field with its range; `dynamic` ones may be set while the node runs (from the next window on); of a `joined` one
+    several choices may be given, with + between them or as a list."""
     return field(
-        default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices, "dynamic": dynamic}
+        default=default,
+        metadata={"doc": doc, "low": low, "high": high, "choices": choices, "dynamic": dynamic, "joined": joined},
     )
 
 
@@ -32,13 +35,14 @@ def _param(
 class Accelerator:
     name: str = _param(
         "none",
-        "token reduction; come: merge the patches of which the model will be least sure; tome: those that are alike, in every block; "
-        "random: any, for comparison",
-        choices=("none", "come", "tome", "random"),
+        "token reduction, see Token reduction; two that work together with +, as come+good_token_hunting",
+        choices=("none", "come", "tome", "good_token_hunting", "random"),
+        joined=True,
     )
     ratio: float = _param(
         0.5,
-        "how much is reduced, 0 = nothing; come: share of the groups that is merged; tome: share of the patches that is merged away",
+        "how much is reduced, 0 = nothing; share that is merged or not read: come: of the groups; tome: of the patches; "
+        "good_token_hunting: of the frames",
         low=0.0,
         high=1.0,
         dynamic=True,
@@ -60,6 +64,20 @@ class Accelerator:
         low=0.0,
         high=100.0,
         dynamic=True,
+    )
+    frames: int = _param(
+        0,
+        "good_token_hunting: frames whose keys are read; 0 = the share 1 - ratio of the window",
+        low=0,
+        high=1000,
+        dynamic=True,
+    )
+    stride: int = _param(
+        2, "good_token_hunting: patches between those read by the middle layers", low=1, high=8, dynamic=True
+    )
+    layer_plan: str = _param(
+        "",
+        "good_token_hunting: file of `come_ros calibrate`; empty = the one beside the weights, else the published plan",
     )
     predictor: str = _param("", "come: predictor file of `come_ros distill`; empty = the one bundled with the weights")
 
@@ -314,10 +332,13 @@ class Parameter:
     high: float | None
     choices: tuple[str, ...]
     dynamic: bool
+    joined: bool = False
 
     def coerce(self, value: Any) -> Any:
         """`value` as it was meant: whole numbers pass for float ones (YAML `1` for `1.0`), and YAML reads the bare words off and on
         as truth values; nothing else is guessed."""
+        if self.joined and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+            return "+".join(value)
         if isinstance(value, bool) and (word := "on" if value else "off") in self.choices:
             return word
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
@@ -330,7 +351,7 @@ class Parameter:
             raise ConfigError(
                 f"{self.name} is {value!r} ({type(value).__name__}), but must be a {self.type.__name__}: {self.doc}"
             )
-        if self.choices and value not in self.choices:
+        if self.choices and any(v not in self.choices for v in (str(value).split("+") if self.joined else [value])):
             raise ConfigError(f"{self.name} is {value!r}, but must be one of {', '.join(self.choices)}: {self.doc}")
         number: Any = value
         # written so that NaN fails as well
@@ -352,7 +373,15 @@ def parameters(group: type = Config, prefix: str = "") -> Iterator[Parameter]:
         if f.metadata:
             m = f.metadata
             yield Parameter(
-                prefix + f.name, type(f.default), f.default, m["doc"], m["low"], m["high"], m["choices"], m["dynamic"]
+                prefix + f.name,
+                type(f.default),
+                f.default,
+                m["doc"],
+                m["low"],
+                m["high"],
+                m["choices"],
+                m["dynamic"],
+                m["joined"],
             )
         else:
             yield from parameters(f.default_factory, prefix + f.name + ".")  # type: ignore[arg-type]

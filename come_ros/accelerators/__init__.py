@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from .base import Accelerator, Layer, Tokens
+from .combined import combine
 from .come import CoMe
+from .good_token_hunting import GoodTokenHunting
 from .none import NoAccelerator
 from .random import Random
 from .tome import ToMe
@@ -14,12 +16,22 @@ from .tome import ToMe
 if TYPE_CHECKING:
     from ..backbones.base import GeometryModel
 
-ACCELERATORS: dict[str, type[Accelerator]] = {"none": NoAccelerator, "come": CoMe, "tome": ToMe, "random": Random}
+ACCELERATORS: dict[str, type[Accelerator]] = {
+    "none": NoAccelerator,
+    "come": CoMe,
+    "tome": ToMe,
+    "good_token_hunting": GoodTokenHunting,
+    "random": Random,
+}
+COMBINATIONS = ("come+good_token_hunting",)
+"""accelerators that work together, as names for `accelerator.name`"""
 
 __all__ = [
     "ACCELERATORS",
+    "COMBINATIONS",
     "Accelerator",
     "CoMe",
+    "GoodTokenHunting",
     "Layer",
     "NoAccelerator",
     "Random",
@@ -30,8 +42,9 @@ __all__ = [
 
 
 def make_accelerator(config: Config, model: GeometryModel, weights: str) -> Accelerator:
-    """The accelerator that `accelerator.name` asks for, for a model read from the file `weights`.
+    """The accelerator that `accelerator.name` asks for ("a+b": both), for a model read from the file `weights`.
 
-    Raises CheckpointError if a file that it needs is missing or fits another model.
+    Raises CheckpointError if a file that it needs is missing or fits another model, ConfigError if two cannot work together.
     """
-    return ACCELERATORS[config.accelerator.name].create(config, model, weights)
+    names = config.accelerator.name.split("+")
+    return combine([ACCELERATORS[name].create(config, model, weights) for name in names])

@@ -144,6 +144,10 @@ class Accelerator:
         """The full grid again."""
         return tokens, plan
 
+    def token_of_patch(self, plan: Any) -> Tensor | None:
+        """(B * S, P) int64: which token behind the special ones stands for each patch; None if every patch has its own."""
+        return None
+
     def kept_ratio(self, plan: Any) -> float:
         """Share of patch tokens that the trunk processes under `plan`."""
         return 1.0

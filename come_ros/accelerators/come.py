@@ -171,6 +171,9 @@ class CoMe(Accelerator):
         special = keys // (plan.frames if part == "global" else 1) - plan.source.shape[1]
         return plan.key_weights(part, special)
 
+    def token_of_patch(self, plan: MergePlan | None) -> Tensor | None:
+        return None if plan is None else plan.rev
+
     def kept_ratio(self, plan: MergePlan | None) -> float:
         return 1.0 if plan is None else plan.source.shape[1] / (plan.grid[0] * plan.grid[1])
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "train the small model on procedural rooms",
     "bench": "time the model on this machine, dense and accelerated, or what surrounds it",
     "distill": "teach Co-Me's predictor which patches matter, from recordings or rendered rooms",
+    "calibrate": "measure which layers of a model may read fewer keys (for Good Token Hunting)",
     "doctor": "check this machine: what is there, what is missing, how to mend it",
 }
 LATER = {
@@ -61,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    rows = [f"  {name:8} {text}" for name, text in COMMANDS.items()]
-    rows += [f"  {name:8} (not in this version yet) {text}" for name, (text, _) in LATER.items()]
+    rows = [f"  {name:9} {text}" for name, text in COMMANDS.items()]
+    rows += [f"  {name:9} (not in this version yet) {text}" for name, (text, _) in LATER.items()]
     parser = argparse.ArgumentParser(
         prog="come_ros",
         usage="come_ros [--version] COMMAND [options]",

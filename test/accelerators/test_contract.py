@@ -5,8 +5,10 @@ import torch
 
 from come_ros.accelerators import (
     ACCELERATORS,
+    COMBINATIONS,
     Accelerator,
     CoMe,
+    GoodTokenHunting,
     NoAccelerator,
     Random,
     Tokens,
@@ -14,7 +16,9 @@ from come_ros.accelerators import (
     make_accelerator,
 )
 from come_ros.accelerators.base import SITES, Reach
+from come_ros.accelerators.combined import combine
 from come_ros.accelerators.confidence import ConfidencePredictor
+from come_ros.accelerators.good_token_hunting import LayerPlan
 from come_ros.accelerators.random import Lot
 from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.config import Accelerator as AcceleratorParameters
@@ -34,14 +38,22 @@ MADE = {
     "come": lambda ratio=0.5: CoMe(seeded(lambda: ConfidencePredictor(48, 8)), 0, group=(2, 2), ratio=ratio),
     "tome": lambda ratio=0.5: ToMe(BLOCKS, ratio=ratio),
     "random": lambda ratio=0.5: Random(Lot(48), 0, group=(2, 2), ratio=ratio),
+    "good_token_hunting": lambda ratio=0.5: GoodTokenHunting(LayerPlan(1, 2), ratio=ratio),
 }
-# other modes of the same
+# other modes of the same, and all combinations
 VARIANTS = {
     **MADE,
+    **{
+        names: lambda ratio=0.5, names=names: combine([MADE[n](ratio) for n in names.split("+")])
+        for names in COMBINATIONS
+    },
     "come per_layer": lambda ratio=0.5: CoMe(
         seeded(lambda: ConfidencePredictor(48, 8)), 0, group=(2, 2), ratio=ratio, mode="per_layer"
     ),
     "tome decreasing": lambda ratio=0.5: ToMe(BLOCKS, ratio=ratio, schedule="decreasing"),
+    "come per_layer+good_token_hunting": lambda ratio=0.5: combine(
+        [VARIANTS["come per_layer"](ratio), MADE["good_token_hunting"](ratio)]
+    ),
     "tome per_layer": lambda ratio=0.5: ToMe(BLOCKS, ratio=ratio, mode="per_layer"),
 }
 every_variant = pytest.mark.parametrize("name", sorted(VARIANTS))

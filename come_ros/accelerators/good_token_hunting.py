@@ -1,0 +1,225 @@
+"""Good Token Hunting: in global attention all queries stay, but read the keys and values of few, diverse frames only, and in the early
+layers of few patches of those ("Good Token Hunting", arXiv 2605.23892). No training.
+
+Stage one chooses frames by farthest-point sampling, once a window. Stage two differs by layer: the first global layers stay within
+each frame, the next ones read a strided grid of patches, the others all patches of the chosen frames.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import Config
+from ..errors import CheckpointError
+from .base import Accelerator, Layer, Reach, Tokens
+
+if TYPE_CHECKING:
+    from ..backbones.base import GeometryModel
+
+log = logging.getLogger("come_ros")
+
+THRESHOLDS = (
+    0.97,
+    0.90,
+)  # of the normalised entropy of attention: below, layers read a grid; below, all (D2, adaptive option)
+MOST_LOCAL, MOST_THINNED = (
+    0.25,
+    0.5,
+)  # share of the global layers, whatever their entropy: somebody has to look at other frames
+
+Descriptor = Callable[[Tokens], Tensor]
+"""Tokens before the first trunk block -> (B, S, D), by which frames are told apart."""
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Global layers with index below `local` stay within their frame, those below `grid` read a strided grid, the others everything."""
+
+    local: int
+    grid: int
+
+    @classmethod
+    def published(cls, layers: int) -> LayerPlan:
+        """That of VGGT's 24 global layers, 2 and 9, as far through others."""
+        return cls(round(layers * 2 / 24), round(layers * 9 / 24))
+
+    @classmethod
+    def from_entropy(cls, entropy: Sequence[float], thresholds: tuple[float, float] = THRESHOLDS) -> LayerPlan:
+        """By the normalised entropy of each global layer's attention: diluted attention may be thinned, spiky attention must not."""
+
+        def first_below(threshold: float, start: int, most: float) -> int:
+            below = (i for i, h in enumerate(entropy) if i >= start and h < threshold)
+            return min(next(below, len(entropy)), int(most * len(entropy)))
+
+        local = first_below(thresholds[0], 0, MOST_LOCAL)
+        return cls(local, max(local, first_below(thresholds[1], local, MOST_THINNED)))
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenFrames:
+    """frames: (B, K) int64, in ascending order, frame 0 among them. all: they are all of the window."""
+
+    frames: Tensor
+    all: bool
+    index: dict[tuple[str, int], Tensor] = dataclasses.field(default_factory=dict)
+    """made once a window: ("grid" or "full", tokens of a frame) -> which of the scene's tokens are read"""
+
+
+class GoodTokenHunting(Accelerator):
+    """layers: what which global layer reads. frames: how many are read; 0: the share 1 - ratio of the window. stride: of the grid of
+    patches. ratio 0 with frames 0 reduces nothing. descriptor: how frames are told apart, see pooled.
+    """
+
+    name = "good_token_hunting"
+    takes = frozenset({"keys"})
+
+    def __init__(
+        self,
+        layers: LayerPlan,
+        *,
+        ratio: float = 0.5,
+        frames: int = 0,
+        stride: int = 2,
+        descriptor: Descriptor | None = None,
+    ) -> None:
+        if not 0 <= ratio <= 1 or frames < 0 or stride < 1:
+            raise ValueError(
+                f"ratio is {ratio}, frames {frames} and stride {stride}, but they must be 0 .. 1, >= 0 and >= 1"
+            )
+        self.layers, self.ratio, self.frames, self.stride = layers, ratio, frames, stride
+        self.descriptor = descriptor or pooled
+        self.sites = frozenset({"backbone_in"}) if ratio > 0 or frames else frozenset()
+
+    @classmethod
+    def create(cls, config: Config, model: GeometryModel, weights: str) -> GoodTokenHunting:
+        a = config.accelerator
+        depth = sum(part == "global" for part, _ in model.trunk_blocks())
+        return cls(read_layer_plan(weights, depth, a.layer_plan), ratio=a.ratio, frames=a.frames, stride=a.stride)
+
+    def configured(self, config: Config) -> GoodTokenHunting:
+        a = config.accelerator
+        if (a.ratio, a.frames, a.stride) == (self.ratio, self.frames, self.stride):
+            return self
+        return GoodTokenHunting(
+            self.layers, ratio=a.ratio, frames=a.frames, stride=a.stride, descriptor=self.descriptor
+        )
+
+    def how_many(self, frames: int) -> int:
+        """Frames that are read in a window of `frames`."""
+        wanted = self.frames or math.ceil((1 - self.ratio) * frames - 1e-9)
+        return max(1, min(frames, wanted))
+
+    def compress(self, tokens: Tokens, plan: None, site: str) -> tuple[Tokens, ChosenFrames]:
+        """No token goes; the frames are chosen here, from the whole grid."""
+        s = tokens.x.shape[1]
+        k = self.how_many(s)
+        if k == s:
+            return tokens, ChosenFrames(torch.arange(s, device=tokens.x.device).expand(len(tokens.x), -1), True)
+        return tokens, ChosenFrames(diverse_frames(self.descriptor(tokens), k), False)
+
+    def reach(self, tokens: Tokens, plan: ChosenFrames | None, layer: Layer, place: Tensor | None = None) -> Reach:
+        """place: (B, S, P), the token that stands for each patch, where another accelerator made them fewer."""
+        if plan is None or layer.part != "global":
+            return super().reach(tokens, plan, layer)
+        kind = self.kind(layer)
+        if kind == "local" or (kind == "full" and plan.all):
+            return Reach(kind != "local")
+        key = (kind, tokens.x.shape[2])
+        if key not in plan.index:
+            plan.index[key] = self._index(tokens, plan, kind, place)
+        return Reach(True, plan.index[key])
+
+    def kind(self, layer: Layer) -> str:
+        """What that global layer reads: "local", "grid" or "full"."""
+        return "local" if layer.index < self.layers.local else "grid" if layer.index < self.layers.grid else "full"
+
+    def _index(self, tokens: Tokens, plan: ChosenFrames, kind: str, place: Tensor | None) -> Tensor:
+        t, device = tokens.x.shape[2], tokens.x.device
+        if kind == "full":
+            within = torch.arange(t, device=device).expand(*plan.frames.shape, -1)
+        else:
+            (h, w), n = tokens.grid, tokens.special
+            patch = torch.arange(h * w, device=device).view(h, w)[:: self.stride, :: self.stride].flatten()
+            if place is None:
+                patch = patch.expand(*plan.frames.shape, -1)
+            else:
+                place = place[:, :, patch]
+                patch = place.gather(1, plan.frames[..., None].expand(-1, -1, place.shape[2]))
+            special = torch.arange(n, device=device).expand(*plan.frames.shape, -1)
+            within = torch.cat((special, n + patch), dim=2)
+        return (plan.frames[..., None] * t + within).flatten(1)  # (B, K n)
+
+
+def pooled(tokens: Tokens) -> Tensor:
+    """(B, S, C): mean over each frame's patches of what the encoder gives."""
+    return tokens.x[:, :, tokens.special :].mean(2)
+
+
+def diverse_frames(descriptors: Tensor, k: int) -> Tensor:
+    """(B, S, D) -> (B, k), ascending: frame 0, then again and again the frame that is farthest (1 - cosine) from all chosen ones."""
+    with torch.autocast(descriptors.device.type, enabled=False):  # neighbours differ in the third digit
+        f = F.normalize(descriptors.float(), dim=-1)
+        distance = 1 - f @ f.transpose(1, 2)  # (B, S, S)
+    newest = torch.zeros(len(f), 1, dtype=torch.long, device=f.device)
+    nearest, chosen = distance.new_full(f.shape[:2], torch.inf), [newest]
+    for _ in range(k - 1):
+        to_newest = distance.gather(1, newest[..., None].expand(-1, -1, f.shape[1]))[:, 0]
+        nearest = torch.minimum(nearest, to_newest).scatter(1, newest, -torch.inf)  # no frame twice
+        newest = nearest.argmax(dim=1, keepdim=True)
+        chosen.append(newest)
+    return torch.cat(chosen, dim=1).sort(dim=1).values
+
+
+def layer_plan_path(weights: str) -> str:
+    """Where `come_ros calibrate` writes the layer plan of a weights file: beside it."""
+    return os.path.splitext(weights)[0] + ".attention.json"
+
+
+def fingerprint(weights: str) -> str:
+    """Tells one weights file from another without reading all of it."""
+    digest = hashlib.sha256(str(os.path.getsize(weights)).encode())
+    with open(weights, "rb") as file:
+        digest.update(file.read(2**20))
+        file.seek(-min(2**20, os.path.getsize(weights)), os.SEEK_END)
+        digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def read_layer_plan(weights: str, layers: int, path: str = "") -> LayerPlan:
+    """The plan that `come_ros calibrate` wrote, for a model of so many global layers; without one, or if it was made for other weights,
+    the published one (which is said). path: the file; empty: beside the weights. Raises CheckpointError if it cannot be used.
+    """
+    file = path or layer_plan_path(weights)
+    if not path and not os.path.isfile(file):
+        log.info("no attention was measured for %s: the published layer plan (come_ros calibrate measures it)", weights)
+        return LayerPlan.published(layers)
+    try:
+        with open(file, encoding="utf-8") as stream:
+            content = json.load(stream)
+        plan, measured = LayerPlan(int(content["local"]), int(content["grid"])), len(content["entropy"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"cannot read the layer plan {file} ({error!r}): make it with `come_ros calibrate --weights {weights}`"
+        ) from error
+    if measured != layers or not 0 <= plan.local <= plan.grid <= layers:
+        raise CheckpointError(
+            f"{file} plans {measured} global layers (local {plan.local}, grid {plan.grid}), but this model has {layers}: make it "
+            f"with `come_ros calibrate --weights {weights}`"
+        )
+    if content.get("fingerprint") != fingerprint(weights):
+        log.warning("%s was measured on other weights than %s: run come_ros calibrate", file, weights)
+        if not path:
+            return LayerPlan.published(layers)
+    return plan

@@ -1,0 +1,173 @@
+"""Measure where the model's global attention is spread out and where it is sharp, and write which layers may read fewer keys.
+
+Good Token Hunting (accelerator.name: good_token_hunting) reads that file, which lies beside the weights. A minute on a CPU for the small
+model; once per weights file.
+
+examples:
+  come_ros calibrate                                          the bundled model, on procedural rooms
+  come_ros calibrate --weights my.safetensors --source my_bag --picture entropy.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+HEADS, QUERIES = 4, 50  # sampled in each layer and window, as in the original study
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", default="", help="the model's weights file (default: the bundled model)")
+    parser.add_argument(
+        "--source", action="append", default=[], metavar="PATH",
+        help="bag, folder of images, TUM folder or video to look at; may be repeated (default: procedural rooms)",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", default="", help="the file to write (default: beside the weights)")
+    parser.add_argument("--picture", metavar="FILE", help="draw the entropy of each layer")
+    parser.add_argument("--windows", type=int, default=16, help="default %(default)s")
+    parser.add_argument("--frames", type=int, default=8, help="frames in a window (default %(default)s)")
+    parser.add_argument("--side", type=int, default=0, help="longer side of the images, px (default: the model's own)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N (default %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..accelerators.good_token_hunting import THRESHOLDS, LayerPlan, fingerprint, layer_plan_path
+    from ..backbones.checkpoint import bundled_weights
+    from ..files import write_text
+
+    weights = args.weights or bundled_weights()
+    entropy = measure(weights, args)
+    mean = entropy.mean(0)
+    plan = LayerPlan.from_entropy(mean.tolist())
+    content = {
+        "local": plan.local,
+        "grid": plan.grid,
+        "entropy": [round(float(h), 4) for h in mean],
+        "deviation": [round(float(h), 4) for h in entropy.std(0)],
+        "thresholds": THRESHOLDS,
+        "windows": len(entropy),
+        "frames": args.frames,
+        "source": [os.path.basename(os.path.normpath(s)) for s in args.source] or ["procedural rooms"],
+        "weights": os.path.basename(weights),
+        "fingerprint": fingerprint(weights),
+    }
+    path = args.output or layer_plan_path(weights)
+    write_text(path, json.dumps(content, indent=1) + "\n")
+    if args.picture:
+        draw(entropy, plan.local, plan.grid, args.picture)
+    print(report(mean.tolist(), plan.local, plan.grid, path))
+    return 0
+
+
+def measure(weights: str, args: argparse.Namespace) -> np.ndarray:
+    """(windows, global layers): entropy of attention rows over that of looking everywhere alike, mean over sampled heads and queries.
+
+    Raises CheckpointError or DatasetError.
+    """
+    import torch
+    from tqdm import tqdm
+
+    from ..backbones.base import choose_device
+    from ..backbones.checkpoint import load_vggt
+
+    device = choose_device(args.device)
+    model = load_vggt(weights).to(device).eval().requires_grad_(False)
+    side = args.side or model.native_side
+    data = images_of_windows(args, side, model.patch)
+    windows = []
+    for i in tqdm(range(max(1, args.windows)), desc="calibrating", unit="window", disable=None):
+        images = torch.from_numpy(next(data)).to(device).float() / 255
+        watch = EntropyWatch(args.seed + i)
+        with torch.inference_mode():
+            model.run_trunk(images, watch.accelerator())
+        windows.append(watch.entropy)
+    return np.array(windows)
+
+
+def images_of_windows(args: argparse.Namespace, side: int, patch: int) -> Iterator[np.ndarray]:
+    """Endless windows (1, frames, 3, H, W) uint8 of training rooms, or of the recordings. Raises DatasetError."""
+    from ..datasets.synthetic import SPLIT_SEEDS, render_sequence
+    from .distill import RecordedWindows
+
+    if args.source:
+        recorded = RecordedWindows(args.source, side, patch, args.seed)
+        while True:
+            yield recorded.batch(1, args.frames)
+    for i in itertools.count():
+        seed = SPLIT_SEEDS["train"][(args.seed * 1009 + i) % len(SPLIT_SEEDS["train"])]
+        height = patch * round(side * 3 / 4 / patch)
+        yield render_sequence(seed, frames=args.frames, width=side, height=height).images.transpose(0, 3, 1, 2)[None]
+
+
+class EntropyWatch:
+    """Dense attention whose rows are looked at in every global layer. entropy: one value a layer, in the order layers run."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.entropy: list[float] = []
+
+    def accelerator(self) -> Any:
+        from ..accelerators import Accelerator
+
+        watch = self
+
+        class Watch(Accelerator):
+            def attend(self, q: Any, k: Any, v: Any, plan: Any, layer: Any) -> Any:
+                if layer.part == "global":
+                    watch.entropy.append(watch.look(q, k))
+                return super().attend(q, k, v, plan, layer)
+
+        return Watch()
+
+    def look(self, q: Any, k: Any) -> float:
+        """Of (B, heads, N, d): mean normalised entropy, 0 where one key takes all, 1 where all take the same."""
+        import torch
+
+        heads = torch.from_numpy(self.rng.permutation(q.shape[1])[:HEADS]).to(q.device)
+        rows = torch.from_numpy(self.rng.permutation(q.shape[2])[:QUERIES]).to(q.device)
+        logits = q[:, heads][:, :, rows].float() @ k[:, heads].float().transpose(2, 3) / q.shape[3] ** 0.5
+        log_share = logits.log_softmax(-1)
+        return float(-(log_share.exp() * log_share).sum(-1).mean() / np.log(max(2, k.shape[2])))
+
+
+def report(entropy: list[float], local: int, grid: int, path: str) -> str:
+    """The plan as a Markdown table."""
+    rows = ["| global layer | entropy | reads |", "|---|---|---|"]
+    for i, h in enumerate(entropy):
+        reads = (
+            "its own frame" if i < local else "a grid of the chosen frames" if i < grid else "all of the chosen frames"
+        )
+        rows.append(f"| {i} | {h:.3f} | {reads} |")
+    return "\n".join([*rows, "", f"written to {path}"])
+
+
+def draw(entropy: np.ndarray, local: int, grid: int, path: str) -> None:
+    """Entropy by layer, every window a dot, with what follows from it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from ..accelerators.good_token_hunting import THRESHOLDS
+
+    figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    layers = np.arange(entropy.shape[1])
+    for start, end, name, colour in ((0, local, "own frame", "#d0e0f5"), (local, grid, "grid", "#e6f1d8"),
+                                     (grid, len(layers), "all", "#f7e3d3")):  # fmt: skip
+        if end > start:
+            axis.axvspan(start - 0.5, end - 0.5, color=colour, label=name)
+    axis.plot(np.tile(layers, (len(entropy), 1)).T, entropy.T, ".", color="0.6", markersize=3)
+    axis.plot(layers, entropy.mean(0), "k.-")
+    for threshold in THRESHOLDS:
+        axis.axhline(threshold, color="k", linewidth=0.5, linestyle=":")
+    axis.set(xlabel="global layer", ylabel="entropy / largest possible", xlim=(-0.5, len(layers) - 0.5))
+    axis.legend(title="keys read", loc="lower left")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
