@@ -23,6 +23,7 @@ HEADS, QUERIES = 4, 50  # sampled in each layer and window, as in the original s
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", default="vggt", help="model family (default %(default)s)")
     parser.add_argument("--weights", default="", help="the model's weights file (default: the bundled model)")
     parser.add_argument(
         "--source", action="append", default=[], metavar="PATH",
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from ..backbones.checkpoint import bundled_weights
     from ..files import write_text
 
-    weights = args.weights or bundled_weights()
+    weights = args.weights or bundled_weights(args.backbone)
     entropy = measure(weights, args)
     mean = entropy.mean(0)
     plan = LayerPlan.from_entropy(mean.tolist())
@@ -75,10 +76,10 @@ def measure(weights: str, args: argparse.Namespace) -> np.ndarray:
     from tqdm import tqdm
 
     from ..backbones.base import choose_device
-    from ..backbones.checkpoint import load_vggt
+    from ..backbones.checkpoint import load_model
 
     device = choose_device(args.device)
-    model = load_vggt(weights).to(device).eval().requires_grad_(False)
+    model = load_model(args.backbone, weights).to(device).eval().requires_grad_(False)
     side = args.side or model.native_side
     data = images_of_windows(args, side, model.patch)
     windows = []

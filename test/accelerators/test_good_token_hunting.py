@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from come_ros.accelerators import CoMe, GoodTokenHunting, NoAccelerator, Tokens, ToMe, make_accelerator
 from come_ros.accelerators.base import Accelerator, Layer
