@@ -83,6 +83,7 @@ class GoodTokenHunting(Accelerator):
     """
 
     name = "good_token_hunting"
+    frontier = tuple(f"ratio={ratio},stride={stride}" for stride in (2, 3) for ratio in (0.25, 0.5, 0.75))
     takes = frozenset({"keys"})
 
     def __init__(
