@@ -36,12 +36,12 @@ class Accelerator:
     name: str = _param(
         "none",
         "token reduction, see Token reduction; two that work together with +, as come+good_token_hunting",
-        choices=("none", "come", "tome", "good_token_hunting", "random"),
+        choices=("none", "come", "tome", "good_token_hunting", "fast", "random"),
         joined=True,
     )
     ratio: float = _param(
         0.5,
-        "how much is reduced, 0 = nothing; share that is merged or not read: come: of the groups; tome: of the patches; "
+        "how much is reduced, 0 = nothing; share that is merged or not read: come: of the groups; tome, fast: of the patches; "
         "good_token_hunting: of the frames",
         low=0.0,
         high=1.0,

@@ -8,6 +8,7 @@ from ..config import Config
 from .base import Accelerator, Layer, Tokens
 from .combined import combine
 from .come import CoMe
+from .fast import Fast
 from .good_token_hunting import GoodTokenHunting
 from .none import NoAccelerator
 from .random import Random
@@ -21,6 +22,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = {
     "come": CoMe,
     "tome": ToMe,
     "good_token_hunting": GoodTokenHunting,
+    "fast": Fast,
     "random": Random,
 }
 COMBINATIONS = ("come+good_token_hunting",)
@@ -31,6 +33,7 @@ __all__ = [
     "COMBINATIONS",
     "Accelerator",
     "CoMe",
+    "Fast",
     "GoodTokenHunting",
     "Layer",
     "NoAccelerator",

@@ -195,12 +195,13 @@ def regrouped(tokens: Tokens, patches: Tensor, origin: Tensor) -> Tokens:
     return tokens._replace(x=torch.cat((tokens.x[:, :, :n], patches.unflatten(0, (b, s))), dim=2), positions=positions)
 
 
-def cells(grid: tuple[int, int], turn: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Patches of a grid by 2x2 cells: (m,) those that may go, and (n,) one of each cell, which stays; `turn` says which."""
+def cells(grid: tuple[int, int], turn: int | Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Patches of a grid by 2x2 cells: (m,) those that may go, and (n,) one of each cell, which stays. turn: which of the four that
+    is, 0 to 3, for all cells or for each (ceil(h / 2), ceil(w / 2)); at an odd edge the one that is there."""
     h, w = grid
-    rows = (torch.arange(0, h, 2, device=device) + turn % 2).clamp_max(h - 1)
+    rows = (torch.arange(0, h, 2, device=device)[:, None] + turn % 2).clamp_max(h - 1)
     columns = (torch.arange(0, w, 2, device=device) + turn // 2 % 2).clamp_max(w - 1)
-    target = (rows[:, None] * w + columns).flatten()
+    target = (rows * w + columns).flatten()
     stays = torch.zeros(h * w, dtype=torch.bool, device=device).index_fill_(0, target, True)
     source = stays.to(torch.uint8).argsort(stable=True)[: h * w - len(target)]
     return source, target

@@ -8,6 +8,7 @@ from come_ros.accelerators import (
     COMBINATIONS,
     Accelerator,
     CoMe,
+    Fast,
     GoodTokenHunting,
     NoAccelerator,
     Random,
@@ -37,6 +38,7 @@ MADE = {
     "none": lambda ratio=0: NoAccelerator(),
     "come": lambda ratio=0.5: CoMe(seeded(lambda: ConfidencePredictor(48, 8)), 0, group=(2, 2), ratio=ratio),
     "tome": lambda ratio=0.5: ToMe(BLOCKS, ratio=ratio),
+    "fast": lambda ratio=0.5: Fast(ratio=ratio),
     "random": lambda ratio=0.5: Random(Lot(48), 0, group=(2, 2), ratio=ratio),
     "good_token_hunting": lambda ratio=0.5: GoodTokenHunting(LayerPlan(1, 2), ratio=ratio),
 }

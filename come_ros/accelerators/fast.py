@@ -1,0 +1,85 @@
+"""FastVGGT: in global attention, similar tokens of different frames share one query, key and value ("FastVGGT: Training-Free Acceleration
+of Visual Geometry Transformer", arXiv 2509.02560). No training; everything but global attention runs in full.
+
+Different from the paper: special tokens and the sparse protected ones take no part at all (there the protected ones are also targets,
+and the special ones receive patches), and which patch of a cell is the target follows from a hash, the same in every frame.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..config import Config
+from .base import Accelerator, Layer, Tokens
+from .matching import Merging, merge_into, merged_mean
+from .tome import cells
+
+if TYPE_CHECKING:
+    from ..backbones.base import GeometryModel
+
+PROTECTED = (
+    10  # every so manieth patch of a frame neither goes nor receives: in the paper's place of the most salient ones
+)
+
+
+class Fast(Accelerator):
+    """ratio: share of all patches that is merged in global attention, as far as there are patches that may: all of frame 0, one of
+    each 2x2 cell and every tenth of the others stay.
+    """
+
+    name = "fast"
+    frontier = ("ratio=0.3", "ratio=0.6", "ratio=0.9")
+    takes = frozenset({"tokens", "keys"})
+
+    def __init__(self, *, ratio: float = 0.5) -> None:
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"ratio is {ratio}, but must lie in 0 .. 1")
+        self.ratio = ratio
+        self.sites = frozenset({"before_attention"}) if ratio > 0 else frozenset()
+
+    @classmethod
+    def create(cls, config: Config, model: GeometryModel, weights: str) -> Fast:
+        return cls(ratio=config.accelerator.ratio)
+
+    def configured(self, config: Config) -> Fast:
+        return self if config.accelerator.ratio == self.ratio else Fast(ratio=config.accelerator.ratio)
+
+    def compress(self, tokens: Tokens, plan: Merging | None, site: str) -> tuple[Tokens, Merging | None]:
+        """Matched here by what goes into the attention, for this block only; merged in attend."""
+        assert tokens.layer is not None
+        _, s, t, _ = tokens.x.shape
+        if tokens.layer.part != "global":
+            return tokens, None
+        source, target = partition(s, t, tokens.special, tokens.grid, tokens.x.device)
+        r = min(int(self.ratio * s * (t - tokens.special) + 1e-9), len(source))
+        return tokens, merge_into(tokens.x.flatten(1, 2), source, target, r) if r else None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: Merging | None, layer: Layer) -> Tensor:
+        """Each token's mean of q, k and v with those it is merged with; the result is handed back to all of them."""
+        if plan is None:
+            return super().attend(q, k, v, plan, layer)
+        n = plan.place.shape[1]  # behind them are tokens that the scene shares
+        joined = torch.cat((q, k, v), dim=3).transpose(1, 2)  # (B, N, heads, 3 d)
+        own, shared = joined[:, :n].flatten(2), joined[:, n:]
+        mean, _ = merged_mean(own, torch.ones(own.shape[:2], device=own.device), plan)
+        joined = torch.cat((mean.unflatten(2, shared.shape[2:]), shared), dim=1).transpose(1, 2)
+        x = super().attend(*joined.chunk(3, dim=3), None, layer)
+        length = mean.shape[1]
+        back = x[:, :, :length].gather(2, plan.place[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
+        return torch.cat((back, x[:, :, length:]), dim=2)
+
+
+def partition(
+    frames: int, tokens: int, special: int, grid: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Of the tokens of a scene, frame by frame: indices (m,) of those that may go, and (n,) of those that may receive."""
+    h, w = -(-grid[0] // 2), -(-grid[1] // 2)
+    cell = torch.arange(h * w, device=device).view(h, w)
+    source, target = cells(grid, (cell * 0x9E3779B1 >> 13) & 3, device)
+    source, target = source[source % PROTECTED != 0], target[target % PROTECTED != 0]
+    first = special + torch.arange(grid[0] * grid[1], device=device)
+    start = tokens * torch.arange(1, frames, device=device)[:, None] + special
+    return (start + source).flatten(), torch.cat((first, (start + target).flatten()))
