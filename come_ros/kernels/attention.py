@@ -64,7 +64,8 @@ def weighted_attention(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights, way: s
 @functools.cache
 def _choice(device: str, has_tail: bool, varies: bool) -> str:
     way = "masked" if device == "cpu" else "two_calls" if has_tail else "channel" if varies else "flex"
-    log.info("weighted attention on %s: %s", device, way)
+    if not torch.compiler.is_compiling():  # a log would break the graph in two
+        log.info("weighted attention on %s: %s", device, way)
     return way
 
 

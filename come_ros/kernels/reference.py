@@ -16,15 +16,14 @@ from torch import Tensor
 @functools.lru_cache(maxsize=32)
 @torch.inference_mode(False)  # else what the first caller made in that mode could never be trained through
 def group_members(grid: tuple[int, int], group: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Patches (M, n) of each whole group, row by row, and the E patches (E,) in none, as indices into P."""
+    """Patches (M, n) of each whole group, and the E patches (E,) in none, both row by row, as indices into P."""
     (h, w), (gh, gw) = grid, group
     index = torch.arange(h * w, device=device).view(h, w)
     rows, columns = h // gh, w // gw
     whole = index[: rows * gh, : columns * gw]
     members = whole.reshape(rows, gh, columns, gw).transpose(1, 2).reshape(rows * columns, gh * gw)
-    outside = torch.ones(h, w, dtype=torch.bool, device=device)
-    outside[: rows * gh, : columns * gw] = False
-    return members, index[outside]
+    right, below = index[: rows * gh, columns * gw :], index[rows * gh :]
+    return members, torch.cat((right.flatten(), below.flatten()))
 
 
 def merge_layout(merged: Tensor, grid: tuple[int, int], group: tuple[int, int], length: int) -> tuple[Tensor, Tensor]:
