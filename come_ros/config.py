@@ -100,7 +100,7 @@ class Known:
     intrinsics: bool = _param(
         True, "give the intrinsics of camera_info to a backbone that takes them (mapanything)", dynamic=True
     )
-    depth: bool = _param(False, "give it depth from the topic depth, along z and of the same pixels as the image")
+    depth: bool = _param(False, "give it depth from the topic depth: along z, registered to the image")
     odometry: bool = _param(False, "give it the poses of the topic odometry")
     metric: bool = _param(True, "depth and odometry are in metres", dynamic=True)
     tolerance: float = _param(

@@ -21,24 +21,21 @@ def load_backbone(config: Config) -> Backbone:
     if config.backbone == "fake":
         from .fake import FakeBackbone
 
-        return FakeBackbone()
+        fake = FakeBackbone()
+        _check_inputs(config, getattr(fake, "inputs", frozenset()))
+        return fake
 
     import torch
 
     from ..accelerators import make_accelerator
     from .base import TorchBackbone
-    from .checkpoint import MODELS, bundled_weights, load_model
+    from .checkpoint import bundled_weights, load_model
 
     if config.threads:
         torch.set_num_threads(config.threads)
     path = config.weights or bundled_weights(config.backbone)
     model = load_model(config.backbone, path)
-    for parameter, name in (("known.depth", "depth"), ("known.odometry", "poses")):
-        if config.get(parameter) and name not in model.inputs:
-            takers = ", ".join(m.name for m in MODELS.values() if name in m.inputs)
-            raise ConfigError(
-                f"{parameter} is true, but the backbone {config.backbone} takes no {name}: set it to false, or backbone to {takers}"
-            )
+    _check_inputs(config, model.inputs)
     return TorchBackbone(
         config.backbone,
         model,
@@ -47,3 +44,12 @@ def load_backbone(config: Config) -> Backbone:
         precision=config.precision,
         weights=path,
     )
+
+
+def _check_inputs(config: Config, inputs: frozenset[str]) -> None:
+    """Raises ConfigError if the model is to be given what it does not take."""
+    for parameter, name in (("known.depth", "depth"), ("known.odometry", "poses")):
+        if config.get(parameter) and name not in inputs:
+            raise ConfigError(
+                f"{parameter} is true, but the backbone {config.backbone} takes no {name}: set it to false, or backbone to mapanything"
+            )

@@ -73,6 +73,7 @@ def _input_values(view: NodeView, telemetry: Telemetry, counts: Counts) -> dict[
         "pending": counts.pending,
         **{f"dropped_{reason}": frames for reason, frames in counts.dropped.items()},
         "camera_info": telemetry.camera_info,
+        **telemetry.known,
         "clock": view.clock,
     }
 
@@ -97,6 +98,9 @@ def _input_faults(view: NodeView, telemetry: Telemetry, counts: Counts) -> Itera
         yield WARN, view.qos_conflict
     if counts.received and telemetry.camera_info != "ok":
         yield WARN, telemetry.camera_info
+    for topic, state in telemetry.known.items():
+        if counts.received and state != "ok":
+            yield WARN, f"{topic}: {state}"
     if "without" in view.clock:
         yield (
             WARN,

@@ -22,6 +22,7 @@ import rclpy
 import rclpy.task
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import TransformStamped
+from nav_msgs.msg import Odometry
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -33,15 +34,17 @@ from std_srvs.srv import Trigger
 
 from ..config import Config
 from ..errors import ComeRosError, ConfigError, FrameError
-from ..geometry import inverse
+from ..geometry import inverse, is_finite_pose
+from ..images import decode_depth
 from ..motion import MotionEstimator
 from ..outputs import OUTPUTS, FrameMessages
 from ..rectify import Rectification
-from ..types import Frame, Submap
+from ..types import F32, F64, Frame, Submap
 from ..world import World
 from . import messages
 from .diagnostics import CLOCK_S, NodeView, statuses
 from .environment import use_large_message_profile
+from .known import PoseSource, Stamped, nearest
 from .latched import LatchedTopics
 from .parameters import declare_parameters, follow_parameters
 from .telemetry import Telemetry
@@ -123,6 +126,9 @@ class ReconstructionNode(LifecycleNode):
 
         self.image_type, self.image_topic, self.camera_info_topic = self._input_topics()
         self._rectification = Rectification(self.config.rectify, self.image_topic)
+        self.depth_topic = self.resolve_topic_name("depth")
+        self._depths: Stamped[Image] = Stamped()
+        self._poses = PoseSource(self.config)
         self.telemetry.converters = str(messages.converters())
         log.info(
             "messages are converted here: %s", "; ".join((self.telemetry.converters, *messages.converters().remarks))
@@ -254,6 +260,7 @@ class ReconstructionNode(LifecycleNode):
             ),
         ]
         self._image_qos = qos
+        self._join_known(qos)
         self._join_tf()
         self._state = "active"
         log.info("active: waiting for %s, intrinsics from %s", self.image_topic, self.camera_info_topic)
@@ -321,6 +328,35 @@ class ReconstructionNode(LifecycleNode):
         self._camera_info = message
         self._camera_info_came.set()
 
+    def _join_known(self, qos: QoSProfile) -> None:
+        """Subscribes to what is known beside the images, as far as the parameters ask for it."""
+        self.telemetry.known = {}
+        if self.config.known.depth:
+            self.telemetry.known["depth"] = "none received yet"
+            self._subscriptions_made.append(
+                self.create_subscription(Image, "depth", self._on_depth, qos, qos_overriding_options=_OVERRIDABLE)
+            )
+        if self.config.known.odometry:
+            self.telemetry.known["odometry"] = "none received yet"
+            many = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
+            self._subscriptions_made.append(
+                self.create_subscription(
+                    Odometry, "odometry", self._on_odometry, many, qos_overriding_options=_OVERRIDABLE
+                )
+            )
+
+    def _on_depth(self, message: Image) -> None:
+        self._depths.put(messages.stamp_ns(message.header.stamp), message)
+
+    def _on_odometry(self, message: Odometry) -> None:
+        try:
+            pose = messages.pose_of(message.pose.pose)
+        except ValueError as error:
+            self._warn_once(f"a pose on odometry is left out: {error}")
+            return
+        if is_finite_pose(pose):
+            self._poses.put(messages.stamp_ns(message.header.stamp), message.child_frame_id, pose)
+
     def _on_incompatible_qos(self, event: Any) -> None:
         offered = "; ".join(_qos_text(p.qos_profile) for p in self.get_publishers_info_by_topic(self.image_topic))
         self._qos_conflict = (
@@ -365,7 +401,41 @@ class ReconstructionNode(LifecycleNode):
                 f"images come without a frame_id; {self.config.camera_optical_frame} is used: let the driver set it"
             )
         camera = message.header.frame_id.lstrip("/") or self.config.camera_optical_frame
-        return Frame(picture, stamp_ns, camera, intrinsics, arrival_ns, encoding)
+        depth = self._known_depth(stamp_ns, (height, width), info) if self.config.known.depth else None
+        pose = self._known_pose(stamp_ns, camera) if self.config.known.odometry else None
+        return Frame(picture, stamp_ns, camera, intrinsics, arrival_ns, encoding, depth, pose)
+
+    def _known_depth(self, stamp_ns: int, size: tuple[int, int], info: CameraInfo | None) -> F32 | None:
+        """The depth image of that stamp in the pixels of the image of (height, width) = size, which is rectified alike."""
+        tolerance = self.config.known.tolerance
+        message = nearest(self._depths.around(stamp_ns, tolerance), stamp_ns, tolerance)
+        depth: F32 | None = None
+        if message is None:
+            remark = f"no depth within {tolerance:g} s of an image's stamp on {self.depth_topic}: remap `depth`, check its clock"
+        elif info is None:
+            remark = "depth is not used without camera_info"
+        elif (message.height, message.width) != size:
+            remark = (
+                f"depth has {message.width}x{message.height} px, the image {size[1]}x{size[0]}: depth is not used; give depth that is "
+                f"registered to the image"
+            )
+        else:
+            try:
+                depth, remark = self._rectification.depth(decode_depth(message), info, self.depth_topic)
+            except FrameError as error:
+                remark = f"{self.depth_topic}: {error}"
+        self._tell_known("depth", remark)
+        return depth
+
+    def _known_pose(self, stamp_ns: int, camera: str) -> F64 | None:
+        pose, remark = self._poses.at(stamp_ns, camera, self.config.known.tolerance)
+        self._tell_known("odometry", remark)
+        return pose
+
+    def _tell_known(self, topic: str, remark: str) -> None:
+        self.telemetry.known[topic] = remark or "ok"
+        if remark:
+            self._warn_once(remark)
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:

@@ -39,6 +39,9 @@ class Telemetry:
         self.converters = ""
         self.size = ""
         self.camera_info = "none received yet"
+        self.known: dict[
+            str, str
+        ] = {}  # topic that a backbone is given beside the images -> "ok", or what is wrong with it
         self.intrinsics_source = ""
         self.resolution = ""
         self.last_stamp_ns = 0

@@ -1,0 +1,122 @@
+"""What is known beside an image: the depth and the odometry that belong to its stamp. Plain arrays and clocks, no ROS.
+
+Messages are put in by the executor's thread and asked for by the worker's, when it reads the image.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+import time
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from ..config import Config
+from ..errors import ConfigError
+from ..geometry import matrix_from_quat_xyzw, rotation_from_vector, transform
+from ..motion import rotation_vector
+from ..types import F64
+
+T = TypeVar("T")
+
+KEPT = 400  # messages: some seconds of fast odometry
+ALIVE_NS = 1_000_000_000  # a topic that was silent for longer is not waited for
+MAX_SPAN_NS = 500_000_000  # poses further apart are not interpolated
+
+
+class Stamped(Generic[T]):
+    """The last messages of one topic by their stamps. Stamps that go back are a new beginning."""
+
+    def __init__(self) -> None:
+        self._stamps: list[int] = []
+        self._items: list[T] = []
+        self._came = threading.Condition()
+
+    def put(self, stamp_ns: int, item: T) -> None:
+        with self._came:
+            if self._stamps and stamp_ns <= self._stamps[-1]:
+                self._stamps.clear()
+                self._items.clear()
+            self._stamps.append(stamp_ns)
+            self._items.append(item)
+            del self._stamps[:-KEPT], self._items[:-KEPT]
+            self._came.notify_all()
+
+    def around(self, stamp_ns: int, wait_s: float) -> list[tuple[int, T]]:
+        """The last one up to `stamp_ns` and the first one from there on; one, if one of them is not there or they are the same.
+
+        If none is as new yet, though the topic is alive, it is waited for.
+        """
+        end = time.monotonic() + wait_s
+        with self._came:
+            while self._stamps and 0 < stamp_ns - self._stamps[-1] < ALIVE_NS:
+                if not self._came.wait(end - time.monotonic()):
+                    break
+            i = bisect.bisect_left(self._stamps, stamp_ns)
+            if i < len(self._stamps) and self._stamps[i] == stamp_ns:
+                return [(stamp_ns, self._items[i])]
+            return list(zip(self._stamps[max(0, i - 1) : i + 1], self._items[max(0, i - 1) : i + 1], strict=True))
+
+
+def nearest(found: list[tuple[int, T]], stamp_ns: int, tolerance_s: float) -> T | None:
+    """The item of the stamp nearest to `stamp_ns`, None if none is within `tolerance_s`."""
+    if not found:
+        return None
+    stamp, item = min(found, key=lambda pair: abs(pair[0] - stamp_ns))
+    return item if abs(stamp - stamp_ns) <= tolerance_s * 1e9 else None
+
+
+def pose_at(found: list[tuple[int, F64]], stamp_ns: int, tolerance_s: float) -> F64 | None:
+    """The pose (4, 4) at `stamp_ns`: between two poses of 0.5 s or less interpolated, else the nearest one."""
+    if len(found) == 2 and found[1][0] - found[0][0] <= MAX_SPAN_NS:
+        (start, a), (end, b) = found
+        share = (stamp_ns - start) / (end - start)
+        turn = rotation_vector(a[:3, :3].T @ b[:3, :3])
+        position = a[:3, 3] + share * (b[:3, 3] - a[:3, 3])
+        return transform(a[:3, :3] @ rotation_from_vector(share * turn), position)
+    return nearest(found, stamp_ns, tolerance_s)
+
+
+def pose_of_words(text: str, name: str) -> F64 | None:
+    """(4, 4) of "x y z qx qy qz qw", None of "". Raises ConfigError, naming the parameter."""
+    if not text.strip():
+        return None
+    try:
+        numbers = np.array([float(word) for word in text.replace(",", " ").split()])
+    except ValueError:
+        numbers = np.zeros(0)
+    if numbers.shape != (7,) or not np.isfinite(numbers).all() or np.linalg.norm(numbers[3:]) < 1e-6:
+        raise ConfigError(
+            f"{name} is {text!r}, but must be seven numbers 'x y z qx qy qz qw' (metres, and a quaternion that is not zero), or empty: "
+            f"`ros2 run tf2_ros tf2_echo <odometry's child frame> <camera frame>` shows them"
+        )
+    return transform(matrix_from_quat_xyzw(numbers[3:]), numbers[:3])
+
+
+class PoseSource:
+    """Poses of the camera from those of a vehicle: odometry tells where its child frame is, `known.base_from_camera` the rest."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises ConfigError."""
+        self._base_from_camera = pose_of_words(config.known.base_from_camera, "known.base_from_camera")
+        self._poses: Stamped[F64] = Stamped()
+        self._child = ""
+
+    def put(self, stamp_ns: int, child: str, world_from_child: F64) -> None:
+        self._child = child.lstrip("/")
+        self._poses.put(stamp_ns, world_from_child)
+
+    def at(self, stamp_ns: int, camera: str, tolerance_s: float) -> tuple[F64 | None, str]:
+        """world_from_camera (4, 4) or None, and why that is ("" if all is well)."""
+        pose = pose_at(self._poses.around(stamp_ns, tolerance_s), stamp_ns, tolerance_s)
+        if pose is None:
+            return None, f"no odometry within {tolerance_s:g} s of an image's stamp: remap `odometry`, check its clock"
+        if self._base_from_camera is not None:
+            return pose @ self._base_from_camera, ""
+        if self._child != camera:
+            return None, (
+                f"odometry is of {self._child or 'an unnamed frame'}, images are of {camera}: its poses are not used; "
+                f"set known.base_from_camera to the camera's place in that frame"
+            )
+        return pose, ""
