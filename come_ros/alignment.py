@@ -61,7 +61,7 @@ class _Published:
     odom_from_camera: F64
     depth: F32  # (n,), NaN where invalid
     confidence: F32  # (n,)
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the image that the grid lies on
 
 
 class WindowAligner:
@@ -99,7 +99,7 @@ class WindowAligner:
             return self._refused(frames, Alignment(False, 0, self._scale, reason=reason))
         window_from_camera = np.array(prediction.window_from_camera, np.float64)
         window_from_camera[:, :3, :3] = geometry.nearest_rotation(window_from_camera[:, :3, :3])
-        shared = [i for i, frame in enumerate(frames) if self._knows(frame, prediction)]
+        shared = [i for i, frame in enumerate(frames) if _key(frame) in self._published]
         if shared:
             alignment, rotation, translation = self._estimate(frames, shared, prediction, window_from_camera)
         else:
@@ -122,10 +122,6 @@ class WindowAligner:
         self._scale = scale
         while len(self._published) > self.capacity:
             self._published.popitem(last=False)
-
-    def _knows(self, frame: Frame, prediction: Prediction) -> bool:
-        known = self._published.get(_key(frame))
-        return known is not None and known.shape == prediction.depth.shape[1:]
 
     def _refused(self, frames: tuple[Frame, ...], alignment: Alignment) -> tuple[Alignment, F64]:
         last = geometry.BODY_FROM_OPTICAL if self._last_pose is None else self._last_pose
@@ -227,7 +223,7 @@ class _DepthVote:
 
 
 def _depth_vote(published: _Published, depth: F32, confidence: F32) -> _DepthVote:
-    grid = _grid(depth.shape)
+    grid = _grid(depth.shape) if depth.shape == published.shape else _same_places(published.shape, depth.shape)
     z, c = depth[grid].ravel(), confidence[grid].ravel()
     sure = np.nan_to_num(np.minimum(c, published.confidence), nan=0.0, posinf=np.finfo(np.float32).max)
     with np.errstate(invalid="ignore"):
@@ -307,3 +303,10 @@ def _grid(shape: tuple[int, ...]) -> tuple[slice, slice]:
     """Every n-th pixel of an image of `shape`, so that at most about PIXELS_PER_FRAME are left."""
     step = max(1, int(np.ceil(np.sqrt(shape[0] * shape[1] / PIXELS_PER_FRAME))))
     return slice(step // 2, None, step), slice(step // 2, None, step)
+
+
+def _same_places(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:
+    """Where the pixels of _grid(shape) lie in the same image at another resolution. Crops differ by a patch at most: next to nothing
+    for a median over smooth depth."""
+    places = (np.arange(n)[step] for n, step in zip(shape, _grid(shape), strict=True))
+    return np.ix_(*(((p + 0.5) * m / n).astype(np.intp) for p, n, m in zip(places, shape, other, strict=True)))

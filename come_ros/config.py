@@ -86,12 +86,16 @@ class Accelerator:
 class Input:
     reliability: str = _param(
         "best_effort",
-        "QoS of the image subscription; best_effort matches every publisher",
-        choices=("best_effort", "reliable"),
+        "QoS of the image subscription; best_effort matches every publisher; auto: reliable if all publishers are",
+        choices=("best_effort", "reliable", "auto"),
     )
     depth: int = _param(5, "QoS history depth of the image subscription", low=1, high=200)
     max_side: int = _param(
-        0, "longer side of the model's image, px, from 112 on; 0 = the model's own size", low=0, high=1036
+        0,
+        "longer side of the model's image, px, from 112 on; 0 = the model's own size",
+        low=0,
+        high=1036,
+        dynamic=True,
     )
 
 
@@ -202,7 +206,16 @@ class Tf:
 
 @dataclass(frozen=True)
 class Diagnostics:
-    period: float = _param(1.0, "seconds between messages on /diagnostics", low=0.1, high=60.0)
+    period: float = _param(1.0, "seconds between messages on /diagnostics", low=0.1, high=60.0, dynamic=True)
+
+
+@dataclass(frozen=True)
+class Oom:
+    policy: str = _param(
+        "ladder",
+        "a window does not fit into memory; ladder: again with fewer frames, smaller images, more merging; error: it is dropped",
+        choices=("ladder", "error"),
+    )
 
 
 @dataclass(frozen=True)
@@ -245,6 +258,13 @@ class Config:
         high=60.0,
         dynamic=True,
     )
+    latency_target_ms: float = _param(
+        0.0,
+        "results should come this soon after their frame, ms: merging, then window, then resolution are turned for it; 0 = off",
+        low=0.0,
+        high=10_000.0,
+        dynamic=True,
+    )
     on_time_jump: str = _param(
         "reset",
         "stamps go back by more than 0.1 s: reset starts a new world, keep_pose goes on where the camera was, ignore drops the frames",
@@ -265,6 +285,7 @@ class Config:
     scale: Scale = field(default_factory=Scale)
     cov: Cov = field(default_factory=Cov)
     tf: Tf = field(default_factory=Tf)
+    oom: Oom = field(default_factory=Oom)
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
 
     def __post_init__(self) -> None:

@@ -25,5 +25,13 @@ class Cancelled(ComeRosError):
     """A stop was asked for while a window was being reconstructed; its result is abandoned."""
 
 
+class OutOfMemory(ComeRosError):
+    """A window does not fit into the memory of its device; a smaller one may."""
+
+
+class DeviceLost(ComeRosError):
+    """The GPU gave an error after which it answers nothing in this process any more: only a restart helps."""
+
+
 class OutputError(ComeRosError):
     """A result cannot be written: no such folder, no permission, no room."""

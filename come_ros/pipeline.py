@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from .alignment import WindowAligner
 from .config import Config
-from .errors import FrameError
+from .errors import FrameError, OutOfMemory
 from .evaluation import prediction_difference
+from .governor import Governor
 from .keyframes import KeyframeSelector
 from .preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, plan_resize, preprocess
 from .types import F64, Frame, Known, Prediction, Submap, Window
-from .window import MAX_GAP_NS, SlidingWindow
+from .window import MAX_GAP_NS, SlidingWindow, trimmed
 
 if TYPE_CHECKING:
     from .backbones.base import Backbone
@@ -54,14 +55,19 @@ class ReconstructionPipeline:
     resets (of the world).
     """
 
-    def __init__(self, config: Config, backbone: Backbone | None = None) -> None:
-        """`backbone`: None loads the one that `config` names, which is slow. Raises CheckpointError, ConfigError."""
+    def __init__(
+        self, config: Config, backbone: Backbone | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`backbone`: None loads the one that `config` names, which is slow. clock: of the governor, s. Raises CheckpointError,
+        ConfigError."""
         if backbone is None:
             from .backbones import load_backbone
 
             backbone = load_backbone(config)
         self.backbone = backbone
         self.config = config
+        backbone.configure(config)
+        self.governor = Governor(config, backbone.native_side, backbone.patch_size, clock)
         self.counts = dict.fromkeys(
             (
                 *("keyframes", "not_keyframe", "time", "unusable"),
@@ -133,11 +139,31 @@ class ReconstructionPipeline:
         """How many keyframes may be added before a window must be taken."""
         return self._window.room
 
+    def make_room(self) -> bool:
+        """Gives up the oldest keyframe that waits for a window, for newer ones. False if there is none."""
+        return self._window.give_up_oldest() is not None
+
+    def warm_up(self, stop: Callable[[], bool] | None = None) -> None:
+        """One pass over grey images, as many and as large as windows will be: kernels are compiled and memory is taken now, not in
+        the first window. Raises Cancelled, OutOfMemory if nothing that is tried fits."""
+        while True:
+            width = self.governor.effort.side
+            plan = plan_resize(4 * width, 3 * width, width, self.backbone.patch_size)
+            # a CPU compiles nothing, and memory is taken anew by each pass: two frames say all
+            frames = self.governor.effort.window if self.backbone.device.startswith("cuda") else 2
+            try:
+                self.backbone.predict(np.full((frames, plan.height, plan.width, 3), 128, np.uint8), stop)
+            except OutOfMemory as error:
+                failure = str(error)
+            else:
+                return
+            self._step_down(failure, frames)
+
     def reconstruct(self, window: Window, stop: Callable[[], bool] | None = None) -> Submap:
         """The new frames of `window` in the odometry frame; none of them if the alignment was refused (see
-        `Submap.alignment`), and they are then gone.
+        `Submap.alignment`), and they are then gone. Where memory was short, only the newest of them.
 
-        stop: polled while the model runs. Raises Cancelled, FrameError, or what the model raises; the new frames are
+        stop: polled while the model runs. Raises Cancelled, FrameError, OutOfMemory, or what the model raises; the new frames are
         gone then, and all else is as before.
         """
         config = self.config
@@ -146,8 +172,25 @@ class ReconstructionPipeline:
         images = self._preprocess(window, plan)
         self._known = self._known_of(window, plan)
         clock.append(time.perf_counter())
-
-        prediction = self._predict(self.backbone, images, stop)
+        try:
+            prediction, failure = self._predict(self.backbone, images, stop), ""
+        except OutOfMemory as error:
+            prediction, failure = None, str(error)
+        if prediction is None:  # out here, what the exception held on to is free
+            self._step_down(failure, len(window))
+            window = trimmed(window, *self._sizes(len(window)))
+            plan = self._plan(window)
+            images = self._preprocess(window, plan)
+            self._known = self._known_of(window, plan)
+            try:
+                prediction = self._predict(self.backbone, images, stop)
+            except OutOfMemory:  # once is enough for one window; the next one is cheaper still
+                self.governor.out_of_memory(len(window))
+                self._follow_governor()
+                raise
+        if self.governor.fitted():
+            log.info("memory was enough for a while: larger windows are tried again, %s", _effort_text(self.governor))
+            self._follow_governor()
         clock.append(time.perf_counter())
 
         alignment, odom_from_camera = self._aligner.align(window.frames, prediction)
@@ -243,10 +286,35 @@ class ReconstructionPipeline:
     def set_config(self, config: Config) -> None:
         """Other dynamic parameters, from the next window on. The rest needs a new pipeline."""
         self.config = config
-        self.backbone.configure(config)
         self._keyframes.config = config
-        self._window.resize(config.window.size, config.window.overlap)
         self._aligner.capacity = config.window.size
+        self.governor.configure(config)
+        self._follow_governor()
+
+    def observe(self, latency_s: float, frames: int) -> None:
+        """A window of `frames` came out `latency_s` after the frame that triggered it came in: the governor may turn a knob."""
+        if self.governor.observe(latency_s, frames):
+            log.info("latency target %g ms: %s", self.config.latency_target_ms, _effort_text(self.governor))
+            self._follow_governor()
+
+    def _follow_governor(self) -> None:
+        """What the next window may cost."""
+        config = self.governor.apply()
+        self.backbone.configure(config)
+        self._window.resize(config.window.size, config.window.overlap)
+
+    def _sizes(self, frames: int) -> tuple[int, int]:
+        """Size of a window that had so many frames, and its overlap, as the governor allows."""
+        size = min(frames, self._window.size)
+        return size, min(self._window.overlap, size - 1)
+
+    def _step_down(self, failure: str, frames: int) -> None:
+        """A window of `frames` did not fit. Raises OutOfMemory if nothing cheaper is to be tried."""
+        self.backbone.free_memory()
+        if not self.governor.out_of_memory(frames):
+            raise OutOfMemory(f"{failure}: free memory on the device, or lower window.size or input.max_side")
+        self._follow_governor()
+        log.warning("%s; trying %s", failure, _effort_text(self.governor))
 
     def _jump_back(self, last: _Source, source: _Source) -> bool:
         """Stamps went back. Whether the frame is taken."""
@@ -300,7 +368,7 @@ class ReconstructionPipeline:
 
     def _plan(self, window: Window) -> CropResize:
         height, width = window.frames[0].image.shape[:2]
-        side = self.config.input.max_side or self.backbone.native_side
+        side = self.governor.effort.side
         size = getattr(self.backbone, "image_size", None)
         if size is None:
             return plan_resize(width, height, side, self.backbone.patch_size)
@@ -345,6 +413,11 @@ class ReconstructionPipeline:
         self._aligner.restart()
         self._window.forget()
         return f"; refused {MAX_REFUSED} times in a row, so the next window goes on from the last pose by itself"
+
+
+def _effort_text(governor: Governor) -> str:
+    ratio, window, side = governor.effort
+    return f"accelerator.ratio {ratio:g}, window.size {window}, input.max_side {side}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ pixel centres lie at whole numbers. S frames, model images of H x W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +117,13 @@ class Alignment:
     rotation_residual: float = 0.0
     translation_residual: float = 0.0
     reason: str = ""
+
+
+class DeviceMemory(NamedTuple):
+    """Of the device that the model is on, MiB."""
+
+    used: float
+    free: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,6 +63,10 @@ class SlidingWindow:
         fit = self.size - len(frames)
         return Window((*shareable[-fit:], *frames) if fit else tuple(frames), len(frames))
 
+    def give_up_oldest(self) -> Frame | None:
+        """Makes room: the oldest fresh keyframe is taken out and returned, None if there is none."""
+        return self._fresh.pop(0) if self._fresh else None
+
     def commit(self, window: Window) -> None:
         """The frames of `window` are reconstructed: the last ones can be shared from now on."""
         new = window.frames[len(window) - window.new :]
@@ -85,6 +89,17 @@ class SlidingWindow:
         """The used keyframes, unless the oldest fresh one does not continue them."""
         broken = self._used and self._fresh and not _continues(self._used[-1], self._fresh[0])
         return [] if broken else self._used
+
+
+def trimmed(window: Window, size: int, overlap: int) -> Window:
+    """The newest frames of `window`, at most `size` in all; up to `overlap` of them tie it to the window before, as do more if there is
+    room. Raises ValueError unless 0 <= overlap < size."""
+    if not 0 <= overlap < size:
+        raise ValueError(f"overlap is {overlap}, but must lie in 0 .. size - 1 ({size - 1})")
+    old, new = window.frames[: len(window) - window.new], window.frames[len(window) - window.new :]
+    new = new[-(size - min(overlap, len(old))) :]
+    fit = size - len(new)
+    return Window((*old[-fit:], *new) if fit else new, len(new))
 
 
 def _continues(before: Frame, after: Frame) -> bool:

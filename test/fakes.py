@@ -167,3 +167,50 @@ def aligned_error(estimated: F64, true: F64) -> tuple[float, float, float]:
     rms = float(np.sqrt(np.mean(np.sum((moved - true)[:, :3, 3] ** 2, axis=1))))
     angle = geometry.rotation_angle(np.swapaxes(moved[:, :3, :3], -1, -2) @ true[:, :3, :3])
     return rms, float(angle.max()), scale
+
+
+class PretendedTime:
+    """A clock that only moves when it is told to: `clock()` s, `clock.sleep(s)`."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One window of `live_in_pretended_time`. when, latency_s: s, of its publication and since its newest frame came in."""
+
+    when: float
+    latency_s: float
+    effort: tuple[float, int, int]
+    accepted: bool
+
+
+def live_in_pretended_time(
+    pipeline, clock: PretendedTime, frames: list[Frame], seconds: float, hz: float
+) -> list[Seen]:
+    """A camera (`frames`, again and again with new stamps) and a worker that takes the newest whenever it is free."""
+    seen, begun, taken = [], clock.now, 0
+    start_ns = START_NS + round(clock.now * 1e9)
+    while clock.now < begun + seconds:
+        arrived = int((clock.now - begun) * hz) + 1
+        if arrived == taken:
+            clock.now = begun + arrived / hz + 1e-9
+            continue
+        for i in range(max(taken, arrived - pipeline.config.window.size), arrived):
+            frame = frames[i % len(frames)]
+            while pipeline.room() == 0:
+                pipeline.make_room()
+            pipeline.add_frame(Frame(frame.image, start_ns + round(i / hz * 1e9), frame.camera))
+        taken = arrived
+        window = pipeline.take_window(1)
+        submap = pipeline.reconstruct(window)
+        latency_s = clock.now - (begun + (arrived - 1) / hz)
+        seen.append(Seen(clock.now, latency_s, pipeline.governor.effort, submap.alignment.accepted))
+        pipeline.observe(latency_s, len(window))
+    return seen

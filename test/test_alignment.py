@@ -1,6 +1,7 @@
 import re
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from fakes import Noise, TruthBackbone, aligned_error, trajectory, truth_of
@@ -247,7 +248,7 @@ def test_after_a_restart_the_next_window_goes_on_from_the_last_pose():
     assert alignment.scale == 1 and np.allclose(odom[0], geometry.BODY_FROM_OPTICAL)
 
 
-def test_frames_of_another_camera_or_image_size_are_not_shared():
+def test_frames_of_another_camera_are_not_shared_those_of_another_resolution_are():
     truth = truth_of(trajectory("static", 8))
     aligner = WindowAligner(8)
     prediction = TruthBackbone(truth).predict(truth.images)
@@ -256,8 +257,13 @@ def test_frames_of_another_camera_or_image_size_are_not_shared():
     aligner.commit(frames, 1.0, odom, prediction.depth, prediction.confidence)
     assert aligner.align(frames, prediction)[0].shared == 8
     assert aligner.align(tuple(truth.frames(camera="other")), prediction)[0].shared == 0
-    cropped = replace(prediction, depth=prediction.depth[:, :-14], confidence=prediction.confidence[:, :-14])
-    assert aligner.align(frames, cropped)[0].shared == 0
+    half = np.stack([cv2.resize(im, (35, 28), interpolation=cv2.INTER_AREA) for im in truth.images])
+    smaller = TruthBackbone(truth).predict(half)
+    alignment, odom_again = aligner.align(frames, smaller)
+    assert alignment.accepted and alignment.shared == 8 and alignment.depth_residual < 0.02
+    ratio = np.median(prediction.depth) / np.median(smaller.depth)
+    assert alignment.scale == pytest.approx(ratio, rel=0.02)
+    np.testing.assert_allclose(odom_again, odom, atol=0.02)
 
 
 def test_shared_frames_without_valid_depth_leave_the_scale_as_it_was():

@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -21,9 +22,9 @@ from torch import Tensor, nn
 
 from ..accelerators.base import Accelerator, Layer, Tokens
 from ..config import Config
-from ..errors import Cancelled, ConfigError
+from ..errors import Cancelled, ComeRosError, ConfigError, DeviceLost, OutOfMemory
 from ..preprocess import patch_grid_size
-from ..types import Known, Prediction
+from ..types import DeviceMemory, Known, Prediction
 from .layers import Attention, Block, Rotary, rotary, rotate
 
 log = logging.getLogger("come_ros")
@@ -312,11 +313,19 @@ class Backbone(ABC):
         """The same model without an accelerator; self if it has none."""
         return self
 
+    def free_memory(self) -> None:  # noqa: B027
+        """Gives back what is kept for the next window only to be fast."""
+
+    def memory(self) -> DeviceMemory | None:
+        """Of its device, None if that is the CPU."""
+        return None
+
     @abstractmethod
     def predict(
         self, images: np.ndarray, stop: Callable[[], bool] | None = None, known: Known | None = None
     ) -> Prediction:
-        """(S, H, W, 3) uint8 RGB, sides multiples of patch_size -> Prediction. Raises Cancelled soon after stop() turns true.
+        """(S, H, W, 3) uint8 RGB, sides multiples of patch_size -> Prediction. Raises Cancelled soon after stop() turns true,
+        OutOfMemory, DeviceLost.
 
         known: what is known beside the images; what is not among `inputs` is not looked at.
         """
@@ -381,8 +390,21 @@ class TorchBackbone(Backbone):
             if stop is not None and stop():
                 raise Cancelled("stopped between two blocks")
 
-        out, trunk = self.run(self.upload(images), check, None if known is None else self.upload_known(known))
-        return self.download(images, out, trunk)
+        with _device_errors():
+            out, trunk = self.run(self.upload(images), check, None if known is None else self.upload_known(known))
+            return self.download(images, out, trunk)
+
+    def free_memory(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+            if "cupy" in sys.modules:
+                sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
+
+    def memory(self) -> DeviceMemory | None:
+        if self._device.type != "cuda":
+            return None
+        free, total = torch.cuda.mem_get_info(self._device)
+        return DeviceMemory((total - free) / 2**20, free / 2**20)
 
     def upload(self, images: np.ndarray) -> Tensor:
         """(S, H, W, 3) uint8 -> (1, S, 3, H, W) float32 in [0, 1] on the device."""
@@ -423,6 +445,33 @@ class TorchBackbone(Backbone):
             kept_ratio=self.accelerator.kept_ratio(trunk.plan),
             meaningful=out["meaningful"][0].cpu().numpy() if "meaningful" in out else None,
         )
+
+
+# What the allocators and drivers say; torch has classes of its own for both only since 2.5 and 2.8, and none for the CPU.
+_FULL = ("out of memory", "can't allocate memory", "cannot allocate memory", "status_alloc_failed")
+_LOST = ("illegal memory access", "device-side assert", "unspecified launch failure", "illegal instruction", "misaligned address",
+         "device is lost", "device has been lost", "hardware stack error", "uncorrectable ecc")  # fmt: skip
+
+
+@contextmanager
+def _device_errors() -> Iterator[None]:
+    """Turns what a device raises into OutOfMemory or DeviceLost, in one line. Whoever catches it must let go of it before trying again:
+    the traceback holds the tensors."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        kind = device_error(error)
+        if kind is None:
+            raise
+        raise kind((str(error).strip().splitlines() or [type(error).__name__])[0]) from None
+
+
+def device_error(error: Exception) -> type[ComeRosError] | None:
+    """What an exception of torch, CuPy or Python says of the device: OutOfMemory, DeviceLost, or None if it is something else."""
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or any(words in said for words in _FULL):
+        return OutOfMemory
+    return DeviceLost if any(words in said for words in _LOST) else None
 
 
 def _to_pixels(mask: Tensor, patch: int) -> np.ndarray:  # (S, h, w) -> (S, H, W)

@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..config import Config
-from ..errors import Cancelled
-from ..types import Prediction
+from ..errors import Cancelled, OutOfMemory
+from ..types import DeviceMemory, Prediction
 
 STEP = 0.05  # how far the camera moves along its x from frame to frame
 FOCAL = 0.9  # focal length in widths of the image
 POLL_S = 0.01
 
 
+class Load(NamedTuple):
+    """One window, as far as it costs something: frames of height x width px, of whose groups `ratio` is merged (3x3 to one)."""
+
+    frames: int
+    height: int
+    width: int
+    ratio: float
+
+    @property
+    def tokens(self) -> float:
+        """Patches that are left."""
+        return self.frames * (self.height // 14) * (self.width // 14) * (1 - 8 / 9 * self.ratio)
+
+
 class FakeBackbone:
     """Predicts from the image alone, the same every time: depth = 1 + 4 * gray / 255, poses STEP apart along x.
 
     delay_s: how long a window pretends to take. fail_on: called with the images of each window first; what it raises
-    comes out of `predict`. windows: how many windows were asked for.
+    comes out of `predict`. cost: seconds that a window takes beside that. needs: its memory, MiB, of which there is `free_mib`:
+    more raises OutOfMemory. sleep: passes the time. windows: how many windows were asked for; loads: the last ones.
     """
 
     name = "fake"
@@ -30,10 +46,22 @@ class FakeBackbone:
     native_side = 224
     device = "cpu"
 
-    def __init__(self, delay_s: float = 0.0, fail_on: Callable[[NDArray[np.uint8]], Any] | None = None) -> None:
+    def __init__(
+        self,
+        delay_s: float = 0.0,
+        fail_on: Callable[[NDArray[np.uint8]], Any] | None = None,
+        *,
+        cost: Callable[[Load], float] = lambda load: 0.0,
+        needs: Callable[[Load], float] = lambda load: 0.0,
+        free_mib: float = np.inf,
+        sleep: Callable[[float], Any] = time.sleep,
+    ) -> None:
         self.delay_s = delay_s
         self.fail_on = fail_on
+        self.cost, self.needs, self.free_mib, self.sleep = cost, needs, free_mib, sleep
         self.windows = 0
+        self.loads: deque[Load] = deque(maxlen=100)
+        self._ratio = 0.0
         self.description = {
             "backbone": self.name,
             "accelerator": "none",
@@ -45,7 +73,15 @@ class FakeBackbone:
         }
 
     def configure(self, config: Config) -> None:
-        """Nothing to set."""
+        """The merge ratio, which counts for cost and memory only."""
+        self._ratio = config.accelerator.ratio if config.accelerator.name != "none" else 0.0
+
+    def memory(self) -> DeviceMemory | None:
+        """None unless there is a limit."""
+        return DeviceMemory(0.0, self.free_mib) if np.isfinite(self.free_mib) else None
+
+    def free_memory(self) -> None:
+        """It keeps nothing."""
 
     def dense(self) -> FakeBackbone:
         """Itself: there is no accelerator."""
@@ -54,9 +90,15 @@ class FakeBackbone:
     def predict(self, images: NDArray[np.uint8], stop: Callable[[], bool] | None = None) -> Prediction:
         """Prediction of images (S, H, W, 3) uint8. Raises Cancelled within some 10 ms of `stop()` turning true."""
         self.windows += 1
+        load = Load(len(images), *images.shape[1:3], self._ratio)
+        self.loads.append(load)
         if self.fail_on is not None:
             self.fail_on(images)
-        self._wait(stop)
+        if self.needs(load) > self.free_mib:
+            raise OutOfMemory(
+                f"a window of {load.frames} frames needs {self.needs(load):.0f} MiB, {self.free_mib:.0f} are free"
+            )
+        self._wait(self.delay_s + self.cost(load), stop)
         frames, height, width = images.shape[:3]
         gray = images.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)  # (S, H, W)
         contrast = np.abs(np.diff(gray, axis=2, append=gray[:, :, -1:]))
@@ -71,12 +113,13 @@ class FakeBackbone:
             intrinsics=np.tile(k, (frames, 1, 1)),
         )
 
-    def _wait(self, stop: Callable[[], bool] | None) -> None:
-        end = time.monotonic() + self.delay_s
+    def _wait(self, seconds: float, stop: Callable[[], bool] | None) -> None:
         while True:
             if stop is not None and stop():
                 raise Cancelled("the window was given up on request")
-            left = end - time.monotonic()
-            if left <= 0:
+            if seconds <= 0:
                 return
-            time.sleep(min(POLL_S, left))
+            begun = time.monotonic()
+            self.sleep(min(POLL_S, seconds))
+            # a sleep that only pretends takes no time; a real one may take longer than it was told
+            seconds -= max(min(POLL_S, seconds), time.monotonic() - begun)

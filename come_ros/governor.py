@@ -1,0 +1,282 @@
+"""Governor: how much a window may cost, so that results come in time and fit into memory.
+
+Three knobs: the accelerator's merge ratio, the window, the resolution of the model's images. Two things turn them:
+
+- Latency. With a target, each knob is turned in turn (ratio, then window, then resolution) while results come too late, and back in the
+  opposite order while there is room. One knob is turned at a time and at most every HOLD_S. There is room if the latency that the step
+  back is expected to give is below MARGIN of the target; what a step really cost is remembered, and believed from then on.
+- Memory. A window that does not fit goes one step down a ladder of its own at once, and one step up after CLEAN_S without a failure
+  (twice as long after each step up that failed).
+
+What the configuration asks for is never exceeded; the cheaper of the two counts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from .config import Config
+
+HOLD_S = 5.0  # between two changes for latency
+MARGIN = 0.85  # of the target: what a step back may be expected to take
+FEW, MANY = 3, 20  # windows that show the median, and the 95th percentile
+CLEAN_S, LONGEST_CLEAN_S = 60.0, 960.0
+
+MOST_RATIO, RATIO_STEP = 0.8, 0.1
+LEAST_WINDOW, WINDOW_STEP = 3, 0.75
+LEAST_SIDE, LEAST_SIDE_SHARE, SIDE_STEP = 112, 0.4, 0.85
+OOM_RATIO, OOM_SIDE = 0.75, 392
+# Share of a pass that merging can save: embedding, heads and what surrounds the model stay. Only a first guess, until it was measured.
+MERGEABLE = 0.6
+
+
+class Effort(NamedTuple):
+    """What one window costs. ratio: accelerator.ratio. window: keyframes. side: longer side of the model's images, px."""
+
+    ratio: float
+    window: int
+    side: int
+
+    def tokens(self) -> float:
+        """In proportion to the tokens that a pass works on."""
+        return self.window * self.side**2 * (1 - MERGEABLE * self.ratio)
+
+    def and_at_most(self, other: Effort) -> Effort:
+        """The cheaper of both, knob by knob."""
+        return Effort(max(self.ratio, other.ratio), min(self.window, other.window), min(self.side, other.side))
+
+
+class State(NamedTuple):
+    """For diagnostics. level: steps taken for latency, of `levels`. ladder_step: steps taken for memory, of `ladder_steps`.
+
+    limited: too late although nothing is left to turn. oom_count: windows that did not fit. exhausted: the last did not fit though it
+    was the cheapest there is.
+    """
+
+    effort: Effort
+    target_ms: float
+    level: int
+    levels: int
+    limited: bool
+    ladder_step: int
+    ladder_steps: int
+    oom_count: int
+    exhausted: bool
+
+
+class Governor:
+    """Told what happens (`observe`, `out_of_memory`, `fitted`), it says what the next window may cost (`apply`). One thread calls it."""
+
+    def __init__(
+        self, config: Config, native_side: int, patch: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """native_side: of the model's images, px, where config.input.max_side is 0. patch: sides are multiples of it."""
+        self.native_side, self.patch, self.clock = native_side, patch, clock
+        self.oom_count = 0
+        self._all: deque[float] = deque(maxlen=2 * MANY)  # latencies since the last change
+        self._whole: deque[float] = deque(maxlen=2 * MANY)  # those of whole windows
+        self._skip, self._limited, self._turned_at = True, False, -math.inf
+        self._before: tuple[int, float] | None = None  # level and latency before the last change
+        self._growth: dict[int, float] = {}  # of the latency, for the step back from that level
+        self._base: tuple[Effort, bool] | None = None
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Other parameters. If they change what is asked for, steering starts anew from there."""
+        self.config = config
+        steerable = config.accelerator.name != "none"
+        base = Effort(config.accelerator.ratio, config.window.size, config.input.max_side or self.native_side)
+        if (base, steerable) == self._base and config.latency_target_ms > 0:
+            return
+        if (base, steerable) != self._base:
+            self._base = base, steerable
+            self.levels = tuple(levels(base, self.patch, steerable))
+            self.ladder = tuple(ladder(base, self.patch, steerable))
+            self.step, self._exhausted = 0, False
+            self._growth.clear()
+            self._clean_s, self._clean_since, self._tried_up = CLEAN_S, self.clock(), False
+        self.level = 0
+        self._turned(-math.inf)
+
+    @property
+    def effort(self) -> Effort:
+        return self._effort(self.level)
+
+    @property
+    def state(self) -> State:
+        return State(
+            self.effort, self.config.latency_target_ms, self.level, len(self.levels) - 1, self._limited,
+            self.step, len(self.ladder) - 1, self.oom_count, self._exhausted,
+        )  # fmt: skip
+
+    def apply(self) -> Config:
+        """The configuration as the next window may have it; the given one itself where nothing is turned."""
+        ratio, window, side = self.effort
+        config = self.config
+        if self.effort == self.levels[0]:
+            return config
+        changes: dict[str, float] = {"accelerator.ratio": ratio, "window.size": window}
+        if window < config.window.size:
+            changes["window.overlap"] = min(config.window.overlap, max(1, window // 2))
+        if side < self.levels[0].side:
+            changes["input.max_side"] = side
+        return config.replace(**changes)
+
+    # Latency
+
+    def observe(self, latency_s: float, frames: int) -> bool:
+        """A window of `frames` came out `latency_s` after the frame that triggered it came in. Whether a knob was turned."""
+        target_s = self.config.latency_target_ms * 1e-3
+        if target_s <= 0 or not math.isfinite(latency_s):
+            return False
+        if self._skip:  # the first one after a change pays for it: new shapes, refilled windows
+            self._skip = False
+            return False
+        self._all.append(latency_s)
+        if frames >= self.effort.window:  # smaller ones are cheaper, and say nothing of the room there is
+            self._whole.append(latency_s)
+        if len(self._all) < FEW:
+            return False
+        self._learn()
+        if self.clock() - self._turned_at < HOLD_S:
+            return False
+        usual = _percentile(self._all, 95 if len(self._all) >= MANY else 50)
+        if usual > target_s:
+            return self._down(usual, target_s)
+        self._limited = False
+        return self._up(target_s) if self.level > 0 and len(self._whole) > FEW else False
+
+    def _down(self, usual: float, target_s: float) -> bool:
+        """One knob, as far as the target asks for if time goes with the tokens."""
+        start, found = self.effort, self.level
+        for level in range(self.level + 1, len(self.levels)):
+            there = self._effort(level)
+            if sum(a != b for a, b in zip(start, there, strict=True)) > 1:
+                break  # the next knob's turn comes when this one was not enough
+            found = level
+            if usual * there.tokens() / start.tokens() <= MARGIN * target_s:
+                break
+        self._limited = found == self.level
+        return self._go(found)
+
+    def _up(self, target_s: float) -> bool:
+        growth = self._growth.get(self.level, self._most_growth(self.level))
+        usual = _percentile(self._whole, 95)
+        return usual * growth <= MARGIN * target_s and self._go(self.level - 1)
+
+    def _most_growth(self, level: int) -> float:
+        """How much dearer the level before may be: at worst time grows as attention does, with the square of the tokens."""
+        return (self._effort(level - 1).tokens() / self._effort(level).tokens()) ** 2
+
+    def _learn(self) -> None:
+        """What the last change did to the latency, shared out among the steps it took."""
+        if self._before is None:
+            return
+        (level, before), now = self._before, _percentile(self._all, 50)
+        self._before = None
+        if now <= 0 or before <= 0:
+            return
+        dear, cheap = sorted((level, self.level))
+        growth = before / now if level == dear else now / before
+        whole = self._effort(dear).tokens() / self._effort(cheap).tokens()
+        for step in range(dear + 1, cheap + 1):
+            part = self._effort(step - 1).tokens() / self._effort(step).tokens()
+            share = math.log(part) / math.log(whole) if whole > 1 else 1 / (cheap - dear)
+            self._growth[step] = min(max(growth**share, 1.0), self._most_growth(step))
+
+    def _effort(self, level: int) -> Effort:
+        return self.levels[level].and_at_most(self.ladder[self.step])
+
+    def _go(self, level: int) -> bool:
+        if level == self.level:
+            return False
+        before = self.level, _percentile(self._all, 50)
+        self.level = level
+        self._turned(self.clock())
+        self._before = before
+        return True
+
+    def _turned(self, when: float) -> None:
+        self._all.clear()
+        self._whole.clear()
+        self._skip, self._limited, self._before, self._turned_at = True, False, None, when
+
+    # Memory
+
+    def out_of_memory(self, frames: int) -> bool:
+        """A window of `frames` did not fit. Whether a cheaper one is to be tried."""
+        self.oom_count += 1
+        if self._tried_up:
+            self._clean_s = min(2 * self._clean_s, LONGEST_CLEAN_S)
+        self._tried_up, self._clean_since = False, self.clock()
+        before, window = self.effort, self._of(frames)
+        while self.config.oom.policy == "ladder" and self.step < len(self.ladder) - 1:
+            self.step += 1
+            if self._of(frames) != window:  # else it was no larger anyhow
+                break
+        if self.effort != before:
+            self._turned(self.clock())
+        self._exhausted = self._of(frames) == window
+        return not self._exhausted
+
+    def _of(self, frames: int) -> Effort:
+        """Of a window of so many frames, now."""
+        return self.effort._replace(window=min(frames, self.effort.window))
+
+    def fitted(self) -> bool:
+        """A window fitted into memory. Whether a dearer one is to be tried."""
+        self._exhausted = False
+        if self.step == 0 or self.clock() - self._clean_since < self._clean_s:
+            return False
+        self.step -= 1
+        self._tried_up, self._clean_since = True, self.clock()
+        self._turned(self.clock())
+        return True
+
+
+def levels(base: Effort, patch: int, steerable: bool) -> Iterator[Effort]:
+    """`base`, then ever cheaper ones for latency: all ratios, then all windows, then all sides. steerable: the ratio has an effect."""
+    now = base
+    yield now
+    while steerable and now.ratio < MOST_RATIO - 1e-9:
+        now = now._replace(ratio=round(min(MOST_RATIO, now.ratio + RATIO_STEP), 6))
+        yield now
+    while now.window > LEAST_WINDOW:
+        now = now._replace(window=max(LEAST_WINDOW, min(now.window - 1, round(now.window * WINDOW_STEP))))
+        yield now
+    least = max(LEAST_SIDE, round(LEAST_SIDE_SHARE * base.side))
+    while (side := _multiple(min(now.side - 1, now.side * SIDE_STEP), patch)) >= least:
+        now = now._replace(side=side)
+        yield now
+
+
+def ladder(base: Effort, patch: int, steerable: bool) -> Iterator[Effort]:
+    """`base`, then what to try where memory ends: half the window, a smaller image, a higher ratio, two frames."""
+    now = base
+    yield now
+    side = _multiple(OOM_SIDE if base.side > OOM_SIDE else base.side * 0.75, patch)
+    for wanted in (
+        {"window": max(2, base.window // 2)},
+        {"side": max(side, min(base.side, LEAST_SIDE))},
+        {"ratio": max(base.ratio, OOM_RATIO) if steerable else base.ratio},
+        {"window": 2},
+    ):
+        after = now._replace(**wanted)
+        if after != now:
+            yield after
+        now = after
+
+
+def _percentile(values: Iterable[float], percent: float) -> float:
+    """The value that so many percent of `values` do not exceed; never between two of them, so that one outlier does not colour it."""
+    ordered = sorted(values)
+    return ordered[int(percent / 100 * (len(ordered) - 1))]
+
+
+def _multiple(side: float, patch: int) -> int:
+    """The largest multiple of `patch` up to `side`."""
+    return patch * int(side / patch + 1e-9)
