@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from come_ros import geometry
+from come_ros.errors import OutOfMemory
 from come_ros.types import F32, F64, U8, Frame, Prediction
 
 STEP_NS = 100_000_000
@@ -209,7 +210,10 @@ def live_in_pretended_time(
             pipeline.add_frame(Frame(frame.image, start_ns + round(i / hz * 1e9), frame.camera))
         taken = arrived
         window = pipeline.take_window(1)
-        submap = pipeline.reconstruct(window)
+        try:
+            submap = pipeline.reconstruct(window)
+        except OutOfMemory:  # its second try did not fit either: the frames are lost
+            continue
         latency_s = clock.now - (begun + (arrived - 1) / hz)
         seen.append(Seen(clock.now, latency_s, pipeline.governor.effort, submap.alignment.accepted))
         pipeline.observe(latency_s, len(window))
