@@ -36,12 +36,12 @@ class Accelerator:
     name: str = _param(
         "none",
         "token reduction, see Token reduction; two that work together with +, as come+good_token_hunting",
-        choices=("none", "come", "tome", "good_token_hunting", "fast", "random"),
+        choices=("none", "come", "tome", "good_token_hunting", "pace", "fast", "random"),
         joined=True,
     )
     ratio: float = _param(
         0.5,
-        "how much is reduced, 0 = nothing; share that is merged or not read: come: of the groups; tome, fast: of the patches; "
+        "how much is reduced, 0 = nothing; share that is merged or not read: come: of the groups; tome, pace, fast: of the patches; "
         "good_token_hunting: of the frames",
         low=0.0,
         high=1.0,
@@ -65,6 +65,14 @@ class Accelerator:
         high=100.0,
         dynamic=True,
     )
+    merge_budget: float = _param(
+        0.3,
+        "pace: share of all patches that is merged into the kept ones instead of left out",
+        low=0.0,
+        high=1.0,
+        dynamic=True,
+    )
+    pace: str = _param("", "pace: file of `come_ros train-pace`; empty = the one bundled with the weights")
     frames: int = _param(
         0,
         "good_token_hunting: frames whose keys are read; 0 = the share 1 - ratio of the window",

@@ -11,6 +11,7 @@ from .come import CoMe
 from .fast import Fast
 from .good_token_hunting import GoodTokenHunting
 from .none import NoAccelerator
+from .pace import Pace
 from .random import Random
 from .tome import ToMe
 
@@ -22,10 +23,11 @@ ACCELERATORS: dict[str, type[Accelerator]] = {
     "come": CoMe,
     "tome": ToMe,
     "good_token_hunting": GoodTokenHunting,
+    "pace": Pace,
     "fast": Fast,
     "random": Random,
 }
-COMBINATIONS = ("come+good_token_hunting",)
+COMBINATIONS = ("come+good_token_hunting", "pace+good_token_hunting")
 """accelerators that work together, as names for `accelerator.name`"""
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "GoodTokenHunting",
     "Layer",
     "NoAccelerator",
+    "Pace",
     "Random",
     "ToMe",
     "Tokens",

@@ -11,6 +11,7 @@ from come_ros.accelerators import (
     Fast,
     GoodTokenHunting,
     NoAccelerator,
+    Pace,
     Random,
     Tokens,
     ToMe,
@@ -20,6 +21,7 @@ from come_ros.accelerators.base import SITES, Reach
 from come_ros.accelerators.combined import combine
 from come_ros.accelerators.confidence import ConfidencePredictor
 from come_ros.accelerators.good_token_hunting import LayerPlan
+from come_ros.accelerators.pace_networks import Restorer, TokenScorer
 from come_ros.accelerators.random import Lot
 from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.config import Accelerator as AcceleratorParameters
@@ -38,6 +40,9 @@ MADE = {
     "none": lambda ratio=0: NoAccelerator(),
     "come": lambda ratio=0.5: CoMe(seeded(lambda: ConfidencePredictor(48, 8)), 0, group=(2, 2), ratio=ratio),
     "tome": lambda ratio=0.5: ToMe(BLOCKS, ratio=ratio),
+    "pace": lambda ratio=0.5: Pace(
+        seeded(lambda: TokenScorer(48, 8)), seeded(lambda: Restorer(48, 48, 8)), ratio=ratio
+    ),
     "fast": lambda ratio=0.5: Fast(ratio=ratio),
     "random": lambda ratio=0.5: Random(Lot(48), 0, group=(2, 2), ratio=ratio),
     "good_token_hunting": lambda ratio=0.5: GoodTokenHunting(LayerPlan(1, 2), ratio=ratio),
@@ -56,6 +61,7 @@ VARIANTS = {
     "come per_layer+good_token_hunting": lambda ratio=0.5: combine(
         [VARIANTS["come per_layer"](ratio), MADE["good_token_hunting"](ratio)]
     ),
+    "pace copying": lambda ratio=0.5: Pace(seeded(lambda: TokenScorer(48, 8)), None, ratio=ratio, bias=True),
     "tome per_layer": lambda ratio=0.5: ToMe(BLOCKS, ratio=ratio, mode="per_layer"),
 }
 every_variant = pytest.mark.parametrize("name", sorted(VARIANTS))

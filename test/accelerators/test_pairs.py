@@ -1,11 +1,14 @@
 """Every registered backbone with every registered accelerator, made as the configuration makes them: it works, or it says why not."""
 
+import os
+
 import pytest
 import torch
 from models import WIDTH, tiny
 
 from come_ros.accelerators import ACCELERATORS, NoAccelerator, make_accelerator
 from come_ros.accelerators.confidence import ConfidencePredictor, save_predictor
+from come_ros.accelerators.pace_networks import make_networks, save_networks
 from come_ros.backbones.base import ENCODED
 from come_ros.backbones.checkpoint import MODELS
 from come_ros.config import Config
@@ -38,6 +41,10 @@ def images():
 def make(model, name, mode, predictor, **parameters):
     """The accelerator, or a skipped test if the pair is refused, in words that name both."""
     given = {"name": name, "mode": mode, "group": "2x2", "predictor": predictor, **parameters}
+    if name == "pace":
+        torch.manual_seed(4)
+        given["pace"] = os.path.join(os.path.dirname(predictor), f"pace_{model.name}.safetensors")
+        save_networks(given["pace"], *make_networks(model, 8))
     config = Config().replace(backbone=model.name, **{f"accelerator.{k}": v for k, v in given.items()})
     try:
         return make_accelerator(config, model, "")

@@ -1,0 +1,162 @@
+"""The two small networks of PaceVGGT: a scorer of patches, and what rebuilds the patches that were left out. Their sizes are ours: the
+paper (arXiv 2605.08371) names their kind only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+
+if TYPE_CHECKING:
+    from ..backbones.base import GeometryModel
+
+_KEY = "come_ros.pace"  # in the safetensors metadata
+PARTS = ("frame", "global")  # of the trunk, whose outputs make up a level
+
+
+class TokenScorer(nn.Module):
+    """Depth-wise convolutions over what the encoder gives: how much the model will look at each patch, as a logit."""
+
+    def __init__(self, width: int, dim: int = 256) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.Sequential(
+            nn.Conv2d(width, dim, 1),
+            nn.GELU(),
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim),
+            nn.Conv2d(dim, dim, 1),
+            nn.GELU(),
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim),
+            nn.Conv2d(dim, 1, 1),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, S, h, w, width) -> (B, S, h, w)."""
+        maps = self.norm(tokens).flatten(0, 1).permute(0, 3, 1, 2)
+        return self.layers(maps).view(tokens.shape[:4])
+
+
+class Lookup(NamedTuple):
+    """What restoration needs of one window: queries (R, heads, P, d) of all patches, keys (R, heads, K, d) of those kept, and
+    kept (R, K), their indices."""
+
+    q: Tensor
+    k: Tensor
+    kept: Tensor
+
+
+class Restorer(nn.Module):
+    """One cross-attention, guided by features: patches that were left out look among the kept ones of their frame for those that the
+    encoder saw alike, and take what the trunk made of them; a small MLP corrects that. Kept ones pass through.
+
+    width: of the encoder's tokens. level: of the trunk's.
+    """
+
+    def __init__(self, width: int, level: int, dim: int = 256, heads: int = 4, hidden: int = 512) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.place = nn.Linear(4, width, bias=False)
+        self.q, self.k = nn.Linear(width, dim), nn.Linear(width, dim)
+        self.mlps = nn.ModuleDict(
+            {
+                part: nn.Sequential(nn.LayerNorm(level), nn.Linear(level, hidden), nn.GELU(), nn.Linear(hidden, level))
+                for part in PARTS
+            }
+        )
+        # starts as a soft copy of the most similar patch
+        nn.init.orthogonal_(self.q.weight)
+        nn.init.zeros_(self.q.bias)
+        self.k.load_state_dict(self.q.state_dict())
+        nn.init.zeros_(self.place.weight)
+        for mlp in self.mlps.values():
+            nn.init.zeros_(mlp[-1].weight)  # type: ignore[index]
+            nn.init.zeros_(mlp[-1].bias)  # type: ignore[index]
+
+    def lookup(self, features: Tensor, kept: Tensor, grid: tuple[int, int]) -> Lookup:
+        """features: (R, P, width) of all patches. kept: (R, K)."""
+        y, x = torch.meshgrid(
+            *(torch.linspace(-1, 1, n, device=features.device, dtype=features.dtype) for n in grid), indexing="ij"
+        )
+        where = torch.stack((y, x, y * y, x * x), dim=-1).flatten(0, 1)  # (P, 4)
+        f = self.norm(features) + self.place(where)
+        chosen = f.gather(1, kept[..., None].expand(-1, -1, f.shape[2]))
+        q, k = (p(t).unflatten(2, (self.heads, -1)).transpose(1, 2) for p, t in ((self.q, f), (self.k, chosen)))
+        return Lookup(q, k, kept)
+
+    def forward(self, x: Tensor, lookup: Lookup, part: str) -> Tensor:
+        """Kept tokens (R, K, level) out of a block of that part -> all patches (R, P, level)."""
+        values = x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        found = F.scaled_dot_product_attention(lookup.q.to(x.dtype), lookup.k.to(x.dtype), values)
+        found = found.transpose(1, 2).flatten(2)
+        found = (found + self.mlps[part](found)).to(x.dtype)
+        return found.scatter(1, lookup.kept[..., None].expand(-1, -1, x.shape[2]), x)
+
+
+def make_networks(model: GeometryModel, dim: int) -> tuple[TokenScorer, Restorer]:
+    """Untrained, for that model."""
+    level = model.trunk_blocks()[0][1].norm1.weight.shape[0]
+    hidden = max(32, level // 2)
+    return TokenScorer(model.encoder_width, dim), Restorer(model.encoder_width, level, dim, hidden=hidden)
+
+
+def save_networks(path: str, scorer: TokenScorer, restorer: Restorer, about: dict[str, str] | None = None) -> None:
+    """Both in one safetensors file, fp16, with the sizes needed to read it."""
+    from safetensors.torch import save_file
+
+    networks = {"scorer": scorer, "restorer": restorer}
+    state = {
+        f"{n}.{k}": v.detach().half().contiguous().clone()
+        for n, m in networks.items()
+        for k, v in m.state_dict().items()
+    }
+    sizes = {
+        "width": scorer.norm.weight.shape[0],
+        "level": restorer.mlps["frame"][0].weight.shape[0],  # type: ignore[index]
+        "dim": restorer.q.weight.shape[0],
+        "hidden": restorer.mlps["frame"][1].weight.shape[0],  # type: ignore[index]
+    }
+    save_file(state, path + ".part", {_KEY: json.dumps(sizes), **(about or {})})
+    os.replace(path + ".part", path)
+
+
+def load_networks(path: str, model: GeometryModel) -> tuple[TokenScorer, Restorer]:
+    """In fp32 on the CPU. Raises CheckpointError, naming the file, if it is no such file or one for another model."""
+    from ..backbones.checkpoint import fill, read_checkpoint
+
+    state, metadata = read_checkpoint(path)
+    if _KEY not in metadata:
+        raise CheckpointError(f"{path} holds no scorer and restorer of PaceVGGT: make them with come_ros train-pace")
+    sizes = json.loads(metadata[_KEY])
+    level = model.trunk_blocks()[0][1].norm1.weight.shape[0]
+    if (sizes["width"], sizes["level"]) != (model.encoder_width, level):
+        raise CheckpointError(
+            f"{path} is for an encoder of width {sizes['width']} and a trunk of width {sizes['level']}, but this model's are "
+            f"{model.encoder_width} and {level}: make one for these weights with come_ros train-pace"
+        )
+    scorer = TokenScorer(sizes["width"], sizes["dim"])
+    restorer = Restorer(sizes["width"], level, sizes["dim"], hidden=sizes["hidden"])
+    for name, network in (("scorer", scorer), ("restorer", restorer)):
+        fill(network, {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}, path)
+        network.float().eval().requires_grad_(False)
+    return scorer, restorer
+
+
+def bundled_networks(weights: str) -> str:
+    """The file that ships for the weights file of that name. Raises CheckpointError if none does."""
+    from ..backbones.checkpoint import MODEL_FOLDER
+
+    path = os.path.join(MODEL_FOLDER, f"pace_{os.path.splitext(os.path.basename(weights))[0]}.safetensors")
+    if os.path.dirname(os.path.abspath(weights)) != MODEL_FOLDER or not os.path.isfile(path):
+        raise CheckpointError(
+            f"no scorer and restorer of PaceVGGT ship for {weights or 'this model'}: make them with `come_ros train-pace "
+            f"--weights {weights}`, and name the file with accelerator.pace, or set accelerator.name to none"
+        )
+    return path
