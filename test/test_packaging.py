@@ -145,7 +145,7 @@ def test_the_readme_lists_every_output() -> None:
 def test_help_lists_every_command() -> None:
     done = run_command("--help")
     assert done.returncode == 0
-    assert all(re.search(rf"^  {name} ", done.stdout, re.MULTILINE) for name in (*cli.COMMANDS, *cli.LATER))
+    assert all(re.search(rf"^  {name} ", done.stdout, re.MULTILINE) for name in cli.COMMANDS)
 
 
 def test_help_needs_neither_torch_nor_ros() -> None:
@@ -162,12 +162,6 @@ def test_every_command_describes_itself(name: str, capsys: pytest.CaptureFixture
         cli.main([name, "--help"])
     assert ended.value.code == 0
     assert f"usage: come_ros {name}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name", sorted(cli.LATER))
-def test_commands_of_later_versions_say_so(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([name, "anything"]) == 2
-    assert f"come_ros {name}: not in this version yet" in capsys.readouterr().err
 
 
 def test_an_unknown_command_is_refused() -> None:

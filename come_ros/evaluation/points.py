@@ -49,8 +49,9 @@ def world_points(depth: np.ndarray, intrinsics: np.ndarray, world_from_camera: n
     with np.errstate(invalid="ignore"):
         good = np.isfinite(depth) & (depth > 0)
     local = geometry.unproject(np.where(good, depth, np.nan).astype(np.float64), intrinsics)
-    rotation, translation = world_from_camera[:, None, None, :3, :3], world_from_camera[:, None, None, :3, 3]
-    return np.einsum("shwij,shwj->shwi", np.broadcast_to(rotation, (*local.shape, 3)), local) + translation
+    rotation, translation = world_from_camera[:, :3, :3], world_from_camera[:, None, :3, 3]
+    flat = local.reshape(len(local), -1, 3) @ np.swapaxes(rotation, 1, 2) + translation
+    return flat.reshape(local.shape)
 
 
 def map_normals(points: np.ndarray) -> np.ndarray:

@@ -67,17 +67,18 @@ def window_calibration(prediction: Prediction, truth: WindowTruth) -> Calibratio
 
 
 def score_window(
-    prediction: Prediction, truth: WindowTruth, dense: Prediction | None = None, points: bool = True
+    prediction: Prediction, truth: WindowTruth, dense: Prediction | None = None, quick: bool = False
 ) -> dict[str, float]:
     """Name -> error, of what the truth knows; NaN where a figure has no meaning. Depth is scaled by the window's median ratio, and parts
     of the pixels (kept, merged, edge, thin) by that same scale.
 
-    dense: the unaccelerated prediction, for what it says on the pixels that this one kept, and for the distance to it. points: whether
-    the point cloud is scored, which is slowest.
+    dense: the unaccelerated prediction, for what it says on the pixels that this one kept, and for the distance to it. quick: leaves
+    point cloud and confidence out, which take longest.
     """
     row = {"kept_tokens": prediction.kept_ratio}
     if truth.depth is not None:
         row |= _depth_scores(prediction, truth.depth, dense)
+        row |= {} if quick else _confidence_scores(prediction, truth.depth)
     if truth.background is not None and truth.depth is not None:
         thin = thin_errors(prediction.depth, truth.depth, truth.background, row["scale"])
         row |= {"thin_precision": thin.precision, "thin_recall": thin.recall, "thin_f1": thin.f1}
@@ -88,7 +89,7 @@ def score_window(
         focal = (prediction.intrinsics[:, 0, 0], prediction.intrinsics[:, 1, 1])
         off = [np.abs(f / truth.intrinsics[i, i] - 1) for i, f in enumerate(focal)]
         row["focal_error"] = float(np.median(off))
-    if points and not (truth.depth is None or truth.world_from_camera is None or truth.intrinsics is None):
+    if not quick and not (truth.depth is None or truth.world_from_camera is None or truth.intrinsics is None):
         row |= _point_scores(prediction, truth)
     if dense is not None:
         row["to_dense"] = depth_errors(prediction.depth, dense.depth).abs_rel
@@ -110,10 +111,14 @@ def _depth_scores(prediction: Prediction, truth: F32, dense: Prediction | None) 
         if dense is not None:
             base = depth_errors(dense.depth, truth, mask, depth_scale(dense.depth, truth))
             row[f"{name}_dense_abs_rel"] = base.abs_rel
-    error = _relative_error(depth, truth)
+    return row
+
+
+def _confidence_scores(prediction: Prediction, truth: F32) -> dict[str, float]:
+    error = _relative_error(prediction.depth, truth)
     trust = calibration(prediction.confidence, error)
-    far = calibration(-depth, error)
-    return row | {"ause": trust.ause, "ause_chance": trust.chance, "ause_far": far.ause, "spearman": trust.spearman}
+    far = calibration(-prediction.depth, error)
+    return {"ause": trust.ause, "ause_chance": trust.chance, "ause_far": far.ause, "spearman": trust.spearman}
 
 
 def _pose_scores(window_from_camera: F64, truth: F64) -> dict[str, float]:

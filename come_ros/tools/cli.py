@@ -22,13 +22,11 @@ COMMANDS = {
     "bag": "a bag, folder or video in; cloud, trajectory, depth and scores out, without DDS",
     "node": "run the live ROS 2 node; takes ROS arguments (--ros-args ...)",
     "train": "train the small model on procedural rooms",
+    "eval": "score the model, dense and accelerated, against ground truth, beside null models",
     "bench": "time the model on this machine, dense and accelerated, or what surrounds it",
     "distill": "teach Co-Me's predictor which patches matter, from recordings or rendered rooms",
     "calibrate": "measure which layers of a model may read fewer keys (for Good Token Hunting)",
     "doctor": "check this machine: what is there, what is missing, how to mend it",
-}
-LATER = {
-    "eval": ("score depth and trajectories that are there already against ground truth", "the evaluation bench"),
 }
 _NODE_HELP = """usage: come_ros node [--ros-args [-r FROM:=TO] [-p NAME:=VALUE] [--params-file FILE] ...]
 
@@ -43,9 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `come_ros ARGV...` (default: this process's arguments) and returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     name = _parser().parse_args(argv[:1] or ["--help"]).command  # --help and --version exit in here
-    if name in LATER:
-        print(f"come_ros {name}: not in this version yet ({__version__}): comes with {LATER[name][1]}", file=sys.stderr)
-        return 2
     try:
         return _run_node(argv[1:]) if name == "node" else _run_tool(name, argv[1:])
     except ComeRosError as error:
@@ -63,7 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     rows = [f"  {name:9} {text}" for name, text in COMMANDS.items()]
-    rows += [f"  {name:9} (not in this version yet) {text}" for name, (text, _) in LATER.items()]
     parser = argparse.ArgumentParser(
         prog="come_ros",
         usage="come_ros [--version] COMMAND [options]",
@@ -72,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"come_ros {__version__}")
-    parser.add_argument("command", metavar="COMMAND", choices=[*COMMANDS, *LATER], help="one of the commands below")
+    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="one of the commands below")
     return parser
 
 

@@ -1,0 +1,231 @@
+"""Scores the model, dense and accelerated, against ground truth, beside null models that see nothing.
+
+SOURCE is `rooms` (the frozen test rooms; the default), `thin` (rooms with poles, wires, legs, fences), or the path of a recording whose
+depth or camera path is known: a folder in the layout of TUM RGB-D, 7-Scenes or ScanNet, images with a COLMAP model or a
+transforms.json, a bag with depth or ground truth. Windows are cut out of each and run through the model as the node does it.
+Depth, poses, point clouds and confidence are scored; every figure has a 95 % interval over windows (seeded bootstrap), differences to
+the dense model are paired. The output folder then holds
+  metrics.json    everything; what depends on the machine's speed stands under `timings`
+  metrics.md      the tables
+  plots.png       sparsification, errors of single windows; with --frontier, the frontier
+  windows.png     some windows side by side: input, truth, dense, accelerated, difference
+
+ACCELERATOR is a name, if need be with parameters of the group `accelerator`: come, come:ratio=0.75,group=2x2,edge_weight=1
+--frontier instead tries every registered accelerator over its ratios, random groups, and the dense model on smaller images.
+
+examples:
+  come_ros eval                                         the bundled model on 64 frozen test rooms, dense and with Co-Me
+  come_ros eval rooms thin --windows 128 -o out/eval    more of them, and thin structures
+  come_ros eval rgbd_dataset_freiburg1_desk --stride 3  every third image
+  come_ros eval bag.mcap --gt /vicon/odometry --topic /left/image
+  come_ros eval --frontier -o out/frontier              accuracy against latency against kept tokens
+  come_ros eval --weights vggt.safetensors --accelerator none
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ... import __version__
+from ...config import Config, load_config, with_words
+from ...errors import Cancelled, CheckpointError, ConfigError
+from ...evaluation.window import WindowTruth
+from ...files import write_text
+from ..bag import Interrupts
+from ..results import ResultFolder
+from ..scores import for_json
+from .frontier import against_nulls, at_the_same_time, frontier_variants, latencies, recoveries
+from .measure import Scores, measure, sequences, summary
+from .report import draw_plots, draw_windows, markdown
+from .sources import RENDERED, ROOMS, Cut, Source
+from .trajectories import trajectories
+from .variants import DENSE, Variant, accelerated
+
+RESULTS = ("metrics.json", "metrics.md", "plots.png", "windows.png")
+DEFAULT = "come"
+TIMED_WINDOWS, TIMED_REPEATS = 3, 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sources", metavar="SOURCE", nargs="*", default=[ROOMS], help="rooms, thin, or a path (rooms)")
+    parser.add_argument("-o", "--out", metavar="DIR", default="out/eval", help="output folder (%(default)s)")
+    parser.add_argument("--frontier", action="store_true", help="every accelerator over its ratios, and null models")
+    parser.add_argument(
+        "--accelerator", action="append", metavar="ACCELERATOR",
+        help="what to compare with the dense model; may be repeated; none for nothing (come)",
+    )  # fmt: skip
+    parser.add_argument("--windows", type=int, default=64, help="of each source, evenly spread (%(default)s)")
+    parser.add_argument("--size", type=int, default=4, help="images of a window (%(default)s)")
+    parser.add_argument("--stride", type=int, default=1, help="images from one to the next in a window (%(default)s)")
+    parser.add_argument(
+        "--step", type=int, default=0, help="images from one window's start to the next's (default: no overlap)"
+    )
+    parser.add_argument("--params", metavar="FILE", help="ROS parameters file, as for the node")
+    parser.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="one parameter, stronger than --params"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="weights file instead of the bundled model")
+    parser.add_argument("--topic", help="image topic of a bag that holds several")
+    parser.add_argument("--gt", metavar="TOPIC|FILE", help="true path: a topic of the bag, or a TUM file")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results that DIR holds; other files stay")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0, or 128 + number if a signal ended it. Raises ComeRosError."""
+    config = Config() if options.params is None else load_config(options.params)
+    config = config.replace(weights=options.weights) if options.weights is not None else config
+    config = with_words(config, options.set)
+    if options.seed < 0:
+        raise ConfigError(f"--seed is {options.seed}, but must be 0 or more")
+    cut = Cut(options.size, options.stride, options.step, options.windows)
+    sources = [Source(name, config, options.topic, options.gt) for name in dict.fromkeys(options.sources)]
+    begun = time.perf_counter()
+    counts = {source.name: source.count(cut) for source in sources}  # wrong paths are told before anything slow
+    with ResultFolder(Path(options.out), RESULTS, options.overwrite) as folder, Interrupts() as stopped:
+        backbone = _backbone(config)
+        side = config.input.max_side or backbone.native_side
+        windows = itertools.chain.from_iterable(source.windows(cut, side, backbone.patch_size) for source in sources)
+        first = next(windows, None)
+        if first is None:
+            raise ConfigError(
+                "no window has a truth to compare with: choose other sources, or other --size and --stride"
+            )
+        left_out: dict[str, str] = {}
+        if options.frontier:
+            if config.backbone == "fake":
+                raise ConfigError("--frontier needs a model with tokens: backbone fake has none")
+            variants, left_out = frontier_variants(backbone, config, *first.images.shape[1:3])
+        else:
+            variants, left_out = _variants(backbone, config, options.accelerator)
+        timed: list[WindowTruth] = []
+        total = sum(counts.values())
+        try:
+            with tqdm(total=total, desc="scoring", unit="window", disable=None) as bar:
+                every = _noting(itertools.chain([first], windows), timed)
+                scores = measure(every, variants, total, bar, stopped, quick=options.frontier)
+            result = _result(options, config, backbone, cut, scores, variants, left_out)
+            if options.frontier:
+                _add_frontier(result, scores, variants, timed)
+            else:
+                result["trajectories"] = _trajectories(sources, variants, stopped)
+        except Cancelled:
+            print(f"come_ros eval: stopped by {stopped.name}, nothing is written", file=sys.stderr)
+            return 128 + (stopped.number or 0)
+        result.setdefault("timings", {})["seconds"] = time.perf_counter() - begun
+        result["timings"] = result.pop("timings")  # to the end, where it is easily left out
+        result = for_json(result)
+        text = markdown(result)
+        folder.reserve.release()
+        write_text(folder.path / "metrics.json", json.dumps(result, indent=1) + "\n")
+        write_text(folder.path / "metrics.md", text)
+        draw_plots(folder.path / "plots.png", result, scores, variants)
+        draw_windows(folder.path / "windows.png", scores, variants)
+        folder.publish()
+    print(text)
+    print(f"{', '.join(RESULTS)} in {options.out}")
+    return 0
+
+
+def _backbone(config: Config) -> Any:
+    """The model, dense, so that equal runs give equal numbers."""
+    from ...backbones import load_backbone
+
+    if config.backbone != "fake":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        import torch
+
+        torch.use_deterministic_algorithms(True, warn_only=True)  # some operations on a GPU have no such way
+    return load_backbone(config.replace(**{"accelerator.name": "none"})).dense()
+
+
+def _variants(backbone: Any, config: Config, wanted: list[str] | None) -> tuple[list[Variant], dict[str, str]]:
+    """The dense model and what it is compared with: what was asked for, else the configuration's accelerator, else Co-Me if the model
+    has a predictor."""
+    variants: list[Variant] = [Variant(DENSE, DENSE, backbone)]
+    names = wanted or [config.accelerator.name if config.accelerator.name != "none" else DEFAULT]
+    for text in dict.fromkeys(names):
+        if text == "none" or config.backbone == "fake":
+            continue
+        try:
+            variants.append(accelerated(backbone, config, text))
+        except CheckpointError as error:
+            if wanted:
+                raise
+            return variants, {text: str(error)}
+    return variants, {}
+
+
+def _noting(windows: Iterator[WindowTruth], noted: list[WindowTruth]) -> Iterator[WindowTruth]:
+    """The same; the first ones are kept for the clock."""
+    for window in windows:
+        if len(noted) < TIMED_WINDOWS:
+            noted.append(window)
+        yield window
+
+
+def _result(
+    options: argparse.Namespace,
+    config: Config,
+    backbone: Any,
+    cut: Cut,
+    scores: Scores,
+    variants: list[Variant],
+    left_out: dict[str, str],
+) -> dict[str, Any]:
+    width, height = scores.size
+    by_source = {name: sum(source == name for source, _ in scores.windows) for name, _ in scores.windows}
+    changed = {k: v for k, v in config.to_flat().items() if v != Config().get(k)}
+    return {
+        "come_ros": __version__,
+        "model": {**backbone.description, "weights": os.path.basename(backbone.description["weights"])},
+        "parameters": changed,
+        "image": [width, height],
+        "cut": {"size": cut.size, "stride": cut.stride, "step": cut.step or cut.size * cut.stride},
+        "windows": by_source,
+        "truth": {name: "rendered" if name in RENDERED else "recorded" for name in by_source},
+        "seed": options.seed,
+        "frontier": bool(options.frontier),
+        "variants": [v.name for v in variants],
+        "left_out": left_out,
+        "summary": summary(scores, options.seed),
+        "whole": sequences(scores),
+        "rows": scores.rows,
+    }
+
+
+def _add_frontier(result: dict[str, Any], scores: Scores, variants: list[Variant], timed: list[WindowTruth]) -> None:
+    images = [window.images for window in timed]
+    before = os.getloadavg()[0]
+    with tqdm(total=len(images) * (1 + TIMED_REPEATS), desc="timing", unit="pass", disable=None) as bar:
+        times = latencies(variants, images, TIMED_REPEATS, bar)
+    metrics = [m for m in ("abs_rel", "edge_abs_rel", "thin_f1", "rotation_deg") if m in scores.metrics]
+    result["against_nulls"] = {m: against_nulls(scores, variants, m) for m in metrics}
+    result["recovered"] = recoveries(scores, variants)
+    result["timings"] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {before:.1f} before, {os.getloadavg()[0]:.1f} after",
+        "trunk": times,
+        "resolution_at_the_same_time": at_the_same_time(scores, variants, times),
+    }
+
+
+def _trajectories(sources: list[Source], variants: list[Variant], stopped: Any) -> dict[str, Any]:
+    """source -> variant -> scores of the path that the whole pipeline gives. Raises Cancelled."""
+    out = {}
+    for source in sources:
+        if not source.rendered:
+            found = trajectories(source, variants, stopped)
+            if found:
+                out[source.label] = found
+    return out

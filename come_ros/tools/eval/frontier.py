@@ -1,0 +1,130 @@
+"""Accuracy against latency against kept tokens, for every accelerator and two null models that each of them must beat: groups merged
+by lot, and smaller images at the same cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...config import Config
+from ...evaluation import paired_difference
+from ...types import U8
+from .measure import Scores, thin_recovery
+from .variants import DENSE, RESOLUTION, Variant, accelerated, smaller
+
+RANDOM = "random"
+
+
+def frontier_variants(backbone: Any, config: Config, height: int, width: int) -> tuple[list[Variant], dict[str, str]]:
+    """The dense model, every registered accelerator with all settings that its class lists, smaller images; and which accelerators were
+    left out, with the reason."""
+    from ...accelerators import ACCELERATORS
+    from ...errors import CheckpointError
+
+    variants, left_out = [Variant(DENSE, DENSE, backbone.dense())], {}
+    for name, kind in ACCELERATORS.items():
+        if name == "none":
+            continue
+        try:
+            variants += [accelerated(backbone, config, f"{name}:{setting}") for setting in kind.frontier]
+        except CheckpointError as error:  # its own network is missing
+            left_out[name] = str(error)
+    return [*variants, *smaller(backbone, height, width)], left_out
+
+
+def latencies(variants: list[Variant], images: list[U8], repeats: int, bar: Any) -> dict[str, dict[str, float]]:
+    """Median trunk milliseconds of each variant ("trunk_ms"), and of its ratio to the dense pass just before ("trunk_ratio"): all in turn,
+    so that what else the machine does hits all of them."""
+    from ..bench.split import timed
+
+    passes: dict[str, list[float]] = {v.name: [] for v in variants}
+    for turn in range(1 + repeats):
+        for window in images:
+            for v in variants:
+                model = v.backbone.dense if v.family == RESOLUTION else v.backbone
+                shown = v.backbone.shrink(window) if v.family == RESOLUTION else window
+                block = model.accelerator.plan_block(len(model.model.encoder_blocks()))
+                parts, _, _ = timed(model, model.upload(shown), block)
+                if turn:
+                    passes[v.name].append(sum(parts.values()) - parts["heads"])
+            bar.update()
+    dense = np.array(passes[DENSE])
+    return {
+        name: {"trunk_ms": float(np.median(ms)), "trunk_ratio": float(np.median(np.array(ms) / dense))}
+        for name, ms in passes.items()
+    }
+
+
+def against_nulls(scores: Scores, variants: list[Variant], metric: str = "abs_rel") -> dict[str, dict[str, Any]]:
+    """variant -> paired difference of the metric to each null model at as many kept tokens ("random", "resolution"), over the same windows;
+    between two settings of a null model it is interpolated linearly, window by window; beyond its ends there is none."""
+    kept = {v.name: float(np.mean(scores.values(v.name, "kept_tokens"))) for v in variants}
+    curves = {
+        family: sorted(
+            ((kept[v.name], v.name) for v in variants if v.family.split()[0] == family or v.family == DENSE),
+            key=lambda point: point[0],
+        )
+        for family in (RANDOM, RESOLUTION)
+    }
+    out: dict[str, dict[str, Any]] = {}
+    for v in variants:
+        ours = scores.values(v.name, metric)
+        for family, curve in curves.items():
+            if v.family in (DENSE, RESOLUTION) or v.family.split()[0] == family:
+                continue
+            base = _same_groups(v, variants) if family == RANDOM else None
+            null = scores.values(base, metric) if base else _at(scores, curve, kept[v.name], metric)
+            if null is not None:
+                out.setdefault(v.name, {})[family] = paired_difference(ours, null)._asdict()
+    return out
+
+
+def at_the_same_time(
+    scores: Scores, variants: list[Variant], times: dict[str, dict[str, float]], metric: str = "abs_rel"
+) -> dict[str, Any]:
+    """variant -> paired difference of the metric to smaller images whose trunk takes as long, as above."""
+    curve = sorted((times[v.name]["trunk_ratio"], v.name) for v in variants if v.family in (DENSE, RESOLUTION))
+    out = {}
+    for v in variants:
+        if v.family in (DENSE, RESOLUTION):
+            continue
+        null = _at(scores, curve, times[v.name]["trunk_ratio"], metric)
+        if null is not None:
+            out[v.name] = paired_difference(scores.values(v.name, metric), null)._asdict()
+    return out
+
+
+def recoveries(scores: Scores, variants: list[Variant]) -> dict[str, Any]:
+    """variant with an edge vote -> what it wins back of what the same without loses on thin pixels; empty without thin structures."""
+    names = {v.name for v in variants}
+    out = {}
+    for v in variants:
+        words = v.name.split()
+        plain = " ".join(word for word in words if not word.startswith("edge_weight="))
+        if plain != v.name and plain in names and "thin_recall" in scores.metrics:
+            found = thin_recovery(scores, plain, v.name)
+            if found is not None:
+                out[v.name] = found
+    return out
+
+
+def _same_groups(variant: Variant, variants: list[Variant]) -> str | None:
+    """The random variant that merges as many groups of the same size, if there is one."""
+    wanted = {word for word in variant.name.split() if word.startswith(("ratio=", "group="))}
+    for v in variants:
+        words = set(v.name.split())
+        if v.family.split()[0] == RANDOM and words - {RANDOM} == wanted and wanted:
+            return v.name
+    return None
+
+
+def _at(scores: Scores, curve: list[tuple[float, str]], where: float, metric: str) -> np.ndarray | None:
+    """(windows,) of a null model between its settings."""
+    places = [place for place, _ in curve]
+    if len(curve) < 2 or not places[0] <= where <= places[-1]:
+        return None
+    right = int(np.clip(np.searchsorted(places, where), 1, len(curve) - 1))
+    (a, low), (b, high) = curve[right - 1 : right + 1]
+    share = (where - a) / (b - a) if b > a else 0.0
+    return (1 - share) * scores.values(low, metric) + share * scores.values(high, metric)

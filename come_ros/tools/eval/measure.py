@@ -1,0 +1,138 @@
+"""Every variant on every window, beside null models; and the summary with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...errors import Cancelled
+from ...evaluation import RatioHistogram, interval, paired_difference
+from ...evaluation.window import WindowTruth, null_predictions, score_window, window_calibration
+from ...types import Prediction
+from .variants import DENSE, Variant
+
+MEDIANS = ("rotation_deg", "direction_deg")  # over windows as well: some are far off
+LOWER_IS_BETTER = {
+    "abs_rel": True, "delta": False, "rmse": True, "log_rmse": True, "edge_abs_rel": True, "edge_delta": False, "ssim": False,
+    "rotation_deg": True, "direction_deg": True, "auc5": False, "auc10": False, "auc30": False, "ate": True, "rpe_translation": True,
+    "rpe_rotation_deg": True, "focal_error": True, "accuracy": True, "completeness": True, "chamfer": True,
+    "normal_consistency": False, "ause": True, "spearman": False, "thin_precision": False, "thin_recall": False, "thin_f1": False,
+    "thin_abs_rel": True,
+}  # fmt: skip
+PICTURES = 4
+SEEN_WELL = 0.5  # recall on thin pixels: of windows where the dense model has less, there is little to lose
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A window to be drawn: what the dense model and the first accelerated one say of it."""
+
+    truth: WindowTruth
+    dense: Prediction
+    other: Prediction | None
+
+
+@dataclass(eq=False)
+class Scores:
+    """rows: variant -> its errors, window by window. windows: (source, index) of each. whole: source -> variant -> errors under one
+    scale. curves: variant -> sparsification curves, window by window. pictures: some windows, evenly spread."""
+
+    rows: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    windows: list[tuple[str, int]] = field(default_factory=list)
+    whole: dict[str, dict[str, RatioHistogram]] = field(default_factory=dict)
+    curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    pictures: list[Picture] = field(default_factory=list)
+    size: tuple[int, int] = (0, 0)
+    """(width, height) of the model's images"""
+    images: int = 0
+
+    def values(self, variant: str, metric: str) -> np.ndarray:
+        """(windows,) NaN where it has no meaning."""
+        return np.array([row.get(metric, np.nan) for row in self.rows[variant]])
+
+    @property
+    def metrics(self) -> list[str]:
+        """All that was measured of any window."""
+        return list(dict.fromkeys(name for rows in self.rows.values() for row in rows for name in row))
+
+
+def measure(
+    windows: Iterable[WindowTruth],
+    variants: Sequence[Variant],
+    expected: int,
+    bar: Any,
+    stopped: Any,
+    quick: bool = False,
+) -> Scores:
+    """Scores the variants, the first of which is the dense model, and the null models. expected: windows there will be, at most. bar:
+    updated once a window. stopped: polled. quick: see score_window. Raises Cancelled."""
+    scores = Scores()
+    shown = set(np.linspace(0, max(0, expected - 1), PICTURES + 2).round().astype(int)[1:-1].tolist())
+    for number, truth in enumerate(windows):
+        if stopped():
+            raise Cancelled("on request")
+        said = {v.name: v.predict(truth.images) for v in variants}
+        dense = said[DENSE]
+        for name, prediction in {**said, **null_predictions(truth.images)}.items():
+            base = dense if name in said and name != DENSE else None
+            scores.rows.setdefault(name, []).append(score_window(prediction, truth, base, quick))
+            if truth.depth is not None:
+                whole = scores.whole.setdefault(truth.source, {}).setdefault(name, RatioHistogram())
+                whole.add(prediction.depth, truth.depth)
+        for name in [] if quick else list(said)[:2]:
+            trust = window_calibration(said[name], truth)
+            if trust is not None:
+                scores.curves.setdefault(name, []).append((trust.curve, trust.oracle))
+        if number in shown:
+            scores.pictures.append(Picture(truth, dense, said[variants[1].name] if len(variants) > 1 else None))
+        scores.windows.append((truth.source, truth.index))
+        scores.size = (truth.images.shape[2], truth.images.shape[1])
+        scores.images = len(truth.images)
+        bar.update()
+    return scores
+
+
+def summary(scores: Scores, seed: int = 0) -> dict[str, Any]:
+    """variant -> metric -> {"value", "low", "high"} with the 95 % interval over windows, and "vs_dense": the same of the paired difference
+    (of means). Metrics without any value are left out."""
+    out: dict[str, Any] = {}
+    for variant in scores.rows:
+        mine: dict[str, Any] = {}
+        for metric in scores.metrics:
+            values = scores.values(variant, metric)
+            if not np.isfinite(values).any():
+                continue
+            mine[metric] = interval(values, metric in MEDIANS, seed)._asdict()
+            if metric in LOWER_IS_BETTER and variant != DENSE:
+                base = scores.values(DENSE, metric)
+                mine[metric]["vs_dense"] = paired_difference(values, base, seed=seed)._asdict()
+        out[variant] = mine
+    return out
+
+
+def sequences(scores: Scores) -> dict[str, dict[str, dict[str, float]]]:
+    """source -> variant -> depth errors of all its windows under one scale."""
+    return {
+        source: {
+            name: {"abs_rel": e.abs_rel, "delta": e.delta, "rmse": e.rmse, "log_rmse": e.log_rmse}
+            for name, e in ((name, histogram.errors()) for name, histogram in whole.items())
+        }
+        for source, whole in scores.whole.items()
+    }
+
+
+def thin_recovery(scores: Scores, merged: str, refined: str) -> dict[str, float] | None:
+    """Of windows where the dense recall on thin pixels is SEEN_WELL or more: how many, the recalls, and the share of what `merged` loses
+    that `refined` wins back (NaN if nothing is lost). None if there is no such window."""
+    dense, ours, better = (scores.values(name, "thin_recall") for name in (DENSE, merged, refined))
+    there = np.isfinite(dense) & (dense >= SEEN_WELL)
+    if not there.any():
+        return None
+    d, m, r = (float(v[there].mean()) for v in (dense, ours, better))
+    return {
+        "windows": int(there.sum()), "dense": d, "merged": m, "refined": r,
+        "recovered": (r - m) / (d - m) if d > m else float("nan"),
+    }  # fmt: skip

@@ -1,0 +1,308 @@
+"""The tables and pictures of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...evaluation import depth_scale
+from .measure import LOWER_IS_BETTER, Scores
+from .variants import DENSE, Variant
+
+# metric -> (title, digits)
+TITLES = {
+    "abs_rel": ("depth AbsRel", 4), "rmse": ("depth RMSE", 3), "log_rmse": ("depth log-RMSE", 4), "delta": ("depth delta < 1.25", 4),
+    "edge_abs_rel": ("depth AbsRel at edges", 4), "kept_abs_rel": ("depth AbsRel, kept pixels", 4),
+    "kept_dense_abs_rel": ("  the dense model there", 4), "merged_abs_rel": ("depth AbsRel, merged pixels", 4),
+    "merged_dense_abs_rel": ("  the dense model there", 4), "ssim": ("depth SSIM", 4),
+    "thin_recall": ("thin structures, recall", 3), "thin_precision": ("thin structures, precision", 3),
+    "thin_f1": ("thin structures, F1", 3), "thin_abs_rel": ("depth AbsRel, thin structures", 3),
+    "rotation_deg": ("rotation to the first image, deg (median)", 2), "direction_deg": ("translation direction, deg (median)", 1),
+    "auc5": ("pose AUC@5 deg", 3), "auc10": ("pose AUC@10 deg", 3), "auc30": ("pose AUC@30 deg", 3),
+    "ate": ("ATE in a window, Sim(3)", 4), "rpe_translation": ("RPE translation", 4), "rpe_rotation_deg": ("RPE rotation, deg", 2),
+    "focal_error": ("focal length, relative", 4), "accuracy": ("points, accuracy", 4), "completeness": ("points, completeness", 4),
+    "chamfer": ("points, Chamfer", 4), "normal_consistency": ("points, normal consistency", 3),
+    "spearman": ("confidence, Spearman", 3), "ause": ("confidence, AUSE", 4), "ause_chance": ("  of no confidence", 4),
+    "ause_far": ("  if far is unsure", 4), "scale": ("truth's units in one of the model's", 3), "kept_tokens": ("kept tokens", 3),
+    "to_dense": ("depth AbsRel to dense", 4),
+}  # fmt: skip
+POINTS_OF = {"abs_rel": "depth AbsRel", "edge_abs_rel": "AbsRel at edges", "thin_f1": "F1 on thin structures"}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """All tables, of the result as it goes into JSON."""
+    width, height = result["image"]
+    model, cut = result["model"], result["cut"]
+    windows = ", ".join(f"{n} of {name}" for name, n in result["windows"].items())
+    lines = [
+        "# Evaluation",
+        "",
+        f"come_ros {result['come_ros']}: {model['backbone']}, {model['weights']} ({model['parameters']} parameters), "
+        f"{model['precision']} on {model['device']}; windows: {windows}, of {cut['size']} images at {width}x{height} px. "
+        "Depth is scaled by each window's median ratio; (..) are 95 % intervals over windows, bootstrap; lengths are in the truth's "
+        "unit.",
+    ]
+    if result["parameters"]:
+        lines += ["", "Parameters: " + ", ".join(f"{k}={v}" for k, v in result["parameters"].items()) + "."]
+    for name, reason in result["left_out"].items():
+        lines += ["", f"{name} is left out: {reason}."]
+    lines += [""] + (_frontier_table(result) if result["frontier"] else _table(result))
+    lines += ["", "## One scale for all windows of a source", ""] + _whole_table(result)
+    if result.get("trajectories"):
+        lines += ["", "## The path of the whole recording", ""] + _path_table(result["trajectories"])
+    return "\n".join(lines) + "\n"
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    """Metrics down, variants across; then what acceleration changes."""
+    summary = result["summary"]
+    names = list(summary)
+    metrics = [m for m in TITLES if any(m in summary[n] for n in names)]
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for metric in metrics:
+        title, digits = TITLES[metric]
+        lines.append(f"| {title} | " + " | ".join(_cell(summary[n].get(metric), digits) for n in names) + " |")
+    others = [n for n in result["variants"] if n != DENSE]
+    if others:
+        lines += ["", "## Accelerated against dense, paired", "", "| | " + " | ".join(others) + " |"]
+        lines.append("|---" * (len(others) + 1) + "|")
+        for metric in metrics:
+            if metric in LOWER_IS_BETTER:
+                cells = [
+                    _difference(summary[n].get(metric), TITLES[metric][1], LOWER_IS_BETTER[metric]) for n in others
+                ]
+                lines.append(f"| {TITLES[metric][0].removesuffix(' (median)')} | {' | '.join(cells)} |")
+        lines += ["", "Bold: the interval is on one side of zero. Differences are of means over windows."]
+    return lines
+
+
+def _frontier_table(result: dict[str, Any]) -> list[str]:
+    """Variants down."""
+    summary, times = result["summary"], result["timings"]["trunk"]
+    nulls, later = result["against_nulls"].get("abs_rel", {}), result["timings"]["resolution_at_the_same_time"]
+    shown = [m for m in ("delta", "edge_abs_rel", "thin_recall", "thin_precision", "thin_f1", "thin_abs_rel", "ssim", "rotation_deg")
+             if m in summary[DENSE]]  # fmt: skip
+    head = ["", "kept tokens", "trunk, ms", "/ dense", "AbsRel", "- dense", "- random groups, as many tokens"]
+    head += ["- smaller images, as many tokens", "- smaller images, as long", *(TITLES[m][0] for m in shown)]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for name, row in summary.items():
+        cells = [name, _cell(row.get("kept_tokens"), 2, False)]
+        cells += [f"{times[name]['trunk_ms']:.1f}", f"{times[name]['trunk_ratio']:.2f}"] if name in times else ["", ""]
+        cells.append(_cell(row.get("abs_rel"), 4))
+        cells.append(_difference(row.get("abs_rel"), 4, True))
+        for null in ("random", "resolution"):
+            cells.append(_difference({"vs_dense": nulls.get(name, {}).get(null)}, 4, True))
+        cells.append(_difference({"vs_dense": later.get(name)}, 4, True))
+        cells += [_cell(row.get(m), TITLES[m][1], False) for m in shown]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Differences of AbsRel are paired, with 95 % intervals; negative is better, bold: the interval is on one side of zero. "
+        f"Null models between two of their settings are interpolated. Times: {result['timings']['machine']}.",
+    ]
+    if result["recovered"]:
+        lines += ["", "## Thin structures that the dense model sees (windows with recall >= 0.5)", "",
+                  "| | windows | recall, dense | merged without the vote | with it | won back |", "|---|---|---|---|---|---|"]  # fmt: skip
+        for name, r in result["recovered"].items():
+            share = "nothing was lost" if r["recovered"] is None else f"{r['recovered']:.0%}"
+            lines.append(
+                f"| {name} | {r['windows']} | {r['dense']:.3f} | {r['merged']:.3f} | {r['refined']:.3f} | {share} |"
+            )
+    return lines
+
+
+def _whole_table(result: dict[str, Any]) -> list[str]:
+    lines = ["| source | variant | AbsRel | delta < 1.25 | RMSE | log-RMSE |", "|---|---|---|---|---|---|"]
+    for source, variants in result["whole"].items():
+        for name, e in variants.items():
+            cells = " | ".join(
+                _number(e[k], d) for k, d in (("abs_rel", 4), ("delta", 4), ("rmse", 3), ("log_rmse", 4))
+            )
+            lines.append(f"| {source} | {name} | {cells} |")
+    return lines if len(lines) > 2 else ["No depth is known."]
+
+
+def _path_table(trajectories: dict[str, Any]) -> list[str]:
+    lines = ["| source | variant | poses | ATE, Sim(3) (not moving) | ATE, SE(3) | RPE translation (constant velocity) | "
+             "RPE rotation, deg (no rotation) |", "|---" * 7 + "|"]  # fmt: skip
+    problems = []
+    for source, variants in trajectories.items():
+        for name, found in variants.items():
+            path, turn = found["trajectory"], found["rotation"]
+            if path is None:
+                lines.append(f"| {source} | {name} | fewer than 3 |" + " |" * 4)
+                continue
+            problems += [path["problem"]] if "problem" in path else []
+            ate, rpe = path["ate_rmse_m"], path["rpe_translation_rmse_m"]
+            lines.append(
+                f"| {source} | {name} | {path['poses']} | {_number(ate['come_ros'], 3)} ({_number(ate['not moving'], 3)}) | "
+                f"{_number(path['ate_se3_rmse_m']['come_ros'], 3)} | {_number(rpe['come_ros'], 3)} "
+                f"({_number(rpe['constant velocity'], 3)}) | {_number(path['rpe_rotation_rmse_deg'], 2)} "
+                f"({_number(turn['rmse_deg']['no rotation'], 2)}) |"
+            )
+    return lines + [line for problem in dict.fromkeys(problems) for line in ("", problem)]
+
+
+def _cell(value: dict[str, Any] | None, digits: int, bounds: bool = True) -> str:
+    if value is None or value["value"] is None:
+        return ""
+    text = _number(value["value"], digits)
+    if not bounds or value["low"] == value["high"]:
+        return text
+    return f"{text} ({_number(value['low'], digits)} to {_number(value['high'], digits)})"
+
+
+def _difference(value: dict[str, Any] | None, digits: int, lower_is_better: bool) -> str:
+    d = (value or {}).get("vs_dense")
+    if d is None or d["value"] is None:
+        return ""
+    text = f"{d['value']:+.{digits}f}"
+    if d["low"] > 0 or d["high"] < 0:
+        text = f"**{text}**"
+    return f"{text} ({d['low']:+.{digits}f} to {d['high']:+.{digits}f})"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def draw_plots(path: Path, result: dict[str, Any], scores: Scores, variants: Sequence[Variant]) -> None:
+    """The frontier, or sparsification and the errors of single windows. Raises OSError."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure = _frontier_plot(plt, result, variants) if result["frontier"] else _window_plots(plt, scores, variants)
+    width, height = result["image"]
+    figure.suptitle(
+        f"{result['model']['weights']}, {width}x{height} px, {sum(result['windows'].values())} windows of {result['cut']['size']}",
+        fontsize=11,
+    )
+    figure.savefig(path, format="png", dpi=85)
+    plt.close(figure)
+
+
+def _frontier_plot(plt: Any, result: dict[str, Any], variants: Sequence[Variant]) -> Any:
+    """Accuracy against kept tokens, and against time; bars: 95 % of the paired difference to dense."""
+    summary, times = result["summary"], result["timings"]["trunk"]
+    kinds = [m for m in POINTS_OF if m in summary[DENSE]]
+    figure, axes = plt.subplots(len(kinds), 2, figsize=(14, 4.3 * len(kinds)), layout="constrained", squeeze=False)
+    families = list(dict.fromkeys(v.family for v in variants if v.family != DENSE))
+    for row, metric in zip(axes, kinds, strict=True):
+        base = summary[DENSE][metric]["value"]
+        for axis, where in zip(row, ("kept_tokens", "trunk"), strict=True):
+            for i, family in enumerate(families):
+                points = sorted(
+                    (
+                        summary[v.name]["kept_tokens"]["value"]
+                        if where == "kept_tokens"
+                        else times[v.name]["trunk_ratio"],
+                        *(summary[v.name][metric]["vs_dense"][k] for k in ("value", "low", "high")),
+                    )
+                    for v in variants
+                    if v.family == family
+                )
+                x, value, low, high = np.array(points, float).T
+                style = "--" if family.split()[0] in ("random", "resolution") else "-"
+                axis.errorbar(x, base + value, [value - low, high - value], fmt=f"o{style}", ms=5, capsize=3, lw=1.5,
+                              color=f"C{i % 10}", label=family)  # fmt: skip
+            axis.plot(1, base, "k*", ms=15, label="dense", zorder=5)
+            axis.set(ylabel=POINTS_OF[metric], xlabel="kept tokens" if where == "kept_tokens" else "trunk time / dense")
+            axis.invert_xaxis()
+            axis.grid(alpha=0.3)
+    nulls = {
+        n: summary[n]["abs_rel"]["value"]
+        for n in ("constant depth", "mean depth map")
+        if "abs_rel" in summary.get(n, {})
+    }
+    axes[0, 0].set_title(
+        "dashed: null models; beyond the axis: " + ", ".join(f"{n} {v:.3f}" for n, v in nulls.items()), fontsize=9
+    )
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    return figure
+
+
+def _window_plots(plt: Any, scores: Scores, variants: Sequence[Variant]) -> Any:
+    """Sparsification of the first two variants; AbsRel window by window against the dense model and against constant depth."""
+    from ...evaluation.calibration import SHARES
+
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(16, 4.6), layout="constrained")
+    for i, (name, curves) in enumerate(scores.curves.items()):
+        left.plot(SHARES, np.nanmean([c for c, _ in curves], axis=0), f"C{i}-", lw=2, label=f"{name}: by confidence")
+        left.plot(SHARES, np.nanmean([o for _, o in curves], axis=0), f"C{i}:", label=f"{name}: by the true error")
+    left.axhline(1, color="0.5", ls="--", label="by lot")
+    left.set(
+        title="sparsification", xlabel="share of pixels left out", ylabel="AbsRel of the rest / of all", ylim=(0, None)
+    )
+    left.legend(fontsize=8)
+    dense = scores.values(DENSE, "abs_rel")
+    others = [v.name for v in variants if v.name != DENSE]
+    for i, name in enumerate(others):
+        middle.plot(dense, scores.values(name, "abs_rel"), ".", color=f"C{i + 1}", label=name)
+    right.plot(scores.values("constant depth", "abs_rel"), dense, ".", color="C0", label="dense")
+    for axis, x, y in (
+        (middle, "AbsRel, dense", "AbsRel, accelerated"),
+        (right, "AbsRel, constant depth", "AbsRel, dense"),
+    ):
+        limit = np.nanmax([*axis.get_xlim(), *axis.get_ylim()]) if np.isfinite(dense).any() else 1.0
+        axis.plot([0, limit], [0, limit], color="0.5", ls="--", lw=1)
+        axis.set(
+            xlabel=x,
+            ylabel=y,
+            xlim=(0, limit),
+            ylim=(0, limit),
+            title="a point is a window; above the line is worse",
+            aspect="equal",
+        )
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
+    for axis in (left, middle, right):
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def draw_windows(path: Path, scores: Scores, variants: Sequence[Variant]) -> None:
+    """One image of some windows: input, truth, dense, accelerated, what that changed. Raises OSError."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    other = variants[1].name if len(variants) > 1 else ""
+    columns = 5 if other else 3
+    rows = max(1, len(scores.pictures))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.3 * columns + 1.2, 2.65 * rows), layout="constrained", squeeze=False
+    )
+    for row, picture in zip(axes, scores.pictures, strict=False):
+        frame = len(picture.truth.images) - 1
+        real = None if picture.truth.depth is None else picture.truth.depth
+        scale = 1.0 if real is None else depth_scale(picture.dense.depth, real)
+        ours = scale * picture.dense.depth[frame]
+        known = ours if real is None else real[frame]
+        low, high = np.nanpercentile(known, [2, 98]) if np.isfinite(known).any() else (0.0, 1.0)
+        colours = {"cmap": "turbo_r", "vmin": low, "vmax": high, "interpolation": "nearest"}
+        row[0].imshow(picture.truth.images[frame])
+        row[0].set_ylabel(f"{picture.truth.source} {picture.truth.index}", fontsize=9)
+        if real is not None:
+            row[1].imshow(known, **colours)
+        drawn = row[2].imshow(ours, **colours)
+        if picture.other is not None:
+            theirs = (1.0 if real is None else depth_scale(picture.other.depth, real)) * picture.other.depth[frame]
+            row[3].imshow(theirs, **colours)
+            change = row[4].imshow(theirs / ours - 1, cmap="RdBu_r", vmin=-0.3, vmax=0.3, interpolation="nearest")
+            if picture.other.merged is not None:
+                row[4].contour(picture.other.merged[frame], [0.5], colors="k", linewidths=0.7)
+            figure.colorbar(change, ax=row[4], pad=0.02)
+        figure.colorbar(drawn, ax=row[min(3, columns - 1)], pad=0.02)
+    for axis in axes.ravel():
+        axis.set(xticks=[], yticks=[], facecolor="0.85")
+    titles = ("input", "truth", DENSE, other, "accelerated / dense - 1\n(outlined: merged)")
+    for axis, title in zip(axes[0], titles, strict=False):
+        axis.set_title(title, fontsize=10)
+    figure.savefig(path, format="png", dpi=80)
+    plt.close(figure)

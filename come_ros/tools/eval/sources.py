@@ -1,0 +1,204 @@
+"""Windows with their truth, out of anything that can be scored: rendered rooms, rooms with thin structures, recordings."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ...config import Config
+from ...datasets.sequence import Sequence, open_sequence
+from ...datasets.tum import nearest, read_trajectory
+from ...errors import ConfigError, DatasetError, FrameError
+from ...evaluation.window import LEAST_KNOWN, WindowTruth
+from ...preprocess import crop_intrinsics, plan_resize, preprocess
+from ...types import F32, F64, Frame
+from ..scores import in_model_pixels
+
+log = logging.getLogger("come_ros")
+
+ROOMS, THIN = "rooms", "thin"
+RENDERED = (ROOMS, THIN)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How windows are cut out of a recording. size: images of a window. stride: images from one to the next in it. step: images from the
+    start of a window to that of the next one, 0 for windows that share none. most: windows of one source, evenly spread."""
+
+    size: int = 4
+    stride: int = 1
+    step: int = 0
+    most: int = 64
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError."""
+        for name, low, high in (("size", 1, 64), ("stride", 1, 10_000), ("step", 0, 10_000), ("most", 1, 1000)):
+            if not low <= getattr(self, name) <= high:
+                option = {"most": "windows"}.get(name, name)
+                raise ConfigError(f"--{option} is {getattr(self, name)}, but must lie in {low} .. {high}")
+
+    def starts(self, images: int) -> list[int]:
+        """Index of the first image of every window that is used, of a recording of that many images."""
+        span = (self.size - 1) * self.stride + 1
+        all_of_them = range(0, images - span + 1, self.step or self.size * self.stride)
+        if len(all_of_them) <= self.most:
+            return list(all_of_them)
+        return [all_of_them[i] for i in np.linspace(0, len(all_of_them) - 1, self.most).round().astype(int)]
+
+    def indices(self, start: int) -> range:
+        """Of the images of a window."""
+        return range(start, start + (self.size - 1) * self.stride + 1, self.stride)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to be scored: ROOMS, THIN, or the path of a recording, with its options."""
+
+    name: str
+    config: Config
+    topic: str | None = None
+    gt: str | None = None
+
+    @property
+    def rendered(self) -> bool:
+        return self.name in RENDERED
+
+    @property
+    def label(self) -> str:
+        return self.name if self.rendered else Path(self.name).name
+
+    def open(self) -> Sequence:
+        """Raises DatasetError."""
+        gt_topic = self.gt if self.gt is not None and not Path(self.gt).is_file() else None
+        return open_sequence(self.name, self.topic, None, self.config.rectify, gt_topic)
+
+    def truth(self, sequence: Sequence) -> dict[int, F64]:
+        """Stamp -> world_from_camera. Raises DatasetError."""
+        return read_trajectory(Path(self.gt)) if self.gt and Path(self.gt).is_file() else sequence.truth()
+
+    def count(self, cut: Cut) -> int:
+        """Windows there will be, at most."""
+        if self.rendered:
+            return cut.most
+        with self.open() as sequence:
+            return cut.most if sequence.count is None else len(cut.starts(sequence.count))
+
+    def windows(self, cut: Cut, side: int, patch: int) -> Iterator[WindowTruth]:
+        """In order, at the size that the pipeline would give them: `side` px at most, multiples of `patch`. Raises DatasetError if
+        there is nothing to compare with."""
+        yield from _rendered(self.name, cut, side, patch) if self.rendered else _recorded(self, cut, side, patch)
+
+
+def _rendered(name: str, cut: Cut, side: int, patch: int) -> Iterator[WindowTruth]:
+    if cut.stride != 1 or cut.step:
+        raise ConfigError(f"--stride and --step have no meaning for {name}, whose windows are rendered: leave them out")
+    plan = plan_resize(640, 480, side, patch)
+    size = {"frames": cut.size, "width": plan.width, "height": plan.height}
+    if name == ROOMS:
+        from ...datasets.synthetic import test_windows
+
+        for i, s in enumerate(test_windows(cut.most, **size)):
+            yield WindowTruth(name, i, s.images, s.depth, s.world_from_camera, s.intrinsics)
+        return
+    from ...datasets.thin_structures import thin_windows
+
+    for i, t in enumerate(thin_windows(cut.most, **size)):
+        s = t.sequence
+        yield WindowTruth(name, i, s.images, s.depth, s.world_from_camera, s.intrinsics, t.background)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """One image at the model's size."""
+
+    frame: Frame
+    """with the small image"""
+    source_size: tuple[int, int]
+
+
+def _recorded(source: Source, cut: Cut, side: int, patch: int) -> Iterator[WindowTruth]:
+    """Two passes: the images of the chosen windows are kept at the model's size, then depth is looked up for them."""
+    with source.open() as sequence:
+        poses = source.truth(sequence)
+        count = sequence.count if sequence.count is not None else sum(1 for _ in sequence.iter_frames())
+        starts = cut.starts(count)
+        wanted = set(itertools.chain.from_iterable(map(cut.indices, starts)))
+        seen: dict[int, _Seen] = {}
+        for i, frame in enumerate(sequence.iter_frames()):
+            if i in wanted:
+                try:
+                    seen[i] = _small(frame, side, patch)
+                except FrameError as error:
+                    log.warning("an image is left out: %s", error)
+    if not starts or not seen:
+        raise DatasetError(
+            f"{source.name} has {count} images, but a window takes {cut.indices(0)[-1] + 1}: choose a smaller --size or --stride"
+        )
+    with source.open() as sequence:
+        depth = _depth(sequence, {s.frame.stamp_ns: s for s in seen.values()})
+    stamps = [s.frame.stamp_ns for s in seen.values()]
+    known = list(poses.values())
+    near = nearest(stamps, list(poses)) if poses else [None] * len(stamps)
+    truth = {t: known[i] for t, i in zip(stamps, near, strict=True) if i is not None}
+    if not depth and not truth:
+        raise DatasetError(
+            f"{source.name} has neither depth nor poses of the camera near its images: there is nothing to compare with"
+        )
+    for number, start in enumerate(starts):
+        members = [seen.get(i) for i in cut.indices(start)]
+        window = _window(source.label, number, members, depth, truth)
+        if window is not None:
+            yield window
+
+
+def _small(frame: Frame, side: int, patch: int) -> _Seen:
+    height, width = frame.image.shape[:2]
+    plan = plan_resize(width, height, side, patch)
+    intrinsics = None if frame.intrinsics is None else crop_intrinsics(frame.intrinsics, plan)
+    small = Frame(preprocess(frame.image, plan), frame.stamp_ns, frame.camera, intrinsics)
+    return _Seen(small, (height, width))
+
+
+def _depth(sequence: Sequence, seen: dict[int, _Seen]) -> dict[int, F32]:
+    """Stamp of an image -> its depth at the model's size: that of the nearest reading within 20 ms."""
+    found: dict[int, tuple[int, F32]] = {}
+    stamps = sorted(seen)
+    for stamp, metres in sequence.iter_depth():
+        (i,) = nearest([stamp], stamps)
+        if i is None:
+            continue
+        away, image = abs(stamps[i] - stamp), seen[stamps[i]]
+        if metres.shape != image.source_size:
+            raise DatasetError(
+                f"depth of {metres.shape[1]}x{metres.shape[0]} px does not fit images of {image.source_size[1]}x{image.source_size[0]} "
+                f"px: register it to them"
+            )
+        if stamps[i] not in found or away < found[stamps[i]][0]:
+            found[stamps[i]] = (away, in_model_pixels(metres, image.frame.image.shape[:2]))
+    return {stamp: depth for stamp, (_, depth) in found.items()}
+
+
+def _window(
+    label: str, number: int, members: list[_Seen | None], depth: dict[int, F32], poses: dict[int, F64]
+) -> WindowTruth | None:
+    """None if an image is missing, sizes differ, or nothing is known of it."""
+    frames = [m.frame for m in members if m is not None]
+    if len(frames) < len(members) or len({f.image.shape for f in frames}) > 1:
+        return None
+    unknown = np.full(frames[0].image.shape[:2], np.nan, np.float32)
+    maps = np.stack([depth.get(f.stamp_ns, unknown) for f in frames])
+    with_depth = (np.isfinite(maps) & (maps > 0)).mean() >= LEAST_KNOWN
+    with_poses = len(frames) > 1 and all(f.stamp_ns in poses for f in frames)
+    if not with_depth and not with_poses:
+        return None
+    lenses = [f.intrinsics for f in frames if f.intrinsics is not None]
+    return WindowTruth(
+        label, number, np.stack([f.image for f in frames]), maps if with_depth else None,
+        np.stack([poses[f.stamp_ns] for f in frames]) if with_poses else None,
+        lenses[0] if len(lenses) == len(frames) and np.ptp(lenses, axis=0).max() < 1e-6 else None,
+    )  # fmt: skip

@@ -1,0 +1,374 @@
+"""`come_ros eval`: windows with their truth, figures beside null models, the same again, and what is planted is found in the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from fakes import Truth, trajectory, truth_of
+
+pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[tools]'")
+
+from come_ros.config import Config
+from come_ros.datasets.rosbag import BagWriter
+from come_ros.errors import ConfigError, DatasetError
+from come_ros.evaluation.window import WindowTruth
+from come_ros.files import write_tum
+from come_ros.tools import cli
+from come_ros.tools.eval.frontier import against_nulls, at_the_same_time, recoveries
+from come_ros.tools.eval.measure import Scores, measure, sequences, summary, thin_recovery
+from come_ros.tools.eval.report import markdown
+from come_ros.tools.eval.sources import Cut, Source
+from come_ros.tools.eval.variants import DENSE, SmallerImages, Variant, accelerated, smaller
+from come_ros.types import Prediction
+
+COUNT = 12
+SIDE, PATCH = 56, 14
+
+
+@pytest.fixture(scope="module")
+def world() -> Truth:
+    return truth_of(trajectory("curve", COUNT), height=84, width=112, focal=102.4)
+
+
+def write_folder(path: Path, world: Truth) -> Path:
+    """In the layout of 7-Scenes, but for its camera."""
+    path.mkdir()
+    for i in range(COUNT):
+        cv2.imwrite(str(path / f"frame-{i:06d}.color.png"), world.images[i][..., ::-1])
+        cv2.imwrite(str(path / f"frame-{i:06d}.depth.png"), np.rint(1000 * world.depth[i]).astype(np.uint16))
+        np.savetxt(path / f"frame-{i:06d}.pose.txt", world.world_from_camera[i])
+    return path
+
+
+class Bar:
+    """Counts, as a progress bar would show."""
+
+    n = 0
+
+    def update(self, count: int = 1) -> None:
+        self.n += count
+
+
+class Says:
+    """A backbone that is told what to say of each window: a function of its truth, found by its images."""
+
+    patch_size, native_side = PATCH, SIDE
+
+    def __init__(self, windows: list[WindowTruth], what: Any) -> None:
+        self.windows, self.what = windows, what
+
+    def predict(self, images: np.ndarray) -> Prediction:
+        (truth,) = [w for w in self.windows if np.array_equal(w.images, images)]
+        exact = Prediction(
+            images, truth.depth / 3, np.ones_like(truth.depth), truth.world_from_camera.copy(),
+            np.tile(truth.intrinsics, (len(images), 1, 1)),
+        )  # fmt: skip
+        exact.window_from_camera[:, :3, 3] /= 3
+        return self.what(exact)
+
+
+def never() -> bool:
+    return False
+
+
+def test_windows_of_a_recording_are_evenly_spread_and_never_leave_it() -> None:
+    assert Cut(size=4).starts(11) == [0, 4]
+    assert Cut(size=4, step=2).starts(11) == [0, 2, 4, 6]
+    assert Cut(size=3, stride=4).starts(11) == [0] and list(Cut(size=3, stride=4).indices(1)) == [1, 5, 9]
+    assert Cut(size=4).starts(3) == []
+    many = Cut(size=2, step=1, most=5).starts(1000)
+    assert many[0] == 0 and many[-1] == 998 and len(many) == 5 and np.ptp(np.diff(many)) <= 1
+    for wrong in ({"size": 0}, {"stride": 0}, {"step": -1}, {"most": 0}):
+        with pytest.raises(ConfigError, match="must lie in"):
+            Cut(**wrong)
+
+
+def test_windows_of_a_recording_have_truth_in_the_models_pixels(tmp_path: Path, world: Truth) -> None:
+    folder = write_folder(tmp_path / "seq-01", world)
+    (folder / "frame-000004.pose.txt").unlink()
+    (folder / "frame-000009.depth.png").unlink()
+    windows = list(Source(str(folder), Config()).windows(Cut(size=3), SIDE, PATCH))
+    assert [w.index for w in windows] == [0, 1, 2, 3] and windows[0].source == "seq-01"
+    first = windows[0]
+    assert first.images.shape == (3, 42, 56, 3) and first.depth.shape == (3, 42, 56)
+    # half the size: the truth of a pixel is that of the source pixel nearest to its middle
+    assert np.abs(first.depth[0] - world.depth[0, 1::2, 1::2]).max() < 1e-3
+    np.testing.assert_allclose(first.world_from_camera, world.world_from_camera[:3])
+    assert first.intrinsics[0, 0] == pytest.approx(585 * 112 / 640 / 2)
+    assert windows[1].world_from_camera is None and windows[1].depth is not None
+    assert np.isnan(windows[3].depth[0]).all() and np.isfinite(windows[3].depth[1:]).all()
+
+
+def test_bags_and_files_with_the_true_path(tmp_path: Path, world: Truth) -> None:
+    path = tmp_path / "bag"
+    with BagWriter(path) as bag:
+        for i, frame in enumerate(world.frames(intrinsics=True)):
+            bag.write(frame, world.depth[i], None)
+    (window,) = Source(str(path), Config()).windows(Cut(size=COUNT), SIDE, PATCH)
+    assert window.world_from_camera is None and window.depth is not None
+    write_tum(tmp_path / "path.tum", dict(zip(world.stamps_ns.tolist(), world.world_from_camera, strict=True)))
+    (window,) = Source(str(path), Config(), gt=str(tmp_path / "path.tum")).windows(Cut(size=COUNT), SIDE, PATCH)
+    np.testing.assert_allclose(window.world_from_camera, world.world_from_camera, atol=1e-6)
+
+
+def test_recordings_that_cannot_be_scored_are_named(tmp_path: Path, world: Truth) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(5):
+        cv2.imwrite(str(images / f"{i}.png"), world.images[i])
+    with pytest.raises(DatasetError, match="neither depth nor poses"):
+        list(Source(str(images), Config()).windows(Cut(), SIDE, PATCH))
+    with pytest.raises(DatasetError, match="has 5 images, but a window takes 8"):
+        list(Source(str(images), Config()).windows(Cut(size=8), SIDE, PATCH))
+    with pytest.raises(ConfigError, match="no meaning for rooms"):
+        list(Source("rooms", Config()).windows(Cut(stride=2), SIDE, PATCH))
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory, world: Truth) -> list[WindowTruth]:
+    folder = write_folder(tmp_path_factory.mktemp("eval") / "seq-01", world)
+    return list(Source(str(folder), Config()).windows(Cut(size=4), SIDE, PATCH))
+
+
+def scored(windows: list[WindowTruth], *said: Any) -> Scores:
+    variants = [
+        Variant(DENSE if i == 0 else f"other {i}", DENSE, Says(windows, what))
+        for i, what in enumerate((lambda p: p, *said))
+    ]
+    return measure(windows, variants, len(windows), Bar(), never)
+
+
+def test_what_is_planted_is_found_in_the_summary(windows: list[WindowTruth]) -> None:
+    def deeper(p: Prediction) -> Prediction:
+        depth = p.depth.copy()
+        depth[2:] *= 1.05
+        return dataclasses.replace(p, depth=depth)
+
+    def turned(p: Prediction) -> Prediction:
+        poses = p.window_from_camera.copy()
+        c, s = np.cos(np.radians(2)), np.sin(np.radians(2))
+        poses[1:, :3, :3] = poses[1:, :3, :3] @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+        return dataclasses.replace(p, window_from_camera=poses)
+
+    def longer(p: Prediction) -> Prediction:
+        k = p.intrinsics.copy()
+        k[:, :2, :2] *= 1.2
+        return dataclasses.replace(p, intrinsics=k)
+
+    scores = scored(windows, deeper, turned, longer)
+    out = summary(scores)
+    exact, *planted = (out[name] for name in (DENSE, "other 1", "other 2", "other 3"))
+    for metric, expected in {
+        "abs_rel": 0,
+        "delta": 1,
+        "rotation_deg": 0,
+        "focal_error": 0,
+        "chamfer": 0,
+        "ate": 0,
+    }.items():
+        assert exact[metric]["value"] == pytest.approx(expected, abs=1e-4)
+    # half of the pixels are 5 % too far, and the median ratio lies between the two halves
+    found = planted[0]["abs_rel"]
+    assert 0.02 < found["value"] < 0.03 and found["vs_dense"]["low"] > 0.015
+    assert planted[0]["rotation_deg"]["value"] < 1e-3
+    assert planted[1]["rotation_deg"]["value"] == pytest.approx(2, abs=1e-3)
+    assert planted[1]["rotation_deg"]["vs_dense"]["low"] == pytest.approx(2, abs=1e-3)
+    assert planted[1]["abs_rel"]["value"] < 1e-6 and planted[1]["auc5"]["value"] < 0.9
+    assert planted[2]["focal_error"]["value"] == pytest.approx(0.2) and planted[2]["chamfer"]["vs_dense"]["low"] > 1e-3
+    # the same scale in all windows: one for all is as good
+    whole = sequences(scores)["seq-01"]
+    assert whole[DENSE]["abs_rel"] < 1e-4 and 0.02 < whole["other 1"]["abs_rel"] < 0.03
+    for null in ("constant depth", "mean depth map"):
+        assert out[null]["abs_rel"]["vs_dense"]["low"] > 0.01
+
+
+def test_windows_in_scales_of_their_own_are_told_by_the_whole(windows: list[WindowTruth]) -> None:
+    factors = iter([1.0, 2.0, 0.5])
+
+    def wavering(p: Prediction) -> Prediction:
+        return dataclasses.replace(p, depth=p.depth * np.float32(next(factors)))
+
+    scores = scored(windows, wavering)
+    assert summary(scores)["other 1"]["abs_rel"]["value"] < 1e-6
+    assert sequences(scores)["seq-01"]["other 1"]["abs_rel"] > 0.2
+
+
+def made_up(kept: dict[str, float], rows: dict[str, list[float]]) -> tuple[Scores, list[Variant]]:
+    """Scores with an AbsRel for each window of each variant."""
+    scores = Scores(rows={n: [{"abs_rel": v, "kept_tokens": kept[n]} for v in values] for n, values in rows.items()})
+    return scores, [Variant(n, " ".join(w for w in n.split() if not w.startswith("ratio=")), None) for n in rows]
+
+
+def test_accelerators_are_held_against_null_models_at_the_same_cost() -> None:
+    kept = {
+        DENSE: 1.0,
+        "come ratio=0.5 group=2x2": 0.6,
+        "random ratio=0.5 group=2x2": 0.6,
+        "resolution a": 0.4,
+        "tome ratio=0.1": 0.3,
+    }
+    rows = {DENSE: [1, 1.2], "come ratio=0.5 group=2x2": [2, 2.2], "random ratio=0.5 group=2x2": [2.5, 2.6],
+            "resolution a": [4, 4.6], "tome ratio=0.1": [9, 9]}  # fmt: skip
+    scores, variants = made_up(kept, rows)
+    variants = [
+        dataclasses.replace(v, family=v.family.split()[0]) if v.family.startswith("resolution") else v for v in variants
+    ]
+    found = against_nulls(scores, variants)
+    assert found["come ratio=0.5 group=2x2"]["random"]["value"] == pytest.approx(((2 - 2.5) + (2.2 - 2.6)) / 2)
+    # a third of the way from 0.4 to 1: two thirds of the smaller images, one of the dense
+    null = [4 * 2 / 3 + 1 / 3, 4.6 * 2 / 3 + 1.2 / 3]
+    assert found["come ratio=0.5 group=2x2"]["resolution"]["value"] == pytest.approx((2 - null[0] + 2.2 - null[1]) / 2)
+    assert "tome ratio=0.1" not in found and "random" not in found["random ratio=0.5 group=2x2"]
+    times = {name: {"trunk_ratio": ratio} for name, ratio in zip(rows, (1.0, 0.7, 0.7, 0.5, 1.3), strict=True)}
+    later = at_the_same_time(scores, variants, times)
+    assert later["come ratio=0.5 group=2x2"]["value"] == pytest.approx(
+        (2 - (0.6 * 4 + 0.4) + 2.2 - (0.6 * 4.6 + 0.4 * 1.2)) / 2
+    )
+    assert "tome ratio=0.1" not in later  # slower than the dense model
+
+
+def test_what_the_edge_vote_wins_back_counts_where_the_dense_model_saw_something() -> None:
+    recalls = {
+        DENSE: [0.8, 0.6, 0.1],
+        "come ratio=0.5": [0.4, 0.2, 0.9],
+        "come ratio=0.5 edge_weight=1": [0.7, 0.5, 0.0],
+    }
+    scores = Scores(rows={name: [{"thin_recall": r} for r in values] for name, values in recalls.items()})
+    found = thin_recovery(scores, "come ratio=0.5", "come ratio=0.5 edge_weight=1")
+    assert found["windows"] == 2 and found["dense"] == pytest.approx(0.7) and found["recovered"] == pytest.approx(0.75)
+    assert recoveries(scores, [Variant(n, n, None) for n in recalls]).keys() == {"come ratio=0.5 edge_weight=1"}
+    blind = Scores(rows={name: [{"thin_recall": 0.1}] for name in recalls})
+    assert thin_recovery(blind, "come ratio=0.5", "come ratio=0.5 edge_weight=1") is None
+
+
+def test_smaller_images_come_back_in_the_pixels_of_the_large_ones() -> None:
+    class Sees:
+        """Depth that grows to the right by a tenth of the image's width, a camera of half that width."""
+
+        patch_size = PATCH
+
+        def dense(self) -> Any:
+            return self
+
+        def predict(self, images: np.ndarray) -> Prediction:
+            s, h, w = images.shape[:3]
+            depth = np.broadcast_to(1 + (np.arange(w, dtype=np.float32) + 0.5) / w, (s, h, w)).copy()
+            k = np.array([[w / 2, 0, w / 2 - 0.5], [0, h / 2, h / 2 - 0.5], [0, 0, 1]])
+            return Prediction(images, depth, depth, np.tile(np.eye(4), (s, 1, 1)), np.tile(k, (s, 1, 1)))
+
+    images = np.zeros((2, 112, 140, 3), np.uint8)  # 10 x 8 patches
+    p = SmallerImages(Sees(), 4, 5).predict(images)
+    assert p.kept_ratio == 0.25 and p.images is images and p.depth.shape == (2, 112, 140)
+    u = 1 + (np.arange(140) + 0.5) / 140
+    assert np.abs(p.depth - u)[:, :, 2:-2].max() < 1e-5
+    assert p.intrinsics[0] == pytest.approx(np.array([[70, 0, 69.5], [0, 56, 55.5], [0, 0, 1]]))
+    names = [v.name for v in smaller(Sees(), 112, 140)]
+    assert names == ["resolution 126x98", "resolution 112x84", "resolution 84x70", "resolution 70x56"]
+
+
+def test_a_wrong_accelerator_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"accelerator\.ratio is 2"):
+        accelerated(None, Config(), "come:ratio=2.0")
+    with pytest.raises(ConfigError, match=r"accelerator\.name is 'comet'"):
+        accelerated(None, Config(), "comet")
+
+
+def run_eval(*words: str) -> int:
+    return cli.main(["eval", *words])
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_the_bundled_model_on_rooms_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("rooms", "thin", "--windows", "2", "--size", "3")
+    assert run_eval(*words, "-o", str(tmp_path / "a")) == 0
+    said = capsys.readouterr().out
+    result = read(tmp_path / "a")
+    assert result["windows"] == {"rooms": 2, "thin": 2} and result["variants"] == [DENSE, "come"]
+    rows = result["summary"]
+    assert set(rows) == {DENSE, "come", "constant depth", "mean depth map"}
+    for metric in (
+        "abs_rel",
+        "rmse",
+        "edge_abs_rel",
+        "auc30",
+        "ate",
+        "chamfer",
+        "ause",
+        "spearman",
+        "thin_f1",
+        "focal_error",
+    ):
+        value = rows[DENSE][metric]
+        assert value["low"] <= value["value"] <= value["high"], metric
+    assert rows[DENSE]["abs_rel"]["value"] < rows["constant depth"]["abs_rel"]["value"]
+    assert rows["come"]["kept_tokens"]["value"] < 1 and "vs_dense" in rows["come"]["abs_rel"]
+    assert "| depth AbsRel |" in said and (tmp_path / "a" / "metrics.md").read_text() in said
+    for name in ("plots.png", "windows.png"):
+        assert cv2.imread(str(tmp_path / "a" / name)).std() > 10
+    assert run_eval(*words, "-o", str(tmp_path / "b")) == 0
+    again = read(tmp_path / "b")
+    del result["timings"], again["timings"]
+    assert result == again
+    assert run_eval(*words, "-o", str(tmp_path / "b")) == 1 and "already holds results" in capsys.readouterr().err
+
+
+def test_a_recording_also_gets_the_path_of_the_whole(tmp_path: Path, world: Truth) -> None:
+    folder = write_folder(tmp_path / "seq-01", world)
+    code = run_eval(str(folder), "-o", str(tmp_path / "out"), "--set", "backbone=fake", "--set", "keyframe.mode=every")
+    result = read(tmp_path / "out")
+    assert code == 0 and result["windows"] == {"seq-01": 3} and result["variants"] == [DENSE]
+    path = result["trajectories"]["seq-01"][DENSE]
+    assert path["trajectory"]["poses"] == COUNT and path["trajectory"]["ate_rmse_m"]["come_ros"] > 0
+    assert path["rotation"]["pairs"] == COUNT - 1
+    assert "| seq-01 | dense | 12 |" in markdown(result)
+
+
+def test_the_frontier_has_every_accelerator_and_its_null_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from come_ros.accelerators import ACCELERATORS
+    from come_ros.tools import eval as tool
+
+    for kind in ACCELERATORS.values():  # two settings of each will do
+        monkeypatch.setattr(kind, "frontier", kind.frontier[:2])
+    monkeypatch.setattr(tool, "TIMED_WINDOWS", 1)
+    monkeypatch.setattr(tool, "TIMED_REPEATS", 2)
+    assert run_eval("--frontier", "--windows", "2", "--size", "1", "-o", str(tmp_path)) == 0
+    result = read(tmp_path)
+    missing = set(ACCELERATORS) - {"none"} - {name.split()[0] for name in result["variants"]} - set(result["left_out"])
+    assert not missing and DENSE in result["variants"]
+    assert any(name.startswith("resolution") for name in result["variants"])
+    times = result["timings"]["trunk"]
+    assert set(times) == set(result["variants"]) and times[DENSE]["trunk_ratio"] == 1
+    assert "random" in result["against_nulls"]["abs_rel"]["come ratio=0.25 group=2x2"]
+    table = (tmp_path / "metrics.md").read_text()
+    assert all(f"| {name} |" in table for name in result["variants"])
+    assert cv2.imread(str(tmp_path / "plots.png")).std() > 10
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "nowhere does not exist"),
+        (["--windows", "0"], "--windows is 0"),
+        (["--size", "65"], "--size is 65"),
+        (["--set", "window.siz=3"], "unknown parameter"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--frontier", "--set", "backbone=fake"], "needs a model with tokens"),
+    ],
+)
+def test_what_cannot_be_is_told_in_a_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_eval(*words, "-o", str(tmp_path / "out")) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not list(tmp_path.glob("out/*"))
