@@ -119,7 +119,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     _check_variant(backbone, options)
     with tempfile.TemporaryDirectory() as folder:
         if wish.random:
-            wish = dataclasses.replace(wish, predictor=_random_predictor(Path(folder), backbone.model, wish.variant))
+            wish = dataclasses.replace(wish, predictor=random_predictor(Path(folder), backbone.model, wish.variant))
         models = {name: wish.with_accelerator(backbone, name) for name in names}
         width, height = image_size(options.size, backbone)
         images = _images(options.source, max(options.frames), width, height)
@@ -256,7 +256,7 @@ def _check_variant(backbone: Any, options: argparse.Namespace) -> None:
         raise ConfigError(f"--weights {options.weights} holds no model of --variant {options.variant}: leave that out")
 
 
-def _random_predictor(folder: Path, model: Any, variant: str) -> str:
+def random_predictor(folder: Path, model: Any, variant: str) -> str:
     """A file with a predictor that fits the model."""
     import torch
 

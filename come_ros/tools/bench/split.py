@@ -107,24 +107,30 @@ def timed(backbone: Any, x: Any, plan_block: int | None) -> tuple[dict[str, floa
     plan_block: see Split; given, not asked of the accelerator, so that the dense model is split at the same place. On CUDA the
     times are the device's (events in its stream); the device is idle before and after.
     """
-    import torch
-
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
-
-        def read() -> Any:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record(torch.cuda.current_stream(x.device))
-            return event
-
-        split = Split(read, lambda a, b: a.elapsed_time(b), plan_block)
-    else:
-        split = Split(time.perf_counter, lambda a, b: 1e3 * (b - a), plan_block)
+    synchronize, read, between = clock(x.device)
+    synchronize()
+    split = Split(read, between, plan_block)
     out, trunk = _run(backbone, x, split)
     split.finish()
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
+    synchronize()
     return split.parts(), out, trunk
+
+
+def clock(device: Any) -> tuple[Callable[[], None], Callable[[], Any], Callable[[Any, Any], float]]:
+    """(synchronize, read, between): read notes the time, between two such notes lie so many ms, to be asked after synchronize.
+
+    CUDA: events in the current stream, so the device's own time; what the host does meanwhile counts only where the device waits.
+    """
+    if device.type != "cuda":
+        return lambda: None, time.perf_counter, lambda a, b: 1e3 * (b - a)
+    import torch
+
+    def read() -> Any:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(device))
+        return event
+
+    return lambda: torch.cuda.synchronize(device), read, lambda a, b: a.elapsed_time(b)
 
 
 def count_flops(backbone: Any, x: Any, plan_block: int | None) -> dict[str, float]:
@@ -154,18 +160,12 @@ def matmul_rate(device: Any, dtype: Any, side: int = 0, repeats: int = 8) -> flo
 
     side = side or (8192 if device.type == "cuda" else 1536)
     a, b = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(2))
+    synchronize, read, between = clock(device)
     best = float("inf")
     for _ in range(repeats):
-        if device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            a @ b
-            end.record()
-            torch.cuda.synchronize(device)
-            seconds = 1e-3 * start.elapsed_time(end)
-        else:
-            begun = time.perf_counter()
-            a @ b
-            seconds = time.perf_counter() - begun
-        best = min(best, seconds)
-    return 2 * side**3 / best
+        begin = read()
+        a @ b
+        end = read()
+        synchronize()
+        best = min(best, between(begin, end))
+    return 2e3 * side**3 / best
