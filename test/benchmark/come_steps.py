@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 from come_ros.accelerators.confidence import SCOPES, ConfidencePredictor
-from come_ros.tools.bench.model import PREDICTOR_DIM, Wish, image_size, random_predictor
+from come_ros.tools.bench import MODELS
+from come_ros.tools.bench.model import image_size, random_predictor, wish_of
 from come_ros.tools.bench.split import clock
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,20 +35,22 @@ WARM_UP = 2
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, nargs="+", default=[32, 64, 128])
-    parser.add_argument("--variant", choices=list(PREDICTOR_DIM), default="tiny")
+    parser.add_argument("--backbone", choices=MODELS, default="vggt")
+    parser.add_argument("--variant")
     parser.add_argument("--weights", default="")
     parser.add_argument("--random-weights", action="store_true")
     parser.add_argument("--accelerator", default="come", help="with its parameters, as for come_ros bench")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--size", default=None, metavar="WxH")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--threads", type=int, default=0)
     args = parser.parse_args()
-    wish = Wish(args.weights, args.variant, args.random_weights, device=args.device, threads=args.threads)
+    wish = wish_of(args)
     dense = wish.load()
-    if args.random_weights:
+    if wish.random:
         with tempfile.TemporaryDirectory() as folder:
-            wish = dataclasses.replace(wish, predictor=random_predictor(Path(folder), dense.model, args.variant))
+            wish = dataclasses.replace(wish, predictor=random_predictor(Path(folder), dense.model))
             accelerated = wish.with_accelerator(dense, args.accelerator)
     else:
         accelerated = wish.with_accelerator(dense, args.accelerator)

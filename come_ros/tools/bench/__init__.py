@@ -14,7 +14,7 @@ examples:
   come_ros bench --frames 8 32 128 --json bench.json --plot bench.png > bench.md
   come_ros bench --accelerator come:ratio=0.25 --accelerator come:ratio=0.75 --source my_bag
   come_ros bench --variant 1b --random-weights --device cuda --size 504x504 --frames 8 32 128
-  come_ros bench --variant 1b --weights vggt.safetensors --accelerator come:predictor=p.safetensors
+  come_ros bench --weights vggt.safetensors --accelerator come:predictor=p.safetensors
   come_ros bench --pipeline --repeats 200 --json cost.json > cost.md
 """
 
@@ -24,8 +24,11 @@ import argparse
 import json
 from pathlib import Path
 
+from ...config import parameters
 from ...errors import ConfigError
 from ...files import write_text
+
+MODELS = [c for p in parameters() if p.name == "backbone" for c in p.choices if c != "fake"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--size", metavar="WxH", help="images, px (default: the model's own width, 4:3)")
     model.add_argument(
         "--accelerator", action="append", metavar="ACCELERATOR",
-        help="what to compare with the dense model; may be repeated (come)",
+        help="what to compare with the dense model; may be repeated; none: nothing (come)",
     )  # fmt: skip
-    model.add_argument("--variant", choices=["tiny", "1b"], help="size of the model (default: what the weights are)")
+    model.add_argument("--backbone", default="vggt", choices=MODELS, help="model family (%(default)s)")
+    model.add_argument("--variant", metavar="NAME", help="with --random-weights: which size; vggt: tiny (default), 1b")
     model.add_argument("--weights", default="", metavar="FILE", help="weights file (default: the bundled tiny model)")
     model.add_argument(
         "--random-weights", action="store_true", help="random weights: times hold, differences to dense say nothing"

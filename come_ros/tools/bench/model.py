@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,17 +29,16 @@ log = logging.getLogger("come_ros")
 
 DENSE = "none"
 SEED = 0
-PREDICTOR_DIM = {"tiny": 32, "1b": 128}  # of random weights
 
 
 @dataclass(frozen=True)
 class Wish:
-    """Which model, and how it is run. weights: file, "" for the bundled one. random: a `variant` with random weights instead.
-    predictor: file of the accelerators, "" for the bundled one."""
+    """Which model, and how it is run. weights: file, "" for the bundled one. random: this variant with random weights instead, ""
+    for none. predictor: file of the accelerators, "" for the bundled one."""
 
+    backbone: str = "vggt"
     weights: str = ""
-    variant: str = ""
-    random: bool = False
+    random: str = ""
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
@@ -52,7 +52,11 @@ class Wish:
         for word in filter(None, given.split(",")):
             words.append(f"accelerator.{word}" if word.partition("=")[0] in inside else word)
         base = Config().replace(
-            weights=self.weights, device=self.device, precision=self.precision, threads=self.threads
+            backbone=self.backbone,
+            weights=self.weights,
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
         )
         return with_words(base, words)
 
@@ -66,22 +70,20 @@ class Wish:
 
         from ...accelerators import Accelerator
         from ...backbones.base import TorchBackbone, choose_device
-        from ...backbones.vggt import VARIANTS, VGGT
+        from ...backbones.checkpoint import MODELS
 
         if self.threads:
             torch.set_num_threads(self.threads)
         device = choose_device(self.device)
         with torch.device("meta"):
-            model = VGGT(VARIANTS[self.variant])
+            model = MODELS[self.backbone](variants(self.backbone)[self.random])  # type: ignore[call-arg]
         model.to_empty(device=device)
         generator = torch.Generator(device).manual_seed(SEED)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.uniform_(-0.02, 0.02, generator=generator)
-        weights = f"random {self.variant}"
-        return TorchBackbone(
-            "vggt", model, Accelerator(), device=self.device, precision=self.precision, weights=weights
-        )
+        how = {"device": self.device, "precision": self.precision, "weights": f"random {self.random}"}
+        return TorchBackbone(self.backbone, model, Accelerator(), **how)
 
     def with_accelerator(self, backbone: Any, accelerator: str) -> Any:
         """`backbone`, accelerated. Raises ConfigError or CheckpointError."""
@@ -103,23 +105,15 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         values = getattr(options, name)
         if min(np.atleast_1d(values)) < least:
             raise ConfigError(f"--{name.replace('_', '-')} is {values}, but must be {least} or more")
-    if options.variant == "1b" and not (options.weights or options.random_weights):
-        raise ConfigError("--variant 1b has no bundled weights: give its file with --weights, or --random-weights")
-    if options.weights and options.random_weights:
-        raise ConfigError("--weights and --random-weights: only one of them can be")
     repeats, warm_up = options.repeats or 10, options.warm_up
-    wish = Wish(
-        options.weights, options.variant or "tiny", options.random_weights,
-        options.device, options.precision, options.threads,
-    )  # fmt: skip
-    names = [DENSE, *dict.fromkeys(options.accelerator or ["come"])]
+    wish = wish_of(options)
+    names = list(dict.fromkeys([DENSE, *(options.accelerator or ["come"])]))
     for name in names:
         wish.config(name)  # a wrong word is told before anything slow
     backbone = wish.load()
-    _check_variant(backbone, options)
     with tempfile.TemporaryDirectory() as folder:
         if wish.random:
-            wish = dataclasses.replace(wish, predictor=random_predictor(Path(folder), backbone.model, wish.variant))
+            wish = dataclasses.replace(wish, predictor=random_predictor(Path(folder), backbone.model))
         models = {name: wish.with_accelerator(backbone, name) for name in names}
         width, height = image_size(options.size, backbone)
         images = _images(options.source, max(options.frames), width, height)
@@ -132,7 +126,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
             **backbone.description,
             "weights": os.path.basename(backbone.description["weights"]),
-            "random_weights": wish.random,
+            "random_weights": bool(wish.random),
             "threads": torch.get_num_threads(),
             "image": [width, height],
             "source": options.source or "a rendered room",
@@ -145,7 +139,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         total = len(options.frames) * len(models) * (2 + warm_up + repeats)
         with tqdm(total=total, desc="timing", unit="pass", disable=None) as bar:
             for frames in options.frames:
-                rows = _rows(models, images[:frames], warm_up, repeats, rate, wish.random, bar)
+                rows = _rows(models, images[:frames], warm_up, repeats, rate, bool(wish.random), bar)
                 for name, row in rows.items():
                     if not options.no_memory and not row["error"]:
                         row["memory"] = _memory(wish, models[name], name, file, images[:frames])
@@ -248,23 +242,43 @@ def _memory(wish: Wish, model: Any, name: str, file: Path, images: U8) -> dict[s
     return {"added_mb": (peak - before) / MB, "peak_mb": peak / MB}
 
 
-def _check_variant(backbone: Any, options: argparse.Namespace) -> None:
-    from ...backbones.vggt import VARIANTS
+def variants(backbone: str) -> dict[str, Any]:
+    """Name -> sizes of the backbone's models."""
+    from ...backbones.checkpoint import MODELS
 
-    sizes = getattr(backbone.model, "sizes", None)
-    if options.variant and options.weights and sizes != VARIANTS[options.variant]:
-        raise ConfigError(f"--weights {options.weights} holds no model of --variant {options.variant}: leave that out")
+    return sys.modules[MODELS[backbone].__module__].VARIANTS
 
 
-def random_predictor(folder: Path, model: Any, variant: str) -> str:
+def wish_of(options: argparse.Namespace) -> Wish:
+    """Raises ConfigError if the options contradict one another."""
+    wish = Wish(
+        options.backbone, options.weights, device=options.device, precision=options.precision, threads=options.threads
+    )
+    if not options.random_weights:
+        if options.variant:
+            raise ConfigError(
+                f"--variant {options.variant} says which random weights to make, others tell it themselves: add --random-weights, or "
+                f"name a file of that size with --weights instead"
+            )
+        return wish
+    known = variants(options.backbone)
+    variant = options.variant or ("tiny" if "tiny" in known else next(iter(known)))
+    if options.weights:
+        raise ConfigError(f"--weights {options.weights} and --random-weights: only one of them can be")
+    if variant not in known:
+        raise ConfigError(f"--variant is {variant!r}, but {options.backbone} has {', '.join(known)}")
+    return dataclasses.replace(wish, random=variant)
+
+
+def random_predictor(folder: Path, model: Any) -> str:
     """A file with a predictor that fits the model."""
     import torch
 
     from ...accelerators.confidence import ConfidencePredictor, default_block, save_predictor
 
     torch.manual_seed(SEED)
-    path = str(folder / "predictor.safetensors")
-    predictor = ConfidencePredictor(model.encoder_width, PREDICTOR_DIM[variant])
+    path, width = str(folder / "predictor.safetensors"), model.encoder_width
+    predictor = ConfidencePredictor(width, 32 if width < 512 else 128)  # as they come
     save_predictor(path, predictor, default_block(len(model.encoder_blocks())))
     return path
 
