@@ -7,11 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from models import TINY, tiny
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from come_ros.accelerators import CoMe, NoAccelerator
+from come_ros.accelerators import CoMe, GoodTokenHunting, NoAccelerator
+from come_ros.accelerators.combined import combine
 from come_ros.accelerators.confidence import ConfidencePredictor
+from come_ros.accelerators.good_token_hunting import LayerPlan
 from come_ros.backbones.base import TorchBackbone
 from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.errors import ComeRosError
@@ -122,6 +125,20 @@ def test_times_of_all_parts_make_up_the_pass(backbone, x):
         assert min(parts.values()) >= 0 and 0.7 * ms < sum(parts.values()) <= ms
         assert all(torch.equal(plain[k], out[k]) for k in plain)  # being watched changes no bit
         assert one.accelerator.kept_ratio(trunk.plan) == (1 if idle else pytest.approx(30 / 42))
+
+
+@pytest.mark.parametrize("kind", sorted(TINY))
+def test_parts_are_told_apart_in_every_backbone_and_of_accelerators_together(kind):
+    one = TorchBackbone(kind, tiny(kind), NoAccelerator(), device="cpu")
+    x = torch.rand(1, 4, 3, 56, 70)
+    torch.manual_seed(1)
+    both = combine([CoMe(ConfidencePredictor(C, DIM).eval(), 0, group=(2, 2)), GoodTokenHunting(LayerPlan(1, 2))])
+    for accelerator, idle in ((NoAccelerator(), {"predictor", "merge", "restore"}), (both, set())):
+        watched = one.accelerated(accelerator)
+        assert {part for part, took in timed(watched, x, 0)[0].items() if took == 0} == idle
+        flops = count_flops(watched, x, 0)
+        assert {part for part, n in flops.items() if n == 0} <= {"predictor", "merge", "restore"}
+        assert (flops["predictor"] == 0) == bool(idle)
 
 
 def test_the_rate_of_matrix_products_is_a_speed():

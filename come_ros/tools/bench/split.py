@@ -71,15 +71,7 @@ class Watched:
     """An accelerator whose steps tell a Split when they begin and end. All else is the accelerator's own."""
 
     def __init__(self, accelerator: Any, split: Split) -> None:
-        self._accelerator, self._split = copy.copy(accelerator), split
-        predictor = getattr(accelerator, "predictor", None)
-        if predictor is not None:
-
-            def watched(tokens: Any) -> Any:
-                with split.inside("predictor"):
-                    return predictor(tokens)
-
-            self._accelerator.predictor = watched
+        self._accelerator, self._split = _with_watched_predictor(accelerator, split), split
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._accelerator, name)
@@ -99,6 +91,22 @@ class Watched:
     def reach(self, tokens: Any, plan: Any, layer: Any) -> Any:
         self._split.running(layer.part, layer.index)
         return self._accelerator.reach(tokens, plan, layer)
+
+
+def _with_watched_predictor(accelerator: Any, split: Split) -> Any:
+    """A copy whose predictor tells the split of itself; of two accelerators together, that of the one that has it."""
+    out = copy.copy(accelerator)
+    if hasattr(out, "reducer"):
+        out.reducer = _with_watched_predictor(out.reducer, split)
+    predictor = getattr(out, "predictor", None)
+    if predictor is not None:
+
+        def watched(tokens: Any) -> Any:
+            with split.inside("predictor"):
+                return predictor(tokens)
+
+        out.predictor = watched
+    return out
 
 
 def timed(backbone: Any, x: Any, plan_block: int | None) -> tuple[dict[str, float], Any, Any]:
