@@ -70,7 +70,7 @@ def score_window(
     prediction: Prediction, truth: WindowTruth, dense: Prediction | None = None, quick: bool = False
 ) -> dict[str, float]:
     """Name -> error, of what the truth knows; NaN where a figure has no meaning. Depth is scaled by the window's median ratio, and parts
-    of the pixels (kept, merged, edge, thin) by that same scale.
+    of the pixels (kept, merged, edge, plain, thin) by that same scale.
 
     dense: the unaccelerated prediction, for what it says on the pixels that this one kept, and for the distance to it. quick: leaves
     point cloud and confidence out, which take longest.
@@ -105,7 +105,8 @@ def _depth_scores(prediction: Prediction, truth: F32, dense: Prediction | None) 
         "ssim": depth_ssim(depth, truth, scale),
     }  # fmt: skip
     kept = np.ones(truth.shape, bool) if prediction.merged is None else ~prediction.merged
-    for name, mask in {"kept": kept, "merged": ~kept, "edge": edges(truth)}.items():
+    edge = edges(truth)
+    for name, mask in {"kept": kept, "merged": ~kept, "edge": edge, "plain": ~edge}.items():
         part = depth_errors(depth, truth, mask, scale)
         row |= {f"{name}_abs_rel": part.abs_rel, f"{name}_delta": part.delta}
         if dense is not None:

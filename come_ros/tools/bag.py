@@ -1,6 +1,7 @@
 """Reconstructs a recording: every frame in order, in this one process, without DDS and without ROS.
 
-SOURCE is a ROS 2 bag (its folder, .mcap or .db3), a ROS 1 .bag, a folder in the layout of TUM RGB-D, a folder of images, or a video.
+SOURCE is a ROS 2 bag (its folder, .mcap or .db3), a ROS 1 .bag, a folder in the layout of TUM RGB-D, 7-Scenes or ScanNet, images with a
+COLMAP model or a transforms.json, a folder of images, or a video.
 The output folder then holds
   output/         a ROS 2 bag (MCAP): input images and all that the node would publish, for `ros2 bag play`, RViz and Foxglove
   map.ply         one cloud of all frames

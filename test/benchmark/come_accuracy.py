@@ -3,6 +3,7 @@
 python test/benchmark/come_accuracy.py [--predictor NAME=FILE ...] [--windows 64]
 -> test/benchmark/results/come_accuracy.json and .md
 
+`come_ros eval --frontier` holds Co-Me against other accelerators and null models; here are its own parts, one by one.
 Every window is 4 frames of the test split at the model's own size, or at --side. Depth is scaled per window by
 the median ratio. "kept" counts only the pixels that the variant did not merge, for dense too. Intervals: 95 %, bootstrap over windows.
 """
@@ -17,22 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from come_ros.accelerators import CoMe, NoAccelerator
+from come_ros.accelerators import CoMe, NoAccelerator, Random
 from come_ros.accelerators.come import merged_patches
 from come_ros.accelerators.confidence import load_predictor
+from come_ros.accelerators.random import Lot
 from come_ros.backbones.checkpoint import MODEL_FOLDER, bundled_weights, load_vggt
 from come_ros.datasets.synthetic import test_windows
-from come_ros.evaluation import depth_errors, relative_pose_errors
+from come_ros.evaluation import depth_errors, paired_difference, relative_pose_errors
 from come_ros.kernels import group_members
 
 RESULTS = Path(__file__).parent / "results"
-
-
-class Random(torch.nn.Module):
-    """The null model: groups chosen by lot, as many."""
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return torch.rand(tokens.shape[:4], generator=torch.Generator().manual_seed(tokens.shape[1]))
 
 
 class Teacher(torch.nn.Module):
@@ -77,7 +72,7 @@ def main() -> None:
             at = {"ratio": p, "group": group}
             name = f"p={p:g} {group[0]}x{group[1]}"
             variants[f"come {name}"] = CoMe(bundled, block, **at)
-            variants[f"random {name}"] = CoMe(Random(), block, **at)
+            variants[f"random {name}"] = Random(Lot(model.encoder_width), block, **at)
     for group in ((2, 2), (3, 3)):
         at = {"ratio": 0.5, "group": group}
         name = f"p=0.5 {group[0]}x{group[1]}"
@@ -85,6 +80,7 @@ def main() -> None:
         variants[f"no bias {name}"] = CoMe(bundled, block, bias=False, **at)
         variants[f"pick one {name}"] = PickOne(bundled, block, **at)
         variants[f"per_layer {name}"] = CoMe(bundled, block, mode="per_layer", **at)
+        variants[f"edge vote {name}"] = CoMe(bundled, block, edge_weight=1.0, **at)
         variants[f"window budget {name}"] = CoMe(bundled, block, budget="window", **at)
         for given in args.predictor:
             label, _, path = given.partition("=")
@@ -131,11 +127,8 @@ def summary(rows: list[dict[str, float]], dense: list[dict[str, float]]) -> dict
         k: float(np.nanmedian([r[k] for r in rows]) if k.endswith("_deg") else np.mean([r[k] for r in rows]))
         for k in rows[0]
     }
-    ours, base = (np.array([r["abs_rel"] for r in x]) for x in (rows, dense))
-    picked = np.random.default_rng(0).integers(len(ours), size=(2000, len(ours)))
-    worse = ours[picked].mean(1) / base[picked].mean(1) - 1
-    out["worse_than_dense"] = float(ours.mean() / base.mean() - 1)
-    out["worse_than_dense_95"] = [float(v) for v in np.percentile(worse, [2.5, 97.5])]
+    worse = paired_difference(*(np.array([r["abs_rel"] for r in x]) for x in (rows, dense)), relative=True)
+    out["worse_than_dense"], out["worse_than_dense_95"] = worse.value, [worse.low, worse.high]
     return out
 
 

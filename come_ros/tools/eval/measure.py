@@ -16,7 +16,8 @@ from .variants import DENSE, Variant
 
 MEDIANS = ("rotation_deg", "direction_deg")  # over windows as well: some are far off
 LOWER_IS_BETTER = {
-    "abs_rel": True, "delta": False, "rmse": True, "log_rmse": True, "edge_abs_rel": True, "edge_delta": False, "ssim": False,
+    "abs_rel": True, "delta": False, "rmse": True, "log_rmse": True, "edge_abs_rel": True,
+    "plain_abs_rel": True, "edge_delta": False, "ssim": False,
     "rotation_deg": True, "direction_deg": True, "auc5": False, "auc10": False, "auc30": False, "ate": True, "rpe_translation": True,
     "rpe_rotation_deg": True, "focal_error": True, "accuracy": True, "completeness": True, "chamfer": True,
     "normal_consistency": False, "ause": True, "spearman": False, "thin_precision": False, "thin_recall": False, "thin_f1": False,

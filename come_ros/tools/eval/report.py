@@ -15,7 +15,8 @@ from .variants import DENSE, Variant
 # metric -> (title, digits)
 TITLES = {
     "abs_rel": ("depth AbsRel", 4), "rmse": ("depth RMSE", 3), "log_rmse": ("depth log-RMSE", 4), "delta": ("depth delta < 1.25", 4),
-    "edge_abs_rel": ("depth AbsRel at edges", 4), "kept_abs_rel": ("depth AbsRel, kept pixels", 4),
+    "edge_abs_rel": ("depth AbsRel at edges", 4), "plain_abs_rel": ("depth AbsRel elsewhere", 4),
+    "kept_abs_rel": ("depth AbsRel, kept pixels", 4),
     "kept_dense_abs_rel": ("  the dense model there", 4), "merged_abs_rel": ("depth AbsRel, merged pixels", 4),
     "merged_dense_abs_rel": ("  the dense model there", 4), "ssim": ("depth SSIM", 4),
     "thin_recall": ("thin structures, recall", 3), "thin_precision": ("thin structures, precision", 3),
