@@ -236,7 +236,10 @@ def _memory(wish: Wish, model: Any, name: str, file: Path, images: U8) -> dict[s
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    model.run(x)
+    try:
+        model.run(x)
+    except torch.cuda.OutOfMemoryError:
+        return None
     torch.cuda.synchronize(device)
     peak = torch.cuda.max_memory_allocated(device)
     return {"added_mb": (peak - before) / MB, "peak_mb": peak / MB}
