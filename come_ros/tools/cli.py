@@ -25,6 +25,7 @@ COMMANDS = {
     "eval": "score the model, dense and accelerated, against ground truth, beside null models",
     "bench": "time the model on this machine, dense and accelerated, or what surrounds it",
     "distill": "teach Co-Me's predictor which patches matter, from recordings or rendered rooms",
+    "train-pace": "teach PaceVGGT which patches to keep, and to rebuild the others",
     "calibrate": "measure which layers of a model may read fewer keys (for Good Token Hunting)",
     "doctor": "check this machine: what is there, what is missing, how to mend it",
 }
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    rows = [f"  {name:9} {text}" for name, text in COMMANDS.items()]
+    rows = [f"  {name:10} {text}" for name, text in COMMANDS.items()]
     parser = argparse.ArgumentParser(
         prog="come_ros",
         usage="come_ros [--version] COMMAND [options]",
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_tool(name: str, argv: list[str]) -> int:
-    tool = importlib.import_module(f"come_ros.tools.{name}")
+    tool = importlib.import_module(f"come_ros.tools.{name.replace('-', '_')}")
     description, *examples = re.split(r"^(?=examples:)", tool.__doc__ or "", flags=re.IGNORECASE | re.MULTILINE)
     parser = argparse.ArgumentParser(
         prog=f"come_ros {name}",

@@ -227,12 +227,34 @@ def ray_loss(rays: Any, levels: list[Any], want: dict[str, Any], patch: int) -> 
     return sum((p(x) - direction).abs().mean() for p, x in zip(rays, levels, strict=True)) / len(levels)
 
 
-def losses(model: Any, probe: Any, batch: dict[str, Any], merging: Any = None) -> dict[str, Any]:
-    """Each term of the training loss for one batch, unweighted. merging: the accelerator that is active in this step, or None."""
+def head_losses(model: Any, trunk: Any, want: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Camera, depth and points: the published terms, of what the heads make of `trunk` for images of (H, W) = size."""
     import torch
 
-    from ..accelerators import Accelerator
     from ..backbones.vggt import inverse_log
+
+    encodings = model.camera_head(trunk.levels[model.taps[-1]][:, :, 0])
+
+    # the dense heads treat frames one by one: half of them, at half resolution, teach as much per second as all of them
+    s = encodings.shape[2]
+    rows = torch.randperm(s, device=encodings.device)[: max(1, s // 2)]
+    size = (size[0] // 2, size[1] // 2)
+    part = trunk._replace(levels={i: t[:, rows] for i, t in trunk.levels.items()})
+    depth_raw = model.run_dense_head(model.depth_head, part, size, lambda: None, chunk=64)
+    point_raw = model.run_dense_head(model.point_head, part, size, lambda: None, chunk=64)
+
+    # in logarithms: the scores are relative errors, and the head's exp makes the raw channel the log depth
+    log_error = depth_raw[:, :, 0] - want["depth"][:, rows, ::2, ::2].clamp_min(1e-3).log()
+    depth = dense_loss(log_error.abs(), 1 + depth_raw[:, :, 1].clamp_max(8).exp(), spatial_gradient(log_error))
+    point_error = inverse_log(point_raw[:, :, :3].clamp(-6, 6)).movedim(2, -1) - want["points"][:, rows, ::2, ::2]
+    gradient = sum(spatial_gradient(point_error[..., i]) for i in range(3))
+    points = dense_loss(point_error.norm(dim=-1), 1 + point_raw[:, :, 3].clamp_max(8).exp(), gradient)
+    return {"camera": camera_loss(encodings, want["encoding"]), "depth": depth, "points": points}
+
+
+def losses(model: Any, probe: Any, batch: dict[str, Any], merging: Any = None) -> dict[str, Any]:
+    """Each term of the training loss for one batch, unweighted. merging: the accelerator that is active in this step, or None."""
+    from ..accelerators import Accelerator
 
     watched = []
 
@@ -246,30 +268,12 @@ def losses(model: Any, probe: Any, batch: dict[str, Any], merging: Any = None) -
     want = targets(batch)
     target, valid = correspondence(want, batch, model.patch)
     trunk = model.run_trunk(images, merging or Watch())
-    encodings = model.camera_head(trunk.levels[model.taps[-1]][:, :, 0])
-
-    # the dense heads treat frames one by one: half of them, at half resolution, teach as much per second as all of them
     s = images.shape[1]
-    rows = torch.randperm(s, device=images.device)[: max(1, s // 2)]
-    size = (images.shape[3] // 2, images.shape[4] // 2)
-    part = trunk._replace(levels={i: t[:, rows] for i, t in trunk.levels.items()})
-    depth_raw = model.run_dense_head(model.depth_head, part, size, lambda: None, chunk=64)
-    point_raw = model.run_dense_head(model.point_head, part, size, lambda: None, chunk=64)
-
-    # in logarithms: the scores are relative errors, and the head's exp makes the raw channel the log depth
-    log_error = depth_raw[:, :, 0] - want["depth"][:, rows, ::2, ::2].clamp_min(1e-3).log()
-    depth = dense_loss(log_error.abs(), 1 + depth_raw[:, :, 1].clamp_max(8).exp(), spatial_gradient(log_error))
-    point_error = inverse_log(point_raw[:, :, :3].clamp(-6, 6)).movedim(2, -1) - want["points"][:, rows, ::2, ::2]
-    gradient = sum(spatial_gradient(point_error[..., i]) for i in range(3))
-    points = dense_loss(point_error.norm(dim=-1), 1 + point_raw[:, :, 3].clamp_max(8).exp(), gradient)
-
     tokens = [trunk.levels[i][:, :, trunk.special :] for i in model.taps]
     c = tokens[0].shape[-1] // 2
-    zero = depth.new_zeros(())
+    zero = tokens[0].new_zeros(())
     return {
-        "camera": camera_loss(encodings, want["encoding"]),
-        "depth": depth,
-        "points": points,
+        **head_losses(model, trunk, want, (images.shape[3], images.shape[4])),
         "match": matching_loss(probe["match"](tokens[0][..., :c]), target, valid)
         if s > 1
         else zero,  # first frame block
@@ -466,7 +470,7 @@ def train(args: argparse.Namespace) -> None:
 
 def begin_with(path: str, model: Any, probe: Any) -> None:
     """Fill both from a checkpoint of the same variant; its position table may be of another image size."""
-    from ..backbones.layers import position_table
+    from ..backbones.layers import antialiased_table
 
     earlier, state = restore(path)
     weights = earlier.state_dict()
@@ -474,7 +478,7 @@ def begin_with(path: str, model: Any, probe: Any) -> None:
     want = model.state_dict()[key]
     if weights[key].shape != want.shape:
         side = round((want.shape[1] - 1) ** 0.5)
-        weights[key] = position_table(weights[key], side, side)
+        weights[key] = antialiased_table(weights[key], side, side)
     model.load_state_dict(weights)
     probe.load_state_dict(state["probe"])
 

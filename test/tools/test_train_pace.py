@@ -1,0 +1,155 @@
+"""come_ros train-pace: its target, its losses, and a run from start to end."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from come_ros.accelerators import Pace
+from come_ros.accelerators.pace_networks import load_networks, make_networks
+from come_ros.backbones.checkpoint import load_vggt, save_checkpoint
+from come_ros.backbones.vggt import VGGT, VGGTSizes
+from come_ros.tools import cli, train_pace
+
+SIZES = VGGTSizes(
+    image_side=56, native_side=56, dim=32, encoder_depth=1, encoder_heads=2, depth=2, heads=2,
+    taps=(0, 0, 1, 1), camera_depth=1, camera_heads=2, features=8, channels=(8, 8, 8, 8),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    model = VGGT(SIZES)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    path = str(tmp_path_factory.mktemp("weights") / "small.safetensors")
+    save_checkpoint(path, model)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for i in range(12):
+        noise = np.random.default_rng(i).integers(0, 256, (42, 56, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{i:02d}.png")
+    return str(folder)
+
+
+def slow_target(attention, frames, special, grid, alpha):
+    n = len(attention)
+    t, p = n // frames, grid[0] * grid[1]
+    out = torch.zeros(frames, p)
+    for f in range(frames):
+        patches = [f * t + special + i for i in range(p)]
+        camera = torch.tensor([float(attention[f * t, i]) for i in patches])
+        most = torch.tensor([max(float(attention[i, j]) for j in range(n) if j != i) for i in patches])
+        for share, x in ((alpha, camera), (1 - alpha, most)):
+            out[f] += share * (x - x.min()) / (x.max() - x.min())
+    return out.view(frames, *grid)
+
+
+def test_the_target_is_where_the_model_looks():
+    frames, special, grid = 3, 2, (2, 3)
+    n = frames * (special + 6)
+    attention = torch.rand(2, n, n, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    got = train_pace.attention_target(attention, frames, special, grid)
+    for b in range(2):
+        torch.testing.assert_close(got[b], slow_target(attention[b], frames, special, grid, 0.25))
+    assert got.min() >= 0 and got.max() <= 1
+    even = torch.full((1, n, n), 1 / n)  # looks everywhere alike: nothing to learn, but no NaN
+    assert train_pace.attention_target(even, frames, special, grid).isfinite().all()
+
+
+def test_attention_is_looked_at_some_rows_at_a_time(monkeypatch):
+    q, k = torch.randn(2, 1, 3, 11, 4, generator=torch.Generator().manual_seed(1))
+    want = (q @ k.transpose(2, 3) / 2).softmax(-1).mean(1)
+    monkeypatch.setattr(train_pace, "QUERIES", 4)
+    torch.testing.assert_close(train_pace.mean_attention(q, k), want)
+    torch.testing.assert_close(want.sum(-1), torch.ones(1, 11))
+
+
+def test_restoring_exactly_costs_nothing_and_only_missing_patches_count():
+    levels = {0: torch.randn(1, 2, 7, 6), 3: torch.randn(1, 2, 7, 6)}
+    missing = torch.zeros(1, 2, 5, dtype=torch.bool)
+    missing[:, :, 1:3] = True
+    assert float(train_pace.restore_loss(levels, levels, 2, missing)) == pytest.approx(0, abs=1e-6)
+    kept_differ = {tap: t.clone() for tap, t in levels.items()}
+    for t in kept_differ.values():
+        t[:, :, 2:3] += 1
+        t[:, :, :2] += 1
+    assert float(train_pace.restore_loss(kept_differ, levels, 2, missing)) == pytest.approx(0, abs=1e-6)
+    for t in kept_differ.values():
+        t[:, :, 3] *= -1
+    assert float(train_pace.restore_loss(kept_differ, levels, 2, missing)) > 0.5
+
+
+def test_stage_two_teaches_both_networks_and_leaves_the_model_alone(weights):
+    model = load_vggt(weights).eval().requires_grad_(False)
+    torch.manual_seed(0)
+    scorer, restorer = make_networks(model, 16)
+    pace = Pace(scorer, restorer, ratio=0.5)
+    batch = {"images": torch.randint(0, 256, (2, 2, 3, 42, 56), dtype=torch.uint8)}
+    lesson = train_pace.teach(model, batch)
+    optimiser = torch.optim.Adam([*scorer.parameters(), *restorer.parameters()], lr=3e-3)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    totals = []
+    for _ in range(25):
+        terms = train_pace.refine_losses(model, pace, batch, lesson)
+        loss = terms["distill"] + terms["restore"] + 0.1 * terms["task"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        totals.append({k: float(v.detach()) for k, v in terms.items()})
+    assert all(p.grad is not None for p in [*scorer.parameters(), *restorer.parameters()])
+    assert totals[-1]["restore"] < 0.9 * totals[0]["restore"] and totals[-1]["distill"] < totals[0]["distill"]
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_run_on_recordings_is_written_scored_and_resumed(weights, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["train-pace", "-o", str(out), "--source", folder, "--weights", weights, "--batch", "4", "--dim", "8"]
+    assert cli.main([*command, "--steps", "2", "--refine-steps", "2"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["distilled"]["stage"], result["refined"]["stage"]) == (1, 2)
+    for name in ("spearman", "spearman_error"):
+        assert -1 <= result["refined"][name] <= 1
+    assert result["refined"]["restored"] > 0 and "restored_abs_rel" not in result["refined"]  # no truth in recordings
+    model = load_vggt(weights)
+    scorer, restorer = load_networks(result["pace"], model)
+    assert scorer.norm.weight.shape == (32,) and restorer.q.weight.shape[0] == 8
+    assert {p.name for p in out.iterdir()} == {
+        "pace.safetensors",
+        "distilled.safetensors",
+        "state.pt",
+        "curve.png",
+        "log.json",
+    }
+
+    assert cli.main([*command, "--steps", "2", "--refine-steps", "3", "--resume"]) == 1
+    assert "run with --refine-steps 2, not 3" in capsys.readouterr().err
+    assert cli.main([*command, "--steps", "2", "--refine-steps", "2", "--resume"]) == 0  # nothing left: the same again
+    assert json.loads(capsys.readouterr().out)["refined"]["step"] == 4
+    assert cli.main(["train-pace", "-o", str(tmp_path / "none"), "--weights", weights, "--resume"]) == 1
+    assert "nothing to resume" in capsys.readouterr().err
+
+
+def test_rooms_tell_the_truth(weights):
+    """A batch of rooms: its own depth and poses are what the heads are compared with."""
+    model = load_vggt(weights).eval().requires_grad_(False)
+    pose = torch.eye(4).expand(1, 2, 4, 4)
+    k = torch.tensor([[[50.0, 0, 28], [0, 50.0, 21], [0, 0, 1]]])
+    images = torch.randint(0, 256, (1, 2, 3, 42, 56), dtype=torch.uint8)
+    batch = {"images": images, "depth": torch.full((1, 2, 42, 56), 3.0), "camera_from_first": pose, "intrinsics": k}
+    lesson = train_pace.teach(model, batch)
+    assert float(lesson.want["depth"].std()) < 1e-6  # a wall, in units of the scene's size
+    assert lesson.target.shape == (1, 2, 3, 4) and lesson.features.shape == (1, 2, 3, 4, 32)
+    assert "depth" not in train_pace.teach(model, {"images": images}, heads=False).want
+
+
+def test_the_rate_warms_up_and_ends_at_nothing():
+    rates = [train_pace.rate_at(i, 100) for i in range(101)]
+    assert rates[0] < rates[4] <= train_pace.RATE and max(rates) <= train_pace.RATE and rates[100] == pytest.approx(0)
