@@ -242,7 +242,7 @@ class Config:
     backbone: str = _param(
         "vggt",
         "model family; fake is a geometric stand-in for tests",
-        choices=("vggt", "mapanything", "pi3", "fake"),
+        choices=("vggt", "mapanything", "pi3", "da3", "fake"),
     )
     weights: str = _param("", "checkpoint file (.safetensors, or .pt); empty = the bundled small model of vggt")
     threads: int = _param(0, "CPU threads of the model; 0 = all cores", low=0, high=256)

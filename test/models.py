@@ -6,6 +6,7 @@ import torch
 
 from come_ros.backbones.base import GeometryModel
 from come_ros.backbones.checkpoint import MODELS
+from come_ros.backbones.da3 import DA3Sizes
 from come_ros.backbones.mapanything import MapAnythingSizes
 from come_ros.backbones.pi3 import Pi3Sizes
 from come_ros.backbones.vggt import VGGTSizes
@@ -24,6 +25,10 @@ TINY = {
     "pi3": Pi3Sizes(
         image_side=70, native_side=70, dim=WIDTH, encoder_depth=2, encoder_heads=3, depth=4, heads=3, head_dim=WIDTH,
         head_depth=1, head_heads=3, map_out=16, camera_out=16,
+    ),
+    "da3": DA3Sizes(
+        image_side=70, native_side=70, dim=WIDTH, heads=3, depth=6, alternate=2, taps=(0, 0, 1, 1), features=16,
+        channels=(16, 16, 16, 16),
     ),
 }  # fmt: skip
 

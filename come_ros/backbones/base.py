@@ -76,7 +76,7 @@ class GeometryModel(nn.Module, ABC):
     sizes_type: ClassVar[type]
     """dataclass of what the constructor takes"""
     landmark: ClassVar[str]
-    """a key that published files of this model hold, and no others"""
+    """a key, under our names, that files of this model hold, and no others"""
     weights_from: ClassVar[str]
     """where the published files are, for messages"""
     patch: int
@@ -90,7 +90,7 @@ class GeometryModel(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def published_sizes(cls, state: Mapping[str, Tensor]) -> Any:
-        """The sizes of a published weights file, told from its keys."""
+        """The sizes of a published weights file, told from its tensors under our names."""
 
     @classmethod
     def own_names(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .base import GeometryModel
+from .da3 import DepthAnything3
 from .mapanything import MapAnything
 from .pi3 import Pi3
 from .vggt import VGGT
 
-MODELS: dict[str, type[GeometryModel]] = {m.name: m for m in (VGGT, MapAnything, Pi3)}
+MODELS: dict[str, type[GeometryModel]] = {m.name: m for m in (VGGT, MapAnything, Pi3, DepthAnything3)}
 
 MODEL_FOLDER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "models")
 _SIZES_KEY, _BACKBONE_KEY = "come_ros.sizes", "come_ros.backbone"  # in the safetensors metadata of our own files
@@ -55,7 +56,7 @@ def load_model(backbone: str, path: str) -> GeometryModel:
     if _SIZES_KEY in metadata:
         found = metadata.get(_BACKBONE_KEY, "vggt")
     else:
-        found = next((m.name for m in MODELS.values() if m.landmark in state), backbone)
+        found = next((m.name for m in MODELS.values() if m.landmark in m.own_names(state)), backbone)
     if found != backbone:
         raise CheckpointError(
             f"{path} holds weights of the backbone {found}, but {backbone} was asked for: set backbone:={found}, or give another file"
@@ -69,7 +70,8 @@ def load_model(backbone: str, path: str) -> GeometryModel:
             )
         sizes = kind.sizes_type(**stored)
     else:
-        sizes, state = kind.published_sizes(state), kind.own_names(state)
+        state = kind.own_names(state)
+        sizes = kind.published_sizes(state)
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
         model = kind(sizes)
     fill(model, state, path)

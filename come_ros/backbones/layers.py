@@ -8,7 +8,7 @@ Shapes: B scenes, S frames, T tokens of a frame, N tokens that attend to one ano
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -200,8 +200,8 @@ def _resample_table(stored: Tensor, h: int, w: int, **how: object) -> Tensor:
 class PatchEncoder(nn.Module):
     """DINOv2 ViT: images to patch tokens. Tokens in front of the patches (`prefix` of them): cls, then registers.
 
-    side: number of patches of one side of the stored position table. table: how that is resampled. final_norm: whether there is one
-    after the last block.
+    side: number of patches of one side of the stored position table. table: how that is resampled. norm_eps: of the norm after the
+    last block; None if there is none.
     """
 
     def __init__(
@@ -209,11 +209,10 @@ class PatchEncoder(nn.Module):
         side: int,
         patch: int,
         dim: int,
-        depth: int,
-        block: Callable[[], Block],
+        blocks: Iterable[Block],
         *,
         registers: int = 0,
-        final_norm: bool = True,
+        norm_eps: float | None = 1e-6,
         table: Callable[[Tensor, int, int], Tensor] = antialiased_table,
     ) -> None:
         super().__init__()
@@ -222,8 +221,8 @@ class PatchEncoder(nn.Module):
         if registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, registers, dim))
         self.patch_embed = PatchProjection(patch, dim)
-        self.blocks = nn.ModuleList(block() for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6) if final_norm else nn.Identity()
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(dim, eps=norm_eps)
         self.patch, self.prefix, self._table = patch, 1 + registers, table
 
     def forward(self, images: Tensor) -> Tokens:
@@ -327,8 +326,8 @@ def level_resize(index: int, channels: int) -> nn.Module:
 class _Scratch(Pyramid):
     """The pyramid with what the published keys of VGGT keep beside it."""
 
-    def __init__(self, channels: tuple[int, ...], features: int, outputs: int) -> None:
-        super().__init__(features, rectified=True)
+    def __init__(self, channels: tuple[int, ...], features: int, outputs: int, rectified: bool) -> None:
+        super().__init__(features, rectified)
         for i, c in enumerate(channels, start=1):
             setattr(self, f"layer{i}_rn", nn.Conv2d(c, features, 3, padding=1, bias=False))
         self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
@@ -338,14 +337,16 @@ class _Scratch(Pyramid):
 
 
 class DenseHead(nn.Module):
-    """VGGT's DPT: patch tokens of four levels to a map at image resolution. Returns raw channels; activations belong to the model."""
+    """DPT as VGGT and Depth Anything 3 have it: patch tokens of four levels to a map at image resolution, raw channels."""
 
-    def __init__(self, dim: int, features: int, channels: tuple[int, ...], outputs: int) -> None:
+    def __init__(
+        self, dim: int, features: int, channels: tuple[int, ...], outputs: int, rectified: bool = True
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-5)
         self.projects = nn.ModuleList(nn.Conv2d(dim, c, 1) for c in channels)
         self.resize_layers = nn.ModuleList(level_resize(i, c) for i, c in enumerate(channels))
-        self.scratch = _Scratch(channels, features, outputs)
+        self.scratch = _Scratch(channels, features, outputs, rectified)
 
     def forward(self, levels: list[Tensor], grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
         """Four levels (frames, h*w, dim) of patch tokens on a grid (h, w) -> (frames, outputs, H, W) for size = (H, W)."""

@@ -7,7 +7,6 @@ the published sizes.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 from collections.abc import Mapping
@@ -100,12 +99,10 @@ class MapAnything(GeometryModel):
         z = self.sizes = sizes
         self.patch, self.native_side = z.patch, z.native_side
         self.taps = (ENCODED, *z.taps, z.depth - 1)
-        block = functools.partial(
-            Block, z.dim, z.encoder_heads, eps=1e-6, scale_init=1.0, mlp=SwiGLU if z.gated else Mlp
-        )
-        encoder = PatchEncoder(
-            z.image_side // z.patch, z.patch, z.dim, z.encoder_depth, block, final_norm=z.encoder_norm, table=offset_table
-        )  # fmt: skip
+        mlp = SwiGLU if z.gated else Mlp
+        blocks = (Block(z.dim, z.encoder_heads, eps=1e-6, scale_init=1.0, mlp=mlp) for _ in range(z.encoder_depth))
+        norm_eps = 1e-6 if z.encoder_norm else None
+        encoder = PatchEncoder(z.image_side // z.patch, z.patch, z.dim, blocks, norm_eps=norm_eps, table=offset_table)
         self.encoder = nn.ModuleDict({"model": encoder})
         self.fusion_norm_layer = nn.LayerNorm(z.dim, eps=1e-6)
         self.scale_token = nn.Parameter(torch.zeros(z.dim))

@@ -5,7 +5,6 @@ Written from the paper and from the published checkpoint's key names and shapes.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -67,10 +66,8 @@ class Pi3(GeometryModel):
         z = self.sizes = sizes
         self.patch, self.native_side = z.patch, z.native_side
         self.taps = (z.depth // 2 - 1,)  # the last pair of blocks
-        block = functools.partial(Block, z.dim, z.encoder_heads, eps=1e-6, scale_init=1.0)
-        self.encoder = PatchEncoder(
-            z.image_side // z.patch, z.patch, z.dim, z.encoder_depth, block, registers=z.encoder_registers
-        )
+        blocks = (Block(z.dim, z.encoder_heads, eps=1e-6, scale_init=1.0) for _ in range(z.encoder_depth))
+        self.encoder = PatchEncoder(z.image_side // z.patch, z.patch, z.dim, blocks, registers=z.encoder_registers)
         self.register_token = nn.Parameter(torch.zeros(1, 1, z.registers, z.dim))
         for name, value in (("image_mean", IMAGE_MEAN), ("image_std", IMAGE_STD)):
             self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1))  # unused: the encoder's are the same

@@ -5,7 +5,6 @@ Written from the paper and from the published checkpoint's key names and shapes.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -142,10 +141,8 @@ class Aggregator(nn.Module):
         super().__init__()
         self.camera_token = nn.Parameter(torch.zeros(1, 2, 1, z.dim))
         self.register_token = nn.Parameter(torch.zeros(1, 2, z.registers, z.dim))
-        block = functools.partial(Block, z.dim, z.encoder_heads, eps=1e-6, scale_init=1.0)
-        self.patch_embed = PatchEncoder(
-            z.image_side // z.patch, z.patch, z.dim, z.encoder_depth, block, registers=z.registers
-        )
+        blocks = (Block(z.dim, z.encoder_heads, eps=1e-6, scale_init=1.0) for _ in range(z.encoder_depth))
+        self.patch_embed = PatchEncoder(z.image_side // z.patch, z.patch, z.dim, blocks, registers=z.registers)
         self.patch_embed.mask_token = nn.Parameter(torch.zeros(1, z.dim))  # unused, but in the published file
 
         def stack() -> nn.ModuleList:
