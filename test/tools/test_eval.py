@@ -23,7 +23,7 @@ from come_ros.tools import cli
 from come_ros.tools.eval.frontier import against_nulls, at_the_same_time, recoveries
 from come_ros.tools.eval.measure import Scores, measure, sequences, summary, thin_recovery
 from come_ros.tools.eval.report import markdown
-from come_ros.tools.eval.sources import Cut, Source
+from come_ros.tools.eval.sources import Cut, Source, sources_of
 from come_ros.tools.eval.variants import DENSE, SmallerImages, Variant, accelerated, smaller
 from come_ros.types import Prediction
 
@@ -277,6 +277,23 @@ def test_a_wrong_accelerator_is_refused() -> None:
         accelerated(None, Config(), "come:ratio=2.0")
     with pytest.raises(ConfigError, match=r"accelerator\.name is 'comet'"):
         accelerated(None, Config(), "comet")
+
+
+def test_recordings_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    names = ["rooms", str(tmp_path / "chess/seq-01"), str(tmp_path / "fire/seq-01"), str(tmp_path / "desk"), "rooms"]
+    assert [s.label for s in sources_of(names, Config(), None, None)] == ["rooms", names[1], names[2], "desk"]
+
+
+def test_poses_alone_can_be_scored(tmp_path: Path, world: Truth) -> None:
+    frames = []
+    for i, (image, pose) in enumerate(zip(world.images[:2], world.world_from_camera[:2], strict=True)):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), image)
+        frames.append({"file_path": f"{i}.png", "transform_matrix": (pose @ np.diag([1, -1, -1, 1])).tolist()})
+    (tmp_path / "transforms.json").write_text(json.dumps({"fl_x": 102.4, "w": 112, "h": 84, "frames": frames}))
+    assert run_eval(str(tmp_path), "-o", str(tmp_path / "out"), "--set", "backbone=fake", "--size", "2") == 0
+    rows = read(tmp_path / "out")["summary"]
+    assert "abs_rel" not in rows[DENSE] and rows[DENSE]["rotation_deg"]["value"] > 0
+    assert "No depth is known" in (tmp_path / "out" / "metrics.md").read_text()
 
 
 def run_eval(*words: str) -> int:

@@ -29,6 +29,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -47,8 +48,8 @@ from ..results import ResultFolder
 from ..scores import for_json
 from .frontier import against_nulls, at_the_same_time, frontier_variants, latencies, recoveries
 from .measure import Scores, measure, sequences, summary
-from .report import draw_plots, draw_windows, markdown
-from .sources import RENDERED, ROOMS, Cut, Source
+from .report import POINTS_OF, draw_plots, draw_windows, markdown
+from .sources import RENDERED, ROOMS, Cut, Source, sources_of
 from .trajectories import trajectories
 from .variants import DENSE, Variant, accelerated
 
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     if options.seed < 0:
         raise ConfigError(f"--seed is {options.seed}, but must be 0 or more")
     cut = Cut(options.size, options.stride, options.step, options.windows)
-    sources = [Source(name, config, options.topic, options.gt) for name in dict.fromkeys(options.sources)]
+    sources = sources_of(options.sources, config, options.topic, options.gt)
     begun = time.perf_counter()
     counts = {source.name: source.count(cut) for source in sources}  # wrong paths are told before anything slow
     with ResultFolder(Path(options.out), RESULTS, options.overwrite) as folder, Interrupts() as stopped:
@@ -128,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
         result = for_json(result)
         text = markdown(result)
         folder.reserve.release()
-        write_text(folder.path / "metrics.json", json.dumps(result, indent=1) + "\n")
+        write_text(folder.path / "metrics.json", _compact(json.dumps(result, indent=1)) + "\n")
         write_text(folder.path / "metrics.md", text)
         draw_plots(folder.path / "plots.png", result, scores, variants)
         draw_windows(folder.path / "windows.png", scores, variants)
@@ -186,6 +187,8 @@ def _result(
 ) -> dict[str, Any]:
     width, height = scores.size
     by_source = {name: sum(source == name for source, _ in scores.windows) for name, _ in scores.windows}
+    # of all single windows; of the frontier, which has many variants, what is drawn
+    kept = {*POINTS_OF, "kept_tokens"} if options.frontier else set(scores.metrics)
     changed = {k: v for k, v in config.to_flat().items() if v != Config().get(k)}
     return {
         "come_ros": __version__,
@@ -201,8 +204,13 @@ def _result(
         "left_out": left_out,
         "summary": summary(scores, options.seed),
         "whole": sequences(scores),
-        "rows": scores.rows,
+        "rows": {v: {m: scores.values(v, m).tolist() for m in scores.metrics if m in kept} for v in scores.rows},
     }
+
+
+def _compact(text: str) -> str:
+    """JSON with every list of numbers on one line."""
+    return re.sub(r"\[[^\[\]{}\"]+\]", lambda found: " ".join(found[0].split()), text)
 
 
 def _add_frontier(result: dict[str, Any], scores: Scores, variants: list[Variant], timed: list[WindowTruth]) -> None:
@@ -210,7 +218,7 @@ def _add_frontier(result: dict[str, Any], scores: Scores, variants: list[Variant
     before = os.getloadavg()[0]
     with tqdm(total=len(images) * (1 + TIMED_REPEATS), desc="timing", unit="pass", disable=None) as bar:
         times = latencies(variants, images, TIMED_REPEATS, bar)
-    metrics = [m for m in ("abs_rel", "edge_abs_rel", "thin_f1", "rotation_deg") if m in scores.metrics]
+    metrics = [m for m in POINTS_OF if m in scores.metrics]
     result["against_nulls"] = {m: against_nulls(scores, variants, m) for m in metrics}
     result["recovered"] = recoveries(scores, variants)
     result["timings"] = {

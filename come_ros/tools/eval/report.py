@@ -30,7 +30,10 @@ TITLES = {
     "ause_far": ("  if far is unsure", 4), "scale": ("truth's units in one of the model's", 3), "kept_tokens": ("kept tokens", 3),
     "to_dense": ("depth AbsRel to dense", 4),
 }  # fmt: skip
-POINTS_OF = {"abs_rel": "depth AbsRel", "edge_abs_rel": "AbsRel at edges", "thin_f1": "F1 on thin structures"}
+POINTS_OF = {
+    "abs_rel": "depth AbsRel", "edge_abs_rel": "AbsRel at edges", "thin_f1": "F1 on thin structures", "auc30": "pose AUC@30 deg",
+}  # fmt: skip
+"""what the frontier's plot shows"""
 
 
 def markdown(result: dict[str, Any]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,20 +57,21 @@ class Cut:
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to be scored: ROOMS, THIN, or the path of a recording, with its options."""
+    """One thing to be scored: ROOMS, THIN, or the path of a recording, with its options. label: its name in tables."""
 
     name: str
     config: Config
     topic: str | None = None
     gt: str | None = None
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, "label", self.name if self.rendered else Path(self.name).resolve().name)
 
     @property
     def rendered(self) -> bool:
         return self.name in RENDERED
-
-    @property
-    def label(self) -> str:
-        return self.name if self.rendered else Path(self.name).name
 
     def open(self) -> Sequence:
         """Raises DatasetError."""
@@ -92,6 +93,13 @@ class Source:
         """In order, at the size that the pipeline would give them: `side` px at most, multiples of `patch`. Raises DatasetError if
         there is nothing to compare with."""
         yield from _rendered(self.name, cut, side, patch) if self.rendered else _recorded(self, cut, side, patch)
+
+
+def sources_of(names: Iterable[str], config: Config, topic: str | None, gt: str | None) -> list[Source]:
+    """Each once; those whose paths end alike are told by the whole path."""
+    sources = [Source(name, config, topic, gt) for name in dict.fromkeys(names)]
+    labels = [source.label for source in sources]
+    return [s if labels.count(s.label) == 1 else replace(s, label=s.name) for s in sources]
 
 
 def _rendered(name: str, cut: Cut, side: int, patch: int) -> Iterator[WindowTruth]:
