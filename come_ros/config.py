@@ -36,13 +36,13 @@ class Accelerator:
     name: str = _param(
         "none",
         "token reduction, see Token reduction; two that work together with +, as come+good_token_hunting",
-        choices=("none", "come", "tome", "good_token_hunting", "pace", "fast", "random"),
+        choices=("none", "come", "tome", "good_token_hunting", "pace", "fast", "temporal", "random"),
         joined=True,
     )
     ratio: float = _param(
         0.5,
-        "how much is reduced, 0 = nothing; share that is merged or not read: come: of the groups; tome, pace, fast: of the patches; "
-        "good_token_hunting: of the frames",
+        "how much is reduced, 0 = nothing; share that is merged, left out or not read: come: of the groups; good_token_hunting: of the "
+        "frames; the others: of the patches",
         low=0.0,
         high=1.0,
         dynamic=True,

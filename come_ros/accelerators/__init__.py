@@ -13,6 +13,7 @@ from .good_token_hunting import GoodTokenHunting
 from .none import NoAccelerator
 from .pace import Pace
 from .random import Random
+from .temporal import Temporal
 from .tome import ToMe
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ ACCELERATORS: dict[str, type[Accelerator]] = {
     "good_token_hunting": GoodTokenHunting,
     "pace": Pace,
     "fast": Fast,
+    "temporal": Temporal,
     "random": Random,
 }
 COMBINATIONS = ("come+good_token_hunting", "pace+good_token_hunting")
@@ -41,6 +43,7 @@ __all__ = [
     "NoAccelerator",
     "Pace",
     "Random",
+    "Temporal",
     "ToMe",
     "Tokens",
     "make_accelerator",

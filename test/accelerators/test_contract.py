@@ -13,6 +13,7 @@ from come_ros.accelerators import (
     NoAccelerator,
     Pace,
     Random,
+    Temporal,
     Tokens,
     ToMe,
     make_accelerator,
@@ -43,6 +44,7 @@ MADE = {
     "pace": lambda ratio=0.5: Pace(
         seeded(lambda: TokenScorer(48, 8)), seeded(lambda: Restorer(48, 48, 8)), ratio=ratio
     ),
+    "temporal": lambda ratio=0.5: Temporal(ratio=ratio),
     "fast": lambda ratio=0.5: Fast(ratio=ratio),
     "random": lambda ratio=0.5: Random(Lot(48), 0, group=(2, 2), ratio=ratio),
     "good_token_hunting": lambda ratio=0.5: GoodTokenHunting(LayerPlan(1, 2), ratio=ratio),

@@ -1,0 +1,84 @@
+"""Merging across time: patches of later frames that repeat one of the reference frame share its key and value in global attention. Ours.
+
+In a sliding window most of what a frame shows was seen before. Every patch keeps its token and its query, so that each frame keeps its
+own depth; but where the encoder's features say that a patch repeats one of frame 0, the two, or more, are one key: the mean of theirs,
+counting for all of them (Co-Me's bias with unequal weights).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..config import Config
+from ..kernels import KeyWeights, weighted_attention
+from .base import Accelerator, Layer, Tokens
+from .matching import Merging, merge_into, merged_mean
+
+if TYPE_CHECKING:
+    from ..backbones.base import GeometryModel
+
+
+@dataclass(frozen=True, eq=False)
+class RepeatPlan:
+    """merging: the N = S T tokens of each scene to L keys. size: (B, L) fp32, tokens behind each. repeats: (B * S, h, w) bool."""
+
+    merging: Merging
+    size: Tensor
+    repeats: Tensor
+
+
+class Temporal(Accelerator):
+    """ratio: share of the patches of all frames but the first whose keys go into one of the first frame: those most alike, wherever in
+    the window they are.
+    """
+
+    name = "temporal"
+    frontier = ("ratio=0.25", "ratio=0.5", "ratio=0.75", "ratio=0.9")
+    takes = frozenset({"keys"})
+
+    def __init__(self, *, ratio: float = 0.5) -> None:
+        if not 0 <= ratio <= 1:
+            raise ValueError(f"ratio is {ratio}, but must lie in 0 .. 1")
+        self.ratio = ratio
+        self.sites = frozenset({"backbone_in"}) if ratio > 0 else frozenset()
+
+    @classmethod
+    def create(cls, config: Config, model: GeometryModel, weights: str) -> Temporal:
+        return cls(ratio=config.accelerator.ratio)
+
+    def configured(self, config: Config) -> Temporal:
+        return self if config.accelerator.ratio == self.ratio else Temporal(ratio=config.accelerator.ratio)
+
+    def compress(self, tokens: Tokens, plan: None, site: str) -> tuple[Tokens, RepeatPlan | None]:
+        """No token goes; who repeats whom is found here, once a window."""
+        b, s, t, _ = tokens.x.shape
+        n, device = tokens.special, tokens.x.device
+        patch = torch.arange(n, t, device=device)
+        later = (t * torch.arange(1, s, device=device)[:, None] + patch).flatten()
+        r = int(self.ratio * len(later) + 1e-9)
+        if r == 0:
+            return tokens, None
+        merging = merge_into(tokens.x.flatten(1, 2), later, patch, r)
+        ones = torch.ones(b, s * t, device=device)
+        _, size = merged_mean(ones[..., None], ones, merging)
+        # who goes lands in frame 0, whose tokens come first and keep their places
+        repeats = (merging.place < t).unflatten(1, (s, t))[:, :, n:].clone()
+        repeats[:, 0] = False
+        return tokens, RepeatPlan(merging, size, repeats.reshape(b * s, *tokens.grid))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: RepeatPlan | None, layer: Layer) -> Tensor:
+        if plan is None or layer.part != "global":
+            return super().attend(q, k, v, None, layer)
+        n = plan.merging.place.shape[1]  # behind them are tokens that the scene shares
+        joined = torch.cat((k, v), dim=3).transpose(1, 2)  # (B, N, heads, 2 d)
+        own, shared = joined[:, :n].flatten(2), joined[:, n:]
+        mean, _ = merged_mean(own, torch.ones(own.shape[:2], device=own.device), plan.merging)
+        k, v = torch.cat((mean.unflatten(2, shared.shape[2:]), shared), dim=1).transpose(1, 2).chunk(2, dim=3)
+        return weighted_attention(q, k, v, KeyWeights(plan.size, shared=layer.shared, varies=True))
+
+    def merged(self, plan: RepeatPlan | None, frames: int, grid: tuple[int, int]) -> Tensor | None:
+        return None if plan is None else plan.repeats
