@@ -139,9 +139,9 @@ class ReconstructionPipeline:
         """How many keyframes may be added before a window must be taken."""
         return self._window.room
 
-    def make_room(self) -> bool:
-        """Gives up the oldest keyframe that waits for a window, for newer ones. False if there is none."""
-        return self._window.give_up_oldest() is not None
+    def make_room(self) -> Frame | None:
+        """Gives up the oldest keyframe that waits for a window, for newer ones, and returns it; None if there is none."""
+        return self._window.give_up_oldest()
 
     def warm_up(self, stop: Callable[[], bool] | None = None) -> None:
         """One pass over grey images, as many and as large as windows will be: kernels are compiled and memory is taken now, not in
@@ -149,8 +149,8 @@ class ReconstructionPipeline:
         while True:
             width = self.governor.effort.side
             plan = plan_resize(4 * width, 3 * width, width, self.backbone.patch_size)
-            # a CPU compiles nothing, and memory is taken anew by each pass: two frames say all
-            frames = self.governor.effort.window if self.backbone.device.startswith("cuda") else 2
+            # a CPU compiles nothing, and each pass takes its memory anew: one frame tells whether the model runs
+            frames = self.governor.effort.window if self.backbone.device.startswith("cuda") else 1
             try:
                 self.backbone.predict(np.full((frames, plan.height, plan.width, 3), 128, np.uint8), stop)
             except OutOfMemory as error:

@@ -22,13 +22,23 @@ class LatchedTopics:
     """Publishers of LATCHED, made and destroyed with their node's other ones."""
 
     def __init__(
-        self, node: LifecycleNode, overridable: QoSOverridingOptions, clock: Callable[[], float] = time.monotonic
+        self,
+        node: LifecycleNode,
+        overridable: QoSOverridingOptions,
+        events: Callable[[str], Any] = lambda topic: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        """events: event callbacks of the publisher of a topic."""
         self._clock = clock
         self._publishers = {
             topic: node.create_lifecycle_publisher(
-                message_type(latched.kind), f"~/{topic}", qos, qos_overriding_options=overridable
+                message_type(latched.kind),
+                f"~/{topic}",
+                QoSProfile(
+                    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+                ),
+                qos_overriding_options=overridable,
+                event_callbacks=events(topic),
             )
             for topic, latched in LATCHED.items()
         }

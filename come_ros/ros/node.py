@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from datetime import datetime
 from pathlib import Path
@@ -27,13 +27,13 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 
 from ..config import Config
-from ..errors import ComeRosError, ConfigError, FrameError
+from ..errors import ComeRosError, ConfigError, DeviceLost, FrameError
 from ..geometry import inverse, is_finite_pose
 from ..images import decode_depth
 from ..motion import MotionEstimator
@@ -44,17 +44,13 @@ from ..world import World
 from . import messages
 from .diagnostics import CLOCK_S, NodeView, statuses
 from .environment import use_large_message_profile
+from .inputs import OVERRIDABLE, Input, OutputConflicts
 from .known import PoseSource, Stamped, nearest
 from .latched import LatchedTopics
 from .parameters import declare_parameters, follow_parameters
 from .telemetry import Telemetry
 from .tf_edge import TfEdge
 from .worker import Worker
-
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
 
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS,
@@ -67,9 +63,9 @@ log = logging.getLogger("come_ros")
 CAMERA_INFO_WAIT_S = 1.0
 SUMMARY_S = 10.0
 STOP_S = 1.5  # of the 3 s between a signal and the end of the process
-_OVERRIDABLE = QoSOverridingOptions(
-    (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
-)
+UNLOAD_S = 1.0  # cleanup waits so long for the memory to be free; a pass that cannot be interrupted frees it later
+DEVICE_LOST = 70  # exit code: only a restart helps (EX_SOFTWARE)
+_OVERRIDABLE = QoSOverridingOptions(OVERRIDABLE)
 
 
 def _logged(transition: Callable[..., TransitionCallbackReturn]) -> Callable[..., TransitionCallbackReturn]:
@@ -105,7 +101,8 @@ class ReconstructionNode(LifecycleNode):
         self.config = declare_parameters(self)
         follow_parameters(self, self.config, self._set_config)
         self.telemetry = Telemetry()
-        self.worker = Worker(self.config, self._read, self._publish, self.telemetry, self._tend)
+        self.worker = Worker(self.config, self._read, self._publish, self.telemetry, self._tend, lost=self._on_lost)
+        self.exit_code = 0
         self._loading: Future[None] | None = None
         self._load_error = ""
         self._state = "unconfigured"
@@ -121,7 +118,8 @@ class ReconstructionNode(LifecycleNode):
         self._subscriptions_made: list[Any] = []
         self._outputs: dict[str, Any] = {}
         self._tf_publisher: Any = None
-        self._qos_conflict = ""
+        self._inputs: list[Input] = []  # the images first
+        self._output_conflicts = OutputConflicts(self)
         self._clock_ticks = False
 
         self.image_type, self.image_topic, self.camera_info_topic = self._input_topics()
@@ -139,10 +137,13 @@ class ReconstructionNode(LifecycleNode):
         self.create_service(
             Trigger, "~/self_check", self._on_self_check, callback_group=MutuallyExclusiveCallbackGroup()
         )
+        self.create_service(SetBool, "~/pause", self._on_pause)
         self._saving: threading.Thread | None = None
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # also runs while /clock stands still
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_timer(self.config.diagnostics.period, self._publish_diagnostics, clock=steady)
+        self._diagnostics_timer = self.create_timer(
+            self.config.diagnostics.period, self._publish_diagnostics, clock=steady
+        )
         self._summarised = self.worker.counters.snapshot()
         self.create_timer(SUMMARY_S, self._summarise, clock=steady)
         self._starter = (
@@ -152,6 +153,8 @@ class ReconstructionNode(LifecycleNode):
     # Parameters and topics
 
     def _set_config(self, config: Config) -> None:
+        if config.diagnostics.period != self.config.diagnostics.period:
+            self._diagnostics_timer.timer_period_ns = round(config.diagnostics.period * 1e9)
         self.config = self.worker.config = config
 
     def _input_topics(self) -> tuple[type, str, str]:
@@ -199,11 +202,10 @@ class ReconstructionNode(LifecycleNode):
         error = loading.exception()
         if error is not None:
             self._state = "unconfigured"
-            self._load_error = f"cannot configure: {type(error).__name__}: {error}"
+            self._load_error = f"cannot configure: {_why(error)}"
             log.error("%s", self._load_error)
             return FAILURE
         self._load_error = ""
-        self.worker.counters.restart()
         self._summarised = self.worker.counters.snapshot()
         self._outputs = {
             topic: self.create_lifecycle_publisher(
@@ -211,10 +213,11 @@ class ReconstructionNode(LifecycleNode):
                 f"~/{topic}",
                 QoSProfile(depth=output.depth, reliability=ReliabilityPolicy.RELIABLE),
                 qos_overriding_options=_OVERRIDABLE,
+                event_callbacks=self._output_conflicts.callbacks(topic),
             )
             for topic, output in OUTPUTS.items()
         }
-        self._latched = LatchedTopics(self, _OVERRIDABLE)
+        self._latched = LatchedTopics(self, _OVERRIDABLE, self._output_conflicts.callbacks)
         self._world = World(self.config, messages.ROS)
         self._world.metric = self.worker.pipeline is not None and self.worker.pipeline.metric
         self.telemetry.resets = 0
@@ -233,34 +236,15 @@ class ReconstructionNode(LifecycleNode):
     @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribes."""
-        self._camera_info, self._qos_conflict, self._first_frame_s = None, "", None
+        self._camera_info, self._first_frame_s = None, None
         self._camera_info_came.clear()
         self.telemetry.camera_info = "no camera_info received"
         done = super().on_activate(state)
         self.worker.activate()
         self.telemetry.active_since = time.monotonic()
-        qos = QoSProfile(
-            depth=self.config.input.depth,
-            reliability=ReliabilityPolicy.RELIABLE
-            if self.config.input.reliability == "reliable"
-            else ReliabilityPolicy.BEST_EFFORT,
-        )
-        events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible_qos)
-        self._subscriptions_made = [
-            self.create_subscription(
-                CameraInfo, self.camera_info_topic, self._on_camera_info, qos, qos_overriding_options=_OVERRIDABLE
-            ),
-            self.create_subscription(
-                self.image_type,
-                self.image_topic,
-                self._on_image,
-                qos,
-                qos_overriding_options=_OVERRIDABLE,
-                event_callbacks=events,
-            ),
-        ]
-        self._image_qos = qos
-        self._join_known(qos)
+        self._inputs = [Input(self, *each) for each in self._wanted_inputs()]
+        for each in reversed(self._inputs):  # the images last
+            each.open()
         self._join_tf()
         self._state = "active"
         log.info("active: waiting for %s, intrinsics from %s", self.image_topic, self.camera_info_topic)
@@ -294,6 +278,8 @@ class ReconstructionNode(LifecycleNode):
         return super().on_error(state)
 
     def _leave_session(self) -> None:
+        for each in self._inputs:
+            each.close()
         for subscription in self._subscriptions_made:
             self.destroy_subscription(subscription)
         self._subscriptions_made = []
@@ -301,7 +287,7 @@ class ReconstructionNode(LifecycleNode):
         self.telemetry.active_since = None
 
     def _release(self) -> None:
-        self.worker.unload()
+        wait([self.worker.unload()], UNLOAD_S)
         for publisher in self._outputs.values():
             self.destroy_lifecycle_publisher(publisher)
         self._outputs = {}
@@ -328,22 +314,18 @@ class ReconstructionNode(LifecycleNode):
         self._camera_info = message
         self._camera_info_came.set()
 
-    def _join_known(self, qos: QoSProfile) -> None:
-        """Subscribes to what is known beside the images, as far as the parameters ask for it."""
+    def _wanted_inputs(self) -> Iterator[tuple[type, str, Callable[[Any], None], str, int]]:
+        """Type, topic, callback, reliability and depth of the images, their camera_info, and what is known beside them."""
+        wish = self.config.input.reliability, self.config.input.depth
+        yield self.image_type, self.image_topic, self._on_image, *wish
+        yield CameraInfo, self.camera_info_topic, self._on_camera_info, *wish
         self.telemetry.known = {}
         if self.config.known.depth:
             self.telemetry.known["depth"] = "none received yet"
-            self._subscriptions_made.append(
-                self.create_subscription(Image, "depth", self._on_depth, qos, qos_overriding_options=_OVERRIDABLE)
-            )
+            yield Image, self.depth_topic, self._on_depth, *wish
         if self.config.known.odometry:
             self.telemetry.known["odometry"] = "none received yet"
-            many = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
-            self._subscriptions_made.append(
-                self.create_subscription(
-                    Odometry, "odometry", self._on_odometry, many, qos_overriding_options=_OVERRIDABLE
-                )
-            )
+            yield Odometry, self.resolve_topic_name("odometry"), self._on_odometry, "best_effort", 50
 
     def _on_depth(self, message: Image) -> None:
         self._depths.put(messages.stamp_ns(message.header.stamp), message)
@@ -356,14 +338,6 @@ class ReconstructionNode(LifecycleNode):
             return
         if is_finite_pose(pose):
             self._poses.put(messages.stamp_ns(message.header.stamp), message.child_frame_id, pose)
-
-    def _on_incompatible_qos(self, event: Any) -> None:
-        offered = "; ".join(_qos_text(p.qos_profile) for p in self.get_publishers_info_by_topic(self.image_topic))
-        self._qos_conflict = (
-            f"the QoS of {self.image_topic} does not fit: we ask for {_qos_text(self._image_qos)}, offered is {offered or 'unknown'}: "
-            f"set input.reliability to best_effort"
-        )
-        log.warning("%s", self._qos_conflict)
 
     def _read(self, message: Image | CompressedImage, arrival_ns: int) -> Frame:
         """Frame of a message, in the worker's thread. Raises FrameError."""
@@ -395,7 +369,7 @@ class ReconstructionNode(LifecycleNode):
             self._warn_once(
                 "images come with a zero stamp; the time of arrival is used: let the driver set header.stamp"
             )
-            stamp_ns = self.get_clock().now().nanoseconds - (time.monotonic_ns() - arrival_ns)
+            stamp_ns = self._now_ns() - (time.monotonic_ns() - arrival_ns)
         if not message.header.frame_id:
             self._warn_once(
                 f"images come without a frame_id; {self.config.camera_optical_frame} is used: let the driver set it"
@@ -436,6 +410,10 @@ class ReconstructionNode(LifecycleNode):
         self.telemetry.known[topic] = remark or "ok"
         if remark:
             self._warn_once(remark)
+
+    def _now_ns(self) -> int:
+        """Of the node's clock; of the system's where that is /clock and nobody publishes it."""
+        return self.get_clock().now().nanoseconds or time.time_ns()
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:
@@ -483,6 +461,12 @@ class ReconstructionNode(LifecycleNode):
     async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         log.info("reset: the world starts anew at the next frame")
         return await self._answer(response, self.worker.reset(self._follow_world), "the world starts anew")
+
+    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self.worker.pause(request.data)
+        log.info("paused: frames are dropped, the model stays" if request.data else "goes on")
+        response.success, response.message = True, "paused" if request.data else "running"
+        return response
 
     async def _on_save_map(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         saved: Future[None] = Future()
@@ -571,9 +555,29 @@ class ReconstructionNode(LifecycleNode):
         if direction in edges:
             self._tf_publisher.publish(self._tf_publisher.msg_type(transforms=[edges[direction]()]))
 
+    # The end of a device
+
+    def _on_lost(self, error: DeviceLost) -> None:
+        """In the worker's thread: the device answers nothing any more."""
+        log.fatal(
+            "the device is lost (%s): this process ends with exit code %d, so that whoever supervises it starts another",
+            error, DEVICE_LOST,
+        )  # fmt: skip
+        self.exit_code = DEVICE_LOST
+        self.executor.create_task(self._end_lost)
+
+    def _end_lost(self) -> None:
+        """In the executor: says it on /diagnostics, and ends the spinning."""
+        if self._state == "active":
+            self.trigger_deactivate()
+        self._publish_diagnostics()
+        self.context.try_shutdown()
+
     # Reports
 
     def _publish_diagnostics(self) -> None:
+        for each in self._inputs:
+            each.follow()
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         message.status = statuses(self._view(), self.config, self.telemetry, self.worker.counters.snapshot())
@@ -587,26 +591,25 @@ class ReconstructionNode(LifecycleNode):
             self._clock_ticks = self._clock_ticks or self.get_clock().now().nanoseconds > 0
             missing = not self._clock_ticks and time.monotonic() - self._started > CLOCK_S
             clock = "sim without /clock" if missing else "sim"
+        images = self._inputs[0] if self._inputs else None
         return NodeView(
-            state=self._state,
+            state="paused" if active and self.worker.paused else self._state,
             topic=self.image_topic,
-            publishers=self._image_publishers(),
-            qos=_qos_text(self._image_qos) if active else self.config.input.reliability,
+            publishers=images.publishers() if images else self.count_publishers(self.image_topic),
+            qos=images.qos if images else self.config.input.reliability,
             clock=clock,
             tf=self._edge.choice or f"{self._edge.mode} (undecided)",
             tf_conflict=self._edge.conflict,
             load_error=self._load_error,
             worker_alive=self.worker.is_alive(),
-            qos_conflict=self._qos_conflict,
+            lost=str(self.worker.lost or ""),
+            qos_conflict="; ".join(filter(None, (each.conflict for each in self._inputs))),
+            output_conflict=self._output_conflicts.text(),
             backbone=pipeline.backbone.description if pipeline else {},
             device=pipeline.backbone.device if pipeline else self.config.device,
+            governor=pipeline.governor.state if pipeline else None,
+            memory=pipeline.backbone.memory() if pipeline and self.worker.lost is None else None,
         )
-
-    def _image_publishers(self) -> int:
-        """Those whose images reach us, where rclpy can tell, else all there are."""
-        subscription = self._subscriptions_made[1] if self._subscriptions_made else None
-        matched = getattr(subscription, "get_publisher_count", None)
-        return matched() if matched else self.count_publishers(self.image_topic)
 
     def _summarise(self) -> None:
         now, before = self.worker.counters.snapshot(), self._summarised
@@ -623,8 +626,15 @@ class ReconstructionNode(LifecycleNode):
         )  # fmt: skip
 
 
-def _qos_text(qos: QoSProfile) -> str:
-    return f"{qos.reliability.name.lower()} {qos.durability.name.lower()} {qos.depth}"
+def _why(error: BaseException) -> str:
+    """One line for what loading raised, with what to do."""
+    if isinstance(error, ComeRosError):
+        return str(error)
+    text = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"
+    if isinstance(error, ImportError):
+        package = (getattr(error, "name", None) or "torch").partition(".")[0]
+        return f"{text}: pip install {package} into the environment of the node; `come_ros doctor` says which one fits"
+    return f"{text}: `come_ros doctor` examines the machine"
 
 
 class _RosLogHandler(logging.Handler):
@@ -651,11 +661,13 @@ class _RosLogHandler(logging.Handler):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs the node until SIGINT or SIGTERM. 0 after a stop that was asked for, 1 if the parameters are invalid."""
+    """Runs the node until SIGINT or SIGTERM. 0 after a stop that was asked for, 1 if the parameters are invalid, DEVICE_LOST if the GPU
+    answers no more."""
     use_large_message_profile()
     code, ended = _spin(args)
     if not ended:
-        # A pass or a load that cannot be interrupted is abandoned: waiting for it may take minutes. What is left of the
+        # A pass or a load that cannot be interrupted is abandoned: waiting for it may take minutes; a lost device may never let
+        # the interpreter end. What is left of the
         # DDS participant goes with the last reference to it, or its shared memory would stay behind.
         gc.collect()
         sys.stdout.flush()
@@ -690,7 +702,8 @@ def _spin(args: list[str] | None) -> tuple[int, bool]:
         if executor is not None:
             executor.shutdown(0.0)
         if node is not None:
-            ended = node.close()
+            ended = node.close() and node.exit_code == 0
+            code = code or node.exit_code
             node.destroy_node()
         rclpy.try_shutdown()
     return code, ended

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config
-from ..errors import Cancelled, FrameError
+from ..errors import Cancelled, ComeRosError, DeviceLost, FrameError
 from ..types import Frame, Submap, Window
 from .counters import FrameCounters
 from .ring import FrameRing
@@ -32,11 +32,16 @@ Publish = Callable[[Submap, int, Config], None]
 
 
 def load_pipeline(config: Config) -> ReconstructionPipeline:
-    """The pipeline with its model. Slow: imports torch, reads the weights."""
+    """The pipeline with its model, warmed up. Slow: imports torch, reads the weights, compiles kernels."""
     from ..backbones import load_backbone
     from ..pipeline import ReconstructionPipeline
 
-    return ReconstructionPipeline(config, load_backbone(config))
+    pipeline = ReconstructionPipeline(config, load_backbone(config))
+    if config.backbone != "fake":
+        begun = time.monotonic()
+        pipeline.warm_up()
+        log.info("warmed up in %.1f s", time.monotonic() - begun)
+    return pipeline
 
 
 def _capacity(config: Config) -> int:
@@ -62,14 +67,20 @@ class Worker(threading.Thread):
         telemetry: Telemetry,
         tend: Callable[[], None],
         load: Callable[[Config], ReconstructionPipeline] = load_pipeline,
+        *,
+        lost: Callable[[DeviceLost], None] = lambda error: None,
     ) -> None:
-        """tend: called in the thread between passes, several times a second; it may publish, while a session lasts."""
+        """tend: called in the thread between passes, several times a second; it may publish, while a session lasts. lost: called in the
+        thread when the device answers no more; the thread then ends."""
         # daemon: a pass that does not come to an end must not keep the process alive
         super().__init__(name="come_worker", daemon=True)
         self.config = config
         self.ring: FrameRing[tuple[Any, int]] = FrameRing(_capacity(config))
         self.counters = FrameCounters()
         self.pipeline: ReconstructionPipeline | None = None
+        self.lost: DeviceLost | None = None
+        self.paused = False
+        self._on_lost = lost
         self._read, self._publish, self._tend, self._load = read, publish, tend, load
         self._telemetry = telemetry
         self._may_log = Throttle()
@@ -85,7 +96,10 @@ class Worker(threading.Thread):
         """A message came in. Keeps a reference; a full ring gives up its oldest."""
         self.counters.receive()
         self._telemetry.arrived()
-        self.counters.drop("busy", self.ring.put((message, arrival_ns)))
+        if self.paused:
+            self.counters.drop("paused")
+        else:
+            self.counters.drop("busy", self.ring.put((message, arrival_ns)))
 
     def call(self, task: Callable[[], Any]) -> Future[Any]:
         """Run `task` in the thread, when the work before is done. The future gives what it returned, or raises what it raised."""
@@ -96,18 +110,28 @@ class Worker(threading.Thread):
                 done.set_result(task())
             except Exception as error:
                 done.set_exception(error)
+                if isinstance(error, DeviceLost):
+                    self.lost = error
 
         self._tasks.append(run)
         self.ring.wake()
         return done
 
     def load(self, config: Config) -> Future[None]:
-        """Load the model, when the work before is done. The future raises what loading raised."""
+        """Load the model, when the work before is done, and count from zero. The future raises what loading raised."""
 
         def task() -> None:
+            self._give_up("paused")  # of a session before
             self.pipeline = self._load(config)
+            self.counters.restart()
 
         return self.call(task)
+
+    def pause(self, paused: bool) -> None:
+        """While paused, frames are dropped as they come; what is in work comes out, and the model stays."""
+        self.paused = paused
+        if paused:
+            self.counters.drop("paused", self.ring.clear())
 
     def unload(self) -> Future[None]:
         """Free the model, when the work before is done."""
@@ -116,6 +140,7 @@ class Worker(threading.Thread):
             import gc
             import sys
 
+            self._give_up("paused")
             self.pipeline = None
             gc.collect()
             torch = sys.modules.get("torch")
@@ -179,6 +204,9 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping.is_set():
+            if self.lost is not None:
+                self._end_lost(self.lost)
+                return
             session = self._session
             while self._tasks:
                 self._tasks.popleft()()
@@ -195,6 +223,14 @@ class Worker(threading.Thread):
                 self._failed("worker", error)
                 self._give_up("rejected")
 
+    def _end_lost(self, error: DeviceLost) -> None:
+        """Nothing more can be done here; what still waits is lost too."""
+        self._give_up("rejected")
+        self.counters.drop("rejected", self.ring.clear())
+        while self._tasks:
+            self._tasks.popleft()()
+        self._on_lost(error)
+
     def _step(self, pipeline: ReconstructionPipeline, session: int) -> None:
         config = self.config
         if pipeline.config is not config:
@@ -202,10 +238,13 @@ class Worker(threading.Thread):
             self.counters.drop("busy", self.ring.resize(_capacity(config)))
         every = config.backpressure == "all"  # the windows of the bag tool: as soon as one is full, and no fuller
         window = None
-        while window is None and pipeline.room() > 0 and session == self._session:
+        for _ in range(len(self.ring)):  # and no more, or a fast camera would keep us from the window
+            if window is not None or (every and pipeline.room() == 0) or session != self._session:
+                break
             waiting = self.ring.pop()
             if waiting is None:
                 break
+            self._make_room(pipeline)
             self._add(pipeline, *waiting)
             window = pipeline.take_window() if every else None
         window = window or pipeline.take_window(None if every else 1)
@@ -215,6 +254,19 @@ class Worker(threading.Thread):
             self.ring.wait(0.2)
         else:
             self._give_up("time")
+
+    def _make_room(self, pipeline: ReconstructionPipeline) -> None:
+        """The newest win: what waits longest for a window gives up its place."""
+        while pipeline.room() == 0 and (oldest := pipeline.make_room()) is not None:
+            self._forget_before(oldest)
+            del self._kept[:1]
+            self.counters.drop("busy")
+
+    def _forget_before(self, frame: Frame) -> None:
+        """A jump back of time makes the pipeline forget the frames it had kept: those before `frame`."""
+        lost = next((i for i, kept in enumerate(self._kept) if kept is frame), 0)
+        del self._kept[:lost]
+        self.counters.drop("time", lost)
 
     def _add(self, pipeline: ReconstructionPipeline, message: Any, arrival_ns: int) -> None:
         try:
@@ -236,10 +288,7 @@ class Worker(threading.Thread):
 
     def _reconstruct(self, pipeline: ReconstructionPipeline, window: Window, config: Config, session: int) -> None:
         new = window.frames[len(window) - window.new :]
-        # a jump back of time makes the pipeline forget the frames it had kept
-        lost = next((i for i, frame in enumerate(self._kept) if frame is new[0]), 0)
-        self._kept = self._kept[lost:]
-        self.counters.drop("time", lost)
+        self._forget_before(new[0])
         open_frames = len(new)
         del self._kept[:open_frames]
         why = "rejected"
@@ -260,6 +309,9 @@ class Worker(threading.Thread):
                         "lower window.size or input.max_side, or raise max_data_age", age_s, config.max_data_age,
                     )  # fmt: skip
             else:
+                missing = open_frames - len(submap)  # memory was short
+                self.counters.drop("rejected", missing)
+                open_frames -= missing
                 why = "paused"
                 for row in range(len(submap)):
                     with self._publishing:
@@ -268,9 +320,13 @@ class Worker(threading.Thread):
                         self._publish(submap, row, config)
                         self.counters.use()
                         open_frames -= 1
-                    self._telemetry.published((time.monotonic_ns() - new[-1].arrival_ns) * 1e-9)
+                    age_s = (time.monotonic_ns() - new[-1].arrival_ns) * 1e-9
+                    self._telemetry.published(age_s)
+            pipeline.observe(age_s, len(window))
         except Cancelled:
             why = "paused"
+        except DeviceLost as error:
+            self.lost = error
         except Exception as error:
             why = "rejected"
             self._failed("inference", error)
@@ -286,4 +342,5 @@ class Worker(threading.Thread):
             return
         self._telemetry.trouble(kind, f"{type(error).__name__}: {error}")
         if self._may_log(kind):
-            log.error("%s failed, its frames are dropped: %s: %s", kind, type(error).__name__, error, exc_info=error)
+            told = None if isinstance(error, ComeRosError) else error
+            log.error("%s failed, its frames are dropped: %s: %s", kind, type(error).__name__, error, exc_info=told)

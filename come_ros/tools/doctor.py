@@ -1,11 +1,15 @@
 """Check this machine: what come_ros finds, what is missing, and how to mend it.
 
-Each line is OK, WARN (works, but worse than it could) or FAIL (something cannot work), with the fix below it.
-Nothing is changed, downloaded or sent; a ROS node is started for a moment, seen on this machine only.
+Each line is OK, WARN (works, but worse than it could) or FAIL (a run cannot work), with the fix below it; the exit code is 1 if anything
+is FAIL. Looked at are Python and its packages, GPU and driver, the weights, memory (and the largest window that fits into it), ROS, DDS,
+and the camera, TF and /clock of the ROS system that runs here. Nothing is changed, downloaded or published.
 
 examples:
-  come_ros doctor                 as a table; exit code 1 if anything is FAIL
-  ros2 run come_ros come_ros doctor       the same from a ROS workspace
+  come_ros doctor                                   all of it; the camera, if there is only one
+  come_ros doctor --topic /camera/image_raw         this camera must be there, and be usable
+  come_ros doctor --quick                           only what needs no model and no ROS system: 2 s
+  come_ros doctor --params my.yaml --set weights=vggt_1b.safetensors --json
+  ros2 run come_ros come_ros doctor                 the same from a ROS workspace
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import argparse
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -22,51 +27,85 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from .. import __version__
+from ..config import Config, load_config, with_words
+from .graph import FAIL, OK, WARN, Finding, judge
 
-OK, WARN, FAIL = "OK", "WARN", "FAIL"
+DEFAULT = Config()
 MODELS = Path(__file__).resolve().parents[1] / "models"
 MESSAGES = ("sensor_msgs", "nav_msgs", "geometry_msgs", "std_srvs", "diagnostic_msgs", "lifecycle_msgs")
 MIB = 2**20
 # a participant with the large-message profile takes 16 MiB: camera driver, node, RViz and recorder together
 SHARED_MEMORY_WANTED = 64 * MIB
 MEMORY_WANTED = 2048 * MIB
+SAFE_SHARE = 0.8  # of the free memory: others want some too
+SLOW_WEIGHTS = 1024 * MIB
+LEAST_DRIVER = {
+    "11": 450,
+    "12": 525,
+    "13": 580,
+}  # of a CUDA's major version, by NVIDIA's table of minor version compatibility
 _PIP_ROS = "install ROS 2 and source its setup.bash, or `make venv` in a checkout (ROS from pip)"
 _TRY_ROS = "import rclpy; rclpy.init(); rclpy.create_node('come_ros_doctor').destroy_node(); rclpy.shutdown()"
 
 
-class Finding(NamedTuple):
-    """One line of the report. level: OK, WARN or FAIL; fix: what to do about it, "" if nothing."""
-
-    level: str
-    subject: str
-    text: str
-    fix: str = ""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None: there is nothing to choose."""
+    parser.add_argument(
+        "--topic", default="", help="image topic that must be there; default: the only one, if there is one"
+    )
+    parser.add_argument(
+        "--camera-info", default="", metavar="TOPIC", help="its camera_info; default: beside the images"
+    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="listen to it so long (default: 2)")
+    parser.add_argument("--sim-time", action="store_true", help="/clock must be there")
+    parser.add_argument("--params", metavar="FILE", help="parameters of the node, a YAML file")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="single parameters, such as weights=FILE"
+    )
+    parser.add_argument("--quick", action="store_true", help="leave out the trial pass and the running ROS system")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the findings; 1 if anything is FAIL."""
-    print(f"come_ros {__version__} in {MODELS.parent}")
-    worst = OK
-    for finding in examine():
-        print(f"  {finding.level:4}  {finding.subject:14} {finding.text}")
-        if finding.fix:
-            print(f"{'':22} fix: {finding.fix}")
-        worst = max(worst, finding.level, key=(OK, WARN, FAIL).index)
-    print({OK: "All is well.", WARN: "Works, with the warnings above.", FAIL: "Something above cannot work."}[worst])
+    """Prints the findings; 1 if anything is FAIL. Raises ConfigError if --params or --set are wrong."""
+    config = with_words(load_config(options.params) if options.params else Config(), options.set)
+    if not options.json:
+        print(f"come_ros {__version__} in {MODELS.parent}")
+    found = []
+    for finding in examine(config, options):
+        found.append(finding)
+        if not options.json:
+            print(f"  {finding.level:4}  {finding.subject:14} {finding.text}", flush=True)
+            if finding.fix:
+                print(f"{'':22} fix: {finding.fix}")
+    worst = max((f.level for f in found), key=(OK, WARN, FAIL).index)
+    if options.json:
+        print(json.dumps([f._asdict() for f in found], indent=2))
+    else:
+        print(
+            {OK: "All is well.", WARN: "Works, with the warnings above.", FAIL: "Something above cannot work."}[worst]
+        )
     return int(worst == FAIL)
 
 
-def examine() -> Iterator[Finding]:
+def examine(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
     """Every check, in the order in which one would mend things."""
-    for check in (python, libraries, torch, weights, ros, messages, profile, shared_memory, memory):
+    yield from python()
+    yield from libraries()
+    yield from torch(config)
+    yield from weights(config)
+    for check in (messages, profile, shared_memory, memory):
         yield from check()
+    if options.quick:
+        return
+    yield from largest_window(config)
+    before = None
+    for finding in ros():
+        yield (before := finding)
+    if before is not None and before.level == OK:
+        yield from camera(config, options)
 
 
 def python() -> Iterator[Finding]:
@@ -93,8 +132,8 @@ def libraries() -> Iterator[Finding]:
             yield Finding(OK, subject, getattr(found, "__version__", "found"))
 
 
-def torch() -> Iterator[Finding]:
-    """torch, whether a CUDA device really computes, and CuPy."""
+def torch(config: Config = DEFAULT) -> Iterator[Finding]:
+    """torch, whether a CUDA device really computes and its driver fits, and CuPy with our kernels."""
     found = _load("torch")
     if isinstance(found, Exception):
         yield Finding(FAIL, "torch", f"cannot be imported: {_first_line(found)}", "pip install torch")
@@ -107,40 +146,189 @@ def torch() -> Iterator[Finding]:
             capability = f"compute capability {device.major}.{device.minor}"
             yield Finding(OK, "CUDA", f"{device.name}, {device.total_memory / MIB:.0f} MiB, {capability}")
         except Exception as error:  # the driver raises many kinds
+            level = FAIL if config.device.startswith("cuda") else WARN
+            text = f"found, but does not compute: {_first_line(error)}"
             yield Finding(
-                WARN, "CUDA", f"found, but does not compute: {_first_line(error)}", "check the driver: nvidia-smi"
+                level, "CUDA", text, "install a torch that is built for this GPU, and check the driver: nvidia-smi"
             )
+        yield from _driver(found.version.cuda or "")
     elif Path("/dev/nvidia0").exists() or Path("/dev/nvhost-gpu").exists():  # desktop, Jetson
         built = f"is built for CUDA {found.version.cuda}" if found.version.cuda else "is built without CUDA"
         text = f"there is an NVIDIA GPU, but torch {built} and cannot use it"
-        yield Finding(WARN, "CUDA", text, "install a torch that fits the driver")
+        level = FAIL if config.device.startswith("cuda") else WARN
+        yield Finding(
+            level, "CUDA", text, "install a torch that fits the driver (pytorch.org, or NVIDIA's wheels on Jetson)"
+        )
+        yield from _driver(found.version.cuda or "")
+    elif config.device.startswith("cuda"):
+        text = f"device is {config.device}, but there is no NVIDIA GPU"
+        yield Finding(FAIL, "CUDA", text, "set device to auto or cpu; in a container: --gpus all")
     else:
         yield Finding(WARN, "CUDA", "no NVIDIA GPU: the model runs on the CPU, slower")
-    cupy = _load("cupy")
-    if not isinstance(cupy, Exception):
-        yield Finding(OK, "CuPy", f"{cupy.__version__}, for the kernels of token merging")
-    elif found.cuda.is_available():
-        text = f"cannot be imported: {_first_line(cupy)}; token merging runs on torch alone"
-        yield Finding(WARN, "CuPy", text, f"pip install cupy-cuda{(found.version.cuda or '12').partition('.')[0]}x")
+    yield from _kernels(config, found)
+
+
+def _driver(cuda: str) -> Iterator[Finding]:
+    """Whether the driver is new enough for the CUDA that torch is built with."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+        driver = said.splitlines()[0].strip()
+        newest = int(driver.partition(".")[0])
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        yield Finding(
+            WARN, "driver", "nvidia-smi does not tell its version", "check that it runs (not needed on Jetson)"
+        )
+        return
+    least = LEAST_DRIVER.get(cuda.partition(".")[0], 0)
+    if newest < least:
+        text = f"{driver}, but CUDA {cuda} of this torch needs {least} or newer"
+        yield Finding(FAIL, "driver", text, "update the driver, or install a torch built for an older CUDA")
     else:
-        yield Finding(OK, "CuPy", "not installed; only a GPU has a use for it")
+        yield Finding(OK, "driver", f"{driver}, torch is built for CUDA {cuda or '(none)'}")
 
 
-def weights() -> Iterator[Finding]:
-    """The bundled models: there, and readable to the end."""
-    files = sorted(MODELS.glob("*.safetensors"))
+def _kernels(config: Config, torch: Any) -> Iterator[Finding]:
+    """CuPy, and whether it compiles our kernels."""
+    cupy = _load("cupy")
+    gpu = torch.cuda.is_available()
+    fix = f"pip install cupy-cuda{(torch.version.cuda or '12').partition('.')[0]}x"
+    if isinstance(cupy, Exception):
+        text = "not installed" if isinstance(cupy, ModuleNotFoundError) else f"cannot be imported: {_first_line(cupy)}"
+        if config.kernels == "cupy":
+            yield Finding(FAIL, "CuPy", f"{text}, but kernels is cupy", f"{fix}, or set kernels to auto")
+        elif gpu:
+            yield Finding(WARN, "CuPy", f"{text}; token merging runs on torch alone", fix)
+        else:
+            yield Finding(OK, "CuPy", f"{text}; only a GPU has a use for it")
+        return
+    yield Finding(OK, "CuPy", f"{cupy.__version__}, for the kernels of token merging")
+    if not gpu:
+        return
+    from ..kernels import choose
+
+    try:
+        choose("cupy", torch.device("cuda"))
+        yield Finding(OK, "kernels", "compiled")
+    except Exception as error:  # of CuPy, NVRTC and the driver
+        yield Finding(
+            FAIL if config.kernels == "cupy" else WARN,
+            "kernels",
+            _first_line(error),
+            "install CuPy and torch of one CUDA",
+        )
+
+
+def weights(config: Config = DEFAULT) -> Iterator[Finding]:
+    """The model that will run: there, whole, its checksum and its licence."""
+    if config.backbone == "fake":
+        yield Finding(OK, "weights", "none: the backbone is the stand-in for tests")
+        return
+    if config.weights:
+        files = [Path(config.weights).expanduser()]
+        if not files[0].is_file():
+            text = f"{files[0]} does not exist"
+            yield Finding(
+                FAIL, "weights", text, "give the path of the file, or leave weights empty for the bundled model"
+            )
+            return
+    else:
+        files = sorted(MODELS.glob("*.safetensors"))
     if not files:
         fix = "reinstall come_ros; until then give a checkpoint with the parameter `weights`"
         yield Finding(FAIL, "weights", f"no bundled model in {MODELS}", fix)
     for file in files:
-        content = file.read_bytes()
-        text = f"{file.name}, {len(content) / MIB:.1f} MiB, sha256 {hashlib.sha256(content).hexdigest()}"
+        text = f"{file.name}, {file.stat().st_size / MIB:.1f} MiB, sha256 {_sha256(file)}"
         try:
-            from safetensors.numpy import load
-
-            yield Finding(OK, "weights", f"{text}, {len(load(content))} tensors")
+            tensors, licence = _contents(file)
         except Exception as error:  # safetensors raises its own kinds; missing safetensors is reported above
-            yield Finding(FAIL, "weights", f"{text}: unreadable ({_first_line(error)})", "reinstall come_ros")
+            fix = "copy or download it again" if config.weights else "reinstall come_ros"
+            yield Finding(FAIL, "weights", f"{text}: unreadable ({_first_line(error)})", fix)
+            continue
+        licence = licence or ("Apache-2.0" if not config.weights else "")
+        if licence:
+            yield Finding(OK, "weights", f"{text}, {tensors} tensors, licence {licence}")
+        else:
+            text += f", {tensors} tensors; its licence is not in the file"
+            fix = "read the licence where you got it: facebook/VGGT-1B is for non-commercial use (README, Licences)"
+            yield Finding(WARN, "weights", text, fix)
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as fh:
+        while block := fh.read(MIB):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _contents(file: Path) -> tuple[int, str]:
+    """How many tensors, and the licence that the file itself tells of. Raises if it is not whole."""
+    if file.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(file, framework="np") as opened:  # it checks the length against the header
+            metadata = opened.metadata() or {}
+            return len(opened.keys()), metadata.get("license", metadata.get("licence", ""))
+    from ..backbones.checkpoint import read_checkpoint
+
+    return len(read_checkpoint(str(file))[0]), ""
+
+
+def largest_window(config: Config) -> Iterator[Finding]:
+    """Two trial passes in a process of their own, of few and of more frames: what one frame costs, and how many fit."""
+    size = (
+        Path(config.weights).expanduser().stat().st_size
+        if config.weights and Path(config.weights).expanduser().is_file()
+        else 0
+    )
+    if config.backbone == "fake":
+        return
+    if size > SLOW_WEIGHTS and not _cuda():
+        yield Finding(
+            OK,
+            "window",
+            "not tried: a pass of such weights takes minutes on a CPU (about 6 GiB for 2 frames of VGGT-1B)",
+        )
+        return
+    command = [sys.executable, "-m", "come_ros.tools.trial", json.dumps(config.to_flat())]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        said = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, IndexError, ValueError):
+        yield Finding(
+            FAIL,
+            "window",
+            "the model does not run: a trial pass gave no result",
+            "see the lines above, or start the node and read its log",
+        )
+        return
+    if "error" in said:
+        yield Finding(
+            FAIL, "window", f"the model does not run: {said['error']}", said.get("fix", "see the lines above")
+        )
+        return
+    free = said.get("free_mib", free_memory() / MIB)
+    most = int(min(64, max(0.0, (SAFE_SHARE * free - said["base_mib"]) / max(said["frame_mib"], 1e-3))))
+    text = (
+        f"the largest safe one has {most} frames at {said['size']} on {said['device']}: a frame takes {said['frame_mib']:.0f} MiB, "
+        f"the rest {said['base_mib']:.0f}, and {free:.0f} are free"
+    )
+    if most >= config.window.size:
+        yield Finding(OK, "window", text)
+    else:
+        fix = (
+            f"set window.size to {most} or less, or lower input.max_side"
+            if most >= 2
+            else "free memory, or lower input.max_side"
+        )
+        level = WARN if most >= 2 else FAIL
+        yield Finding(level, "window", f"{text}; window.size is {config.window.size}", fix)
+
+
+def _cuda() -> bool:
+    torch = _load("torch")
+    return not isinstance(torch, Exception) and bool(torch.cuda.is_available())
 
 
 def ros() -> Iterator[Finding]:
@@ -176,13 +364,16 @@ def messages() -> Iterator[Finding]:
         yield Finding(WARN, "tf2_msgs", text, "apt install ros-$ROS_DISTRO-tf2-msgs (there is no pip wheel of it)")
     else:
         yield Finding(OK, "tf2_msgs", "found")
-    bridge = _load("cv_bridge")
-    if isinstance(bridge, ModuleNotFoundError):
-        yield Finding(OK, "cv_bridge", "not installed; come_ros decodes images itself")
-    elif isinstance(bridge, Exception):
-        yield Finding(OK, "cv_bridge", f"does not import ({_first_line(bridge)}); come_ros decodes images itself")
-    else:
-        yield Finding(OK, "cv_bridge", "found")
+    for name in ("cv_bridge", "sensor_msgs_py"):
+        if importlib.util.find_spec(name) is None:
+            yield Finding(OK, name, "not installed; come_ros converts messages itself")
+        elif broken := _import_elsewhere(name):
+            text = f"is broken ({broken}); come_ros converts messages itself, other nodes may not"
+            yield Finding(
+                WARN, name, text, "install the NumPy that it was built with (pip install 'numpy<2' on Humble and Jazzy)"
+            )
+        else:
+            yield Finding(OK, name, "found")
 
 
 def profile() -> Iterator[Finding]:
@@ -221,7 +412,15 @@ def shared_memory() -> Iterator[Finding]:
 
 
 def memory() -> Iterator[Finding]:
-    """What may still be taken: free on the machine, and left under a container's limit."""
+    """What may still be taken."""
+    free = free_memory()
+    low = free < MEMORY_WANTED
+    fix = "close something, or make the windows smaller (window.size, input.max_side)" if low else ""
+    yield Finding(WARN if low else OK, "memory", f"{free / MIB:.0f} MiB free, {os.cpu_count()} CPU cores", fix)
+
+
+def free_memory() -> int:
+    """Bytes: free on the machine, and left under a container's limit."""
     with open("/proc/meminfo", encoding="ascii") as fh:
         rows = dict(line.split(":") for line in fh)
     free = int(rows["MemAvailable"].split()[0]) * 1024
@@ -230,9 +429,35 @@ def memory() -> Iterator[Finding]:
         free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")))
     except (OSError, ValueError):  # no such file, or "max": no limit
         pass
-    low = free < MEMORY_WANTED
-    fix = "close something, or make the windows smaller (window.size, input.max_side)" if low else ""
-    yield Finding(WARN if low else OK, "memory", f"{free / MIB:.0f} MiB free, {os.cpu_count()} CPU cores", fix)
+    return free
+
+
+def camera(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
+    """The camera, TF and /clock of the ROS system that runs here, as a process of its own sees them."""
+    command = [sys.executable, "-m", "come_ros.ros.probe", "--seconds", str(options.seconds)]
+    command += ["--topic", options.topic] * bool(options.topic)
+    command += ["--camera-info", options.camera_info] * bool(options.camera_info)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=options.seconds + 60, check=False)
+        seen = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, IndexError, ValueError):
+        yield Finding(FAIL, "camera", "the ROS system cannot be looked at", "see `rclpy` and `messages` above")
+        return
+    yield from judge(seen, config, options.topic, options.sim_time)
+
+
+def _import_elsewhere(name: str) -> str:
+    """What importing a module of others raised, in a process of its own, which it may take down; "" if all is well."""
+    script = f"import {name}" + ("; from cv_bridge import CvBridge; CvBridge()" if name == "cv_bridge" else "")
+    try:
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return "no end within 60 s"
+    if done.returncode == 0:
+        return ""
+    if done.returncode < 0:
+        return f"ended by signal {-done.returncode}"
+    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
 
 
 def _load(name: str) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from come_ros.backbones.fake import FakeBackbone
 from come_ros.config import Config
-from come_ros.errors import FrameError
+from come_ros.errors import DeviceLost, FrameError, OutOfMemory
 from come_ros.pipeline import ReconstructionPipeline
 from come_ros.ros.telemetry import Telemetry
 from come_ros.ros.worker import Worker
@@ -42,7 +42,8 @@ def read(message: Frame | None, arrival_ns: int) -> Frame:
     return message
 
 
-def run(faults: list[str], **parameters: object) -> tuple[Worker, list[Frame]]:
+def run(faults: list[str], at_once: int = 2, **parameters: object) -> tuple[Worker, list[Frame]]:
+    """`at_once`: as many wait when a busy worker comes back; a window has room for two beside the two it shares."""
     config = Config().replace(**{"keyframe.mode": "every", "window.size": 4, "window.overlap": 2, **parameters})
     published: list[Frame] = []
     telemetry = Telemetry()
@@ -52,7 +53,7 @@ def run(faults: list[str], **parameters: object) -> tuple[Worker, list[Frame]]:
     for message in stream(faults):
         worker.put(message, time.monotonic_ns())
         assert worker.counters.snapshot().balanced()
-        if len(worker.ring) == 4:  # as many as a busy worker finds when it comes back
+        if len(worker.ring) == at_once:
             worker._step(worker.pipeline, worker._session)
     while worker._kept or len(worker.ring):
         worker._step(worker.pipeline, worker._session)
@@ -67,8 +68,78 @@ def test_every_frame_of_any_stream_is_accounted_for(faults, how) -> None:
     assert counts.balanced() and counts.pending == 0 and counts.received == len(faults)
     assert counts.used == len(published)
     assert counts.dropped["decode"] == faults.count("broken") + faults.count("strip")
-    assert counts.dropped["rejected"] == counts.dropped["busy"] == counts.dropped["old"] == 0
+    assert counts.dropped["rejected"] == counts.dropped["old"] == 0
+    # each change ends a window early, so that many of them keep the worker busy
+    assert counts.dropped["busy"] == 0 or {"size", "encoding", "camera", "gap"} & set(faults)
     assert len({id(frame) for frame in published}) == len(published)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.sampled_from(FAULTS), max_size=30), st.sampled_from(["reset", "keep_pose"]), st.integers(1, 4))
+def test_the_newest_win_and_the_others_are_busy(faults, how, at_once) -> None:
+    worker, published = run([*faults, "none", "none"], at_once, on_time_jump=how)
+    counts = worker.counters.snapshot()
+    assert counts.balanced() and counts.pending == 0 and counts.used == len(published)
+    assert counts.dropped["rejected"] == 0 and counts.dropped["decode"] == faults.count("broken") + faults.count(
+        "strip"
+    )
+    last = stream([*faults, "none", "none"])[-1]
+    assert published[-1].stamp_ns == last.stamp_ns, "the newest frame is never the one that is given up"
+
+
+@settings(max_examples=20)
+@given(st.data())
+def test_the_sum_holds_whatever_is_asked_of_a_running_worker(data) -> None:
+    """Frames, sessions, pauses, resets, loads and failures in any order, while the thread does its work."""
+    config = Config().replace(**{"keyframe.mode": "every", "window.size": 4, "window.overlap": 2})
+    fails = iter(
+        data.draw(st.lists(st.sampled_from([None, None, None, RuntimeError("x"), OutOfMemory("y")]), max_size=20))
+    )
+
+    def fail_on(images) -> None:
+        if (error := next(fails, None)) is not None:
+            raise error
+
+    worker = Worker(
+        config, read, lambda *_: None, Telemetry(), lambda: None,
+        lambda config: ReconstructionPipeline(config, FakeBackbone(fail_on=fail_on)),
+    )  # fmt: skip
+    worker.start()
+    frames = iter(stream(["none"] * 60))
+
+    def check() -> None:
+        counts = worker.counters.snapshot()
+        assert counts.balanced() and counts.pending >= 0 and worker.is_alive()
+
+    try:
+        worker.load(config).result(10)
+        worker.activate()
+        active = True
+        for what in data.draw(st.lists(st.sampled_from(
+            ["frame"] * 6 + ["pause", "go on", "reset", "deactivate", "activate", "cleanup"]), max_size=50)):  # fmt: skip
+            if what == "frame" and active:
+                worker.put(next(frames), time.monotonic_ns())
+            elif what in ("pause", "go on"):
+                worker.pause(what == "pause")
+            elif what == "reset":
+                worker.reset(lambda: None)
+            elif what == "activate":
+                worker.activate()
+                active = True
+            elif what in ("deactivate", "cleanup"):
+                worker.deactivate()
+                active = False
+                if what == "cleanup":
+                    worker.unload()
+                    worker.load(config).result(10)
+                    assert worker.counters.snapshot().received == 0, "counted from zero at configure"
+            check()
+        worker.deactivate()
+        worker.unload().result(10)
+        check()
+        assert worker.counters.snapshot().pending == 0
+    finally:
+        worker.stop(10)
 
 
 @pytest.mark.parametrize("fault", ["size", "encoding", "camera", "gap"])
@@ -114,3 +185,36 @@ def test_backpressure_all_makes_the_windows_of_the_bag_tool(at_once):
     np.testing.assert_array_equal([p for _, p in published], [p for _, p in want][:10])
     counts = worker.counters.snapshot()
     assert (counts.used, counts.pending) == (10, 1) and counts.balanced()
+
+
+def test_a_lost_device_ends_the_thread_and_says_so_once() -> None:
+    config = Config().replace(**{"keyframe.mode": "every"})
+    told: list[DeviceLost] = []
+
+    def fail_on(images) -> None:
+        raise DeviceLost("CUDA error: an illegal memory access was encountered")
+
+    worker = Worker(config, read, lambda *_: None, Telemetry(), lambda: None, lost=told.append)
+    worker.pipeline = ReconstructionPipeline(config, FakeBackbone(fail_on=fail_on))
+    worker.activate()
+    for frame in stream(["none"] * 3):
+        worker.put(frame, time.monotonic_ns())
+    worker.start()
+    worker.join(10)
+    assert not worker.is_alive() and [str(error) for error in told] == [str(worker.lost)]
+    assert worker.pipeline.backbone.windows == 1, "it is never tried again"
+    counts = worker.counters.snapshot()
+    assert counts.balanced() and counts.dropped["rejected"] == 3
+
+
+def test_frames_that_memory_had_no_room_for_are_counted() -> None:
+    config = Config().replace(**{"keyframe.mode": "every"})
+    published: list[Frame] = []
+    worker = Worker(config, read, lambda s, row, _: published.append(s.frames[row]), Telemetry(), lambda: None)
+    worker.pipeline = ReconstructionPipeline(config, FakeBackbone(needs=lambda load: load.frames, free_mib=5))
+    worker.activate()
+    for frame in stream(["none"] * 8):
+        worker.put(frame, time.monotonic_ns())
+    worker._step(worker.pipeline, worker._session)
+    counts = worker.counters.snapshot()
+    assert (counts.used, counts.dropped["rejected"], counts.pending) == (4, 4, 0) and len(published) == 4

@@ -1,0 +1,148 @@
+"""One topic that comes in, with a QoS that fits its publishers, and what to say where none does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSCompatibility, QoSPolicyKind, QoSProfile, ReliabilityPolicy, qos_check_compatible
+from rclpy.qos_overriding_options import QoSOverridingOptions
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, SubscriptionEventCallbacks
+
+log = logging.getLogger("come_ros")
+
+OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+
+
+class Input:
+    """A subscription that can be opened and closed, and, if reliability is "auto", follows its publishers.
+
+    reliability: best_effort, reliable, or auto: reliable while there are publishers and all of them are. Parameters
+    qos_overrides.<topic>.subscription... win over it.
+    """
+
+    def __init__(
+        self, node: LifecycleNode, kind: type, topic: str, callback: Callable[[Any], None], reliability: str, depth: int
+    ) -> None:
+        self.topic, self.conflict = topic, ""
+        self._node, self._kind, self._callback = node, kind, callback
+        self._wish, self._depth = reliability, depth
+        self._subscription: Any = None
+        self._qos: QoSProfile | None = None
+
+    def open(self) -> None:
+        """Subscribes. What was offered that does not fit is forgotten."""
+        self.conflict = ""
+        reliable = self._all_reliable() if self._wish == "auto" else self._wish == "reliable"
+        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        self._wanted = reliable
+        # changed in place by overrides, so each subscription has one of its own
+        self._qos = QoSProfile(depth=self._depth, reliability=reliability)
+        self._subscription = self._node.create_subscription(
+            self._kind,
+            self.topic,
+            self._callback,
+            self._qos,
+            qos_overriding_options=QoSOverridingOptions(self._overridable()),
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=lambda _: self.follow()),
+        )
+
+    def close(self) -> None:
+        """Unsubscribes."""
+        if self._subscription is not None:
+            self._node.destroy_subscription(self._subscription)
+        self._subscription, self.conflict = None, ""
+
+    def follow(self) -> None:
+        """Looks at the publishers there are now: `conflict` is about those whose messages cannot come, or "". To be called now and
+        then: publishers come and go."""
+        if self._subscription is None or self._qos is None:
+            return
+        if self._wish == "auto" and self._all_reliable() != self._wanted:
+            log.info(
+                "%s: its publishers are %s, and so are we", self.topic, "best effort" if self._wanted else "reliable"
+            )
+            self.close()
+            self.open()
+        before, self.conflict = self.conflict, self._find_conflict()
+        if self.conflict and self.conflict != before:
+            log.warning("%s", self.conflict)
+
+    @property
+    def qos(self) -> str:
+        """As it was asked for last."""
+        return qos_text(self._qos) if self._qos is not None and self._subscription is not None else self._wish
+
+    def publishers(self) -> int:
+        """Those whose messages reach us, where rclpy can tell, else all there are."""
+        matched = getattr(self._subscription, "get_publisher_count", None)
+        return matched() if matched else self._node.count_publishers(self.topic)
+
+    def _overridable(self) -> list[QoSPolicyKind]:
+        """A parameter that is declared once would hold the first reliability for ever: under "auto" it is one only if it is given."""
+        # a public way to the parameters given at the start does not exist, see parameters.py
+        given = f"qos_overrides.{self.topic}.subscription.reliability" in self._node._parameter_overrides
+        return [p for p in OVERRIDABLE if self._wish != "auto" or given or p != QoSPolicyKind.RELIABILITY]
+
+    def _all_reliable(self) -> bool:
+        offered = self._node.get_publishers_info_by_topic(self.topic)
+        return bool(offered) and all(p.qos_profile.reliability == ReliabilityPolicy.RELIABLE for p in offered)
+
+    def _find_conflict(self) -> str:
+        """Both profiles, and what to do."""
+        assert self._qos is not None
+        for other in self._node.get_publishers_info_by_topic(self.topic):
+            fits, reason = qos_check_compatible(other.qos_profile, self._qos)
+            if fits == QoSCompatibility.ERROR:
+                durability = "DURABILITY" in reason.upper()
+                fix = "leave its durability volatile" if durability else "set input.reliability to best_effort or auto"
+                return (
+                    f"the QoS of {self.topic} does not fit, its images cannot come: we ask for {qos_text(self._qos)}, "
+                    f"{other.node_name} offers {qos_text(other.qos_profile)}: {fix}, and remove other overrides"
+                )
+        return ""
+
+
+class OutputConflicts:
+    """What is asked of our topics that they do not offer: topic -> both profiles, and what to do."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node = node
+        self._found: dict[str, str] = {}
+
+    def callbacks(self, topic: str) -> PublisherEventCallbacks:
+        """For the publisher of ~/`topic`."""
+        return PublisherEventCallbacks(incompatible_qos=lambda _: self._look(topic))
+
+    def text(self) -> str:
+        """Of those that are still there; "" if there are none."""
+        for topic in list(self._found):
+            self._look(topic)
+        return "; ".join(self._found.values())
+
+    def _look(self, topic: str) -> None:
+        name = self._node.resolve_topic_name(f"~/{topic}")
+        ours = [p.qos_profile for p in self._node.get_publishers_info_by_topic(name)]
+        for other in self._node.get_subscriptions_info_by_topic(name) if ours else ():
+            if qos_check_compatible(ours[0], other.qos_profile)[0] == QoSCompatibility.ERROR:
+                text = (
+                    f"{other.node_name} asks for {qos_text(other.qos_profile)} on {name}, but we offer {qos_text(ours[0])}: "
+                    f"it gets nothing; let it ask for less, or set qos_overrides.{name}.publisher"
+                )
+                if self._found.get(topic) != text:
+                    log.warning("%s", text)
+                self._found[topic] = text
+                return
+        self._found.pop(topic, None)
+
+
+def qos_text(qos: QoSProfile) -> str:
+    """Such as "reliable volatile 5"; without a depth where DDS does not tell it."""
+    text = f"{qos.reliability.name.lower()} {qos.durability.name.lower()}"
+    return f"{text} {qos.depth}" if qos.depth else text
