@@ -46,21 +46,25 @@ def load_vggt(path: str) -> VGGT:
 
 
 def load_model(backbone: str, path: str) -> GeometryModel:
-    """The model in fp32 on the CPU with the weights of `path`.
+    """The model in fp32 on the CPU with the weights of `path`. backbone: one of MODELS, or "" for whichever the file holds.
 
     Sizes come from the file's own metadata (files written by save_checkpoint); a file without it must be a published one.
     Raises CheckpointError, naming the file and the keys, if it is unreadable, incomplete, of another shape or another backbone's.
     """
-    kind = MODELS[backbone]
     state, metadata = read_checkpoint(path)
     if _SIZES_KEY in metadata:
         found = metadata.get(_BACKBONE_KEY, "vggt")
     else:
-        found = next((m.name for m in MODELS.values() if m.landmark in m.own_names(state)), backbone)
-    if found != backbone:
+        found = next((m.name for m in MODELS.values() if m.landmark in m.own_names(state)), backbone or "vggt")
+    if found not in MODELS:
+        raise CheckpointError(
+            f"{path} holds weights of the backbone {found}, which this come_ros does not know: update it"
+        )
+    if found != (backbone or found):
         raise CheckpointError(
             f"{path} holds weights of the backbone {found}, but {backbone} was asked for: set backbone:={found}, or give another file"
         )
+    kind = MODELS[found]
     if _SIZES_KEY in metadata:
         known = {f.name for f in dataclasses.fields(kind.sizes_type)}
         stored = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata[_SIZES_KEY]).items()}

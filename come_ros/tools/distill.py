@@ -253,7 +253,7 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
 
     from ..accelerators.confidence import default_block, save_predictor
     from ..backbones.base import choose_device
-    from ..backbones.checkpoint import bundled_weights, load_vggt
+    from ..backbones.checkpoint import bundled_weights, load_model
 
     os.makedirs(args.output, exist_ok=True)
     torch.set_flush_denormal(True)
@@ -261,7 +261,7 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     rng = np.random.default_rng(args.seed)
     device = choose_device(args.device)
     weights = args.weights or bundled_weights()
-    model = load_vggt(weights).to(device).eval().requires_grad_(False)
+    model = load_model("", weights).to(device).eval().requires_grad_(False)
     block = args.block if args.block >= 0 else default_block(len(model.encoder_blocks()))
     side = args.side or model.native_side
     student = Student(model, block, args.loss, args.scope, args.dim, args.seed)

@@ -277,7 +277,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     from ..accelerators import Pace
     from ..accelerators.pace_networks import make_networks, save_networks
     from ..backbones.base import choose_device
-    from ..backbones.checkpoint import bundled_weights, load_vggt
+    from ..backbones.checkpoint import bundled_weights, load_model
     from .distill import RecordedWindows
 
     os.makedirs(args.output, exist_ok=True)
@@ -285,7 +285,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(args.seed)
     device = choose_device(args.device)
     weights = args.weights or bundled_weights()
-    model = load_vggt(weights).to(device).eval().requires_grad_(False)
+    model = load_model("", weights).to(device).eval().requires_grad_(False)
     side = args.side or model.native_side
     dim = args.dim or max(8, model.encoder_width // 4 // 8 * 8)
     scorer, restorer = (network.to(device) for network in make_networks(model, dim))

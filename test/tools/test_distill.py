@@ -144,3 +144,25 @@ def test_a_missing_or_damaged_state_says_so(sources, tmp_path, capsys):
     (tmp_path / "damaged" / "state.pt").write_bytes(b"half a file")
     assert run(tmp_path / "damaged", sources, "--resume") == 1
     assert "it is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backbone", ["mapanything", "pi3", "da3"])
+def test_predictors_of_other_backbones(tmp_path, sources, backbone):
+    """The weights file says which backbone it is of; the predictor fits that model, at the block it was trained on."""
+    from models import tiny
+
+    from come_ros.backbones import load_backbone
+    from come_ros.backbones.checkpoint import save_checkpoint
+
+    weights = str(tmp_path / "m.safetensors")
+    save_checkpoint(weights, tiny(backbone, seed=2), torch.float32)
+    assert run(tmp_path / "out", sources[:1], "--steps", 1, "--weights", weights, "--block", 1) == 0
+    predictor = str(tmp_path / "out" / "predictor.safetensors")
+    config = Config().replace(
+        backbone=backbone, weights=weights, device="cpu", threads=1,
+        **{"accelerator.name": "come", "accelerator.predictor": predictor, "accelerator.group": "2x2"},
+    )  # fmt: skip
+    made = load_backbone(config)
+    assert made.accelerator.block == 1
+    images = np.random.default_rng(0).integers(0, 256, (2, 56, 70, 3), np.uint8)
+    assert made.predict(images).kept_ratio < 0.8
