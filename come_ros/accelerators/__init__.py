@@ -29,8 +29,10 @@ ACCELERATORS: dict[str, type[Accelerator]] = {
     "temporal": Temporal,
     "random": Random,
 }
-COMBINATIONS = ("come+good_token_hunting", "pace+good_token_hunting")
-"""accelerators that work together, as names for `accelerator.name`"""
+COMBINATIONS: dict[str, tuple[str, ...]] = {
+    f"{name}+good_token_hunting": tuple(f"ratio={ratio}" for ratio in (0.25, 0.5, 0.75)) for name in ("come", "pace")
+}
+"""accelerators that work together, as names for `accelerator.name`, and what `come_ros eval --frontier` tries of them"""
 
 __all__ = [
     "ACCELERATORS",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..backbones.base import GeometryModel
 
 _KEY = "come_ros.pace"  # in the safetensors metadata
+SHARPNESS = 12.0
 PARTS = ("frame", "global")  # of the trunk, whose outputs make up a level
 
 
@@ -71,8 +72,8 @@ class Restorer(nn.Module):
                 for part in PARTS
             }
         )
-        # starts as a soft copy of the most similar patch
-        nn.init.orthogonal_(self.q.weight)
+        # starts as a soft copy of the most similar patch: a normalised feature meets itself with a logit of about SHARPNESS
+        nn.init.orthogonal_(self.q.weight, gain=SHARPNESS**0.5 * (dim / heads) ** -0.25)
         nn.init.zeros_(self.q.bias)
         self.k.load_state_dict(self.q.state_dict())
         nn.init.zeros_(self.place.weight)

@@ -17,17 +17,16 @@ RANDOM = "random"
 
 
 def frontier_variants(backbone: Any, config: Config, height: int, width: int) -> tuple[list[Variant], dict[str, str]]:
-    """The dense model, every registered accelerator with all settings that its class lists, smaller images; and which accelerators were
-    left out, with the reason."""
-    from ...accelerators import ACCELERATORS
+    """The dense model, every registered accelerator and combination with all settings that are listed for it, smaller images; and which
+    were left out, with the reason."""
+    from ...accelerators import ACCELERATORS, COMBINATIONS
     from ...errors import CheckpointError
 
     variants, left_out = [Variant(DENSE, DENSE, backbone.dense())], {}
-    for name, kind in ACCELERATORS.items():
-        if name == "none":
-            continue
+    tried = {name: kind.frontier for name, kind in ACCELERATORS.items() if name != "none"} | COMBINATIONS
+    for name, settings in tried.items():
         try:
-            variants += [accelerated(backbone, config, f"{name}:{setting}") for setting in kind.frontier]
+            variants += [accelerated(backbone, config, f"{name}:{setting}") for setting in settings]
         except CheckpointError as error:  # its own network is missing
             left_out[name] = str(error)
     return [*variants, *smaller(backbone, height, width)], left_out
