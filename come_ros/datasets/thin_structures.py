@@ -19,7 +19,7 @@ from .synthetic import CYLINDER, GENERATOR_VERSION, SPLIT_SEEDS, TEST_RATE_HZ, S
 STREAM_STRUCTURES = 17  # of a seed's random streams; synthetic has 0 to 3
 KINDS = ("poles", "wires", "legs", "fence")
 LEAST_AWAY_M = 0.6  # structure to camera
-WIDTH_RAD = (0.006, 0.03)  # angle under which a structure is seen: at 70 degrees over 112 px, half a pixel to three
+WIDTH_RAD = (0.006, 0.06)  # angle under which a structure is seen: at 70 degrees over 168 px, 0.7 to 7, half a patch
 
 
 @dataclass(frozen=True)

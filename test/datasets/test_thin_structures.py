@@ -15,7 +15,7 @@ def test_structures_are_thin_in_front_and_nowhere_else(kind):
     np.testing.assert_array_equal(found.background, plain.depth)
     np.testing.assert_array_equal(found.sequence.world_from_camera, plain.world_from_camera)
     assert found.kind == kind and (found.sequence.depth <= found.background + 1e-4).all()
-    assert 0.001 < found.thin.mean() < 0.2
+    assert 0.001 < found.thin.mean() < 0.3
     assert (found.sequence.depth[~found.thin] == found.background[~found.thin]).all()
     assert found.sequence.depth.min() > 0.3
 
@@ -38,7 +38,7 @@ def test_no_structure_comes_near_a_camera():
             only = synthetic.Scene(**{**vars(furnished), "shapes": furnished.shapes[len(scene.shapes) :],
                                       "records": furnished.records[len(scene.records) :], "room": np.full(3, 1e3)})  # fmt: skip
             centres = poses[:, :3, 3] + [0, 0, 0]
-            assert only.clearance(centres)[centres[:, 2] > LEAST_AWAY_M].min() > 0.4  # a rod is at most 0.1 m thick
+            assert only.clearance(centres)[centres[:, 2] > LEAST_AWAY_M].min() > 0.4  # a rod is at most 0.2 m thick
 
 
 def test_wrong_arguments_are_named():
