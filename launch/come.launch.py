@@ -11,10 +11,12 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from come_ros.config import parameters
 from come_ros.ros.environment import large_message_profile
 
 SHARED_CONFIG = PathJoinSubstitution([FindPackageShare("come_ros"), "config"])
 EITHER = ["true", "false"]
+BACKBONES = [choice for p in parameters() if p.name == "backbone" for choice in p.choices]
 
 
 def start(context: LaunchContext) -> list[Node]:
@@ -80,7 +82,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "backbone",
                 default_value="",
-                choices=["", "vggt", "fake"],
+                choices=["", *BACKBONES],
                 description="model family; empty: as the params_file says",
             ),
             DeclareLaunchArgument(

@@ -67,6 +67,8 @@ from .picture import POINTS, Evenly, Overview, Shown, accuracy_text, draw, evenl
 from .results import ResultFolder, cannot_write
 from .scores import DepthScores, accuracy_lines, for_json, in_model_pixels, rotation_scores, trajectory_scores
 
+log = logging.getLogger("come_ros")
+
 NODE = "/come"
 RECORDING = "output"
 RESULTS = (RECORDING, "map.ply", "trajectory.tum", "metrics.json", "overview.png", "compare.png", "run.yaml")
@@ -484,7 +486,13 @@ def _configuration(options: argparse.Namespace) -> Config:
     config = Config() if options.params is None else load_config(options.params)
     if options.weights is not None:
         config = config.replace(weights=options.weights)
-    return with_words(config, options.set)
+    config = with_words(config, options.set)
+    if config.known.depth or config.known.odometry:
+        log.warning(
+            "known.depth and known.odometry are for the node: here the recording's depth and poses are what results are held against"
+        )
+        config = config.replace(**{"known.depth": False, "known.odometry": False})
+    return config
 
 
 def _truth_of_file(path: Path) -> dict[int, F64]:

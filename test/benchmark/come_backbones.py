@@ -24,7 +24,7 @@ from come_ros.accelerators.confidence import ConfidencePredictor, default_block
 from come_ros.backbones.base import TorchBackbone
 from come_ros.backbones.checkpoint import MODELS
 
-WIDTH, HEADS, ENCODER, TRUNK = 384, 6, 8, 16  # blocks
+WIDTH, HEADS, ENCODER, TRUNK = 192, 3, 8, 16  # blocks
 COMMON = {"image_side": 252, "native_side": 252, "dim": WIDTH}
 SIZES = {
     "vggt": {
@@ -59,7 +59,7 @@ def main() -> None:
     rows = []
     load = os.getloadavg()[0]
     for name in sorted(MODELS):
-        model = tiny(name, std=0.03, **COMMON, **SIZES[name])
+        model = tiny(name, std=0.08, **COMMON, **SIZES[name])
         block = default_block(len(model.encoder_blocks()))
         predictor = ConfidencePredictor(WIDTH, 64).eval().requires_grad_(False)
         dense = TorchBackbone(name, model, NoAccelerator(), device="cpu")

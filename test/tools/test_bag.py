@@ -719,3 +719,8 @@ def test_the_picture_shows_what_was_merged_where_something_was(tmp_path: Path) -
 
     one, both = pixels(None, magenta), pixels(magenta, magenta)
     assert pixels(None, None) == 0 and one > 5000 and both == pytest.approx(2 * one, rel=0.05)
+
+
+def test_the_model_is_not_told_what_results_are_held_against(plain: Path, tmp_path: Path, caplog) -> None:
+    assert run(plain, tmp_path / "out", "--set", "known.depth=true", "--set", "known.odometry=true") == 0
+    assert "known.depth and known.odometry are for the node" in caplog.text
