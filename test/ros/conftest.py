@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed: pip install '.[ros]', or source a ROS installation")
 
 import rclpy
-from ros.live_node import NodeProcess, Peer
+from ros.live_node import ROOT, NodeProcess, Peer
 
 
 @pytest.fixture
@@ -35,3 +37,18 @@ def peer() -> Iterator[Peer]:
     yield made
     made.close()
     context.try_shutdown()
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    """An install prefix as colcon makes it, of this checkout."""
+    marker = tmp_path / "share/ament_index/resource_index/packages/come_ros"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    (tmp_path / "share/come_ros").mkdir()
+    (tmp_path / "share/come_ros/config").symlink_to(ROOT / "config")
+    executable = tmp_path / "lib/come_ros/come_node"
+    executable.parent.mkdir(parents=True)
+    executable.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m come_ros.ros.node \"$@\"\n")
+    executable.chmod(0o755)
+    return tmp_path

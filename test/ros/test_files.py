@@ -1,4 +1,4 @@
-"""come.yaml, come.rviz and the launch file against what the node really has."""
+"""come.yaml, come.rviz, come.foxglove.json and the launch files against what the node really has."""
 
 from __future__ import annotations
 
@@ -55,7 +55,51 @@ def test_rviz_subscribes_to_what_the_node_publishes_with_a_matching_qos():
             assert topic["Depth"] == depth, name
     assert shown == {"image", "come/points", "come/map_points", "come/odometry", "come/path", "come/depth/image"}
     # the input and the depth are seen already; the second display of the points colours them by confidence
-    assert hidden == {"come/rgb/image_rect", "come/confidence", "come/points"}
+    assert hidden == {"come/rgb/image_rect", "come/confidence", "come/points", "come/merge_overlay"}
+
+
+def panels(layout) -> list[str]:
+    """Names of the panels in a Foxglove layout's tree."""
+    return [layout] if isinstance(layout, str) else [*panels(layout["first"]), *panels(layout["second"])]
+
+
+def foxglove_topics(config: dict) -> dict[str, set[str]]:
+    """Topic -> the types that its panels can show."""
+    topics: dict[str, set[str]] = {}
+    for name, panel in config.items():
+        kind = name.partition("!")[0]
+        if kind == "3D":
+            for topic in panel["topics"]:
+                topics.setdefault(topic, set()).update({"PointCloud2", "Odometry", "Path"})
+        elif kind == "Image":
+            topics.setdefault(panel["imageMode"]["imageTopic"], set()).add("Image")
+            topics.setdefault(panel["imageMode"]["calibrationTopic"], set()).add("CameraInfo")
+        elif kind == "Plot":
+            topics.update((path["value"].partition(".")[0], {"Odometry"}) for path in panel["paths"])
+        elif kind == "DiagnosticSummary":
+            topics[panel["topicToRender"]] = {"DiagnosticArray"}
+        else:
+            raise AssertionError(f"{name}: say here what its topics are")
+    return topics
+
+
+def test_foxglove_shows_what_the_node_publishes():
+    import json
+
+    from come_ros.outputs import LATCHED, OUTPUTS
+
+    layout = json.loads((ROOT / "config" / "come.foxglove.json").read_text(encoding="utf-8"))
+    assert set(layout) == {"configById", "globalVariables", "userNodes", "playbackConfig", "layout"}
+    config = layout["configById"]
+    assert sorted(panels(layout["layout"])) == sorted(config), "each panel has a place, and each place a panel"
+    ours = {"/come/" + topic: output.kind.rpartition("/")[2] for topic, output in (OUTPUTS | LATCHED).items()}
+    ours |= {"/camera/image_raw": "Image", "/camera/camera_info": "CameraInfo", "/diagnostics": "DiagnosticArray"}
+    for topic, kinds in foxglove_topics(config).items():
+        assert ours[topic] in kinds, topic
+    scene = config["3D!scene"]
+    assert scene["followTf"] == scene["fixedFrame"] == Config().odom_frame
+    assert all(topic["visible"] for topic in scene["topics"].values()), "Foxglove subscribes to visible topics only"
+    assert all(path["enabled"] for path in config["Plot!position"]["paths"])
 
 
 def test_the_fast_dds_profile_is_well_formed_and_fits_a_docker_container():
@@ -80,6 +124,21 @@ COME = {
             "bag.launch.py",
             {"bag", "rate", "loop", "start_offset", "image_topic", "record", "use_sim_time", "rviz"},
             {"bag"},
+        ),
+        (
+            "usb_cam.launch.py",
+            {"video_device", "image_width", "image_height", "framerate", "pixel_format", "camera_info_url"},
+            set(),
+        ),
+        (
+            "realsense.launch.py",
+            {"camera_namespace", "camera_name", "serial_no", "color_profile", "enable_depth", "image_topic"},
+            set(),
+        ),
+        (
+            "zed.launch.py",
+            {"camera_model", "camera_name", "serial_number", "publish_tf", "image_topic"},
+            {"camera_model"},
         ),
     ],
 )

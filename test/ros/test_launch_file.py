@@ -32,21 +32,6 @@ sys.exit(service.run())
 """
 
 
-@pytest.fixture
-def prefix(tmp_path: Path) -> Path:
-    """An install prefix as colcon makes it, of this checkout."""
-    marker = tmp_path / "share/ament_index/resource_index/packages/come_ros"
-    marker.parent.mkdir(parents=True)
-    marker.touch()
-    (tmp_path / "share/come_ros").mkdir()
-    (tmp_path / "share/come_ros/config").symlink_to(ROOT / "config")
-    executable = tmp_path / "lib/come_ros/come_node"
-    executable.parent.mkdir(parents=True)
-    executable.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m come_ros.ros.node \"$@\"\n")
-    executable.chmod(0o755)
-    return tmp_path
-
-
 def launch(prefix: Path, file: str, *arguments: str) -> subprocess.Popen[str]:
     """`ros2 launch come_ros FILE ARGUMENTS...`, with `prefix`/bin first on PATH."""
     environment = {
@@ -60,7 +45,15 @@ def launch(prefix: Path, file: str, *arguments: str) -> subprocess.Popen[str]:
     }
     (prefix / "run.py").write_text(RUN)
     command = [sys.executable, str(prefix / "run.py"), str(ROOT / "launch" / file), *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def interrupt(launched: subprocess.Popen[str]) -> str:
+    """Ctrl-C, which reaches all processes of a terminal; the whole log."""
+    os.killpg(launched.pid, signal.SIGINT)
+    return launched.communicate(timeout=20)[0]
 
 
 def test_arguments_win_over_the_file_and_the_file_over_the_defaults(prefix: Path, peer) -> None:
@@ -83,8 +76,7 @@ def test_arguments_win_over_the_file_and_the_file_over_the_defaults(prefix: Path
         wait_until(lambda: peer.node.count_subscribers("/cam/image_raw"), what="the remapped image topic")
         wait_until(lambda: peer.node.count_subscribers("/cam/camera_info"), what="camera_info beside it")
     finally:
-        launched.send_signal(signal.SIGINT)
-        log = launched.communicate(timeout=15)[0]
+        log = interrupt(launched)
     assert launched.returncode == 0, log
     assert "process has finished cleanly" in log and "Traceback" not in log
 
@@ -185,8 +177,7 @@ def test_a_bag_in_a_loop_goes_on_until_it_is_stopped(prefix, ros2, bag, own, pee
         wait_until(lambda: int(peer.status("come: output")["resets"]) > 0, what="time that jumps back")
         assert launched.poll() is None
     finally:
-        launched.send_signal(signal.SIGINT)
-        log = launched.communicate(timeout=15)[0]
+        log = interrupt(launched)
     assert launched.returncode == 0, log
 
 
