@@ -96,6 +96,7 @@ def table(result: dict) -> str:
         f"Co-Me, 3x3, on every backbone at width {WIDTH}, {ENCODER} encoder and {TRUNK} trunk blocks; {result['frames']} frames of "
         f"{result['image'][0]}x{result['image'][1]} px, random weights, {result['threads']} threads, load "
         f"{result['load_before']} before and {result['load_after']} after.",
+        *(["", "**The machine was busy: times are noise.**"] if result["load_after"] > 1.5 * result["threads"] else []),
         "",
         "| backbone | merged share | patches kept | time / dense | dense ms | mean abs. log depth ratio to dense |",
         "|---|---|---|---|---|---|",
