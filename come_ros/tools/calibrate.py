@@ -169,6 +169,7 @@ def draw(entropy: np.ndarray, local: int, grid: int, path: str) -> None:
     for threshold in THRESHOLDS:
         axis.axhline(threshold, color="k", linewidth=0.5, linestyle=":")
     axis.set(xlabel="global layer", ylabel="entropy / largest possible", xlim=(-0.5, len(layers) - 0.5))
-    axis.legend(title="keys read", loc="lower left")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.legend(title="keys read", loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.savefig(path, dpi=100)
     plt.close(figure)
