@@ -71,7 +71,7 @@ class Input:
             self.close()
             self.open()
         before, self.conflict = self.conflict, self._find_conflict()
-        if self.conflict and self.conflict != before:
+        if self.conflict and not before:
             log.warning("%s", self.conflict)
 
     @property
@@ -104,7 +104,7 @@ class Input:
                 fix = "leave its durability volatile" if durability else "set input.reliability to best_effort or auto"
                 return (
                     f"the QoS of {self.topic} does not fit, its images cannot come: we ask for {qos_text(self._qos)}, "
-                    f"{other.node_name} offers {qos_text(other.qos_profile)}: {fix}, and remove other overrides"
+                    f"{_name(other)} offers {qos_text(other.qos_profile)}: {fix}, and remove other overrides"
                 )
         return ""
 
@@ -132,14 +132,19 @@ class OutputConflicts:
         for other in self._node.get_subscriptions_info_by_topic(name) if ours else ():
             if qos_check_compatible(ours[0], other.qos_profile)[0] == QoSCompatibility.ERROR:
                 text = (
-                    f"{other.node_name} asks for {qos_text(other.qos_profile)} on {name}, but we offer {qos_text(ours[0])}: "
+                    f"{_name(other)} asks for {qos_text(other.qos_profile)} on {name}, but we offer {qos_text(ours[0])}: "
                     f"it gets nothing; let it ask for less, or set qos_overrides.{name}.publisher"
                 )
-                if self._found.get(topic) != text:
+                if topic not in self._found:
                     log.warning("%s", text)
                 self._found[topic] = text
                 return
         self._found.pop(topic, None)
+
+
+def _name(endpoint: Any) -> str:
+    """Of its node, which is found a little later than the endpoint itself."""
+    return "somebody" if "UNKNOWN" in endpoint.node_name else endpoint.node_name
 
 
 def qos_text(qos: QoSProfile) -> str:

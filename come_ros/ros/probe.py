@@ -23,6 +23,7 @@ from .process import ros_process, tell
 
 KINDS = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 SETTLE_S = 1.0  # for publishers to be found
+PATIENCE_S = 5.0  # longer, for a topic that was asked for, and for its first image: both sides may need a while to find each other
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,7 +62,12 @@ def look(node: Node, topic: str, info_topic: str, seconds: float, stop: threadin
         parents: dict[str, set[str]] | None = _listen_to_tf(node)
         if node.count_publishers("/clock"):
             _listen_to_clock(node, ticks)
-        spin(time.monotonic() + SETTLE_S)
+        begun = time.monotonic()
+        spin(begun + SETTLE_S)
+        while (
+            topic and not node.count_publishers(topic) and time.monotonic() < begun + PATIENCE_S and not stop.is_set()
+        ):
+            spin(time.monotonic() + 0.2)
         images = {name: kinds[0] for name, kinds in node.get_topic_names_and_types() if set(kinds) & set(KINDS)}
         images = {name: kind for name, kind in images.items() if node.count_publishers(name)}
         if not topic and len(images) == 1:
@@ -76,7 +82,10 @@ def look(node: Node, topic: str, info_topic: str, seconds: float, stop: threadin
             node.create_subscription(messages.message_type(kind), topic, camera.take, qos)
         if node.count_publishers("/clock") and not ticks[0]:
             _listen_to_clock(node, ticks)
-        spin(time.monotonic() + seconds)
+        begun = time.monotonic()
+        spin(begun + seconds)
+        while kind and not camera.stamps and time.monotonic() < begun + seconds + PATIENCE_S and not stop.is_set():
+            spin(time.monotonic() + 0.2)
         return {
             "images": images,
             "topic": topic,
