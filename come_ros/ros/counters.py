@@ -12,8 +12,8 @@ DROP_REASONS: Mapping[str, str] = {
     "old": "the result came later than max_data_age",
     "decode": "the image could not be decoded",
     "time": "its stamp was not newer than the frame before, or time jumped back",
-    "rejected": "its window was refused by the alignment gate, or failed",
-    "paused": "the node was deactivated, or reset, before it was used",
+    "rejected": "its window was refused by the alignment gate, did not fit into memory, or failed",
+    "paused": "the node was paused, deactivated, or reset, before it was used",
 }
 
 

@@ -103,7 +103,7 @@ class Input:
                 durability = "DURABILITY" in reason.upper()
                 fix = "leave its durability volatile" if durability else "set input.reliability to best_effort or auto"
                 return (
-                    f"the QoS of {self.topic} does not fit, its images cannot come: we ask for {qos_text(self._qos)}, "
+                    f"the QoS of {self.topic} does not fit, its messages cannot come: we ask for {qos_text(self._qos)}, "
                     f"{_name(other)} offers {qos_text(other.qos_profile)}: {fix}, and remove other overrides"
                 )
         return ""

@@ -197,7 +197,7 @@ class Worker(threading.Thread):
         if not self.is_alive():
             return True
         # the thread must not keep alive, through these, what its owner is about to destroy
-        self._read, self._publish, self._tend = _gone, _gone, _gone
+        self._read, self._publish, self._tend, self._on_lost = _gone, _gone, _gone, _gone
         return False
 
     # The thread itself.
