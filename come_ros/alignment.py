@@ -84,6 +84,11 @@ class WindowAligner:
         self._published.clear()
 
     @property
+    def started(self) -> bool:
+        """Whether something was published in this world."""
+        return self._last_pose is not None
+
+    @property
     def scale(self) -> float:
         """Odom units per unit of the last accepted window."""
         return self._scale

@@ -207,8 +207,11 @@ class Cov:
 class Tf:
     mode: str = _param(
         "auto",
-        "auto: forward unless the camera frame already has a parent, then inverse; forward: odom->camera; inverse: camera->odom; off",
+        "auto: forward unless the moving frame already has a parent, then inverse; forward: odom->moving; inverse: moving->odom; off",
         choices=("auto", "forward", "inverse", "off"),
+    )
+    lookup_timeout: float = _param(
+        0.2, "how long the first image waits for the transform from base_frame to the camera, s", low=0.0, high=5.0
     )
 
 
@@ -280,6 +283,14 @@ class Config:
         dynamic=True,
     )
     odom_frame: str = _param("visual_odom", "world frame of odometry: starts level at the first used frame")
+    base_frame: str = _param(
+        "",
+        "frame of the robot that odometry and TF are about, if TF or extrinsics tell where the camera is on it; empty = the camera's",
+    )
+    extrinsics: str = _param(
+        "",
+        "'camera_frame: x y z qx qy qz qw; ...' of optical frames in base_frame, instead of TF; empty = TF tells",
+    )
     camera_optical_frame: str = _param("camera_optical_frame", "frame name used when an image's header has none")
     path_max_size: int = _param(2000, "~/path holds the last so many poses", low=1, high=100_000, dynamic=True)
     autostart: bool = _param(True, "configure and activate at start; false leaves both to a lifecycle manager")

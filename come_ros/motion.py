@@ -15,7 +15,8 @@ UNKNOWN = 9999.0  # variance that consumers read as "do not use"
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """twist: (6,) linear (odom units/s) and angular (rad/s), in the camera frame. Variances: (6,), same order and units squared."""
+    """twist: (6,) linear (odom units/s) and angular (rad/s), in the moving frame (see moving_frame). Variances: (6,), same order and
+    units squared."""
 
     twist: F64
     pose_variance: F64
@@ -35,26 +36,35 @@ class MotionEstimator:
     def step(self, submap: Submap, row: int, config: Config) -> Motion:
         """Motion at frame `row` of `submap`.
 
-        The first frame, and one after a jump back of time or another camera, has twist 0 of unknown variance. Position is unknown
+        The first frame, and one after a jump back of time or of another moving frame, has twist 0 of unknown variance. Position is unknown
         (9999) while the scale is: a distance without a unit must not be fused. After a window that shares no frame with those
         before, the pose was only carried over, so all of it is unknown.
         """
-        frame, pose = submap.frames[row], submap.odom_from_camera[row]
+        stamp_ns, (moving, pose) = submap.frames[row].stamp_ns, moving_frame(submap, row)
         pose_variance = _pose_variance(
             submap, row, config, carried_over=self._last is not None and submap.alignment.shared == 0
         )
-        last, self._last = self._last, (frame.stamp_ns, frame.camera, pose)
-        if last is None or last[1] != frame.camera or last[0] >= frame.stamp_ns:
+        last, self._last = self._last, (stamp_ns, moving, pose)
+        if last is None or last[1] != moving or last[0] >= stamp_ns:
             return Motion(np.zeros(6), pose_variance, np.full(6, UNKNOWN))
-        dt = (frame.stamp_ns - last[0]) * 1e-9
+        dt = (stamp_ns - last[0]) * 1e-9
         now_from_last = inverse(pose) @ last[2]
         last_from_now = inverse(now_from_last)
-        # seen from the camera as it is now: the displacement turned into its axes; the rotation vector is the same in both
+        # seen from the moving frame as it is now: the displacement turned into its axes; the rotation vector is the same in both
         linear = last_from_now[:3, :3].T @ last_from_now[:3, 3] / dt
         angular = rotation_vector(last_from_now) / dt
         twist_variance = np.minimum(UNKNOWN, 2.0 * pose_variance / dt**2)  # difference of two poses
         twist_variance[pose_variance >= UNKNOWN] = UNKNOWN
         return Motion(np.concatenate([linear, angular]), pose_variance, twist_variance)
+
+
+def moving_frame(submap: Submap, row: int) -> tuple[str, F64]:
+    """What odometry is about at frame `row`: the robot's frame where the camera's place on it is known, else the camera's optical one;
+    its name and odom_from_it (4, 4)."""
+    frame, pose = submap.frames[row], submap.odom_from_camera[row]
+    if frame.base_from_camera is None:
+        return frame.camera, pose
+    return frame.base, pose @ inverse(frame.base_from_camera)
 
 
 def rotation_vector(transform: F64) -> F64:

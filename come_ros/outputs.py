@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import cloud
 from .config import Config
 from .messages import Messages
-from .motion import Motion
+from .motion import Motion, moving_frame
 from .types import F32, U8, Submap
 from .world import World
 
@@ -69,10 +69,9 @@ class FrameMessages:
         )
 
     def odometry(self) -> Any:
-        motion = self.motion
+        motion, (moving, pose) = self.motion, moving_frame(self.submap, self.row)
         return self.messages.odometry(
-            self.submap.odom_from_camera[self.row], motion.twist, motion.pose_variance, motion.twist_variance,
-            self.odom_head, self.frame.camera,
+            pose, motion.twist, motion.pose_variance, motion.twist_variance, self.odom_head, moving
         )  # fmt: skip
 
     def depth(self) -> Any:

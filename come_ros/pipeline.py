@@ -15,6 +15,7 @@ from .alignment import WindowAligner
 from .config import Config
 from .errors import FrameError, OutOfMemory
 from .evaluation import prediction_difference
+from .geometry import BODY_FROM_OPTICAL, inverse
 from .governor import Governor
 from .keyframes import KeyframeSelector
 from .preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, plan_resize, preprocess
@@ -83,6 +84,7 @@ class ReconstructionPipeline:
         self._aligner = WindowAligner(config.window.size, self.metric)
         self._model_images: dict[tuple[int, str], NDArray[np.uint8]] = {}
         self._known: Known | None = None
+        self._origin: F64 | None = None
         self._intrinsics = _Intrinsics()
         self._last: _Source | None = None
         self._ignoring = False
@@ -193,6 +195,7 @@ class ReconstructionPipeline:
             self._follow_governor()
         clock.append(time.perf_counter())
 
+        start = self._origin if self._aligner.started else origin_of(window.frames[0])
         alignment, odom_from_camera = self._aligner.align(window.frames, prediction)
         self.counts["windows"] += 1
         new = slice(len(window) - window.new if alignment.accepted else len(window), None)
@@ -204,6 +207,7 @@ class ReconstructionPipeline:
         if alignment.accepted:
             self._aligner.commit(frames, alignment.scale, odom_from_camera, depth, prediction.confidence[new])
             self._window.commit(window)
+            self._origin = start
             self._intrinsics.add(window, plan, prediction)
             self._refused = 0
         else:
@@ -214,6 +218,8 @@ class ReconstructionPipeline:
         metres = config.scale.fixed if config.scale.mode == "fixed" else 1.0
         odom_from_camera = odom_from_camera.copy()
         odom_from_camera[:, :3, 3] *= metres
+        if self._origin is not None:
+            odom_from_camera = self._origin @ odom_from_camera
         return Submap(
             frames=frames,
             images=prediction.images[new],
@@ -413,6 +419,14 @@ class ReconstructionPipeline:
         self._aligner.restart()
         self._window.forget()
         return f"; refused {MAX_REFUSED} times in a row, so the next window goes on from the last pose by itself"
+
+
+def origin_of(first: Frame) -> F64 | None:
+    """(4, 4) odometry frame from that of the aligner, which begins at a level camera: the world begins at the robot's frame instead,
+    if it is known where the camera is on it. None if it is not."""
+    if first.base_from_camera is None:
+        return None
+    return first.base_from_camera @ inverse(BODY_FROM_OPTICAL)
 
 
 def _effort_text(governor: Governor) -> str:

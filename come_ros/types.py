@@ -26,6 +26,7 @@ class Frame:
     (age runs from there), 0 offline. encoding: what it was before it was decoded, "" if that cannot change.
     What is known beside, for models that take it: depth (H0, W0) float32 along z, of the same pixels, 0 or NaN where there is none;
     world_from_camera (4, 4), in any world that stays the same, such as that of a wheel odometry.
+    base_from_camera (4, 4), metres: where the camera sits on the robot, whose frame is called `base`.
     """
 
     image: U8
@@ -36,6 +37,8 @@ class Frame:
     encoding: str = ""
     depth: F32 | None = None
     world_from_camera: F64 | None = None
+    base: str = ""
+    base_from_camera: F64 | None = None
 
 
 @dataclass(frozen=True, eq=False)

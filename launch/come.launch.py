@@ -28,7 +28,7 @@ def start(context: LaunchContext) -> list[Node]:
     # an argument wins over the params_file, which wins over the defaults in the code: what is left empty must set nothing
     given: dict[str, Any] = {
         name: ParameterValue(value(name), value_type=str)
-        for name in ("image_transport", "odom_frame", "backbone", "device", "weights")
+        for name in ("image_transport", "odom_frame", "base_frame", "backbone", "device", "weights")
         if value(name)
     }
     if value("autostart"):
@@ -78,6 +78,11 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument(
                 "odom_frame", default_value="", description="world frame of odometry; empty: as the params_file says"
+            ),
+            DeclareLaunchArgument(
+                "base_frame",
+                default_value="",
+                description="frame of the robot, such as base_link, if TF leads from it to the camera; empty: as the params_file says",
             ),
             DeclareLaunchArgument(
                 "backbone",

@@ -47,6 +47,11 @@ def generate_launch_description() -> LaunchDescription:
                 default_value=["/", NAMESPACE, "/", NAME, "/color/image_raw"],
                 description="colour images",
             ),
+            DeclareLaunchArgument(
+                "base_frame",
+                default_value=[NAME, "_link"],
+                description="root of the driver's frames, or of your robot's",
+            ),
             # first, because it sets the Fast DDS profile that lets the driver's images through
             IncludeLaunchDescription(PythonLaunchDescriptionSource([ThisLaunchFileDir(), "/come.launch.py"])),
             GroupAction([driver]),

@@ -8,7 +8,7 @@ from come_ros import geometry
 from come_ros.backbones.fake import STEP, FakeBackbone
 from come_ros.config import Config
 from come_ros.errors import Cancelled, FrameError
-from come_ros.motion import UNKNOWN, MotionEstimator
+from come_ros.motion import UNKNOWN, MotionEstimator, moving_frame
 from come_ros.pipeline import INTRINSICS_WINDOWS, MAX_REFUSED, ReconstructionPipeline
 from come_ros.preprocess import crop_intrinsics, plan_resize
 from come_ros.types import Frame
@@ -441,3 +441,36 @@ def test_compare_tells_both_models_what_is_known():
     backbone.told.clear()
     pipeline.compare()
     assert len(backbone.told) == 2 and backbone.told[0] is backbone.told[1] is not None
+
+
+def test_the_world_begins_at_the_robot_where_the_camera_is_known_to_sit_on_it():
+    looking_down = (
+        geometry.transform(geometry.rotation_from_vector([0, 0.4, 0]), [0.2, 0.0, 0.7]) @ geometry.BODY_FROM_OPTICAL
+    )
+    frames = [replace(f, base="base_link", base_from_camera=looking_down) for f in TRUTH.frames()]
+    pipeline = pipeline_of(TruthBackbone(TRUTH, scales=(1.0, 1.0)), scale__mode="fixed", scale__fixed=1.0)
+    submaps = list(pipeline.run(frames))
+    names, poses = zip(*(moving_frame(s, row) for s in submaps for row in range(len(s))), strict=True)
+    assert set(names) == {"base_link"}
+    # as the robot really moved: from the origin, and about itself and not about the camera
+    truth = TRUTH.world_from_camera @ geometry.inverse(looking_down)
+    np.testing.assert_allclose(np.stack(poses), geometry.inverse(truth[0]) @ truth, atol=1e-5)
+    np.testing.assert_allclose(submaps[0].odom_from_camera[0], looking_down, atol=1e-12)
+    bare = list(pipeline_of(TruthBackbone(TRUTH)).run(TRUTH.frames()))
+    name, pose = moving_frame(bare[0], 0)
+    assert name == "camera_optical_frame" and np.array_equal(pose, bare[0].odom_from_camera[0])
+
+
+def test_twists_are_those_of_the_robot_in_its_own_axes():
+    ahead = (
+        geometry.transform(np.eye(3), [1.0, 0.0, 0.0]) @ geometry.BODY_FROM_OPTICAL
+    )  # one metre before the axis it turns about
+    poses = np.stack(
+        [geometry.transform(geometry.rotation_from_vector([0, 0, 0.05 * i]), np.zeros(3)) @ ahead for i in range(8)]
+    )
+    truth = truth_of(poses)
+    frames = [replace(f, base="base_link", base_from_camera=ahead) for f in truth.frames()]
+    (submap,) = pipeline_of(TruthBackbone(truth, scales=(1.0, 1.0)), scale__mode="fixed", scale__fixed=1.0).run(frames)
+    motion, config = MotionEstimator(), CONFIG.replace(**{"scale.mode": "fixed"})
+    twists = np.stack([motion.step(submap, row, config).twist for row in range(8)])
+    np.testing.assert_allclose(twists[1:], np.tile([0, 0, 0, 0, 0, 0.5], (7, 1)), atol=1e-6)

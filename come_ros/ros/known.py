@@ -10,12 +10,10 @@ import threading
 import time
 from typing import Generic, TypeVar
 
-import numpy as np
-
 from ..config import Config
-from ..errors import ConfigError
-from ..geometry import matrix_from_quat_xyzw, rotation_from_vector, transform
+from ..geometry import rotation_from_vector, transform
 from ..motion import rotation_vector
+from ..rig import pose_of_words
 from ..types import F64
 
 T = TypeVar("T")
@@ -76,22 +74,6 @@ def pose_at(found: list[tuple[int, F64]], stamp_ns: int, tolerance_s: float) -> 
         position = a[:3, 3] + share * (b[:3, 3] - a[:3, 3])
         return transform(a[:3, :3] @ rotation_from_vector(share * turn), position)
     return nearest(found, stamp_ns, tolerance_s)
-
-
-def pose_of_words(text: str, name: str) -> F64 | None:
-    """(4, 4) of "x y z qx qy qz qw", None of "". Raises ConfigError, naming the parameter."""
-    if not text.strip():
-        return None
-    try:
-        numbers = np.array([float(word) for word in text.replace(",", " ").split()])
-    except ValueError:
-        numbers = np.zeros(0)
-    if numbers.shape != (7,) or not np.isfinite(numbers).all() or np.linalg.norm(numbers[3:]) < 1e-6:
-        raise ConfigError(
-            f"{name} is {text!r}, but must be seven numbers 'x y z qx qy qz qw' (metres, and a quaternion that is not zero), or empty: "
-            f"`ros2 run tf2_ros tf2_echo <odometry's child frame> <camera frame>` shows them"
-        )
-    return transform(matrix_from_quat_xyzw(numbers[3:]), numbers[:3])
 
 
 class PoseSource:

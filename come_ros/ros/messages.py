@@ -12,7 +12,7 @@ import importlib
 from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import Pose
+from geometry_msgs.msg import Pose, Transform
 from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2
 
@@ -32,6 +32,7 @@ __all__ = [
     "encoding_of",
     "header",
     "image_message",
+    "matrix_of",
     "message_type",
     "odometry_message",
     "payload",
@@ -99,8 +100,16 @@ def points_of(message: PointCloud2) -> NDArray[Any]:
 
 
 def pose_of(pose: Pose) -> F64:
-    """(4, 4) target_from_source of a Pose."""
+    """(4, 4) target_from_source of a Pose. Raises ValueError if its quaternion is none."""
+    return _matrix(pose.position, pose.orientation)
+
+
+def matrix_of(edge: Transform) -> F64:
+    """(4, 4) parent_from_child of the Transform in a TransformStamped. Raises ValueError if its quaternion is none."""
+    return _matrix(edge.translation, edge.rotation)
+
+
+def _matrix(p: Any, q: Any) -> F64:
     from ..geometry import matrix_from_quat_xyzw, transform
 
-    p, q = pose.position, pose.orientation
     return transform(matrix_from_quat_xyzw([q.x, q.y, q.z, q.w]), [p.x, p.y, p.z])

@@ -21,22 +21,21 @@ from typing import Any
 import rclpy
 import rclpy.task
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import TransformStamped
 from nav_msgs.msg import Odometry
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger
 
 from ..config import Config
 from ..errors import ComeRosError, ConfigError, DeviceLost, FrameError
-from ..geometry import inverse, is_finite_pose
+from ..geometry import is_finite_pose
 from ..images import decode_depth
-from ..motion import MotionEstimator
+from ..motion import MotionEstimator, moving_frame
 from ..outputs import OUTPUTS, FrameMessages
 from ..rectify import Rectification
 from ..types import F32, F64, Frame, Submap
@@ -49,7 +48,7 @@ from .known import PoseSource, Stamped, nearest
 from .latched import LatchedTopics
 from .parameters import declare_parameters, follow_parameters
 from .telemetry import Telemetry
-from .tf_edge import TfEdge
+from .tf import Tf
 from .worker import Worker
 
 SUCCESS, FAILURE, ERROR = (
@@ -110,14 +109,13 @@ class ReconstructionNode(LifecycleNode):
         self._motion = MotionEstimator()
         self._world = World(self.config, messages.ROS)
         self._latched: LatchedTopics | None = None
-        self._edge = TfEdge(self.config.tf.mode, self.config.odom_frame)
+        self._tf = Tf(self, self.config)
         self._first_frame_s: float | None = None
         self._warned: set[str] = set()
         self._camera_info: CameraInfo | None = None
         self._camera_info_came = threading.Event()
         self._subscriptions_made: list[Any] = []
         self._outputs: dict[str, Any] = {}
-        self._tf_publisher: Any = None
         self._inputs: list[Input] = []  # the images first
         self._output_conflicts = OutputConflicts(self)
         self._clock_ticks = False
@@ -222,7 +220,7 @@ class ReconstructionNode(LifecycleNode):
         self._world.metric = self.worker.pipeline is not None and self.worker.pipeline.metric
         self.telemetry.resets = 0
         self._motion.reset()
-        self._edge = TfEdge(self.config.tf.mode, self.config.odom_frame)
+        self._tf = Tf(self, self.config)
         self._state = "inactive"
         log.info(
             "configured: %s on %s",
@@ -245,7 +243,8 @@ class ReconstructionNode(LifecycleNode):
         self._inputs = [Input(self, *each) for each in self._wanted_inputs()]
         for each in reversed(self._inputs):  # the images last
             each.open()
-        self._join_tf()
+        if remark := self._tf.open():
+            self._warn_once(remark)
         self._state = "active"
         log.info("active: waiting for %s, intrinsics from %s", self.image_topic, self.camera_info_topic)
         return done
@@ -284,6 +283,7 @@ class ReconstructionNode(LifecycleNode):
             self.destroy_subscription(subscription)
         self._subscriptions_made = []
         self.worker.deactivate()
+        self._tf.close()
         self.telemetry.active_since = None
 
     def _release(self) -> None:
@@ -377,7 +377,11 @@ class ReconstructionNode(LifecycleNode):
         camera = message.header.frame_id.lstrip("/") or self.config.camera_optical_frame
         depth = self._known_depth(stamp_ns, (height, width), info) if self.config.known.depth else None
         pose = self._known_pose(stamp_ns, camera) if self.config.known.odometry else None
-        return Frame(picture, stamp_ns, camera, intrinsics, arrival_ns, encoding, depth, pose)
+        base = self.config.base_frame.lstrip("/")
+        mount, remark = self._tf.base_from_camera(camera, stamp_ns, time.monotonic() - self._first_frame_s)
+        if base:
+            self._tell_known("base_frame", remark)
+        return Frame(picture, stamp_ns, camera, intrinsics, arrival_ns, encoding, depth, pose, base, mount)
 
     def _known_depth(self, stamp_ns: int, size: tuple[int, int], info: CameraInfo | None) -> F32 | None:
         """The depth image of that stamp in the pixels of the image of (height, width) = size, which is rectified alike."""
@@ -425,9 +429,9 @@ class ReconstructionNode(LifecycleNode):
     def _publish(self, submap: Submap, row: int, config: Config) -> None:
         """One message per topic for frame `row`, TF first; what nobody listens to is not built."""
         self._follow_world()
-        frame, pose = submap.frames[row], submap.odom_from_camera[row]
+        frame, (moving, pose) = submap.frames[row], moving_frame(submap, row)
         motion = self._motion.step(submap, row, config)
-        self._send_tf(frame, pose)
+        self._tf.send(frame.stamp_ns, moving, pose, time.monotonic() - (self._first_frame_s or 0.0))
         made = FrameMessages(messages.ROS, submap, row, motion, config)
         for topic, output in OUTPUTS.items():
             if self._outputs[topic].get_subscription_count() > 0:
@@ -508,53 +512,6 @@ class ReconstructionNode(LifecycleNode):
             log.error("%s", error, exc_info=None if isinstance(error, ComeRosError) else error)
         return response
 
-    # TF
-
-    def _join_tf(self) -> None:
-        """Publishes on /tf, and listens who else does. Without tf2_msgs (the pip wheels) there is no TF."""
-        if self._edge.choice == "off":
-            return
-        try:
-            from tf2_msgs.msg import TFMessage
-        except ImportError:
-            self._warn_once(
-                "tf2_msgs is not installed: no TF is published; install it (ros-<distro>-tf2-msgs), or set tf.mode to off"
-            )
-            self._edge.choice = "off"
-            return
-
-        def on_tf(message: TFMessage) -> None:
-            self._edge.observe((t.header.frame_id, t.child_frame_id) for t in message.transforms)
-
-        static = QoSProfile(
-            depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
-        )
-        self._subscriptions_made += [
-            self.create_subscription(TFMessage, "/tf", on_tf, 100),
-            self.create_subscription(TFMessage, "/tf_static", on_tf, static),
-        ]
-        if self._tf_publisher is None:
-            self._tf_publisher = self.create_publisher(TFMessage, "/tf", 100)
-
-    def _send_tf(self, frame: Frame, odom_from_camera: Any) -> None:
-        before = self._edge.choice
-        waited_s = time.monotonic() - (self._first_frame_s or 0.0)
-        direction = self._edge.decide(frame.camera, waited_s)
-        if direction != before:
-            if self._edge.conflict:
-                log.error("%s", self._edge.conflict)
-            else:
-                log.info("TF: %s, between %s and %s", direction, self._edge.odom_frame, frame.camera)
-        odom = self._edge.odom_frame
-        edges: dict[str, Callable[[], TransformStamped]] = {
-            "forward": lambda: messages.transform_message(odom_from_camera, frame.stamp_ns, odom, frame.camera),
-            "inverse": lambda: messages.transform_message(
-                inverse(odom_from_camera), frame.stamp_ns, frame.camera, odom
-            ),
-        }
-        if direction in edges:
-            self._tf_publisher.publish(self._tf_publisher.msg_type(transforms=[edges[direction]()]))
-
     # The end of a device
 
     def _on_lost(self, error: DeviceLost) -> None:
@@ -598,8 +555,8 @@ class ReconstructionNode(LifecycleNode):
             publishers=images.publishers() if images else self.count_publishers(self.image_topic),
             qos=images.qos if images else self.config.input.reliability,
             clock=clock,
-            tf=self._edge.choice or f"{self._edge.mode} (undecided)",
-            tf_conflict=self._edge.conflict,
+            tf=self._tf.edge.choice or f"{self._tf.edge.mode} (undecided)",
+            tf_conflict=self._tf.edge.conflict,
             load_error=self._load_error,
             worker_alive=self.worker.is_alive(),
             lost=str(self.worker.lost or ""),

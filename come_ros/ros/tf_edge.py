@@ -8,7 +8,7 @@ LISTEN_S = 1.0
 
 
 class TfEdge:
-    """Watches who is whose parent, and decides once: "forward" (odom -> camera), "inverse" (camera -> odom) or "off".
+    """Watches who is whose parent, and decides once: "forward" (odom -> moving frame), "inverse" (moving frame -> odom) or "off".
 
     mode: tf.mode. `conflict` says in one line why nothing is published, or is "".
     """
@@ -27,19 +27,22 @@ class TfEdge:
             if (parent, child) not in self._ours:
                 self._parents.setdefault(child, set()).add(parent)
 
-    def decide(self, camera: str, waited_s: float) -> str:
-        """What to publish for `camera` now, `waited_s` after its first frame: a direction, "off", or "" while still listening."""
+    def decide(self, moving: str, waited_s: float) -> str:
+        """What to publish for the frame `moving` now, `waited_s` after its first image: a direction, "off", or "" while still
+        listening."""
         if not self.choice:
-            if self.mode == "auto" and waited_s < LISTEN_S:
+            if waited_s < LISTEN_S:
                 return ""
-            self.choice = self.mode if self.mode != "auto" else "inverse" if camera in self._parents else "forward"
+            self.choice = self.mode if self.mode != "auto" else "inverse" if moving in self._parents else "forward"
         if self.choice == "off":
             return "off"
         forward = self.choice == "forward"
-        parent, child = (self.odom_frame, camera) if forward else (camera, self.odom_frame)
-        if child in self._parents or self._above(parent, child):
-            # not turned round: listeners still hold our old edge, and both together would be a loop
-            owner = ", ".join(sorted(self._parents.get(child, {child})))
+        parent, child = (self.odom_frame, moving) if forward else (moving, self.odom_frame)
+        # listeners still hold the edges that we sent before: to a camera that was called otherwise, say
+        holders = self._parents.get(child, set()) | {p for p, c in self._ours if c == child and p != parent}
+        if holders or self._above(parent, child):
+            # not turned round: with our old edge that would be a loop
+            owner = ", ".join(sorted(holders or {child}))
             fix = "set tf.mode to auto or inverse" if forward else "set odom_frame to a name that nobody else uses"
             self.conflict = (
                 f"TF conflict, so no TF is published: {parent} -> {child} cannot be added, {child} is held by {owner}; "

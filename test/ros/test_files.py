@@ -111,7 +111,7 @@ def test_the_fast_dds_profile_is_well_formed_and_fits_a_docker_container():
 
 
 COME = {
-    "namespace", "image_topic", "camera_info_topic", "image_transport", "params_file", "odom_frame", "backbone", "device",
+    "namespace", "image_topic", "camera_info_topic", "image_transport", "params_file", "odom_frame", "base_frame", "backbone", "device",
     "weights", "use_sim_time", "rviz", "autostart", "log_level",
 }  # fmt: skip
 
@@ -132,7 +132,15 @@ COME = {
         ),
         (
             "realsense.launch.py",
-            {"camera_namespace", "camera_name", "serial_no", "color_profile", "enable_depth", "image_topic"},
+            {
+                "camera_namespace",
+                "camera_name",
+                "serial_no",
+                "color_profile",
+                "enable_depth",
+                "image_topic",
+                "base_frame",
+            },
             set(),
         ),
         (

@@ -17,8 +17,9 @@ from come_ros import geometry
 from come_ros.config import Config
 from come_ros.errors import ConfigError
 from come_ros.preprocess import crop_depth, crop_intrinsics, plan_resize
+from come_ros.rig import pose_of_words
 from come_ros.ros import messages
-from come_ros.ros.known import PoseSource, Stamped, nearest, pose_at, pose_of_words
+from come_ros.ros.known import PoseSource, Stamped, nearest, pose_at
 
 MS = 1_000_000
 BASE_FROM_CAMERA = "0.1 0.0 0.3 -0.5 0.5 -0.5 0.5"  # looks along the vehicle's x

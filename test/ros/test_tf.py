@@ -17,7 +17,7 @@ import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros.live_node import START_NS, STEP_NS, Peer, picture, wait_until
 
-from come_ros.geometry import matrix_from_quat_xyzw, transform
+from come_ros.geometry import BODY_FROM_OPTICAL, matrix_from_quat_xyzw, rotation_from_vector, transform
 from come_ros.ros import messages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,37 +71,59 @@ def matrix(t: Any) -> np.ndarray:
     return transform(matrix_from_quat_xyzw(q), [t.translation.x, t.translation.y, t.translation.z])
 
 
-def run(start_node, peer: Peer, tf_message, *arguments: str, edge: tuple[str, str] | None = None, until) -> tuple:
-    """Feeds frames until `until(transforms)`; the node, and (stamp, parent, child, matrix) of what it sent on /tf."""
+Edges = dict[tuple[str, str], np.ndarray]  # (parent, child) -> parent_from_child
+
+
+def run(
+    start_node, peer: Peer, tf_message, *arguments: str, edge: Edges | None = None, odometry: Edges | None = None, until
+) -> tuple:
+    """Feeds frames until `until(transforms)`; the node, and (stamp, parent, child, matrix) of what it sent on /tf.
+
+    edge: what others publish on /tf_static; odometry: what they publish on /tf, with every frame.
+    """
     kind, folder = tf_message
     peer.listen_to_outputs()
     got = peer.listen("/tf", kind, 100)
+    others = peer.node.create_publisher(kind, "/tf", 100)
+
+    def made(edges: Edges, stamp_ns: int) -> Any:
+        return kind(transforms=[messages.transform_message(where, stamp_ns, *names) for names, where in edges.items()])
+
     if edge:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         static = peer.node.create_publisher(kind, "/tf_static", latched)
-        static.publish(kind(transforms=[messages.transform_message(np.eye(4), START_NS, *edge)]))
+        static.publish(made(edge, START_NS))
     node = start_node(*ARGUMENTS, *arguments, env={"PYTHONPATH": folder} if folder else {})
     node.wait_for("active:")
     wait_until(peer.matched, what="discovery")
     if edge:
         wait_until(static.get_subscription_count, what="the node to listen on /tf_static")
         time.sleep(0.3)
+    if odometry:
+        wait_until(lambda: others.get_subscription_count() > 1, what="the node to listen on /tf")
 
     def transforms() -> list[tuple]:
         return [
             (messages.stamp_ns(t.header.stamp), t.header.frame_id, t.child_frame_id, matrix(t.transform))
             for m in list(got)
             for t in m.transforms
+            if (t.header.frame_id, t.child_frame_id) not in (odometry or {})
         ]
 
     end = time.monotonic() + 10.0
     for i in range(200):
+        if odometry:
+            others.publish(made(odometry, START_NS + i * STEP_NS))
         peer.send(picture(i), START_NS + i * STEP_NS)
         time.sleep(0.1)
         if until(transforms(), peer):
             break
         assert time.monotonic() < end, f"{transforms()}\n{node.log}"
     time.sleep(0.3)
+    parents: dict[str, set[str]] = {}
+    for parent, child in [*((p, c) for _, p, c, _ in transforms()), *(edge or {}), *(odometry or {})]:
+        parents.setdefault(child, set()).add(parent)
+    assert all(len(found) == 1 for found in parents.values()), f"a second parent: {parents}"
     return node, transforms()
 
 
@@ -124,7 +146,7 @@ def test_a_bare_camera_hangs_below_the_world(start_node, peer: Peer, tf_message)
 
 
 def test_the_world_hangs_below_a_camera_that_has_a_parent(start_node, peer: Peer, tf_message) -> None:
-    edge = ("base_link", "cam_optical_frame")
+    edge = {("base_link", "cam_optical_frame"): np.eye(4)}
     node, got = run(start_node, peer, tf_message, edge=edge, until=lambda tf, _: len(tf) >= 3)
     published = poses(peer)
     for stamp, parent, child, parent_from_child in got:
@@ -135,10 +157,55 @@ def test_the_world_hangs_below_a_camera_that_has_a_parent(start_node, peer: Peer
 
 def test_no_second_parent_even_if_asked_for(start_node, peer: Peer, tf_message) -> None:
     node, got = run(
-        start_node, peer, tf_message, "-p", "tf.mode:=forward", edge=("base_link", "cam_optical_frame"),
+        start_node, peer, tf_message, "-p", "tf.mode:=forward", edge={("base_link", "cam_optical_frame"): np.eye(4)},
         until=lambda _, p: "TF conflict" in p.status("come: output").get("message", ""),
     )  # fmt: skip
     assert not got
     assert node.log.count("TF conflict") == 1 and peer.status("come: output")["level"] == "2"
     assert peer.received["/come/odometry"], "odometry goes on"
     assert node.stop(signal.SIGINT)[0] == 0
+
+
+# a camera on a mast that looks down by 0.3 rad, in two steps, as a URDF has it
+MAST = transform(rotation_from_vector([0, 0.3, 0]), [0.2, 0.05, 0.6])
+URDF = {("base_link", "camera_link"): MAST, ("camera_link", "cam_optical_frame"): BODY_FROM_OPTICAL}
+
+
+def test_a_camera_on_a_robot_moves_the_robot(start_node, peer: Peer, tf_message) -> None:
+    """Forward to the root of the URDF; the world begins at the robot, level, by REP 103."""
+    node, got = run(
+        start_node, peer, tf_message, "-p", "base_frame:=base_link", edge=URDF, until=lambda tf, _: len(tf) >= 3
+    )
+    published = poses(peer)
+    first = min(published)
+    np.testing.assert_allclose(published[first], np.eye(4), atol=1e-9)
+    for stamp, parent, child, parent_from_child in got:
+        assert (parent, child) == ("visual_odom", "base_link")
+        np.testing.assert_allclose(parent_from_child, published[stamp], atol=1e-12)
+        # the stand-in's camera slides along its own x, which is the robot's right: -y
+        x, y, z = parent_from_child[:3, 3]
+        assert y < 0 and abs(x) < 1e-6 and abs(z) < 1e-6, parent_from_child
+    assert {m.child_frame_id for m in peer.received["/come/odometry"]} == {"base_link"}
+    assert "TF: forward" in node.log and peer.status("come: input")["base_frame"] == "ok"
+
+
+def test_beside_another_odometry_our_world_is_a_leaf(start_node, peer: Peer, tf_message) -> None:
+    wheels = {("map", "odom"): np.eye(4), ("odom", "base_link"): transform(np.eye(3), [3.0, 1.0, 0.0])}
+    node, got = run(start_node, peer, tf_message, "-p", "base_frame:=base_link", edge=URDF, odometry=wheels,
+                    until=lambda tf, _: len(tf) >= 3)  # fmt: skip
+    published = poses(peer)
+    for stamp, parent, child, parent_from_child in got:
+        assert (parent, child) == ("base_link", "visual_odom")
+        np.testing.assert_allclose(parent_from_child @ published[stamp], np.eye(4), atol=1e-9)
+    assert "TF: inverse" in node.log
+
+
+def test_a_robot_without_the_camera_gets_odometry_of_the_camera_and_no_tf(start_node, peer: Peer, tf_message) -> None:
+    node, got = run(
+        start_node, peer, tf_message, "-p", "base_frame:=base_link", edge={("base_link", "lidar"): np.eye(4)},
+        until=lambda _, p: len(p.received["/come/odometry"]) > 3 and "base_link" in p.status("come: input").get("message", ""),
+    )  # fmt: skip
+    assert not got and {m.child_frame_id for m in peer.received["/come/odometry"]} == {"cam_optical_frame"}
+    status = peer.status("come: input")
+    assert status["level"] == "1" and "no transform from base_link to cam_optical_frame" in status["message"]
+    assert node.log.count("no transform from base_link to cam_optical_frame") == 1, "said once"

@@ -1,0 +1,118 @@
+"""Tf: the node's part in the TF tree: where the camera is on the robot, and the one edge that it publishes itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from ..config import Config
+from ..geometry import inverse
+from ..rig import parse_extrinsics
+from ..types import F64
+from . import messages
+from .frame_tree import FrameTree
+from .tf_edge import TfEdge
+
+log = logging.getLogger("come_ros")
+
+MISSING = "tf2_msgs is not installed: no TF is published; install it (ros-<distro>-tf2-msgs), or set tf.mode to off"
+
+
+class Tf:
+    """Listens between `open` and `close`. Without tf2_msgs (the pip wheels) there is no TF, only `extrinsics`.
+
+    edge: what is published, and why not.
+    """
+
+    def __init__(self, node: LifecycleNode, config: Config) -> None:
+        """Raises ConfigError."""
+        self.extrinsics = parse_extrinsics(config.extrinsics)
+        self.edge = TfEdge(config.tf.mode, config.odom_frame)
+        self._base, self._patience_s = config.base_frame.lstrip("/"), config.tf.lookup_timeout
+        self._tree = FrameTree()
+        self._node = node
+        self._subscriptions: list[Any] = []
+        self._publisher: Any = None
+
+    def open(self) -> str:
+        """Publishes on /tf, and listens who else does. Returns why it does not, or ""."""
+        try:
+            from tf2_msgs.msg import TFMessage
+        except ImportError:
+            told = "" if self.edge.choice == "off" else MISSING
+            self.edge.choice = "off"
+            return told
+
+        def listener(static: bool) -> Callable[[TFMessage], None]:
+            def listen(message: TFMessage) -> None:
+                for t in message.transforms:
+                    parent, child = t.header.frame_id, t.child_frame_id
+                    self.edge.observe([(parent, child)])
+                    try:
+                        where = messages.matrix_of(t.transform)
+                    except ValueError:  # a rotation of zero length
+                        continue
+                    self._tree.observe(parent, child, messages.stamp_ns(t.header.stamp), where, static)
+
+            return listen
+
+        latched = QoSProfile(
+            depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+        )
+        self._subscriptions = [
+            self._node.create_subscription(TFMessage, "/tf", listener(static=False), 100),
+            self._node.create_subscription(TFMessage, "/tf_static", listener(static=True), latched),
+        ]
+        if self.edge.choice != "off":
+            self._publisher = self._node.create_publisher(TFMessage, "/tf", 100)
+        return ""
+
+    def close(self) -> None:
+        """Neither listens nor publishes any more."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+        if self._publisher is not None:
+            self._node.destroy_publisher(self._publisher)
+            self._publisher = None
+
+    def base_from_camera(self, camera: str, stamp_ns: int, waited_s: float) -> tuple[F64 | None, str]:
+        """(4, 4) of the optical frame in base_frame, by `extrinsics` or TF, and why it is None ("" if there is no base_frame).
+
+        waited_s: since the first image; one that is not there is waited for until tf.lookup_timeout.
+        """
+        if not self._base or self._base == camera:
+            return None, ""
+        if camera in self.extrinsics:
+            return self.extrinsics[camera], ""
+        found = self._tree.lookup(self._base, camera, stamp_ns, max(0.0, self._patience_s - waited_s))
+        if found is not None:
+            return found, ""
+        return None, (
+            f"no transform from {self._base} to {camera}: odometry is of {camera}, and no TF is published; start "
+            f"robot_state_publisher or the driver's TF, correct base_frame, or give extrinsics"
+        )
+
+    def send(self, stamp_ns: int, moving: str, odom_from_moving: F64, waited_s: float) -> None:
+        """The edge between odom_frame and the frame that moves, if there is to be one."""
+        if self._base and moving != self._base:
+            return
+        before = self.edge.choice
+        direction = self.edge.decide(moving, waited_s)
+        if direction != before:
+            if self.edge.conflict:
+                log.error("%s", self.edge.conflict)
+            else:
+                log.info("TF: %s, between %s and %s", direction, self.edge.odom_frame, moving)
+        odom, publisher = self.edge.odom_frame, self._publisher
+        if publisher is None or direction not in ("forward", "inverse"):
+            return
+        if direction == "forward":
+            transform = messages.transform_message(odom_from_moving, stamp_ns, odom, moving)
+        else:
+            transform = messages.transform_message(inverse(odom_from_moving), stamp_ns, moving, odom)
+        publisher.publish(publisher.msg_type(transforms=[transform]))
