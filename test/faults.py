@@ -107,6 +107,11 @@ MATRIX = (
         ),
     ),
     Row(
+        "TF base_frame -> camera missing",
+        "after tf.lookup_timeout: odometry of the camera, no TF, WARN",
+        ("ros/test_tf.py::test_a_robot_without_the_camera_gets_odometry_of_the_camera_and_no_tf",),
+    ),
+    Row(
         "TF conflict",
         "no second parent; ERROR once; odometry goes on",
         ("ros/test_tf.py::test_no_second_parent_even_if_asked_for",),
