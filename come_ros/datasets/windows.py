@@ -26,6 +26,11 @@ SEQUENCE = 12  # frames rendered of each room
 POOL = 240  # sequences kept to draw windows from
 REUSE = 1.5  # windows drawn for each frame rendered, in frames: rendering is cheap beside training
 PICTURE_SHARE = 0.3  # of a room's textures that become photographs, where there are any
+SPARSE_SHARE, PLAIN_SHARE, TILTED_SHARE = (
+    0.25,
+    0.25,
+    0.5,
+)  # of rooms: nearly empty, hardly textured, camera not held level
 SHARES = {1.0: 0.5, 4 / 3: 0.25, 2 / 3: 0.25}  # of batches, by the longer side over the model's native one
 ASPECTS = {(4, 3): 0.6, (16, 9): 0.2, (1, 1): 0.1, (3, 4): 0.1}  # of batches, by width over height
 
@@ -74,8 +79,14 @@ class WindowStream:
         scene = synthetic.make_scene(seed)
         if self.pictures and rng.random() < 0.7:
             scene = hang_pictures(scene, self.pictures, rng)
+        if rng.random() < SPARSE_SHARE:
+            scene = clear_out(scene, rng)
+        if rng.random() < PLAIN_SHARE:
+            scene = paint_over(scene, rng)
         rate = float(rng.uniform(2.5, 8.0))
         poses = synthetic.camera_path(scene, seed, SEQUENCE, rate)
+        if rng.random() < TILTED_SHARE:
+            poses = tilt(poses, rng)
         k = scene.intrinsics(*RENDERED)
         images, depth = synthetic.render(scene, poses, k, *RENDERED)
         sequence = synthetic.SyntheticSequence(
@@ -188,6 +199,35 @@ def hang_pictures(scene: synthetic.Scene, pictures: list[U8], rng: np.random.Gen
         tint = rng.uniform(0.6, 1.2) * rng.uniform(0.85, 1.15, 3)
         synthetic.fill_texture(textures[row], np.ascontiguousarray(image / 255.0 * tint, np.float32))
     return dataclasses.replace(scene, textures=textures)
+
+
+def clear_out(scene: synthetic.Scene, rng: np.random.Generator) -> synthetic.Scene:
+    """The same room with few of its things left, perhaps none: floors and walls fill most of the image, as in halls and corridors."""
+    kept = rng.random(len(scene.shapes)) < rng.uniform(0, 0.3)
+    return dataclasses.replace(scene, shapes=scene.shapes[kept], records=scene.records[kept])
+
+
+def paint_over(scene: synthetic.Scene, rng: np.random.Generator) -> synthetic.Scene:
+    """The same room with most of its surfaces faded towards one colour each: little to match, as on painted walls and bare floors."""
+    textures = scene.textures.copy()
+    for row in np.flatnonzero(rng.random(len(textures)) < rng.uniform(0.4, 1.0)):
+        left = rng.uniform(0.02, 0.3)
+        mean = textures[row].mean(axis=0)
+        if rng.random() < 0.5:  # a colour of paint: light and little saturated
+            mean = rng.uniform(60, 230) * rng.uniform(0.9, 1.1, 3)
+        textures[row] = (mean + left * (textures[row] - textures[row].mean(axis=0))).clip(0, 255).astype(np.uint8)
+    return dataclasses.replace(scene, textures=textures)
+
+
+def tilt(poses: F64, rng: np.random.Generator) -> F64:
+    """world_from_camera (S, 4, 4) of the same path with the camera pitched, mostly down, and rolled, by the same angles all along."""
+    pitch, roll = rng.normal(-0.35, 0.35), rng.normal(0, 0.25)  # rad; 20 degrees down, as handheld and on robots
+    (cp, sp), (cr, sr) = ((math.cos(a), math.sin(a)) for a in (np.clip(pitch, -1.2, 0.7), np.clip(roll, -0.9, 0.9)))
+    about_x = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])  # OpenCV axes: x right, y down, z forward
+    about_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    tilted = poses.copy()
+    tilted[:, :3, :3] = poses[:, :3, :3] @ about_x @ about_z
+    return tilted
 
 
 # ----------------------------------------------------------------------------------------------------------------- lens

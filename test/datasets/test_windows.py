@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from come_ros.datasets import windows
-from come_ros.datasets.windows import WindowStream, crop, hang_pictures, load_pictures, motion_blur, spoil
+from come_ros.datasets.windows import (
+    WindowStream,
+    clear_out,
+    crop,
+    hang_pictures,
+    load_pictures,
+    motion_blur,
+    paint_over,
+    spoil,
+    tilt,
+)
 from come_ros.errors import DatasetError
 
 
@@ -134,3 +144,33 @@ def test_pool_is_bounded(monkeypatch):
     for _ in range(4):
         made.render()
     assert len(made.pool) == 2 and len({s.seed for s in made.pool}) == 2
+
+
+def test_a_tilted_camera_looks_down_from_the_same_place():
+    from come_ros.datasets import synthetic
+
+    level = np.tile(np.eye(4), (3, 1, 1))
+    level[:, :3, :3] = [[1, 0, 0], [0, 0, 1], [0, -1, 0]]  # forward is world y, down is world -z
+    level[:, :3, 3] = [[0, 0, 1], [0, 0.1, 1], [0, 0.2, 1.1]]
+    down = []
+    for seed in range(200):
+        tilted = tilt(level, np.random.default_rng(seed))
+        assert np.array_equal(tilted[:, :3, 3], level[:, :3, 3])
+        assert np.allclose(tilted[:, :3, :3] @ tilted[:, :3, :3].transpose(0, 2, 1), np.eye(3))
+        assert np.allclose([synthetic.rotation_deg(tilted[0], t) for t in tilted], 0, atol=1e-5)
+        down.append(tilted[0, 2, 2])  # world z of the optical axis
+    assert -0.5 < np.mean(down) < -0.2 and np.min(down) < -0.7 and np.max(down) > 0.1
+
+
+def test_rooms_can_be_emptied_and_painted():
+    from come_ros.datasets import synthetic
+
+    scene = synthetic.make_scene(5)
+    rng = np.random.default_rng(0)
+    left = [len(clear_out(scene, rng).shapes) for _ in range(20)]
+    assert max(left) < 0.6 * len(scene.shapes) and min(left) < 0.1 * len(scene.shapes)
+    empty = clear_out(scene, np.random.default_rng(1))
+    assert len(empty.records) == len(empty.shapes)
+    painted = paint_over(scene, rng)
+    spread = [t.astype(float).std(axis=1).mean() for t in (painted.textures, scene.textures)]
+    assert spread[0] < 0.7 * spread[1] and painted.textures.dtype == np.uint8
