@@ -88,6 +88,11 @@ class ConfidencePredictor(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, S, h, w, width) patch tokens -> (B, S, h, w) confidence; only its order within a window means anything. h, w >= 2."""
+        out = self.logits(tokens)
+        return out.exp() + 1 if self.activation == "expp1" else out
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Before the activation, in the same order."""
         b, s, h, w, _ = tokens.shape
         grid = self.proj1(tokens)
         x = grid.reshape(b * s, h * w, -1) if self.scope == "frame" else grid.reshape(b, s * h * w, -1)
@@ -102,8 +107,7 @@ class ConfidencePredictor(nn.Module):
         x = x + self.block.attn(normed, source)
         x = x + self.block.mlp(self.block.norm2(x))
         maps = x[:, self.registers :].reshape(b * s, h, w, -1).permute(0, 3, 1, 2)
-        out = self.proj2(maps).view(b, s, h, w)
-        return out.exp() + 1 if self.activation == "expp1" else out
+        return self.proj2(maps).view(b, s, h, w)
 
 
 def default_block(encoder_depth: int) -> int:

@@ -229,8 +229,12 @@ class Student:
         """One step; the loss before it."""
         import torch
 
-        loss_of = ranking_loss if self.loss == "ranking" else mse_loss
-        loss = loss_of(self.predictor(tokens[self.block]).flatten(1), wanted.flatten(1))
+        features, wanted = tokens[self.block], wanted.flatten(1)
+        if self.loss == "ranking":
+            # before the exponential, whose order is the same: on exp(x) + 1 one of seven students ended as a constant
+            loss = ranking_loss(self.predictor.logits(features).flatten(1), wanted)
+        else:
+            loss = mse_loss(self.predictor(features).flatten(1), wanted)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), 1.0)

@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merge", type=float, default=0.0, help="share of steps with groups of patches merged at random (default 0)"
     )
+    parser.add_argument(
+        "--predictor",
+        metavar="FILE",
+        help="of Co-Me: chooses the groups in two of three such steps, instead of the lot",
+    )
     parser.add_argument("--pictures", metavar="DIR", help="folder of photographs to hang into the rooms")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (bf16 there)")
     parser.add_argument("--batch", type=int, default=BATCH_FRAMES, help="frames in a batch (default %(default)s)")
@@ -353,6 +358,7 @@ def train(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
+    from ..accelerators.confidence import load_predictor
     from ..backbones.vggt import VARIANTS, VGGT
 
     torch.set_flush_denormal(
@@ -406,6 +412,9 @@ def train(args: argparse.Namespace) -> None:
     practised = 60.0 if args.start else seconds / 60
     batches = loader(args.seed + 7919 * step, model.native_side, practised, args.batch, pictures, args.workers)
     merging = random.Random(args.seed + step)
+    predictor = load_predictor(args.predictor, model) if args.predictor else None
+    if predictor:
+        predictor[0].to(device)
     mean: dict[str, float] = {}
     bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
     last, next_log, next_score = time.monotonic(), seconds + 30, seconds + 600
@@ -416,7 +425,9 @@ def train(args: argparse.Namespace) -> None:
             group["lr"] = rate
         batch = {name: value.to(device, non_blocking=True) for name, value in next(batches).items()}
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            terms = losses(model, probe, batch, merge_at_random(merging) if merging.random() < args.merge else None)
+            terms = losses(
+                model, probe, batch, merge_some(merging, predictor) if merging.random() < args.merge else None
+            )
         fade = max(0.0, 1 - done / FADE)
         total = (
             CAMERA_WEIGHT * terms["camera"]
@@ -494,12 +505,13 @@ class _ByLot:
         return smooth + 0.3 * torch.rand(tokens.shape[:4], device=tokens.device)
 
 
-def merge_at_random(rng: random.Random) -> Any:
-    """Co-Me with groups chosen by lot, of a random size and share, for one step."""
+def merge_some(rng: random.Random, predictor: tuple[Any, int] | None) -> Any:
+    """Co-Me with groups of a random size and share for one step; chosen by the predictor (network, the block it reads) or by lot."""
     from ..accelerators.come import CoMe
 
     group = rng.choice([(2, 2), (3, 3), (3, 3)])
-    return CoMe(_ByLot(), block=rng.choice([0, 1, 2]), ratio=rng.choice(MERGE_RATIOS), group=group, kernels="torch")
+    network, block = predictor if predictor and rng.random() < 2 / 3 else (_ByLot(), rng.choice([0, 1, 2]))
+    return CoMe(network, block=block, ratio=rng.choice(MERGE_RATIOS), group=group, kernels="torch")
 
 
 def restore(path: str) -> tuple[Any, dict[str, Any]]:
