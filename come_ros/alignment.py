@@ -76,6 +76,7 @@ class WindowAligner:
         """The world starts anew: the camera of the next frame is taken to be level and at the origin."""
         self._published: OrderedDict[tuple[int, str], _Published] = OrderedDict()
         self._last_pose: F64 | None = None
+        self._last_poses: dict[str, F64] = {}  # of each camera, in the set that was published last
         self._last_stamp_ns = -1
         self._scale = 1.0
 
@@ -121,6 +122,7 @@ class WindowAligner:
         """Remembers what was published of N frames: poses (N, 4, 4), depth (N, H, W) in odom units, NaN where invalid,
         confidence (N, H, W); and the scale of their window."""
         grid = _grid(depth.shape[1:])
+        self._last_poses = {frame.camera: pose for frame, pose in zip(frames, odom_from_camera, strict=True)}
         for frame, pose, z, c in zip(frames, odom_from_camera, depth, confidence, strict=True):
             self._published[_key(frame)] = _Published(pose, z[grid].ravel(), c[grid].ravel(), z.shape)
             self._last_pose, self._last_stamp_ns = pose, frame.stamp_ns
@@ -135,6 +137,7 @@ class WindowAligner:
     def _continue(self, frames: tuple[Frame, ...], window_from_camera: F64) -> tuple[F64, F64]:
         anchor = next((i for i, frame in enumerate(frames) if frame.stamp_ns > self._last_stamp_ns), 0)
         pose = geometry.BODY_FROM_OPTICAL if self._last_pose is None else self._last_pose
+        pose = self._last_poses.get(frames[anchor].camera, pose)
         rotation = pose[:3, :3] @ window_from_camera[anchor, :3, :3].T
         return rotation, pose[:3, 3] - self._scale * rotation @ window_from_camera[anchor, :3, 3]
 

@@ -6,11 +6,14 @@ Nested dataclasses give dotted names (`window.size`). `parameters()` lists them 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ConfigError
+
+MOST_CAMERAS = 8
 
 
 def _param(
@@ -230,6 +233,11 @@ class Oom:
 
 
 @dataclass(frozen=True)
+class Sync:
+    slop: float = _param(0.02, "with several cameras, images this close in time belong together, s", low=0.0, high=0.5)
+
+
+@dataclass(frozen=True)
 class Config:
     """All parameters of come_ros. Immutable; `replace` and `from_flat` give checked copies."""
 
@@ -251,6 +259,11 @@ class Config:
     threads: int = _param(0, "CPU threads of the model; 0 = all cores", low=0, high=256)
     image_transport: str = _param(
         "raw", "raw: topic image (sensor_msgs/Image); compressed: image/compressed", choices=("raw", "compressed")
+    )
+    cameras: str = _param(
+        "",
+        "names of several cameras with + between them, or as a list: topics <name>/image and <name>/camera_info; empty = one, on image",
+        joined=True,
     )
     rectify: str = _param(
         "auto",
@@ -301,6 +314,7 @@ class Config:
     keyframe: Keyframe = field(default_factory=Keyframe)
     cloud: Cloud = field(default_factory=Cloud)
     map: Map = field(default_factory=Map)
+    sync: Sync = field(default_factory=Sync)
     scale: Scale = field(default_factory=Scale)
     cov: Cov = field(default_factory=Cov)
     tf: Tf = field(default_factory=Tf)
@@ -316,6 +330,7 @@ class Config:
                 f"window.overlap is {self.window.overlap}, but must be smaller than window.size ({self.window.size}): "
                 f"set window.overlap to 1..{self.window.size - 1}, or raise window.size"
             )
+        self._check_cameras()
         if 0 < self.input.max_side < 112:
             raise ConfigError(
                 f"input.max_side is {self.input.max_side}, but must be 0 (the model's own size) or 112 .. 1036: "
@@ -326,6 +341,24 @@ class Config:
                 f"keyframe.min_interval ({self.keyframe.min_interval}) is above keyframe.max_interval "
                 f"({self.keyframe.max_interval}): lower the first or raise the second"
             )
+
+    def _check_cameras(self) -> None:
+        names = self.camera_names
+        good = {name for name in names if re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name)}
+        if names and not 2 <= len(good) == len(names) <= MOST_CAMERAS:
+            raise ConfigError(
+                f"cameras is {self.cameras!r}, but must be 2 .. {MOST_CAMERAS} different names of letters, digits and _, such as "
+                f"left+right, or empty: for one camera, remap `image` to its topic"
+            )
+        if names and (self.known.depth or self.known.odometry):
+            raise ConfigError(
+                "known.depth and known.odometry are for one camera, but cameras names several: leave one of the two out"
+            )
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """Of several cameras, the first one leads; empty where there is one camera."""
+        return tuple(self.cameras.split("+")) if self.cameras else ()
 
     def get(self, name: str) -> Any:
         """Value of the dotted parameter `name`."""

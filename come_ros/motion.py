@@ -62,7 +62,7 @@ def moving_frame(submap: Submap, row: int) -> tuple[str, F64]:
     """What odometry is about at frame `row`: the robot's frame where the camera's place on it is known, else the camera's optical one;
     its name and odom_from_it (4, 4)."""
     frame, pose = submap.frames[row], submap.odom_from_camera[row]
-    if frame.base_from_camera is None:
+    if not frame.base or frame.base_from_camera is None:
         return frame.camera, pose
     return frame.base, pose @ inverse(frame.base_from_camera)
 

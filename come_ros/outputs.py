@@ -108,15 +108,16 @@ def darkened(image: U8, mask: NDArray[np.bool_]) -> U8:
 @dataclass(frozen=True)
 class Output:
     """A topic below the node's name. depth: QoS history. build: method of FrameMessages. Reliable and volatile, which matches every
-    subscriber's QoS but transient local."""
+    subscriber's QoS but transient local. With several cameras, each has a topic of its own, below its name, unless it is of the `robot`."""
 
     kind: str
     depth: int
     build: Callable[[FrameMessages], Any]
+    robot: bool = False
 
 
 OUTPUTS: dict[str, Output] = {
-    "odometry": Output("nav_msgs/msg/Odometry", 10, FrameMessages.odometry),
+    "odometry": Output("nav_msgs/msg/Odometry", 10, FrameMessages.odometry, robot=True),
     "depth/image": Output("sensor_msgs/msg/Image", 5, FrameMessages.depth),
     "depth/camera_info": Output("sensor_msgs/msg/CameraInfo", 5, FrameMessages.camera_info),
     "rgb/image_rect": Output("sensor_msgs/msg/Image", 5, FrameMessages.rgb),

@@ -19,6 +19,7 @@ from .geometry import BODY_FROM_OPTICAL, inverse
 from .governor import Governor
 from .keyframes import KeyframeSelector
 from .preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, plan_resize, preprocess
+from .rig import hold_rig
 from .types import F64, Frame, Known, Prediction, Submap, Window
 from .window import MAX_GAP_NS, SlidingWindow, trimmed
 
@@ -81,7 +82,8 @@ class ReconstructionPipeline:
         # stand-ins for a model need only predict
         self.metric: bool = getattr(backbone, "metric", False)
         self._takes: frozenset[str] = getattr(backbone, "inputs", frozenset())
-        self._aligner = WindowAligner(config.window.size, self.metric)
+        self.cameras = max(1, len(config.camera_names))
+        self._aligner = WindowAligner(config.window.size * self.cameras, self.metric)
         self._model_images: dict[tuple[int, str], NDArray[np.uint8]] = {}
         self._known: Known | None = None
         self._origin: F64 | None = None
@@ -92,15 +94,16 @@ class ReconstructionPipeline:
         self._refused = 0
 
     def add_frame(self, frame: Frame) -> str | None:
-        """Offers a frame. None: it is a keyframe and waits for its window; else why it was dropped: "not_keyframe", or
-        "time" if its stamp is not newer than the last one's.
+        """Offers a frame; with several cameras the first of a set, which the others follow. None: it is a keyframe and waits for its
+        window; else why it was dropped: "not_keyframe", or "time" if its stamp is not newer than the last one's.
 
         Images that change (size, encoding, camera) or pause begin a window of their own, which goes on from the last pose; stamps
         that jump back are met as on_time_jump says. Raises FrameError if the image cannot be used, ValueError if a keyframe
         meets no `room()`.
         """
         try:
-            check_image(frame.image)
+            for each in frame.all_cameras:
+                check_image(each.image)
         except FrameError:
             self.counts["unusable"] += 1
             raise
@@ -154,7 +157,7 @@ class ReconstructionPipeline:
             # a CPU compiles nothing, and each pass takes its memory anew: one frame tells whether the model runs
             frames = self.governor.effort.window if self.backbone.device.startswith("cuda") else 1
             try:
-                self.backbone.predict(np.full((frames, plan.height, plan.width, 3), 128, np.uint8), stop)
+                self.backbone.predict(np.full((frames * self.cameras, plan.height, plan.width, 3), 128, np.uint8), stop)
             except OutOfMemory as error:
                 failure = str(error)
             else:
@@ -170,9 +173,10 @@ class ReconstructionPipeline:
         """
         config = self.config
         clock = [time.perf_counter()]
-        plan = self._plan(window)
-        images = self._preprocess(window, plan)
-        self._known = self._known_of(window, plan)
+        seen = window.spread()
+        plans = self._plan(seen)
+        images = self._preprocess(seen, plans)
+        self._known = self._known_of(seen, plans)
         clock.append(time.perf_counter())
         try:
             prediction, failure = self._predict(self.backbone, images, stop), ""
@@ -181,9 +185,10 @@ class ReconstructionPipeline:
         if prediction is None:  # out here, what the exception held on to is free
             self._step_down(failure, len(window))
             window = trimmed(window, *self._sizes(len(window)))
-            plan = self._plan(window)
-            images = self._preprocess(window, plan)
-            self._known = self._known_of(window, plan)
+            seen = window.spread()
+            plans = self._plan(seen)
+            images = self._preprocess(seen, plans)
+            self._known = self._known_of(seen, plans)
             try:
                 prediction = self._predict(self.backbone, images, stop)
             except OutOfMemory:  # once is enough for one window; the next one is cheaper still
@@ -195,11 +200,12 @@ class ReconstructionPipeline:
             self._follow_governor()
         clock.append(time.perf_counter())
 
+        prediction, residual = hold_rig(seen.frames, window.cameras, prediction)
         start = self._origin if self._aligner.started else origin_of(window.frames[0])
-        alignment, odom_from_camera = self._aligner.align(window.frames, prediction)
+        alignment, odom_from_camera = self._aligner.align(seen.frames, prediction)
         self.counts["windows"] += 1
-        new = slice(len(window) - window.new if alignment.accepted else len(window), None)
-        frames = window.frames[new]
+        new = slice(len(seen) - seen.new if alignment.accepted else len(seen), None)
+        frames = seen.frames[new]
         odom_from_camera = odom_from_camera[new]
         depth = _scaled(prediction.depth[new], alignment.scale)
         if prediction.meaningful is not None:
@@ -208,7 +214,7 @@ class ReconstructionPipeline:
             self._aligner.commit(frames, alignment.scale, odom_from_camera, depth, prediction.confidence[new])
             self._window.commit(window)
             self._origin = start
-            self._intrinsics.add(window, plan, prediction)
+            self._intrinsics.add(seen.frames, plans, prediction)
             self._refused = 0
         else:
             alignment = dataclasses.replace(alignment, reason=alignment.reason + self._refuse())
@@ -225,12 +231,13 @@ class ReconstructionPipeline:
             images=prediction.images[new],
             depth=depth * np.float32(metres),
             confidence=prediction.confidence[new],
-            intrinsics=self._intrinsics.of(frames, plan),
+            intrinsics=self._intrinsics.of(frames, plans[new]),
             odom_from_camera=odom_from_camera,
             alignment=dataclasses.replace(alignment, scale=alignment.scale * metres),
             merged=None if prediction.merged is None else prediction.merged[new],
             kept_ratio=prediction.kept_ratio,
             metric=self.metric,
+            rig=residual,
             timings_ms={
                 "preprocess": 1e3 * (clock[1] - clock[0]),
                 "model": 1e3 * (clock[2] - clock[1]),
@@ -293,7 +300,7 @@ class ReconstructionPipeline:
         """Other dynamic parameters, from the next window on. The rest needs a new pipeline."""
         self.config = config
         self._keyframes.config = config
-        self._aligner.capacity = config.window.size
+        self._aligner.capacity = config.window.size * self.cameras
         self.governor.configure(config)
         self._follow_governor()
 
@@ -372,19 +379,23 @@ class ReconstructionPipeline:
         while (window := self.take_window(least_new)) is not None:
             yield self.reconstruct(window, stop)
 
-    def _plan(self, window: Window) -> CropResize:
+    def _plan(self, window: Window) -> list[CropResize]:
+        """Of each frame. The first camera's image gives the size; those of the others are cut to it."""
         height, width = window.frames[0].image.shape[:2]
         side = self.governor.effort.side
         size = getattr(self.backbone, "image_size", None)
-        if size is None:
-            return plan_resize(width, height, side, self.backbone.patch_size)
-        return cover(width, height, *size(width, height, side))
+        plan = (
+            plan_resize(width, height, side, self.backbone.patch_size)
+            if size is None
+            else cover(width, height, *size(width, height, side))
+        )
+        return [cover(f.image.shape[1], f.image.shape[0], plan.width, plan.height) for f in window.frames]
 
-    def _known_of(self, window: Window, plan: CropResize) -> Known | None:
+    def _known_of(self, window: Window, plans: list[CropResize]) -> Known | None:
         """What the frames bring beside their images, as far as the model takes it and `config.known` lets it; None if nothing."""
         wanted, takes = self.config.known, self._takes
-        known = Known.nothing(len(window), plan.height, plan.width, wanted.metric)
-        for i, frame in enumerate(window.frames):
+        known = Known.nothing(len(window), plans[0].height, plans[0].width, wanted.metric)
+        for i, (frame, plan) in enumerate(zip(window.frames, plans, strict=True)):
             if "intrinsics" in takes and wanted.intrinsics and frame.intrinsics is not None:
                 known.intrinsics[i] = crop_intrinsics(frame.intrinsics, plan)
             if "depth" in takes and wanted.depth and frame.depth is not None:
@@ -396,10 +407,10 @@ class ReconstructionPipeline:
     def _predict(self, backbone: Backbone, images: NDArray[np.uint8], stop: Callable[[], bool] | None) -> Prediction:
         return backbone.predict(images, stop) if self._known is None else backbone.predict(images, stop, self._known)
 
-    def _preprocess(self, window: Window, plan: CropResize) -> NDArray[np.uint8]:
+    def _preprocess(self, window: Window, plans: list[CropResize]) -> NDArray[np.uint8]:
         """(S, H, W, 3); shared frames were resized for the window before."""
         images = {}
-        for frame in window.frames:
+        for frame, plan in zip(window.frames, plans, strict=True):
             key = (frame.stamp_ns, frame.camera)
             image = self._model_images.get(key)
             if image is None or image.shape[:2] != (plan.height, plan.width):
@@ -424,7 +435,7 @@ class ReconstructionPipeline:
 def origin_of(first: Frame) -> F64 | None:
     """(4, 4) odometry frame from that of the aligner, which begins at a level camera: the world begins at the robot's frame instead,
     if it is known where the camera is on it. None if it is not."""
-    if first.base_from_camera is None:
+    if not first.base or first.base_from_camera is None:
         return None
     return first.base_from_camera @ inverse(BODY_FROM_OPTICAL)
 
@@ -455,16 +466,20 @@ class _Intrinsics:
     def __init__(self) -> None:
         self._predicted: dict[tuple[str, CropResize], list[F64]] = {}
 
-    def add(self, window: Window, plan: CropResize, prediction: Prediction) -> None:
+    def add(self, frames: tuple[Frame, ...], plans: list[CropResize], prediction: Prediction) -> None:
         """Learns from the predicted intrinsics of one window."""
-        windows = self._predicted.setdefault((window.frames[-1].camera, plan), [])
-        if len(windows) < INTRINSICS_WINDOWS:
-            windows.append(np.asarray(prediction.intrinsics, np.float64))
+        rows: dict[tuple[str, CropResize], list[int]] = {}
+        for row, (frame, plan) in enumerate(zip(frames, plans, strict=True)):
+            rows.setdefault((frame.camera, plan), []).append(row)
+        for key, of_camera in rows.items():
+            windows = self._predicted.setdefault(key, [])
+            if len(windows) < INTRINSICS_WINDOWS:
+                windows.append(np.asarray(prediction.intrinsics[of_camera], np.float64))
 
-    def of(self, frames: tuple[Frame, ...], plan: CropResize) -> F64:
+    def of(self, frames: tuple[Frame, ...], plans: list[CropResize]) -> F64:
         """(N, 3, 3) in pixels of the model's image."""
         out = np.empty((len(frames), 3, 3))
-        for row, frame in zip(out, frames, strict=True):
+        for row, frame, plan in zip(out, frames, plans, strict=True):
             if frame.intrinsics is not None:
                 row[:] = crop_intrinsics(frame.intrinsics, plan)
             else:

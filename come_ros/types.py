@@ -26,7 +26,8 @@ class Frame:
     (age runs from there), 0 offline. encoding: what it was before it was decoded, "" if that cannot change.
     What is known beside, for models that take it: depth (H0, W0) float32 along z, of the same pixels, 0 or NaN where there is none;
     world_from_camera (4, 4), in any world that stays the same, such as that of a wheel odometry.
-    base_from_camera (4, 4), metres: where the camera sits on the robot, whose frame is called `base`.
+    base_from_camera (4, 4), metres: where the camera sits on the robot, whose frame is called `base`, or, where that is "", beside the
+    first camera of its set. others: with several cameras, the frames of the other ones, taken at about the same time.
     """
 
     image: U8
@@ -39,17 +40,35 @@ class Frame:
     world_from_camera: F64 | None = None
     base: str = ""
     base_from_camera: F64 | None = None
+    others: tuple[Frame, ...] = ()
+
+    @property
+    def all_cameras(self) -> tuple[Frame, ...]:
+        """This frame, and those of the other cameras."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Keyframes to be reconstructed together, oldest first; the last `new` of them were in no window before."""
+    """Keyframes to be reconstructed together, oldest first; the last `new` of them were in no window before. With several cameras they
+    stand for their sets."""
 
     frames: tuple[Frame, ...]
     new: int
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @property
+    def cameras(self) -> int:
+        """How many frames a set has: all have as many."""
+        return 1 + len(self.frames[0].others)
+
+    def spread(self) -> Window:
+        """With the frames of all cameras, set by set: what the model sees."""
+        if not self.frames[0].others:
+            return self
+        return Window(tuple(f for frame in self.frames for f in frame.all_cameras), self.new * self.cameras)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +141,18 @@ class Alignment:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class RigResidual:
+    """How far what the images show of the cameras' places lies from what is known of them (see rig.py).
+
+    rotation: median angle between the two, rad. direction: the same of the ways from the first camera to the others, rad, NaN where
+    they lie in one place.
+    """
+
+    rotation: float
+    direction: float
+
+
 class DeviceMemory(NamedTuple):
     """Of the device that the model is on, MiB."""
 
@@ -133,11 +164,12 @@ class DeviceMemory(NamedTuple):
 class Submap:
     """The new frames of one window in the odometry frame: what is published, and never rewritten afterwards.
 
-    The arrays have one row for each frame of `frames` (the N new ones, oldest first). images: (N, H, W, 3) uint8. depth:
+    The arrays have one row for each frame of `frames` (the N new ones, oldest first; with several cameras set by set, the first camera
+    first). images: (N, H, W, 3) uint8. depth:
     (N, H, W) float32 along z in odom units (metres where the scale is known), NaN where invalid. confidence: (N, H, W).
     intrinsics: (N, 3, 3) in pixels of the (H, W) image; those given with the frame where there were any, else predicted.
     odom_from_camera: (N, 4, 4). timings_ms: stage -> milliseconds. metric: whether the model's own unit
-    is the metre.
+    is the metre. rig: with several cameras whose places are known.
     """
 
     frames: tuple[Frame, ...]
@@ -151,6 +183,7 @@ class Submap:
     kept_ratio: float = 1.0
     timings_ms: dict[str, float] = field(default_factory=dict)
     metric: bool = False
+    rig: RigResidual | None = None
 
     def __len__(self) -> int:
         return len(self.frames)

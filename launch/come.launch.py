@@ -28,15 +28,18 @@ def start(context: LaunchContext) -> list[Node]:
     # an argument wins over the params_file, which wins over the defaults in the code: what is left empty must set nothing
     given: dict[str, Any] = {
         name: ParameterValue(value(name), value_type=str)
-        for name in ("image_transport", "odom_frame", "base_frame", "backbone", "device", "weights")
+        for name in ("image_transport", "cameras", "odom_frame", "base_frame", "backbone", "device", "weights")
         if value(name)
     }
     if value("autostart"):
         given["autostart"] = value("autostart") == "true"
     time = {"use_sim_time": value("use_sim_time") == "true"}
-    remappings = [("image", value("image_topic"))]
-    if value("camera_info_topic"):
-        remappings.append(("camera_info", value("camera_info_topic")))
+    # several cameras: * in a topic stands for the name of each
+    cameras = value("cameras").split("+") if value("cameras") else []
+    remappings = []
+    for ours, topic in (("image", value("image_topic")), ("camera_info", value("camera_info_topic"))):
+        if topic:
+            remappings += [(f"{name}/{ours}", topic.replace("*", name)) for name in cameras] or [(ours, topic)]
     common: dict[str, Any] = {
         "namespace": value("namespace"), "remappings": remappings, "output": "screen", "emulate_tty": True
     }  # fmt: skip
@@ -72,6 +75,11 @@ def generate_launch_description() -> LaunchDescription:
                 default_value="",
                 choices=["", "raw", "compressed"],
                 description="compressed: images on <image_topic>/compressed; empty: as the params_file says",
+            ),
+            DeclareLaunchArgument(
+                "cameras",
+                default_value="",
+                description="names of several cameras, as left+right, with * for the name in image_topic; empty: as the params_file says",
             ),
             DeclareLaunchArgument(
                 "params_file", default_value=default_file, description="parameters of the node; arguments win over it"

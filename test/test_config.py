@@ -25,6 +25,8 @@ def _values(p: Parameter) -> st.SearchStrategy[object]:
         return st.integers(int(p.low), int(p.high))
     if p.type is float:
         return st.floats(p.low, p.high)
+    if p.name == "cameras":
+        return st.sampled_from(["", "left+right", "front+left+right_2"])
     return st.text()
 
 

@@ -14,10 +14,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rclpy
 import rclpy.task
 from diagnostic_msgs.msg import DiagnosticArray
@@ -35,12 +37,13 @@ from ..config import Config
 from ..errors import ComeRosError, ConfigError, DeviceLost, FrameError
 from ..geometry import is_finite_pose
 from ..images import decode_depth
-from ..motion import MotionEstimator, moving_frame
+from ..motion import Motion, MotionEstimator, moving_frame
 from ..outputs import OUTPUTS, FrameMessages
-from ..rectify import Rectification
+from ..rig import rig_remark
 from ..types import F32, F64, Frame, Submap
 from ..world import World
 from . import messages
+from .camera import Camera
 from .diagnostics import CLOCK_S, NodeView, statuses
 from .environment import use_large_message_profile
 from .inputs import OVERRIDABLE, Input, OutputConflicts
@@ -107,21 +110,21 @@ class ReconstructionNode(LifecycleNode):
         self._state = "unconfigured"
         self._started = time.monotonic()
         self._motion = MotionEstimator()
+        self._step: Motion | None = None
         self._world = World(self.config, messages.ROS)
         self._latched: LatchedTopics | None = None
         self._tf = Tf(self, self.config)
         self._first_frame_s: float | None = None
         self._warned: set[str] = set()
-        self._camera_info: CameraInfo | None = None
-        self._camera_info_came = threading.Event()
         self._subscriptions_made: list[Any] = []
-        self._outputs: dict[str, Any] = {}
+        self._outputs: dict[tuple[str, str], Any] = {}  # (camera's name, topic)
         self._inputs: list[Input] = []  # the images first
         self._output_conflicts = OutputConflicts(self)
         self._clock_ticks = False
+        self._told_sync = 0
 
-        self.image_type, self.image_topic, self.camera_info_topic = self._input_topics()
-        self._rectification = Rectification(self.config.rectify, self.image_topic)
+        self.cameras = [Camera(self, self.config, name) for name in self.config.camera_names or ("",)]
+        self.image_topic = ", ".join(camera.topic for camera in self.cameras)
         self.depth_topic = self.resolve_topic_name("depth")
         self._depths: Stamped[Image] = Stamped()
         self._poses = PoseSource(self.config)
@@ -154,24 +157,6 @@ class ReconstructionNode(LifecycleNode):
         if config.diagnostics.period != self.config.diagnostics.period:
             self._diagnostics_timer.timer_period_ns = round(config.diagnostics.period * 1e9)
         self.config = self.worker.config = config
-
-    def _input_topics(self) -> tuple[type, str, str]:
-        """Message type, image topic and camera_info topic, remapped as image_transport does it.
-
-        The compressed topic lies below `image`, and camera_info beside it, unless they are remapped themselves.
-        """
-
-        def remapped(name: str) -> bool:
-            return self.resolve_topic_name(name) != self.resolve_topic_name(name, only_expand=True)
-
-        image = self.resolve_topic_name("image")
-        topic, kind = image, Image
-        if self.config.image_transport == "compressed":
-            own = remapped("image/compressed")
-            topic, kind = self.resolve_topic_name("image/compressed") if own else image + "/compressed", CompressedImage
-            image = topic[: -len("/compressed")] if topic.endswith("/compressed") else topic
-        beside = image.rpartition("/")[0] + "/camera_info"
-        return kind, topic, self.resolve_topic_name("camera_info") if remapped("camera_info") else beside
 
     # Lifecycle
 
@@ -206,14 +191,16 @@ class ReconstructionNode(LifecycleNode):
         self._load_error = ""
         self._summarised = self.worker.counters.snapshot()
         self._outputs = {
-            topic: self.create_lifecycle_publisher(
+            (camera.name, topic): self.create_lifecycle_publisher(
                 messages.message_type(output.kind),
-                f"~/{topic}",
+                f"~/{_below(camera.name, topic)}",
                 QoSProfile(depth=output.depth, reliability=ReliabilityPolicy.RELIABLE),
                 qos_overriding_options=_OVERRIDABLE,
-                event_callbacks=self._output_conflicts.callbacks(topic),
+                event_callbacks=self._output_conflicts.callbacks(_below(camera.name, topic)),
             )
+            for camera in self.cameras
             for topic, output in OUTPUTS.items()
+            if camera is self.cameras[0] or not output.robot
         }
         self._latched = LatchedTopics(self, _OVERRIDABLE, self._output_conflicts.callbacks)
         self._world = World(self.config, messages.ROS)
@@ -234,8 +221,9 @@ class ReconstructionNode(LifecycleNode):
     @_logged
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribes."""
-        self._camera_info, self._first_frame_s = None, None
-        self._camera_info_came.clear()
+        self._first_frame_s = None
+        for camera in self.cameras:
+            camera.forget()
         self.telemetry.camera_info = "no camera_info received"
         done = super().on_activate(state)
         self.worker.activate()
@@ -246,7 +234,11 @@ class ReconstructionNode(LifecycleNode):
         if remark := self._tf.open():
             self._warn_once(remark)
         self._state = "active"
-        log.info("active: waiting for %s, intrinsics from %s", self.image_topic, self.camera_info_topic)
+        log.info(
+            "active: waiting for %s, intrinsics from %s",
+            self.image_topic,
+            ", ".join(c.info_topic for c in self.cameras),
+        )
         return done
 
     @_logged
@@ -307,18 +299,19 @@ class ReconstructionNode(LifecycleNode):
 
     # Input
 
-    def _on_image(self, message: Image | CompressedImage) -> None:
-        self.worker.put(message, time.monotonic_ns())
-
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        self._camera_info = message
-        self._camera_info_came.set()
+    def _on_image(self, index: int, message: Image | CompressedImage) -> None:
+        stamp_ns = messages.stamp_ns(message.header.stamp) if len(self.cameras) > 1 else 0
+        if stamp_ns == 0 and len(self.cameras) > 1:
+            stamp_ns = self._now_ns()
+        self.worker.put(message, time.monotonic_ns(), index, stamp_ns)
 
     def _wanted_inputs(self) -> Iterator[tuple[type, str, Callable[[Any], None], str, int]]:
         """Type, topic, callback, reliability and depth of the images, their camera_info, and what is known beside them."""
         wish = self.config.input.reliability, self.config.input.depth
-        yield self.image_type, self.image_topic, self._on_image, *wish
-        yield CameraInfo, self.camera_info_topic, self._on_camera_info, *wish
+        for index, camera in enumerate(self.cameras):
+            yield camera.kind, camera.topic, functools.partial(self._on_image, index), *wish
+        for camera in self.cameras:
+            yield CameraInfo, camera.info_topic, camera.on_info, *wish
         self.telemetry.known = {}
         if self.config.known.depth:
             self.telemetry.known["depth"] = "none received yet"
@@ -339,27 +332,33 @@ class ReconstructionNode(LifecycleNode):
         if is_finite_pose(pose):
             self._poses.put(messages.stamp_ns(message.header.stamp), message.child_frame_id, pose)
 
-    def _read(self, message: Image | CompressedImage, arrival_ns: int) -> Frame:
-        """Frame of a message, in the worker's thread. Raises FrameError."""
-        encoding = messages.encoding_of(message)
-        try:
-            picture = messages.decode_image(message)
-        except FrameError as error:
-            raise FrameError(f"{self.image_topic}: {error}") from error
-        height, width = picture.shape[:2]
-        self.telemetry.encoding, self.telemetry.size = encoding, f"{width}x{height}"
+    def _read(self, message: Any, arrival_ns: int) -> Frame:
+        """Frame of a message, or, with several cameras, of one of each; in the worker's thread. Raises FrameError."""
+        if len(self.cameras) == 1:
+            return self._read_one(self.cameras[0], message, arrival_ns)
+        first, *others = (
+            self._read_one(camera, each, arrival_ns) for camera, each in zip(self.cameras, message, strict=True)
+        )
+        names = {frame.camera for frame in (first, *others)}
+        if len(names) < len(self.cameras):
+            raise FrameError(
+                f"{self.image_topic}: their images share a frame_id ({', '.join(sorted(names))}): give each driver one of its own"
+            )
+        if not self.config.base_frame:
+            waited_s = time.monotonic() - (self._first_frame_s or 0.0)
+            first = replace(first, base_from_camera=np.eye(4))
+            others = [
+                replace(f, base_from_camera=self._tf.place(f.camera, first.camera, f.stamp_ns, waited_s))
+                for f in others
+            ]
+        return replace(first, others=tuple(others))
+
+    def _read_one(self, camera_of: Camera, message: Image | CompressedImage, arrival_ns: int) -> Frame:
         if self._first_frame_s is None:
             self._first_frame_s = arrival_ns * 1e-9
-        if (
-            self._camera_info is None
-        ):  # camera_info of the first frames may be a little late: DDS discovers topic by topic
-            self._camera_info_came.wait(max(0.0, self._first_frame_s + CAMERA_INFO_WAIT_S - time.monotonic()))
-        info, intrinsics = self._camera_info, None
-        remark = f"no camera_info received on {self.camera_info_topic}: remap `camera_info` to a calibrated one"
-        if info is not None:
-            picture, intrinsics, remark = self._rectification.image(picture, info)
-        if intrinsics is None:
-            remark += "; until then the predicted intrinsics are used"
+        picture = camera_of.decode(message, self._first_frame_s + CAMERA_INFO_WAIT_S)
+        self.telemetry.encoding, self.telemetry.size = picture.encoding, f"{picture.width}x{picture.height}"
+        remark = picture.remark
         self.telemetry.camera_info = remark or "ok"
         if remark:
             self._warn_once(remark)
@@ -370,22 +369,24 @@ class ReconstructionNode(LifecycleNode):
                 "images come with a zero stamp; the time of arrival is used: let the driver set header.stamp"
             )
             stamp_ns = self._now_ns() - (time.monotonic_ns() - arrival_ns)
+        unnamed = f"{camera_of.name}_optical_frame" if camera_of.name else self.config.camera_optical_frame
         if not message.header.frame_id:
-            self._warn_once(
-                f"images come without a frame_id; {self.config.camera_optical_frame} is used: let the driver set it"
-            )
-        camera = message.header.frame_id.lstrip("/") or self.config.camera_optical_frame
-        depth = self._known_depth(stamp_ns, (height, width), info) if self.config.known.depth else None
+            self._warn_once(f"images come without a frame_id; {unnamed} is used: let the driver set it")
+        camera = message.header.frame_id.lstrip("/") or unnamed
+        size = picture.height, picture.width
+        depth = self._known_depth(stamp_ns, size, camera_of) if self.config.known.depth else None
         pose = self._known_pose(stamp_ns, camera) if self.config.known.odometry else None
         base = self.config.base_frame.lstrip("/")
         mount, remark = self._tf.base_from_camera(camera, stamp_ns, time.monotonic() - self._first_frame_s)
         if base:
             self._tell_known("base_frame", remark)
-        return Frame(picture, stamp_ns, camera, intrinsics, arrival_ns, encoding, depth, pose, base, mount)
+        return Frame(
+            picture.image, stamp_ns, camera, picture.intrinsics, arrival_ns, picture.encoding, depth, pose, base, mount
+        )
 
-    def _known_depth(self, stamp_ns: int, size: tuple[int, int], info: CameraInfo | None) -> F32 | None:
+    def _known_depth(self, stamp_ns: int, size: tuple[int, int], camera: Camera) -> F32 | None:
         """The depth image of that stamp in the pixels of the image of (height, width) = size, which is rectified alike."""
-        tolerance = self.config.known.tolerance
+        tolerance, info = self.config.known.tolerance, camera.info
         message = nearest(self._depths.around(stamp_ns, tolerance), stamp_ns, tolerance)
         depth: F32 | None = None
         if message is None:
@@ -399,7 +400,7 @@ class ReconstructionNode(LifecycleNode):
             )
         else:
             try:
-                depth, remark = self._rectification.depth(decode_depth(message), info, self.depth_topic)
+                depth, remark = camera.rectification.depth(decode_depth(message), info, self.depth_topic)
             except FrameError as error:
                 remark = f"{self.depth_topic}: {error}"
         self._tell_known("depth", remark)
@@ -430,15 +431,21 @@ class ReconstructionNode(LifecycleNode):
         """One message per topic for frame `row`, TF first; what nobody listens to is not built."""
         self._follow_world()
         frame, (moving, pose) = submap.frames[row], moving_frame(submap, row)
-        motion = self._motion.step(submap, row, config)
-        self._tf.send(frame.stamp_ns, moving, pose, time.monotonic() - (self._first_frame_s or 0.0))
-        made = FrameMessages(messages.ROS, submap, row, motion, config)
+        camera = self.cameras[row % len(self.cameras)]
+        leads = camera is self.cameras[0]  # the robot is where that one says
+        if leads:
+            self._step = self._motion.step(submap, row, config)
+            self._tf.send(frame.stamp_ns, moving, pose, time.monotonic() - (self._first_frame_s or 0.0))
+            if len(self.cameras) > 1:
+                self._tell_known("extrinsics", rig_remark(submap.rig))
+        made = FrameMessages(messages.ROS, submap, row, self._step, config)
         for topic, output in OUTPUTS.items():
-            if self._outputs[topic].get_subscription_count() > 0:
-                self._outputs[topic].publish(output.build(made))
+            publisher = self._outputs.get((camera.name, topic))
+            if publisher is not None and publisher.get_subscription_count() > 0:
+                publisher.publish(output.build(made))
                 if topic == "points":
                     self.telemetry.points = made.cloud_points.size
-        self._world.add(frame.stamp_ns, pose, lambda: made.odom_points)
+        self._world.add(frame.stamp_ns, pose if leads else None, lambda: made.odom_points)
         height, width = submap.depth[row].shape
         self.telemetry.last_stamp_ns = frame.stamp_ns
         self.telemetry.resolution = f"{width}x{height}"
@@ -535,10 +542,25 @@ class ReconstructionNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         for each in self._inputs:
             each.follow()
+        if len(self.cameras) > 1:
+            self.telemetry.known["sync"] = self._sync_remark() or "ok"
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         message.status = statuses(self._view(), self.config, self.telemetry, self.worker.counters.snapshot())
         self._diagnostics.publish(message)
+
+    def _sync_remark(self) -> str:
+        """Why images of several cameras did not come together since this was asked last, or ""."""
+        dropped = self.worker.counters.snapshot().dropped["sync"]
+        lost, self._told_sync = dropped - self._told_sync, dropped
+        if lost <= 0:
+            return ""
+        waited_for = " and ".join(self.cameras[i].topic for i in self.worker.matcher.missing())
+        return (
+            f"{lost} images had no partners of all cameras within {self.config.sync.slop:g} s"
+            + (f", {waited_for} is waited for" if waited_for else "")
+            + ": check that all cameras run and are triggered together, or raise sync.slop"
+        )
 
     def _view(self) -> NodeView:
         pipeline = self.worker.pipeline
@@ -552,7 +574,10 @@ class ReconstructionNode(LifecycleNode):
         return NodeView(
             state="paused" if active and self.worker.paused else self._state,
             topic=self.image_topic,
-            publishers=images.publishers() if images else self.count_publishers(self.image_topic),
+            publishers=min(
+                (each.publishers() for each in self._inputs[: len(self.cameras)]),
+                default=min(self.count_publishers(camera.topic) for camera in self.cameras),
+            ),
             qos=images.qos if images else self.config.input.reliability,
             clock=clock,
             tf=self._tf.edge.choice or f"{self._tf.edge.mode} (undecided)",
@@ -581,6 +606,11 @@ class ReconstructionNode(LifecycleNode):
             ", ".join(f"{n} {reason}" for reason, n in dropped.items() if n) or "none",
             rates.latency_ms_mean, rates.latency_ms_p95, (now.used - before.used) / SUMMARY_S,
         )  # fmt: skip
+
+
+def _below(camera: str, topic: str) -> str:
+    """A topic of one of several cameras lies below its name; those about the robot do not."""
+    return f"{camera}/{topic}" if camera and not OUTPUTS[topic].robot else topic
 
 
 def _why(error: BaseException) -> str:

@@ -80,16 +80,21 @@ class Tf:
             self._node.destroy_publisher(self._publisher)
             self._publisher = None
 
-    def base_from_camera(self, camera: str, stamp_ns: int, waited_s: float) -> tuple[F64 | None, str]:
-        """(4, 4) of the optical frame in base_frame, by `extrinsics` or TF, and why it is None ("" if there is no base_frame).
+    def place(self, camera: str, base: str, stamp_ns: int, waited_s: float) -> F64 | None:
+        """base_from_camera (4, 4) of an optical frame, by `extrinsics` or TF, None if neither tells.
 
-        waited_s: since the first image; one that is not there is waited for until tf.lookup_timeout.
+        base: base_frame, or another camera's. waited_s: since the first image; a transform is waited for until tf.lookup_timeout.
         """
+        given = self.extrinsics
+        if camera in given and (base == self._base or base in given):
+            return given[camera] if base == self._base else inverse(given[base]) @ given[camera]
+        return self._tree.lookup(base, camera, stamp_ns, max(0.0, self._patience_s - waited_s))
+
+    def base_from_camera(self, camera: str, stamp_ns: int, waited_s: float) -> tuple[F64 | None, str]:
+        """(4, 4) of the optical frame in base_frame, and why it is None ("" if there is no base_frame); see `place`."""
         if not self._base or self._base == camera:
             return None, ""
-        if camera in self.extrinsics:
-            return self.extrinsics[camera], ""
-        found = self._tree.lookup(self._base, camera, stamp_ns, max(0.0, self._patience_s - waited_s))
+        found = self.place(camera, self._base, stamp_ns, waited_s)
         if found is not None:
             return found, ""
         return None, (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import Config
 from ..errors import Cancelled, ComeRosError, DeviceLost, FrameError
+from ..sync import SetMatcher
 from ..types import Frame, Submap, Window
 from .counters import FrameCounters
 from .ring import FrameRing
@@ -76,6 +77,8 @@ class Worker(threading.Thread):
         super().__init__(name="come_worker", daemon=True)
         self.config = config
         self.ring: FrameRing[tuple[Any, int]] = FrameRing(_capacity(config))
+        self.cameras = max(1, len(config.camera_names))  # all that is counted is so many images
+        self.matcher: SetMatcher[Any] = SetMatcher(self.cameras, round(config.sync.slop * 1e9))
         self.counters = FrameCounters()
         self.pipeline: ReconstructionPipeline | None = None
         self.lost: DeviceLost | None = None
@@ -92,14 +95,20 @@ class Worker(threading.Thread):
 
     # Called from the executor's thread; none of these waits for the work to be done.
 
-    def put(self, message: Any, arrival_ns: int) -> None:
-        """A message came in. Keeps a reference; a full ring gives up its oldest."""
+    def put(self, message: Any, arrival_ns: int, camera: int = 0, stamp_ns: int = 0) -> None:
+        """A message came in. Keeps a reference; a full ring gives up its oldest. With several cameras, messages whose stamps are close
+        go on together, in the order of the cameras."""
         self.counters.receive()
         self._telemetry.arrived()
         if self.paused:
             self.counters.drop("paused")
-        else:
+        elif self.cameras == 1:
             self.counters.drop("busy", self.ring.put((message, arrival_ns)))
+        else:
+            found = self.matcher.put(camera, stamp_ns, message)
+            self.counters.drop("sync", found.dropped)
+            for together in found.sets:
+                self.counters.drop("busy", self.cameras * self.ring.put((together, arrival_ns)))
 
     def call(self, task: Callable[[], Any]) -> Future[Any]:
         """Run `task` in the thread, when the work before is done. The future gives what it returned, or raises what it raised."""
@@ -131,7 +140,7 @@ class Worker(threading.Thread):
         """While paused, frames are dropped as they come; what is in work comes out, and the model stays."""
         self.paused = paused
         if paused:
-            self.counters.drop("paused", self.ring.clear())
+            self._clear("paused")
 
     def unload(self) -> Future[None]:
         """Free the model, when the work before is done."""
@@ -172,7 +181,7 @@ class Worker(threading.Thread):
 
         done = self.call(task)  # before the next session begins, so that no pass of it sees the old world
         self._session += 2
-        self.counters.drop("paused", self.ring.clear())
+        self._clear("paused")
         return done
 
     def activate(self) -> None:
@@ -185,7 +194,7 @@ class Worker(threading.Thread):
         """Ends the session: once this returns nothing more is published, and the ring is empty. A running pass is given up."""
         with self._publishing:
             self._session += self._session & 1
-        self.counters.drop("paused", self.ring.clear())
+        self._clear("paused")
 
     def stop(self, timeout_s: float) -> bool:
         """Ends the thread. False if it is still busy after `timeout_s`, in a pass or load that cannot be interrupted."""
@@ -226,7 +235,7 @@ class Worker(threading.Thread):
     def _end_lost(self, error: DeviceLost) -> None:
         """Nothing more can be done here; what still waits is lost too."""
         self._give_up("rejected")
-        self.counters.drop("rejected", self.ring.clear())
+        self._clear("rejected")
         while self._tasks:
             self._tasks.popleft()()
         self._on_lost(error)
@@ -235,7 +244,7 @@ class Worker(threading.Thread):
         config = self.config
         if pipeline.config is not config:
             pipeline.set_config(config)
-            self.counters.drop("busy", self.ring.resize(_capacity(config)))
+            self.counters.drop("busy", self.cameras * self.ring.resize(_capacity(config)))
         every = config.backpressure == "all"  # the windows of the bag tool: as soon as one is full, and no fuller
         window = None
         for _ in range(len(self.ring)):  # and no more, or a fast camera would keep us from the window
@@ -260,37 +269,42 @@ class Worker(threading.Thread):
         while pipeline.room() == 0 and (oldest := pipeline.make_room()) is not None:
             self._forget_before(oldest)
             del self._kept[:1]
-            self.counters.drop("busy")
+            self.counters.drop("busy", self.cameras)
 
     def _forget_before(self, frame: Frame) -> None:
         """A jump back of time makes the pipeline forget the frames it had kept: those before `frame`."""
         lost = next((i for i, kept in enumerate(self._kept) if kept is frame), 0)
         del self._kept[:lost]
-        self.counters.drop("time", lost)
+        self.counters.drop("time", self.cameras * lost)
 
     def _add(self, pipeline: ReconstructionPipeline, message: Any, arrival_ns: int) -> None:
         try:
             frame = self._read(message, arrival_ns)
             why = pipeline.add_frame(frame)
         except FrameError as error:
-            self.counters.drop("decode")
+            self._drop_unreadable()
             self._telemetry.trouble("decode", str(error))
             if self._may_log("decode"):
                 log.error("frame dropped: %s", error)
         except Exception as error:
-            self.counters.drop("decode")
+            self._drop_unreadable()
             self._failed("decode", error)
         else:
             if why is None:
                 self._kept.append(frame)
             else:
-                self.counters.drop(why)
+                self.counters.drop(why, self.cameras)
+
+    def _drop_unreadable(self) -> None:
+        """One image cannot be used, and so those of the other cameras have no whole set."""
+        self.counters.drop("decode")
+        self.counters.drop("sync", self.cameras - 1)
 
     def _reconstruct(self, pipeline: ReconstructionPipeline, window: Window, config: Config, session: int) -> None:
         new = window.frames[len(window) - window.new :]
         self._forget_before(new[0])
-        open_frames = len(new)
-        del self._kept[:open_frames]
+        del self._kept[: len(new)]
+        open_frames = self.cameras * len(new)
         why = "rejected"
         try:
             submap = pipeline.reconstruct(window, lambda: self._stopping.is_set() or session != self._session)
@@ -333,8 +347,12 @@ class Worker(threading.Thread):
         finally:
             self.counters.drop(why, open_frames)
 
+    def _clear(self, reason: str) -> None:
+        """What waits to be read is dropped."""
+        self.counters.drop(reason, self.cameras * self.ring.clear() + self.matcher.clear())
+
     def _give_up(self, reason: str) -> None:
-        self.counters.drop(reason, len(self._kept))
+        self.counters.drop(reason, self.cameras * len(self._kept))
         self._kept.clear()
 
     def _failed(self, kind: str, error: Exception) -> None:

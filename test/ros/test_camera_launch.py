@@ -104,6 +104,12 @@ def install(prefix: Path, package: str, executable: str, script: str, **launch_f
     [
         ("usb_cam.launch.py", ("image_width:=160", "image_height:=120"), "/camera/image_raw", "('image_width', 160)"),
         ("realsense.launch.py", ("camera_name:=front",), "/camera/front/color/image_raw", "('profile', '640x480x30')"),
+        (
+            "multi_camera.launch.py",
+            ("cameras:=left+right", "video_devices:=/dev/video0 /dev/video2"),
+            "/left/image_raw, /right/image_raw",
+            "('frame_id', '",
+        ),
         ("zed.launch.py", ("camera_model:=zed2i", "publish_tf:=false"), "/zed/zed_node/rgb/color/rect/image", "False"),
     ],
 )

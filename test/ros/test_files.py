@@ -111,7 +111,8 @@ def test_the_fast_dds_profile_is_well_formed_and_fits_a_docker_container():
 
 
 COME = {
-    "namespace", "image_topic", "camera_info_topic", "image_transport", "params_file", "odom_frame", "base_frame", "backbone", "device",
+    "namespace", "image_topic", "camera_info_topic", "image_transport", "cameras", "params_file", "odom_frame", "base_frame",
+    "backbone", "device",
     "weights", "use_sim_time", "rviz", "autostart", "log_level",
 }  # fmt: skip
 
@@ -148,6 +149,7 @@ COME = {
             {"camera_model", "camera_name", "serial_number", "publish_tf", "image_topic"},
             {"camera_model"},
         ),
+        ("multi_camera.launch.py", {"cameras", "image_topic", "video_devices"}, {"cameras"}),
     ],
 )
 def test_launch_arguments_are_described_and_the_file_compiles(file, names, required):
