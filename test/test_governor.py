@@ -258,7 +258,7 @@ def test_the_policy_error_drops_the_window_and_changes_nothing() -> None:
 
 
 def test_warming_up_finds_what_fits() -> None:
-    backbone = FakeBackbone(needs=lambda load: load.tokens, free_mib=200)
+    backbone = FakeBackbone(needs=lambda load: load.tokens, free_mib=100)
     pipeline = pipeline_of(PretendedTime(), backbone)
     pipeline.warm_up()
     assert pipeline.governor.effort.side < 224

@@ -204,7 +204,7 @@ def test_the_command_measures_every_row_and_writes_it(tmp_path, capsys):
     told, result = capsys.readouterr().out, json.loads(file.read_text())
     rows = result["rows"]
     assert [(r["frames"], r["accelerator"]) for r in rows] == [(n, a) for n in (1, 3) for a in ("none", "come", more)]
-    assert plot.read_bytes()[:4] == b"\x89PNG" and result["image"] == [112, 84] and not result["random_weights"]
+    assert plot.read_bytes()[:4] == b"\x89PNG" and result["image"] == [168, 126] and not result["random_weights"]
     for row in rows:
         assert list(row["parts_ms"]) == list(PARTS) and not row["error"] and 0 < row["share_of_matmul"] < 2
         assert (
