@@ -214,8 +214,8 @@ def test_the_command_measures_every_row_and_writes_it(tmp_path, capsys):
         assert f"| {row['frames']} | {row['accelerator']} | {row['kept_ratio']:.0%} |" in told
     dense, ours, short = rows[3:]
     assert dense["trunk_ratio"] == 1 and dense["difference"] is None and ours["difference"]["depth_abs_rel"] > 0
-    # two of four groups of nine; nine of twelve groups of four
-    assert (dense["kept_ratio"], ours["kept_ratio"], short["kept_ratio"]) == (1, 32 / 48, 21 / 48)
+    # six of 12 groups of nine; 18 of 24 groups of four
+    assert (dense["kept_ratio"], ours["kept_ratio"], short["kept_ratio"]) == (1, 60 / 108, 54 / 108)
     assert (
         ours["gflop_trunk"] < dense["gflop_trunk"] and ours["parts_ms"]["predictor"] > 0 == dense["parts_ms"]["merge"]
     )
