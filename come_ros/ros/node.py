@@ -26,6 +26,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -535,6 +536,7 @@ class ReconstructionNode(LifecycleNode):
         if self._state == "active":
             self.trigger_deactivate()
         self._publish_diagnostics()
+        self._diagnostics.wait_for_all_acked(Duration(seconds=1))  # what is not taken by then goes with the process
         self.context.try_shutdown()
 
     # Reports
