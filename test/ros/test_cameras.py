@@ -27,7 +27,7 @@ from come_ros.types import Frame
 EVENTS = ("ok", "ok", "ok", "lost", "apart", "broken", "size", "pause", "session", "work")
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(st.integers(2, 4), st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 3)), max_size=25))
 def test_every_image_of_every_camera_is_accounted_for(cameras: int, events: list[tuple[str, int]]) -> None:
     """`events`: what happens to the image of one camera at one instant, or to the worker."""
