@@ -24,6 +24,7 @@ from .config import Config
 HOLD_S = 5.0  # between two changes for latency
 MARGIN = 0.85  # of the target: what a step back may be expected to take
 FEW, MANY = 3, 20  # windows that show the median, and the 95th percentile
+FIRST_PATIENCE_S = 60.0  # until a dearer level that proved too slow is tried again; twice as long each time
 CLEAN_S, LONGEST_CLEAN_S = 60.0, 960.0
 
 MOST_RATIO, RATIO_STEP = 0.8, 0.1
@@ -82,6 +83,9 @@ class Governor:
         self._skip, self._limited, self._turned_at = True, False, -math.inf
         self._before: tuple[int, float] | None = None  # level and latency before the last change
         self._growth: dict[int, float] = {}  # of the latency, for the step back from that level
+        self._came_up = False  # by the last change
+        self._patience: dict[int, float] = {}  # level -> how long it is left alone, s
+        self._not_before: dict[int, float] = {}  # level -> when it may be tried again
         self._base: tuple[Effort, bool] | None = None
         self.configure(config)
 
@@ -99,7 +103,9 @@ class Governor:
             self.step, self._exhausted = 0, False
             self._growth.clear()
             self._clean_s, self._clean_since, self._tried_up = CLEAN_S, self.clock(), False
-        self.level = 0
+        self.level, self._came_up = 0, False
+        self._patience.clear()
+        self._not_before.clear()
         self._turned(-math.inf)
 
     @property
@@ -161,12 +167,19 @@ class Governor:
             if usual * there.tokens() / start.tokens() <= MARGIN * target_s:
                 break
         self._limited = found == self.level
+        if (
+            self._came_up
+        ):  # it was too early to come back here: the next time after a longer while, so that nothing swings
+            self._patience[self.level] = min(2 * self._patience.get(self.level, FIRST_PATIENCE_S / 2), LONGEST_CLEAN_S)
+            self._not_before[self.level] = self.clock() + self._patience[self.level]
         return self._go(found)
 
     def _up(self, target_s: float) -> bool:
         growth = self._growth.get(self.level, self._most_growth(self.level))
         usual = _percentile(self._whole, 95)
-        return usual * growth <= MARGIN * target_s and self._go(self.level - 1)
+        if usual * growth > MARGIN * target_s or self.clock() < self._not_before.get(self.level - 1, -math.inf):
+            return False
+        return self._go(self.level - 1)
 
     def _most_growth(self, level: int) -> float:
         """How much dearer the level before may be: at worst time grows as attention does, with the square of the tokens."""
@@ -195,6 +208,7 @@ class Governor:
         if level == self.level:
             return False
         before = self.level, _percentile(self._all, 50)
+        self._came_up = level < self.level
         self.level = level
         self._turned(self.clock())
         self._before = before
