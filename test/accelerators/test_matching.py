@@ -1,6 +1,5 @@
 """Matching and weighted means, and ToMe on them."""
 
-import os
 from itertools import pairwise
 
 import pytest
@@ -21,14 +20,10 @@ from come_ros.accelerators.matching import (
 )
 from come_ros.accelerators.tome import cells
 
-PARITY = os.path.join(os.environ.get("COME_ROS_SHARED", "/work/shared"), "data", "parity", "tome_seed7.pt")
-
 
 @pytest.mark.parametrize("case", ["a", "b", "c", "d"])
-def test_tome_agrees_with_the_reference(case):
-    if not os.path.isfile(PARITY):
-        pytest.skip(f"no parity data at {PARITY}: set COME_ROS_SHARED")
-    c = torch.load(PARITY, weights_only=True)[case]
+def test_tome_agrees_with_the_reference(shared_data, case):
+    c = torch.load(shared_data / "parity" / "tome_seed7.pt", weights_only=True)[case]
     merging = bipartite(c["metric"], c["r"], protected=int(c["class_token"]))
     merged, size = merged_mean(c["x"], torch.ones(c["x"].shape[:2]), merging)
     assert torch.equal(size[..., None], c["size"])

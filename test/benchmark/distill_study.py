@@ -100,7 +100,7 @@ def judge(model: Any, args: argparse.Namespace) -> None:
                 rows[name].append(errors(out, s, kept, dense))
     log = json.loads((args.output / "log.json").read_text())
     result = {name: summary(r, rows["dense"]) | (log[name][-1] if name in log else {}) for name, r in rows.items()}
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+    settings = {name: getattr(args, name) for name in ("steps", "batch", "windows")}
     (RESULTS / "distill_study.json").write_text(json.dumps({**settings, "rows": result, "log": log}, indent=1) + "\n")
     text = table(result)
     (RESULTS / "distill_study.md").write_text(text)

@@ -331,7 +331,11 @@ def table() -> str:
         with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
             for f in seed(patch, Path(folder)):
                 if f.level != OK and f.fix:
-                    said = f"{f.subject}: {f.text}".replace(folder, "...").replace("|", "\\|")
+                    said = (
+                        f"{f.subject}: {f.text}".replace(folder, "...")
+                        .replace(sys.executable, "python")
+                        .replace("|", "\\|")
+                    )
                     rows.append(f"| {name} | {f.level} | {said} | {f.fix} |")
                     name = ""
     return "\n".join(rows) + "\n"
