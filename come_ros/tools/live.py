@@ -328,7 +328,8 @@ def _segments() -> set[Path]:
 
 
 def _clear(segments: set[Path]) -> None:
-    """Removes those of ours that no living process has mapped: what a killed participant left."""
+    """Removes those of ours that no living process has mapped: what a killed participant left. The lock of a segment (_el) is never
+    mapped; it goes with its segment, for without it others take that for dead, and a living participant for gone."""
     time.sleep(0.2)  # a segment that somebody is just making is mapped by now
     mapped = b""
     for maps in Path("/proc").glob("[0-9]*/maps"):
@@ -338,7 +339,8 @@ def _clear(segments: set[Path]) -> None:
             continue
     for segment in segments:
         try:
-            if segment.stat().st_uid == os.getuid() and os.fsencode(segment) + b"\n" not in mapped:
+            owner = os.fsencode(segment).removesuffix(b"_el")
+            if segment.stat().st_uid == os.getuid() and owner + b"\n" not in mapped:
                 segment.unlink()
         except OSError:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]
 from come_ros.datasets.rosbag import write_synthetic
 from come_ros.datasets.synthetic import render_sequence
 from come_ros.tools import cli
-from come_ros.tools.live import Camera, LiveError, Processes, run_live
+from come_ros.tools.live import Camera, LiveError, Processes, _clear, run_live
 from come_ros.tools.scores import read_recording, read_truth, score, table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,6 +180,15 @@ def test_ctrl_c_leaves_nothing_running(tmp_path: Path, small_bag: Path) -> None:
     assert process.wait(15) == 130
     process.stdout.close()  # type: ignore[union-attr]
     assert not running(out)
+
+
+def test_only_shared_memory_that_nobody_has_goes_and_locks_go_with_it(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("fastdds_1", "fastdds_1_el", "fastdds_2", "fastdds_2_el")}
+    for file in files.values():
+        file.write_bytes(bytes(100))
+    with open(files["fastdds_1"], "r+b") as alive, mmap.mmap(alive.fileno(), 100):
+        _clear(set(files.values()))
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["fastdds_1", "fastdds_1_el"]
 
 
 def test_delivery_over_dds(tmp_path: Path) -> None:
