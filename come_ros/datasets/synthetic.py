@@ -41,7 +41,7 @@ MIP_LEVELS = 7  # 256 ... 4
 _MIP_OFFSETS = np.cumsum([0] + [(TEXTURE_SIZE >> level) ** 2 for level in range(MIP_LEVELS)]).astype(np.int64)
 
 # Columns of a primitive's float record.
-_CENTRE, _ROTATION, _HALF, _BOUND, _TINT, _DENSITY, _OFFSET, _SPECULAR = 0, 3, 12, 15, 16, 19, 20, 22
+_CENTRE, _ROTATION, _HALF, BOUND, _TINT, _DENSITY, _OFFSET, _SPECULAR = 0, 3, 12, 15, 16, 19, 20, 22
 _RECORD = 23
 _TILE = 16  # pixels; primitives are culled once per tile
 
@@ -324,7 +324,7 @@ def _collage(rng: np.random.Generator) -> np.ndarray:
     return image * (0.85 + 0.25 * _grain(rng))[..., None]
 
 
-def _print(rng: np.random.Generator) -> np.ndarray:
+def printed_page(rng: np.random.Generator) -> np.ndarray:
     """A page, notice board or label: mostly print."""
     image = np.broadcast_to(_colour(rng, 0.6, 0.98), (TEXTURE_SIZE, TEXTURE_SIZE, 3)).copy()
     for v in range(8, 248, 60):
@@ -376,7 +376,7 @@ _Painter = Callable[[np.random.Generator], np.ndarray]  # -> image (TEXTURE_SIZE
 _FLOORS = (_planks, _planks, _tiles, _terrazzo, _marble, _carpet, _weave, _stucco)
 _WALLS = (_plaster, _stucco, _stucco, _bricks, _stripes, _planks, _terrazzo, _marble, _tiles, _collage)
 _CEILINGS = (_plaster, _plaster, _planks, _tiles, _stucco)
-_SOLIDS = (_rings, _planks, _stucco, _marble, _weave, _collage, _print, _terrazzo, _stripes, _tiles, _plaster)
+_SOLIDS = (_rings, _planks, _stucco, _marble, _weave, _collage, printed_page, _terrazzo, _stripes, _tiles, _plaster)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -421,7 +421,7 @@ def _yaw_rotation(yaw: float) -> np.ndarray:
 _LAY_DOWN = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # local z along the parent's x
 
 
-class _Builder:
+class Builder:
     """Collects primitives and the textures they ask for while a room is furnished."""
 
     def __init__(self, geometry: np.random.Generator, textures: np.random.Generator, ceiling: float) -> None:
@@ -464,7 +464,7 @@ class _Builder:
         record[_CENTRE : _CENTRE + 3] = centre
         record[_ROTATION : _ROTATION + 9] = np.ravel(rotation)
         record[_HALF : _HALF + 3] = half
-        record[_BOUND] = bound + 1e-6
+        record[BOUND] = bound + 1e-6
         record[_TINT : _TINT + 3] = tint
         record[_DENSITY] = rng.uniform(150, 350)
         record[_OFFSET : _OFFSET + 2] = rng.uniform(0, TEXTURE_SIZE, 2)
@@ -473,10 +473,10 @@ class _Builder:
         self.shapes.append((kind, texture, int(fit)))
 
 
-class _Placement:
+class Placement:
     """A spot on the floor with a heading: turns furniture-local coordinates into the world's."""
 
-    def __init__(self, builder: _Builder, x: float, y: float, yaw: float) -> None:
+    def __init__(self, builder: Builder, x: float, y: float, yaw: float) -> None:
         self.builder, self.x, self.y, self.yaw = builder, x, y, yaw
         self.rotation = _yaw_rotation(yaw)
 
@@ -504,7 +504,7 @@ class _Placement:
         self.builder.add(CYLINDER, self.centre(local), (radius, radius, half_length), rotation, texture)
 
 
-def _clutter(place: _Placement, width: float, depth: float, top: float, count: int) -> None:
+def clutter(place: Placement, width: float, depth: float, top: float, count: int) -> None:
     """Small things standing on a surface of half size (width, depth) at height top."""
     builder, rng = place.builder, place.builder.rng
     for _ in range(count):
@@ -525,17 +525,17 @@ def _clutter(place: _Placement, width: float, depth: float, top: float, count: i
             place.box((x, y, top + half[2]), half, builder.solid(), rng.random() < 0.5, rng.uniform(0, 3))
 
 
-def _cabinet(place: _Placement, half: np.ndarray) -> None:
+def _cabinet(place: Placement, half: np.ndarray) -> None:
     builder, rng = place.builder, place.builder.rng
     height = rng.uniform(0.25, 1.0)
     books = rng.random() < 0.4 and height > 0.4
     texture = builder.texture((_books,)) if books else builder.solid()
     place.box((0, 0, height), (half[0], half[1], height), texture, books)
     if height < 0.65:
-        _clutter(place, half[0], half[1], 2 * height, int(rng.integers(0, 4)))
+        clutter(place, half[0], half[1], 2 * height, int(rng.integers(0, 4)))
 
 
-def _table(place: _Placement, half: np.ndarray) -> None:
+def _table(place: Placement, half: np.ndarray) -> None:
     builder, rng = place.builder, place.builder.rng
     height, thick, leg = rng.uniform(0.4, 0.8), rng.uniform(0.015, 0.035), rng.uniform(0.015, 0.04)
     wood = builder.solid()
@@ -548,10 +548,10 @@ def _table(place: _Placement, half: np.ndarray) -> None:
                 place.cylinder(spot, leg, leg_half, wood)
             else:
                 place.box(spot, (leg, leg, leg_half), wood)
-    _clutter(place, half[0], half[1], height, int(rng.integers(1, 6)))
+    clutter(place, half[0], half[1], height, int(rng.integers(1, 6)))
 
 
-def _chair(place: _Placement, half: np.ndarray) -> None:
+def _chair(place: Placement, half: np.ndarray) -> None:
     builder, rng = place.builder, place.builder.rng
     seat, size = rng.uniform(0.4, 0.5), 0.21
     wood, cloth = builder.solid(), builder.solid()
@@ -563,7 +563,7 @@ def _chair(place: _Placement, half: np.ndarray) -> None:
     place.box((0, size - 0.025, seat + 0.33), (size, 0.015, 0.12), cloth)
 
 
-def _sofa(place: _Placement, half: np.ndarray) -> None:
+def _sofa(place: Placement, half: np.ndarray) -> None:
     builder, rng = place.builder, place.builder.rng
     cloth = builder.solid()
     seat = rng.uniform(0.18, 0.24)
@@ -572,27 +572,27 @@ def _sofa(place: _Placement, half: np.ndarray) -> None:
     place.box((0, half[1] - back, 2 * seat + 0.2), (half[0], back, 0.2), cloth)
     for x in (-1, 1):
         place.box((x * (half[0] - 0.08), -back, 2 * seat + 0.09), (0.08, half[1] - back, 0.09), cloth)
-    _clutter(place, half[0] * 0.6, half[1] * 0.4, 2 * seat, int(rng.integers(0, 3)))
+    clutter(place, half[0] * 0.6, half[1] * 0.4, 2 * seat, int(rng.integers(0, 3)))
 
 
-def _barrel(place: _Placement, half: np.ndarray) -> None:
+def _barrel(place: Placement, half: np.ndarray) -> None:
     rng = place.builder.rng
     radius, height = rng.uniform(0.12, 0.3), rng.uniform(0.15, 0.6)
     place.cylinder((0, 0, height), radius, height, place.builder.solid())
 
 
-def _bolster(place: _Placement, half: np.ndarray) -> None:
+def _bolster(place: Placement, half: np.ndarray) -> None:
     rng = place.builder.rng
     radius = rng.uniform(0.08, 0.25)
     place.cylinder((0, 0, radius), radius, rng.uniform(0.2, 0.7), place.builder.solid(), True)
 
 
-def _ball(place: _Placement, half: np.ndarray) -> None:
+def _ball(place: Placement, half: np.ndarray) -> None:
     radius = place.builder.rng.uniform(0.12, 0.4)
     place.sphere((0, 0, radius), radius, place.builder.solid())
 
 
-def _lamp(place: _Placement, half: np.ndarray) -> None:
+def _lamp(place: Placement, half: np.ndarray) -> None:
     rng, metal = place.builder.rng, place.builder.solid()
     height = rng.uniform(1.2, 1.7)
     place.cylinder((0, 0, 0.015), 0.14, 0.015, metal)
@@ -603,7 +603,7 @@ def _lamp(place: _Placement, half: np.ndarray) -> None:
         place.cylinder((0, 0, height + 0.1), rng.uniform(0.12, 0.22), 0.12, place.builder.solid())
 
 
-def _cartons(place: _Placement, half: np.ndarray) -> None:
+def _cartons(place: Placement, half: np.ndarray) -> None:
     rng, base = place.builder.rng, 0.0
     size = rng.uniform(0.18, 0.32, 2)
     for _ in range(int(rng.integers(1, 5))):
@@ -614,7 +614,7 @@ def _cartons(place: _Placement, half: np.ndarray) -> None:
         size = size * rng.uniform(0.75, 1.0)
 
 
-def _column(place: _Placement, half: np.ndarray) -> None:
+def _column(place: Placement, half: np.ndarray) -> None:
     ceiling = place.builder.ceiling
     radius = place.builder.rng.uniform(0.03, 0.2)
     place.cylinder((0, 0, ceiling / 2), radius, ceiling / 2, place.builder.solid())
@@ -635,7 +635,7 @@ _FURNITURE = (
 )
 
 
-def _wall_frame(room: np.ndarray, wall: int, along: float, off: float) -> tuple[float, float, float]:
+def wall_frame(room: np.ndarray, wall: int, along: float, off: float) -> tuple[float, float, float]:
     """x, y, yaw of a spot `off` metres from wall 0..3 (-x, +x, -y, +y) whose local +y points into the wall."""
     if wall == 0:
         return -room[0] / 2 + off, along, math.pi / 2
@@ -646,7 +646,7 @@ def _wall_frame(room: np.ndarray, wall: int, along: float, off: float) -> tuple[
     return along, room[1] / 2 - off, 0.0
 
 
-def _furnish_floor(builder: _Builder, room: np.ndarray) -> None:
+def _furnish_floor(builder: Builder, room: np.ndarray) -> None:
     rng = builder.rng
     wanted = int(rng.integers(6, 17))
     budget = 0.30 * room[0] * room[1]  # floor area that may be taken, so that the camera finds room to walk
@@ -661,28 +661,28 @@ def _furnish_floor(builder: _Builder, room: np.ndarray) -> None:
             if at_wall and rng.random() < 0.8:
                 wall = int(rng.integers(4))
                 span = room[1 if wall < 2 else 0] / 2 - half[0] - 0.05
-                x, y, yaw = _wall_frame(room, wall, rng.uniform(-span, span), half[1] + rng.uniform(0.005, 0.06))
+                x, y, yaw = wall_frame(room, wall, rng.uniform(-span, span), half[1] + rng.uniform(0.005, 0.06))
             else:
                 x, y = (rng.uniform(-0.5, 0.5) * (room[axis] - 2 * reach - 0.1) for axis in (0, 1))
                 yaw = rng.uniform(-math.pi, math.pi)
             if all(math.hypot(x - a, y - b) > 0.85 * (reach + r) for a, b, r in builder.taken):
                 builder.taken.append((x, y, reach))
                 budget -= math.pi * reach**2
-                build(_Placement(builder, x, y, yaw), half)
+                build(Placement(builder, x, y, yaw), half)
                 break
 
 
-def _furnish_walls(builder: _Builder, room: np.ndarray) -> None:
+def _furnish_walls(builder: Builder, room: np.ndarray) -> None:
     rng = builder.rng
-    pictures = [builder.texture((_collage, _print, _window, _collage)) for _ in range(int(rng.integers(1, 4)))]
+    pictures = [builder.texture((_collage, printed_page, _window, _collage)) for _ in range(int(rng.integers(1, 4)))]
     for _ in range(int(rng.integers(3, 10))):
         wall = int(rng.integers(4))
         span = room[1 if wall < 2 else 0] / 2
         half_width, half_height = rng.uniform(0.15, 0.6), rng.uniform(0.15, 0.5)
         thick = rng.uniform(0.005, 0.03)
         limit = max(span - half_width - 0.1, 0.05)
-        x, y, yaw = _wall_frame(room, wall, rng.uniform(-limit, limit), thick)
-        place = _Placement(builder, x, y, yaw)
+        x, y, yaw = wall_frame(room, wall, rng.uniform(-limit, limit), thick)
+        place = Placement(builder, x, y, yaw)
         height = rng.uniform(1.0, min(1.8, room[2] - half_height - 0.1))
         if rng.random() < 0.72:
             place.box(
@@ -692,8 +692,8 @@ def _furnish_walls(builder: _Builder, room: np.ndarray) -> None:
             depth = rng.uniform(0.08, 0.16)
             place.box((0, thick - depth, height), (half_width, depth, 0.015), builder.solid())
             x, y, _ = place.centre((0, thick - depth, 0))
-            inner = _Placement(builder, x, y, yaw)
-            _clutter(inner, half_width, depth * 0.6, height + 0.015, int(rng.integers(2, 7)))
+            inner = Placement(builder, x, y, yaw)
+            clutter(inner, half_width, depth * 0.6, height + 0.015, int(rng.integers(2, 7)))
         else:
             rail = builder.solid()
             radius = rng.uniform(0.012, 0.04)
@@ -704,12 +704,12 @@ def _furnish_walls(builder: _Builder, room: np.ndarray) -> None:
     if rng.random() < 0.5:
         half = rng.uniform(0.5, 1.2, 2)
         x, y = rng.uniform(-0.2, 0.2, 2) * room[:2]
-        place = _Placement(builder, x, y, rng.uniform(-0.4, 0.4))
+        place = Placement(builder, x, y, rng.uniform(-0.4, 0.4))
         half = np.minimum(half, 0.25 * room[:2])
         place.box((0, 0, 0.006), (half[0], half[1], 0.006), builder.texture((_carpet,)), True)
     if rng.random() < 0.6:
         x, y = rng.uniform(-0.2, 0.2, 2) * room[:2]
-        place = _Placement(builder, x, y, rng.uniform(-0.4, 0.4))
+        place = Placement(builder, x, y, rng.uniform(-0.4, 0.4))
         drop, radius = rng.uniform(0.1, 0.3), rng.uniform(0.08, 0.16)
         place.cylinder((0, 0, room[2] - drop / 2), 0.01, drop / 2, builder.solid())
         place.sphere((0, 0, room[2] - drop - radius), radius, builder.solid())
@@ -730,7 +730,7 @@ def make_scene(seed: int) -> Scene:
     elif style < 0.27:  # hall
         room = np.array([rng.uniform(5.0, 8.0), rng.uniform(5.0, 8.0), rng.uniform(2.7, 3.5)])
     textures = np.random.default_rng((seed, GENERATOR_VERSION, STREAM_TEXTURES))
-    builder = _Builder(rng, textures, float(room[2]))
+    builder = Builder(rng, textures, float(room[2]))
 
     walls = [builder.texture(_WALLS) for _ in range(int(rng.integers(1, 5)))]
     wall_rows = [walls[int(rng.integers(len(walls)))] for _ in range(4)]
@@ -1178,7 +1178,7 @@ def render(
     return _cast(scene, poses, intrinsics, int(width), int(height), int(threads), int(supersample), True)
 
 
-def _wave(rng: np.random.Generator, count: int, low_s: float, high_s: float) -> Callable[[np.ndarray], np.ndarray]:
+def wave(rng: np.random.Generator, count: int, low_s: float, high_s: float) -> Callable[[np.ndarray], np.ndarray]:
     """Random unit-amplitude sum of sinusoids with periods in low_s..high_s; a function of time arrays."""
     periods = rng.uniform(low_s, high_s, count)
     phases = rng.uniform(0, 2 * np.pi, count)
@@ -1192,13 +1192,13 @@ def _draw_path(rng: np.random.Generator, centre: np.ndarray, shrink: float) -> C
     speed = rng.uniform(0.25, 0.75)
     period = rng.uniform(7, 14)
     reach = shrink * speed * period / (2 * np.pi) * 1.4
-    walk = [_wave(rng, 2, 0.7 * period, 1.5 * period) for _ in range(2)]
-    bob = _wave(rng, 2, 3, 8)
-    shake = [_wave(rng, 2, 0.6, 1.5) for _ in range(6)]
+    walk = [wave(rng, 2, 0.7 * period, 1.5 * period) for _ in range(2)]
+    bob = wave(rng, 2, 3, 8)
+    shake = [wave(rng, 2, 0.6, 1.5) for _ in range(6)]
     rate, sweep = np.radians(rng.uniform(18, 42)), np.radians(rng.uniform(45, 150))
     yaw0, phase = rng.uniform(-np.pi, np.pi), rng.uniform(0, 2 * np.pi)
     pitch0 = np.radians(rng.uniform(-22, 1))
-    pitch_wave, roll_wave = _wave(rng, 2, 4, 9), _wave(rng, 2, 3, 8)
+    pitch_wave, roll_wave = wave(rng, 2, 4, 9), wave(rng, 2, 3, 8)
     pitch_size, roll_size = np.radians(rng.uniform(3, 11)), np.radians(rng.uniform(0.5, 5))
     jitter = np.radians(rng.uniform(0.1, 0.6))
     lift = shrink * rng.uniform(0.05, 0.25)

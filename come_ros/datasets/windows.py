@@ -1,8 +1,8 @@
 """Training windows of procedural rooms: endless, varied, with exact geometry.
 
-What a window shows is varied on three levels: the room (datasets/synthetic.py; with photographs on its surfaces if a folder of pictures
-is given), the lens (crop and zoom, which change shape and field of view), the camera (motion blur, defocus, colour, gamma, JPEG, what a
-lens calibration leaves over). Geometry stays exact except for that last one, whose images are bent by a pixel or two on purpose.
+What a window shows is varied on three levels: the room (datasets/synthetic.py and staged.py; with photographs on its surfaces if a folder
+of pictures is given), the lens (crop and zoom, which change shape and field of view), the camera (motion blur, defocus, colour, gamma,
+JPEG, what a lens calibration leaves over). Geometry stays exact except for that last one, whose images are bent by a pixel or two on purpose.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import numpy as np
 
 from ..errors import DatasetError
 from ..types import F32, F64, U8
-from . import synthetic
+from . import staged, synthetic
 
 RENDERED = (224, 168)  # (W, H) of the images that windows are cut from
 SEQUENCE = 12  # frames rendered of each room
 POOL = 240  # sequences kept to draw windows from
 REUSE = 1.5  # windows drawn for each frame rendered, in frames: rendering is cheap beside training
 PICTURE_SHARE = 0.3  # of a room's textures that become photographs, where there are any
-SPARSE_SHARE, PLAIN_SHARE, TILTED_SHARE = (
-    0.25,
-    0.25,
+STAGED_SHARE, SPARSE_SHARE = (
     0.5,
-)  # of rooms: nearly empty, hardly textured, camera not held level
-SHARES = {1.0: 0.5, 4 / 3: 0.25, 2 / 3: 0.25}  # of batches, by the longer side over the model's native one
+    0.15,
+)  # of rooms: with a desk or things on the floor and a camera that watches them; nearly empty
+PAINTED_SHARE, TILTED_SHARE = 0.5, 0.5  # of rooms: in plain colours; of the other cameras: not held level
+SHARES = {1.0: 0.5, 4 / 3: 0.35, 2 / 3: 0.15}  # of batches, by the longer side over the model's native one
 ASPECTS = {(4, 3): 0.6, (16, 9): 0.2, (1, 1): 0.1, (3, 4): 0.1}  # of batches, by width over height
 
 
@@ -81,12 +81,18 @@ class WindowStream:
             scene = hang_pictures(scene, self.pictures, rng)
         if rng.random() < SPARSE_SHARE:
             scene = clear_out(scene, rng)
-        if rng.random() < PLAIN_SHARE:
-            scene = paint_over(scene, rng)
         rate = float(rng.uniform(2.5, 8.0))
-        poses = synthetic.camera_path(scene, seed, SEQUENCE, rate)
-        if rng.random() < TILTED_SHARE:
-            poses = tilt(poses, rng)
+        poses: F64 | None = None
+        if rng.random() < STAGED_SHARE:
+            stage = staged.stage_desk(scene, rng) if rng.random() < 0.5 else staged.stage_floor(scene, rng)
+            scene = stage.scene
+            poses = staged.watching_path(stage, rng, SEQUENCE, rate)
+        if poses is None:
+            poses = synthetic.camera_path(scene, seed, SEQUENCE, rate)
+            if rng.random() < TILTED_SHARE:
+                poses = tilt(poses, rng)
+        if rng.random() < PAINTED_SHARE:
+            scene = staged.paint(scene, rng)
         k = scene.intrinsics(*RENDERED)
         images, depth = synthetic.render(scene, poses, k, *RENDERED)
         sequence = synthetic.SyntheticSequence(
@@ -207,18 +213,6 @@ def clear_out(scene: synthetic.Scene, rng: np.random.Generator) -> synthetic.Sce
     return dataclasses.replace(scene, shapes=scene.shapes[kept], records=scene.records[kept])
 
 
-def paint_over(scene: synthetic.Scene, rng: np.random.Generator) -> synthetic.Scene:
-    """The same room with most of its surfaces faded towards one colour each: little to match, as on painted walls and bare floors."""
-    textures = scene.textures.copy()
-    for row in np.flatnonzero(rng.random(len(textures)) < rng.uniform(0.4, 1.0)):
-        left = rng.uniform(0.02, 0.3)
-        mean = textures[row].mean(axis=0)
-        if rng.random() < 0.5:  # a colour of paint: light and little saturated
-            mean = rng.uniform(60, 230) * rng.uniform(0.9, 1.1, 3)
-        textures[row] = (mean + left * (textures[row] - textures[row].mean(axis=0))).clip(0, 255).astype(np.uint8)
-    return dataclasses.replace(scene, textures=textures)
-
-
 def tilt(poses: F64, rng: np.random.Generator) -> F64:
     """world_from_camera (S, 4, 4) of the same path with the camera pitched, mostly down, and rolled, by the same angles all along."""
     pitch, roll = rng.normal(-0.35, 0.35), rng.normal(0, 0.25)  # rad; 20 degrees down, as handheld and on robots
@@ -287,6 +281,8 @@ def spoil(images: U8, rng: np.random.Generator) -> U8:
         mix = gray + saturation * (images - gray)
         mix = mix * rng.uniform(0.85, 1.15, 3)
         images = (255 * (mix.clip(0, 255) / 255) ** rng.uniform(0.6, 1.6)).astype(np.uint8)
+    if rng.random() < 0.2:  # far too much light, as on white desks
+        images = (images * rng.uniform(1.2, 2.4)).clip(0, 255).astype(np.uint8)
     if rng.random() < 0.5:  # exposure, of each image
         gain = np.exp(rng.normal(0, 0.12, len(images)))
         images = (images * gain[:, None, None, None]).clip(0, 255).astype(np.uint8)
