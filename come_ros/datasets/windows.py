@@ -2,7 +2,7 @@
 
 What a window shows is varied on three levels: the room (datasets/synthetic.py and staged.py; with photographs on its surfaces if a folder
 of pictures is given), the lens (crop and zoom, which change shape and field of view), the camera (motion blur, defocus, colour, gamma,
-JPEG, what a lens calibration leaves over). Geometry stays exact except for that last one, whose images are bent by a pixel or two on purpose.
+JPEG, what a lens calibration leaves over). Geometry stays exact but for that last one: it bends images by a pixel or two on purpose.
 """
 
 from __future__ import annotations
