@@ -94,6 +94,10 @@ class WindowAligner:
         """Odom units per unit of the last accepted window."""
         return self._scale
 
+    def knows(self, frame: Frame) -> bool:
+        """Whether `frame` was published and can tie a window to what was."""
+        return _key(frame) in self._published
+
     def align(self, frames: tuple[Frame, ...], prediction: Prediction) -> tuple[Alignment, F64]:
         """How the window of `frames` lies in the odometry frame, and its odom_from_camera (S, 4, 4).
 
@@ -146,14 +150,19 @@ class WindowAligner:
     ) -> tuple[Alignment, F64, F64]:
         known = [self._published[_key(frames[i])] for i in shared]
         odom, window = np.stack([k.odom_from_camera for k in known]), window_from_camera[shared]
+        rows = [prediction.row(i) for i in shared]
         votes = [
-            _depth_vote(k, prediction.depth[i], prediction.confidence[i]) for k, i in zip(known, shared, strict=True)
+            _NO_VOTE if row is None else _depth_vote(k, prediction.depth[row], prediction.confidence[row])
+            for k, row in zip(known, rows, strict=True)
         ]
         published = np.concatenate([k.depth for k in known])
         distance = float(np.median(published[np.isfinite(published)])) if np.isfinite(published).any() else 1.0
 
         # how well a frame's two depths agree in shape says how far to trust the frame before the frames are compared
         weights = np.array([1 / (v.spread + SCALE_FLOOR) for v in votes])
+        asked = np.array([row is not None for row in rows])
+        if asked.any():  # nothing speaks against a frame whose depth was not asked for
+            weights[~asked] = np.median(weights[asked])
         rotations = odom[:, :3, :3] @ np.swapaxes(window[:, :3, :3], -1, -2)
         _, trust = _robust_rotation(rotations, weights)
         weights = weights * trust
@@ -210,8 +219,8 @@ def unusable(prediction: Prediction) -> str:
     """Why a prediction cannot be placed at all, or ""."""
     if not geometry.is_finite_pose(prediction.window_from_camera).all():
         return "the model's poses are not finite or no rotations"
-    focal = prediction.intrinsics[:, [0, 1], [0, 1]]
-    if not (np.isfinite(prediction.intrinsics).all() and (focal > 0).all()):
+    intrinsics = prediction.intrinsics if prediction.dense is None else prediction.intrinsics[list(prediction.dense)]
+    if not (np.isfinite(intrinsics).all() and (intrinsics[:, [0, 1], [0, 1]] > 0).all()):
         return "the model's intrinsics are not finite or not positive"
     rows, columns = _grid(prediction.depth.shape[1:])
     depth = prediction.depth[:, rows, columns]
@@ -230,6 +239,9 @@ class _DepthVote:
     spread: float
 
 
+_NO_VOTE = _DepthVote(np.zeros(0), None, 1.0)
+
+
 def _depth_vote(published: _Published, depth: F32, confidence: F32) -> _DepthVote:
     grid = _grid(depth.shape) if depth.shape == published.shape else _same_places(published.shape, depth.shape)
     z, c = depth[grid].ravel(), confidence[grid].ravel()
@@ -237,7 +249,7 @@ def _depth_vote(published: _Published, depth: F32, confidence: F32) -> _DepthVot
     with np.errstate(invalid="ignore"):
         valid = np.isfinite(z) & (z > 0) & np.isfinite(published.depth) & (published.depth > 0)
     if np.count_nonzero(valid) < MIN_PIXELS:
-        return _DepthVote(np.zeros(0), None, 1.0)
+        return _NO_VOTE
     low = int(LOW_CONFIDENCE * (np.count_nonzero(valid) - 1))
     least = np.partition(sure[valid], low)[low]
     surer = valid & (sure > least)

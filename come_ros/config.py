@@ -136,6 +136,16 @@ class WindowParameters:
     overlap: int = _param(
         4, "keyframes shared with the window before, at least; smaller than window.size", low=1, high=63, dynamic=True
     )
+    reuse: bool = _param(
+        True, "keep what the encoder gave for shared keyframes instead of running it on them again", dynamic=True
+    )
+    anchors: int = _param(
+        0,
+        "shared keyframes, the newest, whose depth is made again to carry the scale on; 0 = all of them",
+        low=0,
+        high=63,
+        dynamic=True,
+    )
 
 
 @dataclass(frozen=True)

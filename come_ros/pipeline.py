@@ -6,12 +6,13 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .alignment import WindowAligner
+from .backbones.stream import EncoderCache, FrameName, Step
 from .config import Config
 from .errors import FrameError, OutOfMemory
 from .evaluation import prediction_difference
@@ -82,9 +83,10 @@ class ReconstructionPipeline:
         # stand-ins for a model need only predict
         self.metric: bool = getattr(backbone, "metric", False)
         self._takes: frozenset[str] = getattr(backbone, "inputs", frozenset())
+        self._encoder_cache = EncoderCache()
         self.cameras = max(1, len(config.camera_names))
         self._aligner = WindowAligner(config.window.size * self.cameras, self.metric)
-        self._model_images: dict[tuple[int, str], NDArray[np.uint8]] = {}
+        self._model_images: dict[FrameName, NDArray[np.uint8]] = {}
         self._known: Known | None = None
         self._origin: F64 | None = None
         self._intrinsics = _Intrinsics()
@@ -179,7 +181,7 @@ class ReconstructionPipeline:
         self._known = self._known_of(seen, plans)
         clock.append(time.perf_counter())
         try:
-            prediction, failure = self._predict(self.backbone, images, stop), ""
+            prediction, failure = self._predict(self.backbone, images, stop, self._step(seen)), ""
         except OutOfMemory as error:
             prediction, failure = None, str(error)
         if prediction is None:  # out here, what the exception held on to is free
@@ -190,7 +192,7 @@ class ReconstructionPipeline:
             images = self._preprocess(seen, plans)
             self._known = self._known_of(seen, plans)
             try:
-                prediction = self._predict(self.backbone, images, stop)
+                prediction = self._predict(self.backbone, images, stop, self._step(seen))
             except OutOfMemory:  # once is enough for one window; the next one is cheaper still
                 self.governor.out_of_memory(len(window))
                 self._follow_governor()
@@ -207,11 +209,15 @@ class ReconstructionPipeline:
         new = slice(len(seen) - seen.new if alignment.accepted else len(seen), None)
         frames = seen.frames[new]
         odom_from_camera = odom_from_camera[new]
-        depth = _scaled(prediction.depth[new], alignment.scale)
+        rows = slice(
+            len(prediction.depth) - len(frames), None
+        )  # the new frames' rows are the last, whichever were asked for
+        depth = _scaled(prediction.depth[rows], alignment.scale)
+        confidence = prediction.confidence[rows]
         if prediction.meaningful is not None:
-            depth[~prediction.meaningful[new]] = np.nan
+            depth[~prediction.meaningful[rows]] = np.nan
         if alignment.accepted:
-            self._aligner.commit(frames, alignment.scale, odom_from_camera, depth, prediction.confidence[new])
+            self._aligner.commit(frames, alignment.scale, odom_from_camera, depth, confidence)
             self._window.commit(window)
             self._origin = start
             self._intrinsics.add(seen.frames, plans, prediction)
@@ -230,7 +236,7 @@ class ReconstructionPipeline:
             frames=frames,
             images=prediction.images[new],
             depth=depth * np.float32(metres),
-            confidence=prediction.confidence[new],
+            confidence=confidence,
             intrinsics=self._intrinsics.of(frames, plans[new]),
             odom_from_camera=odom_from_camera,
             alignment=dataclasses.replace(alignment, scale=alignment.scale * metres),
@@ -238,6 +244,8 @@ class ReconstructionPipeline:
             kept_ratio=prediction.kept_ratio,
             metric=self.metric,
             rig=residual,
+            reused=prediction.reused / len(seen),
+            saved_ms=prediction.saved_ms,
             timings_ms={
                 "preprocess": 1e3 * (clock[1] - clock[0]),
                 "model": 1e3 * (clock[2] - clock[1]),
@@ -290,7 +298,7 @@ class ReconstructionPipeline:
         self._keyframes.reset()
         self._window.reset()
         self._aligner.reset()
-        self._model_images.clear()
+        self._forget_frames()
         self._intrinsics = _Intrinsics()
         self._last = None
         self._refused = 0
@@ -321,8 +329,14 @@ class ReconstructionPipeline:
         size = min(frames, self._window.size)
         return size, min(self._window.overlap, size - 1)
 
+    def _forget_frames(self) -> None:
+        """All that was made of frames, by name."""
+        self._model_images.clear()
+        self._encoder_cache.clear()
+
     def _step_down(self, failure: str, frames: int) -> None:
         """A window of `frames` did not fit. Raises OutOfMemory if nothing cheaper is to be tried."""
+        self._encoder_cache.clear()
         self.backbone.free_memory()
         if not self.governor.out_of_memory(frames):
             raise OutOfMemory(f"{failure}: free memory on the device, or lower window.size or input.max_side")
@@ -352,7 +366,7 @@ class ReconstructionPipeline:
             self._keyframes.reset()
             self._window.reset()
             self._aligner.restart()
-            self._model_images.clear()
+            self._forget_frames()
         return how != "ignore"
 
     def _tell_break(self, last: _Source, source: _Source) -> None:
@@ -404,8 +418,38 @@ class ReconstructionPipeline:
                 known.world_from_camera[i] = frame.world_from_camera
         return known if known else None
 
-    def _predict(self, backbone: Backbone, images: NDArray[np.uint8], stop: Callable[[], bool] | None) -> Prediction:
-        return backbone.predict(images, stop) if self._known is None else backbone.predict(images, stop, self._known)
+    def _step(self, window: Window) -> Step | None:
+        """How `window` goes on from the one before; None if the model makes every window anew."""
+        if not getattr(self.backbone, "streams", False):
+            return None
+        names = tuple((frame.stamp_ns, frame.camera) for frame in window.frames)
+        cache = self._encoder_cache if self.config.window.reuse else None
+        if cache is None:
+            self._encoder_cache.clear()
+        return Step(names, cache, self._dense(window))
+
+    def _dense(self, window: Window) -> tuple[int, ...] | None:
+        """The frames whose depth is needed, None for all: the new ones, and the anchors, which tell the scale."""
+        old = len(window) - window.new
+        ties = [i for i in range(old) if self._aligner.knows(window.frames[i])]
+        most = self.config.window.anchors * self.cameras
+        if most == 0 or len(ties) <= most:
+            return None
+        return (*ties[-most:], *range(old, len(window)))
+
+    def _predict(
+        self,
+        backbone: Backbone,
+        images: NDArray[np.uint8],
+        stop: Callable[[], bool] | None,
+        step: Step | None = None,
+    ) -> Prediction:
+        more: dict[str, Any] = {}  # stand-ins for a model take what they are given
+        if self._known is not None:
+            more["known"] = self._known
+        if step is not None:
+            more["step"] = step
+        return backbone.predict(images, stop, **more)
 
     def _preprocess(self, window: Window, plans: list[CropResize]) -> NDArray[np.uint8]:
         """(S, H, W, 3); shared frames were resized for the window before."""
@@ -469,8 +513,9 @@ class _Intrinsics:
     def add(self, frames: tuple[Frame, ...], plans: list[CropResize], prediction: Prediction) -> None:
         """Learns from the predicted intrinsics of one window."""
         rows: dict[tuple[str, CropResize], list[int]] = {}
-        for row, (frame, plan) in enumerate(zip(frames, plans, strict=True)):
-            rows.setdefault((frame.camera, plan), []).append(row)
+        for i, (frame, plan) in enumerate(zip(frames, plans, strict=True)):
+            if prediction.row(i) is not None:
+                rows.setdefault((frame.camera, plan), []).append(i)
         for key, of_camera in rows.items():
             windows = self._predicted.setdefault(key, [])
             if len(windows) < INTRINSICS_WINDOWS:

@@ -109,6 +109,8 @@ class Prediction:
     merged: (S, H, W) bool, pixels whose tokens an accelerator reduced, or None if it reduced none.
     kept_ratio: share of patch tokens that the trunk really processed. meaningful: (S, H, W) bool, False where the model says that
     its depth means nothing (sky, windows); None if it says nothing of that.
+    dense: the frames, ascending, that depth, confidence and meaningful have rows of, because no others were asked for; None: all.
+    Intrinsics of other frames may be NaN. reused: frames that did not go through the encoder again, which saved about saved_ms.
     """
 
     images: U8
@@ -120,6 +122,15 @@ class Prediction:
     merged: NDArray[np.bool_] | None = None
     kept_ratio: float = 1.0
     meaningful: NDArray[np.bool_] | None = None
+    dense: tuple[int, ...] | None = None
+    reused: int = 0
+    saved_ms: float = 0.0
+
+    def row(self, frame: int) -> int | None:
+        """Which row of depth and confidence is about that frame of the window; None if there is none."""
+        if self.dense is None:
+            return frame
+        return self.dense.index(frame) if frame in self.dense else None
 
 
 @dataclass(frozen=True)
@@ -169,7 +180,8 @@ class Submap:
     (N, H, W) float32 along z in odom units (metres where the scale is known), NaN where invalid. confidence: (N, H, W).
     intrinsics: (N, 3, 3) in pixels of the (H, W) image; those given with the frame where there were any, else predicted.
     odom_from_camera: (N, 4, 4). timings_ms: stage -> milliseconds. metric: whether the model's own unit
-    is the metre. rig: with several cameras whose places are known.
+    is the metre. rig: with several cameras whose places are known. reused: share of the window's frames that did not go through the
+    encoder again, which saved about saved_ms.
     """
 
     frames: tuple[Frame, ...]
@@ -184,6 +196,8 @@ class Submap:
     timings_ms: dict[str, float] = field(default_factory=dict)
     metric: bool = False
     rig: RigResidual | None = None
+    reused: float = 0.0
+    saved_ms: float = 0.0
 
     def __len__(self) -> int:
         return len(self.frames)

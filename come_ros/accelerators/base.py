@@ -6,6 +6,7 @@ handed along, so nothing is patched and two windows can never mix.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -117,6 +118,22 @@ class Accelerator:
 
     def plan(self, features: Tokens) -> Any:
         """Decide, once a window, from the tokens after the encoder block `plan_block`. The value is handed to all other steps."""
+        return None
+
+    def window_bound(self, encoder_depth: int) -> str:
+        """Why what comes out of the encoder for a frame cannot be kept for other windows, "" if it can: it depends on the frame alone
+        (or on the frames that came with it), and so does the plan by then."""
+        inside = self.sites & {"encoder_k", "residual", "before_attention", "before_mlp"}
+        if inside or self.plan_block(encoder_depth) is not None:
+            return f"{self.name} does not say what of its plan is about which frame"
+        return ""
+
+    def frame_plan(self, plan: Any, index: int) -> Any:
+        """What a plan made in the encoder for one scene says of one of its frames: a plan for that frame alone."""
+        return None
+
+    def join_plans(self, plans: Sequence[Any]) -> Any:
+        """Plans of frames, by frame_plan, as one of a scene of those frames."""
         return None
 
     def compress(self, tokens: Tokens, plan: Any, site: str) -> tuple[Tokens, Any]:

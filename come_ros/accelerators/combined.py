@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -46,6 +47,15 @@ class Combined(Accelerator):
 
     def plan(self, features: Tokens) -> Both:
         return Both(self.reducer.plan(features), None)
+
+    def window_bound(self, encoder_depth: int) -> str:
+        return self.reducer.window_bound(encoder_depth) or self.hunter.window_bound(encoder_depth)
+
+    def frame_plan(self, plan: Both | None, index: int) -> Both | None:
+        return None if plan is None else Both(self.reducer.frame_plan(plan.tokens, index), None)
+
+    def join_plans(self, plans: Sequence[Both | None]) -> Both | None:
+        return None if plans[0] is None else Both(self.reducer.join_plans([p.tokens for p in plans if p]), None)
 
     def compress(self, tokens: Tokens, plan: Both | None, site: str) -> tuple[Tokens, Both]:
         plan = plan or Both(None, None)

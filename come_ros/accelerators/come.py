@@ -7,6 +7,7 @@ A predictor reads the tokens after one encoder block and ranks the groups of eac
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ MODES = {
 }
 
 
+_ROWS = ("merged", "source", "rev", "confidence")  # of a plan, one row for each frame
+
+
 @dataclass(frozen=True, eq=False)
 class MergePlan:
     """Which groups of each of R = B * S frames are one token, for B scenes of S frames.
@@ -57,6 +61,19 @@ class MergePlan:
     confidence: Tensor
     keys: dict[tuple[str, int], KeyWeights] = dataclasses.field(default_factory=dict)
     """made once a window: (part, special tokens) -> what its keys count for"""
+
+    def of_frame(self, index: int) -> MergePlan:
+        """One frame of a scene."""
+        row, frame = slice(index, index + 1), (slice(None), slice(index, index + 1))
+        rows = {name: getattr(self, name)[row].clone() for name in _ROWS}
+        return dataclasses.replace(self, frames=1, weight=self.weight[frame].clone(), keys={}, **rows)
+
+    @staticmethod
+    def joined(plans: Sequence[MergePlan]) -> MergePlan:
+        """Frames as one scene."""
+        rows = {name: torch.cat([getattr(p, name) for p in plans]) for name in _ROWS}
+        weight = torch.cat([p.weight for p in plans], dim=1)
+        return dataclasses.replace(plans[0], frames=weight.shape[1], weight=weight, keys={}, **rows)
 
     def key_weights(self, part: str, special: int) -> KeyWeights:
         """For attention within a frame, or over the frames of a scene."""
@@ -144,6 +161,15 @@ class CoMe(Accelerator):
         confidence = self.predictor(patches.unflatten(2, features.grid))  # (B, S, h, w)
         contrast = group_contrast(patches, features.grid, self.group) if self.edge_weight > 0 else None
         return make_plan(confidence, self.group, k, self.budget, self.kernels, contrast, self.edge_weight)
+
+    def window_bound(self, encoder_depth: int) -> str:
+        return f"with budget {self.budget}, what is merged in a frame depends on the others" * (self.budget != "frame")
+
+    def frame_plan(self, plan: MergePlan | None, index: int) -> MergePlan | None:
+        return None if plan is None else plan.of_frame(index)
+
+    def join_plans(self, plans: Sequence[MergePlan | None]) -> MergePlan | None:
+        return None if plans[0] is None else MergePlan.joined([p for p in plans if p is not None])
 
     def compress(self, tokens: Tokens, plan: MergePlan | None, site: str) -> tuple[Tokens, MergePlan | None]:
         if plan is None:

@@ -47,6 +47,9 @@ class Fast(Accelerator):
     def configured(self, config: Config) -> Fast:
         return self if config.accelerator.ratio == self.ratio else Fast(ratio=config.accelerator.ratio)
 
+    def window_bound(self, encoder_depth: int) -> str:
+        return ""  # the encoder runs in full
+
     def compress(self, tokens: Tokens, plan: Merging | None, site: str) -> tuple[Tokens, Merging | None]:
         """Matched here by what goes into the attention, for this block only; merged in attend."""
         assert tokens.layer is not None

@@ -45,6 +45,18 @@ class SizePlan:
         merging = unmerged(b * s, patches, tokens.x.device)
         return cls(s, tokens.grid, merging, torch.ones(b * s, patches, device=tokens.x.device))
 
+    def of_frame(self, index: int) -> SizePlan:
+        """One frame of a scene."""
+        row = slice(index, index + 1)
+        merging = Merging(*(t[row].clone() for t in self.merging))
+        return SizePlan(1, self.grid, merging, self.size[row].clone())
+
+    @staticmethod
+    def joined(plans: Sequence[SizePlan]) -> SizePlan:
+        """Frames as one scene."""
+        merging = Merging(*(torch.cat(parts) for parts in zip(*(p.merging for p in plans), strict=True)))
+        return SizePlan(len(plans), plans[0].grid, merging, torch.cat([p.size for p in plans]))
+
     def key_weights(self, part: str, keys: int) -> KeyWeights:
         """For attention within a frame, or over the frames of a scene."""
         frames = self.frames if part == "global" else 1
@@ -100,6 +112,15 @@ class ToMe(Accelerator):
     def to(self, device: torch.device) -> ToMe:
         choose(self.kernels, device)
         return self
+
+    def window_bound(self, encoder_depth: int) -> str:
+        return ""  # tokens are matched within a frame
+
+    def frame_plan(self, plan: SizePlan | None, index: int) -> SizePlan | None:
+        return None if plan is None else plan.of_frame(index)
+
+    def join_plans(self, plans: Sequence[SizePlan | None]) -> SizePlan | None:
+        return None if plans[0] is None else SizePlan.joined([p for p in plans if p is not None])
 
     def compress(self, tokens: Tokens, plan: SizePlan | None, site: str) -> tuple[Tokens, SizePlan | None]:
         if site == "residual":

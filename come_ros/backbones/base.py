@@ -7,11 +7,13 @@ numpy arrays. Shapes: B scenes, S frames, T tokens of a frame, C width, H x W pi
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import logging
 import sys
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,6 +28,7 @@ from ..errors import Cancelled, ComeRosError, ConfigError, DeviceLost, OutOfMemo
 from ..preprocess import patch_grid_size
 from ..types import DeviceMemory, Known, Prediction
 from .layers import Attention, Block, Rotary, rotary, rotate
+from .stream import Encoded, Step
 
 log = logging.getLogger("come_ros")
 
@@ -134,18 +137,31 @@ class GeometryModel(nn.Module, ABC):
         return 2 * tap, 2 * tap + 1
 
     @abstractmethod
-    def decode(self, trunk: Trunk, size: tuple[int, int], heads: tuple[str, ...], check: Check) -> dict[str, Tensor]:
+    def decode(
+        self,
+        trunk: Trunk,
+        size: tuple[int, int],
+        heads: tuple[str, ...],
+        check: Check,
+        dense: Sequence[int] | None = None,
+    ) -> dict[str, Tensor]:
         """Run the named heads on the tapped levels for images of (H, W) = size. All models know the heads
 
         camera: world_from_camera (B, S, 4, 4), intrinsics (B, S, 3, 3) in pixels;
         depth: depth (B, S, H, W) along z, depth_conf (B, S, H, W), larger is surer; and, if the model tells it, meaningful
         (B, S, H, W) bool, see types.Prediction.
+
+        dense: the frames that are wanted of whatever has pixels (and of intrinsics, if those are fitted to pixels); None for all.
         """
 
     def run_trunk(
         self, images: Tensor, accelerator: Accelerator, check: Check = _never, known: KnownTensors | None = None
     ) -> Trunk:
         """Images (B, S, 3, H, W) through encoder and trunk; only the tapped levels are kept."""
+        return self.attend(self.encode(images, accelerator, check), accelerator, check, known)
+
+    def encode(self, images: Tensor, accelerator: Accelerator, check: Check = _never) -> Encoded:
+        """Images (B, S, 3, H, W) through the encoder's blocks, each frame by itself (but for what an accelerator plans)."""
         sites = accelerator.sites
         tokens = self.encoder_input(images)._replace(images=images)
         blocks = self.encoder_blocks()
@@ -159,10 +175,16 @@ class GeometryModel(nn.Module, ABC):
                     tokens, plan = accelerator.compress(tokens, plan, "encoder_k")
         if "encoder_end" in sites:
             tokens, plan = accelerator.restore(tokens, plan, "encoder_end")
+        return Encoded(tokens._replace(layer=None), plan)
 
-        tokens = self.encoder_output(tokens, known)
+    def attend(
+        self, encoded: Encoded, accelerator: Accelerator, check: Check = _never, known: KnownTensors | None = None
+    ) -> Trunk:
+        """What the encoder gave for a scene, through the trunk."""
+        sites, plan = accelerator.sites, encoded.plan
+        tokens = self.encoder_output(encoded.tokens, known)
         levels = {ENCODED: tokens.x} if ENCODED in self.taps else {}
-        tokens = self.trunk_input(tokens)._replace(images=images)
+        tokens = self.trunk_input(tokens)._replace(images=encoded.tokens.images)
         if "backbone_in" in sites:
             tokens, plan = accelerator.compress(tokens, plan, "backbone_in")
         rope = self.rope()
@@ -301,6 +323,8 @@ class Backbone(ABC):
     """whether depth and poses are in metres, in every window"""
     inputs: frozenset[str] = frozenset()
     """what of types.Known it takes: "intrinsics", "depth", "poses" """
+    streams: bool = False
+    """whether predict() takes a Step"""
 
     def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
         """(W, H) of the model's image for one of (width, height) whose longer side is to be about `side`."""
@@ -322,17 +346,24 @@ class Backbone(ABC):
 
     @abstractmethod
     def predict(
-        self, images: np.ndarray, stop: Callable[[], bool] | None = None, known: Known | None = None
+        self,
+        images: np.ndarray,
+        stop: Callable[[], bool] | None = None,
+        known: Known | None = None,
+        step: Step | None = None,
     ) -> Prediction:
         """(S, H, W, 3) uint8 RGB, sides multiples of patch_size -> Prediction. Raises Cancelled soon after stop() turns true,
         OutOfMemory, DeviceLost.
 
-        known: what is known beside the images; what is not among `inputs` is not looked at.
+        known: what is known beside the images; what is not among `inputs` is not looked at. step: of a sliding window; None makes
+        everything anew, for all frames.
         """
 
 
 class TorchBackbone(Backbone):
     """A GeometryModel on its device. CUDA: trunk in bf16 (fp16 before Ampere), heads in fp32; CPU: fp32 throughout."""
+
+    streams = True
 
     def __init__(
         self,
@@ -350,6 +381,7 @@ class TorchBackbone(Backbone):
         self.metric, self.inputs = model.metric, model.inputs
         self._device = choose_device(device)
         self.device = str(self._device)
+        self._clock = DeviceClock(self._device)
         self._dtype = choose_precision(precision, self._device)
         self.accelerator = accelerator.to(self._device)
         self.model = model.to(self._device).eval().requires_grad_(False)
@@ -365,6 +397,7 @@ class TorchBackbone(Backbone):
             "attention": kernel,
             "unit": "metre" if model.metric else "its own",
             "takes": ", ".join(["images", *sorted(model.inputs)]),
+            "encoder_cache": self._why_no_cache() or "by frame",
         }
         log.info("model ready: %s", ", ".join(f"{k} {v}" for k, v in self.description.items()))
 
@@ -384,15 +417,31 @@ class TorchBackbone(Backbone):
         return self.model.image_size(width, height, side)
 
     def predict(
-        self, images: np.ndarray, stop: Callable[[], bool] | None = None, known: Known | None = None
+        self,
+        images: np.ndarray,
+        stop: Callable[[], bool] | None = None,
+        known: Known | None = None,
+        step: Step | None = None,
     ) -> Prediction:
         def check() -> None:
             if stop is not None and stop():
                 raise Cancelled("stopped between two blocks")
 
         with _device_errors():
-            out, trunk = self.run(self.upload(images), check, None if known is None else self.upload_known(known))
-            return self.download(images, out, trunk)
+            known_here = None if known is None else self.upload_known(known)
+            if step is None:
+                out, trunk = self.run(self.upload(images), check, known_here)
+                return self.download(images, out, trunk)
+            begun = self._clock.read()
+            encoded, missing = self._encode_step(images, step, check)
+            done = self._clock.read()
+            out, trunk = self._finish(encoded, check, known_here, step.dense)
+            prediction = self.download(images, out, trunk, step.dense)
+            if step.cache is None:
+                return prediction
+            step.cache.took(self._clock.between(begun, done), len(missing))  # the device is done: there are results
+            reused = len(images) - len(missing)
+            return dataclasses.replace(prediction, reused=reused, saved_ms=reused * step.cache.encoder_ms)
 
     def free_memory(self) -> None:
         if self._device.type == "cuda":
@@ -422,29 +471,94 @@ class TorchBackbone(Backbone):
     ) -> tuple[dict[str, Tensor], Trunk]:
         """The model alone, on the device: outputs of the camera and depth heads, and what they read. `check` is called before each
         block, between trunk and heads, and within the heads."""
-        low = self._dtype != torch.float32
+        return self._finish(self._encode(x, check), check, known)
+
+    def _encode(self, x: Tensor, check: Check) -> Encoded:
+        with torch.inference_mode(), self._kernel_context(), self._low_precision():
+            return self.model.encode(x, self.accelerator, check)
+
+    def _encode_step(self, images: np.ndarray, step: Step, check: Check) -> tuple[Encoded, list[int]]:
+        """What the encoder gives for the window, and which of its frames had to go through it."""
+        cache = None if self._why_no_cache() else step.cache
+        if cache is None:
+            return self._encode(self.upload(images), check), list(range(len(images)))
+        missing = cache.missing(step.names, self.accelerator, (images.shape[1], images.shape[2]))
+        new = self._encode(self.upload(images[missing]), check) if missing else None
+        with torch.inference_mode():
+            return cache.window(step.names, new, missing, self.accelerator), missing
+
+    def _finish(
+        self, encoded: Encoded, check: Check, known: KnownTensors | None = None, dense: Sequence[int] | None = None
+    ) -> tuple[dict[str, Tensor], Trunk]:
+        """Trunk and heads."""
+        images = encoded.tokens.images
+        assert images is not None
         with torch.inference_mode(), self._kernel_context():
-            with torch.autocast(self._device.type, self._dtype) if low else nullcontext():
-                trunk = self.model.run_trunk(x, self.accelerator, check, known)
+            with self._low_precision():
+                trunk = self.model.attend(encoded, self.accelerator, check, known)
             check()
             shared = None if trunk.shared is None else trunk.shared.float()
             trunk = trunk._replace(levels={i: t.float() for i, t in trunk.levels.items()}, shared=shared)
-            return self.model.decode(trunk, (x.shape[-2], x.shape[-1]), ("camera", "depth"), check), trunk
+            size = images.shape[-2], images.shape[-1]
+            return self.model.decode(trunk, size, ("camera", "depth"), check, dense), trunk
 
-    def download(self, images: np.ndarray, out: dict[str, Tensor], trunk: Trunk) -> Prediction:
-        """What `run` gave for the (S, H, W, 3) `images`, as arrays."""
+    def _low_precision(self) -> Any:
+        low = self._dtype != torch.float32
+        return torch.autocast(self._device.type, self._dtype) if low else nullcontext()
+
+    def _why_no_cache(self) -> str:
+        why = self.accelerator.window_bound(len(self.model.encoder_blocks()))
+        return f"off: {why}" if why else ""
+
+    def download(
+        self, images: np.ndarray, out: dict[str, Tensor], trunk: Trunk, dense: tuple[int, ...] | None = None
+    ) -> Prediction:
+        """What `run` gave for the (S, H, W, 3) `images`, as arrays; dense: the frames whose depth was asked for, None for all."""
         with torch.inference_mode():
             merged = self.accelerator.merged(trunk.plan, len(images), trunk.grid)
+        intrinsics = out["intrinsics"][0].double().cpu().numpy()
+        if dense is not None and len(intrinsics) != len(images):  # fitted to pixels, so of these frames only
+            of_all = np.full((len(images), 3, 3), np.nan)
+            of_all[list(dense)] = intrinsics
+            intrinsics = of_all
         return Prediction(
             images=images,
             depth=out["depth"][0].cpu().numpy(),
             confidence=out["depth_conf"][0].cpu().numpy(),
             window_from_camera=out["world_from_camera"][0].double().cpu().numpy(),
-            intrinsics=out["intrinsics"][0].double().cpu().numpy(),
+            intrinsics=intrinsics,
             merged=None if merged is None else _to_pixels(merged, self.patch_size),
             kept_ratio=self.accelerator.kept_ratio(trunk.plan),
             meaningful=out["meaningful"][0].cpu().numpy() if "meaningful" in out else None,
+            dense=dense,
         )
+
+
+class DeviceClock:
+    """Notes the time on a device without waiting for it: on CUDA by events in the current stream, elsewhere by the host's clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def read(self) -> Any:
+        """A note of now."""
+        if self._device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def between(self, begin: Any, end: Any) -> float:
+        """Milliseconds from one note to another; on CUDA once the device has come to the second one, for which this waits."""
+        if self._device.type != "cuda":
+            return 1e3 * float(end - begin)
+        end.synchronize()
+        return float(begin.elapsed_time(end))
+
+    def synchronize(self) -> None:
+        """Wait until all that was asked of the device is done."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
 
 
 # What the allocators and drivers say; torch has classes of its own for both only since 2.5 and 2.8, and none for the CPU.

@@ -8,7 +8,7 @@ decoder), and cameras as input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,7 +97,14 @@ class DepthAnything3(GeometryModel):
     def rope(self) -> RopeTables:
         return RopeTables(spatial_across_frames=False)
 
-    def decode(self, trunk: Trunk, size: tuple[int, int], heads: tuple[str, ...], check: Check) -> dict[str, Tensor]:
+    def decode(
+        self,
+        trunk: Trunk,
+        size: tuple[int, int],
+        heads: tuple[str, ...],
+        check: Check,
+        dense: Sequence[int] | None = None,
+    ) -> dict[str, Tensor]:
         """Keys by head. camera: pose_encoding (B, S, 9), world_from_camera (B, S, 4, 4), intrinsics (B, S, 3, 3); depth: depth,
         depth_conf (B, S, H, W).
         """
@@ -109,7 +116,9 @@ class DepthAnything3(GeometryModel):
             c = self.sizes.dim
             tapped = [trunk.levels[i][:, :, trunk.special :] for i in self.taps]
             levels = [torch.cat((t[..., :c], self._encoder.norm(t[..., c:])), dim=-1) for t in tapped]
-            raw = in_chunks(lambda part: self.head(part, trunk.grid, size), levels, check)  # (B, S, 2, H, W)
+            raw = in_chunks(
+                lambda part: self.head(part, trunk.grid, size), levels, check, frames=dense
+            )  # (B, S, 2, H, W)
             out["depth"], out["depth_conf"] = raw[:, :, 0].exp(), 1 + raw[:, :, 1].exp()
         return out
 

@@ -8,7 +8,7 @@ Shapes: B scenes, S frames, T tokens of a frame, N tokens that attend to one ano
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -366,14 +366,24 @@ class DenseHead(nn.Module):
 
 
 def in_chunks(
-    head: Callable[[list[Tensor]], Tensor], levels: list[Tensor], check: Callable[[], None], chunk: int = 8
+    head: Callable[[list[Tensor]], Tensor],
+    levels: list[Tensor],
+    check: Callable[[], None],
+    chunk: int = 8,
+    frames: Sequence[int] | None = None,
 ) -> Tensor:
-    """`head` on levels (B, S, h*w, C) of independent frames, `chunk` of them at a time to bound memory: (B, S, ...)."""
+    """`head` on levels (B, S, h*w, C) of independent frames, `chunk` of them at a time to bound memory: (B, S, ...); or on some of the
+    `frames` only: (B, n, ...)."""
     b, s = levels[0].shape[:2]
+    wanted = range(s) if frames is None else frames
     parts = []
-    for start in range(0, s, chunk):
+    for start in range(0, len(wanted), chunk):
         check()
-        part = head([t[:, start : start + chunk].flatten(0, 1) for t in levels])
+        some = wanted[start : start + chunk]
+        if len(some) == some[-1] - some[0] + 1:  # no copy
+            part = head([t[:, some[0] : some[-1] + 1].flatten(0, 1) for t in levels])
+        else:
+            part = head([torch.stack([t[:, i] for i in some], dim=1).flatten(0, 1) for t in levels])
         parts.append(part.unflatten(0, (b, -1)))
     return torch.cat(parts, dim=1)
 

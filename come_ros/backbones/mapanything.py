@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -202,7 +202,14 @@ class MapAnything(GeometryModel):
     def joined(self, tap: int) -> tuple[int, ...]:
         return (tap,)
 
-    def decode(self, trunk: Trunk, size: tuple[int, int], heads: tuple[str, ...], check: Check) -> dict[str, Tensor]:
+    def decode(
+        self,
+        trunk: Trunk,
+        size: tuple[int, int],
+        heads: tuple[str, ...],
+        check: Check,
+        dense: Sequence[int] | None = None,
+    ) -> dict[str, Tensor]:
         """Keys of all heads, in metres: depth, depth_conf, meaningful, mask_logits, depth_along_ray (B, S, H, W); rays
         (B, S, H, W, 3), unit; intrinsics (B, S, 3, 3), fitted to the rays; world_from_camera (B, S, 4, 4), quat_xyzw (B, S, 4);
         metric_scale (B,), metres per unit of the network. points: points (B, S, H, W, 3) in the world.
@@ -212,18 +219,18 @@ class MapAnything(GeometryModel):
         levels = [first, *(norm(trunk.levels[i][:, :, trunk.special :]) for i in self.taps[1:])]
         features, regressor = self.dense_head
 
-        def dense(part: list[Tensor]) -> Tensor:
+        def pixels(part: list[Tensor]) -> Tensor:
             raw: Tensor = regressor(features(part, trunk.grid), size)
             return raw
 
-        raw = in_chunks(dense, levels, check)  # (B, S, 6, H, W)
+        raw = in_chunks(pixels, levels, check, frames=dense)  # (B, S, 6, H, W)
         assert trunk.shared is not None
         scale = self.scale_head(norm(trunk.shared))[:, 0, 0].exp().clamp_min(1e-8)  # (B,)
         rays = raw[:, :, :3].movedim(2, -1)
         rays = rays / rays.norm(dim=-1, keepdim=True).clamp_min(1e-8)
         along_ray = raw[:, :, 3].exp() * scale[:, None, None, None]
 
-        translation, quat = (t.unflatten(0, raw.shape[:2]) for t in self.pose_head(levels[-1].flatten(0, 1)))
+        translation, quat = (t.unflatten(0, first.shape[:2]) for t in self.pose_head(levels[-1].flatten(0, 1)))
         quat = quat / quat.norm(dim=-1, keepdim=True).clamp_min(1e-8)
         out = {
             "depth": rays[..., 2] * along_ray,
@@ -238,7 +245,7 @@ class MapAnything(GeometryModel):
             "quat_xyzw": quat,
         }
         if "points" in heads:
-            pose = out["world_from_camera"][:, :, None, None]
+            pose = out["world_from_camera"][:, slice(None) if dense is None else list(dense), None, None]
             out["points"] = (pose[..., :3, :3] @ (rays * along_ray[..., None])[..., None])[..., 0] + pose[..., :3, 3]
         return out
 

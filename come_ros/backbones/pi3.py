@@ -5,7 +5,7 @@ Written from the paper and from the published checkpoint's key names and shapes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -114,7 +114,14 @@ class Pi3(GeometryModel):
     def trunk_blocks(self) -> list[tuple[str, Block]]:
         return [(("frame", "global")[i % 2], block) for i, block in enumerate(self.decoder)]  # type: ignore[misc]
 
-    def decode(self, trunk: Trunk, size: tuple[int, int], heads: tuple[str, ...], check: Check) -> dict[str, Tensor]:
+    def decode(
+        self,
+        trunk: Trunk,
+        size: tuple[int, int],
+        heads: tuple[str, ...],
+        check: Check,
+        dense: Sequence[int] | None = None,
+    ) -> dict[str, Tensor]:
         """Keys by head. camera: world_from_camera (B, S, 4, 4); depth: depth, depth_conf (B, S, H, W), the latter exp of the logit
         plus 1, conf_logits, points_in_camera (B, S, H, W, 3), intrinsics (B, S, 3, 3), fitted to those; points: points
         (B, S, H, W, 3) in the world. Depth is needed for the intrinsics, both for the points: they are then there too.
@@ -134,17 +141,20 @@ class Pi3(GeometryModel):
             translation, rotation = self.camera_head(self.camera_decoder(part[0], rope(part[0]))[:, n:])
             return rigid(nearest_rotation(rotation.unflatten(-1, (3, 3))), translation)
 
-        raw = in_chunks(lambda part: pixels(self.point_decoder, self.point_head, part), levels, check).movedim(2, -1)
+        def dense_pixels(decoder: FrameDecoder, head: PixelHead) -> Tensor:
+            return in_chunks(lambda part: pixels(decoder, head, part), levels, check, frames=dense)
+
+        raw = dense_pixels(self.point_decoder, self.point_head).movedim(2, -1)
         z = raw[..., 2:].exp()
         local = torch.cat((raw[..., :2] * z, z), dim=-1)
         out = {"points_in_camera": local, "depth": local[..., 2], "intrinsics": fit_intrinsics(local)}
         if "depth" in heads or "points" in heads:
-            logits = in_chunks(lambda part: pixels(self.conf_decoder, self.conf_head, part), levels, check)[:, :, 0]
+            logits = dense_pixels(self.conf_decoder, self.conf_head)[:, :, 0]
             out["conf_logits"], out["depth_conf"] = logits, 1 + logits.exp()
         if "camera" in heads or "points" in heads:
             out["world_from_camera"] = in_chunks(pose, levels, check)
         if "points" in heads:
-            world = out["world_from_camera"][:, :, None, None]
+            world = out["world_from_camera"][:, slice(None) if dense is None else list(dense), None, None]
             out["points"] = (world[..., :3, :3] @ local[..., None])[..., 0] + world[..., :3, 3]
         return out
 

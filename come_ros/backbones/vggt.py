@@ -5,7 +5,7 @@ Written from the paper and from the published checkpoint's key names and shapes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,7 +111,14 @@ class VGGT(GeometryModel):
             out += zip(("frame", "global"), pair, strict=True)  # type: ignore[arg-type]
         return out
 
-    def decode(self, trunk: Trunk, size: tuple[int, int], heads: tuple[str, ...], check: Check) -> dict[str, Tensor]:
+    def decode(
+        self,
+        trunk: Trunk,
+        size: tuple[int, int],
+        heads: tuple[str, ...],
+        check: Check,
+        dense: Sequence[int] | None = None,
+    ) -> dict[str, Tensor]:
         """Keys by head. camera: pose_encodings (iterations, B, S, 9), world_from_camera (B, S, 4, 4), intrinsics (B, S, 3, 3);
         depth: depth, depth_conf (B, S, H, W); points: points (B, S, H, W, 3), points_conf (B, S, H, W).
         """
@@ -123,17 +130,23 @@ class VGGT(GeometryModel):
             out["world_from_camera"] = invert_rigid(camera_from_world)
         for name, head in (("depth", self.depth_head), ("points", self.point_head)):
             if name in heads:
-                raw = self.run_dense_head(head, trunk, size, check)  # (B, S, n, H, W)
+                raw = self.run_dense_head(head, trunk, size, check, frames=dense)  # (B, S, n, H, W)
                 out[f"{name}_conf"] = 1 + raw[:, :, -1].exp()
                 out[name] = raw[:, :, 0].exp() if name == "depth" else inverse_log(raw[:, :, :-1]).movedim(2, -1)
         return out
 
     def run_dense_head(
-        self, head: DenseHead, trunk: Trunk, size: tuple[int, int], check: Check, chunk: int = 8
+        self,
+        head: DenseHead,
+        trunk: Trunk,
+        size: tuple[int, int],
+        check: Check,
+        chunk: int = 8,
+        frames: Sequence[int] | None = None,
     ) -> Tensor:
-        """Raw channels (B, S, n, H, W)."""
+        """Raw channels (B, S, n, H, W), of all frames or of some."""
         levels = [trunk.levels[i][:, :, trunk.special :] for i in self.taps]
-        return in_chunks(lambda part: head(part, trunk.grid, size), levels, check, chunk)
+        return in_chunks(lambda part: head(part, trunk.grid, size), levels, check, chunk, frames)
 
 
 class Aggregator(nn.Module):

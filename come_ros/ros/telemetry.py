@@ -48,6 +48,7 @@ class Telemetry:
         self.points = -1
         self.alignment: Alignment | None = None
         self.kept_ratio = 1.0
+        self.reused, self.saved_ms = 0.0, 0.0  # see types.Submap
         self.resets = 0
 
     def arrived(self) -> None:

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 
 from come_ros.accelerators.confidence import SCOPES, ConfidencePredictor
+from come_ros.backbones.base import DeviceClock
 from come_ros.tools.bench import MODELS
 from come_ros.tools.bench.model import image_size, random_predictor, wish_of
-from come_ros.tools.bench.split import clock
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP = 2
@@ -116,20 +116,20 @@ def measure(dense: Any, accelerated: Any, size: tuple[int, int], frames: int, re
     steps["dense pass"] = functools.partial(dense.run, x)
     steps["accelerated pass"] = functools.partial(accelerated.run, x)
 
-    synchronize, read, between = clock(device)
+    clock = DeviceClock(device)
     ms: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(WARM_UP + repeats):
         for name, step in steps.items():
             # the passes choose their precision themselves; the steps run as within them
             mixed = dtype != torch.float32 and not name.endswith("pass")
             with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=mixed):
-                synchronize()
-                begin = read()
+                clock.synchronize()
+                begin = clock.read()
                 step()
-                end = read()
-                synchronize()
+                end = clock.read()
+                clock.synchronize()
             if turn >= WARM_UP:
-                ms[name].append(between(begin, end))
+                ms[name].append(clock.between(begin, end))
     return {
         "kept_ratio": noted.kept_ratio(trunk.plan),
         "calls": {name: len(calls) for name, calls in noted.calls.items()},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -115,30 +114,15 @@ def timed(backbone: Any, x: Any, plan_block: int | None) -> tuple[dict[str, floa
     plan_block: see Split; given, not asked of the accelerator, so that the dense model is split at the same place. On CUDA the
     times are the device's (events in its stream); the device is idle before and after.
     """
-    synchronize, read, between = clock(x.device)
-    synchronize()
-    split = Split(read, between, plan_block)
+    from ...backbones.base import DeviceClock
+
+    clock = DeviceClock(x.device)
+    clock.synchronize()
+    split = Split(clock.read, clock.between, plan_block)
     out, trunk = _run(backbone, x, split)
     split.finish()
-    synchronize()
+    clock.synchronize()
     return split.parts(), out, trunk
-
-
-def clock(device: Any) -> tuple[Callable[[], None], Callable[[], Any], Callable[[Any, Any], float]]:
-    """(synchronize, read, between): read notes the time, between two such notes lie so many ms, to be asked after synchronize.
-
-    CUDA: events in the current stream, so the device's own time; what the host does meanwhile counts only where the device waits.
-    """
-    if device.type != "cuda":
-        return lambda: None, time.perf_counter, lambda a, b: 1e3 * (b - a)
-    import torch
-
-    def read() -> Any:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(device))
-        return event
-
-    return lambda: torch.cuda.synchronize(device), read, lambda a, b: a.elapsed_time(b)
 
 
 def count_flops(backbone: Any, x: Any, plan_block: int | None) -> dict[str, float]:
@@ -166,14 +150,14 @@ def matmul_rate(device: Any, dtype: Any, side: int = 0, repeats: int = 8) -> flo
     """FLOP/s of the fastest of some products of square matrices: what this machine can do with large ones at that type."""
     import torch
 
+    from ...backbones.base import DeviceClock
+
     side = side or (8192 if device.type == "cuda" else 1536)
     a, b = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(2))
-    synchronize, read, between = clock(device)
+    clock = DeviceClock(device)
     best = float("inf")
     for _ in range(repeats):
-        begin = read()
+        begin = clock.read()
         a @ b
-        end = read()
-        synchronize()
-        best = min(best, between(begin, end))
+        best = min(best, clock.between(begin, clock.read()))
     return 2e3 * side**3 / best
