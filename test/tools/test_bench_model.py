@@ -273,3 +273,20 @@ def test_on_a_gpu_parts_make_up_the_pass(tmp_path):
         assert row["memory"]["added_mb"] > 0 and row["share_of_matmul"] < 1
         assert sum(row["parts_ms"].values()) == pytest.approx(row["total_ms"]["median"], rel=0.2)
     assert ours["parts_ms"]["predictor"] > 0 and ours["parts_ms"]["restore"] > 0
+
+
+def test_a_new_frame_in_a_sliding_window_is_timed(tmp_path, capsys):
+    path, common = (
+        tmp_path / "stream.json",
+        ["bench", "--stream", "--warm-up", "0", "--device", "cpu", "--size", "70x56"],
+    )
+    assert cli.main([*common, "--repeats", "1", "--frames", "3", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert len(rows) == 2 * 4
+    for row in rows:
+        assert row["reused"] == pytest.approx(0 if row["mode"] == "anew" else 2 / 3)
+        assert row["step_ms"]["median"] > 0 and row["ratio"] > 0 and (row["saved_ms"] > 0) == (row["reused"] > 0)
+        assert (row["kept_ratio"] < 1) == (row["accelerator"] == "come")
+    told = capsys.readouterr().out
+    assert told.count("kept, one anchor") == 2 and "| 67% |" in told
+    assert cli.main([*common, "--frames", "1"]) == 1 and "2 frames or more" in capsys.readouterr().err

@@ -15,6 +15,7 @@ examples:
   come_ros bench --accelerator come:ratio=0.25 --accelerator come:ratio=0.75 --source my_bag
   come_ros bench --variant 1b --random-weights --device cuda --size 504x504 --frames 8 32 128
   come_ros bench --weights vggt.safetensors --accelerator come:predictor=p.safetensors
+  come_ros bench --stream --frames 8 16 --json stream.json        one new frame a window, with and without what was kept
   come_ros bench --pipeline --repeats 200 --json cost.json > cost.md
 """
 
@@ -33,12 +34,13 @@ MODELS = [c for p in parameters() if p.name == "backbone" for c in p.choices if 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pipeline", action="store_true", help="time what surrounds the model instead, stage by stage")
+    parser.add_argument("--stream", action="store_true", help="time one new frame in a sliding window instead")
     parser.add_argument("--repeats", type=int, help="how often each thing is timed (default: 10, with --pipeline 100)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures into FILE as well, row by row")
     model = parser.add_argument_group("the model's benchmark")
     model.add_argument("--plot", type=Path, metavar="FILE", help="draw latency against frames into this PNG")
     model.add_argument(
-        "--frames", type=int, nargs="+", default=[2, 4, 8, 16], metavar="N", help="frames of a window (2 4 8 16)"
+        "--frames", type=int, nargs="+", metavar="N", help="frames of a window (2 4 8 16; with --stream 4 8 16 32)"
     )
     model.add_argument("--size", metavar="WxH", help="images, px (default: the model's own width, 4:3)")
     model.add_argument(
@@ -65,6 +67,8 @@ def run(options: argparse.Namespace) -> int:
     """Prints the tables. Raises ConfigError, CheckpointError, DatasetError, or OutputError if a file cannot be written."""
     if options.repeats is not None and options.repeats < 1:
         raise ConfigError(f"--repeats is {options.repeats}, but must be 1 or more")
+    if options.pipeline and options.stream:
+        raise ConfigError("--pipeline and --stream time different things: give one of them")
     if options.pipeline:
         from . import pipeline
 
@@ -74,13 +78,14 @@ def run(options: argparse.Namespace) -> int:
         print(pipeline.report(result))
         return 0
 
-    from . import model
+    from . import model, stream
 
     result = {}
-    for result in model.measure(options):
+    kind = stream if options.stream else model
+    for result in kind.measure(options):
         if options.json:
             write_text(options.json, json.dumps(result, indent=2) + "\n")
-    if options.plot:
+    if options.plot and not options.stream:
         model.draw(options.plot, result)
-    print(model.report(result))
+    print(kind.report(result))
     return 0

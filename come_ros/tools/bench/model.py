@@ -28,6 +28,7 @@ from .split import PARTS, count_flops, matmul_rate, timed
 log = logging.getLogger("come_ros")
 
 DENSE = "none"
+FRAMES = [2, 4, 8, 16]
 SEED = 0
 
 
@@ -101,10 +102,8 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     import torch
     from tqdm import tqdm
 
-    for name, least in (("frames", 1), ("warm_up", 0), ("threads", 0)):
-        values = getattr(options, name)
-        if min(np.atleast_1d(values)) < least:
-            raise ConfigError(f"--{name.replace('_', '-')} is {values}, but must be {least} or more")
+    check_counts(options)
+    counts = options.frames or FRAMES
     repeats, warm_up = options.repeats or 10, options.warm_up
     wish = wish_of(options)
     names = list(dict.fromkeys([DENSE, *(options.accelerator or ["come"])]))
@@ -116,7 +115,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             wish = dataclasses.replace(wish, predictor=random_predictor(Path(folder), backbone.model))
         models = {name: wish.with_accelerator(backbone, name) for name in names}
         width, height = image_size(options.size, backbone)
-        images = _images(options.source, max(options.frames), width, height)
+        images = load_images(options.source, max(counts), width, height)
         file = Path(folder) / "images.npy"
         np.save(file, images)
         device = torch.device(backbone.device)
@@ -136,9 +135,9 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "load_before": os.getloadavg()[0],
             "rows": [],
         }
-        total = len(options.frames) * len(models) * (2 + warm_up + repeats)
+        total = len(counts) * len(models) * (2 + warm_up + repeats)
         with tqdm(total=total, desc="timing", unit="pass", disable=None) as bar:
-            for frames in options.frames:
+            for frames in counts:
                 rows = _rows(models, images[:frames], warm_up, repeats, rate, bool(wish.random), bar)
                 for name, row in rows.items():
                     if not options.no_memory and not row["error"]:
@@ -146,6 +145,14 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     result["rows"].append({"frames": frames, "accelerator": name, **row})
                     result["load_after"] = os.getloadavg()[0]
                     yield result
+
+
+def check_counts(options: argparse.Namespace) -> None:
+    """Raises ConfigError if a number of the command line makes no sense."""
+    for name, least in (("frames", 1), ("warm_up", 0), ("threads", 0)):
+        values = getattr(options, name)
+        if values is not None and min(np.atleast_1d(values)) < least:
+            raise ConfigError(f"--{name.replace('_', '-')} is {values}, but must be {least} or more")
 
 
 def _rows(
@@ -200,7 +207,7 @@ def _rows(
 def _summary(passes: list[dict[str, float]], dense: list[dict[str, float]]) -> dict[str, Any]:
     """Medians and p90 of a model's passes, and ratios to the dense model's passes just before."""
     trunk, total = (np.array([of(p) for p in passes]) for of in (_trunk, _total))
-    out: dict[str, Any] = {"trunk_ms": _median_p90(trunk), "total_ms": _median_p90(total)}
+    out: dict[str, Any] = {"trunk_ms": median_p90(trunk), "total_ms": median_p90(total)}
     pairs = min(len(passes), len(dense))
     for name, ours, of in (("trunk_ratio", trunk, _trunk), ("total_ratio", total, _total)):
         ratio = ours[:pairs] / np.array([of(p) for p in dense[:pairs]])
@@ -217,7 +224,7 @@ def _trunk(parts: dict[str, float]) -> float:
     return _total(parts) - parts["heads"]
 
 
-def _median_p90(values: Any) -> dict[str, float]:
+def median_p90(values: Any) -> dict[str, float]:
     return {"median": float(np.median(values)), "p90": float(np.percentile(values, 90))}
 
 
@@ -303,7 +310,7 @@ def image_size(text: str | None, backbone: Any) -> tuple[int, int]:
     )
 
 
-def _images(source: str | None, frames: int, width: int, height: int) -> U8:
+def load_images(source: str | None, frames: int, width: int, height: int) -> U8:
     """(frames, height, width, 3) of a recording, or of a rendered room. Raises DatasetError."""
     import cv2
 
