@@ -18,6 +18,7 @@ from .synthetic import Builder, Placement, Scene, clutter
 
 LEAST_CLEARANCE_M = 0.2  # camera centre to any surface
 ATTEMPTS = 40
+BLACK = 40  # of 255, gamma 2: 2 % of the light
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,9 +55,13 @@ def stage_desk(scene: Scene, rng: np.random.Generator) -> Stage:
         at = (rng.uniform(-0.9, 0.9) * half[0], rng.uniform(-0.9, 0.9) * half[1], height + size[2])
         row = paper if rng.random() < 0.4 else builder.solid()
         place.box(at, size, row, row == paper, rng.normal(0, 0.5))
+    dark = _black(builder)
     for _ in range(int(rng.integers(0, 3))):  # screens on a foot
         at, turn = (rng.uniform(-0.7, 0.7) * half[0], rng.uniform(0, 0.8) * half[1]), rng.normal(0, 0.3)
-        black, size = builder.solid(), (rng.uniform(0.16, 0.32), rng.uniform(0.01, 0.03), rng.uniform(0.1, 0.2))
+        black, size = (
+            (dark if rng.random() < 0.7 else builder.solid()),
+            (rng.uniform(0.16, 0.32), rng.uniform(0.01, 0.03), rng.uniform(0.1, 0.2)),
+        )
         place.cylinder((*at, height + 0.01), 0.1, 0.01, black)
         place.box((*at, height + 0.06), (0.02, 0.015, 0.06), black, turn=turn)
         place.box((*at, height + 0.1 + size[2]), size, black, turn=turn)
@@ -86,6 +91,13 @@ def stage_floor(scene: Scene, rng: np.random.Generator) -> Stage:
             clutter(Placement(builder, *place.centre((*at, 0))[:2], yaw + turn), size[0], size[1], 2 * size[2], 2)
     near = place.centre((0, 0, 0))[:2]
     return Stage(_end(scene, builder, near, 1.3, rng), np.array([*near, high]), 0.7)
+
+
+def _black(builder: Builder) -> int:
+    """Row of a texture like dark plastic, which paint() leaves dark."""
+    chain = np.full_like(builder.chains[0], BLACK)
+    builder.chains.append(chain)
+    return len(builder.chains) - 1
 
 
 def _begin(scene: Scene, rng: np.random.Generator) -> Builder:
@@ -125,6 +137,8 @@ def paint(scene: Scene, rng: np.random.Generator) -> Scene:
         if rng.random() < spared:
             continue
         texture = textures[row].astype(np.float32)
+        if texture.max() <= BLACK:
+            continue
         if row in of_room and rng.random() < 0.8:
             colour = rng.uniform(120, 245) * rng.uniform(0.93, 1.07, 3)
         elif rng.random() < 0.5:

@@ -871,11 +871,34 @@ def _intersect(kind, rec, ox, oy, oz, dx, dy, dz, best):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
+def _is_dark(px, py, pz, wx, wy, wz, far, itself, shapes, records):
+    """Whether a primitive other than `itself` stands between a point and the light at distance `far`, in direction (wx, wy, wz)."""
+    for i in range(records.shape[0]):
+        if i == itself:
+            continue
+        rec = records[i]
+        cx, cy, cz = rec[0] - px, rec[1] - py, rec[2] - pz
+        b = (cx * wx + cy * wy + cz * wz) / far
+        if b < -rec[15] or b > far + rec[15] or cx * cx + cy * cy + cz * cz - b * b > rec[15] * rec[15]:
+            continue
+        ox = -(rec[3] * cx + rec[4] * cy + rec[5] * cz)
+        oy = -(rec[6] * cx + rec[7] * cy + rec[8] * cz)
+        oz = -(rec[9] * cx + rec[10] * cy + rec[11] * cz)
+        lx = rec[3] * wx + rec[4] * wy + rec[5] * wz
+        ly = rec[6] * wx + rec[7] * wy + rec[8] * wz
+        lz = rec[9] * wx + rec[10] * wy + rec[11] * wz
+        if _intersect(shapes[i, 0], rec, ox, oy, oz, lx, ly, lz, 0.999) < 0.999:
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True, error_model="numpy", forceinline=True)
 def _shade(
     index, t, ox, oy, oz, dx, dy, dz, focal, room, shapes, records, room_shapes, room_records, lights, ambient,
-    textures, macro, colour,
+    textures, macro, lamp, colour,
 ):  # fmt: skip
-    """Add to colour (3,), linear light, what a ray sees at t on primitive `index`, or on room face -1 - index."""
+    """Add to colour (3,), linear light, what a ray sees at t on primitive `index`, or on room face -1 - index. lamp: radius of the
+    lights, metres, for shadows; 0 for none."""
     px, py, pz = ox + t * dx, oy + t * dy, oz + t * dz
     if index < 0:
         face = -1 - index
@@ -969,6 +992,12 @@ def _shade(
         cosine = (nx * wx + ny * wy + nz * wz) / far
         if cosine <= 0.0:
             continue
+        if lamp > 0.0:  # one ray to some point of the light: where it is half hidden, pixels differ, as grain
+            spread = math.sin(px * 12989.8 + py * 78233.0 + pz * 37719.0 + k) * 43758.5
+            angle = 2.0 * math.pi * (spread - math.floor(spread))
+            jx, jy = wx + lamp * math.cos(angle), wy + lamp * math.sin(angle)
+            if _is_dark(px, py, pz, jx, jy, wz, math.sqrt(jx * jx + jy * jy + wz * wz), index, shapes, records):
+                continue
         ratio = far / lights[k, 6]
         fall = cosine / (1.0 + ratio * ratio)
         er += lights[k, 3] * fall
@@ -1025,7 +1054,7 @@ def _trace(ox, oy, oz, dx, dy, dz, room, shapes, records, local_origin, near, ti
 @njit(cache=True, parallel=False, nogil=True, error_model="numpy")
 def _render_frame(
     pose, fx, fy, cx, cy, supersample, room, shapes, records, room_shapes, room_records, lights, ambient, textures,
-    macro, with_colour, image, depth,
+    macro, lamp, with_colour, image, depth,
 ):  # fmt: skip
     """Ray-cast one frame into image (H, W, 3) uint8 and depth (H, W) float32."""
     height, width = depth.shape
@@ -1094,7 +1123,7 @@ def _render_frame(
                         if with_colour and (ray > 0 or rays == 1):
                             _shade(
                                 index, t, ox, oy, oz, dx, dy, dz, fx * supersample, room, shapes, records, room_shapes,
-                                room_records, lights, ambient, textures, macro, colour,
+                                room_records, lights, ambient, textures, macro, lamp, colour,
                             )  # fmt: skip
                     if not with_colour:
                         continue
@@ -1113,6 +1142,7 @@ def _cast(
     threads: int,
     supersample: int,
     with_colour: bool,
+    lamp: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """render() without its checks; depth only, and cheaper, where with_colour is false."""
     frames = len(poses)
@@ -1124,7 +1154,7 @@ def _cast(
     def one(k: int) -> None:
         _render_frame(
             poses[k], fx, fy, cx, cy, supersample, scene.room, scene.shapes, scene.records, scene.room_shapes,
-            scene.room_records, scene.lights, scene.ambient, scene.textures, macro, with_colour, images[k], depth[k],
+            scene.room_records, scene.lights, scene.ambient, scene.textures, macro, lamp, with_colour, images[k], depth[k],
         )  # fmt: skip
 
     if threads == 1 or frames == 1:
@@ -1144,11 +1174,13 @@ def render(
     height: int,
     threads: int = 1,
     supersample: int = 1,
+    lamp: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ray-cast frames of a scene.
 
     world_from_camera: (S, 4, 4), every centre inside the room. intrinsics: (3, 3) pixels, pixel centres at integers.
-    threads: frames rendered at the same time. supersample: rays per pixel along each axis, for colour only.
+    threads: frames rendered at the same time. supersample: rays per pixel along each axis, for colour only. lamp: radius
+    of the lights in metres, which then throw shadows, soft as they are wide; 0 for no shadows, as the frozen splits have it.
     Returns images (S, H, W, 3) uint8 RGB without sensor effects, and depth (S, H, W) float32 z-depth in metres through
     each pixel's centre. Raises ValueError on wrong shapes, sizes out of range, or a camera outside the room.
     """
@@ -1159,6 +1191,7 @@ def render(
         ("supersample", supersample, 1, 8),
     ):
         _check_integer(name, value, low, high)
+    _check_real("lamp", lamp, 0.0, 10.0)
     poses = np.ascontiguousarray(world_from_camera, np.float64)
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
         raise ValueError(f"world_from_camera has shape {poses.shape}; it must be (S, 4, 4): stack one matrix per frame")
@@ -1175,7 +1208,7 @@ def render(
             f"world_from_camera[{k}] has its centre at {centres[k].tolist()}, outside the room of size "
             f"{scene.room.tolist()} centred on x = y = 0 with z from 0 up: move the camera inside"
         )
-    return _cast(scene, poses, intrinsics, int(width), int(height), int(threads), int(supersample), True)
+    return _cast(scene, poses, intrinsics, int(width), int(height), int(threads), int(supersample), True, float(lamp))
 
 
 def wave(rng: np.random.Generator, count: int, low_s: float, high_s: float) -> Callable[[np.ndarray], np.ndarray]:

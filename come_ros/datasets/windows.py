@@ -30,7 +30,11 @@ STAGED_SHARE, SPARSE_SHARE = (
     0.5,
     0.15,
 )  # of rooms: with a desk or things on the floor and a camera that watches them; nearly empty
-PAINTED_SHARE, TILTED_SHARE = 0.5, 0.5  # of rooms: in plain colours; of the other cameras: not held level
+PAINTED_SHARE, SHADOW_SHARE, TILTED_SHARE = (
+    0.5,
+    0.7,
+    0.5,
+)  # of rooms: in plain colours, with shadows; of other cameras: not level
 SHARES = {1.0: 0.5, 4 / 3: 0.35, 2 / 3: 0.15}  # of batches, by the longer side over the model's native one
 ASPECTS = {(4, 3): 0.6, (16, 9): 0.2, (1, 1): 0.1, (3, 4): 0.1}  # of batches, by width over height
 
@@ -94,7 +98,8 @@ class WindowStream:
         if rng.random() < PAINTED_SHARE:
             scene = staged.paint(scene, rng)
         k = scene.intrinsics(*RENDERED)
-        images, depth = synthetic.render(scene, poses, k, *RENDERED)
+        lamp = rng.uniform(0.02, 0.15) if rng.random() < SHADOW_SHARE else 0.0
+        images, depth = synthetic.render(scene, poses, k, *RENDERED, lamp=lamp)
         sequence = synthetic.SyntheticSequence(
             seed, synthetic.degrade(images, rng), depth, poses, k, np.arange(SEQUENCE)
         )
