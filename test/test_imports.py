@@ -24,7 +24,7 @@ ROS = {
 }
 HEAVY = {"torch", "cupy", "triton"}
 HEAVY_FOLDERS = ("backbones", "accelerators", "kernels")
-TRAINING = ("tools/train.py",)  # nothing but a training loop, never imported by the node
+TRAINING = ("tools/train.py", "tools/losses.py", "tools/recipes.py")  # nothing but training, never imported by the node
 
 
 def imported(tree, everywhere):

@@ -433,6 +433,25 @@ def rotation_from_quaternion(quat_xyzw: Tensor) -> Tensor:
     return torch.stack([torch.stack(r, dim=-1) for r in rows], dim=-2)
 
 
+def quaternion_from_rotation(rotation: Tensor) -> Tensor:
+    """(..., 3, 3) -> xyzw (..., 4) of length 1 with w >= 0."""
+    m = rotation.flatten(-2).unbind(-1)
+    # each row is the quaternion times twice one of its parts; the row of the largest part is the most exact
+    rows = torch.stack(
+        [
+            torch.stack((1 + m[0] - m[4] - m[8], m[1] + m[3], m[2] + m[6], m[7] - m[5]), dim=-1),
+            torch.stack((m[1] + m[3], 1 - m[0] + m[4] - m[8], m[5] + m[7], m[2] - m[6]), dim=-1),
+            torch.stack((m[2] + m[6], m[5] + m[7], 1 - m[0] - m[4] + m[8], m[3] - m[1]), dim=-1),
+            torch.stack((m[7] - m[5], m[2] - m[6], m[3] - m[1], 1 + m[0] + m[4] + m[8]), dim=-1),
+        ],
+        dim=-2,
+    )
+    best = rows.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    quat = rows.gather(-2, best[..., None, None].expand(*best.shape, 1, 4))[..., 0, :]
+    quat = quat / quat.norm(dim=-1, keepdim=True)
+    return torch.where(quat[..., 3:] < 0, -quat, quat)
+
+
 def rigid(rotation: Tensor, translation: Tensor) -> Tensor:
     """(..., 3, 3) and (..., 3) -> (..., 4, 4)."""
     pose = torch.eye(4, dtype=rotation.dtype, device=rotation.device).expand(*rotation.shape[:-2], 4, 4).clone()

@@ -2,7 +2,7 @@
 from what else is known of them: intrinsics, depth, poses.
 
 Written from the paper and from the published checkpoints' key names and shapes. `v1_1` (January 2026) and `v1` (September 2025) are
-the published sizes.
+the published sizes; `tiny` is ours, of as many parameters as VGGT's `tiny` and with its encoder.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from .layers import (
     level_resize,
     offset_table,
     patch_positions,
+    quaternion_from_rotation,
     rays_of,
     rigid,
     rotation_from_quaternion,
@@ -52,6 +53,7 @@ class MapAnythingSizes:
     dim: int = 1536
     encoder_depth: int = 24
     encoder_heads: int = 24
+    registers: int = 0  # of the encoder
     encoder_norm: bool = False  # after the last encoder block
     gated: bool = True  # SwiGLU instead of GELU
     view_token: bool = True  # the encoder's cls token goes on into the trunk
@@ -82,6 +84,26 @@ VARIANTS = {
         layer_scale=False,
         taps=(11, 17),
     ),
+    "tiny": MapAnythingSizes(
+        image_side=168,
+        native_side=168,
+        dim=160,
+        encoder_depth=4,
+        encoder_heads=5,
+        registers=4,
+        encoder_norm=True,
+        gated=False,
+        trunk_dim=160,
+        depth=8,
+        heads=5,
+        taps=(3, 5),
+        features=48,
+        channels=(48, 64, 96, 128),
+        pose_dim=160,
+        scale_dim=48,
+        map_dims=(64, 96, 128),
+        vector_dims=(32, 64, 128),
+    ),
 }
 
 
@@ -102,7 +124,10 @@ class MapAnything(GeometryModel):
         mlp = SwiGLU if z.gated else Mlp
         blocks = (Block(z.dim, z.encoder_heads, eps=1e-6, scale_init=1.0, mlp=mlp) for _ in range(z.encoder_depth))
         norm_eps = 1e-6 if z.encoder_norm else None
-        encoder = PatchEncoder(z.image_side // z.patch, z.patch, z.dim, blocks, norm_eps=norm_eps, table=offset_table)
+        side = z.image_side // z.patch
+        encoder = PatchEncoder(
+            side, z.patch, z.dim, blocks, registers=z.registers, norm_eps=norm_eps, table=offset_table
+        )
         self.encoder = nn.ModuleDict({"model": encoder})
         self.fusion_norm_layer = nn.LayerNorm(z.dim, eps=1e-6)
         self.scale_token = nn.Parameter(torch.zeros(z.dim))
@@ -214,24 +239,12 @@ class MapAnything(GeometryModel):
         (B, S, H, W, 3), unit; intrinsics (B, S, 3, 3), fitted to the rays; world_from_camera (B, S, 4, 4), quat_xyzw (B, S, 4);
         metric_scale (B,), metres per unit of the network. points: points (B, S, H, W, 3) in the world.
         """
-        norm = self.info_sharing.norm
-        first = trunk.levels[ENCODED][:, :, trunk.special :]
-        levels = [first, *(norm(trunk.levels[i][:, :, trunk.special :]) for i in self.taps[1:])]
-        features, regressor = self.dense_head
-
-        def pixels(part: list[Tensor]) -> Tensor:
-            raw: Tensor = regressor(features(part, trunk.grid), size)
-            return raw
-
-        raw = in_chunks(pixels, levels, check, frames=dense)  # (B, S, 6, H, W)
-        assert trunk.shared is not None
-        scale = self.scale_head(norm(trunk.shared))[:, 0, 0].exp().clamp_min(1e-8)  # (B,)
-        rays = raw[:, :, :3].movedim(2, -1)
-        rays = rays / rays.norm(dim=-1, keepdim=True).clamp_min(1e-8)
+        levels = self.head_levels(trunk)
+        raw = self.run_dense_head(levels, trunk.grid, size, check, frames=dense)
+        scale = self.run_scale_head(trunk).exp().clamp_min(1e-8)  # (B,)
+        rays = unit(raw[:, :, :3].movedim(2, -1))
         along_ray = raw[:, :, 3].exp() * scale[:, None, None, None]
-
-        translation, quat = (t.unflatten(0, first.shape[:2]) for t in self.pose_head(levels[-1].flatten(0, 1)))
-        quat = quat / quat.norm(dim=-1, keepdim=True).clamp_min(1e-8)
+        translation, quat = self.run_pose_head(levels)
         out = {
             "depth": rays[..., 2] * along_ray,
             "depth_conf": 1 + raw[:, :, 4].exp(),
@@ -248,6 +261,40 @@ class MapAnything(GeometryModel):
             pose = out["world_from_camera"][:, slice(None) if dense is None else list(dense), None, None]
             out["points"] = (pose[..., :3, :3] @ (rays * along_ray[..., None])[..., None])[..., 0] + pose[..., :3, 3]
         return out
+
+    def head_levels(self, trunk: Trunk) -> list[Tensor]:
+        """What the dense head reads, fine to coarse, and the pose head the last of: patch tokens (B, S, h*w, .)."""
+        first, *others = (trunk.levels[i][:, :, trunk.special :] for i in self.taps)
+        return [first, *(self.info_sharing.norm(x) for x in others)]
+
+    def run_dense_head(
+        self,
+        levels: list[Tensor],
+        grid: tuple[int, int],
+        size: tuple[int, int],
+        check: Check,
+        chunk: int = 8,
+        frames: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Raw channels (B, S, 6, H, W): ray, logarithm of the depth along it, of the confidence, mask; or of some `frames` only."""
+        features, regressor = self.dense_head
+        return in_chunks(lambda part: regressor(features(part, grid), size), levels, check, chunk, frames)
+
+    def run_pose_head(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """World from camera, in the network's unit: translation (B, S, 3), quaternion xyzw of length 1 (B, S, 4)."""
+        translation, quat = (t.unflatten(0, levels[-1].shape[:2]) for t in self.pose_head(levels[-1].flatten(0, 1)))
+        return translation, unit(quat)
+
+    def run_scale_head(self, trunk: Trunk) -> Tensor:
+        """(B,) logarithm of metres per unit of the network."""
+        assert trunk.shared is not None
+        log_scale: Tensor = self.scale_head(self.info_sharing.norm(trunk.shared))[:, 0, 0]
+        return log_scale
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors in the last axis, brought to length 1."""
+    return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-8)
 
 
 def _own_name(key: str) -> str:
@@ -376,22 +423,3 @@ def relative_poses(world_from_camera: Tensor) -> tuple[Tensor, Tensor]:
     """(B, S, 4, 4) -> quaternions xyzw (B, S, 4) and translations (B, S, 3) of the cameras about the first one."""
     relative = invert_rigid(world_from_camera[:, :1]) @ world_from_camera
     return quaternion_from_rotation(relative[..., :3, :3]), relative[..., :3, 3]
-
-
-def quaternion_from_rotation(rotation: Tensor) -> Tensor:
-    """(..., 3, 3) -> xyzw (..., 4) of length 1 with w >= 0."""
-    m = rotation.flatten(-2).unbind(-1)
-    # each row is the quaternion times twice one of its parts; the row of the largest part is the most exact
-    rows = torch.stack(
-        [
-            torch.stack((1 + m[0] - m[4] - m[8], m[1] + m[3], m[2] + m[6], m[7] - m[5]), dim=-1),
-            torch.stack((m[1] + m[3], 1 - m[0] + m[4] - m[8], m[5] + m[7], m[2] - m[6]), dim=-1),
-            torch.stack((m[2] + m[6], m[5] + m[7], 1 - m[0] - m[4] + m[8], m[3] - m[1]), dim=-1),
-            torch.stack((m[7] - m[5], m[2] - m[6], m[3] - m[1], 1 + m[0] + m[4] + m[8]), dim=-1),
-        ],
-        dim=-2,
-    )
-    best = rows.diagonal(dim1=-2, dim2=-1).argmax(-1)
-    quat = rows.gather(-2, best[..., None, None].expand(*best.shape, 1, 4))[..., 0, :]
-    quat = quat / quat.norm(dim=-1, keepdim=True)
-    return torch.where(quat[..., 3:] < 0, -quat, quat)

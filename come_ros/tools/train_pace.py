@@ -98,7 +98,7 @@ def recorded_batches(data: Any, batch: int, seed: int) -> Iterator[Batch]:
 # -------------------------------------------------------------------------------------------------------------- teacher
 class Lesson(NamedTuple):
     """What the whole model says of a batch. features (B, S, h, w, C), target (B, S, h, w) in 0 .. 1, levels as in Trunk, want: what
-    train.head_losses compares with."""
+    a recipe's head_losses compares with."""
 
     features: Any
     target: Any
@@ -110,7 +110,7 @@ def teach(model: Any, batch: Batch, heads: bool = True) -> Lesson:
     """Run the whole model. heads: whether `want` is asked for; from the truth where the batch has it, else from the model itself."""
     import torch
 
-    from .train import targets
+    from .losses import targets
 
     images = batch["images"].float() / 255
     size = (images.shape[3], images.shape[4])
@@ -209,17 +209,18 @@ def restore_loss(levels: dict[int, Any], wanted: dict[int, Any], special: int, m
 
 def refine_losses(model: Any, pace: Any, batch: Batch, lesson: Lesson) -> dict[str, Any]:
     """The terms of stage two, unweighted."""
-    from .train import CAMERA_WEIGHT, head_losses
+    from .recipes import recipe_for
 
     images = batch["images"].float() / 255
     trunk = model.run_trunk(images, pace)
     b, s = images.shape[:2]
     missing = pace.merged(trunk.plan, s, trunk.grid).flatten(1).unflatten(0, (b, s))
-    heads = head_losses(model, trunk, lesson.want, (images.shape[3], images.shape[4]))
+    recipe = recipe_for(model.name)
+    heads = recipe.head_losses(model, trunk, lesson.want, (images.shape[3], images.shape[4]))
     return {
         "distill": distill_loss(trunk.plan.logit, lesson.target),
         "restore": restore_loss(trunk.levels, lesson.levels, trunk.special, missing),
-        "task": CAMERA_WEIGHT * heads["camera"] + heads["depth"] + heads["points"],
+        "task": recipe.total(heads),
     }
 
 

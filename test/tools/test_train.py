@@ -1,19 +1,30 @@
 """Training: targets agree with the geometry, losses are zero at the truth, a short run learns and can be resumed."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from come_ros.backbones.checkpoint import load_vggt
+from come_ros.backbones import mapanything
+from come_ros.backbones.checkpoint import load_model, save_checkpoint
+from come_ros.backbones.layers import rays_of
+from come_ros.backbones.mapanything import MapAnything, MapAnythingSizes
 from come_ros.backbones.vggt import VARIANTS, VGGT, VGGTSizes, decode_pose
 from come_ros.datasets.windows import WindowStream
-from come_ros.tools import train
+from come_ros.errors import CheckpointError, ConfigError
+from come_ros.tools import losses, train
+from come_ros.tools.recipes import MapAnythingRecipe, recipe_for
 
 SMALL = VGGTSizes(
     image_side=112, native_side=112, dim=24, encoder_depth=1, encoder_heads=3, depth=4, heads=3,
     taps=(0, 1, 2, 3), camera_depth=1, camera_heads=3, features=8, channels=(8, 8, 8, 8),
+)  # fmt: skip
+SMALL_MAPANYTHING = MapAnythingSizes(
+    image_side=112, native_side=112, dim=24, encoder_depth=1, encoder_heads=3, registers=4, encoder_norm=True, gated=False,
+    trunk_dim=24, depth=8, heads=3, taps=(3, 5), features=8, channels=(8, 8, 8, 8), pose_dim=8, scale_dim=8, map_dims=(8, 8),
+    vector_dims=(8, 8),
 )  # fmt: skip
 
 
@@ -28,7 +39,7 @@ def batch():
 
 
 def test_targets_are_one_consistent_geometry(batch):
-    want = train.targets(batch)
+    want = losses.targets(batch)
     assert torch.allclose(want["points"].norm(dim=-1).mean(dim=(1, 2, 3)), torch.ones(8), atol=1e-5)
     pose, k = decode_pose(want["encoding"], (84, 112))
     assert torch.allclose(pose[:, 0], torch.eye(4).expand(8, 4, 4), atol=1e-6)
@@ -40,7 +51,7 @@ def test_targets_are_one_consistent_geometry(batch):
 
 def test_points_of_one_frame_look_the_same_in_another(batch):
     """Mirroring, permutation and poses together: colours at corresponding pixels agree far better than at random ones."""
-    want, k = train.targets(batch), batch["intrinsics"][:, None, None, None]
+    want, k = losses.targets(batch), batch["intrinsics"][:, None, None, None]
     p = want["points"][:, 1:]
     u = (p[..., 0] / p[..., 2] * k[..., 0, 0] + k[..., 0, 2]).round().long()
     v = (p[..., 1] / p[..., 2] * k[..., 1, 1] + k[..., 1, 2]).round().long()
@@ -55,27 +66,27 @@ def test_points_of_one_frame_look_the_same_in_another(batch):
 
 
 def test_losses_vanish_at_the_truth(batch):
-    want = train.targets(batch)
-    assert train.camera_loss(want["encoding"].expand(4, -1, -1, -1), want["encoding"]) == 0
+    want = losses.targets(batch)
+    assert losses.camera_loss(want["encoding"].expand(4, -1, -1, -1), want["encoding"]) == 0
     zero = torch.zeros(2, 1, 4, 4)
-    assert train.dense_loss(zero, torch.ones_like(zero), train.spatial_gradient(zero)) == 0
+    assert losses.dense_loss(zero, torch.ones_like(zero), losses.spatial_gradient(zero)) == 0
     error = torch.tensor([[0.0, 1.0], [0.0, 1.0]])[None, None]
-    assert train.spatial_gradient(error).tolist() == [[[[1.0, 0.0], [1.0, 0.0]]]]
+    assert losses.spatial_gradient(error).tolist() == [[[[1.0, 0.0], [1.0, 0.0]]]]
     # the best confidence for an error e is 0.2 / e: Kendall & Gal's balance
     c = torch.linspace(1, 50, 5000)
-    losses = torch.stack([train.dense_loss(torch.tensor(0.05), x, torch.tensor(0.0)) for x in c])
-    assert c[losses.argmin()].item() == pytest.approx(0.2 / 0.05, rel=0.01)
+    terms = torch.stack([losses.dense_loss(torch.tensor(0.05), x, torch.tensor(0.0)) for x in c])
+    assert c[terms.argmin()].item() == pytest.approx(0.2 / 0.05, rel=0.01)
 
 
 def test_matching_loss_prefers_true_correspondence(batch):
     """Descriptors that are the points' own positions match where they should; shuffled ones do not."""
-    want = train.targets(batch)
-    points = train.patch_centres(want["points"], 14)  # (B, S, n, 3), all in the first camera's frame
+    want = losses.targets(batch)
+    points = losses.patch_centres(want["points"], 14)  # (B, S, n, 3), all in the first camera's frame
     waves = torch.cat([(points * f).sin() for f in (1, 2, 4, 8)] + [(points * f).cos() for f in (1, 2, 4, 8)], dim=-1)
-    target, valid = train.correspondence(want, batch, 14)
+    target, valid = losses.correspondence(want, batch, 14)
     assert valid.float().mean() > 0.3
-    right = train.matching_loss(waves, target, valid)
-    wrong = train.matching_loss(waves[:, :, torch.randperm(48)], target, valid)
+    right = losses.matching_loss(waves, target, valid)
+    wrong = losses.matching_loss(waves[:, :, torch.randperm(48)], target, valid)
     assert right < 1.2 < 0.5 * wrong
 
 
@@ -85,16 +96,126 @@ def test_attention_loss_reads_the_first_head_over_all_tokens():
     queries = torch.zeros(1, 2, 6, 6)
     queries[0, 0, 4, 2] = queries[0, 0, 5, 1] = 1.0  # token 4 = frame 1 patch 0 looks at token 2 = frame 0 patch 1
     target, valid = torch.tensor([[[1, 0]]]), torch.ones(1, 1, 2, dtype=torch.bool)
-    assert train.attention_loss([(queries, keys)], 2, 1, target, valid) < 1e-5
-    assert train.attention_loss([(queries.flip(1), keys)], 2, 1, target, valid) == pytest.approx(np.log(6), rel=1e-4)
-    assert train.attention_loss([(queries.flip(1), keys)], 2, 1, target, ~valid) == 0
+    assert losses.attention_loss([(queries, keys)], 2, 1, target, valid) < 1e-5
+    assert losses.attention_loss([(queries.flip(1), keys)], 2, 1, target, valid) == pytest.approx(np.log(6), rel=1e-4)
+    assert losses.attention_loss([(queries.flip(1), keys)], 2, 1, target, ~valid) == 0
 
 
-def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch):
+class TrueHeads:
+    """Stands for a MapAnything whose heads say the truth of a batch, in a unit that is `unit` of the targets'."""
+
+    def __init__(self, batch, unit=1.0, metres=None):
+        self.want = losses.targets(batch)
+        self.unit, self.k = unit, batch["intrinsics"]
+        self.log_scale = (self.want["scale"] if metres is None else metres).log() - np.log(unit)
+        self.pose = torch.linalg.inv(batch["camera_from_first"])  # world from camera, metres
+
+    def head_levels(self, trunk):
+        return [
+            torch.arange(self.pose.shape[1])[None, :, None, None].expand(len(self.k), -1, 1, 1)
+        ]  # which frame it is
+
+    def run_pose_head(self, levels):
+        translation = self.pose[..., :3, 3] / self.want["scale"][:, None, None] * self.unit
+        return translation, losses.quaternion_from_rotation(self.pose[..., :3, :3])
+
+    def run_dense_head(self, levels, grid, size, check, chunk):
+        rows = levels[0][0, :, 0, 0]
+        points = self.want["camera"][:, rows, ::2, ::2] * self.unit
+        raw = torch.zeros(*points.shape[:4], 6)
+        raw[..., :3], raw[..., 3], raw[..., 4] = 3 * points, points.norm(dim=-1).log(), -20  # rays of any length
+        return raw.movedim(-1, 2)
+
+    def run_scale_head(self, trunk):
+        return self.log_scale
+
+
+def test_factored_losses_vanish_at_the_truth_in_any_unit(batch):
+    recipe = MapAnythingRecipe()
+
+    def terms(heads):
+        found = recipe.head_losses(heads, SimpleNamespace(grid=None), heads.want, batch["depth"].shape[-2:])
+        assert set(found) == set(recipe.weights)
+        return {name: float(value) for name, value in found.items()}
+
+    for unit in (1.0, 0.25, 7.0):
+        found = terms(TrueHeads(batch, unit))
+        for name in ("camera", "depth", "points", "rays", "scale"):
+            assert found[name] == pytest.approx(0, abs=2e-4), (name, unit)
+    assert terms(TrueHeads(batch, metres=2 * losses.targets(batch)["scale"]))["scale"] == pytest.approx(
+        np.log(2), rel=1e-3
+    )
+    turned = TrueHeads(batch)
+    turned.pose = turned.pose.clone()
+    turned.pose[:, 1:, :3, :3] = torch.eye(3)  # the null model of rotation
+    drawn = [terms(turned) for _ in range(8)]  # of the frames, which the lot may leave out
+    assert drawn[0]["camera"] > 0.01 and max(t["points"] for t in drawn) > 0.01 and max(t["rays"] for t in drawn) < 1e-3
+    rays = rays_of(batch["intrinsics"][0], (84, 112))
+    truth = turned.want["camera"][0, 0]
+    assert torch.allclose(truth / truth[..., 2:], rays, atol=1e-4)  # and the rays are those that known intrinsics give
+
+
+def test_what_is_known_is_drawn_by_lot_and_is_true(batch):
+    torch.manual_seed(0)
+    recipe, shares = MapAnythingRecipe(), []
+    for _ in range(40):
+        known = recipe.known(batch)
+        if known is None:
+            continue
+        rays, poses = (x.isfinite().flatten(2).all(2) for x in (known.intrinsics, known.world_from_camera))
+        depth = known.depth.isfinite()
+        assert rays[depth.flatten(2).any(2)].all()  # depth says nothing without the camera
+        assert torch.equal(known.depth[depth], batch["depth"][depth])
+        back = known.world_from_camera[poses] @ batch["camera_from_first"][poses]
+        assert torch.allclose(back, torch.eye(4).expand_as(back), atol=1e-5)
+        shares.append([*(x.float().mean() for x in (rays, depth.flatten(2).any(2), poses)), depth.float().mean()])
+    rays, depth, poses, pixels = np.mean(shares, axis=0)
+    assert 0.15 < depth < 0.35 and 0.15 < poses < 0.35 and depth < rays < 0.5
+    assert pixels < 0.7 * depth  # half of the depth maps are sparse
+
+
+def test_both_tiny_models_are_of_one_size():
+    with torch.device("meta"):
+        models = [train.make_model(name, "tiny", 112) for name in ("vggt", "mapanything")]
+    vggt, other = (sum(p.numel() for p in m.parameters()) for m in models)
+    assert abs(other / vggt - 1) < 0.02
+    assert len(models[0].trunk_blocks()) == len(models[1].trunk_blocks())
+    with pytest.raises(ConfigError, match=r"'huge'.* v1, tiny"):
+        train.make_model("mapanything", "huge")
+    with pytest.raises(ConfigError, match=r"'pi3'.*vggt, mapanything"):
+        recipe_for("pi3")
+
+
+def test_an_encoder_is_taken_from_another_backbone(tmp_path):
+    vggt, other = VGGT(SMALL), MapAnything(SMALL_MAPANYTHING)
+    train.initialise(vggt, recipe_for("vggt"), 1)
+    train.initialise(other, recipe_for("mapanything"), 2)
+    path = str(tmp_path / "vggt.safetensors")
+    save_checkpoint(path, vggt, torch.float32)
+    images = torch.rand(1, 2, 3, 112, 112)
+
+    def features(model):
+        tokens = model.encoder_input(images)
+        for block in model.encoder_blocks():
+            tokens = tokens._replace(x=block(tokens.x.flatten(0, 1)).unflatten(0, (1, 2)))
+        norm = recipe_for(model.name).encoder(model).norm
+        return norm(tokens.x[:, :, tokens.special :])
+
+    assert not torch.allclose(features(other), features(vggt), atol=0.1)
+    train.begin_encoder(path, other)
+    assert torch.allclose(features(other), features(vggt), atol=1e-5)
+    train.begin_encoder(path, VGGT(SMALL))  # its mask token is in no other backbone
+    with pytest.raises(CheckpointError, match="of another shape"):
+        train.begin_encoder(path, MapAnything(mapanything.VARIANTS["tiny"]))
+
+
+@pytest.mark.parametrize("backbone", ["vggt", "mapanything"])
+def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch, backbone):
     import itertools
 
     monkeypatch.setattr(train, "loader", lambda *arguments: itertools.repeat(batch))
     monkeypatch.setitem(VARIANTS, "small", SMALL)
+    monkeypatch.setitem(mapanything.VARIANTS, "small", SMALL_MAPANYTHING)
     monkeypatch.setattr(train, "WARM_UP_STEPS", 10)
     keys = ("delta", "constant delta", "mean map delta", "rotation_deg", "identity rotation_deg", "direction_deg")
     monkeypatch.setattr(train, "score", lambda model, split, count: dict.fromkeys(keys, 0.0))
@@ -103,7 +224,20 @@ def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch):
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
     out = tmp_path / "run"
-    first = ["-o", str(out), "--variant", "small", "--merge", "0.4", "--minutes", "0.06", "--threads", "1"]
+    first = [
+        "-o",
+        str(out),
+        "--backbone",
+        backbone,
+        "--variant",
+        "small",
+        "--merge",
+        "0.4",
+        "--minutes",
+        "0.06",
+        "--threads",
+        "1",
+    ]
     assert train.run(parser.parse_args(first)) == 0
     _, state = train.restore(str(out / "last.pt"))
     assert state["step"] >= 1 and (out / "curve.png").stat().st_size > 1000
@@ -113,15 +247,12 @@ def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch):
     assert resumed["log"][-1]["depth"] < state["log"][0]["depth"]  # one batch, over and over: it must be learnt
     target = tmp_path / "small.safetensors"
     assert train.run(parser.parse_args(["-o", str(out), "--export", str(target)])) == 0
-    loaded = load_vggt(str(target))
-    key = "aggregator.camera_token"
-    assert torch.allclose(loaded.state_dict()[key], model.state_dict()[key], atol=1e-3)
+    loaded = load_model(backbone, str(target)).state_dict()
+    assert all(torch.allclose(loaded[key], value, atol=1e-3) for key, value in model.state_dict().items())
     json.dumps(resumed["log"])
 
 
 def test_a_missing_checkpoint_is_one_clear_error(tmp_path):
-    from come_ros.errors import CheckpointError
-
     with pytest.raises(CheckpointError, match="no training checkpoint"):
         train.restore(str(tmp_path / "last.pt"))
 
@@ -131,7 +262,7 @@ def test_start_takes_weights_of_another_image_size(tmp_path, monkeypatch):
 
     monkeypatch.setitem(VARIANTS, "small", SMALL)
     earlier = VGGT(SMALL)
-    train.initialise(earlier, 1)
+    train.initialise(earlier, recipe_for("vggt"), 1)
     probe = train.make_probe(earlier)
     path = str(tmp_path / "last.pt")
     torch.save({"variant": "small", "model": earlier.state_dict(), "probe": probe.state_dict()}, path)
