@@ -104,10 +104,7 @@ def run_live(
     """
     begun = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    environment = isolated_dds_environment(log_dir=out / "ros_log")
-    environment["PYTHONUNBUFFERED"] = "1"
-    folders = (str(PACKAGE_FOLDER), environment.get("PYTHONPATH", ""))
-    environment["PYTHONPATH"] = os.pathsep.join(p for p in folders if p)
+    environment = live_environment(out)
     recording = out / "output.mcap"
     recorded = camera.inputs if record_inputs else {}
     with Processes(environment, out) as processes:
@@ -142,6 +139,15 @@ def run_live(
         late_ms=played["late_ms"],
         seconds=time.monotonic() - begun,
     )
+
+
+def live_environment(out: Path) -> dict[str, str]:
+    """Of the processes of one run: a DDS domain of their own, this package, logs below `out`."""
+    environment = isolated_dds_environment(log_dir=out / "ros_log")
+    environment["PYTHONUNBUFFERED"] = "1"
+    folders = (str(PACKAGE_FOLDER), environment.get("PYTHONPATH", ""))
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in folders if p)
+    return environment
 
 
 def _wait_until_active(node: Process, recorder: Process, processes: Processes) -> None:
@@ -206,6 +212,10 @@ class Process:
 
     def running(self) -> bool:
         return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def exit_code(self) -> int | None:

@@ -35,8 +35,6 @@ info = node.create_publisher(CameraInfo, "camera_info", 1)
 i = 0
 def send():
     global i
-    if not rclpy.ok():
-        return
     now = node.get_clock().now().nanoseconds
     head = messages.header(now, frame)
     info.publish(messages.camera_info_message(K, width, height, head))
@@ -47,6 +45,9 @@ try:
     rclpy.spin(node)
 except (KeyboardInterrupt, ExternalShutdownException):
     pass
+except Exception:  # a signal ends the context under what is being published
+    if rclpy.ok():
+        raise
 rclpy.try_shutdown()
 """
 
