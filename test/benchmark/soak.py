@@ -530,6 +530,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         scratch, seconds, offline = Path(folder), 60 * options.minutes, []
         environment = live_environment(scratch)
+        os.environ.update(environment)  # before this process meets DDS
         if options.backbone == "fake":  # which takes no time, and sees nothing
             from ros.live_node import picture
 
@@ -540,7 +541,6 @@ def main() -> int:
                 frames = [frame.image for frame in source.iter_frames()]
             offline.append(offline_rate(bag, scratch / "before"))
             hz = options.hz or 2 * offline[0]
-        os.environ.update(environment)  # before this process meets DDS
         with Processes(environment, scratch) as processes:
             arguments = {
                 "backbone": options.backbone,
