@@ -6,7 +6,7 @@ Three knobs: the accelerator's merge ratio, the window, the resolution of the mo
   opposite order while there is room. One knob is turned at a time and at most every HOLD_S. There is room if the latency that the step
   back is expected to give is below MARGIN of the target; what a step really cost is remembered, and believed from then on.
 - Memory. A window that does not fit goes one step down a ladder of its own at once, and one step up after CLEAN_S without a failure
-  (twice as long after each step up that failed).
+  (twice as long each time that a step up fails at once).
 
 What the configuration asks for is never exceeded; the cheaper of the two counts.
 """
@@ -24,15 +24,14 @@ from .config import Config
 HOLD_S = 5.0  # between two changes for latency
 MARGIN = 0.85  # of the target: what a step back may be expected to take
 FEW, MANY = 3, 20  # windows that show the median, and the 95th percentile
-FIRST_PATIENCE_S = 60.0  # until a dearer level that proved too slow is tried again; twice as long each time
 CLEAN_S, LONGEST_CLEAN_S = 60.0, 960.0
 
 MOST_RATIO, RATIO_STEP = 0.8, 0.1
 LEAST_WINDOW, WINDOW_STEP = 3, 0.75
 LEAST_SIDE, LEAST_SIDE_SHARE, SIDE_STEP = 112, 0.4, 0.85
 OOM_RATIO, OOM_SIDE = 0.75, 392
-# Share of a pass that merging can save: embedding, heads and what surrounds the model stay. Only a first guess, until it was measured.
-MERGEABLE = 0.6
+# Share of a pass that merging saves: embedding, heads and what surrounds the model stay. A guess, until it was measured; and the most.
+MERGEABLE, MOST_MERGEABLE = 0.6, 0.95
 
 
 class Effort(NamedTuple):
@@ -42,9 +41,9 @@ class Effort(NamedTuple):
     window: int
     side: int
 
-    def tokens(self) -> float:
-        """In proportion to the tokens that a pass works on."""
-        return self.window * self.side**2 * (1 - MERGEABLE * self.ratio)
+    def tokens(self, mergeable: float = MERGEABLE) -> float:
+        """In proportion to the tokens that a pass works on, if merging saves that share of it."""
+        return self.window * self.side**2 * (1 - mergeable * self.ratio)
 
     def and_at_most(self, other: Effort) -> Effort:
         """The cheaper of both, knob by knob."""
@@ -83,9 +82,6 @@ class Governor:
         self._skip, self._limited, self._turned_at = True, False, -math.inf
         self._before: tuple[int, float] | None = None  # level and latency before the last change
         self._growth: dict[int, float] = {}  # of the latency, for the step back from that level
-        self._came_up = False  # by the last change
-        self._patience: dict[int, float] = {}  # level -> how long it is left alone, s
-        self._not_before: dict[int, float] = {}  # level -> when it may be tried again
         self._base: tuple[Effort, bool] | None = None
         self.configure(config)
 
@@ -103,9 +99,7 @@ class Governor:
             self.step, self._exhausted = 0, False
             self._growth.clear()
             self._clean_s, self._clean_since, self._tried_up = CLEAN_S, self.clock(), False
-        self.level, self._came_up = 0, False
-        self._patience.clear()
-        self._not_before.clear()
+        self.level = 0
         self._turned(-math.inf)
 
     @property
@@ -167,23 +161,17 @@ class Governor:
             if usual * there.tokens() / start.tokens() <= MARGIN * target_s:
                 break
         self._limited = found == self.level
-        if (
-            self._came_up
-        ):  # it was too early to come back here: the next time after a longer while, so that nothing swings
-            self._patience[self.level] = min(2 * self._patience.get(self.level, FIRST_PATIENCE_S / 2), LONGEST_CLEAN_S)
-            self._not_before[self.level] = self.clock() + self._patience[self.level]
         return self._go(found)
 
     def _up(self, target_s: float) -> bool:
-        growth = self._growth.get(self.level, self._most_growth(self.level))
-        usual = _percentile(self._whole, 95)
-        if usual * growth > MARGIN * target_s or self.clock() < self._not_before.get(self.level - 1, -math.inf):
+        growth = self._growth.get(self.level, self._dearer(self.level - 1, self.level, MERGEABLE))
+        if _percentile(self._whole, 95) * growth > MARGIN * target_s:
             return False
         return self._go(self.level - 1)
 
-    def _most_growth(self, level: int) -> float:
-        """How much dearer the level before may be: at worst time grows as attention does, with the square of the tokens."""
-        return (self._effort(level - 1).tokens() / self._effort(level).tokens()) ** 2
+    def _dearer(self, dear: int, cheap: int, mergeable: float) -> float:
+        """How much longer a window of level `dear` takes if all of it goes with the square of the tokens, as attention does."""
+        return (self._effort(dear).tokens(mergeable) / self._effort(cheap).tokens(mergeable)) ** 2
 
     def _learn(self) -> None:
         """What the last change did to the latency, shared out among the steps it took."""
@@ -191,15 +179,17 @@ class Governor:
             return
         (level, before), now = self._before, _percentile(self._all, 50)
         self._before = None
-        if now <= 0 or before <= 0:
+        if min(before, now) <= 0:
             return
         dear, cheap = sorted((level, self.level))
         growth = before / now if level == dear else now / before
-        whole = self._effort(dear).tokens() / self._effort(cheap).tokens()
+        if growth > self._dearer(dear, cheap, MOST_MERGEABLE):  # no step makes so much: the machine got busy, or free
+            return
+        whole = self._dearer(dear, cheap, MERGEABLE)
         for step in range(dear + 1, cheap + 1):
-            part = self._effort(step - 1).tokens() / self._effort(step).tokens()
+            part = self._dearer(step - 1, step, MERGEABLE)
             share = math.log(part) / math.log(whole) if whole > 1 else 1 / (cheap - dear)
-            self._growth[step] = min(max(growth**share, 1.0), self._most_growth(step))
+            self._growth[step] = max(growth, 1.0) ** share
 
     def _effort(self, level: int) -> Effort:
         return self.levels[level].and_at_most(self.ladder[self.step])
@@ -208,7 +198,6 @@ class Governor:
         if level == self.level:
             return False
         before = self.level, _percentile(self._all, 50)
-        self._came_up = level < self.level
         self.level = level
         self._turned(self.clock())
         self._before = before
@@ -225,7 +214,8 @@ class Governor:
         """A window of `frames` did not fit. Whether a cheaper one is to be tried."""
         self.oom_count += 1
         if self._tried_up:
-            self._clean_s = min(2 * self._clean_s, LONGEST_CLEAN_S)
+            soon = self.clock() - self._clean_since < self._clean_s
+            self._clean_s = min(2 * self._clean_s, LONGEST_CLEAN_S) if soon else CLEAN_S
         self._tried_up, self._clean_since = False, self.clock()
         before, window = self.effort, self._of(frames)
         while self.config.oom.policy == "ladder" and self.step < len(self.ladder) - 1:
@@ -233,7 +223,7 @@ class Governor:
             if self._of(frames) != window:  # else it was no larger anyhow
                 break
         if self.effort != before:
-            self._turned(self.clock())
+            self._laddered()
         self._exhausted = self._of(frames) == window
         return not self._exhausted
 
@@ -248,8 +238,13 @@ class Governor:
             return False
         self.step -= 1
         self._tried_up, self._clean_since = True, self.clock()
-        self._turned(self.clock())
+        self._laddered()
         return True
+
+    def _laddered(self) -> None:
+        """The levels are others now, and so are the steps between them."""
+        self._growth.clear()
+        self._turned(self.clock())
 
 
 def levels(base: Effort, patch: int, steerable: bool) -> Iterator[Effort]:
