@@ -107,6 +107,39 @@ def test_what_was_given_up_comes_back_with_the_time_for_it() -> None:
     assert_in_order(governor, down + up)
 
 
+@settings(max_examples=10)
+@given(st.floats(0.0, 0.05), st.floats(1.0, 2.0), st.floats(0.15, 0.6), st.floats(2.0, 10.0), st.floats(3.0, 60.0))
+def test_load_may_come_and_go_and_nothing_of_it_is_held_against_a_level(overhead, power, share, factor, busy_s) -> None:
+    clock, machine = PretendedTime(), Machine(overhead, power, 0.4 * share)
+    governor = made(clock, 400)
+    steer(governor, machine, clock, 20)
+    slope = machine.slope
+    for _ in range(4):
+        machine.slope = factor * slope
+        changes = steer(governor, machine, clock, busy_s)
+        machine.slope = slope
+        changes += steer(governor, machine, clock, 120)
+        assert governor.level == 0, "a level that was too slow under load is as good as ever without it"
+        assert len(changes) <= 12, "it swings"
+
+
+def measured(governor: Governor, clock: PretendedTime, latency: float, seconds: float) -> None:
+    for _ in range(round(seconds / 0.1)):
+        clock.now += 0.1
+        governor.observe(latency, 8)
+
+
+def test_what_a_step_cost_is_measured_and_believed() -> None:
+    for cheaper, back in ((0.16, False), (0.145, True)):  # by the guess there is room in neither case
+        clock = PretendedTime()
+        governor = made(clock, 200)
+        while governor.level == 0:
+            measured(governor, clock, 0.21, 0.1)
+        level = governor.level
+        measured(governor, clock, cheaper, 20)
+        assert (governor.level < level) == back, cheaper
+
+
 def test_without_a_target_or_an_accelerator() -> None:
     clock, machine = PretendedTime(), Machine(0.0, 1.0, 5.0)
     governor = made(clock, 0.0)
@@ -170,6 +203,39 @@ def test_memory_goes_down_at_once_and_up_after_a_minute_without_failure() -> Non
                 assert governor.out_of_memory(8)
     assert np.diff(tried)[:3] == pytest.approx([60, 120, 240], abs=1), "ever more rarely while it fails"
     assert tried[0] == pytest.approx(60, abs=1) and governor.oom_count == 2 + len(tried) - 1
+
+
+def test_a_failure_long_after_the_step_up_is_another_one() -> None:
+    clock = PretendedTime()
+    governor = Governor(Config().replace(**WANTED), 518, 14, clock)
+
+    def seconds_until_tried() -> float:
+        begun = clock.now
+        while not governor.fitted():
+            clock.now += 1
+        return clock.now - begun
+
+    governor.out_of_memory(8)
+    waits = []
+    for held_s in (1, 1, 500, 1):  # what another process leaves comes and goes
+        waits.append(seconds_until_tried())
+        clock.now += held_s
+        governor.out_of_memory(8)
+    assert waits + [seconds_until_tried()] == [60, 120, 240, 60, 120]
+
+
+def test_the_ladder_makes_other_levels_whose_cost_is_not_known() -> None:
+    clock, machine = PretendedTime(), Machine(0.01, 1.3, 1.0)
+    governor = made(clock, 400)
+    steer(governor, machine, clock, 60)
+    level = governor.level
+    assert level > 0 and governor.out_of_memory(8) and governor.level == level and governor.effort.window == 4
+    steer(governor, machine, clock, 120)
+    assert governor.level < level, "half the window leaves time for more"
+    assert governor.fitted() and governor.effort.window > 4
+    steer(governor, machine, clock, 120)
+    assert machine.latency(governor.effort) <= 0.4
+    assert len(steer(governor, machine, clock, 120)) <= 2
 
 
 def test_a_window_that_was_small_anyhow_goes_down_as_far_as_helps() -> None:
