@@ -42,7 +42,7 @@ PARAMETERS = """
 """
 
 
-def generate_test_description():  # noqa: ANN201
+def generate_test_description():
     bag, parameters = Path(FOLDER.name, "bag"), Path(FOLDER.name, "own.yaml")
     parameters.write_text(PARAMETERS)
     with BagWriter(bag) as writer:
@@ -68,7 +68,7 @@ class TestLaunched(unittest.TestCase):
         self.peer.close()
         self.context.try_shutdown()
 
-    def test_topics_rates_and_stamps(self, proc_info, camera) -> None:  # noqa: ANN001
+    def test_topics_rates_and_stamps(self, proc_info, camera) -> None:
         outputs = {"odometry": Odometry, "points": PointCloud2, "depth/image": Image, "depth/camera_info": CameraInfo}
         got = {name: self.peer.listen(f"/come/{name}", kind) for name, kind in outputs.items()}
         self.peer.listen("/diagnostics", DiagnosticArray)
@@ -98,6 +98,6 @@ class TestLaunched(unittest.TestCase):
 
 @launch_testing.post_shutdown_test()
 class TestEnd(unittest.TestCase):
-    def test_all_ended_well(self, proc_info) -> None:  # noqa: ANN001
+    def test_all_ended_well(self, proc_info) -> None:
         assertExitCodes(proc_info)
         FOLDER.cleanup()

@@ -53,7 +53,19 @@ def launch(prefix: Path, file: str, *arguments: str) -> subprocess.Popen[str]:
 def interrupt(launched: subprocess.Popen[str]) -> str:
     """Ctrl-C, which reaches all processes of a terminal; the whole log."""
     os.killpg(launched.pid, signal.SIGINT)
-    return launched.communicate(timeout=20)[0]
+    try:
+        return launched.communicate(timeout=20)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(launched.pid, signal.SIGKILL)
+        pytest.fail(f"it did not end after SIGINT:\n{launched.communicate()[0]}", pytrace=False)
+
+
+def log_at_the_end(launched: subprocess.Popen[str], timeout_s: float) -> str:
+    """Of what ends by itself."""
+    try:
+        return launched.communicate(timeout=timeout_s)[0]
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"it did not end within {timeout_s:g} s:\n{interrupt(launched)}", pytrace=False)
 
 
 def test_arguments_win_over_the_file_and_the_file_over_the_defaults(prefix: Path, peer) -> None:
@@ -143,7 +155,7 @@ def test_a_bag_is_played_once_the_node_is_active_and_all_ends_with_it(prefix, ro
     record = prefix / "out"
     launched = launch(prefix, "bag.launch.py", f"bag:={bag}", own, "namespace:=robot", "backbone:=fake", "rviz:=false",
                       "rate:=2.0", "start_offset:=0.0", f"record:={record}")  # fmt: skip
-    log = launched.communicate(timeout=60)[0]
+    log = log_at_the_end(launched, 60.0)
     assert launched.returncode == 0, log
     assert "Traceback" not in log and "the bag is over" in log
     calls = [json.loads(line) for line in ros2.read_text().splitlines()]
@@ -185,12 +197,12 @@ def test_a_node_that_cannot_start_ends_the_launch(prefix, ros2, bag, own) -> Non
     launched = launch(
         prefix, "bag.launch.py", f"bag:={bag}", own, "weights:=/no/such.safetensors", "device:=cpu", "rviz:=false"
     )
-    log = launched.communicate(timeout=60)[0]
+    log = log_at_the_end(launched, 60.0)
     assert "the node cannot be activated" in log and "/no/such.safetensors" in log
     assert not ros2.exists(), "nothing was played"
 
 
 def test_a_bag_that_is_not_there_is_said_at_once(prefix, ros2) -> None:
     launched = launch(prefix, "bag.launch.py", "bag:=/no/such/bag", "rviz:=false")
-    log = launched.communicate(timeout=30)[0]
+    log = log_at_the_end(launched, 30.0)
     assert launched.returncode != 0 and "/no/such/bag does not exist" in log

@@ -23,7 +23,9 @@ def test_launched_node(prefix: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": joined("PYTHONPATH", ROOT, ROOT / "test"), "OMP_NUM_THREADS": "1"}
     environment["AMENT_PREFIX_PATH"] = os.pathsep.join([str(prefix), joined("AMENT_PREFIX_PATH")]).rstrip(os.pathsep)
     command = [sys.executable, "-m", "launch_testing.launch_test", str(Path(__file__).with_name("launched_node.py"))]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180)
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180
+    )
     print(done.stdout)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("\nOK\n") == 2, "one test while all runs, and one after it"
