@@ -11,6 +11,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BAG ?=
 ARGS ?=
+JOBS ?= 2
 
 # a ROS installation sourced in this shell would mix with the one from pip
 unexport PYTHONPATH LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH ROS_DISTRO ROS_VERSION \
@@ -20,7 +21,7 @@ unexport PYTHONPATH LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_P
 
 help:
 	@echo 'make demo [BAG=path]  render a room (or take a bag), run the live node on it over DDS; results in out/demo'
-	@echo 'make test [ARGS=...]  all tests (ARGS go to pytest)'
+	@echo 'make test [ARGS=...]  all tests, in JOBS=$(JOBS) processes (ARGS go to pytest)'
 	@echo 'make lint             ruff and mypy; make format lets ruff rewrite'
 	@echo 'make venv             only make $(VENV), which the others do by themselves: ROS 2, torch, come_ros ($(BIN)/come_ros)'
 	@echo 'make clean            remove caches, build folders and out/; make clean-venv removes $(VENV)'
@@ -64,7 +65,7 @@ demo: venv
 
 # test/conftest.py keeps DDS on this machine, in a domain of its own, and fails if a process or shared memory is left behind
 test: venv
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 lint: venv
 	@$(BIN)/ruff check .

@@ -71,6 +71,7 @@ setup(
             "mypy",
             "nvidia-cuda-nvrtc>=13.0",
             "pytest<9",
+            "pytest-xdist>=3.5",
             "ruff",
             "types-PyYAML",
             "types-tqdm",

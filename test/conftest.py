@@ -21,7 +21,12 @@ SESSION = "COME_ROS_TEST_SESSION"  # every process started by a test inherits it
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before any test module is imported: one DDS domain and one log folder for this run and all that it starts."""
+    """Before any test module is imported: one DDS domain and one log folder for this process and all that it starts.
+
+    With pytest-xdist, each of its workers is such a process.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
     log_dir = tempfile.mkdtemp(prefix="come_ros_test_log_")
     config.add_cleanup(lambda: shutil.rmtree(log_dir, ignore_errors=True))
     os.environ.update(isolated_dds_environment(log_dir=log_dir))
@@ -31,6 +36,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
         settings.register_profile("come_ros", deadline=None, max_examples=50)  # machines under load are slow, not wrong
         settings.load_profile("come_ros")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What goes together to a worker of pytest-xdist (`--dist loadgroup`): a file, and all files that talk over DDS.
+
+    So fixtures are made once, and no two nodes, nor their shared memory, are looked at by tests that know of one only.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    over_dds = {item.path for item in items if item.get_closest_marker("ros") or "peer" in item.fixturenames}
+    for item in items:
+        group = "dds" if item.path in over_dds else item.path.relative_to(ROOT).as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -1,15 +1,19 @@
-"""Every backbone at a size that a test runs in no time, with random weights; all their encoders are 48 wide."""
+"""Every backbone at a size that a test runs in no time, with random weights; all their encoders are 48 wide.
+
+And what the bundled model, whatever its native side, makes of an image.
+"""
 
 from __future__ import annotations
 
 import torch
 
 from come_ros.backbones.base import GeometryModel
-from come_ros.backbones.checkpoint import MODELS
+from come_ros.backbones.checkpoint import MODELS, bundled_weights, load_vggt
 from come_ros.backbones.da3 import DA3Sizes
 from come_ros.backbones.mapanything import MapAnythingSizes
 from come_ros.backbones.pi3 import Pi3Sizes
 from come_ros.backbones.vggt import VGGTSizes
+from come_ros.preprocess import patch_grid_size
 
 WIDTH = 48
 
@@ -42,3 +46,15 @@ def tiny(backbone: str, seed: int = 0, std: float = 0.1, **sizes: object) -> Geo
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=std)
     return model.eval()
+
+
+def bundled_size(width: int, height: int) -> tuple[int, int]:
+    """(W, H) of the image that the bundled model is given for one of `width` x `height` px."""
+    return patch_grid_size(width, height, load_vggt(bundled_weights()).native_side, 14)
+
+
+def kept_by_come(width: int, height: int, group: int, ratio: float) -> float:
+    """Share of the tokens that Co-Me leaves of a (height, width) image in patches of 14 px: whole square groups become one."""
+    rows, columns = height // 14, width // 14
+    merged = int(ratio * (rows // group) * (columns // group))
+    return 1 - merged * (group**2 - 1) / (rows * columns)

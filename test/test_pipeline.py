@@ -324,6 +324,8 @@ def test_without_a_backbone_the_configured_one_is_loaded():
 
 
 def test_self_check_compares_the_last_window_with_the_dense_model():
+    from models import bundled_size, kept_by_come
+
     from come_ros.accelerators import CoMe
     from come_ros.accelerators.confidence import ConfidencePredictor
     from come_ros.backbones import load_backbone
@@ -340,7 +342,11 @@ def test_self_check_compares_the_last_window_with_the_dense_model():
     assert same["rot_deg"] < 0.02  # what the arc cosine of a rounded trace gives
     pipeline.backbone.accelerator = CoMe(ConfidencePredictor(160, 8).eval(), 1, ratio=1.0, group=(2, 2))
     merged = pipeline.self_check(1)
-    assert merged["kept_ratio"] == pytest.approx(36 / 108) and merged["depth_abs_rel"] > 0 and merged["frames"] == 3
+    assert (
+        merged["kept_ratio"] == pytest.approx(kept_by_come(*bundled_size(112, 84), 2, 1.0))
+        and merged["depth_abs_rel"] > 0
+        and merged["frames"] == 3
+    )
     pipeline.set_config(Config.from_flat({**config.to_flat(), "accelerator.name": "come", "accelerator.ratio": 0.0}))
     assert pipeline.self_check(1)["depth_abs_rel"] == 0.0
 
