@@ -155,8 +155,8 @@ def test_a_large_frame_is_quick():
     depth = plane([0.3, 0.2, 0.9], height=518, width=518)
     took = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         mask = cloud.valid_mask(depth, confidence, config())
         cloud.points(depth, K, image, confidence, mask, config())
-        took.append(time.perf_counter() - start)
+        took.append(time.process_time() - start)
     assert min(took) < 0.1  # some 20 ms; the rest is for a busy machine

@@ -94,7 +94,7 @@ def test_a_look_at_a_frame_is_cheap():
     frames = [Frame(view(i % 3), i + 1) for i in range(15)]
     took = []
     for frame in frames:
-        start = time.perf_counter()
+        start = time.process_time()
         flow.is_keyframe(frame)
-        took.append(time.perf_counter() - start)
+        took.append(time.process_time() - start)
     assert np.median(took) < 0.02  # some 2 ms; the rest is for a busy machine

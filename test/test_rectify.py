@@ -188,9 +188,9 @@ def test_the_cost_of_a_vga_image_is_a_few_milliseconds() -> None:
     picture = np.zeros((480, 640, 3), np.uint8)
     times = []
     for _ in range(20):
-        start = time.perf_counter()
+        start = time.process_time()
         rectifier.image(picture)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.02
 
 

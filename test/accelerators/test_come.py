@@ -5,26 +5,17 @@ import threading
 import numpy as np
 import pytest
 import torch
+from models import tiny
 
 from come_ros.accelerators import CoMe, NoAccelerator
 from come_ros.accelerators.come import group_contrast, make_plan
 from come_ros.accelerators.confidence import ConfidencePredictor, load_predictor, save_predictor
-from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.errors import CheckpointError
-
-SIZES = VGGTSizes(
-    image_side=84, native_side=84, dim=48, encoder_depth=3, encoder_heads=3, depth=3, heads=3,
-    taps=(0, 1, 1, 2), camera_depth=1, camera_heads=3, features=16, channels=(16, 16, 16, 16),
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    model = VGGT(SIZES)
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.15)
-    return model.eval()
+    return tiny("vggt", std=0.15, image_side=84, native_side=84, encoder_depth=3, depth=3, taps=(0, 1, 1, 2))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from models import tiny
 
 from come_ros.accelerators import (
     ACCELERATORS,
@@ -24,15 +25,8 @@ from come_ros.accelerators.confidence import ConfidencePredictor
 from come_ros.accelerators.good_token_hunting import LayerPlan
 from come_ros.accelerators.pace_networks import Restorer, TokenScorer
 from come_ros.accelerators.random import Lot
-from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.config import Accelerator as AcceleratorParameters
 from come_ros.config import Config, with_words
-
-SIZES = VGGTSizes(
-    image_side=70, native_side=70, dim=48, encoder_depth=2, encoder_heads=3, depth=4, heads=3,
-    taps=(0, 1, 2, 3), camera_depth=1, camera_heads=3, features=16, channels=(16, 16, 16, 16),
-)  # fmt: skip
-
 
 BLOCKS = ["encoder"] * 2 + ["frame", "global"] * 4
 
@@ -76,11 +70,7 @@ def seeded(make):
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    model = VGGT(SIZES)
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.1)
-    return model.eval()
+    return tiny("vggt")
 
 
 @pytest.fixture(scope="module")

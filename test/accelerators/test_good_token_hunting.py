@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import tiny
 from PIL import Image
 
 from come_ros.accelerators import CoMe, GoodTokenHunting, NoAccelerator, Tokens, ToMe, make_accelerator
@@ -21,25 +22,16 @@ from come_ros.accelerators.good_token_hunting import (
     layer_plan_path,
     read_layer_plan,
 )
-from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.config import Config
 from come_ros.errors import CheckpointError, ConfigError
 
-SIZES = VGGTSizes(
-    image_side=84, native_side=84, dim=48, encoder_depth=2, encoder_heads=3, depth=4, heads=3,
-    taps=(0, 1, 2, 3), camera_depth=1, camera_heads=3, features=16, channels=(16, 16, 16, 16),
-)  # fmt: skip
 GRID, SPECIAL, FRAMES = (5, 4), 5, 4
 T = SPECIAL + GRID[0] * GRID[1]
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    model = VGGT(SIZES)
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.15)
-    return model.eval()
+    return tiny("vggt", std=0.15, image_side=84, native_side=84)
 
 
 @pytest.fixture(scope="module")
@@ -168,12 +160,8 @@ def test_frames_may_be_told_apart_by_something_else(model, images):
 def weights(tmp_path):
     from come_ros.backbones.checkpoint import save_checkpoint
 
-    torch.manual_seed(0)
     path = str(tmp_path / "small.safetensors")
-    model = VGGT(SIZES)
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.1)
-    save_checkpoint(path, model)
+    save_checkpoint(path, tiny("vggt", image_side=84, native_side=84))
     return path
 
 

@@ -5,16 +5,13 @@ So the accelerated model can be captured as a CUDA graph and compiled once.
 
 import pytest
 import torch
+from models import tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from come_ros.accelerators import CoMe
 from come_ros.accelerators.confidence import ConfidencePredictor
-from come_ros.backbones.vggt import VGGT, VGGTSizes
+from come_ros.backbones.vggt import VGGT
 
-SIZES = VGGTSizes(
-    image_side=70, native_side=70, dim=48, encoder_depth=2, encoder_heads=3, depth=1, heads=3,
-    taps=(0, 0, 0, 0), camera_depth=1, camera_heads=3, features=16, channels=(16, 16, 16, 16),
-)  # fmt: skip
 # what cannot go on before the device has told a value, or how many there are
 WAITS = (
     "local_scalar_dense",
@@ -52,11 +49,7 @@ class Watch(TorchDispatchMode):
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    model = VGGT(SIZES)
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.1)
-    return model.eval()
+    return tiny("vggt", depth=1, taps=(0, 0, 0, 0))
 
 
 def come(**more):
@@ -109,7 +102,7 @@ def test_the_trunk_runs_without_any_value(model):
     accelerator = come()
     real = model.run_trunk(images(1), accelerator)
     with torch.device("meta"):
-        shapes, predictor = VGGT(SIZES).eval(), ConfidencePredictor(48, 8)
+        shapes, predictor = VGGT(model.sizes).eval(), ConfidencePredictor(48, 8)
     trunk = shapes.run_trunk(images(1, "meta"), CoMe(predictor, 0, group=(2, 2)))
     assert {i: t.shape for i, t in trunk.levels.items()} == {i: t.shape for i, t in real.levels.items()}
     for name in ("merged", "source", "rev", "weight", "confidence"):

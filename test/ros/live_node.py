@@ -30,7 +30,10 @@ START_NS = 1_700_000_000_123_456_789  # float64 seconds cannot hold it
 STEP_NS = 100_000_001
 
 
-def wait_until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "") -> Any:
+PATIENCE_S = 60.0  # for what comes in a moment on an idle machine: only a failure waits so long
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float = PATIENCE_S, what: str = "") -> Any:
     """The first true value of `condition`, polled; fails the test when the time is up."""
     end = time.monotonic() + timeout_s
     while True:
@@ -65,7 +68,7 @@ class NodeProcess:
     def log(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for(self, text: str, timeout_s: float = 20.0) -> None:
+    def wait_for(self, text: str, timeout_s: float = PATIENCE_S) -> None:
         """Waits until the log holds `text`."""
         end = time.monotonic() + timeout_s
         while text not in self.log:
@@ -73,7 +76,7 @@ class NodeProcess:
                 pytest.fail(f"no {text!r} in the node's log:\n{self.log}", pytrace=False)
             time.sleep(0.02)
 
-    def stop(self, with_signal: int = signal.SIGINT, timeout_s: float = 10.0) -> tuple[int, float]:
+    def stop(self, with_signal: int = signal.SIGINT, timeout_s: float = PATIENCE_S) -> tuple[int, float]:
         """Exit code and seconds from the signal to the end of the process."""
         start = time.monotonic()
         self.process.send_signal(with_signal)

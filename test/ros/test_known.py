@@ -172,7 +172,7 @@ def started(start_node, peer, *arguments, **options):
         "-p", "known.odometry:=true", "-p", f"known.base_from_camera:='{BASE_FROM_CAMERA}'", "-p", "backpressure:=all",
         "-p", "window.size:=4", "-p", "window.overlap:=2", "-p", "cloud.conf_percentile:=0.0", *arguments, **options,
     )  # fmt: skip
-    node.wait_for("active:", 60.0)
+    node.wait_for("active:")
     wait_until(lambda: peer.matched() and robot.matched(), what="discovery")
     return node, robot
 
@@ -243,7 +243,7 @@ def test_a_mapanything_model_in_the_node_uses_what_the_topics_bring(tmp_path, st
         robot.send(i, stamp)
         time.sleep(0.05)
     depths = peer.received["/come/depth/image"]
-    wait_until(lambda: len(depths) == 4, 30.0, "one window")
+    wait_until(lambda: len(depths) == 4, what="one window")
 
     def offline(**without):
         given = {"known.depth": True, "known.odometry": True, **without}

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from ros.live_node import START_NS, STEP_NS, NodeProcess, Peer, picture, wait_until
+from ros.live_node import PATIENCE_S, START_NS, STEP_NS, NodeProcess, Peer, picture, wait_until
 from ros.test_node import EVERY, assert_ends_well, change_state, settled, started
 from ros.test_services import answer
 from std_srvs.srv import SetBool
@@ -43,6 +43,15 @@ def entities(peer: Peer) -> tuple[int, ...]:
             peer.node.get_service_names_and_types_by_node,
         )
     )
+
+
+def sent_one_by_one(peer: Peer, count: int) -> dict[str, str]:
+    """Input diagnostics after `count` frames, each sent when the one before it has ended somewhere."""
+    status: dict[str, str] = {}
+    for i in range(count):
+        peer.send(picture(i), START_NS + i * STEP_NS)
+        status = settled(peer, i + 1)
+    return status
 
 
 def test_twenty_cycles_leave_nothing_behind(start_node, peer: Peer) -> None:
@@ -150,7 +159,7 @@ def fail_on(images):
 fake.FakeBackbone.__init__.__defaults__ = (0.0, fail_on)""")
     node = started(start_node, peer, script=script)
     peer.send(picture(0), START_NS)
-    assert node.process.wait(15.0) == 70, node.log
+    assert node.process.wait(PATIENCE_S) == 70, node.log
     node._reader.join(2.0)
     assert node.log.count("the device is lost") == 1 and "Traceback" not in node.log
     wait_until(
@@ -165,10 +174,7 @@ def test_short_memory_makes_windows_smaller_and_is_said(start_node, peer: Peer) 
     script = arranged("""
 fake.FakeBackbone.__init__.__kwdefaults__.update(needs=lambda load: load.frames, free_mib=5)""")
     node = started(start_node, peer, script=script)
-    for i in range(14):
-        peer.send(picture(i), START_NS + i * STEP_NS)
-        settled(peer, i + 1)
-    status = settled(peer, 14)
+    status = sent_one_by_one(peer, 14)
     assert int(status["used"]) == 14 - int(status["dropped_rejected"]) and int(status["used"]) >= 12
     inference = peer.status("come: inference")
     assert inference["level"] == "1" and "lower window.size" in inference["message"]
@@ -181,10 +187,7 @@ def test_when_nothing_fits_the_node_stays_up_and_says_so(start_node, peer: Peer)
     script = arranged("""
 fake.FakeBackbone.__init__.__kwdefaults__.update(needs=lambda load: load.frames, free_mib=0.5)""")
     node = started(start_node, peer, script=script)
-    for i in range(6):
-        peer.send(picture(i), START_NS + i * STEP_NS)
-        settled(peer, i + 1)
-    status = settled(peer, 6)
+    status = sent_one_by_one(peer, 6)
     assert (status["used"], status["dropped_rejected"]) == ("0", "6")
     inference = peer.status("come: inference")
     assert inference["level"] == "2" and "out of memory with the smallest window" in inference["message"]
@@ -207,7 +210,7 @@ fake.FakeBackbone.__init__.__kwdefaults__.update(cost=lambda load: 0.05 * load.f
         peer.send(picture(i), START_NS + i * STEP_NS)
         return int(peer.status("come: inference").get("window", 99)) < 8
 
-    wait_until(smaller, 60.0, "a smaller window")
+    wait_until(smaller, what="a smaller window")
     inference = peer.status("come: inference")
     assert float(inference["merge_ratio"]) == 0.8, "merging comes first"
     assert inference["latency_target_ms"] == "270" and not inference["governor_level"].startswith("0 ")

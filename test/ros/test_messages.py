@@ -200,9 +200,9 @@ def test_a_cloud_of_270000_points_is_built_within_15_ms():
     points = np.zeros(270_000, POINT_DTYPE)
     times = []
     for _ in range(10):
-        start = time.perf_counter()
+        start = time.process_time()
         messages.point_cloud(points, HEAD)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.015
 
 

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from ros.live_node import HEIGHT, START_NS, STEP_NS, WIDTH, K, NodeProcess, Peer, picture, wait_until
+from ros.live_node import HEIGHT, PATIENCE_S, START_NS, STEP_NS, WIDTH, K, NodeProcess, Peer, picture, wait_until
 from sensor_msgs.msg import CompressedImage, Image
 
 from come_ros.preprocess import crop_intrinsics, plan_resize
@@ -49,7 +49,7 @@ def settled(peer: Peer, received: int) -> dict[str, str]:
         status = peer.status("come: input")
         return status if status and int(status["received"]) >= received and status["pending"] == "0" else {}
 
-    status = wait_until(done, 15.0, f"{received} frames to be settled: {peer.status('come: input')}")
+    status = wait_until(done, what=f"{received} frames to be settled: {peer.status('come: input')}")
     for array in peer.received["/diagnostics"]:
         for s in array.status:
             values = {v.key: v.value for v in s.values}
@@ -271,7 +271,7 @@ def test_a_missing_checkpoint_fails_configure_in_one_line(start_node, peer: Peer
     peer.listen_to_outputs()
     path = str(tmp_path / "none.safetensors")
     node = start_node("-p", f"weights:={path}", "-p", "device:=cpu", "-p", "diagnostics.period:=0.2")
-    node.wait_for("cannot configure", 60.0)
+    node.wait_for("cannot configure")
     assert len([line for line in node.lines if path in line]) == 1
     wait_until(lambda: peer.status("come: inference").get("level") == "2")
     assert_ends_well(node, signal.SIGINT)
@@ -287,7 +287,7 @@ def test_a_missing_checkpoint_fails_configure_in_one_line(start_node, peer: Peer
 )
 def test_a_wrong_parameter_stops_the_start(start_node, argument: str, told: str) -> None:
     node = start_node("-p", argument)
-    assert node.process.wait(10.0) == 1
+    assert node.process.wait(PATIENCE_S) == 1
     node.wait_for(told)
     assert "Traceback" not in node.log
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ros.live_node import START_NS, STEP_NS, Peer, picture, wait_until
+from ros.live_node import PATIENCE_S, START_NS, STEP_NS, Peer, picture, wait_until
 from ros.test_outputs import LATCHING, run, send, stamps, used
 from std_srvs.srv import Trigger
 
@@ -17,7 +16,7 @@ from come_ros.messages import stamp_ns
 from come_ros.ros.messages import message_type, points_of, pose_of
 
 FAULT = """
-import sys, time
+import os, sys, time
 from come_ros import files
 def fsync(fd):
     {fault}
@@ -26,11 +25,11 @@ from come_ros.ros.node import main
 sys.exit(main(sys.argv))
 """
 FULL_DISK = FAULT.format(fault="raise OSError(28, 'No space left on device')")
-SLOW_DISK = FAULT.format(fault="time.sleep({seconds})")
+SLOW_DISK = FAULT.format(fault="while not os.path.exists({go_on!r}): time.sleep(0.02)")
 SLOW_MODEL = """
 import sys
 from come_ros.backbones import fake
-fake.FakeBackbone.__init__.__defaults__ = (30, None)
+fake.FakeBackbone.__init__.__defaults__ = (600, None)
 from come_ros.ros.node import main
 sys.exit(main(sys.argv))
 """
@@ -45,7 +44,7 @@ def call(peer: Peer, name: str) -> Any:
     return future
 
 
-def answer(peer: Peer, name: str, within_s: float = 5.0) -> Trigger.Response:
+def answer(peer: Peer, name: str, within_s: float = PATIENCE_S) -> Trigger.Response:
     future = call(peer, name)
     wait_until(future.done, within_s, f"the answer of {name}")
     return future.result()
@@ -79,7 +78,7 @@ def test_reset_does_not_wait_for_a_running_pass(start_node, peer: Peer) -> None:
     run(start_node, peer, script=SLOW_MODEL)
     send(peer, range(3))
     wait_until(lambda: peer.status("come: input").get("pending") == "3")
-    assert answer(peer, "reset", 2.0).success
+    assert answer(peer, "reset").success
     assert used(peer, 3) == 0
     assert peer.status("come: input")["dropped_paused"] == "3"
 
@@ -136,17 +135,18 @@ def test_save_map_says_what_stands_against_it_and_leaves_nothing(start_node, pee
 
 def test_images_come_in_and_go_out_while_a_slow_disk_is_written(start_node, peer: Peer, tmp_path: Path) -> None:
     odometry = peer.listen("/come/odometry", message_type("nav_msgs/msg/Odometry"))
-    run(start_node, peer, "-p", "map.enabled:=true", "-p", f"map.save_dir:={tmp_path}",
-        script=SLOW_DISK.format(seconds=1.0))  # fmt: skip
+    go_on, maps = tmp_path / "go_on", tmp_path / "maps"
+    run(start_node, peer, "-p", "map.enabled:=true", "-p", f"map.save_dir:={maps}",
+        script=SLOW_DISK.format(go_on=str(go_on)))  # fmt: skip
     send(peer, range(2))
     wait_until(lambda: used(peer, 2) == len(odometry))
     saving = call(peer, "save_map")
-    time.sleep(0.3)
+    wait_until(lambda: maps.is_dir() and any(maps.iterdir()), what="the first file")
     send(peer, range(2, 22))
-    assert not saving.done(), "three files take 3 s"
     assert used(peer, 22) == 22, "received, reconstructed and published meanwhile"
-    assert answer(peer, "reset", 1.0).success
+    assert answer(peer, "reset").success
     assert not saving.done()
+    go_on.touch()
     wait_until(saving.done)
     rows = (Path(saving.result().message) / "trajectory.tum").read_text().splitlines()
     assert len(rows) == 2, "as it was when asked"
@@ -154,7 +154,7 @@ def test_images_come_in_and_go_out_while_a_slow_disk_is_written(start_node, peer
 
 def test_a_signal_while_saving_ends_the_node_in_time(start_node, peer: Peer, tmp_path: Path) -> None:
     node = start_node("-p", "backbone:=fake", "-p", "diagnostics.period:=0.2", "-p", "map.enabled:=true",
-                      "-p", f"map.save_dir:={tmp_path}", script=SLOW_DISK.format(seconds=60))  # fmt: skip
+                      "-p", f"map.save_dir:={tmp_path}", script=SLOW_DISK.format(go_on=str(tmp_path / "never")))  # fmt: skip
     peer.listen("/diagnostics", message_type("diagnostic_msgs/msg/DiagnosticArray"))
     wait_until(peer.matched)
     peer.send(picture(0), START_NS)
@@ -172,7 +172,7 @@ def test_self_check_says_what_the_accelerator_gains_and_costs(start_node, peer: 
     assert not early.success and "no window yet" in early.message
     send(peer, range(6))
     wait_until(lambda: peer.status("come: input").get("used") not in (None, "0"), what="a window")
-    done = answer(peer, "self_check", 20.0)
+    done = answer(peer, "self_check")
     assert done.success, done.message
     result = json.loads(done.message)
     # the stand-in has no accelerator: both passes are the same

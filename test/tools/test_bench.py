@@ -25,6 +25,7 @@ STAGES = [
 ]
 
 
+@pytest.mark.ros
 @pytest.mark.parametrize("with_ros", [True, False], ids=["ros", "no ros"])
 def test_every_stage_is_timed_and_told(with_ros, tmp_path, monkeypatch, capsys):
     found = importlib.util.find_spec

@@ -23,6 +23,7 @@ from come_ros.tools import cli
 from come_ros.tools.live import Camera, LiveError, Processes, _clear, run_live
 from come_ros.tools.scores import read_recording, read_truth, score, table
 
+pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES = 30
 TYPES = {
@@ -177,7 +178,7 @@ def test_ctrl_c_leaves_nothing_running(tmp_path: Path, small_bag: Path) -> None:
     time.sleep(1.0)
     assert len(running(out)) == 3
     process.send_signal(signal.SIGINT)
-    assert process.wait(15) == 130
+    assert process.wait(60) == 130
     process.stdout.close()  # type: ignore[union-attr]
     assert not running(out)
 

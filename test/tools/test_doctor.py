@@ -259,6 +259,7 @@ def test_it_runs_without_rclpy_torch_and_anything_else(monkeypatch: Patch) -> No
     assert {f.subject for f in found if f.level == FAIL} >= {"torch", "OpenCV", "Pillow", "messages"}
 
 
+@pytest.mark.ros
 def test_the_running_system_is_looked_at(monkeypatch: Patch) -> None:
     """A camera of this process, seen by the probe of another."""
     rclpy = pytest.importorskip("rclpy")

@@ -70,12 +70,13 @@ class Wish:
         import torch
 
         from ...accelerators import Accelerator
-        from ...backbones.base import TorchBackbone, choose_device
+        from ...backbones.base import TorchBackbone, choose_device, choose_precision
         from ...backbones.checkpoint import MODELS
 
         if self.threads:
             torch.set_num_threads(self.threads)
         device = choose_device(self.device)
+        choose_precision(self.precision, device)  # a wrong one is told before a large model is made
         with torch.device("meta"):
             model = MODELS[self.backbone](variants(self.backbone)[self.random])  # type: ignore[call-arg]
         model.to_empty(device=device)
