@@ -5,7 +5,7 @@ What differs between backbones is in recipes.py, the losses that they share in l
 examples:
   come_ros train --minutes 100 -o out/train              the run that made the bundled model (then --export)
   come_ros train --minutes 100 -o out/train --resume     go on after an interruption
-  come_ros train --backbone mapanything -o out/ma        another backbone; --encoder FILE to begin with a trained encoder
+  come_ros train --backbone mapanything --steps 4000 -o out/ma --encoder come_ros/models/vggt_tiny.safetensors
   come_ros train -o out/train --score test               scores of the checkpoint beside the null models
   come_ros train -o out/train --export come_ros/models/vggt_tiny.safetensors
 """
@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, help="folder for checkpoint, log and curve")
     parser.add_argument(
         "--minutes", type=float, default=100.0, help="training time; the schedule is a function of it (default 100)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=0,
+        help="train for so many steps instead of --minutes: the same windows on any machine",
     )
     parser.add_argument("--backbone", default="vggt", choices=["vggt", "mapanything"], help="(default vggt)")
     parser.add_argument("--variant", default="tiny", help="size of the backbone's model (default tiny)")
@@ -246,8 +252,8 @@ def train(args: argparse.Namespace) -> None:
         os.replace(path + ".part", path)
 
     pictures = load_pictures(args.pictures) if args.pictures else []
-    # after a resume: other windows, not the same again; a model that begins trained needs no curriculum
-    practised = 60.0 if args.start else seconds / 60
+    # after a resume: other windows, not the same again; a model that begins trained needs no curriculum, which goes by the clock
+    practised = 60.0 if args.start or args.steps else seconds / 60
     batches = loader(args.seed + 7919 * step, model.native_side, practised, args.batch, pictures, args.workers)
     merging = random.Random(args.seed + step)
     predictor = load_predictor(args.predictor, model) if args.predictor else None
@@ -256,8 +262,11 @@ def train(args: argparse.Namespace) -> None:
     mean: dict[str, float] = {}
     bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
     last, next_log, next_score = time.monotonic(), seconds + 30, seconds + 600
-    while seconds < args.minutes * 60:
-        done = seconds / (args.minutes * 60)
+
+    def share() -> float:
+        return step / args.steps if args.steps else seconds / (60 * args.minutes)
+
+    while (done := share()) < 1:
         rate = rate_at(args.rate, step, done)
         batch = {name: value.to(device, non_blocking=True) for name, value in next(batches).items()}
         merge = merge_some(merging, predictor) if merging.random() < args.merge else None
@@ -269,7 +278,7 @@ def train(args: argparse.Namespace) -> None:
             mean[name] = 0.97 * mean.get(name, value) + 0.03 * value
         now = time.monotonic()
         seconds, last = seconds + min(now - last, LONGEST_STEP_S), now
-        bar.n = round(100 * seconds / (args.minutes * 60), 1)
+        bar.n = round(100 * share(), 1)
         bar.set_postfix_str(f"step {step} " + " ".join(f"{k} {v:.3f}" for k, v in mean.items()), refresh=step % 20 == 0)
         if seconds >= next_log:
             entry: dict[str, Any] = {"step": step, "seconds": seconds, "frames": frames, "rate": rate, **mean}
