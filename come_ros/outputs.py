@@ -129,6 +129,11 @@ OUTPUTS: dict[str, Output] = {
 """Topic -> what is published there once for each used frame, in this order."""
 
 
+def topic_of(camera: str, topic: str) -> str:
+    """One of OUTPUTS as it is called below the node's name, for one of several cameras; camera: "" for the only one."""
+    return f"{camera}/{topic}" if camera and not OUTPUTS[topic].robot else topic
+
+
 @dataclass(frozen=True)
 class Latched:
     """A topic below the node's name about the World so far. Reliable and transient local with depth 1: who comes late gets the last.

@@ -39,7 +39,7 @@ from ..errors import ComeRosError, ConfigError, DeviceLost, FrameError
 from ..geometry import is_finite_pose
 from ..images import decode_depth
 from ..motion import Motion, MotionEstimator, moving_frame
-from ..outputs import OUTPUTS, FrameMessages
+from ..outputs import OUTPUTS, FrameMessages, topic_of
 from ..rig import rig_remark
 from ..types import F32, F64, Frame, Submap
 from ..world import World
@@ -194,10 +194,10 @@ class ReconstructionNode(LifecycleNode):
         self._outputs = {
             (camera.name, topic): self.create_lifecycle_publisher(
                 messages.message_type(output.kind),
-                f"~/{_below(camera.name, topic)}",
+                f"~/{topic_of(camera.name, topic)}",
                 QoSProfile(depth=output.depth, reliability=ReliabilityPolicy.RELIABLE),
                 qos_overriding_options=_OVERRIDABLE,
-                event_callbacks=self._output_conflicts.callbacks(_below(camera.name, topic)),
+                event_callbacks=self._output_conflicts.callbacks(topic_of(camera.name, topic)),
             )
             for camera in self.cameras
             for topic, output in OUTPUTS.items()
@@ -608,11 +608,6 @@ class ReconstructionNode(LifecycleNode):
             ", ".join(f"{n} {reason}" for reason, n in dropped.items() if n) or "none",
             rates.latency_ms_mean, rates.latency_ms_p95, (now.used - before.used) / SUMMARY_S,
         )  # fmt: skip
-
-
-def _below(camera: str, topic: str) -> str:
-    """A topic of one of several cameras lies below its name; those about the robot do not."""
-    return f"{camera}/{topic}" if camera and not OUTPUTS[topic].robot else topic
 
 
 def _why(error: BaseException) -> str:

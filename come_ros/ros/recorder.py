@@ -11,6 +11,7 @@ import argparse
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -40,8 +41,11 @@ TF_TYPE = "tf2_msgs/msg/TFMessage"
 class Recorder:
     """Subscriptions of a node, written to a file as messages come. Recording times are `time.time_ns()` at arrival."""
 
-    def __init__(self, node: Node, path: str, come: str, inputs: dict[str, str]) -> None:
-        """come: full name of the node to record. inputs: topic -> type of what it is fed with, recorded too."""
+    def __init__(
+        self, node: Node, path: str, come: str, inputs: dict[str, str], cameras: Sequence[str] = ("",)
+    ) -> None:
+        """come: full name of the node to record. inputs: topic -> type of what it is fed with, recorded too. cameras: of the node, by
+        name, where there are several."""
         self.counts: dict[str, int] = {}
         self.tf_from_odometry = False
         self._node = node
@@ -51,14 +55,17 @@ class Recorder:
         self._writer.start(profile="ros2", library="come_ros")
         self._channels: dict[str, int] = {}
         self._status: dict[str, Any] = {}
-        self.outputs = [f"{come}/{name}" for name in OUTPUTS]
+        recorded = {
+            f"{come}/{outputs.topic_of(camera, name)}": kind for camera in cameras for name, kind in OUTPUTS.items()
+        }
+        self.outputs = list(recorded)
         reliable = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
         sensor = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
         for topic, kind in inputs.items():
             self._subscribe(topic, kind, sensor)
-        for topic, kind in zip(self.outputs, OUTPUTS.values(), strict=True):
+        for topic, kind in recorded.items():
             self._subscribe(topic, kind, reliable)
-        self._odometry = self.outputs[1]
+        self._odometry = f"{come}/odometry"
         self._subscribe(DIAGNOSTICS, "diagnostic_msgs/msg/DiagnosticArray", reliable)
         try:
             static = QoSProfile(
@@ -127,10 +134,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--input", nargs=2, action="append", default=[], metavar=("TOPIC", "TYPE"), help="record this too"
     )
+    parser.add_argument("--cameras", nargs="+", default=[""], metavar="NAME", help="of the node, if it has several")
     options = parser.parse_args(argv)
     with ros_process() as stop:
         node = Node("recorder", enable_rosout=False, start_parameter_services=False)
-        recorder = Recorder(node, options.file, options.node, dict(options.input))
+        recorder = Recorder(node, options.file, options.node, dict(options.input), options.cameras)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         tell("ready", tf_from_odometry=recorder.tf_from_odometry)

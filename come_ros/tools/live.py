@@ -57,13 +57,15 @@ class LiveRun:
 
 @dataclass(frozen=True)
 class Camera:
-    """What is played. arguments: of come_ros.ros.player. inputs: topic -> type of all it publishes."""
+    """What is played. arguments: of come_ros.ros.player. inputs: topic -> type of all it publishes. names: of several cameras, whose
+    topics are /NAME/..."""
 
     arguments: Sequence[str]
     topic: str
     camera_info_topic: str
     inputs: dict[str, str]
     compressed: bool = False
+    names: tuple[str, ...] = ()
 
     @staticmethod
     def of_bag(path: str | Path, topic: str | None = None, rate: float = 1.0) -> Camera:
@@ -76,14 +78,21 @@ class Camera:
             return Camera(arguments, bag.topic, bag.camera_info_topic, inputs, bag.compressed)
 
     @staticmethod
-    def of_pattern(width: int, height: int, count: int, hz: float) -> Camera:
-        """Moving noise: to count what arrives."""
-        arguments = ("--pattern", f"{width}x{height}", "--count", str(count), "--hz", str(hz))
-        inputs = {"/camera/image_raw": "sensor_msgs/msg/Image", "/camera/camera_info": "sensor_msgs/msg/CameraInfo"}
-        return Camera(arguments, "/camera/image_raw", "/camera/camera_info", inputs)
+    def of_pattern(width: int, height: int, count: int, hz: float, names: Sequence[str] = ()) -> Camera:
+        """Moving noise, of several cameras if names are given: to count what arrives."""
+        size = ("--pattern", f"{width}x{height}", "--count", str(count), "--hz", str(hz))
+        arguments = (*size, "--cameras", *names) if names else size
+        topics, kinds = ("image_raw", "camera_info"), ("sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo")
+        inputs = {f"/{n}/{t}": kind for n in names or ("camera",) for t, kind in zip(topics, kinds, strict=True)}
+        return Camera(arguments, *list(inputs)[:2], inputs, names=tuple(names))
 
     def remaps(self) -> list[str]:
         """ROS arguments that connect the node to it."""
+        if self.names:
+            out = ["-p", f"cameras:=[{', '.join(self.names)}]"]
+            for name in self.names:
+                out += ["-r", f"{name}/image:=/{name}/image_raw"]
+            return out
         out = ["-r", f"image{'/compressed' if self.compressed else ''}:={self.topic}"]
         if self.camera_info_topic:
             out += ["-r", f"camera_info:={self.camera_info_topic}"]
@@ -110,7 +119,8 @@ def run_live(
     with Processes(environment, out) as processes:
         inputs = [word for topic, kind in recorded.items() for word in ("--input", topic, kind)]
         progress("starting the node", 0)
-        recorder = processes.start("recorder", "come_ros.ros.recorder", str(recording), *inputs)
+        names = ("--cameras", *camera.names) if camera.names else ()
+        recorder = processes.start("recorder", "come_ros.ros.recorder", str(recording), *inputs, *names)
         ready = recorder.wait_for("ready", MATCH_TIMEOUT_S, processes)
         node = processes.start("node", "come_ros.ros.node", "--ros-args", *camera.remaps(), *node_arguments)
         _wait_until_active(node, recorder, processes)

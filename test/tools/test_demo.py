@@ -200,6 +200,19 @@ def test_delivery_over_dds(tmp_path: Path) -> None:
     assert int(recording.input["received"]) >= 59
 
 
+def test_delivery_of_two_cameras_that_share_a_window(tmp_path: Path) -> None:
+    camera = Camera.of_pattern(320, 240, 20, 10.0, ("left", "right"))
+    arguments = ["-p", "backbone:=fake", "-p", "keyframe.mode:=every", "-p", "tf.mode:=off"]
+    run = run_live(camera, tmp_path, arguments, record_inputs=False)
+    recording = read_recording(run.recording)
+    counts = {k: int(v) for k, v in recording.input.items() if k.startswith(("received", "used", "pending", "dropped"))}
+    assert len(run.sent) == 40 and run.settled and counts["received"] >= 36
+    assert 2 * counts["received"] == sum(counts.values()) and counts["used"] >= 2
+    assert counts["used"] == 2 * recording.counts["/come/odometry"]
+    for name in ("left", "right"):
+        assert recording.counts[f"/come/{name}/depth/image"] == counts["used"] / 2
+
+
 def test_perfect_answers_score_perfectly(small_bag: Path) -> None:
     from come_ros.datasets.rosbag import Bag
     from come_ros.geometry import BODY_FROM_OPTICAL
