@@ -81,7 +81,8 @@ def play(context: LaunchContext) -> list[Action]:
         wait,
     ]
     if record := value(context, "record"):
-        topics = "|".join([*(f"{node}/{topic}" for topic in (*OUTPUTS, *LATCHED)), "/tf", "/tf_static", "/diagnostics"])
+        ours = [f"{node}/([^/]+/)?{topic}" for topic in (*OUTPUTS, *LATCHED)]  # of several cameras below their names
+        topics = "|".join([*ours, "/tf", "/tf_static", "/diagnostics"])
         # by a pattern: lists of topics are given in other ways from distribution to distribution
         command = ["ros2", "bag", "record", "-o", os.path.expanduser(record), "--regex", f"^({topics})$"]
         actions.insert(0, ExecuteProcess(cmd=command, name="bag_record", output="screen"))

@@ -258,15 +258,15 @@ class Soak:
     # What happens
 
     def run(self, seconds: float, period_s: float) -> None:
-        """EVENTS in turn, one every `period_s`, for so long; then to the end of what is pending."""
+        """EVENTS in turn, one every `period_s`, for so long and each at least once; then to the end of what is pending."""
         self.bar.total = round(seconds)
         self.until(lambda: self.state == "active", START_TIMEOUT_S, "the node to become active")
         self.until(lambda: self.peer.node.count_publishers("/come/odometry"), 10.0, "discovery")
         self._begun = self._due = time.monotonic()
         self._next_sample = 0.0
-        for event in itertools.cycle(EVENTS):
+        for count, event in enumerate(itertools.cycle(EVENTS)):
             begun = time.monotonic()
-            if begun - self._begun >= seconds:
+            if begun - self._begun >= seconds and count >= len(EVENTS):
                 break
             self.event = event.__name__
             event(self)

@@ -23,7 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
-from ros.live_node import START_NS, STEP_NS, K, Peer, picture, wait_until  # noqa: E402
+from ros.live_node import PATIENCE_S, START_NS, STEP_NS, K, Peer, picture, wait_until  # noqa: E402
 
 from come_ros.datasets.rosbag import BagWriter  # noqa: E402
 from come_ros.ros import messages  # noqa: E402
@@ -72,17 +72,17 @@ class TestLaunched(unittest.TestCase):
         outputs = {"odometry": Odometry, "points": PointCloud2, "depth/image": Image, "depth/camera_info": CameraInfo}
         got = {name: self.peer.listen(f"/come/{name}", kind) for name, kind in outputs.items()}
         self.peer.listen("/diagnostics", DiagnosticArray)
-        wait_until(lambda: all(self.peer.node.count_publishers(f"/come/{name}") for name in outputs), 60.0, "topics")
+        wait_until(lambda: all(self.peer.node.count_publishers(f"/come/{name}") for name in outputs), what="topics")
         images = self.peer.listen("/camera/image_raw", Image, 10)
         self.peer.listen("/camera/camera_info", CameraInfo, 10)
-        proc_info.assertWaitForShutdown(camera, timeout=60)
+        proc_info.assertWaitForShutdown(camera, timeout=PATIENCE_S)
 
         def at_rest() -> bool:
             status = self.peer.status("come: input")
             return int(status["received"]) > 0 == int(status["pending"]) and int(status["used"]) == len(got["odometry"])
 
         try:
-            wait_until(at_rest, 20.0)
+            wait_until(at_rest)
         finally:
             status = self.peer.status("come: input")
             print(f"images played {IMAGES}, here {len(images)}; node: {status}")

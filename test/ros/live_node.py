@@ -28,8 +28,6 @@ WIDTH, HEIGHT = 320, 240
 K = np.array([[280.0, 0, 159.5], [0, 282.0, 119.5], [0, 0, 1]])
 START_NS = 1_700_000_000_123_456_789  # float64 seconds cannot hold it
 STEP_NS = 100_000_001
-
-
 PATIENCE_S = 60.0  # for what comes in a moment on an idle machine: only a failure waits so long
 
 

@@ -128,7 +128,7 @@ def test_a_drivers_images_reach_the_node(file, arguments, topic, said, prefix: P
     peer.listen("/diagnostics", DiagnosticArray)
     launched = launch(prefix, file, f"params_file:={own}", "backbone:=fake", "namespace:=robot", *arguments)
     try:
-        wait_until(lambda: int(peer.status("come: input").get("used", 0)) > 3, 40.0, "frames that are used")
+        wait_until(lambda: int(peer.status("come: input").get("used", 0)) > 3, what="frames that are used")
         status = peer.status("come: input")
         assert status["topic"] == topic and status["camera_info"] == "ok"
     finally:

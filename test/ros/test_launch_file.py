@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ros.live_node import PATIENCE_S
 
 REASON = "launch and launch_ros are not installed (they come with a ROS installation)"
 pytest.importorskip("launch_ros", reason=REASON)
@@ -54,13 +55,13 @@ def interrupt(launched: subprocess.Popen[str]) -> str:
     """Ctrl-C, which reaches all processes of a terminal; the whole log."""
     os.killpg(launched.pid, signal.SIGINT)
     try:
-        return launched.communicate(timeout=20)[0]
+        return launched.communicate(timeout=PATIENCE_S)[0]
     except subprocess.TimeoutExpired:
         os.killpg(launched.pid, signal.SIGKILL)
         pytest.fail(f"it did not end after SIGINT:\n{launched.communicate()[0]}", pytrace=False)
 
 
-def log_at_the_end(launched: subprocess.Popen[str], timeout_s: float) -> str:
+def log_at_the_end(launched: subprocess.Popen[str], timeout_s: float = 3 * PATIENCE_S) -> str:
     """Of what ends by itself."""
     try:
         return launched.communicate(timeout=timeout_s)[0]
@@ -78,7 +79,7 @@ def test_arguments_win_over_the_file_and_the_file_over_the_defaults(prefix: Path
                       "image_topic:=/cam/image_raw")  # fmt: skip
     try:
         client = peer.node.create_client(GetParameters, "/robot/come/get_parameters")
-        wait_until(client.service_is_ready, 20.0, "the node")
+        wait_until(client.service_is_ready, what="the node")
         names = ["backbone", "odom_frame", "window.size", "device", "use_sim_time"]
         future = client.call_async(GetParameters.Request(names=names))
         wait_until(future.done)
@@ -155,7 +156,7 @@ def test_a_bag_is_played_once_the_node_is_active_and_all_ends_with_it(prefix, ro
     record = prefix / "out"
     launched = launch(prefix, "bag.launch.py", f"bag:={bag}", own, "namespace:=robot", "backbone:=fake", "rviz:=false",
                       "rate:=2.0", "start_offset:=0.0", f"record:={record}")  # fmt: skip
-    log = log_at_the_end(launched, 60.0)
+    log = log_at_the_end(launched)
     assert launched.returncode == 0, log
     assert "Traceback" not in log and "the bag is over" in log
     calls = [json.loads(line) for line in ros2.read_text().splitlines()]
@@ -166,7 +167,7 @@ def test_a_bag_is_played_once_the_node_is_active_and_all_ends_with_it(prefix, ro
     import re
 
     assert calls[0][2:5] == ["-o", str(record), "--regex"]
-    for topic in ("/robot/come/points", "/robot/come/map_points", "/tf", "/diagnostics"):
+    for topic in ("/robot/come/points", "/robot/come/map_points", "/robot/come/left/points", "/tf", "/diagnostics"):
         assert re.fullmatch(calls[0][5], topic), topic
     assert not re.search(calls[0][5], "/robot/come/points/more") and not re.search(calls[0][5], "/camera/image_raw")
     status = peer.status("come: input")
@@ -185,7 +186,7 @@ def test_a_bag_in_a_loop_goes_on_until_it_is_stopped(prefix, ros2, bag, own, pee
         prefix, "bag.launch.py", f"bag:={bag}", own, "backbone:=fake", "rviz:=false", "loop:=true", "rate:=4.0"
     )
     try:
-        wait_until(lambda: int(peer.status("come: input").get("received", 0)) > 12, 40.0, "the second round")
+        wait_until(lambda: int(peer.status("come: input").get("received", 0)) > 12, what="the second round")
         wait_until(lambda: int(peer.status("come: output")["resets"]) > 0, what="time that jumps back")
         assert launched.poll() is None
     finally:
@@ -197,12 +198,12 @@ def test_a_node_that_cannot_start_ends_the_launch(prefix, ros2, bag, own) -> Non
     launched = launch(
         prefix, "bag.launch.py", f"bag:={bag}", own, "weights:=/no/such.safetensors", "device:=cpu", "rviz:=false"
     )
-    log = log_at_the_end(launched, 60.0)
+    log = log_at_the_end(launched)
     assert "the node cannot be activated" in log and "/no/such.safetensors" in log
     assert not ros2.exists(), "nothing was played"
 
 
 def test_a_bag_that_is_not_there_is_said_at_once(prefix, ros2) -> None:
     launched = launch(prefix, "bag.launch.py", "bag:=/no/such/bag", "rviz:=false")
-    log = log_at_the_end(launched, 30.0)
+    log = log_at_the_end(launched)
     assert launched.returncode != 0 and "/no/such/bag does not exist" in log

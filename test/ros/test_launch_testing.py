@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ros.live_node import PATIENCE_S
 
 pytest.importorskip("launch_testing.launch_test", reason="launch_testing is not installed (it comes with ROS)")
 pytest.importorskip("launch_ros", reason="launch_ros is not installed (it comes with ROS)")
@@ -24,7 +25,7 @@ def test_launched_node(prefix: Path) -> None:
     environment["AMENT_PREFIX_PATH"] = os.pathsep.join([str(prefix), joined("AMENT_PREFIX_PATH")]).rstrip(os.pathsep)
     command = [sys.executable, "-m", "launch_testing.launch_test", str(Path(__file__).with_name("launched_node.py"))]
     done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=4 * PATIENCE_S
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout

@@ -32,28 +32,33 @@ def unavailable(reason: str) -> None:
     pytest.skip(reason)
 
 
-@pytest.fixture(scope="module")
-def tf_message(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
-    """The class TFMessage, and the folder to put on PYTHONPATH so that the node finds it too ("" if ROS has it)."""
-    folder = ""
-    if importlib.util.find_spec("tf2_msgs") is None:
-        shared = Path(os.environ.get("COME_ROS_SHARED") or ROOT.parent / "shared")
-        script = shared / "tools/ros/build_msg_pkg.py"
-        if not script.is_file():
-            unavailable(f"tf2_msgs is not installed, and {script} that would build it is missing")
-        if shutil.which("g++") is None or importlib.util.find_spec("catkin_pkg") is None:
-            unavailable("tf2_msgs is not installed; to build it, g++ and catkin_pkg are needed")
-        folder = str(tmp_path_factory.mktemp("tf2_msgs"))
-        done = subprocess.run(
-            [sys.executable, str(script), folder, "tf2_msgs", "TFMessage", DEFINITION,
-             "--deps", "geometry_msgs", "std_msgs", "builtin_interfaces"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout
-        sys.path.insert(0, folder)
+def tf_message_class(folder: Path) -> tuple[Any, str]:
+    """The class TFMessage, and the folder to put on PYTHONPATH so that the node finds it too ("" if ROS has it, else `folder`)."""
+    if importlib.util.find_spec("tf2_msgs") is not None:
+        from tf2_msgs.msg import TFMessage
+
+        return TFMessage, ""
+    shared = Path(os.environ.get("COME_ROS_SHARED") or ROOT.parent / "shared")
+    script = shared / "tools/ros/build_msg_pkg.py"
+    if not script.is_file():
+        unavailable(f"tf2_msgs is not installed, and {script} that would build it is missing")
+    if shutil.which("g++") is None or importlib.util.find_spec("catkin_pkg") is None:
+        unavailable("tf2_msgs is not installed; to build it, g++ and catkin_pkg are needed")
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), "tf2_msgs", "TFMessage", DEFINITION,
+         "--deps", "geometry_msgs", "std_msgs", "builtin_interfaces"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    sys.path.insert(0, str(folder))
     from tf2_msgs.msg import TFMessage
 
-    return TFMessage, folder
+    return TFMessage, str(folder)
+
+
+@pytest.fixture(scope="module")
+def tf_message(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
+    return tf_message_class(tmp_path_factory.mktemp("tf2_msgs"))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -177,6 +182,7 @@ def test_no_second_parent_even_if_asked_for(start_node, peer: Peer, tf_message) 
 # a camera on a mast that looks down by 0.3 rad, in two steps, as a URDF has it
 MAST = transform(rotation_from_vector([0, 0.3, 0]), [0.2, 0.05, 0.6])
 URDF = {("base_link", "camera_link"): MAST, ("camera_link", "cam_optical_frame"): BODY_FROM_OPTICAL}
+WHEELS = {("map", "odom"): np.eye(4), ("odom", "base_link"): transform(np.eye(3), [3.0, 1.0, 0.0])}
 
 
 def test_a_camera_on_a_robot_moves_the_robot(start_node, peer: Peer, tf_message) -> None:
@@ -198,8 +204,7 @@ def test_a_camera_on_a_robot_moves_the_robot(start_node, peer: Peer, tf_message)
 
 
 def test_beside_another_odometry_our_world_is_a_leaf(start_node, peer: Peer, tf_message) -> None:
-    wheels = {("map", "odom"): np.eye(4), ("odom", "base_link"): transform(np.eye(3), [3.0, 1.0, 0.0])}
-    node, got = run(start_node, peer, tf_message, "-p", "base_frame:=base_link", edge=URDF, odometry=wheels,
+    node, got = run(start_node, peer, tf_message, "-p", "base_frame:=base_link", edge=URDF, odometry=WHEELS,
                     until=lambda tf, _: len(tf) >= 3)  # fmt: skip
     assert_the_world_hangs_below("base_link", got, peer)
     assert "TF: inverse" in node.log
