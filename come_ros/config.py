@@ -260,6 +260,19 @@ class Config:
         "token merging on a GPU; auto: cupy where CuPy can compile the kernels, else torch; cupy: those or an error",
         choices=("auto", "cupy", "torch"),
     )
+    attention: str = _param(
+        "auto",
+        "attention kernel on a GPU; auto: the fastest there, timed at start",
+        choices=("auto", "flash", "cudnn", "efficient"),
+    )
+    heads_precision: str = _param(
+        "fp32", "of the dense heads; bf16: faster on a GPU, depth differs in the third digit", choices=("fp32", "bf16")
+    )
+    optimize: str = _param(
+        "none",
+        "graph: CUDA graphs, recorded for each window's shape; compile: blocks fused by torch.compile as well, slow at first",
+        choices=("none", "graph", "compile"),
+    )
     backbone: str = _param(
         "vggt",
         "model family; fake is a geometric stand-in for tests",

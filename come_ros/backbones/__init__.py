@@ -43,6 +43,9 @@ def load_backbone(config: Config) -> Backbone:
         device=config.device,
         precision=config.precision,
         weights=path,
+        attention=config.attention,
+        heads_precision=config.heads_precision,
+        optimize=config.optimize,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
+import inspect
 import logging
 import sys
 import time
@@ -27,7 +27,8 @@ from ..config import Config
 from ..errors import Cancelled, ComeRosError, ConfigError, DeviceLost, OutOfMemory
 from ..preprocess import patch_grid_size
 from ..types import DeviceMemory, Known, Prediction
-from .layers import Attention, Block, Rotary, rotary, rotate
+from .graphs import Graphs, cloned
+from .layers import Attention, Block, BlockParts, Rotary, in_chunks, rotary, rotate
 from .stream import Encoded, Step
 
 log = logging.getLogger("come_ros")
@@ -89,6 +90,10 @@ class GeometryModel(nn.Module, ABC):
     """what of KnownTensors it takes: "intrinsics", "depth", "poses" """
     metric = False
     """whether its lengths are metres"""
+    parts = BlockParts()
+    """how its blocks are run"""
+    heads_dtype = torch.float32
+    """of the dense heads; those of cameras are small, and poses are wanted exact"""
 
     @classmethod
     @abstractmethod
@@ -154,6 +159,19 @@ class GeometryModel(nn.Module, ABC):
         dense: the frames that are wanted of whatever has pixels (and of intrinsics, if those are fitted to pixels); None for all.
         """
 
+    def run_dense(
+        self,
+        head: Callable[[list[Tensor]], Tensor],
+        levels: list[Tensor],
+        check: Check,
+        frames: Sequence[int] | None = None,
+        chunk: int = 8,
+    ) -> Tensor:
+        """A dense head in heads_dtype on levels (B, S, h*w, C), on all frames or some: (B, n, ...) in fp32. See layers.in_chunks."""
+        low = self.heads_dtype != torch.float32
+        with torch.autocast(levels[0].device.type, self.heads_dtype) if low else nullcontext():
+            return in_chunks(head, levels, check, chunk, frames)
+
     def run_trunk(
         self, images: Tensor, accelerator: Accelerator, check: Check = _never, known: KnownTensors | None = None
     ) -> Trunk:
@@ -168,7 +186,7 @@ class GeometryModel(nn.Module, ABC):
         plan_after, plan = accelerator.plan_block(len(blocks)), None
         for i, block in enumerate(blocks):
             check()
-            tokens, plan = run_block(block, tokens, None, accelerator, plan, Layer("encoder", i))
+            tokens, plan = run_block(block, tokens, None, accelerator, plan, Layer("encoder", i), self.parts)
             if i == plan_after:
                 plan = accelerator.plan(tokens)
                 if "encoder_k" in sites:
@@ -193,7 +211,7 @@ class GeometryModel(nn.Module, ABC):
         counts = {"frame": 0, "global": 0}
         for i, (part, block) in enumerate(self.trunk_blocks()):
             check()
-            tokens, plan = run_block(block, tokens, rope, accelerator, plan, Layer(part, counts[part]))
+            tokens, plan = run_block(block, tokens, rope, accelerator, plan, Layer(part, counts[part]), self.parts)
             counts[part] += 1
             if any(i in wanted for wanted in joined.values()):
                 # copies are restored; the stream itself stays short
@@ -249,8 +267,18 @@ class RopeTables:
         return self._made[key][1]
 
 
+PLAIN = BlockParts()
+INSIDE = frozenset({"before_attention", "after_attention", "residual", "before_mlp", "after_mlp"})
+
+
 def run_block(
-    block: Block, tokens: Tokens, rope: RopeTables | None, accelerator: Accelerator, plan: Any, layer: Layer
+    block: Block,
+    tokens: Tokens,
+    rope: RopeTables | None,
+    accelerator: Accelerator,
+    plan: Any,
+    layer: Layer,
+    parts: BlockParts = PLAIN,
 ) -> tuple[Tokens, Any]:
     """One transformer block with the accelerator's steps around its attention and its MLP (sites: accelerators/base.py).
 
@@ -259,6 +287,14 @@ def run_block(
     sites = accelerator.sites
     tokens = tokens._replace(layer=layer)
     shared = tokens.shared if layer.part == "global" else None
+    if shared is None and not sites & INSIDE:  # nobody looks inside: in two parts, which can be compiled
+        (b, s, t, c), reach = tokens.x.shape, accelerator.reach(tokens, plan, layer)
+        x = tokens.x.reshape(b, s * t, c) if reach.across else tokens.x.reshape(b * s, t, c)
+        tables = rope(tokens, layer.part, reach.across, c // block.attn.heads) if rope else None
+        q, k, v = parts.project(block, x, tables, reach.index)
+        part = layer.part if reach.across or layer.part != "global" else "frame"
+        x = parts.finish(block, x, accelerator.attend(q, k, v, plan, layer._replace(part=part)))
+        return tokens._replace(x=x.reshape(b, s, t, c)), plan
     h = tokens._replace(x=block.norm1(tokens.x), shared=None if shared is None else block.norm1(shared))
     if "before_attention" in sites:
         h, plan = accelerator.compress(h, plan, "before_attention")
@@ -374,8 +410,11 @@ class TorchBackbone(Backbone):
         device: str = "auto",
         precision: str = "auto",
         weights: str = "",
+        attention: str = "auto",
+        heads_precision: str = "fp32",
+        optimize: str = "none",
     ) -> None:
-        """Raises ConfigError if the device or precision cannot be had."""
+        """attention, heads_precision, optimize: see config.py. Raises ConfigError if device, precision, kernel or graphs cannot be had."""
         self.name = name
         self.patch_size, self.native_side = model.patch, model.native_side
         self.metric, self.inputs = model.metric, model.inputs
@@ -385,7 +424,18 @@ class TorchBackbone(Backbone):
         self._dtype = choose_precision(precision, self._device)
         self.accelerator = accelerator.to(self._device)
         self.model = model.to(self._device).eval().requires_grad_(False)
-        kernel, self._kernel_context = choose_attention_kernel(self._device, self._dtype)
+        if self._dtype != torch.float32:
+            lower_weights(model, self._dtype)
+        kernel, self._kernel_context = choose_attention_kernel(self._device, self._dtype, attention)
+        model.heads_dtype = torch.bfloat16 if heads_precision == "bf16" else torch.float32
+        if optimize == "graph" and self._device.type != "cuda":
+            raise ConfigError(
+                f"optimize is graph, but CUDA graphs need a CUDA device, and this is {self.device}: set optimize to none or compile"
+            )
+        if optimize == "compile":
+            model.parts = BlockParts.compiled()
+        # compiled parts are still launched one by one, so they are recorded as well
+        self._graphs = None if optimize == "none" or self._device.type != "cuda" else Graphs(self._device)
         count = sum(p.numel() for p in model.parameters())
         self.description = {
             "backbone": name,
@@ -394,6 +444,8 @@ class TorchBackbone(Backbone):
             "parameters": f"{count / 1e6:.1f} M",
             "device": torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu",
             "precision": str(self._dtype).removeprefix("torch."),
+            "heads_precision": heads_precision,
+            "optimize": optimize,
             "attention": kernel,
             "unit": "metre" if model.metric else "its own",
             "takes": ", ".join(["images", *sorted(model.inputs)]),
@@ -402,7 +454,10 @@ class TorchBackbone(Backbone):
         log.info("model ready: %s", ", ".join(f"{k} {v}" for k, v in self.description.items()))
 
     def configure(self, config: Config) -> None:
-        self.accelerator = self.accelerator.configured(config)
+        wanted = self.accelerator.configured(config)
+        if wanted is not self.accelerator and self._graphs is not None:
+            self._graphs.clear()
+        self.accelerator = wanted
 
     def dense(self) -> TorchBackbone:
         return self.accelerated(Accelerator())
@@ -411,6 +466,8 @@ class TorchBackbone(Backbone):
         """The same model, sharing its weights, with another accelerator, whose networks are already on its device."""
         out = copy.copy(self)
         out.accelerator = accelerator
+        if self._graphs is not None:
+            out._graphs = Graphs(self._device)
         return out
 
     def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
@@ -444,6 +501,8 @@ class TorchBackbone(Backbone):
             return dataclasses.replace(prediction, reused=reused, saved_ms=reused * step.cache.encoder_ms)
 
     def free_memory(self) -> None:
+        if self._graphs is not None:
+            self._graphs.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
             if "cupy" in sys.modules:
@@ -457,7 +516,12 @@ class TorchBackbone(Backbone):
 
     def upload(self, images: np.ndarray) -> Tensor:
         """(S, H, W, 3) uint8 -> (1, S, 3, H, W) float32 in [0, 1] on the device."""
-        x = torch.from_numpy(np.ascontiguousarray(images)).to(self._device).permute(0, 3, 1, 2).float() / 255
+        host = torch.from_numpy(np.ascontiguousarray(images))
+        if (
+            self._device.type == "cuda"
+        ):  # from memory that the device reads itself, several times as fast, while the host goes on
+            host = host.pin_memory()
+        x = host.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
         return x[None]
 
     def upload_known(self, known: Known) -> KnownTensors:
@@ -470,10 +534,19 @@ class TorchBackbone(Backbone):
         self, x: Tensor, check: Check = _never, known: KnownTensors | None = None
     ) -> tuple[dict[str, Tensor], Trunk]:
         """The model alone, on the device: outputs of the camera and depth heads, and what they read. `check` is called before each
-        block, between trunk and heads, and within the heads."""
+        block, between trunk and heads, and within the heads. With CUDA graphs it is called between encoder and trunk only, and the
+        next pass writes over what this one returned."""
         return self._finish(self._encode(x, check), check, known)
 
     def _encode(self, x: Tensor, check: Check) -> Encoded:
+        if self._graphs is None:
+            return self._encode_now(x, check)
+        check()
+        with torch.inference_mode():  # copied: a cache may keep it
+            encoded: Encoded = cloned(self._graphs(("encoder", self.accelerator), self._encode_now, x))
+        return encoded
+
+    def _encode_now(self, x: Tensor, check: Check = _never) -> Encoded:
         with torch.inference_mode(), self._kernel_context(), self._low_precision():
             return self.model.encode(x, self.accelerator, check)
 
@@ -491,6 +564,17 @@ class TorchBackbone(Backbone):
         self, encoded: Encoded, check: Check, known: KnownTensors | None = None, dense: Sequence[int] | None = None
     ) -> tuple[dict[str, Tensor], Trunk]:
         """Trunk and heads."""
+        if self._graphs is None:
+            return self._finish_now(encoded, known, dense, check)
+        check()
+        name = "trunk and heads", self.accelerator
+        with torch.inference_mode():
+            out: tuple[dict[str, Tensor], Trunk] = self._graphs(name, self._finish_now, encoded, known, dense)
+        return out
+
+    def _finish_now(
+        self, encoded: Encoded, known: KnownTensors | None, dense: Sequence[int] | None, check: Check = _never
+    ) -> tuple[dict[str, Tensor], Trunk]:
         images = encoded.tokens.images
         assert images is not None
         with torch.inference_mode(), self._kernel_context():
@@ -516,20 +600,25 @@ class TorchBackbone(Backbone):
         """What `run` gave for the (S, H, W, 3) `images`, as arrays; dense: the frames whose depth was asked for, None for all."""
         with torch.inference_mode():
             merged = self.accelerator.merged(trunk.plan, len(images), trunk.grid)
-        intrinsics = out["intrinsics"][0].double().cpu().numpy()
+            wanted = {name: out[name][0] for name in ("depth", "depth_conf", "world_from_camera", "intrinsics")}
+            wanted |= {name: out[name][0] for name in ("meaningful",) if name in out}
+            if merged is not None:
+                wanted["merged"] = _to_pixels(merged, self.patch_size)
+            arrays = to_host(wanted)
+        intrinsics = arrays["intrinsics"].astype(np.float64)
         if dense is not None and len(intrinsics) != len(images):  # fitted to pixels, so of these frames only
             of_all = np.full((len(images), 3, 3), np.nan)
             of_all[list(dense)] = intrinsics
             intrinsics = of_all
         return Prediction(
             images=images,
-            depth=out["depth"][0].cpu().numpy(),
-            confidence=out["depth_conf"][0].cpu().numpy(),
-            window_from_camera=out["world_from_camera"][0].double().cpu().numpy(),
+            depth=arrays["depth"],
+            confidence=arrays["depth_conf"],
+            window_from_camera=arrays["world_from_camera"].astype(np.float64),
             intrinsics=intrinsics,
-            merged=None if merged is None else _to_pixels(merged, self.patch_size),
+            merged=arrays.get("merged"),
             kept_ratio=self.accelerator.kept_ratio(trunk.plan),
-            meaningful=out["meaningful"][0].cpu().numpy() if "meaningful" in out else None,
+            meaningful=arrays.get("meaningful"),
             dense=dense,
         )
 
@@ -588,8 +677,29 @@ def device_error(error: Exception) -> type[ComeRosError] | None:
     return DeviceLost if any(words in said for words in _LOST) else None
 
 
-def _to_pixels(mask: Tensor, patch: int) -> np.ndarray:  # (S, h, w) -> (S, H, W)
-    return mask.repeat_interleave(patch, 1).repeat_interleave(patch, 2).cpu().numpy()
+def _to_pixels(mask: Tensor, patch: int) -> Tensor:  # (S, h, w) -> (S, H, W)
+    return mask.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
+
+
+def to_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Arrays of their own memory. From a GPU all copies run behind one another, and the host waits for them once."""
+    out = {}
+    for name, tensor in tensors.items():
+        if tensor.device.type == "cuda":
+            out[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+        else:
+            out[name] = tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+    for device in {t.device for t in tensors.values() if t.device.type == "cuda"}:
+        torch.cuda.current_stream(device).synchronize()
+    return {name: tensor.numpy() for name, tensor in out.items()}
+
+
+def lower_weights(model: GeometryModel, dtype: torch.dtype) -> None:
+    """Weights of the linear maps of encoder and trunk in `dtype`: what autocast would make of them in every pass, made once."""
+    for block in (*model.encoder_blocks(), *(block for _, block in model.trunk_blocks())):
+        for module in block.modules():
+            if isinstance(module, nn.Linear):
+                module.to(dtype)
 
 
 def choose_device(wish: str) -> torch.device:
@@ -623,24 +733,44 @@ def choose_precision(wish: str, device: torch.device) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[wish]
 
 
-def choose_attention_kernel(device: torch.device, dtype: torch.dtype) -> tuple[str, Callable[[], Any]]:
-    """Name of the attention kernel, and a context in which scaled_dot_product_attention uses it and nothing slower by surprise."""
+def choose_attention_kernel(
+    device: torch.device, dtype: torch.dtype, wish: str = "auto"
+) -> tuple[str, Callable[[], Any]]:
+    """Name of the attention kernel, and a context in which scaled_dot_product_attention uses it and nothing slower by surprise.
+
+    wish: flash, cudnn, efficient, or auto: the fastest of them on this device, timed. Raises ConfigError if it cannot be had.
+    """
     if device.type == "cpu":
         return "torch SDPA, cpu flash", nullcontext
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    q = torch.zeros(1, 16, 64, 64, device=device, dtype=dtype)
-    for name, backend in _cuda_kernels(SDPBackend):
+    backends = {
+        "flash": SDPBackend.FLASH_ATTENTION,
+        "cudnn": SDPBackend.CUDNN_ATTENTION,
+        "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    }
+    q = torch.randn(1, 16, 4096, 64, device=device, dtype=dtype)
+    clock, ms, why = DeviceClock(device), {}, "it was not tried"
+    for name in backends if wish == "auto" else [wish]:
         try:
-            with sdpa_kernel(backend):
-                torch.nn.functional.scaled_dot_product_attention(q, q, q)
-        except RuntimeError:
-            continue  # this one does not run on the device at this precision
-        return f"torch SDPA, {name}", functools.partial(sdpa_kernel, [backend, SDPBackend.MATH])
-    return "torch SDPA, math", lambda: sdpa_kernel(SDPBackend.MATH)
-
-
-def _cuda_kernels(backends: Any) -> Iterator[tuple[str, Any]]:
-    yield "flash", backends.FLASH_ATTENTION
-    yield "cudnn", backends.CUDNN_ATTENTION
-    yield "memory-efficient", backends.EFFICIENT_ATTENTION
+            with sdpa_kernel(backends[name]):
+                for _ in range(3):  # the first one makes plans
+                    F.scaled_dot_product_attention(q, q, q)
+                begun = clock.read()
+                for _ in range(5):
+                    F.scaled_dot_product_attention(q, q, q)
+                ms[name] = clock.between(begun, clock.read())
+        except RuntimeError as error:  # this one does not run on the device at this precision
+            why = str(error).splitlines()[0]
+    if not ms and wish != "auto":
+        raise ConfigError(
+            f"attention is {wish}, but it does not run on {torch.cuda.get_device_name(device)} in {dtype} ({why}): set attention to auto"
+        )
+    if not ms:
+        return "torch SDPA, math", lambda: sdpa_kernel(SDPBackend.MATH)
+    best = min(ms, key=lambda name: ms[name])
+    # what that one cannot do (fp32, masks) goes on to the next
+    order = list(dict.fromkeys([backends[best], SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]))
+    if "set_priority" in inspect.signature(sdpa_kernel).parameters:  # torch 2.6
+        return f"torch SDPA, {best}", lambda: sdpa_kernel(order, set_priority=True)
+    return f"torch SDPA, {best}", lambda: sdpa_kernel([backends[best], SDPBackend.MATH])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..accelerators.base import Tokens
 from .base import Check, GeometryModel, KnownTensors, RopeTables, Trunk
-from .layers import Block, DenseHead, PatchEncoder, decode_pose, in_chunks, offset_table, patch_positions
+from .layers import Block, DenseHead, PatchEncoder, decode_pose, offset_table, patch_positions
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class DepthAnything3(GeometryModel):
             c = self.sizes.dim
             tapped = [trunk.levels[i][:, :, trunk.special :] for i in self.taps]
             levels = [torch.cat((t[..., :c], self._encoder.norm(t[..., c:])), dim=-1) for t in tapped]
-            raw = in_chunks(
-                lambda part: self.head(part, trunk.grid, size), levels, check, frames=dense
+            raw = self.run_dense(
+                lambda part: self.head(part, trunk.grid, size), levels, check, dense
             )  # (B, S, 2, H, W)
             out["depth"], out["depth_conf"] = raw[:, :, 0].exp(), 1 + raw[:, :, 1].exp()
         return out

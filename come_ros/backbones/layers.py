@@ -96,9 +96,9 @@ class Attention(nn.Module):
         k, v = kv.view(b, index.shape[1], 2, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
         return self.q_norm(q), self.k_norm(k), v
 
-    def project(self, x: Tensor, rope: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, C) -> q, k, v, each (B, heads, N, d), normalised and rotated."""
-        return rotate(*self.heads_of(x), rope)
+    def project(self, x: Tensor, rope: Rotary | None, index: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, C) -> q, k, v, each (B, heads, N, d), normalised and rotated. index: see heads_of."""
+        return rotate(*self.heads_of(x, index), rope, index)
 
     def merge_heads(self, x: Tensor) -> Tensor:  # (B, heads, N, d) -> (B, N, C)
         return self.proj(x.transpose(1, 2).flatten(2))
@@ -156,9 +156,31 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rope: Rotary | None = None) -> Tensor:
         """(B, N, C) -> (B, N, C), with plain attention: for blocks that no accelerator touches (in heads)."""
-        q, k, v = self.attn.project(self.norm1(x), rope)
-        x = x + self.ls1(self.attn.merge_heads(F.scaled_dot_product_attention(q, k, v)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        return finish(self, x, F.scaled_dot_product_attention(*project(self, x, rope)))
+
+
+def project(block: Block, x: Tensor, rope: Rotary | None, index: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """What of a block comes before its attention: (B, N, C) -> q, k, v, see Attention.project."""
+    return block.attn.project(block.norm1(x), rope, index)
+
+
+def finish(block: Block, x: Tensor, attended: Tensor) -> Tensor:
+    """What comes after it: the stream x (B, N, C) and what was attended to (B, heads, N, d) -> (B, N, C)."""
+    x = x + block.ls1(block.attn.merge_heads(attended))
+    return x + block.ls2(block.mlp(block.norm2(x)))
+
+
+class BlockParts(NamedTuple):
+    """The two parts of a block around its attention: plain, or compiled, which fuses all that moves bytes between the matrix products
+    (norms, bias, GELU, rotation, residuals)."""
+
+    project: Callable[..., tuple[Tensor, Tensor, Tensor]] = project
+    finish: Callable[..., Tensor] = finish
+
+    @classmethod
+    def compiled(cls, backend: str = "inductor") -> BlockParts:
+        """By torch.compile: once for encoder and trunk each, and again when another length comes, then for all lengths."""
+        return cls(torch.compile(project, backend=backend), torch.compile(finish, backend=backend))
 
 
 class PatchProjection(nn.Module):
@@ -229,7 +251,8 @@ class PatchEncoder(nn.Module):
         """(B, S, 3, H, W) RGB in [0, 1] -> tokens before the first block."""
         b, s, _, height, width = images.shape
         grid = (height // self.patch, width // self.patch)
-        mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (IMAGE_MEAN, IMAGE_STD))
+        # filled on the device: a copy from the host would wait for it, and cannot be recorded
+        mean, std = (torch.cat([images.new_full((1, 1, 1, 1), x) for x in v], dim=1) for v in (IMAGE_MEAN, IMAGE_STD))
         x = self.patch_embed((images.flatten(0, 1) - mean) / std)
         front = self.cls_token.expand(len(x), -1, -1)
         x = torch.cat((front, x), dim=1) + self._table(self.pos_embed, *grid)
@@ -385,7 +408,8 @@ def in_chunks(
         else:
             part = head([torch.stack([t[:, i] for i in some], dim=1).flatten(0, 1) for t in levels])
         parts.append(part.unflatten(0, (b, -1)))
-    return torch.cat(parts, dim=1)
+    out = torch.cat(parts, dim=1)
+    return out.to(torch.promote_types(out.dtype, torch.float32))  # exponentials follow
 
 
 class PoseRegressor(nn.Module):

@@ -26,7 +26,6 @@ from .layers import (
     Pyramid,
     SwiGLU,
     fit_intrinsics,
-    in_chunks,
     invert_rigid,
     level_resize,
     offset_table,
@@ -278,7 +277,7 @@ class MapAnything(GeometryModel):
     ) -> Tensor:
         """Raw channels (B, S, 6, H, W): ray, logarithm of the depth along it, of the confidence, mask; or of some `frames` only."""
         features, regressor = self.dense_head
-        return in_chunks(lambda part: regressor(features(part, grid), size), levels, check, chunk, frames)
+        return self.run_dense(lambda part: regressor(features(part, grid), size), levels, check, frames, chunk)
 
     def run_pose_head(self, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
         """World from camera, in the network's unit: translation (B, S, 3), quaternion xyzw of length 1 (B, S, 4)."""

@@ -142,7 +142,7 @@ class Pi3(GeometryModel):
             return rigid(nearest_rotation(rotation.unflatten(-1, (3, 3))), translation)
 
         def dense_pixels(decoder: FrameDecoder, head: PixelHead) -> Tensor:
-            return in_chunks(lambda part: pixels(decoder, head, part), levels, check, frames=dense)
+            return self.run_dense(lambda part: pixels(decoder, head, part), levels, check, dense)
 
         raw = dense_pixels(self.point_decoder, self.point_head).movedim(2, -1)
         z = raw[..., 2:].exp()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..accelerators.base import Tokens
 from .base import Check, GeometryModel, KnownTensors, Trunk
-from .layers import Block, DenseHead, Mlp, PatchEncoder, decode_pose, in_chunks, invert_rigid, patch_positions
+from .layers import Block, DenseHead, Mlp, PatchEncoder, decode_pose, invert_rigid, patch_positions
 
 HEADS = ("camera", "depth", "points")
 
@@ -141,12 +141,12 @@ class VGGT(GeometryModel):
         trunk: Trunk,
         size: tuple[int, int],
         check: Check,
-        chunk: int = 8,
         frames: Sequence[int] | None = None,
+        chunk: int = 8,
     ) -> Tensor:
         """Raw channels (B, S, n, H, W), of all frames or of some."""
         levels = [trunk.levels[i][:, :, trunk.special :] for i in self.taps]
-        return in_chunks(lambda part: head(part, trunk.grid, size), levels, check, chunk, frames)
+        return self.run_dense(lambda part: head(part, trunk.grid, size), levels, check, frames, chunk)
 
 
 class Aggregator(nn.Module):

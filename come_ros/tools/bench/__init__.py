@@ -58,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--precision", default="auto", choices=["auto", "bf16", "fp16", "fp32"], help="of the trunk (%(default)s)"
     )
+    for name in ("attention", "heads_precision", "optimize"):
+        (p,) = (p for p in parameters() if p.name == name)
+        model.add_argument(f"--{name.replace('_', '-')}", default=p.default, choices=p.choices, help=p.doc)
     model.add_argument("--threads", type=int, default=0, help="CPU threads (0: all cores)")
     model.add_argument("--warm-up", type=int, default=2, metavar="N", help="passes that do not count (%(default)s)")
     model.add_argument("--no-memory", action="store_true", help="leave memory out: on the CPU it takes a process a row")

@@ -29,6 +29,7 @@ log = logging.getLogger("come_ros")
 
 DENSE = "none"
 FRAMES = [2, 4, 8, 16]
+HOW = ("attention", "heads_precision", "optimize")  # parameters of the configuration: how the device does it
 SEED = 0
 
 
@@ -44,6 +45,9 @@ class Wish:
     precision: str = "auto"
     threads: int = 0
     predictor: str = ""
+    attention: str = "auto"
+    heads_precision: str = "fp32"
+    optimize: str = "none"
 
     def config(self, accelerator: str = DENSE) -> Config:
         """accelerator: NAME or NAME:parameter=value,..., with parameters of the group `accelerator` or of the top. Raises ConfigError."""
@@ -58,6 +62,7 @@ class Wish:
             device=self.device,
             precision=self.precision,
             threads=self.threads,
+            **{name: getattr(self, name) for name in HOW},
         )
         return with_words(base, words)
 
@@ -82,9 +87,15 @@ class Wish:
         model.to_empty(device=device)
         generator = torch.Generator(device).manual_seed(SEED)
         with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.uniform_(-0.02, 0.02, generator=generator)
-        how = {"device": self.device, "precision": self.precision, "weights": f"random {self.random}"}
+            for name, parameter in model.named_parameters():  # so that activations neither die nor explode
+                if parameter.ndim > 1:
+                    parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
+                else:
+                    parameter.fill_(0.1 if name.endswith("gamma") else float(name.endswith("weight")))
+            for buffer in model.buffers():
+                buffer.zero_()
+        how = {name: getattr(self, name) for name in ("device", "precision", *HOW)}
+        how["weights"] = f"random {self.random}"
         return TorchBackbone(self.backbone, model, Accelerator(), **how)
 
     def with_accelerator(self, backbone: Any, accelerator: str) -> Any:
@@ -262,9 +273,8 @@ def variants(backbone: str) -> dict[str, Any]:
 
 def wish_of(options: argparse.Namespace) -> Wish:
     """Raises ConfigError if the options contradict one another."""
-    wish = Wish(
-        options.backbone, options.weights, device=options.device, precision=options.precision, threads=options.threads
-    )
+    how = {name: getattr(options, name) for name in ("device", "precision", "threads", *HOW) if hasattr(options, name)}
+    wish = Wish(options.backbone, options.weights, **how)
     if not options.random_weights:
         if options.variant:
             raise ConfigError(
