@@ -158,14 +158,14 @@ def config_of(**more):
 
 @pytest.mark.parametrize(("overlap", "share"), [(3, 0.75), (1, 0.25)])
 def test_a_pipeline_gives_the_same_submaps_with_and_without(overlap, share):
-    frames = TRUTH.frames()[:14]
+    frames = TRUTH.frames()[:9]
 
     def submaps(**more):
         pipeline = ReconstructionPipeline(config_of(window__overlap=overlap, **more), backbone_of())
         return list(pipeline.run(frames)), pipeline
 
     (ours, kept), (whole, anew) = submaps(), submaps(window__reuse=False)
-    assert [len(s) for s in ours] == [len(s) for s in whole] and len(ours) > 3
+    assert [len(s) for s in ours] == [len(s) for s in whole] and len(ours) >= 3
     for a, b in zip(ours, whole, strict=True):
         assert a.alignment.accepted == b.alignment.accepted
         np.testing.assert_allclose(a.depth, b.depth, rtol=1e-3)
