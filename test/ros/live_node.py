@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -75,13 +76,27 @@ class NodeProcess:
             time.sleep(0.02)
 
     def stop(self, with_signal: int = signal.SIGINT, timeout_s: float = PATIENCE_S) -> tuple[int, float]:
-        """Exit code and seconds from the signal to the end of the process."""
-        start = time.monotonic()
+        """Exit code, and seconds from the signal to the end of the process, less those that its threads waited for a core."""
+        start, before = time.monotonic(), self._waits_ns()
+        waits = dict(before)
         self.process.send_signal(with_signal)
-        code = self.process.wait(timeout_s)
-        seconds = time.monotonic() - start
-        self._reader.join(2.0)
+        while (code := self.process.poll()) is None:
+            if time.monotonic() > start + timeout_s:
+                raise subprocess.TimeoutExpired(self.process.args, timeout_s)
+            waits.update(self._waits_ns())
+            time.sleep(0.01)
+        waited = sum(ns - before.get(thread, 0) for thread, ns in waits.items())
+        seconds = time.monotonic() - start - 1e-9 * waited
+        self._reader.join(PATIENCE_S)
         return code, seconds
+
+    def _waits_ns(self) -> dict[str, int]:
+        """For each living thread of the process, how long it was ready to run and had no core: next to nothing on an idle machine."""
+        found = {}
+        for file in Path(f"/proc/{self.process.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # the thread has ended
+                found[file.parent.name] = int(file.read_text().split()[1])
+        return found
 
     def close(self) -> None:
         if self.process.poll() is None:
