@@ -489,6 +489,12 @@ def invert_rigid(pose: Tensor) -> Tensor:
     return rigid(rt, -(rt @ pose[..., :3, 3:])[..., 0])
 
 
+def world_points(world_from_camera: Tensor, local: Tensor, frames: Sequence[int] | None = None) -> Tensor:
+    """Points (B, n, H, W, 3) in the cameras of `frames` (None for all) among (B, S, 4, 4) -> the same in the world."""
+    pose = world_from_camera[:, slice(None) if frames is None else list(frames), None, None]
+    return (pose[..., :3, :3] @ local[..., None])[..., 0] + pose[..., :3, 3]
+
+
 def pinhole(fx: Tensor, fy: Tensor, cx: Tensor | float, cy: Tensor | float) -> Tensor:
     """Focal lengths and principal point (...) -> intrinsics (..., 3, 3)."""
     k = fx.new_zeros(*fx.shape, 3, 3)

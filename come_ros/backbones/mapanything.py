@@ -34,6 +34,7 @@ from .layers import (
     rays_of,
     rigid,
     rotation_from_quaternion,
+    world_points,
 )
 
 # The model's image (W, H) by the aspect ratio of the camera's, at 518 px
@@ -257,8 +258,7 @@ class MapAnything(GeometryModel):
             "quat_xyzw": quat,
         }
         if "points" in heads:
-            pose = out["world_from_camera"][:, slice(None) if dense is None else list(dense), None, None]
-            out["points"] = (pose[..., :3, :3] @ (rays * along_ray[..., None])[..., None])[..., 0] + pose[..., :3, 3]
+            out["points"] = world_points(out["world_from_camera"], rays * along_ray[..., None], dense)
         return out
 
     def head_levels(self, trunk: Trunk) -> list[Tensor]:

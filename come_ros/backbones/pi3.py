@@ -25,6 +25,7 @@ from .layers import (
     in_chunks,
     patch_positions,
     rigid,
+    world_points,
 )
 
 MAX_PIXELS = 255_000  # of an image, as the published model was trained
@@ -154,8 +155,7 @@ class Pi3(GeometryModel):
         if "camera" in heads or "points" in heads:
             out["world_from_camera"] = in_chunks(pose, levels, check)
         if "points" in heads:
-            world = out["world_from_camera"][:, slice(None) if dense is None else list(dense), None, None]
-            out["points"] = (world[..., :3, :3] @ local[..., None])[..., 0] + world[..., :3, 3]
+            out["points"] = world_points(out["world_from_camera"], local, dense)
         return out
 
 

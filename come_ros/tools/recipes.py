@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.base import KnownTensors, Trunk
-from ..backbones.layers import PatchEncoder, invert_rigid, rotation_from_quaternion
+from ..backbones.layers import PatchEncoder, invert_rigid, rigid, rotation_from_quaternion, world_points
 from ..backbones.mapanything import MapAnything, unit
 from ..backbones.vggt import VGGT, inverse_log
 from ..errors import ConfigError
@@ -168,9 +168,8 @@ class MapAnythingRecipe(Recipe):
         half = (size[0] // 2, size[1] // 2)
         raw = model.run_dense_head([x[:, rows] for x in levels], trunk.grid, half, lambda: None, chunk=64)
         rays, log_depth = unit(raw[:, :, :3].movedim(2, -1)), raw[:, :, 3].clamp(-8, 8)
-        rotation = rotation_from_quaternion(quat[:, rows])
-        points = rays * log_depth.exp()[..., None]
-        points = torch.einsum("bsij,bshwj->bshwi", rotation, points) + translation[:, rows, None, None]
+        poses = rigid(rotation_from_quaternion(quat), translation)[:, rows]
+        points = world_points(poses, rays * log_depth.exp()[..., None])
 
         # the truth: poses are VGGT's inverted
         encoding = want["encoding"]
