@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -464,7 +465,6 @@ def score(model: Any, split: str, count: int, given: tuple[str, ...] = ()) -> di
     import torch
 
     from ..accelerators import NoAccelerator
-    from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
     from ..evaluation import depth_errors, relative_pose_errors
     from ..evaluation.depth import depth_scale
 
@@ -473,8 +473,7 @@ def score(model: Any, split: str, count: int, given: tuple[str, ...] = ()) -> di
     device = next(model.parameters()).device
     rows: dict[str, list[float]] = {}
     model.eval()
-    for seed in SPLIT_SEEDS[split][:count]:
-        s = render_sequence(seed, frames=4, width=width, height=height, rate_hz=TEST_RATE_HZ)
+    for s in _split_windows(split, count, width, height):
         with torch.inference_mode():
             images = torch.from_numpy(s.images).to(device).permute(0, 3, 1, 2)[None].float() / 255
             known = _truth(s, given, device) if given else None
@@ -504,6 +503,14 @@ def score(model: Any, split: str, count: int, given: tuple[str, ...] = ()) -> di
     return {"split": split, "windows": count, **result}
 
 
+@functools.lru_cache(maxsize=2)
+def _split_windows(split: str, count: int, width: int, height: int) -> list[Any]:
+    from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+
+    seeds = SPLIT_SEEDS[split][:count]
+    return [render_sequence(seed, frames=4, width=width, height=height, rate_hz=TEST_RATE_HZ) for seed in seeds]
+
+
 def _truth(s: Any, given: tuple[str, ...], device: Any) -> Any:
     """KnownTensors of a rendered sequence, with what is `given`."""
     import torch
@@ -524,6 +531,7 @@ def _truth(s: Any, given: tuple[str, ...], device: Any) -> Any:
     return KnownTensors(*(torch.from_numpy(a)[None].float().to(device) for a in arrays), metric)
 
 
+@functools.lru_cache(maxsize=1)
 def mean_depth_map(width: int, height: int, count: int = 64) -> np.ndarray:
     """(H, W) geometric mean depth of training rooms, each frame scaled to median 1: what a model without eyes would say."""
     from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence

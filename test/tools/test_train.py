@@ -176,6 +176,45 @@ def test_what_is_known_is_drawn_by_lot_and_is_true(batch):
     assert pixels < 0.7 * depth  # half of the depth maps are sparse
 
 
+def test_scores_say_what_the_model_was_told_and_how_far_off_it_is(monkeypatch):
+    class Oracle(torch.nn.Module):
+        """Twice the true depth; focal length and poses as it is told."""
+
+        native_side, metric = 56, True
+
+        def __init__(self):
+            super().__init__()
+            self.weight, self.windows = torch.nn.Parameter(torch.zeros(())), []
+
+        def forward(self, images, accelerator, heads, known):
+            s = train._split_windows("validation", 2, 56, 42)[len(self.windows)]
+            self.windows.append((s, known))
+            out = {"depth": 2 * torch.from_numpy(s.depth)[None], "intrinsics": known.intrinsics}
+            return out | {"world_from_camera": known.world_from_camera}, None
+
+    monkeypatch.setattr(train, "mean_depth_map", lambda width, height: np.ones((height, width)))
+    model = Oracle()
+    scores = train.score(model, "validation", 2, ("intrinsics", "depth", "poses"))
+    assert scores["scale_error"] == pytest.approx(np.log(2), abs=1e-3) and scores["abs_rel"] == pytest.approx(
+        0, abs=1e-3
+    )
+    assert scores["focal_error"] < 1e-3 and scores["rotation_deg"] < 0.1 < scores["identity rotation_deg"]
+    for s, known in model.windows:
+        some = known.depth[0].isfinite().numpy()
+        assert 0.07 < some.mean() < 0.13 and np.array_equal(known.depth[0].numpy()[some], s.depth[some])
+    told = Oracle()
+    told.forward = lambda images, accelerator, heads, known: (
+        {
+            "depth": torch.ones(1, 4, 42, 56),
+            "intrinsics": known.intrinsics,
+            "world_from_camera": torch.eye(4).expand(1, 4, 4, 4),
+        },
+        told.windows.append(known),
+    )
+    assert "scale_error" in train.score(told, "validation", 1, ("intrinsics",))
+    assert not told.windows[0].depth.isfinite().any() and not told.windows[0].world_from_camera.isfinite().any()
+
+
 def test_both_tiny_models_are_of_one_size():
     with torch.device("meta"):
         models = [train.make_model(name, "tiny", 112) for name in ("vggt", "mapanything")]
