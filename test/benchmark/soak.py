@@ -149,8 +149,8 @@ class Soak:
         return self._status.get("come: inference", {}).get("state", "unknown")
 
     def totals(self) -> dict[str, int]:
-        """Counts since the start."""
-        now = self._now()
+        """Counts since the start. Without a model, the node still tells those of the time before."""
+        now = self._now() if self.state in ("inactive", "active", "paused") else {}
         return {name: now.get(name, 0) + self._before.get(name, 0) for name in now or self._before}
 
     # Feeding and waiting
@@ -264,6 +264,7 @@ class Soak:
         self.until(lambda: self.peer.node.count_publishers("/come/odometry"), 10.0, "discovery")
         self._begun = self._due = time.monotonic()
         self._next_sample = 0.0
+        self.samples.clear()
         for count, event in enumerate(itertools.cycle(EVENTS)):
             begun = time.monotonic()
             if begun - self._begun >= seconds and count >= len(EVENTS):
@@ -283,9 +284,9 @@ class Soak:
         self.feed(seconds)
         self.steady.append((time.monotonic() - begun, self._odometry - used))
 
-    def forget_counts(self) -> None:
-        """Counts begin at zero with the next configure: what was counted goes to the totals."""
-        self._before = self.totals()
+    def count_anew(self, before: dict[str, int]) -> None:
+        """Counts begin at zero with the next configure. before: the totals so far."""
+        self._before = before
         self._status.clear()
         self._odometry = 0
 
@@ -352,8 +353,9 @@ def deactivate_and_activate(soak: Soak) -> None:
 def cleanup_and_configure(soak: Soak) -> None:
     soak.settled()
     soak.change("deactivate")
+    before = soak.totals()
     soak.change("cleanup")
-    soak.forget_counts()
+    soak.count_anew(before)
     soak.change("configure")
     soak.change("activate")
     soak.until(lambda: soak.peer.node.count_publishers("/come/odometry"), 10.0, "discovery")
@@ -457,6 +459,9 @@ def markdown(result: dict[str, Any]) -> str:
         f"- resident memory {result['rss_mib']['first']:.0f} MiB after {result['warm_up_s']:.0f} s, {result['rss_mib']['last']:.0f} at "
         f"the end, {result['rss_mib']['most']:.0f} at most",
     ]  # fmt: skip
+    if result["load_before"] > 0.5 * (os.cpu_count() or 1):
+        text = "had other work when this began: rates and latencies say little"
+        lines.append(f"- **the machine** (load {result['load_before']:.1f}) **{text}**")
     if "rss_mib_per_h" in result:
         fit = result["rss_mib_per_h"]
         lines.append(f"- growth of memory {fit['rate']:.1f} +- {fit['standard_error']:.1f} MiB/h")
@@ -494,9 +499,10 @@ def draw(samples: list[Sample], result: dict[str, Any], path: Path) -> None:
     spans = np.diff([s.t for s in samples])
     for axis, names in ((axes[3], ("received", "used")), (axes[4], REASONS)):
         for name in names:
-            counts = np.array([s.counts.get(name, 0) for s in samples])
+            # while there is no model, the node has no counts of it
+            counts = np.maximum.accumulate([s.counts.get(name, 0) for s in samples])
             if counts.any():
-                axis.plot(t[1:], np.maximum(0, np.diff(counts)) / spans, lw=1, label=name)
+                axis.plot(t[1:], np.diff(counts) / spans, lw=1, label=name)
     axes[3].set_ylabel("images/s")
     axes[4].set(ylabel="dropped/s", yscale="symlog", xlabel="minutes")
     for before, sample in itertools.pairwise(samples):
@@ -528,7 +534,7 @@ def main() -> int:
     from come_ros.datasets.rosbag import Bag
 
     with tempfile.TemporaryDirectory() as folder:
-        scratch, seconds, offline = Path(folder), 60 * options.minutes, []
+        scratch, seconds, offline, load = Path(folder), 60 * options.minutes, [], os.getloadavg()[0]
         environment = live_environment(scratch)
         os.environ.update(environment)  # before this process meets DDS
         if options.backbone == "fake":  # which takes no time, and sees nothing
@@ -557,7 +563,7 @@ def main() -> int:
             stop = node.stop(signal.SIGINT)
         if offline:
             offline.append(offline_rate(bag, scratch / "after"))
-    result = {"backbone": options.backbone, "hz": hz, **summary(soak, offline, seconds, stop)}
+    result = {"backbone": options.backbone, "hz": hz, "load_before": load, **summary(soak, offline, seconds, stop)}
     options.out.mkdir(parents=True, exist_ok=True)
     series = [{**vars(s), "counts": {k: v for k, v in s.counts.items() if v}} for s in soak.samples]
     with open(options.out / "soak.json", "w", encoding="utf-8") as file:

@@ -13,6 +13,7 @@ from ros.live_node import PATIENCE_S
 pytest.importorskip("launch_testing.launch_test", reason="launch_testing is not installed (it comes with ROS)")
 pytest.importorskip("launch_ros", reason="launch_ros is not installed (it comes with ROS)")
 
+pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[2]
 
 
