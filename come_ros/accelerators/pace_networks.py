@@ -25,8 +25,10 @@ PARTS = ("frame", "global")  # of the trunk, whose outputs make up a level
 class TokenScorer(nn.Module):
     """Depth-wise convolutions over what the encoder gives: how much the model will look at each patch, as a logit."""
 
-    def __init__(self, width: int, dim: int = 256) -> None:
+    def __init__(self, width: int, dim: int = 256, spread: float = 0.0) -> None:
+        """spread: what Pace is to choose by beside the score; lies in the file."""
         super().__init__()
+        self.register_buffer("spread", torch.tensor(float(spread)))
         self.norm = nn.LayerNorm(width)
         self.layers = nn.Sequential(
             nn.Conv2d(width, dim, 1),
@@ -45,67 +47,94 @@ class TokenScorer(nn.Module):
 
 
 class Lookup(NamedTuple):
-    """What restoration needs of one window: queries (R, heads, P, d) of all patches, keys (R, heads, K, d) of those kept, and
-    kept (R, K), their indices."""
+    """What restoration needs of one window: queries (R, heads, P, d) of all patches, keys (R, heads, K, d) of those kept, kept (R, K),
+    their indices, and features (R, P, width) of all patches, normalised."""
 
     q: Tensor
     k: Tensor
     kept: Tensor
+    features: Tensor
+
+
+class Correction(nn.Module):
+    """What a patch's own features say beyond what was found for it elsewhere: one MLP for all layers of a part, told which it is.
+
+    Its output is in units of the tokens' own spread, which grows from layer to layer.
+    """
+
+    def __init__(self, width: int, level: int, hidden: int, depth: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(level)
+        self.fc1, self.layer, self.fc2 = (
+            nn.Linear(level + width, hidden),
+            nn.Embedding(depth, hidden),
+            nn.Linear(hidden, level),
+        )
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.fc2.weight)
+        nn.init.zeros_(self.fc2.bias)
+
+    def forward(self, found: Tensor, features: Tensor, index: int) -> Tensor:
+        """(R, P, level), (R, P, width), which layer -> (R, P, level)."""
+        h = self.fc1(torch.cat((self.norm(found), features.to(found.dtype)), dim=-1)) + self.layer.weight[index]
+        return found + found.std(-1, keepdim=True) * self.fc2(F.gelu(h))
 
 
 class Restorer(nn.Module):
     """One cross-attention, guided by features: patches that were left out look among the kept ones of their frame for those that the
-    encoder saw alike, and take what the trunk made of them; a small MLP corrects that. Kept ones pass through.
+    encoder saw alike and that are near, and take what the trunk made of them; a small MLP that sees the patch's own features
+    corrects that. Kept ones pass through.
 
-    width: of the encoder's tokens. level: of the trunk's.
+    width: of the encoder's tokens. level: of the trunk's. depth: pairs of blocks in the trunk.
     """
 
-    def __init__(self, width: int, level: int, dim: int = 256, heads: int = 4, hidden: int = 512) -> None:
+    def __init__(
+        self, width: int, level: int, dim: int = 256, heads: int = 4, hidden: int = 512, depth: int = 24
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.place = nn.Linear(4, width, bias=False)
         self.q, self.k = nn.Linear(width, dim), nn.Linear(width, dim)
-        self.mlps = nn.ModuleDict(
-            {
-                part: nn.Sequential(nn.LayerNorm(level), nn.Linear(level, hidden), nn.GELU(), nn.Linear(hidden, level))
-                for part in PARTS
-            }
-        )
+        # a logit loses so much per squared patch of distance, in each head; softplus of it
+        self.nearness = nn.Parameter(torch.linspace(-2.0, 1.0, heads))
+        self.corrections = nn.ModuleDict({part: Correction(width, level, hidden, depth) for part in PARTS})
         # starts as a soft copy of the most similar patch: a normalised feature meets itself with a logit of about SHARPNESS
         nn.init.orthogonal_(self.q.weight, gain=SHARPNESS**0.5 * (dim / heads) ** -0.25)
         nn.init.zeros_(self.q.bias)
         self.k.load_state_dict(self.q.state_dict())
-        nn.init.zeros_(self.place.weight)
-        for mlp in self.mlps.values():
-            nn.init.zeros_(mlp[-1].weight)  # type: ignore[index]
-            nn.init.zeros_(mlp[-1].bias)  # type: ignore[index]
 
     def lookup(self, features: Tensor, kept: Tensor, grid: tuple[int, int]) -> Lookup:
         """features: (R, P, width) of all patches. kept: (R, K)."""
+        f = self.norm(features)
+        q, k = (p(f).unflatten(2, (self.heads, -1)).transpose(1, 2) for p in (self.q, self.k))
         y, x = torch.meshgrid(
-            *(torch.linspace(-1, 1, n, device=features.device, dtype=features.dtype) for n in grid), indexing="ij"
+            *(torch.arange(n, device=f.device, dtype=f.dtype) - (n - 1) / 2 for n in grid), indexing="ij"
         )
-        where = torch.stack((y, x, y * y, x * x), dim=-1).flatten(0, 1)  # (P, 4)
-        f = self.norm(features) + self.place(where)
-        chosen = f.gather(1, kept[..., None].expand(-1, -1, f.shape[2]))
-        q, k = (p(t).unflatten(2, (self.heads, -1)).transpose(1, 2) for p, t in ((self.q, f), (self.k, chosen)))
-        return Lookup(q, k, kept)
+        place, one = torch.stack((y, x), dim=-1).flatten(0, 1), torch.ones(y.numel(), 1, device=f.device, dtype=f.dtype)
+        # - w |p - p'|^2 as a product of what stands at either end, but for what a query adds to all of its logits
+        w = F.softplus(self.nearness)[:, None, None] * q.shape[3] ** 0.5
+        of_q = torch.cat((2 * w * place, one.expand(self.heads, -1, -1)), dim=-1)
+        of_k = torch.cat((place.expand(self.heads, -1, -1), -w * (place**2).sum(-1, keepdim=True)), dim=-1)
+        q, k = (torch.cat((t, where.expand(len(f), -1, -1, -1)), dim=-1) for t, where in ((q, of_q), (k, of_k)))
+        chosen = kept[:, None, :, None].expand(-1, self.heads, -1, k.shape[3])
+        return Lookup(q, k.gather(2, chosen), kept, f)
 
-    def forward(self, x: Tensor, lookup: Lookup, part: str) -> Tensor:
-        """Kept tokens (R, K, level) out of a block of that part -> all patches (R, P, level)."""
+    def forward(self, x: Tensor, lookup: Lookup, part: str, index: int) -> Tensor:
+        """Kept tokens (R, K, level) out of a block of that part, the index-th of them -> all patches (R, P, level)."""
         values = x.unflatten(2, (self.heads, -1)).transpose(1, 2)
-        found = F.scaled_dot_product_attention(lookup.q.to(x.dtype), lookup.k.to(x.dtype), values)
-        found = found.transpose(1, 2).flatten(2)
-        found = (found + self.mlps[part](found)).to(x.dtype)
+        scale = (self.q.weight.shape[0] / self.heads) ** -0.5
+        found = F.scaled_dot_product_attention(lookup.q.to(x.dtype), lookup.k.to(x.dtype), values, scale=scale)
+        found = self.corrections[part](found.transpose(1, 2).flatten(2), lookup.features, index).to(x.dtype)
         return found.scatter(1, lookup.kept[..., None].expand(-1, -1, x.shape[2]), x)
 
 
-def make_networks(model: GeometryModel, dim: int) -> tuple[TokenScorer, Restorer]:
+def make_networks(model: GeometryModel, dim: int, spread: float = 0.0) -> tuple[TokenScorer, Restorer]:
     """Untrained, for that model."""
     level = model.trunk_blocks()[0][1].norm1.weight.shape[0]
-    hidden = max(32, level // 2)
-    return TokenScorer(model.encoder_width, dim), Restorer(model.encoder_width, level, dim, hidden=hidden)
+    hidden, depth = max(32, level // 2), sum(part == "frame" for part, _ in model.trunk_blocks())
+    return TokenScorer(model.encoder_width, dim, spread), Restorer(
+        model.encoder_width, level, dim, hidden=hidden, depth=depth
+    )
 
 
 def save_networks(path: str, scorer: TokenScorer, restorer: Restorer, about: dict[str, str] | None = None) -> None:
@@ -120,9 +149,10 @@ def save_networks(path: str, scorer: TokenScorer, restorer: Restorer, about: dic
     }
     sizes = {
         "width": scorer.norm.weight.shape[0],
-        "level": restorer.mlps["frame"][0].weight.shape[0],  # type: ignore[index]
+        "level": restorer.corrections["frame"].norm.weight.shape[0],  # type: ignore[union-attr]
+        "depth": restorer.corrections["frame"].layer.weight.shape[0],  # type: ignore[union-attr]
         "dim": restorer.q.weight.shape[0],
-        "hidden": restorer.mlps["frame"][1].weight.shape[0],  # type: ignore[index]
+        "hidden": restorer.corrections["frame"].layer.weight.shape[1],  # type: ignore[union-attr]
     }
     save_file(state, path + ".part", {_KEY: json.dumps(sizes), **(about or {})})
     os.replace(path + ".part", path)
@@ -143,7 +173,7 @@ def load_networks(path: str, model: GeometryModel) -> tuple[TokenScorer, Restore
             f"{model.encoder_width} and {level}: make one for these weights with come_ros train-pace"
         )
     scorer = TokenScorer(sizes["width"], sizes["dim"])
-    restorer = Restorer(sizes["width"], level, sizes["dim"], hidden=sizes["hidden"])
+    restorer = Restorer(sizes["width"], level, sizes["dim"], hidden=sizes["hidden"], depth=sizes["depth"])
     for name, network in (("scorer", scorer), ("restorer", restorer)):
         fill(network, {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}, path)
         network.float().eval().requires_grad_(False)

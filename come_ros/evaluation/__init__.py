@@ -1,6 +1,6 @@
 """Errors against ground truth, each with its source; the null models that every figure stands beside are in `window`."""
 
-from .bootstrap import Interval, interval, paired_difference
+from .bootstrap import Interval, best_share, interval, paired_difference
 from .calibration import Calibration, calibration, spearman
 from .depth import DepthErrors, RatioHistogram, depth_errors, depth_scale, depth_ssim, edges, ssim
 from .points import PointErrors, point_errors, window_point_errors, world_points
@@ -23,6 +23,7 @@ __all__ = [
     "RatioHistogram",
     "ThinErrors",
     "ate_rmse",
+    "best_share",
     "calibration",
     "depth_errors",
     "depth_scale",

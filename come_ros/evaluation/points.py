@@ -68,10 +68,14 @@ def map_normals(points: np.ndarray) -> np.ndarray:
 
 
 def window_point_errors(
-    points: np.ndarray, truth: np.ndarray, most: int = 4000, rng: np.random.Generator | None = None
+    points: np.ndarray,
+    truth: np.ndarray,
+    most: int = 4000,
+    rng: np.random.Generator | None = None,
+    normals: bool = True,
 ) -> PointErrors:
     """Of the point maps (S, H, W, 3) of one window after the Sim(3) that fits pixel to pixel (Umeyama, PAMI 1991), on at most `most`
-    pixels where both are known. Fewer than three such pixels: NaN."""
+    pixels where both are known. Fewer than three such pixels: NaN. normals: whether they are compared; they take longest."""
     both = np.flatnonzero(np.isfinite(points).all(axis=-1) & np.isfinite(truth).all(axis=-1))
     if len(both) < 3:
         return PointErrors(*(float("nan"),) * 4)
@@ -80,7 +84,8 @@ def window_point_errors(
     some = np.arange(len(both))
     if len(both) > most:
         some = np.sort((rng or np.random.default_rng(0)).permutation(len(both))[:most])
-    normals = map_normals(points).reshape(-1, 3)[both][some] @ rotation.T
-    true_normals = map_normals(truth).reshape(-1, 3)[both][some]
     moved = scale * ours[some] @ rotation.T + translation
-    return point_errors(moved, real[some], normals, true_normals)
+    if not normals:
+        return point_errors(moved, real[some])
+    ours_normal = map_normals(points).reshape(-1, 3)[both][some] @ rotation.T
+    return point_errors(moved, real[some], ours_normal, map_normals(truth).reshape(-1, 3)[both][some])

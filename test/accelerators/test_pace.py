@@ -1,5 +1,6 @@
 """PaceVGGT: who is kept, merged and left out, how patches are rebuilt, and files of its networks."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from come_ros.accelerators import Pace, Tokens
 from come_ros.accelerators.base import Layer
-from come_ros.accelerators.pace import allotment
+from come_ros.accelerators.pace import allotment, lattice
 from come_ros.accelerators.pace_networks import Restorer, TokenScorer, load_networks, make_networks, save_networks
 from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.errors import CheckpointError
@@ -114,7 +115,7 @@ def test_untrained_restoration_leans_on_what_the_encoder_saw_alike():
     restorer = Restorer(8, 4, 64, heads=1)
     lookup = restorer.lookup(kinds[which][None], torch.tensor([[0, 1]]), (2, 4))
     values = torch.tensor([[[1.0, 0, 0, 0], [0, 0, 0, 1.0]]])
-    back = restorer(values, lookup, "global")[0]
+    back = restorer(values, lookup, "global", 0)[0]
     assert torch.equal(back.argmax(1), 3 * which)
 
 
@@ -124,20 +125,47 @@ def test_gradients_reach_scorer_and_restorer():
     tokens = window()._replace(layer=Layer("frame", 0))
     short, plan = pace.compress(tokens, None, "backbone_in")
     pace.restore(short, plan, "tap")[0].x.square().sum().backward()
-    for network in (pace.scorer, pace.restorer.q, pace.restorer.k, pace.restorer.mlps["frame"]):
+    for network in (pace.scorer, pace.restorer.q, pace.restorer.k, pace.restorer.corrections["frame"]):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+@pytest.mark.parametrize("grid", [(9, 12), (6, 11), (37, 28)])
+def test_a_choice_by_lattice_leaves_no_hole(grid):
+    """However many are kept: no patch is much farther from a kept one than on the best possible grid."""
+    y, x = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    for keep in (0.25, 0.4, 0.5, 0.75):
+        n = int(keep * len(y))
+        kept = lattice(grid, torch.device("cpu")).argsort(descending=True)[:n].numpy()
+        inside = np.hypot(y[:, None] - y[kept], x[:, None] - x[kept]).min(1)
+        assert inside.max() <= 2.3 * (1 / keep) ** 0.5 and len(set(kept.tolist())) == n
+
+
+def test_spread_moves_the_choice_from_the_score_to_the_lattice():
+    tokens = window(grid=(6, 8), scenes=1, frames=1)
+    even = lattice((6, 8), torch.device("cpu")).argsort(descending=True)[:24].sort().values
+
+    def kept(spread):
+        return (
+            Pace(FirstChannel(), None, ratio=0.5, spread=spread)
+            .compress(tokens, None, "backbone_in")[1]
+            .merging.origin[0]
+        )
+
+    best = tokens.x[0, 0, 2:, 0].argsort(descending=True)[:24].sort().values
+    assert torch.equal(kept(0.0), best) and torch.equal(kept(1e4), even)
+    assert not torch.equal(kept(1.0), best) and not torch.equal(kept(1.0), even)
 
 
 def test_files_keep_the_networks(tmp_path):
     torch.manual_seed(0)
     model = VGGT(SIZES)
     path = str(tmp_path / "pace.safetensors")
-    scorer, restorer = make_networks(model, 16)
+    scorer, restorer = make_networks(model, 16, spread=0.5)
     save_networks(path, scorer, restorer)
     loaded, loaded_restorer = load_networks(path, model)
     x = torch.randn(1, 2, 3, 4, 48)
     torch.testing.assert_close(loaded(x), scorer(x), rtol=1e-2, atol=1e-2)  # stored in half precision
-    assert loaded_restorer.heads == restorer.heads
+    assert loaded_restorer.heads == restorer.heads and float(loaded.spread) == 0.5
     with pytest.raises(
         CheckpointError, match=r"width 48.*trunk of width 48, but this model's are 32 and 32.*train-pace"
     ):

@@ -1,31 +1,35 @@
-"""What Co-Me costs in accuracy, on the frozen test rooms: against the dense model, random groups, and its own variants.
+"""What Co-Me costs in accuracy, on the frozen test rooms and on recordings: against the dense model, random groups, its own variants.
 
-python test/benchmark/come_accuracy.py [--predictor NAME=FILE ...] [--windows 64]
+python test/benchmark/come_accuracy.py [--source rooms --source FOLDER ...] [--predictor NAME=FILE ...] [--windows 64]
 -> test/benchmark/results/come_accuracy.json and .md
 
 `come_ros eval --frontier` holds Co-Me against other accelerators and null models; here are its own parts, one by one.
-Every window is 4 frames of the test split at the model's own size, or at --side. Depth is scaled per window by
-the median ratio. "kept" counts only the pixels that the variant did not merge, for dense too. Intervals: 95 %, bootstrap over windows.
+Every window is 4 frames of a source at the model's own size, or at --side. Depth is scaled per window by the median ratio. "kept" counts
+only the pixels that the variant did not merge, for dense too. Intervals: 95 %, bootstrap over windows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from come_ros.accelerators import CoMe, NoAccelerator, Random
 from come_ros.accelerators.come import merged_patches
 from come_ros.accelerators.confidence import load_predictor
 from come_ros.accelerators.random import Lot
 from come_ros.backbones.checkpoint import MODEL_FOLDER, bundled_weights, load_vggt
-from come_ros.datasets.synthetic import test_windows
+from come_ros.config import Config
 from come_ros.evaluation import depth_errors, paired_difference, relative_pose_errors
+from come_ros.evaluation.window import WindowTruth
 from come_ros.kernels import group_members
+from come_ros.tools.eval.sources import ROOMS, Cut, sources_of
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -58,7 +62,10 @@ class PickOne(CoMe):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictor", action="append", default=[], metavar="NAME=FILE", help="others to compare with")
-    parser.add_argument("--windows", type=int, default=64)
+    parser.add_argument(
+        "--source", action="append", help="rooms, or the path of a recording with depth; may be repeated"
+    )
+    parser.add_argument("--windows", type=int, default=64, help="of each source")
     parser.add_argument("--side", type=int, default=0, help="longer side of the images, px (default: the model's own)")
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -87,33 +94,55 @@ def main() -> None:
             other, at_block = load_predictor(path, model)
             variants[f"{label} {name}"] = CoMe(other, at_block, **at)
 
-    rows: dict[str, list[dict[str, float]]] = {"dense": []} | {name: [] for name in variants}
-    for i, s in enumerate(test_windows(args.windows, width=args.side, height=args.side * 3 // 4)):
-        images = torch.from_numpy(s.images).permute(0, 3, 1, 2)[None].float() / 255
-        with torch.inference_mode():
-            dense, _ = model(images, NoAccelerator(), ("camera", "depth"))
-            teacher.confidence = torch.nn.functional.avg_pool2d(dense["depth_conf"], model.patch)
-            rows["dense"].append(errors(dense, s, None, None))
-            for name, accelerator in variants.items():
-                out, trunk = model(images, accelerator, ("camera", "depth"))
-                mask = merged_patches(trunk.plan).repeat_interleave(14, 1).repeat_interleave(14, 2).numpy()
-                rows[name].append(errors(out, s, ~mask, dense) | {"kept_tokens": accelerator.kept_ratio(trunk.plan)})
-        print(f"\r{i + 1} of {args.windows}", end="", flush=True)
-    print()
-    result = {name: summary(r, rows["dense"]) for name, r in rows.items()}
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for label, truth in windows(args.source or [ROOMS], args.windows, args.side, model.patch):
+        rows = found.setdefault(label, {"dense": []} | {name: [] for name in variants})
+        score(model, truth, variants, rows, teacher)
+    result = {label: {name: summary(r, rows["dense"]) for name, r in rows.items()} for label, rows in found.items()}
     name = "come_accuracy" + ("" if args.side == model.native_side else f"_{args.side}")
-    (RESULTS / f"{name}.json").write_text(json.dumps({**vars(args), "rows": result}, indent=1) + "\n")
-    text = table(result)
+    settings = {"windows": {label: len(rows["dense"]) for label, rows in found.items()}, "side": args.side}
+    (RESULTS / f"{name}.json").write_text(json.dumps({**settings, "sources": result}, indent=1) + "\n")
+    text = "\n".join(f"## {label}, {len(found[label]['dense'])} windows\n\n{table(r)}" for label, r in result.items())
     (RESULTS / f"{name}.md").write_text(text)
     print(text)
 
 
-def errors(out: dict[str, Any], truth: Any, kept: np.ndarray | None, dense: dict[str, Any] | None) -> dict[str, float]:
+def windows(sources: list[str], most: int, side: int, patch: int) -> Iterator[tuple[str, WindowTruth]]:
+    """Of each source, with its label, those whose depth is known."""
+    for source in sources_of(sources, Config(), None, None):
+        for truth in tqdm(
+            source.windows(Cut(most=most), side, patch), desc=source.label, total=source.count(Cut(most=most))
+        ):
+            if truth.depth is not None:
+                yield source.label, truth
+
+
+def score(model: Any, truth: WindowTruth, variants: dict[str, Any], rows: dict[str, Any], teacher: Any = None) -> None:
+    """Appends what the dense model and each variant say of a window."""
+    images = torch.from_numpy(truth.images).permute(0, 3, 1, 2)[None].float() / 255
+    with torch.inference_mode():
+        dense, _ = model(images, NoAccelerator(), ("camera", "depth"))
+        if teacher is not None:
+            teacher.confidence = torch.nn.functional.avg_pool2d(dense["depth_conf"], model.patch)
+        rows["dense"].append(errors(dense, truth, None, None))
+        for name, accelerator in variants.items():
+            out, trunk = model(images, accelerator, ("camera", "depth"))
+            merged = merged_patches(trunk.plan).repeat_interleave(model.patch, 1).repeat_interleave(model.patch, 2)
+            row = errors(out, truth, ~merged.numpy(), dense)
+            rows[name].append(row | {"kept_tokens": accelerator.kept_ratio(trunk.plan)})
+
+
+def errors(
+    out: dict[str, Any], truth: WindowTruth, kept: np.ndarray | None, dense: dict[str, Any] | None
+) -> dict[str, float]:
     depth = out["depth"][0].numpy()
     whole = depth_errors(depth, truth.depth)
-    rotation, direction, _ = relative_pose_errors(out["world_from_camera"][0].double().numpy(), truth.world_from_camera)
-    row = {"abs_rel": whole.abs_rel, "delta": whole.delta, "rotation_deg": float(np.median(rotation)),
-           "direction_deg": float(np.nanmedian(direction))}  # fmt: skip
+    row = {"abs_rel": whole.abs_rel, "delta": whole.delta, "rotation_deg": np.nan, "direction_deg": np.nan}
+    if truth.world_from_camera is not None:
+        poses = out["world_from_camera"][0].double().numpy()
+        rotation, direction, _ = relative_pose_errors(poses, truth.world_from_camera)
+        row["rotation_deg"] = float(np.median(rotation))
+        row["direction_deg"] = float(np.median(known)) if len(known := direction[np.isfinite(direction)]) else np.nan
     if kept is not None and dense is not None:
         base = dense["depth"][0].numpy()
         row["kept_abs_rel"] = depth_errors(depth, truth.depth, kept).abs_rel
@@ -123,13 +152,16 @@ def errors(out: dict[str, Any], truth: Any, kept: np.ndarray | None, dense: dict
 
 
 def summary(rows: list[dict[str, float]], dense: list[dict[str, float]]) -> dict[str, float | list[float]]:
-    out: dict[str, float | list[float]] = {
-        k: float(np.nanmedian([r[k] for r in rows]) if k.endswith("_deg") else np.mean([r[k] for r in rows]))
-        for k in rows[0]
-    }
+    out: dict[str, float | list[float]] = {k: middle(k, [r[k] for r in rows]) for k in rows[0]}
     worse = paired_difference(*(np.array([r["abs_rel"] for r in x]) for x in (rows, dense)), relative=True)
     out["worse_than_dense"], out["worse_than_dense_95"] = worse.value, [worse.low, worse.high]
     return out
+
+
+def middle(name: str, values: list[float]) -> float:
+    """Median of angles, mean of all else, over windows where it has a meaning; kept pixels there may be none."""
+    known = np.array(values)[np.isfinite(values)]
+    return float("nan") if not len(known) else float(np.median(known) if name.endswith("_deg") else known.mean())
 
 
 def table(result: dict[str, Any]) -> str:

@@ -1,10 +1,11 @@
 """Co-Me's choices, one at a time: students of one teacher, trained on the very same batches, then judged by the depth they leave.
 
 Compared: ranking against MSE loss (two seeds each: first weights and drawn pairs), the encoder block that is read, who attends to whom.
-The first student is the reference. Writes the predictors into --output, and distill_study.json, .md and .png into results/.
+The first student is the reference. Writes the predictors into --output, and distill_study.json, .md and .png into results/. Judged on the
+frozen test rooms, and on any recording with depth that is named.
 
-  python test/benchmark/distill_study.py -o out/study               teach all (about 40 minutes on one core), then judge
-  python test/benchmark/distill_study.py -o out/study --judge       judge those in out/study
+  python test/benchmark/distill_study.py -o out/study                             teach all (about 40 minutes on one core), then judge
+  python test/benchmark/distill_study.py -o out/study --judge --source FOLDER     judge those in out/study
 """
 
 from __future__ import annotations
@@ -20,29 +21,29 @@ import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
-from come_accuracy import errors, summary
+from come_accuracy import score, summary, windows
 
-from come_ros.accelerators import CoMe, NoAccelerator
-from come_ros.accelerators.come import merged_patches
-from come_ros.accelerators.confidence import load_predictor, save_predictor
+from come_ros.accelerators import CoMe
+from come_ros.accelerators.confidence import default_block, load_predictor, save_predictor
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
-from come_ros.datasets.synthetic import test_windows
 from come_ros.tools.distill import RoomWindows, Student, agreement, draw_batch, rate_at, teach
+from come_ros.tools.eval.sources import ROOMS
 
 RESULTS = Path(__file__).parent / "results"
-# name -> block, loss, scope, seed
-STUDENTS = {
-    "ranking, block 1, window, seed 0": (1, "ranking", "window", 0),
-    "ranking, block 1, window, seed 1": (1, "ranking", "window", 1),
-    "mse, block 1, window, seed 0": (1, "mse", "window", 0),
-    "mse, block 1, window, seed 1": (1, "mse", "window", 1),
-    "ranking, block 0, window, seed 0": (0, "ranking", "window", 0),
-    "ranking, block 2, window, seed 0": (2, "ranking", "window", 0),
-    "ranking, block 3, window, seed 0": (3, "ranking", "window", 0),
-    "ranking, block 1, frame, seed 0": (1, "ranking", "frame", 0),
-    "ranking, block 1, pooled, seed 0": (1, "ranking", "pooled", 0),
-}
 EVERY = 100
+
+
+def students_of(model: Any) -> dict[str, tuple[int, str, str, int]]:
+    """Name -> block, loss, scope, seed."""
+    depth = len(model.encoder_blocks())
+    usual = default_block(depth)
+    choices = [(usual, loss, "window", seed) for loss in ("ranking", "mse") for seed in (0, 1)]
+    choices += [(block, "ranking", "window", 0) for block in range(depth) if block != usual]
+    choices += [(usual, "ranking", scope, 0) for scope in ("frame", "pooled")]
+    return {
+        f"{loss}, block {block}, {scope}, seed {seed}": (block, loss, scope, seed)
+        for block, loss, scope, seed in choices
+    }
 
 
 def main() -> None:
@@ -50,7 +51,10 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=16, help="frames in a step")
-    parser.add_argument("--windows", type=int, default=64, help="of the test split")
+    parser.add_argument("--windows", type=int, default=64, help="of the test split, and of each source")
+    parser.add_argument(
+        "--source", action="append", default=[], help="recording with depth to be judged on as well; may be repeated"
+    )
     parser.add_argument("--judge", action="store_true")
     args = parser.parse_args()
     torch.set_flush_denormal(True)
@@ -63,8 +67,11 @@ def main() -> None:
 def educate(model: Any, args: argparse.Namespace) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     data, rng = RoomWindows(0, model.native_side), np.random.default_rng(0)
-    students = {name: Student(model, b, loss, scope, 32, seed) for name, (b, loss, scope, seed) in STUDENTS.items()}
-    blocks = sorted({s.block for s in students.values()}, key=lambda b: (b != 1, b))
+    students = {
+        name: Student(model, b, loss, scope, 32, seed) for name, (b, loss, scope, seed) in students_of(model).items()
+    }
+    usual = default_block(len(model.encoder_blocks()))
+    blocks = sorted({s.block for s in students.values()}, key=lambda b: (b != usual, b))
     held = [teach(model, torch.from_numpy(w)[None], blocks) for w in data.validation()]
     log: dict[str, list[dict[str, float]]] = {name: [] for name in students}
     for step in tqdm(range(args.steps), desc="teaching", unit="step"):
@@ -82,43 +89,45 @@ def educate(model: Any, args: argparse.Namespace) -> None:
 
 
 def judge(model: Any, args: argparse.Namespace) -> None:
-    """Depth error of Co-Me with each of them on the test split at 3x3, p = 0.5, beside the reference's ablations."""
+    """Depth error of Co-Me with each of them at its default group and ratio."""
     variants = {}
-    for i, name in enumerate(STUDENTS):
+    for i, name in enumerate(students_of(model)):
         predictor, block = load_predictor(str(args.output / f"{i}.safetensors"), model)
         variants[name] = CoMe(predictor, block)
-    rows: dict[str, list[dict[str, float]]] = {"dense": []} | {name: [] for name in variants}
-    side = model.native_side
-    for s in tqdm(list(test_windows(args.windows, width=side, height=side * 3 // 4)), desc="judging"):
-        images = torch.from_numpy(s.images).permute(0, 3, 1, 2)[None].float() / 255
-        with torch.inference_mode():
-            dense, _ = model(images, NoAccelerator(), ("camera", "depth"))
-            rows["dense"].append(errors(dense, s, None, None))
-            for name, accelerator in variants.items():
-                out, trunk = model(images, accelerator, ("camera", "depth"))
-                kept = ~merged_patches(trunk.plan).repeat_interleave(14, 1).repeat_interleave(14, 2).numpy()
-                rows[name].append(errors(out, s, kept, dense))
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for label, truth in windows([ROOMS, *args.source], args.windows, model.native_side, model.patch):
+        rows = found.setdefault(label, {"dense": []} | {name: [] for name in variants})
+        score(model, truth, variants, rows)
     log = json.loads((args.output / "log.json").read_text())
-    result = {name: summary(r, rows["dense"]) | (log[name][-1] if name in log else {}) for name, r in rows.items()}
-    settings = {name: getattr(args, name) for name in ("steps", "batch", "windows")}
-    (RESULTS / "distill_study.json").write_text(json.dumps({**settings, "rows": result, "log": log}, indent=1) + "\n")
-    text = table(result)
+    result = {
+        label: {name: summary(r, rows["dense"]) | (log[name][-1] if name in log else {}) for name, r in rows.items()}
+        for label, rows in found.items()
+    }
+    settings = {"steps": max(e["step"] for entries in log.values() for e in entries), "batch": args.batch}
+    settings["windows"] = {label: len(rows["dense"]) for label, rows in found.items()}
+    (RESULTS / "distill_study.json").write_text(
+        json.dumps({**settings, "sources": result, "log": log}, indent=1) + "\n"
+    )
+    text = f"{settings['steps']} steps of {settings['batch']} frames.\n\n" + table(result)
     (RESULTS / "distill_study.md").write_text(text)
     draw(log, RESULTS / "distill_study.png")
     print(text)
 
 
 def table(result: dict[str, Any]) -> str:
-    lines = [
-        "| student | rank correlation | mask IoU | AbsRel | worse than dense (95 %) |",
-        "|---|---|---|---|---|",
-        f"| (dense) | | | {result['dense']['abs_rel']:.4f} | |",
-    ]
-    for name, r in result.items():
-        if name != "dense":
+    """Agreement with the teacher in validation rooms; of each source AbsRel, and how much worse than dense."""
+    heads = [f"{label}: AbsRel, worse than dense (95 %)" for label in result]
+    lines = ["| student | rank correlation | mask IoU | " + " | ".join(heads) + " |", "|---" * (3 + len(heads)) + "|"]
+    lines.append("| (dense) | | | " + " | ".join(f"{rows['dense']['abs_rel']:.4f}" for rows in result.values()) + " |")
+    for name, first in next(iter(result.values())).items():
+        if name == "dense":
+            continue
+        cells = [name, f"{first['spearman']:.3f}", f"{first['mask_iou']:.3f}"]
+        for rows in result.values():
+            r = rows[name]
             low, high = r["worse_than_dense_95"]
-            worse = f"{r['worse_than_dense']:+.1%} ({low:+.1%} to {high:+.1%})"
-            lines.append(f"| {name} | {r['spearman']:.3f} | {r['mask_iou']:.3f} | {r['abs_rel']:.4f} | {worse} |")
+            cells.append(f"{r['abs_rel']:.4f}, {r['worse_than_dense']:+.1%} ({low:+.1%} to {high:+.1%})")
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

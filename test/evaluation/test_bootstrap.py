@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from come_ros.evaluation import interval, paired_difference
+from come_ros.evaluation import best_share, interval, paired_difference
 
 
 def test_the_same_numbers_give_the_same_interval_and_it_agrees_with_scipy() -> None:
@@ -37,3 +37,13 @@ def test_pairing_takes_away_what_windows_have_in_common() -> None:
     assert paired_difference(ours, base, relative=True).value == pytest.approx(ours.mean() / base.mean() - 1)
     ours[0] = np.nan
     assert paired_difference(ours, base).value == pytest.approx((ours - base)[1:].mean())
+
+
+def test_the_best_of_many_is_as_sure_as_it_is_ahead() -> None:
+    rng = np.random.default_rng(3)
+    common = rng.normal(0, 5, 60)  # of each window: hard ones are hard for all
+    ahead, level = np.stack([common - 1, common]), rng.normal(0, 1, (4, 60))
+    np.testing.assert_array_equal(best_share(ahead), (1, 0))
+    np.testing.assert_array_equal(best_share(ahead, lower_is_better=False), (0, 1))
+    shares = best_share(level - level.mean(axis=1, keepdims=True))
+    assert shares.sum() == pytest.approx(1) and shares.min() > 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -176,7 +177,8 @@ def test_what_does_not_fit_is_told_in_its_row_only(backbone, x, monkeypatch):
     monkeypatch.setattr(model, "timed", too_much)
     images = np.zeros((2, 84, 98, 3), np.uint8)
     models = {"none": backbone, "come": backbone.accelerated(come())}
-    rows = model._rows(models, images, 0, 1, 1e9, False, tqdm(disable=True))
+    options = SimpleNamespace(no_flops=False, limit=0)
+    rows = model._rows(models, images, 0, 1, options, 1e9, False, tqdm(disable=True))
     assert rows["none"] == {"error": "out of memory: CUDA out of memory. Tried to allocate 1 PiB"}
     assert rows["come"]["trunk_ratio"] is None and rows["come"]["difference"] is None
     assert rows["come"]["trunk_ms"]["median"] > 0
@@ -235,10 +237,58 @@ def test_random_weights_are_said_to_be_random(tmp_path, capsys):
 
 def test_memory_is_measured_in_a_process_of_its_own(tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((8, 84, 112, 3), np.uint8))
-    took = memory.added_by_a_pass({"device": "cpu", "threads": 1}, "come", tmp_path / "images.npy", 8)
-    assert 5 < took["added_mb"] < 300 < took["peak_mb"]
+    took = memory.added_by_passes({"device": "cpu", "threads": 1}, "come", tmp_path / "images.npy", [8, 1])
+    assert list(took) == [1, 8] and 3 < took[1]["added_mb"] < took[8]["added_mb"] < 300 < took[8]["peak_mb"]
     with pytest.raises(ComeRosError, match="magic"):
-        memory.added_by_a_pass({"device": "cpu"}, "magic", tmp_path / "images.npy", 8)
+        memory.added_by_passes({"device": "cpu"}, "magic", tmp_path / "images.npy", [8])
+
+
+def test_the_exponent_is_that_of_the_times():
+    def row(frames, trunk, error=""):
+        return {"accelerator": "a", "frames": frames, "error": error,
+                "trunk_ms": {"median": trunk}, "total_ms": {"median": 3 * frames}}  # fmt: skip
+
+    rows = [row(n, 5 * n if n < 8 else 5 * n**2 / 8) for n in (1, 2, 4, 8, 16, 32)]  # linear, then as the square
+    fit = model.scaling([*rows, row(64, 0, "out of memory")])["a"]
+    assert fit["trunk_long"] == pytest.approx(2) and 1 < fit["trunk"] < 2
+    assert fit["total"] == fit["total_long"] == pytest.approx(1)
+    assert model.scaling(rows[:1])["a"] == dict.fromkeys(("trunk", "trunk_long", "total", "total_long"))
+
+
+def test_every_accelerator_is_timed_beside_the_dense_model(tmp_path, capsys):
+    from come_ros.accelerators import ACCELERATORS, COMBINATIONS
+
+    file, plot = tmp_path / "bench.json", tmp_path / "bench.png"
+    words = [
+        "--accelerator",
+        "all",
+        "--frames",
+        "1",
+        "2",
+        "3",
+        "--limit",
+        "0.001",
+        "--no-flops",
+        "--size",
+        "84x84",
+        "--no-memory",
+    ]
+    words += ["--device", "cpu", "--threads", "1", "--json", str(file), "--plot", str(plot)]
+    assert cli.main(["bench", *words]) == 0
+    result, told = json.loads(file.read_text()), capsys.readouterr().out
+    there = {row["accelerator"] for row in result["rows"]}
+    assert there | set(result["left_out"]) == {*ACCELERATORS, *COMBINATIONS} and there >= {"come", "tome", "fast"}
+    for row in result["rows"]:
+        own = row["own"]
+        assert row["passes"] == 1, "the limit was over: one pass, no more"
+        assert own["of_pass"] == pytest.approx(own["ms"] / row["total_ms"]["median"])
+        assert (own["of_pass"] == 0) == (row["accelerator"] == "none") and own["of_pass"] < 1 and "gflop" not in row
+    assert (
+        set(result["scaling"]) == there
+        and "| exponent |" in told
+        and all(f"| {name} | " in told for name in there - {"none"})
+    )
+    assert plot.read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize(
@@ -248,6 +298,7 @@ def test_memory_is_measured_in_a_process_of_its_own(tmp_path):
         (["--size", "big"], "'big'"),
         (["--frames", "0"], "--frames is [0]"),
         (["--repeats", "0"], "--repeats is 0"),
+        (["--limit", "-1"], "--limit is -1"),
         (["--accelerator", "come:ratio=2"], "accelerator.ratio is 2.0"),
         (["--accelerator", "come:ratoi=0.5"], "unknown parameter 'ratoi'"),
         (["--accelerator", "magic"], "accelerator.name is 'magic'"),

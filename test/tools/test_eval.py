@@ -20,7 +20,7 @@ from come_ros.errors import ConfigError, DatasetError
 from come_ros.evaluation.window import WindowTruth
 from come_ros.files import write_tum
 from come_ros.tools import cli
-from come_ros.tools.eval.frontier import against_nulls, at_the_same_time, recoveries
+from come_ros.tools.eval.frontier import against_nulls, at_the_same_time, recoveries, winners
 from come_ros.tools.eval.measure import Scores, measure, sequences, summary, thin_recovery
 from come_ros.tools.eval.report import markdown
 from come_ros.tools.eval.sources import Cut, Source, sources_of
@@ -349,6 +349,27 @@ def test_a_recording_also_gets_the_path_of_the_whole(tmp_path: Path, world: Trut
     assert "| seq-01 | dense | 12 |" in markdown(result)
 
 
+def test_the_best_of_each_bracket_is_held_against_its_rivals_and_null_models() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.1, 0.3, 24)
+    scores = Scores()
+    errors = {
+        DENSE: base, "come ratio=0.2": base + 0.01, "come ratio=0.6": base + 0.05, "tome ratio=0.6": base + 0.05 + rng.normal(0, 0.01, 24),
+        "random ratio=0.6": base + 0.03, "resolution 42x28": base + 0.2,
+    }  # fmt: skip
+    scores.rows = {name: [{"abs_rel": float(e)} for e in values] for name, values in errors.items()}
+    scores.windows = [("rooms", i) for i in range(24)]
+    variants = [Variant(name, name.split()[0], None) for name in errors]
+    costs = dict(zip(errors, (1.0, 0.85, 0.55, 0.56, 0.55, 0.85), strict=True))
+    first, second = winners(scores, variants, costs, "abs_rel")
+    assert (first["limit"], first["best"], first["verdict"]) == (0.9, "come ratio=0.2", "accelerator")
+    assert first["null"] == "random ratio=0.6" and first["share"] == 1 and first["level"] == []
+    assert first["vs_dense"]["value"] == pytest.approx(0.01) and first["vs_null"]["value"] == pytest.approx(-0.02)
+    # within 0.7 and 0.6 there are just the same, below nobody is left
+    assert (second["limit"], second["down_to"], second["verdict"], second["rivals"]) == (0.8, 0.6, "null model", 2)
+    assert {second["best"], *second["level"]} == {"come ratio=0.6", "tome ratio=0.6"} and 0.1 < second["share"] < 1
+
+
 def test_the_frontier_has_every_accelerator_and_its_null_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +388,11 @@ def test_the_frontier_has_every_accelerator_and_its_null_models(
     times = result["timings"]["trunk"]
     assert set(times) == set(result["variants"]) and times[DENSE]["trunk_ratio"] == 1
     assert "random" in result["against_nulls"]["abs_rel"]["come ratio=0.25 group=2x2"]
+    for found, cost in ((result["winners"], None), (result["timings"]["winners"], times)):
+        for row in found["abs_rel"]:
+            assert not row["best"].startswith(("random", "resolution", DENSE)) and row["cost"] <= row["limit"]
+            assert cost is None or row["cost"] == cost[row["best"]]["trunk_ratio"]
+    assert result["winners"]["chamfer"], "some accelerator keeps less than 0.9 of the tokens"
     table = (tmp_path / "metrics.md").read_text()
     assert all(f"| {name} |" in table for name in result["variants"])
     assert cv2.imread(str(tmp_path / "plots.png")).std() > 10

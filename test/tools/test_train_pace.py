@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from come_ros.accelerators import Pace
 from come_ros.accelerators.pace_networks import load_networks, make_networks
 from come_ros.backbones.checkpoint import load_vggt, save_checkpoint
 from come_ros.backbones.vggt import VGGT, VGGTSizes
@@ -73,39 +73,68 @@ def test_attention_is_looked_at_some_rows_at_a_time(monkeypatch):
 
 
 def test_restoring_exactly_costs_nothing_and_only_missing_patches_count():
-    levels = {0: torch.randn(1, 2, 7, 6), 3: torch.randn(1, 2, 7, 6)}
+    levels = {0: torch.randn(1, 2, 5, 6), 3: torch.randn(1, 2, 5, 6)}
     missing = torch.zeros(1, 2, 5, dtype=torch.bool)
     missing[:, :, 1:3] = True
-    assert float(train_pace.restore_loss(levels, levels, 2, missing)) == pytest.approx(0, abs=1e-6)
+    assert float(train_pace.restore_loss(levels, levels, missing)) == pytest.approx(0, abs=1e-6)
     kept_differ = {tap: t.clone() for tap, t in levels.items()}
     for t in kept_differ.values():
-        t[:, :, 2:3] += 1
-        t[:, :, :2] += 1
-    assert float(train_pace.restore_loss(kept_differ, levels, 2, missing)) == pytest.approx(0, abs=1e-6)
+        t[:, :, 0] += 1
+    assert float(train_pace.restore_loss(kept_differ, levels, missing)) == pytest.approx(0, abs=1e-6)
     for t in kept_differ.values():
-        t[:, :, 3] *= -1
-    assert float(train_pace.restore_loss(kept_differ, levels, 2, missing)) > 0.5
+        t[:, :, 1] *= -1
+    assert float(train_pace.restore_loss(kept_differ, levels, missing)) > 0.5
+    error = train_pace.patch_errors(kept_differ, levels)
+    assert error.shape == (1, 2, 5) and error[:, :, [0, 1]].min() > 0 == error[:, :, 2:].max()
+    large = {tap: 100 * t for tap, t in levels.items()}  # a level of large values is worth no more than another
+    torch.testing.assert_close(train_pace.patch_errors({t: 100 * x for t, x in kept_differ.items()}, large), error)
 
 
-def test_stage_two_teaches_both_networks_and_leaves_the_model_alone(weights):
+def test_a_scorer_is_told_the_ranks_of_the_errors_of_what_was_missing():
+    missing = torch.tensor([[[True, False, True, True], [False, True, True, False]]])
+    error = torch.tensor([[[5.0, 99.0, 1.0, 2.0], [99.0, 7.0, 8.0, 99.0]]])
+    want = torch.tensor([1.0, 0.0, 0.5, 0.0, 1.0])
+    logit = torch.randn(1, 2, 4, requires_grad=True)
+    loss = train_pace.error_loss(logit, error, missing)
+    torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(logit[missing], want))
+    loss.backward()
+    assert (logit.grad[missing] != 0).all() and (logit.grad[~missing] == 0).all()
+
+
+def test_nothing_is_left_to_rebuild_where_all_is_kept(weights):
+    """The whole model's levels, taken apart and put together, are its levels."""
+    model = load_vggt(weights).eval().requires_grad_(False)
+    _, restorer = make_networks(model, 16)
+    lesson = train_pace.teach(model, {"images": torch.randint(0, 256, (1, 2, 3, 42, 56), dtype=torch.uint8)})
+    got = train_pace.rebuilt(model, restorer, lesson, torch.arange(12).expand(2, -1))
+    assert list(got) == list(lesson.levels)
+    assert all(torch.equal(got[tap], level) for tap, level in lesson.levels.items())
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_either_stage_teaches_both_networks_and_leaves_the_model_alone(weights, stage):
     model = load_vggt(weights).eval().requires_grad_(False)
     torch.manual_seed(0)
     scorer, restorer = make_networks(model, 16)
-    pace = Pace(scorer, restorer, ratio=0.5)
     batch = {"images": torch.randint(0, 256, (2, 2, 3, 42, 56), dtype=torch.uint8)}
     lesson = train_pace.teach(model, batch)
     optimiser = torch.optim.Adam([*scorer.parameters(), *restorer.parameters()], lr=3e-3)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     totals = []
-    for _ in range(25):
-        terms = train_pace.refine_losses(model, pace, batch, lesson)
-        loss = terms["distill"] + terms["restore"] + 0.1 * terms["task"]
+    for _ in range(8):
+        if stage == 1:
+            terms = train_pace.distill_losses(model, scorer, restorer, lesson, 0.5)
+        else:
+            terms = train_pace.refine_losses(model, scorer, restorer, {"ratio": 0.5, "spread": 1.0}, batch, lesson)
+        loss = sum(terms.values()) - 0.9 * terms.get("task", 0)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         totals.append({k: float(v.detach()) for k, v in terms.items()})
     assert all(p.grad is not None for p in [*scorer.parameters(), *restorer.parameters()])
-    assert totals[-1]["restore"] < 0.9 * totals[0]["restore"] and totals[-1]["distill"] < totals[0]["distill"]
+    for name in ("restore", "distill") if stage == 1 else ("restore",):
+        first, last = (np.mean([t[name] for t in part]) for part in (totals[:2], totals[-2:]))
+        assert last < first, name
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
@@ -114,27 +143,29 @@ def test_a_run_on_recordings_is_written_scored_and_resumed(weights, folder, tmp_
     command = ["train-pace", "-o", str(out), "--source", folder, "--weights", weights, "--batch", "4", "--dim", "8"]
     assert cli.main([*command, "--steps", "2", "--refine-steps", "2"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert (result["distilled"]["stage"], result["refined"]["stage"]) == (1, 2)
-    for name in ("spearman", "spearman_error"):
-        assert -1 <= result["refined"][name] <= 1
-    assert result["refined"]["restored"] > 0 and "restored_abs_rel" not in result["refined"]  # no truth in recordings
+    scores = result["scores"]
+    for name in ("distilled", "refined"):
+        assert -1 <= scores[f"{name} spearman"] <= 1 and -1 <= scores[f"{name} spearman_error"] <= 1
+        assert all(scores[f"{name}, {way}"] > 0 for way in ("copied", "restored", "by lot", "evenly", "by attention"))
+    assert scores["dense"] == 0 and "dense abs_rel" not in scores  # no truth in recordings
     model = load_vggt(weights)
     scorer, restorer = load_networks(result["pace"], model)
-    assert scorer.norm.weight.shape == (32,) and restorer.q.weight.shape[0] == 8
-    assert {p.name for p in out.iterdir()} == {
-        "pace.safetensors",
-        "distilled.safetensors",
-        "state.pt",
-        "curve.png",
-        "log.json",
-    }
+    assert scorer.norm.weight.shape == (32,) and restorer.q.weight.shape[0] == 8 and float(scorer.spread) == 1
+    written = {"pace.safetensors", "distilled.safetensors", "state.pt", "curve.png", "log.json", "comparison.md"}
+    assert {p.name for p in out.iterdir()} == written
+    text = (out / "comparison.md").read_text()
+    assert all(
+        f"| {name} | {choice}" in text for name in ("distilled", "refined") for choice in ("score, restorer", "by lot")
+    )
 
     assert cli.main([*command, "--steps", "2", "--refine-steps", "3", "--resume"]) == 1
     assert "run with --refine-steps 2, not 3" in capsys.readouterr().err
     assert cli.main([*command, "--steps", "2", "--refine-steps", "2", "--resume"]) == 0  # nothing left: the same again
-    assert json.loads(capsys.readouterr().out)["refined"]["step"] == 4
+    again = json.loads(capsys.readouterr().out)
+    assert again["steps"] == 4 and again["scores"] == scores
     assert cli.main(["train-pace", "-o", str(tmp_path / "none"), "--weights", weights, "--resume"]) == 1
     assert "nothing to resume" in capsys.readouterr().err
+    assert cli.main([*command, "--ratio", "1"]) == 1 and "--ratio is 1" in capsys.readouterr().err
 
 
 def test_rooms_tell_the_truth(weights):
@@ -151,5 +182,15 @@ def test_rooms_tell_the_truth(weights):
 
 
 def test_the_rate_warms_up_and_ends_at_nothing():
-    rates = [train_pace.rate_at(i, 100) for i in range(101)]
+    rates = [train_pace.rate_at(i / 100) for i in range(101)]
     assert rates[0] < rates[4] <= train_pace.RATE and max(rates) <= train_pace.RATE and rates[100] == pytest.approx(0)
+
+
+def test_a_stage_ends_with_its_steps_or_its_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(train_pace.time, "monotonic", lambda: now[0])
+    clock = train_pace.Clock(10, 100.0)
+    assert clock.share(3) == 0.3
+    now[0] = 60.0
+    assert clock.share(3) == 0.6 and clock.share(10) == 1
+    assert train_pace.Clock(10, 0.0).share(5) == 0.5 and train_pace.Clock(0, 0.0).share(0) == 1

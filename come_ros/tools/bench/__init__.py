@@ -3,7 +3,8 @@
 Each pass is split by part (encoder head, predictor, merge, encoder tail, frame, global, restore, heads); a row also says how many
 patch tokens are left, what memory a pass takes beside weights and images (CPU: growth of the peak resident set of a process of its
 own; CUDA: torch.cuda.max_memory_allocated), how many FLOPs, what share of the speed of a large matrix product on this machine
-the trunk reaches, and how far its prediction is from the dense one's. The trunk is all but the heads. Times are medians (p90) after a
+the trunk reaches, and how far its prediction is from the dense one's. The trunk is all but the heads; an accelerator's own steps are
+predictor, merge, restore. With three window lengths or more, the exponent of frames is fitted. Times are medians (p90) after a
 warm-up, ratios medians over passes that ran one after the other. On a machine that does something else besides, times are too high;
 the load is noted.
 
@@ -12,6 +13,7 @@ ACCELERATOR is a name, if need be with parameters (all that the configuration ho
 examples:
   come_ros bench                                                  the bundled model, dense and with Co-Me
   come_ros bench --frames 8 32 128 --json bench.json --plot bench.png > bench.md
+  come_ros bench --accelerator all --frames 2 4 8 16 32 64 128 --limit 30 --no-flops   how each grows with the window, and its own cost
   come_ros bench --accelerator come:ratio=0.25 --accelerator come:ratio=0.75 --source my_bag
   come_ros bench --variant 1b --random-weights --device cuda --size 504x504 --frames 8 32 128
   come_ros bench --weights vggt.safetensors --accelerator come:predictor=p.safetensors
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--size", metavar="WxH", help="images, px (default: the model's own width, 4:3)")
     model.add_argument(
         "--accelerator", action="append", metavar="ACCELERATOR",
-        help="what to compare with the dense model; may be repeated; none: nothing (come)",
+        help="what to compare with the dense model; may be repeated; all: every registered one; none: nothing (come)",
     )  # fmt: skip
     model.add_argument("--backbone", default="vggt", choices=MODELS, help="model family (%(default)s)")
     model.add_argument("--variant", metavar="NAME", help="with --random-weights: which size; vggt: tiny (default), 1b")
@@ -63,7 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         model.add_argument(f"--{name.replace('_', '-')}", default=p.default, choices=p.choices, help=p.doc)
     model.add_argument("--threads", type=int, default=0, help="CPU threads (0: all cores)")
     model.add_argument("--warm-up", type=int, default=2, metavar="N", help="passes that do not count (%(default)s)")
-    model.add_argument("--no-memory", action="store_true", help="leave memory out: on the CPU it takes a process a row")
+    model.add_argument(
+        "--limit", type=float, default=0, metavar="SECONDS",
+        help="of each window length: then no further repeats, but one there is (0: none)",
+    )  # fmt: skip
+    model.add_argument("--no-flops", action="store_true", help="do not count FLOPs, which takes a pass")
+    model.add_argument(
+        "--no-memory", action="store_true", help="leave memory out: on the CPU it takes a process and a pass more"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

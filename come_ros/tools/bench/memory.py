@@ -1,4 +1,4 @@
-"""How much one pass of a model adds to the memory of a fresh process, on the CPU. Also that process itself:
+"""How much a pass of a model adds to the memory of a fresh process, on the CPU. Also that process itself:
 `python -m come_ros.tools.bench.memory`, which reads what to do from its standard input.
 """
 
@@ -12,6 +12,7 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,29 @@ from ...errors import ComeRosError
 MB = 1e6
 
 
-def added_by_a_pass(model: dict[str, Any], accelerator: str, images: Path, frames: int) -> dict[str, float]:
-    """added_mb: growth of the peak resident set over what was there before; peak_mb: that peak. Both 10^6 bytes.
+def added_by_passes(
+    model: dict[str, Any], accelerator: str, images: Path, frames: Sequence[int]
+) -> dict[int, dict[str, float]]:
+    """Number of frames -> added_mb: growth of the peak resident set over what was there before; peak_mb: that peak. Both 10^6 bytes.
 
-    model: see model.Wish. images: .npy file (S, H, W, 3) uint8, of which the first `frames` are used. Raises ComeRosError.
+    One process makes all passes, from short to long; free memory is given back, and the peak taken anew, before each. model: see
+    model.Wish. images: .npy file (S, H, W, 3) uint8, of which the first so many are used. Raises ComeRosError if there is none; where
+    memory ends, so do the rows.
     """
-    request = json.dumps({"model": model, "accelerator": accelerator, "images": str(images), "frames": frames})
+    ordered = sorted(set(frames))
+    request = json.dumps({"model": model, "accelerator": accelerator, "images": str(images), "frames": ordered})
     package = str(Path(__file__).resolve().parents[3])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
     done = subprocess.run(
         [sys.executable, "-m", __name__], input=request, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
     )  # fmt: skip
-    if done.returncode:
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if not rows:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ComeRosError(
-            f"measuring the memory of {frames} frames failed ({last}): is there enough? --no-memory leaves it out"
+            f"measuring the memory of {ordered[0]} frames failed ({last}): is there enough? --no-memory leaves it out"
         )
-    return json.loads(done.stdout.splitlines()[-1])
+    return dict(zip(ordered, rows, strict=False))
 
 
 def main() -> None:
@@ -50,11 +57,12 @@ def main() -> None:
     one = wish.with_accelerator(backbone, request["accelerator"])
     images = np.load(request["images"], mmap_mode="r")
     one.run(one.upload(images[:1]))  # what is made once: code, threads, tables
-    x = one.upload(images[: request["frames"]])
-    before = _reset_peak()
-    one.run(x)
-    peak = _status("VmHWM") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"added_mb": (peak - before) / MB, "peak_mb": peak / MB}))
+    for frames in request["frames"]:
+        x = one.upload(images[:frames])
+        before = _reset_peak()
+        one.run(x)
+        peak = _status("VmHWM") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps({"added_mb": (peak - before) / MB, "peak_mb": peak / MB}), flush=True)
 
 
 def _reset_peak() -> float:

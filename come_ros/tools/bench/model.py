@@ -9,7 +9,8 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,21 @@ import numpy as np
 
 from ... import __version__
 from ...config import Config, with_words
-from ...errors import ComeRosError, ConfigError, DatasetError
+from ...errors import CheckpointError, ComeRosError, ConfigError, DatasetError
 from ...evaluation import prediction_difference
 from ...files import whole_file
 from ...types import U8
-from .memory import MB, added_by_a_pass
-from .split import PARTS, count_flops, matmul_rate, timed
+from .memory import MB, added_by_passes
+from .split import OWN, PARTS, count_flops, matmul_rate, timed
 
 log = logging.getLogger("come_ros")
 
 DENSE = "none"
 FRAMES = [2, 4, 8, 16]
 HOW = ("attention", "heads_precision", "optimize")  # parameters of the configuration: how the device does it
+ALL = "all"
 SEED = 0
+LONG = 3  # of the longest windows, whose exponent is given by itself
 
 
 @dataclass(frozen=True)
@@ -118,14 +121,21 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     counts = options.frames or FRAMES
     repeats, warm_up = options.repeats or 10, options.warm_up
     wish = wish_of(options)
-    names = list(dict.fromkeys([DENSE, *(options.accelerator or ["come"])]))
+    names = list(dict.fromkeys([DENSE, *_named(options.accelerator or ["come"])]))
     for name in names:
         wish.config(name)  # a wrong word is told before anything slow
     backbone = wish.load()
     with tempfile.TemporaryDirectory() as folder:
         if wish.random:
             wish = dataclasses.replace(wish, predictor=random_predictor(Path(folder), backbone.model))
-        models = {name: wish.with_accelerator(backbone, name) for name in names}
+        models, left_out = {}, {}
+        for name in names:
+            try:
+                models[name] = wish.with_accelerator(backbone, name)
+            except CheckpointError as error:
+                if ALL not in (options.accelerator or []):
+                    raise
+                left_out[name] = str(error)  # its own network is missing
         width, height = image_size(options.size, backbone)
         images = load_images(options.source, max(counts), width, height)
         file = Path(folder) / "images.npy"
@@ -143,35 +153,82 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "source": options.source or "a rendered room",
             "repeats": repeats,
             "warm_up": warm_up,
+            "limit_s": options.limit,
+            "left_out": left_out,
             "matmul_gflops": rate / 1e9,
             "load_before": os.getloadavg()[0],
             "rows": [],
+            "scaling": {},
         }
         total = len(counts) * len(models) * (2 + warm_up + repeats)
         with tqdm(total=total, desc="timing", unit="pass", disable=None) as bar:
+            memory: dict[str, dict[int, dict[str, float]]] = {}
+            for name in models if not options.no_memory and device.type != "cuda" else ():
+                bar.set_postfix_str(f"memory, {name}")
+                memory[name] = _own_memory(wish, name, file, counts)
             for frames in counts:
-                rows = _rows(models, images[:frames], warm_up, repeats, rate, bool(wish.random), bar)
+                rows = _rows(models, images[:frames], warm_up, repeats, options, rate, bool(wish.random), bar)
                 for name, row in rows.items():
                     if not options.no_memory and not row["error"]:
-                        row["memory"] = _memory(wish, models[name], name, file, images[:frames])
+                        on_device = device.type == "cuda"
+                        row["memory"] = (
+                            _device_memory(models[name], images[:frames]) if on_device else memory[name].get(frames)
+                        )
                     result["rows"].append({"frames": frames, "accelerator": name, **row})
-                    result["load_after"] = os.getloadavg()[0]
-                    yield result
+                result["load_after"] = os.getloadavg()[0]
+                result["scaling"] = scaling(result["rows"])
+                yield result
+
+
+def _named(accelerators: Sequence[str]) -> Iterator[str]:
+    """The same, ALL spelt out."""
+    from ...accelerators import ACCELERATORS, COMBINATIONS
+
+    for name in accelerators:
+        yield from [n for n in [*ACCELERATORS, *COMBINATIONS] if n != DENSE] if name == ALL else [name]
+
+
+def scaling(rows: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """accelerator -> exponent b of a line log ms = a + b log frames through the medians: of the trunk and of all, over all window lengths
+    and over the LONG longest; None with fewer than two of them."""
+    out: dict[str, dict[str, float | None]] = {}
+    for name in dict.fromkeys(row["accelerator"] for row in rows):
+        ours = sorted((r for r in rows if r["accelerator"] == name and not r["error"]), key=lambda r: r["frames"])
+        frames = np.log([r["frames"] for r in ours])
+        out[name] = {}
+        for kind in ("trunk", "total"):
+            ms = np.log([r[f"{kind}_ms"]["median"] for r in ours])
+            for label, n in (("", 0), ("_long", LONG)):
+                x, y = frames[-n:], ms[-n:]
+                out[name][kind + label] = float(np.polyfit(x, y, 1)[0]) if len(set(x)) > 1 else None
+    return out
 
 
 def check_counts(options: argparse.Namespace) -> None:
     """Raises ConfigError if a number of the command line makes no sense."""
-    for name, least in (("frames", 1), ("warm_up", 0), ("threads", 0)):
+    for name, least in (("frames", 1), ("warm_up", 0), ("threads", 0), ("limit", 0)):
         values = getattr(options, name)
         if values is not None and min(np.atleast_1d(values)) < least:
             raise ConfigError(f"--{name.replace('_', '-')} is {values}, but must be {least} or more")
 
 
 def _rows(
-    models: dict[str, Any], images: U8, warm_up: int, repeats: int, rate: float, random: bool, bar: Any
+    models: dict[str, Any],
+    images: U8,
+    warm_up: int,
+    repeats: int,
+    options: Any,
+    rate: float,
+    random: bool,
+    bar: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Accelerator -> what was measured of it. error: why nothing was, "" if all went well."""
+    """Accelerator -> what was measured of it. error: why nothing was, "" if all went well. Of options: no_flops, limit."""
     import torch
+
+    begun = time.monotonic()
+
+    def late() -> bool:
+        return 0 < options.limit < time.monotonic() - begun
 
     times: dict[str, list[dict[str, float]]] = {name: [] for name in models}
     flops, predictions, errors = {}, {}, dict.fromkeys(models, "")
@@ -180,6 +237,10 @@ def _rows(
     blocks[DENSE] = next((b for b in blocks.values() if b is not None), None)
     x = models[DENSE].upload(images)
     for turn in range(2 + warm_up + repeats):
+        counted = turn - 2 - warm_up
+        if (turn == 1 and options.no_flops) or (late() and (1 < turn < 2 + warm_up or counted > 0)):
+            bar.update(len(models))
+            continue
         for name, model in models.items():
             bar.update()
             bar.set_postfix_str(f"{len(images)} frames, {name}")
@@ -192,7 +253,7 @@ def _rows(
                 parts, out, trunk = timed(model, x, blocks[name])
                 if turn == 0:
                     predictions[name] = model.download(images, out, trunk)
-                elif turn >= 2 + warm_up:
+                elif counted >= 0:
                     times[name].append(parts)
                 del out, trunk  # not kept while the next one runs
             except torch.cuda.OutOfMemoryError as error:
@@ -205,10 +266,11 @@ def _rows(
             rows[name] = {"error": errors[name]}
             continue
         row = {"error": "", "kept_ratio": predictions[name].kept_ratio, **_summary(times[name], times[DENSE])}
-        trunk_flops = sum(flops[name].values()) - flops[name]["heads"]
-        row["gflop"] = {part: n / 1e9 for part, n in flops[name].items()}
-        row["gflop_trunk"] = trunk_flops / 1e9
-        row["share_of_matmul"] = trunk_flops / (1e-3 * row["trunk_ms"]["median"]) / rate
+        if name in flops:
+            trunk_flops = sum(flops[name].values()) - flops[name]["heads"]
+            row["gflop"] = {part: n / 1e9 for part, n in flops[name].items()}
+            row["gflop_trunk"] = trunk_flops / 1e9
+            row["share_of_matmul"] = trunk_flops / (1e-3 * row["trunk_ms"]["median"]) / rate
         row["difference"] = None
         if name != DENSE and not random and not errors[DENSE]:
             row["difference"] = prediction_difference(predictions[name], predictions[DENSE])
@@ -225,6 +287,11 @@ def _summary(passes: list[dict[str, float]], dense: list[dict[str, float]]) -> d
         ratio = ours[:pairs] / np.array([of(p) for p in dense[:pairs]])
         out[name] = float(np.median(ratio)) if pairs else None
     out["parts_ms"] = {part: float(np.median([p[part] for p in passes])) for part in PARTS}
+    own = np.array([sum(p[part] for part in OWN) for p in passes])
+    out["own"] = {"ms": float(np.median(own)), "of_pass": float(np.median(own / total)), "of_dense": None}
+    if pairs:
+        out["own"]["of_dense"] = float(np.median(own[:pairs] / [_total(p) for p in dense[:pairs]]))
+    out["passes"] = len(passes)
     return out
 
 
@@ -240,16 +307,19 @@ def median_p90(values: Any) -> dict[str, float]:
     return {"median": float(np.median(values)), "p90": float(np.percentile(values, 90))}
 
 
-def _memory(wish: Wish, model: Any, name: str, file: Path, images: U8) -> dict[str, float] | None:
-    """added_mb: what one pass takes beside weights and images; peak_mb: with them. None if it cannot be told."""
+def _own_memory(wish: Wish, name: str, file: Path, frames: Sequence[int]) -> dict[int, dict[str, float]]:
+    """Number of frames -> added_mb: what one pass takes beside weights and images; peak_mb: with them. Told by a process of its own."""
+    try:
+        return added_by_passes(dataclasses.asdict(wish), name, file, frames)
+    except ComeRosError as error:  # the times are worth having all the same
+        log.warning("%s", error)
+        return {}
+
+
+def _device_memory(model: Any, images: U8) -> dict[str, float] | None:
+    """The same of a CUDA device; None if a pass does not fit."""
     import torch
 
-    if not model.device.startswith("cuda"):
-        try:
-            return added_by_a_pass(dataclasses.asdict(wish), name, file, len(images))
-        except ComeRosError as error:  # the times are worth having all the same
-            log.warning("%s", error)
-            return None
     device = torch.device(model.device)
     x = model.upload(images)
     torch.cuda.synchronize(device)
@@ -379,14 +449,57 @@ def report(result: dict[str, Any]) -> str:
             *_times(row, "trunk"),
             *_times(row, "total"),
             f"{row['memory']['added_mb']:.0f}" if row.get("memory") else "",
-            f"{row['gflop_trunk']:.3g}",
-            f"{row['share_of_matmul']:.0%}",
+            f"{row['gflop_trunk']:.3g}" if "gflop_trunk" in row else "",
+            f"{row['share_of_matmul']:.0%}" if "share_of_matmul" in row else "",
             f"{difference['depth_abs_rel']:.4f}" if difference else "",
             f"{difference['rot_deg']:.2f}" if difference else "",
         ]
         lines.append(head + " | ".join(cells) + " |")
         parts.append(head + " | ".join(f"{row['parts_ms'][part]:.2f}" for part in PARTS) + " |")
-    return "\n".join(lines + parts)
+    lines += parts
+    for name, reason in result["left_out"].items():
+        lines += ["", f"{name} is left out: {reason}."]
+    return "\n".join(lines + _own_table(result) + _scaling_table(result))
+
+
+def _own_table(result: dict[str, Any]) -> list[str]:
+    """What each accelerator adds, as a share of its own pass, down; window lengths across."""
+    rows = {(row["accelerator"], row["frames"]): row for row in result["rows"] if not row["error"]}
+    names = list(dict.fromkeys(name for name, _ in rows if name != DENSE))
+    if not names:
+        return []
+    counts = sorted({frames for _, frames in rows})
+    lines = ["", f"Own steps ({', '.join(OWN)}), share of its own pass (of the dense pass), both with heads:", ""]
+    lines += ["| accelerator | " + " | ".join(f"{n} frames" for n in counts) + " |", "|---" * (1 + len(counts)) + "|"]
+    for name in names:
+        cells = []
+        for n in counts:
+            own = rows.get((name, n), {}).get("own")
+            of_dense = "" if not own or own["of_dense"] is None else f" ({own['of_dense']:.1%})"
+            cells.append(f"{own['of_pass']:.1%}{of_dense}" if own else "")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _scaling_table(result: dict[str, Any]) -> list[str]:
+    """Trunk ms and peak memory, down by accelerator, across by window length; and the exponents."""
+    rows = {(row["accelerator"], row["frames"]): row for row in result["rows"] if not row["error"]}
+    counts = sorted({frames for _, frames in rows})
+    if len(counts) < 3:
+        return []
+    lines = ["", "Trunk, ms / MB that a pass adds (kept tokens), by frames; exponents, fitted in logarithms: over all lengths, and "
+             f"over the longest {LONG}:", "",
+             "| accelerator | " + " | ".join(str(n) for n in counts) + f" | exponent | {counts[-LONG:][0]} to {counts[-1]} | with heads |",
+             "|---" * (4 + len(counts)) + "|"]  # fmt: skip
+    for name, fit in result["scaling"].items():
+        cells = []
+        for n in counts:
+            row = rows.get((name, n))
+            memory = f" / {row['memory']['added_mb']:.0f}" if row and row.get("memory") else ""
+            cells.append(f"{row['trunk_ms']['median']:.0f}{memory} ({row['kept_ratio']:.0%})" if row else "")
+        fits = ["" if fit[k] is None else f"{fit[k]:.2f}" for k in ("trunk", "trunk_long", "total_long")]
+        lines.append(f"| {_label(name)} | " + " | ".join(cells + fits) + " |")
+    return lines
 
 
 def _times(row: dict[str, Any], name: str) -> tuple[str, str]:
@@ -407,18 +520,23 @@ def draw(path: Path, result: dict[str, Any]) -> None:
     from matplotlib.ticker import LogLocator, ScalarFormatter
 
     rows = [row for row in result["rows"] if not row["error"]]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained")
     names = list(dict.fromkeys(row["accelerator"] for row in rows))
+    many = len(names) > 4  # then the trunk only, or nobody can read it
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.8 + 0.2 * len(names)), layout="constrained")
     below = {"fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
     for i, name in enumerate(names):
         ours = [row for row in rows if row["accelerator"] == name]
         frames = [row["frames"] for row in ours]
-        for kind, style in (("trunk", "-"), ("total", ":")):
+        power = result["scaling"].get(name, {}).get("trunk_long")
+        for kind, style in (("trunk", "-"), ("total", ":"))[: 1 if many else 2]:
             median, p90 = (np.array([row[f"{kind}_ms"][k] for row in ours]) for k in ("median", "p90"))
             label = f"{_label(name)}, {'trunk' if kind == 'trunk' else 'with heads'}"
+            if many and power is not None:
+                label += f", ~ frames^{power:.2f} at the end"
             left.errorbar(
-                frames, median, [0 * p90, p90 - median], fmt=f"o{style}", color=f"C{i}", label=label, capsize=3
-            )
+                frames, median, [0 * p90, p90 - median], fmt=f"{'os^v'[i // 10 % 4]}{style}", color="k" if name == DENSE else f"C{i}",
+                label=label, capsize=3, ms=5,
+            )  # fmt: skip
     left.set(xscale="log", yscale="log", xlabel="frames of a window", ylabel="ms, median; bar to p90")
     counts = sorted({row["frames"] for row in rows})
     left.set_xticks(counts, [str(n) for n in counts])

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 PARTS = ("encoder head", "predictor", "merge", "encoder tail", "frame", "global", "restore", "heads")
-"""encoder head: with the patch embedding, to the block that the plan is made after; merge: the rest of the plan, and compress;
-encoder tail: with the way into the trunk; global: with the gathering of the tapped levels."""
+"""encoder head: with the patch embedding, to the block that the plan is made after; merge: the rest of the plan, compress, and whose
+keys are read; encoder tail: with the way into the trunk; global: with the gathering of the tapped levels."""
+OWN = ("predictor", "merge", "restore")
+"""the parts that an accelerator adds; what keys weigh is counted with attention"""
 
 
 class Split:
@@ -89,7 +91,10 @@ class Watched:
 
     def reach(self, tokens: Any, plan: Any, layer: Any) -> Any:
         self._split.running(layer.part, layer.index)
-        return self._accelerator.reach(tokens, plan, layer)
+        if not self._accelerator.takes:
+            return self._accelerator.reach(tokens, plan, layer)
+        with self._split.inside("merge"):
+            return self._accelerator.reach(tokens, plan, layer)
 
 
 def _with_watched_predictor(accelerator: Any, split: Split) -> Any:

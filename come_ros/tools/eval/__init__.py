@@ -36,6 +36,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from ... import __version__
@@ -46,7 +47,7 @@ from ...files import write_text
 from ..bag import Interrupts
 from ..results import ResultFolder
 from ..scores import for_json
-from .frontier import against_nulls, at_the_same_time, frontier_variants, latencies, recoveries
+from .frontier import against_nulls, at_the_same_time, frontier_variants, latencies, recoveries, winners
 from .measure import Scores, measure, sequences, summary
 from .report import POINTS_OF, draw_plots, draw_windows, markdown
 from .sources import RENDERED, ROOMS, Cut, Source, sources_of
@@ -55,7 +56,7 @@ from .variants import DENSE, Variant, accelerated
 
 RESULTS = ("metrics.json", "metrics.md", "plots.png", "windows.png")
 DEFAULT = "come"
-TIMED_WINDOWS, TIMED_REPEATS = 3, 5
+TIMED_WINDOWS, TIMED_REPEATS = 2, 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
                 scores = measure(every, variants, total, bar, stopped, quick=options.frontier)
             result = _result(options, config, backbone, cut, scores, variants, left_out)
             if options.frontier:
-                _add_frontier(result, scores, variants, timed)
+                _add_frontier(result, scores, variants, timed, options.seed)
             else:
                 result["trajectories"] = _trajectories(sources, variants, stopped)
         except Cancelled:
@@ -213,7 +214,9 @@ def _compact(text: str) -> str:
     return re.sub(r"\[[^\[\]{}\"]+\]", lambda found: " ".join(found[0].split()), text)
 
 
-def _add_frontier(result: dict[str, Any], scores: Scores, variants: list[Variant], timed: list[WindowTruth]) -> None:
+def _add_frontier(
+    result: dict[str, Any], scores: Scores, variants: list[Variant], timed: list[WindowTruth], seed: int
+) -> None:
     images = [window.images for window in timed]
     before = os.getloadavg()[0]
     with tqdm(total=len(images) * (1 + TIMED_REPEATS), desc="timing", unit="pass", disable=None) as bar:
@@ -221,9 +224,13 @@ def _add_frontier(result: dict[str, Any], scores: Scores, variants: list[Variant
     metrics = [m for m in POINTS_OF if m in scores.metrics]
     result["against_nulls"] = {m: against_nulls(scores, variants, m) for m in metrics}
     result["recovered"] = recoveries(scores, variants)
+    kept = {v.name: float(np.mean(scores.values(v.name, "kept_tokens"))) for v in variants}
+    took = {name: row["trunk_ratio"] for name, row in times.items()}
+    result["winners"] = {m: winners(scores, variants, kept, m, seed) for m in metrics}
     result["timings"] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {before:.1f} before, {os.getloadavg()[0]:.1f} after",
         "trunk": times,
+        "winners": {m: winners(scores, variants, took, m, seed) for m in metrics},
         "resolution_at_the_same_time": at_the_same_time(scores, variants, times),
     }
 

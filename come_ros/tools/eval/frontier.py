@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from ...config import Config
-from ...evaluation import paired_difference
+from ...evaluation import best_share, paired_difference
 from ...types import U8
-from .measure import Scores, thin_recovery
+from .measure import LOWER_IS_BETTER, Scores, thin_recovery
 from .variants import DENSE, RESOLUTION, Variant, accelerated, smaller
 
 RANDOM = "random"
+LIMITS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+"""shares of the dense model's trunk time, or tokens, within which the best is looked for"""
 
 
 def frontier_variants(backbone: Any, config: Config, height: int, width: int) -> tuple[list[Variant], dict[str, str]]:
@@ -92,6 +94,61 @@ def at_the_same_time(
         if null is not None:
             out[v.name] = paired_difference(scores.values(v.name, metric), null)._asdict()
     return out
+
+
+def winners(
+    scores: Scores, variants: list[Variant], costs: dict[str, float], metric: str, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Who is best by that metric within each of LIMITS of the dense model's cost, as far as somebody is.
+
+    costs: variant -> share of the dense one's. Of each limit: down_to, the least one within which there are just the same; best, the
+    accelerator with the best mean; cost, value; vs_dense and vs_null, paired differences to the dense and to null, the best null
+    model within the same limit; share, see best_share; level, the accelerators within the limit whose paired difference to the
+    best has zero in its interval. verdict: who is ahead of null models beyond doubt. Windows where the metric has no meaning are
+    left out.
+    """
+    lower, out, before = LOWER_IS_BETTER[metric], [], None
+    there = np.isfinite(scores.values(DENSE, metric))
+    if not there.any():
+        return []
+    values = {v.name: scores.values(v.name, metric)[there] for v in variants}
+    base = values[DENSE]
+    is_null = {v.name: v.family.split()[0] in (RANDOM, RESOLUTION) for v in variants}
+    for limit in LIMITS:
+        within = [v.name for v in variants if v.name != DENSE and costs[v.name] <= limit]
+        ours, nulls = (
+            [n for n in within if is_null[n] == wanted and np.isfinite(values[n]).all()] for wanted in (False, True)
+        )
+        if not ours:
+            break
+        if (ours, nulls) == before:
+            out[-1]["down_to"] = limit
+            continue
+        before = (ours, nulls)
+        shares = best_share(np.stack([values[n] for n in ours]), lower, seed)
+        order = sorted(ours, key=lambda n: values[n].mean() if lower else -values[n].mean())
+        best = order[0]
+        row: dict[str, Any] = {
+            "limit": limit, "down_to": limit, "best": best, "cost": costs[best], "value": float(values[best].mean()),
+            "vs_dense": paired_difference(values[best], base, seed=seed)._asdict(),
+            "share": float(shares[ours.index(best)]), "rivals": len(ours),
+            "level": [n for n in order[1:] if _undecided(values[n], values[best], seed)],
+            "null": None, "vs_null": None, "verdict": "no null model within",
+        }  # fmt: skip
+        if nulls:
+            null = min(nulls, key=lambda n: values[n].mean() if lower else -values[n].mean())
+            apart = paired_difference(values[best], values[null], seed=seed)
+            ahead = apart.high < 0 if lower else apart.low > 0
+            behind = apart.low > 0 if lower else apart.high < 0
+            verdict = "accelerator" if ahead else "null model" if behind else "undecided"
+            row |= {"null": null, "vs_null": apart._asdict(), "verdict": verdict}
+        out.append(row)
+    return out
+
+
+def _undecided(a: np.ndarray, b: np.ndarray, seed: int) -> bool:
+    apart = paired_difference(a, b, seed=seed)
+    return apart.low <= 0 <= apart.high
 
 
 def recoveries(scores: Scores, variants: list[Variant]) -> dict[str, Any]:

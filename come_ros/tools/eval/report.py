@@ -31,9 +31,11 @@ TITLES = {
     "to_dense": ("depth AbsRel to dense", 4),
 }  # fmt: skip
 POINTS_OF = {
-    "abs_rel": "depth AbsRel", "edge_abs_rel": "AbsRel at edges", "thin_f1": "F1 on thin structures", "auc30": "pose AUC@30 deg",
+    "abs_rel": "depth AbsRel", "edge_abs_rel": "AbsRel at depth edges", "rpe_rotation_deg": "rotation between images, deg",
+    "ate": "ATE in a window", "chamfer": "points, Chamfer", "thin_f1": "F1 on thin structures",
 }  # fmt: skip
-"""what the frontier's plot shows"""
+"""what is asked of the frontier: who is best by it; and what its plot shows, but for edges"""
+DRAWN = ("abs_rel", "rpe_rotation_deg", "chamfer", "thin_f1")
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -87,7 +89,8 @@ def _frontier_table(result: dict[str, Any]) -> list[str]:
     """Variants down."""
     summary, times = result["summary"], result["timings"]["trunk"]
     nulls, later = result["against_nulls"].get("abs_rel", {}), result["timings"]["resolution_at_the_same_time"]
-    shown = [m for m in ("delta", "edge_abs_rel", "thin_recall", "thin_precision", "thin_f1", "thin_abs_rel", "ssim", "rotation_deg")
+    shown = [m for m in ("delta", "edge_abs_rel", "thin_recall", "thin_precision", "thin_f1", "thin_abs_rel", "ssim",
+                         "rotation_deg", "auc30", "ate", "accuracy", "completeness", "chamfer")
              if m in summary[DENSE]]  # fmt: skip
     head = ["", "kept tokens", "trunk, ms", "/ dense", "AbsRel", "- dense", "- random groups, as many tokens"]
     head += ["- smaller images, as many tokens", "- smaller images, as long", *(TITLES[m][0] for m in shown)]
@@ -107,6 +110,7 @@ def _frontier_table(result: dict[str, Any]) -> list[str]:
         "Differences of AbsRel are paired, with 95 % intervals; negative is better, bold: the interval is on one side of zero. "
         f"Null models between two of their settings are interpolated. Times: {result['timings']['machine']}.",
     ]
+    lines += _winner_tables(result)
     if result["recovered"]:
         lines += ["", "## Thin structures that the dense model sees (windows with recall >= 0.5)", "",
                   "| | windows | recall, dense | merged without the vote | with it | won back |", "|---|---|---|---|---|---|"]  # fmt: skip
@@ -116,6 +120,60 @@ def _frontier_table(result: dict[str, Any]) -> list[str]:
                 f"| {name} | {r['windows']} | {r['dense']:.3f} | {r['merged']:.3f} | {r['refined']:.3f} | {share} |"
             )
     return lines
+
+
+def _winner_tables(result: dict[str, Any]) -> list[str]:
+    """Who wins where: a table for equal time, one for equal tokens, and a sentence for each metric."""
+    lines = []
+    for key, where in (("time", "trunk time"), ("tokens", "kept tokens")):
+        found: dict[str, list[dict[str, Any]]] = result["timings"]["winners"] if key == "time" else result["winners"]
+        lines += ["", f"## Who is best at equal {where}", ""]
+        lines += [
+            "| | at most, of dense | best accelerator | its share | value | - dense | best null model | - it | ahead | best again in | "
+            "level with it |",
+            "|---" * 11 + "|",
+        ]
+        for metric, rows in found.items():
+            title, digits = TITLES[metric]
+            lower = LOWER_IS_BETTER[metric]
+            for row in rows:
+                level = ", ".join(row["level"][:3]) + (
+                    f" and {len(row['level']) - 3} more" if len(row["level"]) > 3 else ""
+                )
+                cells = [title, _at_most(row), row["best"], f"{row['cost']:.2f}", _number(row["value"], digits)]
+                cells.append(_difference(row, digits, lower))
+                cells += [row["null"] or "", _difference({"vs_dense": row["vs_null"]}, digits, lower), row["verdict"]]
+                cells += [f"{row['share']:.0%} of {row['rivals']}", level]
+                lines.append("| " + " | ".join(cells) + " |")
+        lines += ["", *(_sentence(metric, rows, where) for metric, rows in found.items() if rows)]
+    lines += [
+        "",
+        'Best: by the mean over windows. The winner was chosen on the same windows, so its figure flatters it; "best again in" is the '
+        "share of 2000 resamples in which it wins once more among so many. Level: paired difference to the best with zero in its "
+        "95 % interval. Methods that only read fewer keys keep all tokens, and stand under time alone.",
+    ]
+    return lines
+
+
+def _at_most(row: dict[str, Any]) -> str:
+    return f"{row['limit']:.1f}" + (f" to {row['down_to']:.1f}" if row["down_to"] < row["limit"] else "")
+
+
+def _sentence(metric: str, rows: list[dict[str, Any]], where: str) -> str:
+    """One line: where which method wins, in words."""
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        what = {
+            "accelerator": f"{row['best'].split()[0]} beats every null model",
+            "null model": f"{(row['null'] or '').split()[0]} (a null model) beats every accelerator",
+            "undecided": f"{row['best'].split()[0]} is best, not told apart from {(row['null'] or '').split()[0]}",
+        }.get(row["verdict"], f"{row['best'].split()[0]} is best, no null model is as cheap")
+        said.setdefault(what, []).append(_at_most(row))
+    return (
+        f"* {TITLES[metric][0]}: "
+        + "; ".join(f"{what} at {', '.join(at)}" for what, at in said.items())
+        + f" of the dense {where}."
+    )
 
 
 def _whole_table(result: dict[str, Any]) -> list[str]:
@@ -191,15 +249,20 @@ def draw_plots(path: Path, result: dict[str, Any], scores: Scores, variants: Seq
 
 
 def _frontier_plot(plt: Any, result: dict[str, Any], variants: Sequence[Variant]) -> Any:
-    """Accuracy against kept tokens, and against time; bars: 95 % of the paired difference to dense."""
+    """Accuracy against kept tokens, and against time; faint bars: 95 % of the paired difference to dense.
+
+    A colour is an accelerator, a marker the group, an open marker the edge vote or the other stride; null models are grey.
+    """
     summary, times = result["summary"], result["timings"]["trunk"]
-    kinds = [m for m in POINTS_OF if m in summary[DENSE]]
-    figure, axes = plt.subplots(len(kinds), 2, figsize=(14, 4.3 * len(kinds)), layout="constrained", squeeze=False)
+    kinds = [m for m in DRAWN if m in summary[DENSE]]
+    figure, axes = plt.subplots(len(kinds), 2, figsize=(15, 4.4 * len(kinds)), layout="constrained", squeeze=False)
     families = list(dict.fromkeys(v.family for v in variants if v.family != DENSE))
+    names = list(dict.fromkeys(f.split()[0] for f in families if f.split()[0] not in ("random", "resolution")))
     for row, metric in zip(axes, kinds, strict=True):
         base = summary[DENSE][metric]["value"]
         for axis, where in zip(row, ("kept_tokens", "trunk"), strict=True):
-            for i, family in enumerate(families):
+            for family in families:
+                name, *words = family.split()
                 points = sorted(
                     (
                         summary[v.name]["kept_tokens"]["value"]
@@ -211,11 +274,16 @@ def _frontier_plot(plt: Any, result: dict[str, Any], variants: Sequence[Variant]
                     if v.family == family
                 )
                 x, value, low, high = np.array(points, float).T
-                style = "--" if family.split()[0] in ("random", "resolution") else "-"
-                axis.errorbar(x, base + value, [value - low, high - value], fmt=f"o{style}", ms=5, capsize=3, lw=1.5,
-                              color=f"C{i % 10}", label=family)  # fmt: skip
-            axis.plot(1, base, "k*", ms=15, label="dense", zorder=5)
-            axis.set(ylabel=POINTS_OF[metric], xlabel="kept tokens" if where == "kept_tokens" else "trunk time / dense")
+                colour = f"C{names.index(name) % 10}" if name in names else {"random": "0.55"}.get(name, "k")
+                marker = "s" if "3x3" in words else "o"
+                other = any(w.startswith("edge_weight") or w == "stride=3" for w in words)
+                axis.errorbar(x, base + value, [value - low, high - value], fmt="none", ecolor=colour, alpha=0.25, lw=3)
+                axis.plot(x, base + value, marker + ("-" if name in names else "--"), ms=6, lw=1.4, color=colour, label=family,
+                          mfc="w" if other else colour)  # fmt: skip
+            axis.plot(1, base, "*", color="gold", mec="k", ms=16, label="dense", zorder=5)
+            axis.axhline(base, color="k", lw=0.6)
+            axis.set(ylabel=POINTS_OF[metric] + (", lower is better" if LOWER_IS_BETTER[metric] else ", higher is better"),
+                     xlabel="kept tokens / all" if where == "kept_tokens" else "trunk time / dense")  # fmt: skip
             axis.invert_xaxis()
             axis.grid(alpha=0.3)
     nulls = {
@@ -224,9 +292,9 @@ def _frontier_plot(plt: Any, result: dict[str, Any], variants: Sequence[Variant]
         if "abs_rel" in summary.get(n, {})
     }
     axes[0, 0].set_title(
-        "dashed: null models; beyond the axis: " + ", ".join(f"{n} {v:.3f}" for n, v in nulls.items()), fontsize=9
+        "dashed: null models; off the axis: " + ", ".join(f"{n} {v:.3f}" for n, v in nulls.items()), fontsize=9
     )
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
     return figure
 
 
