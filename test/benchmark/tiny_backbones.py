@@ -5,7 +5,8 @@ and the auxiliary losses are those of `come_ros train`. Scored on the frozen spl
 what it can be told.
 
 python test/benchmark/tiny_backbones.py -o out/tiny_backbones [--steps 400] -> test/benchmark/results/tiny_backbones.{json,md}
-An interrupted run goes on where it stood; with as many steps done as asked for, it only scores.
+An interrupted run goes on where it stood; with as many steps done as asked for, it only scores. A step of one model takes a second of
+one core; for a verdict take --steps 2000 or more.
 """
 
 from __future__ import annotations
@@ -52,8 +53,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of starting values and windows")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--windows", type=int, default=64, help="of each split to score")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of each of the two processes")
+    parser.add_argument("--score", action="store_true", help="only score the checkpoints as they stand")
     args = parser.parse_args()
+    if not args.score:
+        educate(args)
+    judge(args)
+
+
+def educate(args: argparse.Namespace) -> None:
     processes = [multiprocessing.Process(target=teach, args=(i, args)) for i in range(len(BACKBONES))]
     for process in processes:
         process.start()
@@ -61,7 +69,6 @@ def main() -> None:
         process.join()
     if any(process.exitcode for process in processes):
         sys.exit("training failed: see above")
-    judge(args)
 
 
 class Run:
@@ -83,7 +90,6 @@ class Run:
                 getattr(self, name).load_state_dict(saved.pop(name))
             self.state = saved
             self.state["resumed"].append(saved["step"])
-        self.state["schedule"] = args.steps
 
     def learn(self, batch: dict[str, Any], args: argparse.Namespace) -> None:
         step, started = self.state["step"], time.process_time()
@@ -136,14 +142,15 @@ def judge(args: argparse.Namespace) -> None:
     rows, about = [], {}
     for name in BACKBONES:
         model, state = train.restore(str(args.output / name / "last.pt"))
-        seen = ("step", "frames", "seconds", "seed", "resumed", "schedule")
-        about[name] = {"parameters": sum(p.numel() for p in model.parameters())} | {key: state.get(key) for key in seen}
+        seen = ("step", "frames", "seconds", "seed", "resumed")
+        about[name] = {"parameters": sum(p.numel() for p in model.parameters())} | {key: state[key] for key in seen}
         for split in ("validation", "test"):
             for told, given in GIVEN.items():
                 if model.inputs.issuperset(given):
                     rows.append({"backbone": name, "given": told} | train.score(model, split, args.windows, given))
                     print(rows[-1])
     result = {
+        "steps": args.steps,
         "side": args.side,
         "batch": args.batch,
         "rate": args.rate,
@@ -176,7 +183,7 @@ def null(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 def table(result: dict[str, Any]) -> str:
     models = result["models"]
     sizes = ", ".join(f"{name} {m['parameters'] / 1e6:.3f} M" for name, m in models.items())
-    steps = ", ".join(f"{name} {m['step']} of {m['schedule']} steps" for name, m in models.items())
+    steps = ", ".join(f"{name} {m['step']} of {result['steps']} steps" for name, m in models.items())
     vggt = models["vggt"]
     lines = [
         f"Equal size ({sizes}), one trained encoder, the same {vggt['frames']} frames ({steps}, batch of {result['batch']}), images around "
