@@ -17,6 +17,9 @@ from torch import Tensor
 log = logging.getLogger("come_ros")
 
 MOST = 12  # recordings kept at a time; each holds its inputs and outputs
+MOST_BYTES = (
+    2**29
+)  # of a call's arguments: beyond, the device is busy for so long that the host's launches cost nothing
 
 
 class NotRecordable(TypeError):
@@ -101,7 +104,7 @@ class Graphs:
         except TypeError as error:  # also of what cannot be hashed
             self._said(name[0], str(error))
             return function(*arguments)
-        if first or key in self._failed:  # perhaps it never comes again
+        if first or key in self._failed or sum(t.nbytes for t in tensors) > MOST_BYTES:  # perhaps it never comes again
             self._keep(key, None)
             return function(*arguments)
         recording = self._seen[key]

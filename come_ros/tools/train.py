@@ -212,6 +212,7 @@ def train(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..accelerators.confidence import load_predictor
+    from ..backbones.base import choose_device
     from .recipes import recipe_for
 
     model, recipe = make_model(args.backbone, args.variant), recipe_for(args.backbone)
@@ -221,13 +222,13 @@ def train(args: argparse.Namespace) -> None:
         begin_encoder(args.encoder, model)
     if args.start:
         begin_with(args.start, model, probe)
-    device = torch.device(args.device)
+    device = choose_device(args.device)
     model.to(device), probe.to(device)
     optimiser = make_optimiser(model, probe)
     step, seconds, frames, log = 0, 0.0, 0, []
     path = os.path.join(args.output, "last.pt")
     if args.resume:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         probe.load_state_dict(state["probe"])
         optimiser.load_state_dict(state["optimiser"])
@@ -437,7 +438,7 @@ def restore(path: str) -> tuple[Any, dict[str, Any]]:
 
     if not os.path.isfile(path):
         raise CheckpointError(f"no training checkpoint {path}: name the folder that `come_ros train -o` wrote")
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, map_location="cpu", weights_only=True)
     backbone = state.get("backbone", "vggt")
     patches = next(v.shape[1] - 1 for k, v in state["model"].items() if k.endswith("pos_embed"))  # maybe another size's
     model = make_model(backbone, state["variant"], 14 * round(patches**0.5))

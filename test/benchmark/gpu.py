@@ -202,15 +202,15 @@ class Bench:
                 break
         return ms
 
-    def peak_mb(self, call: Callable[[], Any]) -> float | None:
-        """Of device memory during a call, with the weights."""
+    def peak_mb(self, call: Callable[[], Any]) -> tuple[float | None, Any]:
+        """Of device memory during a call, with the weights; and what it returned."""
         if not self.cuda:
-            return None
+            return None, call()
         self.clock.synchronize()
         torch.cuda.reset_peak_memory_stats(self.device)
-        call()
+        result = call()
         self.clock.synchronize()
-        return torch.cuda.max_memory_allocated(self.device) / 1e6
+        return torch.cuda.max_memory_allocated(self.device) / 1e6, result
 
 
 def summary(ms: list[float]) -> dict[str, Any]:
@@ -263,7 +263,7 @@ def attention_ceiling(b: Bench, length: int) -> dict[str, Any]:
 
 
 def tune(b: Bench, frames: int, heads: str, optimize: str) -> dict[str, Any]:
-    backbone = b.backbone("auto", heads, optimize if b.cuda or optimize == "none" else "compile")
+    backbone = b.backbone("auto", heads, optimize)
     x = backbone.upload(b.images(frames))
     return {
         "ms": summary(b.times({"run": lambda: backbone.run(x)})["run"]),
@@ -294,8 +294,9 @@ def passes(b: Bench, names: list[str], frames: int, size: tuple[int, int]) -> di
     x = models[names[0]].upload(b.images(frames, size))
     for name in list(models):
         try:
-            row: dict[str, Any] = {"peak_mb": b.peak_mb(lambda name=name: models[name].run(x))}
-            row["kept_ratio"] = models[name].accelerator.kept_ratio(models[name].run(x)[1].plan)
+            peak_mb, trunk = b.peak_mb(lambda name=name: models[name].run(x)[1])
+            row: dict[str, Any] = {"peak_mb": peak_mb, "kept_ratio": models[name].accelerator.kept_ratio(trunk.plan)}
+            del trunk
             out["models"][name] = row
         except RuntimeError as error:
             out["models"][name] = {"error": str(error).splitlines()[0]}
@@ -305,13 +306,16 @@ def passes(b: Bench, names: list[str], frames: int, size: tuple[int, int]) -> di
     for name in models:
         row = out["models"][name]
         row["total_ms"] = summary(ms[name])
-        row["predicted"] = prediction(b, name, frames, size)
         if DENSE in ms:
-            pairs = zip(ms[DENSE], ms[name], strict=True)
-            row["gain"] = statistics.median(dense / ours for dense, ours in pairs)
-            row["ideal_gain"] = out["models"][DENSE]["predicted"]["flops_ms"] / row["predicted"]["flops_ms"]
+            row["gain"] = statistics.median(dense / ours for dense, ours in zip(ms[DENSE], ms[name], strict=True))
+        row["predicted"] = ideal = prediction(b, name, frames, size)
+        if ideal is None:
+            continue
+        row["share_of_ceilings"] = ideal["flops_ms"] / row["total_ms"]["median"]
+        dense = prediction(b, DENSE, frames, size)
+        if DENSE in ms and dense is not None:
+            row["ideal_gain"] = dense["flops_ms"] / ideal["flops_ms"]
             row["share_of_ideal_gain"] = row["gain"] / row["ideal_gain"]
-        row["share_of_ceilings"] = row["predicted"]["flops_ms"] / row["total_ms"]["median"]
     for model in models.values():
         model.free_memory()
     return out
@@ -668,11 +672,10 @@ def plan(b: Bench) -> dict[str, Callable[[], dict[str, Any]]]:
     }
     for n in s.lengths[:2]:
         rows[f"ceiling attention {n}"] = lambda n=n: attention_ceiling(b, n)
-    for frames in s.tune_frames:
-        for heads in ("fp32", "bf16"):
-            for optimize in ("none", "graph", "compile"):
-                if b.cuda or optimize == "none":
-                    rows[f"tune {frames} {heads} {optimize}"] = lambda f=frames, h=heads, o=optimize: tune(b, f, h, o)
+    for heads in ("fp32", "bf16"):  # a model is loaded for each way
+        for optimize in ("none", "graph", "compile") if b.cuda else ("none",):
+            for frames in s.tune_frames:
+                rows[f"tune {frames} {heads} {optimize}"] = lambda f=frames, h=heads, o=optimize: tune(b, f, h, o)
     for name in (DENSE, COME):
         rows[f"numbers {name}"] = lambda name=name: numbers(b, name, best_way(b.rows))
     for frames in s.frames[:5]:
