@@ -38,7 +38,7 @@ PARAMETERS = """
     keyframe: {mode: every}
     diagnostics: {period: 0.2}
     backpressure: all
-    input: {reliability: reliable}
+    input: {reliability: reliable, depth: 50}
 """
 
 
