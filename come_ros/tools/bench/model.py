@@ -531,13 +531,14 @@ def draw(path: Path, result: dict[str, Any]) -> None:
         for kind, style in (("trunk", "-"), ("total", ":"))[: 1 if many else 2]:
             median, p90 = (np.array([row[f"{kind}_ms"][k] for row in ours]) for k in ("median", "p90"))
             label = f"{_label(name)}, {'trunk' if kind == 'trunk' else 'with heads'}"
-            if many and power is not None:
-                label += f", ~ frames^{power:.2f} at the end"
+            if many:
+                label = _label(name) + ("" if power is None else f" ~ frames^{power:.2f}")
             left.errorbar(
                 frames, median, [0 * p90, p90 - median], fmt=f"{'os^v'[i // 10 % 4]}{style}", color="k" if name == DENSE else f"C{i}",
                 label=label, capsize=3, ms=5,
             )  # fmt: skip
-    left.set(xscale="log", yscale="log", xlabel="frames of a window", ylabel="ms, median; bar to p90")
+    left.set(xscale="log", yscale="log", xlabel="frames of a window", ylabel="ms, median; bar to p90",
+             title=f"trunk; exponent over the longest {LONG}" if many else "")  # fmt: skip
     counts = sorted({row["frames"] for row in rows})
     left.set_xticks(counts, [str(n) for n in counts])
     left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -555,7 +556,7 @@ def draw(path: Path, result: dict[str, Any]) -> None:
         begin += ms
     right.invert_yaxis()
     right.set(xlabel="ms, median of each part", title=f"{max(counts, default=0)} frames")
-    right.legend(**below, ncols=4)
+    right.legend(**below, ncols=3)
     width, height = result["image"]
     figure.suptitle(
         f"{result['backbone']}, {result['weights']}, {width}x{height} px, {result['precision']}, {result['device']}"
