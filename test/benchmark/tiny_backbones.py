@@ -188,6 +188,7 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"Equal size ({sizes}), one trained encoder, the same {vggt['frames']} frames ({steps}, batch of {result['batch']}), images around "
         f"{result['side']} px; peak rate {result['rate']:g}. Depth scaled per window by the median ratio; pose, focal and scale: medians.",
+        *(["", "**The run is not over: its learning rate is still high.**"] if vggt["step"] < result["steps"] else []),
         "",
         "| split | model | given | AbsRel | delta < 1.25 | rotation deg | direction deg | focal error | scale error |",
         "|---|---|---|---|---|---|---|---|---|",
