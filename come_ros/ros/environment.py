@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
+import tempfile
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
@@ -49,15 +51,22 @@ def use_large_message_profile(environment: MutableMapping[str, str] = os.environ
 
 
 def free_domain_id() -> int:
-    """A random DDS domain (1..100) that no participant on this machine uses at the moment."""
+    """A random DDS domain (1..100) that no participant on this machine uses at the moment, and that no other process gets from here
+    as long as this one lives."""
+    import fcntl
+
     for domain_id in random.SystemRandom().sample(range(1, 101), 100):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            lock = stack.enter_context(open(f"{tempfile.gettempdir()}/come_ros_domain_{domain_id}.lock", "a"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.bind(("", 7400 + 250 * domain_id))  # the discovery port of the domain: bound by every participant
-            except OSError:
-                continue
+            _held.append(stack.pop_all())
             return domain_id
     return random.SystemRandom().randint(1, 100)
+
+
+_held: list[contextlib.ExitStack] = []  # the locks of domains that were given out: they end with the process
 
 
 def isolated_dds_environment(
@@ -67,8 +76,6 @@ def isolated_dds_environment(
 
     log_dir: folder of ROS log files; None leaves the one set, else a `come_ros_log` under the temporary folder.
     """
-    import tempfile
-
     environment = dict(os.environ)
     environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     if (

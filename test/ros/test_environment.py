@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -43,3 +45,24 @@ def test_a_domain_in_use_is_not_taken(monkeypatch):
         participant.bind(("", 7400 + 250 * 42))
         monkeypatch.setattr(environment.random.SystemRandom, "sample", lambda self, *_: [42, 43])
         assert environment.free_domain_id() != 42
+
+
+def test_a_domain_belongs_to_the_process_that_got_it_until_its_end(monkeypatch, tmp_path):
+    monkeypatch.setattr(environment.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(environment, "_held", [])
+    monkeypatch.setattr(environment.random.SystemRandom, "sample", lambda self, *_: [99, 98])
+    script = f"""
+import random, sys, tempfile
+from come_ros.ros import environment
+tempfile.tempdir = {str(tmp_path)!r}
+random.SystemRandom.sample = lambda self, *_: [99, 98]
+print(environment.free_domain_id(), flush=True)
+sys.stdin.read()
+"""
+    other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    got = int(other.stdout.readline())
+    mine = environment.free_domain_id()
+    assert {got, mine} == {98, 99}
+    other.communicate()
+    again = environment.free_domain_id()
+    assert again == got, "which is free again"

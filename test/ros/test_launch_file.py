@@ -47,8 +47,9 @@ def launch(prefix: Path, file: str, *arguments: str) -> subprocess.Popen[str]:
     (prefix / "run.py").write_text(RUN)
     command = [sys.executable, str(prefix / "run.py"), str(ROOT / "launch" / file), *arguments]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell ignores in what runs in the background
+    )  # fmt: skip
 
 
 def interrupt(launched: subprocess.Popen[str]) -> str:
