@@ -403,7 +403,7 @@ def in_chunks(
     for start in range(0, len(wanted), chunk):
         check()
         some = wanted[start : start + chunk]
-        if len(some) == some[-1] - some[0] + 1:  # no copy
+        if list(some) == list(range(some[0], some[0] + len(some))):  # no copy
             part = head([t[:, some[0] : some[-1] + 1].flatten(0, 1) for t in levels])
         else:
             part = head([torch.stack([t[:, i] for i in some], dim=1).flatten(0, 1) for t in levels])

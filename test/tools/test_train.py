@@ -14,6 +14,7 @@ from come_ros.backbones.checkpoint import load_model, save_checkpoint
 from come_ros.backbones.layers import rays_of
 from come_ros.backbones.mapanything import MapAnything, MapAnythingSizes
 from come_ros.backbones.vggt import VARIANTS, VGGT, VGGTSizes, decode_pose
+from come_ros.datasets import windows
 from come_ros.datasets.windows import WindowStream
 from come_ros.errors import CheckpointError, ConfigError
 from come_ros.tools import losses, train
@@ -33,11 +34,13 @@ SMALL_MAPANYTHING = MapAnythingSizes(
 @pytest.fixture(scope="module")
 def batch():
     stream = WindowStream(seed=3, side=112)
-    for _ in range(3):
-        stream.render()
-    windows = [stream.window(3, 0.5) for _ in range(8)]  # some of them mirrored, zoomed, spoilt
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "STAGED_SHARE", 0.0)  # furnished rooms: from near by, points are hard to tell apart
+        for _ in range(3):
+            stream.render()
+    drawn = [stream.window(3, 0.5) for _ in range(8)]  # some of them mirrored, zoomed, spoilt
     names = ("images", "depth", "camera_from_first", "intrinsics")
-    return {n: torch.from_numpy(np.stack(x)) for n, x in zip(names, zip(*windows, strict=True), strict=True)}
+    return {n: torch.from_numpy(np.stack(x)) for n, x in zip(names, zip(*drawn, strict=True), strict=True)}
 
 
 def test_targets_are_one_consistent_geometry(batch):
@@ -89,7 +92,7 @@ def test_matching_loss_prefers_true_correspondence(batch):
     assert valid.float().mean() > 0.3
     right = losses.matching_loss(waves, target, valid)
     wrong = losses.matching_loss(waves[:, :, torch.randperm(48)], target, valid)
-    assert right < 1.4 < 0.5 * wrong  # nearby points are hard to tell apart by these waves
+    assert right < 1.2 < 0.5 * wrong
 
 
 def test_attention_loss_reads_the_first_head_over_all_tokens():
