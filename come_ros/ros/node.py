@@ -678,9 +678,8 @@ def _spin(args: list[str] | None) -> tuple[int, bool]:
         rclpy.logging.get_logger("come").fatal(str(error))
         code = 1
     except Exception:
-        if rclpy.ok():
+        if not _signalled():
             raise
-        # a signal during start: its handler shut the context down under whatever was being made
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not break the way out
         if executor is not None:
@@ -691,6 +690,17 @@ def _spin(args: list[str] | None) -> tuple[int, bool]:
             node.destroy_node()
         rclpy.try_shutdown()
     return code, ended
+
+
+def _signalled(within_s: float = 0.5) -> bool:
+    """Whether a signal is why something failed. It shuts the context down under whatever is being made; and rclpy does that in another
+    thread, so that Python's KeyboardInterrupt may be there before, and come out of a conversion of a message as another error."""
+    end = time.monotonic() + within_s
+    while rclpy.ok():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 if __name__ == "__main__":

@@ -267,6 +267,30 @@ def test_a_signal_ends_the_loading_of_weights(start_node, peer: Peer, with_signa
     assert_ends_well(node, with_signal)
 
 
+SIGNAL_IN_A_CONVERSION = """
+import os, signal, sys
+from come_ros.ros import node
+def spin(self):
+    try:
+        {first}
+        while True:
+            pass
+    except KeyboardInterrupt:  # which C++ code of rclpy makes something else of
+        raise RuntimeError("Unable to convert call argument '0' to Python object") from None
+node.SingleThreadedExecutor.spin = spin
+sys.exit(node.main(sys.argv))
+"""
+
+
+@pytest.mark.parametrize("signalled", [True, False])
+def test_an_error_that_a_signal_made_is_none_and_every_other_is(start_node, signalled: bool) -> None:
+    first = "os.kill(os.getpid(), signal.SIGINT)" if signalled else "raise KeyboardInterrupt"
+    node = start_node("-p", "backbone:=fake", script=SIGNAL_IN_A_CONVERSION.format(first=first))
+    assert node.process.wait(PATIENCE_S) == (0 if signalled else 1)
+    node._reader.join(2.0)
+    assert ("Traceback" in node.log) != signalled, node.log
+
+
 def test_a_missing_checkpoint_fails_configure_in_one_line(start_node, peer: Peer, tmp_path) -> None:
     peer.listen_to_outputs()
     path = str(tmp_path / "none.safetensors")
