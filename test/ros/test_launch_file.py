@@ -101,7 +101,7 @@ with open(os.path.join(os.path.dirname(__file__), "calls"), "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
 if sys.argv[1:3] == ["bag", "play"]:
     options = dict(zip(sys.argv[4:], sys.argv[5:]))
-    command = [sys.executable, "-m", "come_ros.ros.player", sys.argv[3], "--rate", options["--rate"]]
+    command = [sys.executable, "-m", "come_ros.ros.player", sys.argv[3], "--rate", options["--rate"], "--reliability", "reliable"]
     while True:
         code = subprocess.call(command)
         if code or "--loop" not in sys.argv:
@@ -144,6 +144,7 @@ def own(prefix: Path) -> str:
     path = prefix / "own.yaml"
     path.write_text(
         "/**:\n  ros__parameters:\n    keyframe: {mode: every}\n    diagnostics: {period: 0.2}\n    max_data_age: 0.0\n"
+        "    input: {reliability: reliable, depth: 50}\n"
     )
     return f"params_file:={path}"
 
