@@ -19,9 +19,11 @@ AUC_DEG = (5, 10, 30)
 
 
 def rotation_error_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Angle between rotations (..., 3, 3), degrees."""
-    trace = np.einsum("...ij,...ij->...", a, b)
-    return np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
+    """Angle between rotations (..., 3, 3), degrees; from sine and cosine, since the cosine alone says nothing of small angles."""
+    between = np.swapaxes(a, -1, -2) @ b
+    skew = between - np.swapaxes(between, -1, -2)
+    sine = np.sqrt((skew**2).sum(axis=(-1, -2)) / 8)
+    return np.degrees(np.arctan2(sine, (np.trace(between, axis1=-2, axis2=-1) - 1) / 2))
 
 
 def relative_pose_errors(world_from_camera: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

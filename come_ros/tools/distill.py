@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, DatasetError
+from .training import denormals_flushed
 
 LEARNING_RATE, LAST_RATE, WEIGHT_DECAY = 1e-3, 1e-6, 0.01  # as in the original study
 PAIRS = 32768
@@ -258,6 +259,7 @@ def draw_batch(data: Any, rng: np.random.Generator, batch: int) -> np.ndarray:
     return data.batch(max(1, batch // frames), frames)
 
 
+@denormals_flushed()
 def distill(args: argparse.Namespace) -> dict[str, Any]:
     """Trains, writes predictor.safetensors, curve.png and log.json; the last scores."""
     import torch
@@ -268,7 +270,6 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     from ..backbones.checkpoint import bundled_weights, load_model
 
     os.makedirs(args.output, exist_ok=True)
-    torch.set_flush_denormal(True)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     device = choose_device(args.device)

@@ -26,6 +26,7 @@ import numpy as np
 
 from ..datasets.windows import load_pictures, loader
 from ..errors import CheckpointError, ConfigError
+from .training import denormals_flushed
 
 if TYPE_CHECKING:
     from ..accelerators import Accelerator
@@ -207,6 +208,7 @@ def sine_table(dim: int, side: int) -> Any:
     return 0.5 * torch.cat(both, dim=-1).reshape(side * side, 4 * n)
 
 
+@denormals_flushed()
 def train(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm

@@ -29,6 +29,7 @@ import numpy as np
 
 from ..errors import CheckpointError, ConfigError
 from .distill import add_common_arguments
+from .training import denormals_flushed
 
 # of the learning rate: peak, share of a stage until it; then cosine to 0
 RATE, WARM_UP, WEIGHT_DECAY = 3e-3, 0.05, 0.01
@@ -455,6 +456,7 @@ class Clock:
         return max(step / self.steps if self.steps else 1.0, by_time)
 
 
+@denormals_flushed()
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Both stages; writes distilled.safetensors (after stage one), pace.safetensors, comparison.md, curve.png, log.json. The scores."""
     import torch
@@ -471,7 +473,6 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             "others must be 0 or more"
         )
     os.makedirs(args.output, exist_ok=True)
-    torch.set_flush_denormal(True)
     torch.manual_seed(args.seed)
     device = choose_device(args.device)
     weights = args.weights or bundled_weights()

@@ -78,15 +78,16 @@ def test_draws_are_valid_and_varied():
             assert w % 14 == 0 and h % 14 == 0 and 28 <= w <= 224 and 28 <= h <= 168
 
 
-def test_batches_hold_all_lengths(stream):
+def test_batches_hold_all_lengths(stream, monkeypatch):
+    monkeypatch.setattr(windows, "REUSE", 1e9)  # nothing new is rendered
     other = WindowStream(seed=4, side=56, longest=8)
     other.pool = stream.pool * 8
     lengths = set()
-    for batch in itertools.islice(other.batches(8), 25):
+    for batch in itertools.islice(other.batches(8), 120):
         b, s = batch["images"].shape[:2]
         assert b * s <= 8 and b >= 1 and batch["depth"].shape[:2] == (b, s)
         lengths.add(s)
-    assert {1, 2, 3, 4, 8} <= lengths
+    assert {1, 2, 3, 4, 6, 8} == lengths
 
 
 def test_spoilt_images_stay_the_same_scene(stream):

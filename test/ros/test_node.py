@@ -269,6 +269,7 @@ def test_a_signal_ends_the_loading_of_weights(start_node, peer: Peer, with_signa
 
 SIGNAL_IN_A_CONVERSION = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born without
 from come_ros.ros import node
 def spin(self):
     try:

@@ -332,7 +332,7 @@ def test_on_a_gpu_parts_make_up_the_pass(tmp_path):
 def test_a_new_frame_in_a_sliding_window_is_timed(tmp_path, capsys):
     path, common = (
         tmp_path / "stream.json",
-        ["bench", "--stream", "--warm-up", "0", "--device", "cpu", "--size", "70x56"],
+        ["bench", "--stream", "--warm-up", "0", "--device", "cpu", "--size", "84x84"],
     )
     assert cli.main([*common, "--repeats", "1", "--frames", "3", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]

@@ -19,6 +19,7 @@ from come_ros.datasets.windows import WindowStream
 from come_ros.errors import CheckpointError, ConfigError
 from come_ros.tools import losses, train
 from come_ros.tools.recipes import MapAnythingRecipe, recipe_for
+from come_ros.tools.training import denormals_flushed
 
 SMALL = VGGTSizes(
     image_side=112, native_side=112, dim=24, encoder_depth=1, encoder_heads=3, depth=4, heads=3,
@@ -308,3 +309,10 @@ def test_start_takes_weights_of_another_image_size(tmp_path, monkeypatch):
     torch.save({"variant": "small", "model": larger.state_dict(), "probe": probe.state_dict()}, path)
     model, _ = train.restore(path)
     assert model.native_side == 168
+
+
+def test_denormals_are_back_after_training():
+    with pytest.raises(KeyError), denormals_flushed():
+        assert np.float32(1e-40) * np.float32(1) == 0
+        raise KeyError
+    assert np.float32(1e-40) * np.float32(1) > 0
