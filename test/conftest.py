@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     with contextlib.suppress(ImportError):
         from hypothesis import settings
 
-        settings.register_profile("come_ros", deadline=None, max_examples=50)  # machines under load are slow, not wrong
+        settings.register_profile("come_ros", deadline=None)  # machines under load are slow, not wrong
         settings.load_profile("come_ros")
 
 

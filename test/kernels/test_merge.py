@@ -54,7 +54,7 @@ groups = st.sampled_from([(1, 1), (2, 2), (3, 3), (1, 4), (2, 3)])
 
 
 @given(grids, groups, st.integers(0, 3), st.integers(0, 3), st.integers(1, 5), st.integers(0, 2**31))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_restore_returns_every_patch_to_its_place(grid, group, rows, special, channels, seed):
     rng = torch.Generator().manual_seed(seed)
     members, edge = group_members(grid, group, torch.device("cpu"))
@@ -135,7 +135,7 @@ def test_a_way_that_does_not_apply_is_refused():
 
 
 @given(grids, groups, st.floats(0, 1), st.integers(1, 3), st.integers(1, 2), st.integers(0, 2**31))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_every_frame_merges_the_same_number_of_its_least_sure_groups(grid, group, ratio, frames, scenes, seed):
     confidence = torch.rand(scenes, frames, *grid, generator=torch.Generator().manual_seed(seed))
     many = (grid[0] // group[0]) * (grid[1] // group[1])
