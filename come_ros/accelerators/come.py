@@ -97,7 +97,7 @@ class CoMe(Accelerator):
     name = "come"
     frontier = tuple(
         f"ratio={ratio},group={group},edge_weight={weight}"
-        for weight in (0, 1)
+        for weight in (0, 3)
         for group in ("2x2", "3x3")
         for ratio in (0.25, 0.5, 0.75)
     )

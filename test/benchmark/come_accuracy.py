@@ -87,7 +87,9 @@ def main() -> None:
         variants[f"no bias {name}"] = CoMe(bundled, block, bias=False, **at)
         variants[f"pick one {name}"] = PickOne(bundled, block, **at)
         variants[f"per_layer {name}"] = CoMe(bundled, block, mode="per_layer", **at)
-        variants[f"edge vote {name}"] = CoMe(bundled, block, edge_weight=1.0, **at)
+        variants[f"edge vote 1 {name}"] = CoMe(bundled, block, edge_weight=1.0, **at)
+        variants[f"edge vote 3 {name}"] = CoMe(bundled, block, edge_weight=3.0, **at)
+        variants[f"edges alone {name}"] = CoMe(bundled, block, edge_weight=100.0, **at)
         variants[f"window budget {name}"] = CoMe(bundled, block, budget="window", **at)
         for given in args.predictor:
             label, _, path = given.partition("=")
