@@ -217,21 +217,29 @@ def train(args: argparse.Namespace) -> None:
     from ..backbones.base import choose_device
     from .recipes import recipe_for
 
-    model, recipe = make_model(args.backbone, args.variant), recipe_for(args.backbone)
-    initialise(model, recipe, args.seed)
+    path, recipe = os.path.join(args.output, "last.pt"), recipe_for(args.backbone)
+    state: dict[str, Any] = {}
+    if args.resume:
+        model, state = restore(path)
+        held, asked = (state.get("backbone", "vggt"), state["variant"]), (args.backbone, args.variant)
+        if held != asked:
+            raise CheckpointError(
+                f"{path} is of {' '.join(held)}, not {' '.join(asked)}: resume with the --backbone and --variant that it has"
+            )
+        model.train()
+    else:
+        model = make_model(args.backbone, args.variant)
+        initialise(model, recipe, args.seed)
     probe = make_probe(model)
-    if args.encoder:
+    if args.encoder and not state:
         begin_encoder(args.encoder, model)
-    if args.start:
+    if args.start and not state:
         begin_with(args.start, model, probe)
     device = choose_device(args.device)
     model.to(device), probe.to(device)
     optimiser = make_optimiser(model, probe)
     step, seconds, frames, log = 0, 0.0, 0, []
-    path = os.path.join(args.output, "last.pt")
-    if args.resume:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
+    if state:
         probe.load_state_dict(state["probe"])
         optimiser.load_state_dict(state["optimiser"])
         step, seconds, frames, log = state["step"], state["seconds"], state["frames"], state["log"]

@@ -1,6 +1,7 @@
 """Training: targets agree with the geometry, losses are zero at the truth, a short run learns and can be resumed."""
 
 import argparse
+import dataclasses
 import itertools
 import json
 from types import SimpleNamespace
@@ -269,6 +270,11 @@ def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch, back
     first = f"-o {out} --backbone {backbone} --variant small --merge 0.4 --threads 1".split()
     assert train.run(parser.parse_args([*first, "--minutes", "0.01"])) == 0
     _, state = train.restore(str(out / "last.pt"))
+    side = VARIANTS["small"].native_side if backbone == "vggt" else mapanything.VARIANTS["small"].native_side
+    for table in (VARIANTS, mapanything.VARIANTS):  # what was begun at one size goes on at that size
+        monkeypatch.setitem(
+            table, "small", dataclasses.replace(table["small"], image_side=side + 28, native_side=side + 28)
+        )
     assert state["step"] >= 1 and (out / "curve.png").stat().st_size > 1000
     steps = state["step"] + 24
     assert train.run(parser.parse_args([*first, "--steps", str(steps), "--resume"])) == 0
@@ -280,16 +286,20 @@ def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch, back
     loaded = load_model(backbone, str(target)).state_dict()
     assert all(torch.allclose(loaded[key], value, atol=1e-3) for key, value in model.state_dict().items())
     json.dumps(resumed["log"])
+    with pytest.raises(CheckpointError, match=f"is of {backbone} small, not {backbone} tiny"):
+        train.run(parser.parse_args(["-o", str(out), "--backbone", backbone, "--resume", "--steps", "1"]))
 
 
 def test_a_missing_checkpoint_is_one_clear_error(tmp_path):
     with pytest.raises(CheckpointError, match="no training checkpoint"):
         train.restore(str(tmp_path / "last.pt"))
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    with pytest.raises(CheckpointError, match="no training checkpoint"):
+        train.run(parser.parse_args(["-o", str(tmp_path), "--resume", "--steps", "1"]))
 
 
 def test_start_takes_weights_of_another_image_size(tmp_path, monkeypatch):
-    import dataclasses
-
     monkeypatch.setitem(VARIANTS, "small", SMALL)
     earlier = VGGT(SMALL)
     train.initialise(earlier, recipe_for("vggt"), 1)

@@ -48,7 +48,7 @@ from ..bag import Interrupts
 from ..results import ResultFolder
 from ..scores import for_json
 from .frontier import against_nulls, at_the_same_time, frontier_variants, latencies, recoveries, winners
-from .measure import Scores, measure, sequences, summary
+from .measure import Scores, by_difficulty, measure, sequences, summary
 from .report import POINTS_OF, draw_plots, draw_windows, markdown
 from .sources import RENDERED, ROOMS, Cut, Source, sources_of
 from .trajectories import trajectories
@@ -205,6 +205,7 @@ def _result(
         "left_out": left_out,
         "summary": summary(scores, options.seed),
         "whole": sequences(scores),
+        "by_difficulty": by_difficulty(scores),
         "rows": {v: {m: scores.values(v, m).tolist() for m in scores.metrics if m in kept} for v in scores.rows},
     }
 

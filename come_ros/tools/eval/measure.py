@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import Cancelled
 from ...evaluation import RatioHistogram, interval, paired_difference
+from ...evaluation.difficulty import difficulty
 from ...evaluation.window import WindowTruth, null_predictions, score_window, window_calibration
 from ...types import Prediction
 from .variants import DENSE, Variant
@@ -23,6 +24,7 @@ LOWER_IS_BETTER = {
     "normal_consistency": False, "ause": True, "spearman": False, "thin_precision": False, "thin_recall": False, "thin_f1": False,
     "thin_abs_rel": True,
 }  # fmt: skip
+SORTED_BY_DIFFICULTY = ("delta", "abs_rel", "rotation_deg")
 PICTURES = 4
 SEEN_WELL = 0.5  # recall on thin pixels: of windows where the dense model has less, there is little to lose
 
@@ -39,11 +41,13 @@ class Picture:
 @dataclass(eq=False)
 class Scores:
     """rows: variant -> its errors, window by window. windows: (source, index) of each. whole: source -> variant -> errors under one
-    scale. curves: variant -> sparsification curves, window by window. pictures: some windows, evenly spread."""
+    scale. difficulty: measures of each window. curves: variant -> sparsification curves, window by
+    window. pictures: some windows, evenly spread."""
 
     rows: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     windows: list[tuple[str, int]] = field(default_factory=list)
     whole: dict[str, dict[str, RatioHistogram]] = field(default_factory=dict)
+    difficulty: list[dict[str, float]] = field(default_factory=list)
     curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)
@@ -89,6 +93,7 @@ def measure(
                 scores.curves.setdefault(name, []).append((trust.curve, trust.oracle))
         if number in shown:
             scores.pictures.append(Picture(truth, dense, said[variants[1].name] if len(variants) > 1 else None))
+        scores.difficulty.append({} if quick else difficulty(truth))
         scores.windows.append((truth.source, truth.index))
         scores.size = (truth.images.shape[2], truth.images.shape[1])
         scores.images = len(truth.images)
@@ -123,6 +128,35 @@ def sequences(scores: Scores) -> dict[str, dict[str, dict[str, float]]]:
         }
         for source, whole in scores.whole.items()
     }
+
+
+def by_difficulty(scores: Scores, parts: int = 3, least: int = 4) -> dict[str, list[dict[str, Any]]]:
+    """measure of difficulty -> the windows in `parts` equal parts by it, ascending: its range ("low", "high"), how many windows, and
+    "errors": variant -> metric -> value, as in the summary. Measures known of fewer than `parts` x `least` windows are left out."""
+    out: dict[str, list[dict[str, Any]]] = {}
+    for measured in dict.fromkeys(name for row in scores.difficulty for name in row):
+        values = np.array([row.get(measured, np.nan) for row in scores.difficulty])
+        order = np.argsort(values, kind="stable")[: np.isfinite(values).sum()]
+        if len(order) < parts * least:
+            continue
+        out[measured] = [
+            {
+                "low": float(values[part[0]]), "high": float(values[part[-1]]), "windows": len(part),
+                "errors": {variant: _errors(scores, variant, part) for variant in scores.rows},
+            }
+            for part in np.array_split(order, parts)
+        ]  # fmt: skip
+    return out
+
+
+def _errors(scores: Scores, variant: str, windows: np.ndarray) -> dict[str, float]:
+    """Of some windows: mean or median, as in the summary."""
+    found = {}
+    for metric in SORTED_BY_DIFFICULTY:
+        values = scores.values(variant, metric)[windows]
+        if np.isfinite(values).any():
+            found[metric] = float(np.nanmedian(values) if metric in MEDIANS else np.nanmean(values))
+    return found
 
 
 def thin_recovery(scores: Scores, merged: str, refined: str) -> dict[str, float] | None:

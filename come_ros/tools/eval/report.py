@@ -35,6 +35,10 @@ POINTS_OF = {
     "ate": "ATE in a window", "chamfer": "points, Chamfer", "thin_f1": "F1 on thin structures",
 }  # fmt: skip
 """what is asked of the frontier: who is best by it; and what its plot shows, but for edges"""
+MEASURES = {
+    "texture": "texture, grey levels from pixel to pixel", "depth_spread": "spread of log depth", "turn_deg": "rotation of the camera, deg",
+    "parallax": "way of the camera / median depth", "overlap": "share of the first image seen by the others",
+}  # fmt: skip
 DRAWN = ("abs_rel", "rpe_rotation_deg", "chamfer", "thin_f1")
 
 
@@ -56,6 +60,8 @@ def markdown(result: dict[str, Any]) -> str:
     for name, reason in result["left_out"].items():
         lines += ["", f"{name} is left out: {reason}."]
     lines += [""] + (_frontier_table(result) if result["frontier"] else _table(result))
+    if result["by_difficulty"]:
+        lines += ["", "## By difficulty", ""] + _difficulty_table(result["by_difficulty"])
     lines += ["", "## One scale for all windows of a source", ""] + _whole_table(result)
     if result.get("trajectories"):
         lines += ["", "## The path of the whole recording", ""] + _path_table(result["trajectories"])
@@ -174,6 +180,22 @@ def _sentence(metric: str, rows: list[dict[str, Any]], where: str) -> str:
         + "; ".join(f"{what} at {', '.join(at)}" for what, at in said.items())
         + f" of the dense {where}."
     )
+
+
+def _difficulty_table(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Thirds of the windows down; each variant's delta, AbsRel and rotation across."""
+    variants = list(next(iter(parts.values()))[0]["errors"])
+    lines = ["| windows sorted by | from | to | windows | " + " | ".join(variants) + " |"]
+    lines.append("|---" * (len(variants) + 4) + "|")
+    for measured, rows in parts.items():
+        for row in rows:
+            cells = [MEASURES[measured], _number(row["low"], 2), _number(row["high"], 2), str(row["windows"])]
+            for errors in row["errors"].values():
+                cells.append(
+                    ", ".join(_number(errors.get(m), TITLES[m][1] - 1) for m in ("delta", "abs_rel", "rotation_deg"))
+                )
+            lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", "Each cell: depth delta < 1.25, AbsRel, rotation to the first image in degrees."]
 
 
 def _whole_table(result: dict[str, Any]) -> list[str]:
