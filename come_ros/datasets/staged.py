@@ -151,14 +151,14 @@ def paint(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def watching_path(stage: Stage, rng: np.random.Generator, frames: int, rate_hz: float) -> F64 | None:
-    """world_from_camera (frames, 4, 4) of a hand-held camera that keeps looking towards the target: going round it, or, one time in
-    three, turning on the spot. It keeps LEAST_CLEARANCE_M from every surface; None if no such path was found."""
+    """world_from_camera (frames, 4, 4) of a hand-held camera that keeps looking towards the target: going round it, or, two times in
+    five, turning and rolling on the spot. It keeps LEAST_CLEARANCE_M from every surface; None if no such path was found."""
     t = np.arange(frames) / rate_hz
     for attempt in range(ATTEMPTS):
         shrink = 0.97**attempt
         distance = shrink * (0.5 + stage.extent * rng.uniform(0.5, 2.5))
         azimuth, height = rng.uniform(-math.pi, math.pi), math.radians(rng.uniform(8, 65))
-        turning = rng.random() < 1 / 3
+        turning = rng.random() < 0.4
         step = 0.02 if turning else 1.0
         sway = [synthetic.wave(rng, 2, 3, 9) for _ in range(8)]
         around = azimuth + step * (math.radians(rng.uniform(-30, 30)) * t + 0.25 * sway[0](t))
@@ -179,7 +179,7 @@ def watching_path(stage: Stage, rng: np.random.Generator, frames: int, rate_hz: 
             continue
         level /= sine
         down = np.cross(forward, level)
-        roll = rng.normal(0, 0.12) + (0.3 if turning else 0.08) * sway[6](t)
+        roll = rng.normal(0, 0.3 if turning else 0.15) + (0.5 if turning else 0.1) * sway[6](t)
         c, s = np.cos(roll)[:, None], np.sin(roll)[:, None]
         poses = np.tile(np.eye(4), (frames, 1, 1))
         poses[:, :3, 0], poses[:, :3, 1], poses[:, :3, 2] = c * level + s * down, c * down - s * level, forward

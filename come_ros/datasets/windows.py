@@ -26,16 +26,12 @@ SEQUENCE = 12  # frames rendered of each room
 POOL = 240  # sequences kept to draw windows from
 REUSE = 1.5  # windows drawn for each frame rendered, in frames: rendering is cheap beside training
 PICTURE_SHARE = 0.3  # of a room's textures that become photographs, where there are any
-STAGED_SHARE, SPARSE_SHARE = (
-    0.5,
-    0.15,
-)  # of rooms: with a desk or things on the floor and a camera that watches them; nearly empty
-PAINTED_SHARE, SHADOW_SHARE, TILTED_SHARE = (
-    0.5,
-    0.7,
-    0.5,
-)  # of rooms: in plain colours, with shadows; of other cameras: not level
-SHARES = {1.0: 0.5, 4 / 3: 0.35, 2 / 3: 0.15}  # of batches, by the longer side over the model's native one
+STAGED_SHARE = 0.4  # of rooms: with a desk or things on the floor, and a camera that watches them
+SPARSE_SHARE = 0.15  # nearly empty ones
+PAINTED_SHARE = 0.5  # in plain colours
+SHADOW_SHARE = 0.7  # with shadows
+TILTED_SHARE = 0.5  # of the cameras that watch nothing: not level
+SHARES = {1.0: 0.4, 4 / 3: 0.45, 2 / 3: 0.15}  # of batches, by the longer side over the model's native one
 ASPECTS = {(4, 3): 0.6, (16, 9): 0.2, (1, 1): 0.1, (3, 4): 0.1}  # of batches, by width over height
 
 

@@ -43,6 +43,7 @@ WATCHED_BLOCKS = (0, 1, 2)  # global blocks it acts on
 RAY_WEIGHT = 4.0  # auxiliary, fades out; see make_probe
 FADE = 0.85  # share of the time over which the auxiliary losses fade out
 MERGE_RATIOS = (0.25, 0.5, 0.75)  # drawn from in steps with merging
+EDGE_WEIGHTS = (0.0, 3.0)  # as well
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -439,7 +440,8 @@ def merge_some(rng: random.Random, predictor: tuple[Any, int] | None) -> Any:
 
     group = rng.choice([(2, 2), (3, 3), (3, 3)])
     network, block = predictor if predictor and rng.random() < 2 / 3 else (_ByLot(), rng.choice([0, 1, 2]))
-    return CoMe(network, block=block, ratio=rng.choice(MERGE_RATIOS), group=group, kernels="torch")
+    how = {"ratio": rng.choice(MERGE_RATIOS), "group": group, "edge_weight": rng.choice(EDGE_WEIGHTS)}
+    return CoMe(network, block=block, kernels="torch", **how)
 
 
 def restore(path: str) -> tuple[Any, dict[str, Any]]:
