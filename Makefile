@@ -3,7 +3,19 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
+
+# the ROS 2 that pip has wheels of: one virtual environment for each, side by side
+ROS ?= kilted
+ifeq ($(ROS),kilted)
 VENV := .venv
+REQUIREMENTS := .ci/requirements.txt
+else ifeq ($(ROS),jazzy)
+VENV := .venv-jazzy
+REQUIREMENTS := .ci/requirements-jazzy.txt
+else
+$(error ROS=$(ROS) cannot be had from pip: give kilted (the default) or jazzy, as in: make test ROS=jazzy)
+endif
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.come_ros_installed
 
@@ -26,6 +38,8 @@ help:
 	@echo 'make venv             only make $(VENV), which the others do by themselves: ROS 2, torch, come_ros ($(BIN)/come_ros)'
 	@echo 'make clean            remove caches, build folders and out/; make clean-venv removes $(VENV)'
 	@echo
+	@echo 'With each of them:'
+	@echo '  ROS=$(ROS)  or jazzy: the ROS 2 from pip, in .venv or .venv-jazzy'
 	@echo 'Read when $(VENV) is made:'
 	@echo '  PYTHON=$(PYTHON)  Python 3.10 to 3.13'
 	@echo '  TORCH=$(TORCH)  what pip installs as torch: a requirement, a wheel file, or --index-url and more'
@@ -43,7 +57,7 @@ define pip_install
 	  || { echo 'pip failed; everything it said is in $(VENV)/pip.log' >&2; exit 1; }
 endef
 
-$(STAMP): .ci/requirements.txt setup.py
+$(STAMP): $(REQUIREMENTS) .ci/requirements-common.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { echo \
 	  'come_ros needs Python 3.10 or newer as "$(PYTHON)": install one, or name it: make PYTHON=python3.12 $(MAKECMDGOALS)' >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo \
@@ -51,7 +65,7 @@ $(STAMP): .ci/requirements.txt setup.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/pip.log
 	$(call pip_install,torch,$(TORCH))
-	$(call pip_install,ROS 2 and the other packages,-r .ci/requirements.txt)
+	$(call pip_install,ROS 2 $(ROS) and the other packages,-r $(REQUIREMENTS))
 	$(call pip_install,come_ros as it stands in this folder,--no-deps --no-build-isolation -e .)
 	@# pip installs no data_files of a package in development: what colcon would put into share/ and lib/ is linked
 	@mkdir -p $(VENV)/share/come_ros $(VENV)/lib/come_ros $(VENV)/share/ament_index/resource_index/packages
@@ -78,7 +92,7 @@ format: venv
 
 clean:
 	@rm -rf out build install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 clean-venv:
 	@rm -rf $(VENV)

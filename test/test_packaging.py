@@ -1,12 +1,14 @@
 """What is shipped agrees with itself: versions, files, commands, pinned packages and the tables of the README.
 
-`python test/test_packaging.py` writes the README's table of parameters.
+`python test/test_packaging.py` writes the README's tables of parameters and of diagnostics.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -17,13 +19,13 @@ from typing import Any
 import pytest
 
 import come_ros
-from come_ros.config import load_config, parameters
+from come_ros.config import Config, load_config, parameters
 from come_ros.errors import ConfigError
+from come_ros.ros.diagnostic_keys import STATUSES
 from come_ros.tools import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-TABLE = re.compile(r"(<!-- parameters: .*?-->\n).*?(<!-- /parameters -->)", re.DOTALL)
 
 
 def parameter_table() -> str:
@@ -34,6 +36,25 @@ def parameter_table() -> str:
         allowed = p.range_text().replace("|", "\\|") or {bool: "true \\| false", str: "text"}[p.type]
         rows.append(f"| `{p.name}` | {default} | {allowed} | {'yes' if p.dynamic else ''} | {p.doc} |")
     return "\n".join(rows) + "\n"
+
+
+def diagnostics_table() -> str:
+    """The README's table of /diagnostics, as told in come_ros/ros/diagnostic_keys.py."""
+    rows = ["| status | key | meaning |", "|---|---|---|"]
+    for status, keys in STATUSES.items():
+        names = [f"`come: {status}`", *[""] * (len(keys) - 1)]
+        rows += [f"| {name} | `{key}` | {keys[key]} |" for name, key in zip(names, keys, strict=True)]
+    return "\n".join(rows) + "\n"
+
+
+TABLES = {"parameters": parameter_table, "diagnostics": diagnostics_table}
+
+
+def with_table(readme: str, name: str) -> str:
+    """`readme` with that table written anew between its marks."""
+    marks = re.compile(rf"(<!-- {name}: .*?-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    assert marks.search(readme), f"the README has lost its <!-- {name} --> marks"
+    return marks.sub(lambda found: f"{found[1]}{TABLES[name]()}{found[2]}", readme)
 
 
 @pytest.fixture(scope="module")
@@ -104,22 +125,112 @@ def test_commands_lead_to_functions(metadata: dict[str, Any]) -> None:
     } - {"node"}
 
 
-def test_every_package_asked_for_is_pinned(metadata: dict[str, Any]) -> None:
-    def name(requirement: str) -> str:
-        return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")  # type: ignore[index]
+def name_of(requirement: str) -> str:
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")  # type: ignore[index]
 
-    pinned = [line for line in (ROOT / ".ci" / "requirements.txt").read_text().splitlines() if line[:1].isalnum()]
-    assert all("==" in line for line in pinned)
+
+def pinned(file: str) -> list[str]:
+    """The lines of .ci/`file` and of the files it reads, as pip would."""
+    lines: list[str] = []
+    for line in (ROOT / ".ci" / file).read_text().splitlines():
+        if line.startswith("-r "):
+            lines += pinned(line.removeprefix("-r "))
+        elif line[:1].isalnum():
+            lines.append(line)
+    return lines
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-jazzy.txt"])
+def test_every_package_asked_for_is_pinned_once(metadata: dict[str, Any], file: str) -> None:
+    lines = pinned(file)
+    assert all("==" in line for line in lines)
+    keys = [(name_of(line), line.partition(";")[2]) for line in lines]
+    assert len(set(keys)) == len(keys)
     extras = metadata["extras_require"]
     wanted = [*metadata["install_requires"], *(r for e in ("torch", "ros", "tools", "test") for r in extras[e])]
-    assert {name(r) for r in wanted} - {"torch"} <= {name(line) for line in pinned}
-    ros_pins = {r for r in extras["ros"] if r.startswith("ros-")}
-    assert ros_pins <= set(pinned)
+    assert {name_of(r) for r in wanted} - {"torch"} <= {name_of(line) for line in lines}
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_two_ros_are_not_mixed(metadata: dict[str, Any]) -> None:
+    kilted, jazzy = (
+        {name_of(line): line for line in pinned(file) if line.startswith("ros-")}
+        for file in ("requirements.txt", "requirements-jazzy.txt")
+    )
+    asked_for = {r for r in metadata["extras_require"]["ros"] if r.startswith("ros-")}
+    assert asked_for <= set(kilted.values()) and {name_of(r) for r in asked_for} <= set(jazzy)
+    messages = {name for name, line in kilted.items() if line.endswith("==5.5.1")}
+    assert len(messages) >= 5 and {jazzy[name].partition("==")[2] for name in messages} == {"5.3.6"}
+    assert (kilted["ros-rclpy"], jazzy["ros-rclpy"]) == ("ros-rclpy[fastrtps]==9.1.2", "ros-rclpy[fastrtps]==7.1.6")
+
+
+def dry_make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `make ARGUMENTS` would do, as on a fresh clone; also if these tests were started by make."""
+    make = shutil.which("make") or pytest.skip("make is not installed")
+    environment = {name: value for name, value in os.environ.items() if name not in ("ROS", "MAKEFLAGS", "MAKELEVEL")}
+    command = [make, "--dry-run", "--always-make", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.parametrize("ros", ["humble", "", "kilted jazzy"])
+def test_make_names_the_ros_that_there_are(ros: str) -> None:
+    done = dry_make("test", f"ROS={ros}")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"ROS={ros} " in done.stderr and "kilted" in done.stderr and "jazzy" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "venv", "requirements"),
+    [((), ".venv", "requirements.txt"), (("ROS=jazzy",), ".venv-jazzy", "requirements-jazzy.txt")],
+)
+def test_each_ros_has_its_own_environment(arguments: tuple[str, ...], venv: str, requirements: str) -> None:
+    done = dry_make("test", *arguments)
+    assert f" -r .ci/{requirements} " in done.stdout and done.stdout.strip().endswith("--dist loadgroup")
+    assert f"\n{venv}/bin/python -m pytest" in done.stdout
+
+
+def test_the_workflow_for_ros_containers_names_what_there_is(metadata: dict[str, Any]) -> None:
+    yaml = pytest.importorskip("yaml")
+    text = (ROOT / ".ci" / "ros.yml").read_text()
+    job = yaml.safe_load(text)["jobs"]["colcon"]
+    assert [each["distro"] for each in job["strategy"]["matrix"]["include"]] == ["humble", "jazzy", "lyrical"]
+    assert job["container"] == "ros:${{ matrix.distro }}"
+    script = "\n".join(step.get("run", "") for step in job["steps"])
+    for command in ("rosdep install ", "--system-site-packages", " build ", " test ", " test-result "):
+        assert command in script
+    launched = re.findall(r"ros2 launch come_ros (\S+)", script)
+    assert launched and all((ROOT / "launch" / name).is_file() for name in launched)
+    run = re.findall(r"ros2 run come_ros (\S+) (\S+)", script)
+    commands = {line.split(" = ")[0] for line in metadata["entry_points"]["console_scripts"]}
+    assert run and all(program in commands and command in cli.COMMANDS for program, command in run)
+    assert set(re.findall(r"--packages-select (\S+)", script)) == {metadata["name"]}
+    assert "HAS NOT BEEN RUN" in text and "`.ci/ros.yml`" in README.read_text(encoding="utf-8")
+    wanted = {name_of(r) for r in [*metadata["extras_require"]["torch"], *metadata["extras_require"]["tools"]]}
+    installed = {
+        name_of(word) for line in re.findall(r"pip install (.*)", script) for word in line.split() if word[0].isalpha()
+    }
+    assert wanted - {"opencv-python-headless"} <= installed  # OpenCV is apt's
+
+
+PARAMETER_FILES = sorted((ROOT / "config").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", PARAMETER_FILES, ids=lambda p: p.name)
 def test_every_parameters_file_loads(file: Path) -> None:
     load_config(str(file))
+
+
+@pytest.mark.parametrize("file", [f for f in PARAMETER_FILES if f.name != "come.yaml"], ids=lambda p: p.name)
+def test_other_parameters_files_hold_only_differences_each_with_its_reason(file: Path) -> None:
+    default, ours = Config().to_flat(), load_config(str(file)).to_flat()
+    changed = {name: value for name, value in ours.items() if value != default[name]}
+    lines = [line for line in file.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    values = [line for line in lines if not line.rstrip().endswith(":")]
+    assert values and len(values) == len(changed), f"what equals the default? {changed}"
+    assert all(re.search(r"\S  # .{10,}", line) for line in values), "each with its reason"
+
+
+def test_there_are_presets_for_a_jetson_and_for_accuracy() -> None:
+    assert {"come.yaml", "jetson.yaml", "accurate.yaml"} <= {file.name for file in PARAMETER_FILES}
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.xml")), ids=lambda p: p.name)
@@ -127,10 +238,10 @@ def test_every_profile_is_well_formed(file: Path) -> None:
     ET.parse(file)
 
 
-def test_the_readme_lists_every_parameter_as_declared() -> None:
-    found = TABLE.search(README.read_text(encoding="utf-8"))
-    assert found, "the README has lost its <!-- parameters --> marks"
-    assert found[0] == f"{found[1]}{parameter_table()}{found[2]}", "run: python test/test_packaging.py"
+@pytest.mark.parametrize("name", TABLES)
+def test_the_tables_of_the_readme_are_those_of_the_code(name: str) -> None:
+    readme = README.read_text(encoding="utf-8")
+    assert readme == with_table(readme, name), "run: python test/test_packaging.py"
 
 
 def test_the_readme_lists_every_output() -> None:
@@ -256,4 +367,6 @@ def test_doctor_reads_the_bundled_weights_to_the_end(tmp_path: Path, monkeypatch
 
 if __name__ == "__main__":
     text = README.read_text(encoding="utf-8")
-    README.write_text(TABLE.sub(lambda m: f"{m[1]}{parameter_table()}{m[2]}", text), encoding="utf-8")
+    for table in TABLES:
+        text = with_table(text, table)
+    README.write_text(text, encoding="utf-8")

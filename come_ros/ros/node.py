@@ -651,8 +651,7 @@ def main(args: list[str] | None = None) -> int:
     code, ended = _spin(args)
     if not ended:
         # A pass or a load that cannot be interrupted is abandoned: waiting for it may take minutes; a lost device may never let
-        # the interpreter end. What is left of the
-        # DDS participant goes with the last reference to it, or its shared memory would stay behind.
+        # the interpreter end. The DDS participant goes with the last reference to it: else its shared memory would stay behind.
         gc.collect()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from come_ros.config import Config
+from come_ros.ros import node
 from come_ros.ros.counters import DROP_REASONS, FrameCounters
+from come_ros.ros.diagnostic_keys import STATUSES
 from come_ros.ros.diagnostics import NodeView, statuses
 from come_ros.ros.telemetry import Telemetry, Throttle
 
@@ -38,6 +42,21 @@ def test_all_is_well():
         assert (status.level, status.message) == (DiagnosticStatus.OK, "ok"), status.name
     keys = {v.key for v in statuses(VIEW, METRES, telemetry, FrameCounters().snapshot())[0].values}
     assert {f"dropped_{reason}" for reason in DROP_REASONS} | {"received", "used", "pending"} <= keys
+
+
+def test_every_key_has_its_meaning_and_every_meaning_its_key():
+    from come_ros.backbones import load_backbone
+
+    telemetry = made(Clock())
+    # what is told only where it is used: each of these reaches telemetry.known through the node
+    known = set(re.findall(r'(?:_tell_known\(|known\[)"(\w+)"', inspect.getsource(node)))
+    assert {"depth", "odometry", "base_frame", "extrinsics", "sync"} <= known
+    telemetry.known = dict.fromkeys(known, "ok")
+    view = replace(VIEW, backbone=load_backbone(Config()).description)
+    for status in statuses(view, Config(), telemetry, FrameCounters().snapshot()):
+        keys, meanings = [value.key for value in status.values], STATUSES[status.name.removeprefix("come: ")]
+        assert len(set(keys)) == len(keys) and set(keys) == set(meanings), status.name
+        assert all(meanings.values())
 
 
 @pytest.mark.parametrize(

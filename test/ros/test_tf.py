@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros.live_node import PATIENCE_S, START_NS, STEP_NS, Peer, picture, wait_until
+from ros.test_policy import TF, granted, seen
 
 from come_ros.geometry import BODY_FROM_OPTICAL, matrix_from_quat_xyzw, rotation_from_vector, transform
 from come_ros.ros import messages
@@ -151,6 +152,9 @@ def test_a_bare_camera_hangs_below_the_world(start_node, peer: Peer, tf_message)
     # it listened for a second before it took the camera
     assert min(stamp for stamp, *_ in got) > min(published)
     assert "TF: forward" in node.log and peer.status("come: output")["tf_mode"] == "forward"
+    allowed, used = granted(), seen(peer, "come")  # the rest of them: test_policy.py
+    assert allowed["subscribe"] >= used["subscribe"].keys() > TF
+    assert allowed["publish"] >= used["publish"].keys() and "/tf" in used["publish"]
 
 
 def assert_the_world_hangs_below(frame: str, got: list[tuple], peer: Peer) -> None:
