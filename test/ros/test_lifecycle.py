@@ -11,6 +11,8 @@ from ros.test_node import EVERY, assert_ends_well, change_state, settled, starte
 from ros.test_services import answer
 from std_srvs.srv import SetBool
 
+# else it keeps, now and then, ten MiB that were freed, and a leak could hide below that
+MALLOC_GIVES_BACK = {"MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
 ARRANGED = """
 import sys
 from come_ros.backbones import fake
@@ -56,7 +58,7 @@ def sent_one_by_one(peer: Peer, count: int) -> dict[str, str]:
 
 def test_twenty_cycles_leave_nothing_behind(start_node, peer: Peer) -> None:
     peer.listen_to_outputs()
-    node = start_node(*EVERY, "-p", "autostart:=false", "-p", "map.enabled:=true")
+    node = start_node(*EVERY, "-p", "autostart:=false", "-p", "map.enabled:=true", env=MALLOC_GIVES_BACK)
     seen: list[tuple[int, int, float]] = []
     empty: tuple[int, ...] = ()
     for cycle in range(20):
@@ -76,7 +78,7 @@ def test_twenty_cycles_leave_nothing_behind(start_node, peer: Peer) -> None:
             seen.append(held(node))
     threads, files, memory = zip(*seen, strict=True)
     assert max(threads) <= threads[0] and max(files) <= files[0] + 2, seen
-    assert memory[-1] < memory[0] + 6, f"resident memory, MiB: {memory}"
+    assert memory[-1] < memory[0] + 3, f"resident memory, MiB: {memory}"
     wait_until(lambda: entities(peer) == empty, what=f"as many topics as before ({empty}): {entities(peer)}")
     assert_ends_well(node, signal.SIGINT)
 

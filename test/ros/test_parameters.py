@@ -11,9 +11,11 @@ import rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from come_ros.config import Config, parameters
+from come_ros.config import Config, load_config, parameters
 from come_ros.errors import ConfigError
 from come_ros.ros.parameters import declare_parameters, follow_parameters
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -45,6 +47,11 @@ def test_all_are_declared_with_default_meaning_range_and_read_only_flag(make_nod
             assert [(r.from_value, r.to_value) for r in ranges] == [(p.low, p.high)], p.name
         if p.choices:
             assert all(choice in told.additional_constraints for choice in p.choices), p.name
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda p: p.name)
+def test_each_file_of_ours_means_the_same_to_ros_and_to_the_tools(make_node, file: Path):
+    assert declare_parameters(make_node("--params-file", str(file))) == load_config(str(file))
 
 
 def test_a_file_may_say_1_for_a_float_and_off_for_a_word(make_node, tmp_path: Path):
