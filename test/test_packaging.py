@@ -166,8 +166,8 @@ def test_the_two_ros_are_not_mixed(metadata: dict[str, Any]) -> None:
 def dry_make(*arguments: str) -> subprocess.CompletedProcess[str]:
     """What `make ARGUMENTS` would do, as on a fresh clone; also if these tests were started by make."""
     make = shutil.which("make") or pytest.skip("make is not installed")
-    environment = {name: value for name, value in os.environ.items() if name not in ("ROS", "MAKEFLAGS", "MAKELEVEL")}
     command = [make, "--dry-run", "--always-make", *arguments]
+    environment = {"PATH": os.environ["PATH"]}  # not what this make hands on
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -342,11 +342,29 @@ def test_doctor_examines_this_machine() -> None:
     assert done.returncode == int("FAIL" in levels)
 
 
-def test_doctor_sees_a_profile_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("distro", "name", "file", "level"),
+    [
+        ("kilted", "FASTDDS", "/nowhere/profile.xml", "FAIL"),
+        ("kilted", "FASTDDS", __file__, "OK"),
+        ("kilted", "FASTRTPS", __file__, "OK"),
+        ("jazzy", "FASTRTPS", "/nowhere/profile.xml", "FAIL"),
+        ("jazzy", "FASTRTPS", __file__, "OK"),
+        ("jazzy", "FASTDDS", __file__, "WARN"),
+    ],
+)
+def test_doctor_looks_at_the_profile(
+    distro: str, name: str, file: str, level: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from come_ros.ros.environment import PROFILE_VARIABLES
     from come_ros.tools import doctor
 
-    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "/nowhere/profile.xml")
-    assert [f.level for f in doctor.profile()] == [doctor.FAIL]
+    for variable in PROFILE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("ROS_DISTRO", distro)
+    monkeypatch.setenv(f"{name}_DEFAULT_PROFILES_FILE", file)
+    (finding,) = doctor.profile()
+    assert finding.level == level and bool(finding.fix) == (level != "OK")
 
 
 def test_doctor_reads_the_bundled_weights_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

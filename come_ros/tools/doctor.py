@@ -378,11 +378,14 @@ def messages() -> Iterator[Finding]:
 
 def profile() -> Iterator[Finding]:
     """The Fast DDS profile without which best-effort images are mostly lost."""
-    from ..ros.environment import PROFILE, PROFILE_VARIABLES, config_file, large_message_profile
+    from ..ros.environment import PROFILE, PROFILE_VARIABLES, config_file, large_message_profile, profile_variable
 
     chosen = [(name, os.environ[name]) for name in PROFILE_VARIABLES if os.environ.get(name)]
     for name, path in chosen:
-        if Path(path).is_file():
+        if name != profile_variable() == PROFILE_VARIABLES[1]:  # the other way round, Fast DDS 3 reads the old name too
+            fix = f"unset {name}, and export {profile_variable()}={path}"
+            yield Finding(WARN, "DDS profile", f"{name} is not read by the Fast DDS of this ROS", fix)
+        elif Path(path).is_file():
             yield Finding(OK, "DDS profile", f"{name}={path}")
         else:
             fix = f"unset {name}: come_ros then uses its own"

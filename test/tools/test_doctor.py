@@ -132,7 +132,7 @@ def broken_cv_bridge(patch: Patch, folder: Path) -> Found:
 
 
 def missing_profile(patch: Patch, folder: Path) -> Found:
-    patch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", "/nowhere/profile.xml")
+    patch.setenv(profile_variable(), "/nowhere/profile.xml")
     return list(doctor.profile())
 
 
