@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from come_ros.config import Config
+from come_ros.ros.environment import profile_variable
 from come_ros.tools import cli, doctor, graph
 from come_ros.tools.doctor import FAIL, OK, WARN
 
