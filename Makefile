@@ -39,7 +39,7 @@ help:
 	@echo 'make clean            remove caches, build folders and out/; make clean-venv removes $(VENV)'
 	@echo
 	@echo 'With each of them:'
-	@echo '  ROS=$(ROS)  or jazzy: the ROS 2 from pip, in .venv or .venv-jazzy'
+	@echo '  ROS=$(ROS)  the ROS 2 from pip: kilted, in .venv, or jazzy, in .venv-jazzy'
 	@echo 'Read when $(VENV) is made:'
 	@echo '  PYTHON=$(PYTHON)  Python 3.10 to 3.13'
 	@echo '  TORCH=$(TORCH)  what pip installs as torch: a requirement, a wheel file, or --index-url and more'

@@ -177,7 +177,7 @@ FAULTS: dict[str, tuple[Callable[[Patch, Path], Found], str, str]] = {
     "the weights file is not there": (missing_weights, FAIL, "path of the file"),
     "a message package is missing": (missing_messages, FAIL, "source its setup.bash"),
     "cv_bridge crashes at import": (broken_cv_bridge, WARN, "numpy<2"),
-    "the DDS profile names no file": (missing_profile, FAIL, "unset FASTDDS"),
+    "the DDS profile names no file": (missing_profile, FAIL, f"unset {profile_variable()}"),
     "the RMW is not installed": (wrong_rmw, FAIL, "unset RMW_IMPLEMENTATION"),
     "/dev/shm is small": (little_shared_memory, WARN, "--shm-size"),
     "the window does not fit into memory": (little_memory, WARN, "window.size to 4"),
