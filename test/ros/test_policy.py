@@ -68,6 +68,7 @@ def test_policy_and_readme_name_every_topic_and_service_of_the_node(start_node, 
     other = start_node("-p", "backbone:=fake", "-p", "image_transport:=compressed", "-r", "__node:=packed")
     node.wait_for("active:")
     other.wait_for("active:")
+    wait_until(lambda: {"come", "packed"} <= set(peer.node.get_node_names()), what="discovery")
     allowed = granted()
     missing = set() if importlib.util.find_spec("tf2_msgs") else TF  # test_tf.py looks at them
     wanted = {
