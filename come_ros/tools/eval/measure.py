@@ -26,6 +26,7 @@ LOWER_IS_BETTER = {
 }  # fmt: skip
 SORTED_BY_DIFFICULTY = ("delta", "abs_rel", "rotation_deg")
 PICTURES = 4
+LEAST_LOST = 0.01  # of that recall: a share of less says nothing
 SEEN_WELL = 0.5  # recall on thin pixels: of windows where the dense model has less, there is little to lose
 
 
@@ -161,7 +162,7 @@ def _errors(scores: Scores, variant: str, windows: np.ndarray) -> dict[str, floa
 
 def thin_recovery(scores: Scores, merged: str, refined: str) -> dict[str, float] | None:
     """Of windows where the dense recall on thin pixels is SEEN_WELL or more: how many, the recalls, and the share of what `merged` loses
-    that `refined` wins back (NaN if nothing is lost). None if there is no such window."""
+    that `refined` wins back (NaN if less than LEAST_LOST is lost). None if there is no such window."""
     dense, ours, better = (scores.values(name, "thin_recall") for name in (DENSE, merged, refined))
     there = np.isfinite(dense) & (dense >= SEEN_WELL)
     if not there.any():
@@ -169,5 +170,5 @@ def thin_recovery(scores: Scores, merged: str, refined: str) -> dict[str, float]
     d, m, r = (float(v[there].mean()) for v in (dense, ours, better))
     return {
         "windows": int(there.sum()), "dense": d, "merged": m, "refined": r,
-        "recovered": (r - m) / (d - m) if d > m else float("nan"),
+        "recovered": (r - m) / (d - m) if d - m >= LEAST_LOST else float("nan"),
     }  # fmt: skip
