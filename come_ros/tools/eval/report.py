@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...evaluation import depth_scale
-from .measure import LOWER_IS_BETTER, Scores
+from .measure import LOWER_IS_BETTER, SORTED_BY_DIFFICULTY, Scores
 from .variants import DENSE, Variant
 
 # metric -> (title, digits)
@@ -191,9 +191,7 @@ def _difficulty_table(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
         for row in rows:
             cells = [MEASURES[measured], _number(row["low"], 2), _number(row["high"], 2), str(row["windows"])]
             for errors in row["errors"].values():
-                cells.append(
-                    ", ".join(_number(errors.get(m), TITLES[m][1] - 1) for m in ("delta", "abs_rel", "rotation_deg"))
-                )
+                cells.append(", ".join(_number(errors.get(m), TITLES[m][1] - 1) for m in SORTED_BY_DIFFICULTY))
             lines.append("| " + " | ".join(cells) + " |")
     return [*lines, "", "Each cell: depth delta < 1.25, AbsRel, rotation to the first image in degrees."]
 
