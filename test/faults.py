@@ -1,6 +1,6 @@
 """The fault matrix: what goes wrong, what the node then does, and the tests that show it.
 
-python test/faults.py [FILE]     runs them and writes the outcomes (default: test/benchmark/results/fault_matrix.md)
+python test/faults.py [FILE]     runs them and writes the outcomes (default: test/benchmark/robustness/results/fault_matrix.md)
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def outcomes() -> dict[str, str]:
 
 
 def main() -> int:
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "test/benchmark/results/fault_matrix.md"
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "test/benchmark/robustness/results/fault_matrix.md"
     seen = outcomes()
     lines = [
         "# Fault matrix", "", "Made by `python test/faults.py`, which ran these tests.",

@@ -1,6 +1,6 @@
 """Messages of all kinds, most of them nearly right, and what slow, independent decoders say of them.
 
-The tests draw them by hypothesis, benchmark/fuzz_decoders.py by numpy: both as `Choices`.
+The tests draw them by hypothesis, benchmark/robustness/fuzz_decoders.py by numpy: both as `Choices`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""test/benchmark/soak.py for two minutes, with the stand-in for a model: all that it does to the node, each twice at least."""
+"""test/benchmark/robustness/soak.py for two minutes, with the stand-in for a model: all that it does to the node, each twice at least."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_for_two_minutes_whatever_happens_nothing_is_lost_and_nothing_grows(tmp_path: Path) -> None:
-    script = ROOT / "test/benchmark/soak.py"
+    script = ROOT / "test/benchmark/robustness/soak.py"
     options = ("--backbone", "fake", "--minutes", "2", "--period", "4", "--sample", "1", "--out", str(tmp_path))
     done = subprocess.run([sys.executable, str(script), *options], capture_output=True, text=True, timeout=400)
     said = done.stdout + done.stderr

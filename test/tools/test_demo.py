@@ -193,7 +193,7 @@ def test_only_shared_memory_that_nobody_has_goes_and_locks_go_with_it(tmp_path: 
 
 
 def test_delivery_over_dds(tmp_path: Path) -> None:
-    """60 images of 640x480 at 15 Hz, best effort, as test/benchmark/delivery.py does with 1000."""
+    """60 images of 640x480 at 15 Hz, best effort, as test/benchmark/robustness/delivery.py does with 1000."""
     run = run_live(Camera.of_pattern(640, 480, 60, 15.0), tmp_path, ["-p", "backbone:=fake"], record_inputs=False)
     recording = read_recording(run.recording)
     assert len(run.sent) == 60 and run.settled

@@ -10,7 +10,7 @@ import pytest
 import torch
 from models import TINY, tiny
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmark"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmark/speed"))
 import gpu
 
 from come_ros.accelerators import CoMe

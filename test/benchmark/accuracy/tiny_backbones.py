@@ -4,7 +4,7 @@ Both are trained at the same time, a process each, on streams of windows that ar
 and the auxiliary losses are those of `come_ros train`. Scored on the frozen splits beside models without eyes; MapAnything also with
 what it can be told.
 
-python test/benchmark/tiny_backbones.py -o out/tiny_backbones [--steps 400] -> test/benchmark/results/tiny_backbones.{json,md}
+python test/benchmark/accuracy/tiny_backbones.py -o out/tiny_backbones [--steps 400] -> results/tiny_backbones.{json,md}
 An interrupted run goes on where it stood; with as many steps done as asked for, it only scores. A step of one model takes a second of
 one core; for a verdict take --steps 2000 or more.
 """

@@ -2,7 +2,7 @@
 
 The loop is the node's: newest frames win, windows by the pipeline. Nothing here is measured: cost and memory are the formulas below.
 
-    python test/benchmark/governor.py [--out test/benchmark/results]     writes governor_trace.json and .png; about a minute
+    python test/benchmark/robustness/governor.py [--out FOLDER]     writes governor_trace.json and .png; about a minute
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fakes import PretendedTime, Seen, live_in_pretended_time, trajectory, truth_of
 

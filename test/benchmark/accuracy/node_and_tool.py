@@ -1,6 +1,6 @@
 """The node at a slow playback, with backpressure all, and `come_ros bag` on the same bag: do they say the same?
 
-python test/benchmark/node_and_tool.py [--rate 0.3] -> test/benchmark/results/node_and_tool.json
+python test/benchmark/accuracy/node_and_tool.py [--rate 0.3] -> results/node_and_tool.json
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Each recording is run twice in processes of their own. Writes results/bag_tool.json and results/bag_tool.md; recordings and pictures go
 to --out.
 
-    python test/benchmark/bag_tool.py [DATA] [--only NAME] [--out out/bag_tool]
-    python test/benchmark/bag_tool.py --soak            1000 images, every one used: memory as it goes, into results/bag_tool_soak.json
+    python test/benchmark/accuracy/bag_tool.py [DATA] [--only NAME] [--out out/bag_tool]
+    python test/benchmark/accuracy/bag_tool.py --soak   1000 images, all used: memory as it goes, into results/bag_tool_soak.json
 
 DATA is the folder of recorded data (default: data/ in $COME_ROS_SHARED, else in `shared` beside the checkout).
 """
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
 from come_ros.datasets.rosbag import write_tum  # noqa: E402

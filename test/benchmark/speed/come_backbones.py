@@ -1,7 +1,7 @@
 """Co-Me against dense on every backbone, at a size that a CPU runs: patches kept, time, and how far depth is from the dense model's as
 less is merged. Random weights and a random predictor: what they say of time holds, accuracy they cannot tell.
 
-python test/benchmark/come_backbones.py [--frames 8] [--repeats 5] -> test/benchmark/results/come_backbones.{json,md}
+python test/benchmark/speed/come_backbones.py [--frames 8] [--repeats 5] -> results/come_backbones.{json,md}
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from models import tiny
 
 from come_ros.accelerators import CoMe, NoAccelerator

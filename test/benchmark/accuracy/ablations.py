@@ -1,6 +1,6 @@
 """Co-Me's choices in one table, from what come_accuracy.py (at the model's own size and with --side 224) and distill_study.py wrote.
 
-    python test/benchmark/ablations.py        writes come_ablations.md into test/benchmark/results
+    python test/benchmark/accuracy/ablations.py        writes come_ablations.md into results/
 
 Every cell: how much larger AbsRel is than the dense model's, and its 95 % interval over windows.
 """
@@ -31,7 +31,7 @@ def main() -> None:
     columns = [(f"{source}, {size['side']} px, {group}", size["sources"][source], group)
                for size in sizes for source in size["sources"] for group in ("2x2", "3x3")]  # fmt: skip
     lines = ["# Co-Me's choices, one at a time", "",
-             "Made by `python test/benchmark/ablations.py`: AbsRel against the dense model's at p = 0.5 (95 % over windows).", "",
+             "Made by `python test/benchmark/accuracy/ablations.py`: AbsRel against the dense model's at p = 0.5 (95 % over windows).", "",
              "| | " + " | ".join(name for name, *_ in columns) + " |", "|---" * (len(columns) + 1) + "|",
              "| dense, AbsRel | " + " | ".join(f"{rows['dense']['abs_rel']:.4f}" for _, rows, _ in columns) + " |",
              "| kept tokens | " + " | ".join(f"{rows[f'come p=0.5 {g}']['kept_tokens']:.0%}" for _, rows, g in columns) + " |"]  # fmt: skip

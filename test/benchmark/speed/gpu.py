@@ -1,11 +1,11 @@
 """VGGT-1B on a GPU, measured from the machine's ceilings up: what it can do, the best dense model on it, and what token reduction gains.
 
-  PYTHONPATH=. python3 test/benchmark/gpu.py --minutes 9 --out "$OUT"     as many rows as fit, the most important first; call it again
-  PYTHONPATH=. python3 test/benchmark/gpu.py --device cpu --only predicted                what it should take, without a GPU
-  PYTHONPATH=. python3 test/benchmark/gpu.py --report                     table and plot of what was measured (no GPU needed)
-  PYTHONPATH=. python3 test/benchmark/gpu.py --device cpu --tiny          the dry run: the same code on a small model, figures mean nothing
+  PYTHONPATH=. python3 test/benchmark/speed/gpu.py --minutes 9 --out "$OUT"    as many rows as fit, the most important first; call it again
+  PYTHONPATH=. python3 test/benchmark/speed/gpu.py --device cpu --only predicted    what it should take, without a GPU
+  PYTHONPATH=. python3 test/benchmark/speed/gpu.py --report               table and plot of what was measured (no GPU needed)
+  PYTHONPATH=. python3 test/benchmark/speed/gpu.py --device cpu --tiny    the dry run: the same code on a small model, figures mean nothing
 
-Figures go to gpu.json in --out after every row; rows that are there (or in test/benchmark/results/gpu.json) are not measured again, unless
+Figures go to gpu.json in --out after every row; rows that are there (or in results/gpu.json) are not measured again, unless
 --again. A row that fails is written with its error, and the next one begins. Weights are random: times and memory hold, and the error
 against fp32; depth and poses mean nothing. Times are medians of passes in turn, by the device's own clock, after a warm-up; `total_ms` is
 images on the device to results there, `predict_ms` images in host memory to results there.
@@ -514,7 +514,7 @@ def predictor(b: Bench, frames: int) -> dict[str, Any]:
 
 def tests(b: Bench) -> dict[str, Any]:
     """The kernels' tests and those of recorded models on this device; then the kernels' under compute-sanitizer, where there is one."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     environment = {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
 

@@ -4,9 +4,9 @@ camera process to the node; one camera, or several that go through it in one win
 The profile and the QoS are those that ship. Counted is what the node's own diagnostics say; latency runs from an image's stamp, which
 is when it was due, to the arrival of the result at a recorder beside the node.
 
-    python test/benchmark/delivery.py [--cameras 1 3] [--backbones fake vggt] [--count 1000] [--size 640x480] [--hz 15]
+    python test/benchmark/robustness/delivery.py [--cameras 1 3] [--backbones fake vggt] [--count 1000] [--size 640x480] [--hz 15]
 
-writes delivery.json and delivery.md into test/benchmark/results; vggt is the bundled model.
+writes delivery.json and delivery.md into results/; vggt is the bundled model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from come_ros.outputs import topic_of
 from come_ros.tools.live import Camera, run_live
@@ -108,8 +108,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         "# Delivery and latency",
         "",
-        f"Made by `python test/benchmark/delivery.py`: {result['image']} at {result['hz']:g} Hz from each camera, best effort; keyframes: "
-        f"{result['keyframe_mode']}. {result['machine']}.",
+        f"Made by `python test/benchmark/robustness/delivery.py`: {result['image']} at {result['hz']:g} Hz from each camera, best effort; "
+        f"keyframes: {result['keyframe_mode']}. {result['machine']}.",
         "",
         "| backbone | cameras | sent | received | used | dropped | odometry p50 / p95, ms | depth of each camera p50 / p95, ms | load |",
         "|---|---|---|---|---|---|---|---|---|",

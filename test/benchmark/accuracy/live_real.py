@@ -2,7 +2,7 @@
 
 Writes results/live_real.json and results/live_real.md; pictures and recordings go to --out.
 
-    python test/benchmark/live_real.py [DATA] [--weights FILE] [--params FILE] [--out out/live_real]
+    python test/benchmark/accuracy/live_real.py [DATA] [--weights FILE] [--params FILE] [--out out/live_real]
 
 DATA is the folder of recorded data (default: data/ in $COME_ROS_SHARED, else in `shared` beside the checkout).
 """
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT))
 
 from come_ros.datasets.rosbag import write_tum  # noqa: E402

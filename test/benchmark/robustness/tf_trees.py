@@ -1,6 +1,6 @@
 """The TF trees of the robots that there are, with the live node in each: what others publish, and the one edge that it adds.
 
-python test/benchmark/tf_trees.py [--out test/benchmark/results]     writes tf_trees.md
+python test/benchmark/robustness/tf_trees.py [--out FOLDER]     writes tf_trees.md
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
 from come_ros.ros.environment import isolated_dds_environment  # noqa: E402
@@ -63,7 +63,9 @@ def main() -> int:
         from ros.test_tf import tf_message_class
 
         message = tf_message_class(Path(folder) / "tf2")
-        text = "\n".join(["# TF trees", "", "Made by `python test/benchmark/tf_trees.py` with the live node.", "", ""])
+        text = "\n".join(
+            ["# TF trees", "", "Made by `python test/benchmark/robustness/tf_trees.py` with the live node.", "", ""]
+        )
         for case in cases():
             text += show(case, message)
     (options.out / "tf_trees.md").write_text(text.rstrip("\n") + "\n", encoding="utf-8")

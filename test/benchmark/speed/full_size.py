@@ -1,6 +1,6 @@
 """Instantiate a published model at full size with random weights and run two frames: keys, parameters, time, memory.
 
-python test/benchmark/full_size.py mapanything [--variant v1] [--size 518x392] -> test/benchmark/results/mapanything_v1_1_<device>.json
+python test/benchmark/speed/full_size.py mapanything [--variant v1] [--size 518x392] -> results/mapanything_v1_1_<device>.json
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What Co-Me costs in accuracy, on the frozen test rooms and on recordings: against the dense model, random groups, its own variants.
 
-python test/benchmark/come_accuracy.py [--source rooms --source FOLDER ...] [--predictor NAME=FILE ...] [--windows 64]
--> test/benchmark/results/come_accuracy.json and .md
+python test/benchmark/accuracy/come_accuracy.py [--source rooms --source FOLDER ...] [--predictor NAME=FILE ...] [--windows 64]
+-> results/come_accuracy.json and .md
 
 `come_ros eval --frontier` holds Co-Me against other accelerators and null models; here are its own parts, one by one.
 Every window is 4 frames of a source at the model's own size, or at --side. Depth is scaled per window by the median ratio. "kept" counts

@@ -1,8 +1,8 @@
 """What Co-Me's own steps cost, each alone, beside the whole pass: predictor (each scope), plan, merge and restore.
 
-python test/benchmark/come_steps.py [--frames 32 64 128] [--repeats 10] [--threads 1]
-python test/benchmark/come_steps.py --variant 1b --random-weights --device cuda --size 504x504
--> test/benchmark/results/come_steps_{cpu,cuda}.json and .md
+python test/benchmark/speed/come_steps.py [--frames 32 64 128] [--repeats 10] [--threads 1]
+python test/benchmark/speed/come_steps.py --variant 1b --random-weights --device cuda --size 504x504
+-> results/come_steps_{cpu,cuda}.json and .md
 
 Merge and restore are all such calls of one pass, noted while it ran and made again on the same tokens. All is timed in turn, after a
 warm-up. The predictors of the other scopes have random weights and the same sizes, which is all that their cost depends on.
@@ -149,7 +149,7 @@ def table(result: dict[str, Any]) -> str:
     names = [name for name in result["rows"][0]["ms"] if not name.endswith("pass")]
     lines = [
         "# What Co-Me's own steps cost", "",
-        f"`test/benchmark/come_steps.py`: {result['backbone']} {result['weights']}, {width}x{height} px, {result['precision']} on "
+        f"`test/benchmark/speed/come_steps.py`: {result['backbone']} {result['weights']}, {width}x{height} px, {result['precision']} on "
         f"{result['device']} ({result['machine']}, {result['threads']} threads), {result['accelerator']}, median ms of "
         f"{result['repeats']} passes and share of the dense pass; load {result['load_before']:.1f} before, "
         f"{result['load_after']:.1f} after.", "",

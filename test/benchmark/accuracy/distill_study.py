@@ -4,8 +4,8 @@ Compared: ranking against MSE loss (two seeds each: first weights and drawn pair
 The first student is the reference. Writes the predictors into --output, and distill_study.json, .md and .png into results/. Judged on the
 frozen test rooms, and on any recording with depth that is named.
 
-  python test/benchmark/distill_study.py -o out/study                             teach all (about 40 minutes on one core), then judge
-  python test/benchmark/distill_study.py -o out/study --judge --source FOLDER     judge those in out/study
+  python test/benchmark/accuracy/distill_study.py -o out/study   teach all (about 40 minutes on one core), then judge
+  python test/benchmark/accuracy/distill_study.py -o out/study --judge --source FOLDER     judge those in out/study
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def educate(model: Any, args: argparse.Namespace) -> None:
                 log[name].append({"step": step + 1, **agreement(student, held)})
             (args.output / "log.json").write_text(json.dumps(log, indent=1))
     for i, (name, student) in enumerate(students.items()):
-        about = {"licence": "Apache-2.0", "made_by": "test/benchmark/distill_study.py", "student": name}
+        about = {"licence": "Apache-2.0", "made_by": "test/benchmark/accuracy/distill_study.py", "student": name}
         save_predictor(str(args.output / f"{i}.safetensors"), student.predictor, student.block, about)
 
 

@@ -1,8 +1,8 @@
 """What merging during training is worth: two models go on from one checkpoint for the same time, one with Co-Me in part of the steps.
 
-    python test/benchmark/merge_training.py CHECKPOINT [--minutes 12] [--merge 0.45] [-o out/merge_training]
+    python test/benchmark/accuracy/merge_training.py CHECKPOINT [--minutes 12] [--merge 0.45] [-o out/merge_training]
 
-writes merge_training.json and .md into test/benchmark/results. CHECKPOINT is a last.pt of `come_ros train`. Both run at the same time, on
+writes merge_training.json and .md into results/. CHECKPOINT is a last.pt of `come_ros train`. Both run at the same time, on
 one thread each, with the same schedule. Then each is scored on the frozen test rooms, dense and merged, beside the checkpoint they began
 with. Time is all that counts: with merging, a step takes less of it.
 """
@@ -106,7 +106,7 @@ def markdown(result: dict[str, Any]) -> str:
     models = result["models"]
     lines = [
         "# Merging during training", "",
-        f"Made by `python test/benchmark/merge_training.py`: two models go on from one checkpoint ({result['checkpoint']}) for "
+        f"Made by `python test/benchmark/accuracy/merge_training.py`: two models go on from one checkpoint ({result['checkpoint']}) for "
         f"{result['minutes']:g} minutes, one thread each, at the same time; in one, {result['merge']:.0%} of the steps merge groups (2x2 "
         f"or 3x3, p of 0.25 to 0.75; a third of them by lot). {result['windows']} test rooms; predictor of the checkpoint. Steps, frames: "
         + "; ".join(f"{name} {m['steps']}, {m['frames']}" for name, m in models.items() if "steps" in m)

@@ -1,6 +1,6 @@
 """Throws random messages at the decoders: each is decoded rightly or refused with a FrameError, nothing else.
 
-    .venv/bin/python test/benchmark/fuzz_decoders.py [--messages 100000]
+    .venv/bin/python test/benchmark/robustness/fuzz_decoders.py [--messages 100000]
 
 Writes results/fuzz_decoders.json: messages, decoded, refused, escapes (other exceptions), wrong, seconds; by kind of message.
 """
@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import fuzz
 

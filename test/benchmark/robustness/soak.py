@@ -4,7 +4,7 @@ One thing happens after the other, again and again (EVENTS): the images change s
 camera restarts, time jumps back and ahead, the node is paused, reset, deactivated, freed and loaded again. Sampled meanwhile: memory,
 threads, files and shared memory of the node's process, what became of every frame, and latency.
 
-    python test/benchmark/soak.py [--minutes 20] [--backbone fake]     writes soak.json, soak.md, soak.png into test/benchmark/results
+    python test/benchmark/robustness/soak.py [--minutes 20] [--backbone fake]     writes soak.json, soak.md, soak.png into results/
 
 Exit code 0 if every bound holds. How much the machine can handle is measured first and last, by `come_ros bag` on the same images.
 """
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
 from come_ros.config import Config  # noqa: E402
@@ -451,8 +451,8 @@ def markdown(result: dict[str, Any]) -> str:
     dropped = ", ".join(f"{counts[r]} {r}" for r in REASONS if counts[r])
     lines = [
         "# Soak", "",
-        f"Made by `python test/benchmark/soak.py`: {result['seconds'] / 60:.1f} minutes, {result['backbone']} backbone, images of "
-        f"{result['image_size']} at {result['hz']:.1f} Hz. {result['machine']}.", "",
+        f"Made by `python test/benchmark/robustness/soak.py`: {result['seconds'] / 60:.1f} minutes, {result['backbone']} backbone, "
+        f"images of {result['image_size']} at {result['hz']:.1f} Hz. {result['machine']}.", "",
         f"- {result['sent']} images sent, {counts['received']} received, {counts['used']} used, dropped: {dropped}",
         f"- latency to the odometry p50 {latency['p50']:.0f}, p95 {latency['p95']:.0f}, p99 {latency['p99']:.0f} ms "
         f"({latency['messages']} messages)",
