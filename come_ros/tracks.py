@@ -1,0 +1,223 @@
+"""Tracks: points of a scene followed from image to image by one camera.
+
+Optical flow (pyramidal Lucas-Kanade, OpenCV) carries points from the last image to the next one. A point is kept if flow back from
+where it went returns to where it was. Cells of a grid that hold no point get the best corner in them, however weak it is, so that
+a nearly plain wall keeps some. Bookkeeping is what is written here; OpenCV does the tracking.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .types import F64, U8
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+
+POINTS = 250  # cells of the grid, and so about as many points
+MOST_PER_CELL = 2  # where points draw together, the oldest ones stay
+LONGEST_SIDE = 1000  # px: larger images are halved until they fit; flow on more pixels costs more and is no surer
+BORDER = 8  # px at the edge of the image where no point begins or stays: half a window of flow
+
+WINDOW = (15, 15)  # of flow, px
+STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
+COARSE = 4  # flow starts on an image so much smaller, with LEVELS levels more: it reaches about a third of the image
+LEVELS = 3
+LEAST_SHIFT = 1.0  # px of the small image: less is found from rest
+MAX_RETURN = 0.7  # px: how far from its start flow forward and back may end
+MAX_DIFFERENCE = 30.0  # grey levels per pixel that two patches may differ by, after equal exposure
+
+# Exposure changes from image to image, and flow compares grey levels: each image is brought to this mean and spread.
+MEAN, SPREAD, MOST_GAIN = 120.0, 50.0, 4.0
+CORNER_BLOCK = 3
+LEAST_CORNER = 1e-7  # smaller eigenvalue of the gradients (OpenCV's unit) below which a corner is noise
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """Where the points of a scene are seen in one image.
+
+    ids: (n,) int64, ascending; a number names the same point in all images of the run. pixels: (n, 2) float64, x and y in the
+    image as rectified; pixel centres lie at whole numbers.
+    """
+
+    ids: I64
+    pixels: F64
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def of(self, ids: I64) -> tuple[I64, I64]:
+        """Rows of this image and of `ids` (m,), ascending, that name the same points."""
+        _, here, there = np.intersect1d(self.ids, ids, assume_unique=True, return_indices=True)
+        return here, there
+
+
+def nothing_seen() -> Observations:
+    """No point at all."""
+    return Observations(np.empty(0, np.int64), np.empty((0, 2)))
+
+
+class Tracker:
+    """The points that one camera sees. One thread calls it; the same images give the same tracks, on any number of threads."""
+
+    def __init__(self) -> None:
+        self._next_id = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all points: the next image begins new ones. Ids are never used again."""
+        self._last: U8 | None = None
+        self._ids = np.empty(0, np.int64)
+        self._points = np.empty((0, 2), np.float32)
+
+    def track(self, gray: U8) -> Observations:
+        """The points in the next image, (H, W) uint8. An image of another size begins new ones. Raises ValueError if it is no such image."""
+        if gray.ndim != 2 or gray.dtype != np.uint8 or min(gray.shape) < 2 * BORDER:
+            raise ValueError(
+                f"an image to track has shape {gray.shape} and type {gray.dtype}, but must be (H, W) uint8 with sides of "
+                f"{2 * BORDER} px or more: convert it before"
+            )
+        image, factor = shrunken(gray)
+        image = equal_exposure(image)
+        if self._last is not None and self._last.shape != image.shape:
+            self.reset()
+        if self._last is not None and len(self._ids):
+            points, good = flow(self._last, image, self._points)
+            self._ids, self._points = self._ids[good], points[good]
+            self._thin(image.shape)
+        self._top_up(image)
+        self._last = image
+        # centres of pixels: those of a halved image lie between two of the original's
+        return Observations(self._ids.copy(), (self._points.astype(np.float64) + 0.5) * factor - 0.5)
+
+    def _thin(self, shape: tuple[int, ...]) -> None:
+        """Where more than MOST_PER_CELL points drew together, the youngest go."""
+        cell = _cell_of(self._points, shape)
+        order = np.lexsort((self._ids, cell))
+        rank = np.arange(len(order)) - np.searchsorted(cell[order], cell[order])
+        keep = np.sort(order[rank < MOST_PER_CELL])
+        self._ids, self._points = self._ids[keep], self._points[keep]
+
+    def _top_up(self, image: U8) -> None:
+        """The best corner of each cell that has no point."""
+        new = corners(image, self._points)
+        self._ids = np.concatenate([self._ids, self._next_id + np.arange(len(new))])
+        self._points = np.concatenate([self._points, new])
+        self._next_id += len(new)
+
+
+def shrunken(gray: U8) -> tuple[U8, int]:
+    """`gray` halved until its longer side is at most LONGEST_SIDE, and how many of its pixels one pixel then spans."""
+    factor = 1
+    while max(gray.shape) > LONGEST_SIDE * factor:
+        factor *= 2
+    if factor == 1:
+        return np.ascontiguousarray(gray), 1
+    size = gray.shape[1] // factor, gray.shape[0] // factor
+    whole = np.ascontiguousarray(gray[: size[1] * factor, : size[0] * factor])
+    return np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), np.uint8), factor
+
+
+def equal_exposure(gray: U8) -> U8:
+    """`gray` with mean MEAN and spread SPREAD, so that a change of exposure is no change of the image."""
+    mean, spread = (float(v[0, 0]) for v in cv2.meanStdDev(gray))
+    gain = min(MOST_GAIN, SPREAD / max(spread, 1.0))
+    levels = (np.arange(256) - mean) * gain + MEAN
+    return np.asarray(cv2.LUT(gray, np.clip(np.rint(levels), 0, 255).astype(np.uint8)), np.uint8)
+
+
+def flow(before: U8, after: U8, points: F32, guess: F32 | None = None) -> tuple[F32, NDArray[np.bool_]]:
+    """Where `points` (n, 2) of one image (H, W) are in another one, and whether that is to be believed (n,).
+
+    guess: (n, 2) where they may be; by default small copies of the images tell.
+    """
+    if len(points) == 0:
+        return points.copy(), np.zeros(0, bool)
+    if guess is None:
+        guess = _coarse(before, after, points)
+    there, found, difference = cv2.calcOpticalFlowPyrLK(
+        before,
+        after,
+        points,
+        guess.copy(),
+        winSize=WINDOW,
+        maxLevel=1,
+        criteria=STEPS,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )
+    # back from where the guess would have it, not from the start, which would be found too easily
+    back, returned, _ = cv2.calcOpticalFlowPyrLK(
+        after, before, there, points + (there - guess), winSize=WINDOW, maxLevel=0, criteria=STEPS,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )  # fmt: skip
+    good = (found.ravel() > 0) & (returned.ravel() > 0) & (difference.ravel() <= MAX_DIFFERENCE)
+    good &= np.linalg.norm(back - points, axis=1) <= MAX_RETURN
+    height, width = after.shape
+    good &= ((there >= BORDER) & (there <= np.array([width, height]) - 1 - BORDER)).all(axis=1)
+    return there, good
+
+
+def _coarse(before: U8, after: U8, points: F32) -> F32:
+    """Flow on small copies, from rest and from the shift of the whole image: of each point the one whose patches differ less."""
+    size = max(1, before.shape[1] // COARSE), max(1, before.shape[0] // COARSE)
+    small = [np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA)) for image in (before, after)]
+    scale = np.array(size, np.float32) / np.array(before.shape[::-1], np.float32)
+    start = np.asarray((points + 0.5) * scale - 0.5, np.float32)
+    there, found, difference = cv2.calcOpticalFlowPyrLK(
+        *small, start, None, winSize=WINDOW, maxLevel=LEVELS, criteria=STEPS
+    )
+    shift, _ = cv2.phaseCorrelate(
+        *(image.astype(np.float32) for image in small), cv2.createHanningWindow(size, cv2.CV_32F)
+    )
+    if np.hypot(*shift) > LEAST_SHIFT:
+        moved, found_too, other = cv2.calcOpticalFlowPyrLK(
+            *small,
+            start,
+            start + np.float32(shift),
+            winSize=WINDOW,
+            maxLevel=1,
+            criteria=STEPS,
+            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+        )
+        closer = (found_too > 0) & ((found == 0) | (other < difference))
+        there = np.where(closer, moved, there)
+    return np.asarray((there + 0.5) / scale - 0.5, np.float32)
+
+
+def corners(image: U8, taken: F32) -> F32:
+    """(n, 2) the best corner of each cell of `image` that holds none of the points `taken` (m, 2), row by row."""
+    half = cv2.pyrDown(image)
+    strength = cv2.cornerMinEigenVal(half, CORNER_BLOCK)
+    rows, columns, side = _grid(image.shape)
+    cell = max(1, side // 2)
+    edge = BORDER // 2
+    free = np.zeros((rows * cell, columns * cell), np.float32)
+    inside = strength[edge:-edge, edge:-edge][: rows * cell - edge, : columns * cell - edge]
+    free[edge : edge + inside.shape[0], edge : edge + inside.shape[1]] = inside
+    cells = free.reshape(rows, cell, columns, cell).swapaxes(1, 2).reshape(rows * columns, cell * cell)
+    best = cells.argmax(axis=1)
+    wanted = cells[np.arange(len(cells)), best] > LEAST_CORNER
+    wanted[_cell_of(taken, image.shape)] = False
+    which = np.flatnonzero(wanted)
+    y = (which // columns) * cell + best[which] // cell
+    x = (which % columns) * cell + best[which] % cell
+    return np.stack([2.0 * x, 2.0 * y], axis=1).astype(np.float32)
+
+
+def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Rows, columns and side (px, even) of the cells of an image, POINTS in all or a few more."""
+    height, width = shape[:2]
+    side = max(4, 2 * int(np.sqrt(height * width / POINTS) / 2))
+    return -(-height // side), -(-width // side), side
+
+
+def _cell_of(points: F32, shape: tuple[int, ...]) -> I64:
+    """(n,) number of the cell that each point lies in."""
+    rows, columns, side = _grid(shape)
+    x, y = (points // side).astype(np.int64).T if len(points) else np.empty((2, 0), np.int64)
+    return np.asarray(np.clip(y, 0, rows - 1) * columns + np.clip(x, 0, columns - 1), np.int64)
