@@ -76,7 +76,7 @@ class Tracker:
         self._points = np.empty((0, 2), np.float32)
 
     def track(self, gray: U8) -> Observations:
-        """The points in the next image, (H, W) uint8. An image of another size begins new ones. Raises ValueError if it is no such image."""
+        """The points in the next image, (H, W) uint8; one of another size begins new points. Raises ValueError for other arrays."""
         if gray.ndim != 2 or gray.dtype != np.uint8 or min(gray.shape) < 2 * BORDER:
             raise ValueError(
                 f"an image to track has shape {gray.shape} and type {gray.dtype}, but must be (H, W) uint8 with sides of "
@@ -140,22 +140,10 @@ def flow(before: U8, after: U8, points: F32, guess: F32 | None = None) -> tuple[
         return points.copy(), np.zeros(0, bool)
     if guess is None:
         guess = _coarse(before, after, points)
-    there, found, difference = cv2.calcOpticalFlowPyrLK(
-        before,
-        after,
-        points,
-        guess.copy(),
-        winSize=WINDOW,
-        maxLevel=1,
-        criteria=STEPS,
-        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-    )
+    there, found, difference = _lucas_kanade(before, after, points, guess, 1)
     # back from where the guess would have it, not from the start, which would be found too easily
-    back, returned, _ = cv2.calcOpticalFlowPyrLK(
-        after, before, there, points + (there - guess), winSize=WINDOW, maxLevel=0, criteria=STEPS,
-        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-    )  # fmt: skip
-    good = (found.ravel() > 0) & (returned.ravel() > 0) & (difference.ravel() <= MAX_DIFFERENCE)
+    back, returned, _ = _lucas_kanade(after, before, there, points + (there - guess), 0)
+    good = found & returned & (difference <= MAX_DIFFERENCE)
     good &= np.linalg.norm(back - points, axis=1) <= MAX_RETURN
     height, width = after.shape
     good &= ((there >= BORDER) & (there <= np.array([width, height]) - 1 - BORDER)).all(axis=1)
@@ -165,28 +153,26 @@ def flow(before: U8, after: U8, points: F32, guess: F32 | None = None) -> tuple[
 def _coarse(before: U8, after: U8, points: F32) -> F32:
     """Flow on small copies, from rest and from the shift of the whole image: of each point the one whose patches differ less."""
     size = max(1, before.shape[1] // COARSE), max(1, before.shape[0] // COARSE)
-    small = [np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA)) for image in (before, after)]
+    a, b = (np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8) for image in (before, after))
     scale = np.array(size, np.float32) / np.array(before.shape[::-1], np.float32)
     start = np.asarray((points + 0.5) * scale - 0.5, np.float32)
-    there, found, difference = cv2.calcOpticalFlowPyrLK(
-        *small, start, None, winSize=WINDOW, maxLevel=LEVELS, criteria=STEPS
-    )
-    shift, _ = cv2.phaseCorrelate(
-        *(image.astype(np.float32) for image in small), cv2.createHanningWindow(size, cv2.CV_32F)
-    )
+    there, found, difference = _lucas_kanade(a, b, start, start, LEVELS)
+    shift, _ = cv2.phaseCorrelate(a.astype(np.float32), b.astype(np.float32), cv2.createHanningWindow(size, cv2.CV_32F))
     if np.hypot(*shift) > LEAST_SHIFT:
-        moved, found_too, other = cv2.calcOpticalFlowPyrLK(
-            *small,
-            start,
-            start + np.float32(shift),
-            winSize=WINDOW,
-            maxLevel=1,
-            criteria=STEPS,
-            flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
-        )
-        closer = (found_too > 0) & ((found == 0) | (other < difference))
-        there = np.where(closer, moved, there)
+        moved, found_too, other = _lucas_kanade(a, b, start, start + np.array(shift, np.float32), 1)
+        closer = found_too & (~found | (other < difference))
+        there = np.where(closer[:, None], moved, there)
     return np.asarray((there + 0.5) / scale - 0.5, np.float32)
+
+
+def _lucas_kanade(
+    before: U8, after: U8, points: F32, guess: F32, levels: int
+) -> tuple[F32, NDArray[np.bool_], NDArray[np.float32]]:
+    """Where points (n, 2) went, starting to look at `guess`, whether that was found (n,), and by how many grey levels they differ (n,)."""
+    there, found, difference = cv2.calcOpticalFlowPyrLK(
+        before, after, points, guess.copy(), winSize=WINDOW, maxLevel=levels, criteria=STEPS, flags=cv2.OPTFLOW_USE_INITIAL_FLOW
+    )  # fmt: skip
+    return np.asarray(there, np.float32), np.asarray(found).ravel() > 0, np.asarray(difference, np.float32).ravel()
 
 
 def corners(image: U8, taken: F32) -> F32:
