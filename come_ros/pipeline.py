@@ -61,15 +61,14 @@ class ReconstructionPipeline:
     def __init__(
         self, config: Config, backbone: Backbone | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`backbone`: None loads the one that `config` names, which is slow. clock: of the governor, s. Raises CheckpointError,
-        ConfigError."""
+        """`backbone`: None loads the one that `config` names, which is slow; one that is given stays as it is, and runs here with the
+        dynamic parameters of `config`. clock: of the governor, s. Raises CheckpointError, ConfigError."""
         if backbone is None:
             from .backbones import load_backbone
 
             backbone = load_backbone(config)
-        self.backbone = backbone
+        self.backbone: Backbone = backbone.configured(config)
         self.config = config
-        backbone.configure(config)
         self.governor = Governor(config, backbone.native_side, backbone.patch_size, clock)
         self.counts = dict.fromkeys(
             (
@@ -321,7 +320,7 @@ class ReconstructionPipeline:
     def _follow_governor(self) -> None:
         """What the next window may cost."""
         config = self.governor.apply()
-        self.backbone.configure(config)
+        self.backbone = self.backbone.configured(config)
         self._window.resize(config.window.size, config.window.overlap)
 
     def _sizes(self, frames: int) -> tuple[int, int]:

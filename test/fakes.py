@@ -103,8 +103,9 @@ class TruthBackbone:
     device = "cpu"
     description = {"backbone": "truth"}  # noqa: RUF012
 
-    def configure(self, config):
-        """Nothing to set."""
+    def configured(self, config):
+        """Itself: nothing to set."""
+        return self
 
     def __init__(
         self,

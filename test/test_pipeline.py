@@ -340,7 +340,8 @@ def test_self_check_compares_the_last_window_with_the_dense_model():
     same = pipeline.self_check(1)
     assert (same["kept_ratio"], same["depth_abs_rel"], same["trans_rel"]) == (1.0, 0.0, 0.0)
     assert same["rot_deg"] < 0.02  # what the arc cosine of a rounded trace gives
-    pipeline.backbone.accelerator = CoMe(ConfidencePredictor(160, 8).eval(), 1, ratio=1.0, group=(2, 2))
+    come = CoMe(ConfidencePredictor(160, 8).eval(), 1, ratio=1.0, group=(2, 2))
+    pipeline.backbone = pipeline.backbone.accelerated(come)
     merged = pipeline.self_check(1)
     assert (
         merged["kept_ratio"] == pytest.approx(kept_by_come(*bundled_size(112, 84), 2, 1.0))

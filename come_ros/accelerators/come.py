@@ -132,10 +132,15 @@ class CoMe(Accelerator):
     def create(cls, config: Config, model: GeometryModel, weights: str) -> CoMe:
         path = config.accelerator.predictor or bundled_predictor(weights)
         predictor, block = load_predictor(path, model)
-        return cls(predictor, block, mode=config.accelerator.mode, kernels=config.kernels, **dynamic_parameters(config))
+        return cls(predictor, block, mode=config.accelerator.mode, kernels=config.kernels, **cls.dynamic(config))
+
+    @classmethod
+    def dynamic(cls, config: Config) -> dict[str, Any]:
+        """The parameters of `config` that may change while it runs, as the constructor takes them."""
+        return dynamic_parameters(config)
 
     def configured(self, config: Config) -> CoMe:
-        wanted = dynamic_parameters(config)
+        wanted = self.dynamic(config)
         if all(getattr(self, name) == value for name, value in wanted.items()):
             return self
         kept = {name: getattr(self, name) for name in ("mode", "bias", "budget", "kernels")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +51,13 @@ class Random(CoMe):
     @classmethod
     def create(cls, config: Config, model: GeometryModel, weights: str) -> Random:
         block = default_block(len(model.encoder_blocks()))
-        how = {"mode": config.accelerator.mode, "kernels": config.kernels, **dynamic_parameters(config)}
-        return cls(Lot(model.encoder_width), block, **{**how, "edge_weight": 0.0})
+        how = {"mode": config.accelerator.mode, "kernels": config.kernels}
+        return cls(Lot(model.encoder_width), block, **how, **cls.dynamic(config))
+
+    @classmethod
+    def dynamic(cls, config: Config) -> dict[str, Any]:
+        """Those of Co-Me, but no edge ever votes: a baseline that looks at the image would be none."""
+        return {**dynamic_parameters(config), "edge_weight": 0.0}
 
 
 def _mix(x: Tensor) -> Tensor:

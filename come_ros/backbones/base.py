@@ -13,6 +13,7 @@ import logging
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar, NamedTuple
@@ -32,6 +33,9 @@ from .layers import Attention, Block, BlockParts, Rotary, in_chunks, rotary, rot
 from .stream import Encoded, Step
 
 log = logging.getLogger("come_ros")
+
+MOST_FORMS = 12
+"""of one accelerator, with other dynamic parameters, that are kept for their graphs (graphs.MOST)"""
 
 Check = Callable[[], None]
 """Called between blocks; raises Cancelled when the result is no longer wanted."""
@@ -366,11 +370,13 @@ class Backbone(ABC):
         """(W, H) of the model's image for one of (width, height) whose longer side is to be about `side`."""
         return patch_grid_size(width, height, side, self.patch_size)
 
-    def configure(self, config: Config) -> None:  # noqa: B027
-        """Other dynamic parameters, from the next window on."""
+    def configured(self, config: Config) -> Backbone:
+        """The same model with the dynamic parameters of `config`; self if nothing changes. Weights are shared, and this one stays as it
+        is. Raises ConfigError if `config` names another accelerator than the one it has."""
+        return self
 
     def dense(self) -> Backbone:
-        """The same model without an accelerator; self if it has none."""
+        """The same model without an accelerator, the same object at every call; self if it has none."""
         return self
 
     def free_memory(self) -> None:  # noqa: B027
@@ -423,6 +429,8 @@ class TorchBackbone(Backbone):
         self._clock = DeviceClock(self._device)
         self._dtype = choose_precision(precision, self._device)
         self.accelerator = accelerator.to(self._device)
+        self._forms: deque[Accelerator] = deque([self.accelerator], maxlen=MOST_FORMS)
+        self._dense: list[TorchBackbone] = []  # of all copies: the one without an accelerator, once it is asked for
         self.model = model.to(self._device).eval().requires_grad_(False)
         if self._dtype != torch.float32:
             lower_weights(model, self._dtype)
@@ -453,21 +461,44 @@ class TorchBackbone(Backbone):
         }
         log.info("model ready: %s", ", ".join(f"{k} {v}" for k, v in self.description.items()))
 
-    def configure(self, config: Config) -> None:
-        wanted = self.accelerator.configured(config)
-        if wanted is not self.accelerator and self._graphs is not None:
-            self._graphs.clear()
-        self.accelerator = wanted
+    def configured(self, config: Config) -> TorchBackbone:
+        name = config.accelerator.name
+        if name != self.accelerator.name:
+            raise ConfigError(
+                f"accelerator.name is {name}, but the model that was given runs {self.accelerator.name}: give the configuration "
+                f"that it was made from"
+            )
+        if self.accelerator.configured(config) is self.accelerator:
+            return self
+        # a form that ran before is found again, and with it the graphs that were recorded of it
+        wanted = next((a for a in self._forms if a.configured(config) is a), None)
+        if wanted is None:
+            wanted = self.accelerator.configured(config)
+            self._forms.append(wanted)
+        return self._with(wanted)
 
     def dense(self) -> TorchBackbone:
-        return self.accelerated(Accelerator())
+        if self.accelerator.name == Accelerator.name and not self.accelerator.sites:
+            return self
+        if not self._dense:
+            self._dense.append(self.accelerated(Accelerator()))
+        return self._dense[0]
 
     def accelerated(self, accelerator: Accelerator) -> TorchBackbone:
-        """The same model, sharing its weights, with another accelerator, whose networks are already on its device."""
-        out = copy.copy(self)
-        out.accelerator = accelerator
+        """The same model, sharing its weights, with another accelerator, whose networks are already on its device. What is recorded of it
+        (CUDA graphs) goes with the copy: keep it to have that replayed."""
+        out = self._with(accelerator)
+        out._forms = deque([accelerator], maxlen=MOST_FORMS)
         if self._graphs is not None:
             out._graphs = Graphs(self._device)
+        return out
+
+    def _with(self, accelerator: Accelerator) -> TorchBackbone:
+        """The same model; recordings are shared, which each name the accelerator they were made with."""
+        out = copy.copy(self)
+        out.accelerator = accelerator
+        out.description = {**self.description, "accelerator": accelerator.name}
+        out.description["encoder_cache"] = out._why_no_cache() or "by frame"
         return out
 
     def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
@@ -502,7 +533,8 @@ class TorchBackbone(Backbone):
 
     def free_memory(self) -> None:
         if self._graphs is not None:
-            self._graphs.clear()
+            for one in (self, *self._dense):
+                one._graphs.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
             if "cupy" in sys.modules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
 from collections.abc import Callable
@@ -38,7 +39,7 @@ class FakeBackbone:
 
     delay_s: how long a window pretends to take. fail_on: called with the images of each window first; what it raises
     comes out of `predict`. cost: seconds that a window takes beside that. needs: its memory, MiB, of which there is `free_mib`:
-    more raises OutOfMemory. sleep: passes the time. windows: how many windows were asked for; loads: the last ones.
+    more raises OutOfMemory. sleep: passes the time. loads: the last windows that were asked for.
     """
 
     name = "fake"
@@ -58,8 +59,8 @@ class FakeBackbone:
     ) -> None:
         self.delay_s = delay_s
         self.fail_on = fail_on
-        self.cost, self.needs, self.free_mib, self.sleep = cost, needs, free_mib, sleep
-        self.windows = 0
+        self.cost, self.needs, self.sleep = cost, needs, sleep
+        self._shared = {"windows": 0, "free_mib": free_mib}
         self.loads: deque[Load] = deque(maxlen=100)
         self._ratio = 0.0
         self.description = {
@@ -72,9 +73,28 @@ class FakeBackbone:
             "attention": "none",
         }
 
-    def configure(self, config: Config) -> None:
-        """The merge ratio, which counts for cost and memory only."""
-        self._ratio = config.accelerator.ratio if config.accelerator.name != "none" else 0.0
+    def configured(self, config: Config) -> FakeBackbone:
+        """Another merge ratio, which counts for cost and memory only. All copies share the device and what is counted."""
+        ratio = config.accelerator.ratio if config.accelerator.name != "none" else 0.0
+        if ratio == self._ratio:
+            return self
+        out = copy.copy(self)
+        out._ratio = ratio
+        return out
+
+    @property
+    def windows(self) -> int:
+        """How many windows were asked for."""
+        return int(self._shared["windows"])
+
+    @property
+    def free_mib(self) -> float:
+        """Of the device that all copies are on."""
+        return self._shared["free_mib"]
+
+    @free_mib.setter
+    def free_mib(self, value: float) -> None:
+        self._shared["free_mib"] = value
 
     def memory(self) -> DeviceMemory | None:
         """None unless there is a limit."""
@@ -89,7 +109,7 @@ class FakeBackbone:
 
     def predict(self, images: NDArray[np.uint8], stop: Callable[[], bool] | None = None) -> Prediction:
         """Prediction of images (S, H, W, 3) uint8. Raises Cancelled within some 10 ms of `stop()` turning true."""
-        self.windows += 1
+        self._shared["windows"] += 1
         load = Load(len(images), *images.shape[1:3], self._ratio)
         self.loads.append(load)
         if self.fail_on is not None:

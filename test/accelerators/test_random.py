@@ -1,8 +1,12 @@
 """Groups by lot: as many as Co-Me merges, the same for the same frame, others for another, and no pattern in them."""
 
+import pytest
 import torch
+from models import tiny
 
+from come_ros.accelerators import make_accelerator
 from come_ros.accelerators.random import Lot
+from come_ros.config import Config
 
 
 def tokens(seed, frames=6, h=9, w=12, c=48):
@@ -37,3 +41,12 @@ def test_rounding_errors_change_nothing():
     lot, x = Lot(48), tokens(2, frames=40)
     same = (lot(x * (1 + 1e-6)) == lot(x)).flatten(2).all(dim=2)
     assert same.all()
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.75])
+def test_no_edge_votes_whatever_is_asked_for_first_or_later(ratio):
+    config = Config.from_flat({"accelerator.name": "random", "accelerator.edge_weight": 3.0})
+    made = make_accelerator(config, tiny("vggt"), "")
+    later = made.configured(config.replace(**{"accelerator.ratio": ratio}))
+    assert made.edge_weight == later.edge_weight == 0.0 and later.ratio == ratio
+    assert (later is made) == (ratio == 0.5)

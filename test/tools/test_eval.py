@@ -20,10 +20,12 @@ from come_ros.errors import ConfigError, DatasetError
 from come_ros.evaluation.window import WindowTruth
 from come_ros.files import write_tum
 from come_ros.tools import cli
+from come_ros.tools import eval as tool
 from come_ros.tools.eval.frontier import against_nulls, at_the_same_time, recoveries, winners
 from come_ros.tools.eval.measure import Scores, measure, sequences, summary, thin_recovery
 from come_ros.tools.eval.report import markdown
 from come_ros.tools.eval.sources import Cut, Source, sources_of
+from come_ros.tools.eval.trajectories import trajectories
 from come_ros.tools.eval.variants import DENSE, SmallerImages, Variant, accelerated, smaller
 from come_ros.types import Prediction
 
@@ -138,7 +140,7 @@ def windows(tmp_path_factory: pytest.TempPathFactory, world: Truth) -> list[Wind
 
 def scored(windows: list[WindowTruth], *said: Any) -> Scores:
     variants = [
-        Variant(DENSE if i == 0 else f"other {i}", DENSE, Says(windows, what))
+        Variant(DENSE if i == 0 else f"other {i}", DENSE, Says(windows, what), Config())
         for i, what in enumerate((lambda p: p, *said))
     ]
     return measure(windows, variants, len(windows), Bar(), never)
@@ -202,7 +204,9 @@ def test_windows_in_scales_of_their_own_are_told_by_the_whole(windows: list[Wind
 def made_up(kept: dict[str, float], rows: dict[str, list[float]]) -> tuple[Scores, list[Variant]]:
     """Scores with an AbsRel for each window of each variant."""
     scores = Scores(rows={n: [{"abs_rel": v, "kept_tokens": kept[n]} for v in values] for n, values in rows.items()})
-    return scores, [Variant(n, " ".join(w for w in n.split() if not w.startswith("ratio=")), None) for n in rows]
+    return scores, [
+        Variant(n, " ".join(w for w in n.split() if not w.startswith("ratio=")), None, Config()) for n in rows
+    ]
 
 
 def test_accelerators_are_held_against_null_models_at_the_same_cost() -> None:
@@ -242,7 +246,9 @@ def test_what_the_edge_vote_wins_back_counts_where_the_dense_model_saw_something
     scores = Scores(rows={name: [{"thin_recall": r} for r in values] for name, values in recalls.items()})
     found = thin_recovery(scores, "come ratio=0.5", "come ratio=0.5 edge_weight=1")
     assert found["windows"] == 2 and found["dense"] == pytest.approx(0.7) and found["recovered"] == pytest.approx(0.75)
-    assert recoveries(scores, [Variant(n, n, None) for n in recalls]).keys() == {"come ratio=0.5 edge_weight=1"}
+    assert recoveries(scores, [Variant(n, n, None, Config()) for n in recalls]).keys() == {
+        "come ratio=0.5 edge_weight=1"
+    }
     blind = Scores(rows={name: [{"thin_recall": 0.1}] for name in recalls})
     assert thin_recovery(blind, "come ratio=0.5", "come ratio=0.5 edge_weight=1") is None
 
@@ -268,7 +274,7 @@ def test_smaller_images_come_back_in_the_pixels_of_the_large_ones() -> None:
     u = 1 + (np.arange(140) + 0.5) / 140
     assert np.abs(p.depth - u)[:, :, 2:-2].max() < 1e-5
     assert p.intrinsics[0] == pytest.approx(np.array([[70, 0, 69.5], [0, 56, 55.5], [0, 0, 1]]))
-    names = [v.name for v in smaller(Sees(), 112, 140)]
+    names = [v.name for v in smaller(Sees(), Config(), 112, 140)]
     assert names == ["resolution 126x98", "resolution 112x84", "resolution 84x70", "resolution 70x56"]
 
 
@@ -349,6 +355,36 @@ def test_a_recording_also_gets_the_path_of_the_whole(tmp_path: Path, world: Trut
     assert "| seq-01 | dense | 12 |" in markdown(result)
 
 
+def test_the_path_of_a_recording_is_that_of_the_variant(
+    tmp_path: Path, world: Truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of what the configuration or its defaults say of an accelerator."""
+    from come_ros.backbones.base import TorchBackbone
+
+    folder, ran, predict = write_folder(tmp_path / "seq-01", world), [], TorchBackbone.predict
+
+    def noted(self: Any, images: np.ndarray, *args: Any, **more: Any) -> Prediction:
+        ran.append(
+            (self.accelerator.name, *(getattr(self.accelerator, k, None) for k in ("ratio", "group", "edge_weight")))
+        )
+        return predict(self, images, *args, **more)
+
+    monkeypatch.setattr(TorchBackbone, "predict", noted)
+    source = Source(str(folder), Config.from_flat({"keyframe.mode": "every", "device": "cpu", "input.max_side": 112}))
+    backbone = tool._backbone(source.config)
+    wanted = ["come:ratio=0.25,group=2x2,edge_weight=3", "come:ratio=0.75", "random:edge_weight=3"]
+    variants, _ = tool._variants(backbone, source.config, wanted)
+    found = trajectories(source, variants, never)
+    assert list(dict.fromkeys(ran)) == [
+        ("none", None, None, None),
+        ("come", 0.25, (2, 2), 3.0),
+        ("come", 0.75, (3, 3), 0.0),
+        ("random", 0.5, (3, 3), 0.0),  # by lot, whatever was asked for
+    ]
+    errors = [row["trajectory"]["ate_rmse_m"]["come_ros"] for row in found.values()]
+    assert len(set(errors)) == len(errors)
+
+
 def test_the_best_of_each_bracket_is_held_against_its_rivals_and_null_models() -> None:
     rng = np.random.default_rng(0)
     base = rng.uniform(0.1, 0.3, 24)
@@ -359,7 +395,7 @@ def test_the_best_of_each_bracket_is_held_against_its_rivals_and_null_models() -
     }  # fmt: skip
     scores.rows = {name: [{"abs_rel": float(e)} for e in values] for name, values in errors.items()}
     scores.windows = [("rooms", i) for i in range(24)]
-    variants = [Variant(name, name.split()[0], None) for name in errors]
+    variants = [Variant(name, name.split()[0], None, Config()) for name in errors]
     costs = dict(zip(errors, (1.0, 0.85, 0.55, 0.56, 0.55, 0.85), strict=True))
     first, second = winners(scores, variants, costs, "abs_rel")
     assert (first["limit"], first["best"], first["verdict"]) == (0.9, "come ratio=0.2", "accelerator")
@@ -374,7 +410,6 @@ def test_the_frontier_has_every_accelerator_and_its_null_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from come_ros.accelerators import ACCELERATORS
-    from come_ros.tools import eval as tool
 
     for kind in ACCELERATORS.values():  # two settings of each will do
         monkeypatch.setattr(kind, "frontier", kind.frontier[:2])

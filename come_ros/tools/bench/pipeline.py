@@ -136,8 +136,9 @@ class FreeModel:
         self.window_from_camera[:, 0, 3] = 0.05 * np.arange(frames)
         self.intrinsics = np.tile(pinhole(width, height), (frames, 1, 1))
 
-    def configure(self, config: Config) -> None:
-        """Nothing in it can be set."""
+    def configured(self, config: Config) -> FreeModel:
+        """Itself: nothing in it can be set."""
+        return self
 
     def predict(self, images: U8, stop: Callable[[], bool] | None = None) -> Prediction:
         s = len(images)

@@ -52,7 +52,7 @@ from .measure import Scores, by_difficulty, measure, sequences, summary
 from .report import POINTS_OF, draw_plots, draw_windows, markdown
 from .sources import RENDERED, ROOMS, Cut, Source, sources_of
 from .trajectories import trajectories
-from .variants import DENSE, Variant, accelerated
+from .variants import Variant, accelerated, dense
 
 RESULTS = ("metrics.json", "metrics.md", "plots.png", "windows.png")
 DEFAULT = "come"
@@ -155,7 +155,7 @@ def _backbone(config: Config) -> Any:
 def _variants(backbone: Any, config: Config, wanted: list[str] | None) -> tuple[list[Variant], dict[str, str]]:
     """The dense model and what it is compared with: what was asked for, else the configuration's accelerator, else Co-Me if the model
     has a predictor."""
-    variants: list[Variant] = [Variant(DENSE, DENSE, backbone)]
+    variants: list[Variant] = [dense(backbone, config)]
     names = wanted or [config.accelerator.name if config.accelerator.name != "none" else DEFAULT]
     for text in dict.fromkeys(names):
         if text == "none" or config.backbone == "fake":

@@ -11,7 +11,7 @@ from ...config import Config
 from ...evaluation import best_share, paired_difference
 from ...types import U8
 from .measure import LOWER_IS_BETTER, Scores, thin_recovery
-from .variants import DENSE, RESOLUTION, Variant, accelerated, smaller
+from .variants import DENSE, RESOLUTION, Variant, accelerated, dense, smaller
 
 RANDOM = "random"
 LIMITS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
@@ -24,14 +24,14 @@ def frontier_variants(backbone: Any, config: Config, height: int, width: int) ->
     from ...accelerators import ACCELERATORS, COMBINATIONS
     from ...errors import CheckpointError
 
-    variants, left_out = [Variant(DENSE, DENSE, backbone.dense())], {}
+    variants, left_out = [dense(backbone, config)], {}
     tried = {name: kind.frontier for name, kind in ACCELERATORS.items() if name != "none"} | COMBINATIONS
     for name, settings in tried.items():
         try:
             variants += [accelerated(backbone, config, f"{name}:{setting}") for setting in settings]
         except CheckpointError as error:  # its own network is missing
             left_out[name] = str(error)
-    return [*variants, *smaller(backbone, height, width)], left_out
+    return [*variants, *smaller(backbone, config, height, width)], left_out
 
 
 def latencies(variants: list[Variant], images: list[U8], repeats: int, bar: Any) -> dict[str, dict[str, float]]:
@@ -50,9 +50,9 @@ def latencies(variants: list[Variant], images: list[U8], repeats: int, bar: Any)
                 if turn:
                     passes[v.name].append(sum(parts.values()) - parts["heads"])
             bar.update()
-    dense = np.array(passes[DENSE])
+    base = np.array(passes[DENSE])
     return {
-        name: {"trunk_ms": float(np.median(ms)), "trunk_ratio": float(np.median(np.array(ms) / dense))}
+        name: {"trunk_ms": float(np.median(ms)), "trunk_ratio": float(np.median(np.array(ms) / base))}
         for name, ms in passes.items()
     }
 

@@ -44,7 +44,7 @@ def trajectories(source: Source, variants: Sequence[Variant], stopped: Any) -> d
 
 def _odometry(source: Source, variant: Variant, frames: Iterator[Frame]) -> dict[int, F64]:
     """Stamp -> odom_from_camera of every used frame."""
-    pipeline = ReconstructionPipeline(source.config, variant.backbone)
+    pipeline = ReconstructionPipeline(variant.config, variant.backbone)
     poses: dict[int, F64] = {}
     for submap in pipeline.run(frames):
         for frame, pose in zip(submap.frames, submap.odom_from_camera, strict=True):

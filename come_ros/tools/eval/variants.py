@@ -18,11 +18,13 @@ MOST_SQUASH = 0.12  # of the aspect ratio, by going to whole patches
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """name: as in tables. family: what varies along a line of the plot, without its ratio. backbone: with `predict`."""
+    """name: as in tables. family: what varies along a line of the plot, without its ratio. backbone: with `predict`. config: what it was
+    made from."""
 
     name: str
     family: str
     backbone: Any
+    config: Config
 
     def predict(self, images: U8) -> Prediction:
         """Of (S, H, W, 3) images."""
@@ -42,17 +44,24 @@ def accelerated(backbone: Any, config: Config, text: str) -> Variant:
     words = [word for word in words if word not in ("edge_weight=0", "edge_weight=0.0")]
     family = " ".join([name, *(word.partition("=")[2] if word.startswith("group") else word
                                for word in words if not word.startswith("ratio="))])  # fmt: skip
-    return Variant(" ".join([name, *words]), family, backbone.accelerated(made.to(torch.device(backbone.device))))
+    accelerator = made.to(torch.device(backbone.device))
+    return Variant(" ".join([name, *words]), family, backbone.accelerated(accelerator), config)
 
 
-def smaller(backbone: Any, height: int, width: int) -> Iterator[Variant]:
+def dense(backbone: Any, config: Config) -> Variant:
+    """The model without an accelerator."""
+    return Variant(DENSE, DENSE, backbone.dense(), config.replace(**{"accelerator.name": "none"}))
+
+
+def smaller(backbone: Any, config: Config, height: int, width: int) -> Iterator[Variant]:
     """The dense model on images of fewer rows of patches, down to half of them."""
+    config = config.replace(**{"accelerator.name": "none"})
     patch = backbone.patch_size
     rows, columns = height // patch, width // patch
     for h in range(rows - 1, max(1, rows // 2 - 1), -1):
         w = round(columns * h / rows)
         if w >= 2 and abs(w * rows / (h * columns) - 1) <= MOST_SQUASH:
-            yield Variant(f"{RESOLUTION} {w * patch}x{h * patch}", RESOLUTION, SmallerImages(backbone, h, w))
+            yield Variant(f"{RESOLUTION} {w * patch}x{h * patch}", RESOLUTION, SmallerImages(backbone, h, w), config)
 
 
 class SmallerImages:

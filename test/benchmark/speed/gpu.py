@@ -142,6 +142,10 @@ class Bench:
         """By the way that the tuning rows found fastest."""
         return self.backbone(**best_way(self.rows))
 
+    def config(self, name: str) -> Config:
+        """What `model` makes it from."""
+        return self.wish.config(name)
+
     def model(self, name: str, backbone: TorchBackbone | None = None) -> TorchBackbone:
         """Accelerated as a name and parameters say."""
         backbone = backbone or self.best()
@@ -547,7 +551,7 @@ def whole(b: Bench, name: str, window: int) -> dict[str, Any]:
         model.predict(images[:window])
         predict += [1e3 * (time.perf_counter() - begun)] if i >= 3 else []
     flat = {"window.size": window, "window.overlap": window - 1, "keyframe.mode": "every", "window.anchors": 1}
-    config = Config().replace(**flat, **{"input.max_side": max(112, b.scale.size[0])})
+    config = b.config(name).replace(**flat, **{"input.max_side": max(112, b.scale.size[0])})
     pipeline, steps, parts = ReconstructionPipeline(config, model), [], []
     for i, image in enumerate(images):
         pipeline.add_frame(Frame(image, (i + 1) * 100_000_000))
