@@ -7,16 +7,11 @@ a nearly plain wall keeps some. Bookkeeping is what is written here; OpenCV does
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .types import F64, U8
-
-F32 = NDArray[np.float32]
-I64 = NDArray[np.int64]
+from .types import F32, I64, U8, Observations
 
 POINTS = 250  # cells of the grid, and so about as many points
 MOST_PER_CELL = 2  # where points draw together, the oldest ones stay
@@ -37,36 +32,12 @@ CORNER_BLOCK = 3
 LEAST_CORNER = 1e-7  # smaller eigenvalue of the gradients (OpenCV's unit) below which a corner is noise
 
 
-@dataclass(frozen=True, eq=False)
-class Observations:
-    """Where the points of a scene are seen in one image.
-
-    ids: (n,) int64, ascending; a number names the same point in all images of the run. pixels: (n, 2) float64, x and y in the
-    image as rectified; pixel centres lie at whole numbers.
-    """
-
-    ids: I64
-    pixels: F64
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def of(self, ids: I64) -> tuple[I64, I64]:
-        """Rows of this image and of `ids` (m,), ascending, that name the same points."""
-        _, here, there = np.intersect1d(self.ids, ids, assume_unique=True, return_indices=True)
-        return here, there
-
-
-def nothing_seen() -> Observations:
-    """No point at all."""
-    return Observations(np.empty(0, np.int64), np.empty((0, 2)))
-
-
 class Tracker:
     """The points that one camera sees. One thread calls it; the same images give the same tracks, on any number of threads."""
 
-    def __init__(self) -> None:
-        self._next_id = 0
+    def __init__(self, first_id: int = 0) -> None:
+        """first_id: below it lie the ids of other cameras."""
+        self._next_id = first_id
         self.reset()
 
     def reset(self) -> None:

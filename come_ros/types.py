@@ -15,6 +15,52 @@ from numpy.typing import NDArray
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """Where points of the scene are seen in one image.
+
+    ids: (n,) int64, ascending; a number names the same point in all images of the run. pixels: (n, 2) float64, x and y in the
+    image as rectified; pixel centres lie at whole numbers.
+    """
+
+    ids: I64
+    pixels: F64
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def of(self, ids: I64) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Rows of this image and of `ids` (m,), ascending, that name the same points."""
+        _, here, there = np.intersect1d(self.ids, ids, assume_unique=True, return_indices=True)
+        return here, there
+
+
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """Where points of the scene lie, as known after a window: what the odometry between keyframes holds on to.
+
+    ids: (n,) int64, ascending, as in Observations. positions: (n, 3) in the odometry frame and its units. anchors: (n, 3) position of
+    the camera that knows the direction to each of them best. log_sigma: (n,) standard deviation of the logarithm of the distance from
+    there; across that ray a point is as sure as a pixel. stamp_ns, camera, odom_from_camera (4, 4): newest keyframe of the first camera.
+    intrinsics: (3, 3) of that camera, in pixels of its image as rectified. covariance: (6, 6) of odom_from_camera in the odometry frame,
+    position then rotation (its vector from the left), since the world began, in odometry units and rad.
+    """
+
+    ids: I64
+    positions: F64
+    anchors: F64
+    log_sigma: F64
+    stamp_ns: int
+    camera: str
+    odom_from_camera: F64
+    intrinsics: F64
+    covariance: F64
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +73,8 @@ class Frame:
     What is known beside, for models that take it: depth (H0, W0) float32 along z, of the same pixels, 0 or NaN where there is none;
     world_from_camera (4, 4), in any world that stays the same, such as that of a wheel odometry.
     base_from_camera (4, 4), metres: where the camera sits on the robot, whose frame is called `base`, or, where that is "", beside the
-    first camera of its set. others: with several cameras, the frames of the other ones, taken at about the same time.
+    first camera of its set. others: with several cameras, the frames of the other ones, taken at about the same time. observations: the
+    points that are followed through all images of this camera, None if none are.
     """
 
     image: U8
@@ -41,6 +88,7 @@ class Frame:
     base: str = ""
     base_from_camera: F64 | None = None
     others: tuple[Frame, ...] = ()
+    observations: Observations | None = None
 
     @property
     def all_cameras(self) -> tuple[Frame, ...]:
@@ -181,7 +229,7 @@ class Submap:
     intrinsics: (N, 3, 3) in pixels of the (H, W) image; those given with the frame where there were any, else predicted.
     odom_from_camera: (N, 4, 4). timings_ms: stage -> milliseconds. metric: whether the model's own unit
     is the metre. rig: with several cameras whose places are known. reused: share of the window's frames that did not go through the
-    encoder again, which saved about saved_ms.
+    encoder again, which saved about saved_ms. landmarks: what is known of the scene now, None if nothing new is.
     """
 
     frames: tuple[Frame, ...]
@@ -196,6 +244,7 @@ class Submap:
     timings_ms: dict[str, float] = field(default_factory=dict)
     metric: bool = False
     rig: RigResidual | None = None
+    landmarks: Landmarks | None = None
     reused: float = 0.0
     saved_ms: float = 0.0
 

@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 
-from come_ros import tracks
 from come_ros.tracks import Tracker
 
 HEIGHT, WIDTH = 240, 320
@@ -152,4 +151,3 @@ def test_an_image_without_any_texture_has_no_points():
     tracker = Tracker()
     assert len(tracker.track(np.full((HEIGHT, WIDTH), 77, np.uint8))) == 0
     assert len(tracker.track(np.full((HEIGHT, WIDTH), 80, np.uint8))) == 0
-    assert len(tracks.nothing_seen()) == 0
