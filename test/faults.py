@@ -13,6 +13,8 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmark.stamped import write_result
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -194,7 +196,7 @@ def main() -> int:
         for test in row.tests:
             lines.append(f"| {condition} | {behaviour} | `{test}` | {seen[test]} |")
             condition = behaviour = ""
-    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_result(target.parent, target.stem, text="\n".join(lines) + "\n")
     print(
         f"{target}: {', '.join(f'{n} {o}' for o in ('passed', 'failed', 'skipped', 'not run') if (n := list(seen.values()).count(o)))}"
     )

@@ -344,7 +344,10 @@ def table() -> str:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT / "test"))
+    from benchmark.stamped import write_result
+
     text = f"# What `come_ros doctor` says of seeded faults\n\nMade by `python test/tools/test_doctor.py`.\n\n{table()}"
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "test/benchmark/robustness/results/doctor_faults.md"
-    target.write_text(text, encoding="utf-8")
+    write_result(target.parent, target.stem, text=text)
     print(text)

@@ -8,8 +8,12 @@ Every cell: how much larger AbsRel is than the dense model's, and its 95 % inter
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.stamped import weights_of, write_result
 
 RESULTS = Path(__file__).with_name("results")
 VARIANTS = {
@@ -46,7 +50,8 @@ def main() -> None:
             cells = " | ".join(cell(rows[name]) for rows in study["sources"].values())
             lines.append(f"| {name} | {first['spearman']:.3f} | {first['mask_iou']:.3f} | {cells} |")
     text = "\n".join(lines) + "\n"
-    (RESULTS / "come_ablations.md").write_text(text)
+    sources = ("come_accuracy", "come_accuracy_224", "distill_study")
+    write_result(RESULTS, "come_ablations", text=text, weights=weights_of(RESULTS, sources))
     print(text)
 
 

@@ -25,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "test")]
+
+from benchmark.stamped import TINY, write_result  # noqa: E402
 
 from come_ros.datasets.rosbag import write_tum  # noqa: E402
 from come_ros.datasets.tum import TumSequence  # noqa: E402
@@ -55,8 +57,7 @@ def main() -> int:
             results[name] = measure(name, source(), options.out / name, scored, options.threads)
             print(f"{name}\n{markdown({name: results[name]})}", flush=True)
     if options.only is None:
-        (RESULTS / "bag_tool.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        (RESULTS / "bag_tool.md").write_text(markdown(results), encoding="utf-8")
+        write_result(RESULTS, "bag_tool", results, markdown(results), weights=TINY)
     return int(not all(r["same_bytes"] and r["exit_codes"] == [0, 0] for r in results.values()))
 
 
@@ -181,7 +182,7 @@ def soak(out: Path, threads: int) -> int:
         running.join()
     shutil.rmtree(bag)
     print(json.dumps(measured, indent=2))
-    (RESULTS / "bag_tool_soak.json").write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    write_result(RESULTS, "bag_tool_soak", measured)
     return max(int(m["exit_code"]) for m in measured.values())
 
 

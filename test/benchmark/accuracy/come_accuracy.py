@@ -11,7 +11,7 @@ only the pixels that the variant did not merge, for dense too. Intervals: 95 %, 
 from __future__ import annotations
 
 import argparse
-import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.stamped import TINY_COME, write_result
 
 from come_ros.accelerators import CoMe, NoAccelerator, Random
 from come_ros.accelerators.come import merged_patches
@@ -103,9 +106,8 @@ def main() -> None:
     result = {label: {name: summary(r, rows["dense"]) for name, r in rows.items()} for label, rows in found.items()}
     name = "come_accuracy" + ("" if args.side == model.native_side else f"_{args.side}")
     settings = {"windows": {label: len(rows["dense"]) for label, rows in found.items()}, "side": args.side}
-    (RESULTS / f"{name}.json").write_text(json.dumps({**settings, "sources": result}, indent=1) + "\n")
     text = "\n".join(f"## {label}, {len(found[label]['dense'])} windows\n\n{table(r)}" for label, r in result.items())
-    (RESULTS / f"{name}.md").write_text(text)
+    write_result(RESULTS, name, {**settings, "sources": result}, text, weights=TINY_COME)
     print(text)
 
 

@@ -21,6 +21,8 @@ import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.stamped import TINY, write_result
 from come_accuracy import score, summary, windows
 
 from come_ros.accelerators import CoMe
@@ -105,12 +107,9 @@ def judge(model: Any, args: argparse.Namespace) -> None:
     }
     settings = {"steps": max(e["step"] for entries in log.values() for e in entries), "batch": args.batch}
     settings["windows"] = {label: len(rows["dense"]) for label, rows in found.items()}
-    (RESULTS / "distill_study.json").write_text(
-        json.dumps({**settings, "sources": result, "log": log}, indent=1) + "\n"
-    )
     text = f"{settings['steps']} steps of {settings['batch']} frames.\n\n" + table(result)
-    (RESULTS / "distill_study.md").write_text(text)
-    draw(log, RESULTS / "distill_study.png")
+    data = {**settings, "sources": result, "log": log}
+    write_result(RESULTS, "distill_study", data, text, lambda path: draw(log, path), weights=TINY)
     print(text)
 
 

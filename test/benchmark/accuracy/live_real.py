@@ -10,7 +10,6 @@ DATA is the folder of recorded data (default: data/ in $COME_ROS_SHARED, else in
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
@@ -18,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "test")]
+
+from benchmark.stamped import TINY, write_result  # noqa: E402
 
 from come_ros.datasets.rosbag import write_tum  # noqa: E402
 from come_ros.datasets.tum import TumSequence  # noqa: E402
@@ -56,9 +57,8 @@ def main() -> int:
         metrics["bag"] = name
         results[name] = metrics
         print(f"\n{name}\n{table(metrics)}")
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "live_real.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    (options.results / "live_real.md").write_text(markdown(results), encoding="utf-8")
+    weights = () if options.weights else TINY
+    write_result(options.results, "live_real", results, markdown(results), weights=weights)
     return int(not all(sound(m) for m in results.values()))
 
 

@@ -10,7 +10,6 @@ with. Time is all that counts: with merging, a step takes less of it.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.stamped import TINY_COME, write_result
 from come_accuracy import RESULTS, middle, score, windows
 
 from come_ros.accelerators import CoMe, Random
@@ -53,8 +55,7 @@ def main() -> None:
     models = {"before": train.restore(args.checkpoint)}
     models |= {name: train.restore(str(folder / "last.pt")) for name, (folder, _) in folders.items()}
     result = judge(args, models)
-    (RESULTS / "merge_training.json").write_text(json.dumps(result, indent=1) + "\n")
-    (RESULTS / "merge_training.md").write_text(markdown(result))
+    write_result(RESULTS, "merge_training", result, markdown(result), weights=TINY_COME[1:])
     print(markdown(result))
 
 

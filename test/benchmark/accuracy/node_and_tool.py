@@ -13,6 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.stamped import TINY, write_result
+
 from come_ros.datasets.tum import read_trajectory
 from come_ros.tools.demo import SEED, render_room
 from come_ros.tools.live import Camera, run_live
@@ -61,7 +64,7 @@ def main() -> None:
         "largest_rotation_element_difference": float(turned),
     }
     print(json.dumps(result, indent=1))
-    (RESULTS / "node_and_tool.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_result(RESULTS, "node_and_tool", result, weights=TINY)
 
 
 if __name__ == "__main__":

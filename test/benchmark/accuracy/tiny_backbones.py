@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import os
 import sys
@@ -25,6 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.stamped import TINY, write_result
 
 from come_ros.backbones.checkpoint import bundled_weights
 from come_ros.datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
@@ -158,9 +160,8 @@ def judge(args: argparse.Namespace) -> None:
         "null": null(args),
         "rows": rows,
     }
-    (RESULTS / "tiny_backbones.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     text = table(result)
-    (RESULTS / "tiny_backbones.md").write_text(text, encoding="utf-8")
+    write_result(RESULTS, "tiny_backbones", result, text, weights=TINY)
     print(text)
 
 

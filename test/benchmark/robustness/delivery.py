@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.stamped import TINY, write_result
 
 from come_ros.outputs import topic_of
 from come_ros.tools.live import Camera, run_live
@@ -55,9 +56,8 @@ def main() -> int:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "runs": runs,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "delivery.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    (options.out / "delivery.md").write_text(markdown(result), encoding="utf-8")
+    weights = TINY if "vggt" in options.backbones else ()
+    write_result(options.out, "delivery", result, markdown(result), weights=weights)
     print(markdown(result))
     return int(any(run["share"] < 0.99 or not run["balanced"] or run["node_exit_code"] for run in runs))
 

@@ -8,7 +8,6 @@ Writes results/fuzz_decoders.json: messages, decoded, refused, escapes (other ex
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 import traceback
@@ -17,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import fuzz
+from benchmark.stamped import write_result
 
 from come_ros import images
 
@@ -25,7 +25,7 @@ try:
 except ImportError:  # without ROS: only messages like those of rosbags
     Image = CompressedImage = None
 
-RESULTS = Path(__file__).resolve().parent / "results" / "fuzz_decoders.json"
+RESULTS = Path(__file__).with_name("results")
 SHARES = {"image": 0.6, "depth": 0.1, "compressed": 0.2, "camera_info": 0.1}
 SHOWN = 5  # faults of each kind
 
@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     result = run(options.messages, options.seed)
-    options.results.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(options.results, "fuzz_decoders", result)
     print(f"written to {options.results}")
     return int(result["escapes"] != 0 or result["wrong"] != 0)
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmark.stamped import write_result
 from fakes import PretendedTime, Seen, live_in_pretended_time, trajectory, truth_of
 
 from come_ros.backbones.fake import FakeBackbone, Load
@@ -43,9 +44,7 @@ def main() -> int:
     options = parser.parse_args()
     seen, phases = simulate()
     result = summary(seen, phases)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "governor_trace.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    draw(seen, phases, options.out / "governor_trace.png")
+    write_result(options.out, "governor_trace", result, draw=lambda path: draw(seen, phases, path))
     print(json.dumps(result, indent=2))
     return int(not result["ok"])
 

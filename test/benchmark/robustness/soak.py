@@ -34,6 +34,8 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
+from benchmark.stamped import TINY, write_result  # noqa: E402
+
 from come_ros.config import Config  # noqa: E402
 from come_ros.tools.demo import SEED, render_room  # noqa: E402
 from come_ros.tools.live import Processes, live_environment  # noqa: E402
@@ -564,13 +566,13 @@ def main() -> int:
         if offline:
             offline.append(offline_rate(bag, scratch / "after"))
     result = {"backbone": options.backbone, "hz": hz, "load_before": load, **summary(soak, offline, seconds, stop)}
-    options.out.mkdir(parents=True, exist_ok=True)
     series = [{**vars(s), "counts": {k: v for k, v in s.counts.items() if v}} for s in soak.samples]
-    with open(options.out / "soak.json", "w", encoding="utf-8") as file:
-        lines = ",\n  ".join(json.dumps(_rounded(s)) for s in series)
-        file.write(json.dumps(result, indent=1)[:-2] + f',\n "samples": [\n  {lines}\n ]\n}}\n')
-    (options.out / "soak.md").write_text(markdown(result), encoding="utf-8")
-    draw(soak.samples, result, options.out / "soak.png")
+    lines = ",\n  ".join(json.dumps(_rounded(s)) for s in series)
+    content = json.dumps(result, indent=1)[:-2] + f',\n "samples": [\n  {lines}\n ]\n}}\n'
+    weights = () if options.backbone == "fake" else TINY
+    write_result(
+        options.out, "soak", content, markdown(result), lambda p: draw(soak.samples, result, p), weights=weights
+    )
     print(markdown(result))
     return int(not result["ok"])
 

@@ -19,6 +19,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
+from benchmark.stamped import write_result  # noqa: E402
+
 from come_ros.ros.environment import isolated_dds_environment  # noqa: E402
 
 
@@ -68,7 +70,7 @@ def main() -> int:
         )
         for case in cases():
             text += show(case, message)
-    (options.out / "tf_trees.md").write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    write_result(options.out, "tf_trees", text=text.rstrip("\n") + "\n")
     print(text)
     return 0
 

@@ -7,7 +7,6 @@ python test/benchmark/speed/come_backbones.py [--frames 8] [--repeats 5] -> resu
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.stamped import write_result
 from models import tiny
 
 from come_ros.accelerators import CoMe, NoAccelerator
@@ -86,9 +86,7 @@ def main() -> None:
         "frames": args.frames, "image": [252, 168], "width": WIDTH, "blocks": [ENCODER, TRUNK], "threads": torch.get_num_threads(),
         "load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1), "rows": rows,
     }  # fmt: skip
-    folder = Path(__file__).parent / "results"
-    (folder / "come_backbones.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (folder / "come_backbones.md").write_text(table(result), encoding="utf-8")
+    write_result(Path(__file__).with_name("results"), "come_backbones", result, table(result))
 
 
 def table(result: dict) -> str:

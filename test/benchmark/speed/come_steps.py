@@ -13,15 +13,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import os
 import platform
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.stamped import write_result
 
 from come_ros.accelerators.confidence import SCOPES, ConfidencePredictor
 from come_ros.backbones.base import DeviceClock
@@ -70,9 +73,8 @@ def main() -> None:
     for frames in args.frames:
         result["rows"].append({"frames": frames, **measure(dense, accelerated, size, frames, args.repeats)})
         result["load_after"] = os.getloadavg()[0]
-        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        write_result(RESULTS, name, result, table(result))
         print(f"{frames} frames done", flush=True)
-    (RESULTS / f"{name}.md").write_text(table(result))
     print(table(result))
 
 

@@ -11,11 +11,15 @@ import json
 import os
 import platform
 import resource
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.stamped import write_result
 
 from come_ros.accelerators import NoAccelerator
 from come_ros.backbones.base import TorchBackbone
@@ -79,9 +83,7 @@ def main() -> None:
     }
     print(json.dumps(result, indent=2))
     name = f"{args.backbone}_{variant}" if variant != args.backbone else variant
-    path = Path(__file__).parent / "results" / f"{name}_{backbone.device.split(':')[0]}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(Path(__file__).with_name("results"), f"{name}_{backbone.device.split(':')[0]}", result)
 
 
 if __name__ == "__main__":

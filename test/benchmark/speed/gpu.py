@@ -37,6 +37,9 @@ from typing import Any
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.stamped import write_result
+
 from come_ros.accelerators import CoMe, NoAccelerator
 from come_ros.accelerators.confidence import ConfidencePredictor, default_block
 from come_ros.accelerators.pace_networks import make_networks, save_networks
@@ -930,7 +933,7 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="rows with one of these in their name")
     parser.add_argument("--again", action="store_true", help="measure anew what is there")
-    parser.add_argument("--report", action="store_true", help="measure nothing, write gpu.md and gpu.png")
+    parser.add_argument("--report", action="store_true", help="measure nothing, write gpu.md and gpu.png again")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (%(default)s)")
     parser.add_argument("--tiny", action="store_true", help="a small model: to try the script")
     parser.add_argument("--list", action="store_true", help="show the rows, measure nothing")
@@ -964,8 +967,7 @@ def main(words: list[str] | None = None) -> None:
         print(f"{earlier} is of another device ({before['machine']['device']}): measured anew, not mixed")
     measure(b, path, args.minutes, args.only, args.again)
     result = {"machine": machine(b), "rows": b.rows}
-    (args.out / "gpu.md").write_text(report(result), encoding="utf-8")
-    draw(args.out / "gpu.png", result)
+    write_result(args.out, "gpu", result, report(result), lambda path: draw(path, result))
 
 
 if __name__ == "__main__":
