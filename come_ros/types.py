@@ -44,18 +44,19 @@ class Landmarks:
 
     ids: (n,) int64, ascending, as in Observations. positions: (n, 3) in the odometry frame and its units. anchors: (n, 3) position of
     the camera that knows the direction to each of them best. log_sigma: (n,) standard deviation of the logarithm of the distance from
-    there; across that ray a point is as sure as a pixel. stamp_ns, camera, odom_from_camera (4, 4): newest keyframe of the first camera.
-    intrinsics: (3, 3) of that camera, in pixels of its image as rectified. covariance: (6, 6) of odom_from_camera in the odometry frame,
-    position then rotation (its vector from the left), since the world began, in odometry units and rad.
+    there; across that ray a point is as sure as a pixel. stamps_ns: of the keyframes of the first camera that they were found from, oldest
+    first, and its poses there, odom_from_camera (k, 4, 4). camera, intrinsics (3, 3): its name, and in pixels of its image as rectified.
+    covariance: (6, 6) of the last of those poses, since the world began: position, then rotation (a vector from the left), both in the
+    odometry frame, in odometry units and rad.
     """
 
     ids: I64
     positions: F64
     anchors: F64
     log_sigma: F64
-    stamp_ns: int
-    camera: str
+    stamps_ns: tuple[int, ...]
     odom_from_camera: F64
+    camera: str
     intrinsics: F64
     covariance: F64
 
