@@ -39,7 +39,8 @@ class Tokens(NamedTuple):
     layer: the block they are in, or came out of; None before the first. images: (B, S, 3, H, W) in [0, 1], what they were made of.
     keys: at the site `residual` only, (B, S, T, d): the keys by which the attention just run knew them, before rotation, mean over
     heads. shared: (B, n, C) tokens of the whole scene, which take part in global blocks only and are no accelerator's business; or
-    None.
+    None. fine: maps (B, S, ., H / stride, W / stride) of the images, finer than the patches, that a model's heads read; no
+    accelerator changes them.
     """
 
     x: Tensor
@@ -50,6 +51,7 @@ class Tokens(NamedTuple):
     images: Tensor | None = None
     keys: Tensor | None = None
     shared: Tensor | None = None
+    fine: tuple[Tensor, ...] = ()
 
 
 class Reach(NamedTuple):

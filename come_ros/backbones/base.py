@@ -60,13 +60,15 @@ class KnownTensors(NamedTuple):
 
 class Trunk(NamedTuple):
     """What the heads read. levels: tap -> (B, S, T, channels), see GeometryModel.taps; special: tokens in front of each frame's
-    patches; grid: (h, w) patches; plan: the accelerator's, for its report; shared: (B, n, C) tokens of the scene, or None."""
+    patches; grid: (h, w) patches; plan: the accelerator's, for its report; shared: (B, n, C) tokens of the scene, or None; fine: finer
+    maps of the images, see Tokens."""
 
     levels: dict[int, Tensor]
     special: int
     grid: tuple[int, int]
     plan: Any
     shared: Tensor | None = None
+    fine: tuple[Tensor, ...] = ()
 
 
 ENCODED = -1  # the tap before the first trunk block
@@ -206,7 +208,7 @@ class GeometryModel(nn.Module, ABC):
         sites, plan = accelerator.sites, encoded.plan
         tokens = self.encoder_output(encoded.tokens, known)
         levels = {ENCODED: tokens.x} if ENCODED in self.taps else {}
-        tokens = self.trunk_input(tokens)._replace(images=encoded.tokens.images)
+        tokens = self.trunk_input(tokens)._replace(images=encoded.tokens.images, fine=encoded.tokens.fine)
         if "backbone_in" in sites:
             tokens, plan = accelerator.compress(tokens, plan, "backbone_in")
         rope = self.rope()
@@ -223,7 +225,7 @@ class GeometryModel(nn.Module, ABC):
             for tap, wanted in joined.items():
                 if wanted[-1] == i:
                     levels[tap] = torch.cat([parts.pop(j) for j in wanted], dim=-1) if len(wanted) > 1 else parts.pop(i)
-        return Trunk(levels, tokens.special, tokens.grid, plan, tokens.shared)
+        return Trunk(levels, tokens.special, tokens.grid, plan, tokens.shared, tokens.fine)
 
     def forward(
         self,
@@ -614,7 +616,8 @@ class TorchBackbone(Backbone):
                 trunk = self.model.attend(encoded, self.accelerator, check, known)
             check()
             shared = None if trunk.shared is None else trunk.shared.float()
-            trunk = trunk._replace(levels={i: t.float() for i, t in trunk.levels.items()}, shared=shared)
+            fine = tuple(t.float() for t in trunk.fine)
+            trunk = trunk._replace(levels={i: t.float() for i, t in trunk.levels.items()}, shared=shared, fine=fine)
             size = images.shape[-2], images.shape[-1]
             return self.model.decode(trunk, size, ("camera", "depth"), check, dense), trunk
 

@@ -223,7 +223,7 @@ class PatchEncoder(nn.Module):
     """DINOv2 ViT: images to patch tokens. Tokens in front of the patches (`prefix` of them): cls, then registers.
 
     side: number of patches of one side of the stored position table. table: how that is resampled. norm_eps: of the norm after the
-    last block; None if there is none.
+    last block; None if there is none. projection: what `embed` makes patch tokens with; None for a PatchProjection.
     """
 
     def __init__(
@@ -236,13 +236,14 @@ class PatchEncoder(nn.Module):
         registers: int = 0,
         norm_eps: float | None = 1e-6,
         table: Callable[[Tensor, int, int], Tensor] = antialiased_table,
+        projection: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, dim))
         if registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, registers, dim))
-        self.patch_embed = PatchProjection(patch, dim)
+        self.patch_embed = projection or PatchProjection(patch, dim)
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(dim, eps=norm_eps)
         self.patch, self.prefix, self._table = patch, 1 + registers, table
@@ -251,15 +252,20 @@ class PatchEncoder(nn.Module):
         """(B, S, 3, H, W) RGB in [0, 1] -> tokens before the first block."""
         b, s, _, height, width = images.shape
         grid = (height // self.patch, width // self.patch)
-        # filled on the device: a copy from the host would wait for it, and cannot be recorded
-        mean, std = (torch.cat([images.new_full((1, 1, 1, 1), x) for x in v], dim=1) for v in (IMAGE_MEAN, IMAGE_STD))
-        x = self.patch_embed((images.flatten(0, 1) - mean) / std)
+        x, fine = self.embed(images.flatten(0, 1))
         front = self.cls_token.expand(len(x), -1, -1)
         x = torch.cat((front, x), dim=1) + self._table(self.pos_embed, *grid)
         if self.prefix > 1:  # registers get no position
             x = torch.cat((x[:, :1], self.register_tokens.expand(len(x), -1, -1), x[:, 1:]), dim=1)
         x = x.unflatten(0, (b, s))
-        return Tokens(x, patch_positions(grid, self.prefix, x.device), self.prefix, grid)
+        positions = patch_positions(grid, self.prefix, x.device)
+        return Tokens(x, positions, self.prefix, grid, fine=tuple(f.unflatten(0, (b, s)) for f in fine))
+
+    def embed(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, 3, H, W) RGB in [0, 1] -> patch tokens (B, h*w, C) without positions; and finer features, if there are any."""
+        # filled on the device: a copy from the host would wait for it, and cannot be recorded
+        mean, std = (torch.cat([images.new_full((1, 1, 1, 1), x) for x in v], dim=1) for v in (IMAGE_MEAN, IMAGE_STD))
+        return self.patch_embed((images - mean) / std), []
 
 
 def patch_positions(grid: tuple[int, int], special: int, device: torch.device) -> Tensor:
@@ -363,16 +369,32 @@ class DenseHead(nn.Module):
     """DPT as VGGT and Depth Anything 3 have it: patch tokens of four levels to a map at image resolution, raw channels."""
 
     def __init__(
-        self, dim: int, features: int, channels: tuple[int, ...], outputs: int, rectified: bool = True
+        self,
+        dim: int,
+        features: int,
+        channels: tuple[int, ...],
+        outputs: int,
+        rectified: bool = True,
+        fine: tuple[int, ...] = (),
     ) -> None:
+        """fine: channels of finer features of the images, which are added to the first levels of the pyramid; such a head makes four
+        pixels of each of half the resolution, where its last convolutions are a quarter of the work."""
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-5)
         self.projects = nn.ModuleList(nn.Conv2d(dim, c, 1) for c in channels)
         self.resize_layers = nn.ModuleList(level_resize(i, c) for i, c in enumerate(channels))
-        self.scratch = _Scratch(channels, features, outputs, rectified)
+        self.shuffle = 2 if fine else 1
+        self.scratch = _Scratch(channels, features, outputs * self.shuffle**2, rectified)
+        if fine:
+            self.fine = nn.ModuleList(nn.Conv2d(c, features, 3, padding=1) for c in fine)
 
-    def forward(self, levels: list[Tensor], grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """Four levels (frames, h*w, dim) of patch tokens on a grid (h, w) -> (frames, outputs, H, W) for size = (H, W)."""
+    def forward(
+        self, levels: list[Tensor], grid: tuple[int, int], size: tuple[int, int], fine: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """Four levels (frames, h*w, dim) of patch tokens on a grid (h, w) -> (frames, outputs, H, W) for size = (H, W).
+
+        fine: maps (frames, ., 4 h, 4 w) and (frames, ., 2 h, 2 w), if the head was made for them.
+        """
         h, w = grid
         aspect = size[1] / size[0]
         maps = []
@@ -380,12 +402,15 @@ class DenseHead(nn.Module):
             x = self.norm(tokens).transpose(1, 2).reshape(len(tokens), -1, h, w)
             x = self.projects[i](x)
             x = x + grid_embedding(h, w, x.shape[1], aspect, x.device).to(x.dtype)
-            maps.append(getattr(self.scratch, f"layer{i + 1}_rn")(self.resize_layers[i](x)))
+            x = getattr(self.scratch, f"layer{i + 1}_rn")(self.resize_layers[i](x))
+            maps.append(x + self.fine[i](fine[i]) if i < len(fine) else x)
         s = self.scratch
         x = s.output_conv1(s.fuse(maps))
-        x = F.interpolate(x, size=size, mode="bilinear", align_corners=True)
-        x = x + grid_embedding(*size, x.shape[1], aspect, x.device).to(x.dtype)
-        return s.output_conv2(x)
+        height, width = size[0] // self.shuffle, size[1] // self.shuffle
+        x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=True)
+        x = x + grid_embedding(height, width, x.shape[1], aspect, x.device).to(x.dtype)
+        x = s.output_conv2(x)
+        return F.pixel_shuffle(x, self.shuffle) if self.shuffle > 1 else x
 
 
 def in_chunks(

@@ -94,6 +94,7 @@ def frame_of(encoded: Encoded, index: int, accelerator: Accelerator) -> Encoded:
             x=tokens.x[:, one].clone(),
             positions=tokens.positions.expand(-1, s, -1, -1)[:, one].clone(),
             images=None if images is None else images[:, one].clone(),
+            fine=tuple(t[:, one].clone() for t in tokens.fine),
         ),
         accelerator.frame_plan(encoded.plan, index),
     )
@@ -112,6 +113,7 @@ def joined(frames: Sequence[Encoded], accelerator: Accelerator) -> Encoded:
             x=torch.cat([t.x for t in tokens], dim=1),
             positions=torch.cat([t.positions for t in tokens], dim=1),
             images=torch.cat(images, dim=1) if images else None,
+            fine=tuple(torch.cat(maps, dim=1) for maps in zip(*(t.fine for t in tokens), strict=True)),
         ),
         accelerator.join_plans([f.plan for f in frames]),
     )

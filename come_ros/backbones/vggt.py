@@ -1,6 +1,7 @@
 """VGGT (Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025): where it keeps its blocks, tokens and heads.
 
-Written from the paper and from the published checkpoint's key names and shapes. `1b` is the published size, `tiny` is ours.
+Written from the paper and from the published checkpoint's key names and shapes. `1b` is the published size; `tiny` and `tiny2` are
+ours, the latter with a convolutional stem.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ..accelerators.base import Tokens
 from .base import Check, GeometryModel, KnownTensors, Trunk
 from .layers import Block, DenseHead, Mlp, PatchEncoder, decode_pose, invert_rigid, patch_positions
+from .stem import FINE_CHANNELS, STRIDE, StemEncoder
 
 HEADS = ("camera", "depth", "points")
 
@@ -38,6 +40,7 @@ class VGGTSizes:
     camera_iterations: int = 4
     features: int = 256
     channels: tuple[int, ...] = (256, 512, 1024, 1024)
+    stem: bool = False  # convolutions in place of the patch projection, which the dense heads read too; see stem.py
 
 
 VARIANTS = {
@@ -57,6 +60,23 @@ VARIANTS = {
         features=32,
         channels=(32, 48, 64, 96),
     ),
+    "tiny2": VGGTSizes(
+        image_side=256,
+        native_side=256,
+        patch=16,
+        dim=160,
+        encoder_depth=2,
+        encoder_heads=5,
+        depth=4,
+        heads=5,
+        registers=4,
+        taps=(0, 1, 2, 3),
+        camera_depth=1,
+        camera_heads=5,
+        features=32,
+        channels=(32, 48, 64, 96),
+        stem=True,
+    ),
 }
 
 
@@ -69,12 +89,17 @@ class VGGT(GeometryModel):
 
     def __init__(self, sizes: VGGTSizes) -> None:
         super().__init__()
+        if sizes.stem and sizes.patch != STRIDE:
+            raise ValueError(
+                f"patch is {sizes.patch}, but a model with a stem has patches of {STRIDE} px: set it to that"
+            )
         self.sizes = sizes
         self.patch, self.native_side, self.taps = sizes.patch, sizes.native_side, sizes.taps
         self.aggregator = Aggregator(sizes)
         self.camera_head = CameraHead(2 * sizes.dim, sizes.camera_depth, sizes.camera_heads, sizes.camera_iterations)
-        self.depth_head = DenseHead(2 * sizes.dim, sizes.features, sizes.channels, outputs=2)
-        self.point_head = DenseHead(2 * sizes.dim, sizes.features, sizes.channels, outputs=4)
+        fine = FINE_CHANNELS if sizes.stem else ()
+        self.depth_head = DenseHead(2 * sizes.dim, sizes.features, sizes.channels, outputs=2, fine=fine)
+        self.point_head = DenseHead(2 * sizes.dim, sizes.features, sizes.channels, outputs=4, fine=fine)
 
     @classmethod
     def published_sizes(cls, state: Mapping[str, Tensor]) -> VGGTSizes:
@@ -145,8 +170,12 @@ class VGGT(GeometryModel):
         chunk: int = 8,
     ) -> Tensor:
         """Raw channels (B, S, n, H, W), of all frames or of some."""
-        levels = [trunk.levels[i][:, :, trunk.special :] for i in self.taps]
-        return self.run_dense(lambda part: head(part, trunk.grid, size), levels, check, frames, chunk)
+        levels, n = [trunk.levels[i][:, :, trunk.special :] for i in self.taps], len(self.taps)
+
+        def one_part(part: list[Tensor]) -> Tensor:
+            return head(part[:n], trunk.grid, size, part[n:])
+
+        return self.run_dense(one_part, [*levels, *trunk.fine], check, frames, chunk)
 
 
 class Aggregator(nn.Module):
@@ -155,7 +184,12 @@ class Aggregator(nn.Module):
         self.camera_token = nn.Parameter(torch.zeros(1, 2, 1, z.dim))
         self.register_token = nn.Parameter(torch.zeros(1, 2, z.registers, z.dim))
         blocks = (Block(z.dim, z.encoder_heads, eps=1e-6, scale_init=1.0) for _ in range(z.encoder_depth))
-        self.patch_embed = PatchEncoder(z.image_side // z.patch, z.patch, z.dim, blocks, registers=z.registers)
+        side = z.image_side // z.patch
+        self.patch_embed = (
+            StemEncoder(side, z.dim, blocks, registers=z.registers)
+            if z.stem
+            else PatchEncoder(side, z.patch, z.dim, blocks, registers=z.registers)
+        )
         self.patch_embed.mask_token = nn.Parameter(torch.zeros(1, z.dim))  # unused, but in the published file
 
         def stack() -> nn.ModuleList:
