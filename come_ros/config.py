@@ -1,6 +1,8 @@
 """Every parameter once: name, type, default, range, meaning. Node, tools and tests read the same dataclasses.
 
-Nested dataclasses give dotted names (`window.size`). `parameters()` lists them all, `from_flat` builds a checked Config.
+Nested dataclasses give dotted names (`window.size`). `parameters()` lists them all, `from_flat` builds a checked Config. A plug-in of
+somebody else brings parameters of its own, as a frozen dataclass `Parameters`: they are called `accelerator.params.NAME` and
+`backbone_params.NAME`, and exist while that plug-in is chosen.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ConfigError
+from .plugins import ACCELERATORS, BACKBONES, Registry
 
 MOST_CAMERAS = 8
 
@@ -25,13 +28,25 @@ def _param(
     choices: tuple[str, ...] = (),
     dynamic: bool = False,
     joined: bool = False,
+    plugins: Registry | None = None,
 ) -> Any:
     """A dataclass field with its range; `dynamic` ones may be set while the node runs (from the next window on); of a `joined` one
-    several choices may be given, with + between them or as a list."""
+    several choices may be given, with + between them or as a list; of one with `plugins` the choices are those registered there."""
+    choices = tuple(plugins.own) if plugins is not None else choices
     return field(
         default=default,
-        metadata={"doc": doc, "low": low, "high": high, "choices": choices, "dynamic": dynamic, "joined": joined},
-    )
+        metadata={
+            "doc": doc, "low": low, "high": high, "choices": choices, "dynamic": dynamic, "joined": joined, "plugins": plugins,
+        },
+    )  # fmt: skip
+
+
+parameter = _param
+"""by which a plug-in declares the fields of its `Parameters`, a frozen dataclass"""
+
+
+_OWN = {"own": True}
+"""marks a field for what the chosen plug-in declares as its own parameters: its `Parameters`, None if there are none"""
 
 
 @dataclass(frozen=True)
@@ -39,8 +54,8 @@ class Accelerator:
     name: str = _param(
         "none",
         "token reduction, see Token reduction; two that work together with +, as come+good_token_hunting",
-        choices=("none", "come", "tome", "good_token_hunting", "pace", "fast", "temporal", "random"),
         joined=True,
+        plugins=ACCELERATORS,
     )
     ratio: float = _param(
         0.5,
@@ -91,6 +106,7 @@ class Accelerator:
         "good_token_hunting: file of `come_ros calibrate`; empty = the one beside the weights, else the published plan",
     )
     predictor: str = _param("", "come: predictor file of `come_ros distill`; empty = the one bundled with the weights")
+    params: Any = field(default=None, metadata=_OWN)
 
 
 @dataclass(frozen=True)
@@ -276,8 +292,9 @@ class Config:
     backbone: str = _param(
         "vggt",
         "model family; fake is a geometric stand-in for tests",
-        choices=("vggt", "mapanything", "pi3", "da3", "fake"),
+        plugins=BACKBONES,
     )
+    backbone_params: Any = field(default=None, metadata=_OWN)
     weights: str = _param("", "checkpoint file (.safetensors, or .pt); empty = the bundled small model of vggt")
     threads: int = _param(0, "CPU threads of the model; 0 = all cores", low=0, high=256)
     image_transport: str = _param(
@@ -348,6 +365,13 @@ class Config:
         """Raises ConfigError, naming the parameter, its value, the allowed range and the fix."""
         for p in parameters():
             p.check(self.get(p.name))
+        for prefix, kind in _plugged({name: self.get(name) for name in _CHOOSING}).items():
+            if not isinstance(self.get(prefix[:-1]), kind):
+                raise ConfigError(
+                    f"{prefix[:-1]} holds no {kind.__qualname__}: build the configuration with Config.from_flat"
+                )
+            for p in parameters(kind, prefix):
+                p.check(self.get(p.name))
         if self.window.overlap >= self.window.size:
             raise ConfigError(
                 f"window.overlap is {self.window.overlap}, but must be smaller than window.size ({self.window.size}): "
@@ -390,26 +414,51 @@ class Config:
             value = getattr(value, part)
         return value
 
+    def parameters(self) -> Iterator[Parameter]:
+        """All parameters, then those that the chosen plug-ins declare as their own."""
+        yield from parameters()
+        for prefix, kind in _plugged({name: self.get(name) for name in _CHOOSING}).items():
+            yield from parameters(kind, prefix)
+
     def to_flat(self) -> dict[str, Any]:
         """Dotted name -> value, in declaration order."""
-        return {p.name: self.get(p.name) for p in parameters()}
+        return {p.name: self.get(p.name) for p in self.parameters()}
 
     def replace(self, **flat: Any) -> Config:
-        """A checked copy with some dotted parameters changed: `config.replace(**{"window.size": 4})`."""
-        return Config.from_flat({**self.to_flat(), **flat})
+        """A checked copy with some dotted parameters changed: `config.replace(**{"window.size": 4})`. Where another plug-in is chosen,
+        the parameters of the one before are dropped."""
+        values = self.to_flat()
+        for name, registry in _CHOOSING.items():
+            if flat.get(name, values[name]) != values[name]:
+                values = {n: v for n, v in values.items() if not n.startswith(registry.parameters)}
+        return Config.from_flat({**values, **flat})
 
     @staticmethod
     def from_flat(values: Mapping[str, Any]) -> Config:
-        """Config from dotted names; those left out keep their default. Raises ConfigError on unknown names."""
+        """Config from dotted names; those left out keep their default. Raises ConfigError on unknown names, and on plug-ins that cannot
+        be used."""
         known = {p.name: p for p in parameters()}
+        plugged = _plugged(values)
+        for prefix, kind in plugged.items():
+            known |= {p.name: p for p in parameters(kind, prefix)}
         nested: dict[str, dict[str, Any]] = {}
         top: dict[str, Any] = {}
         for name, value in values.items():
             if name not in known:
+                for choosing, registry in _CHOOSING.items():
+                    if name.startswith(registry.parameters) and registry.parameters not in plugged:
+                        chosen = values.get(choosing, known[choosing].default)
+                        raise ConfigError(
+                            f"unknown parameter {name!r}: {choosing} is {chosen}, which has no parameters of its own; choose the "
+                            f"{registry.kind} that has them, or leave it out"
+                        )
                 raise ConfigError(f"unknown parameter {name!r}{_suggest(name, known)}")
             value = known[name].coerce(value)
             group, _, leaf = name.rpartition(".")
             (nested.setdefault(group, {}) if group else top)[leaf or name] = value
+        for prefix, kind in plugged.items():
+            holder, _, leaf = prefix[:-1].rpartition(".")
+            (nested.setdefault(holder, {}) if holder else top)[leaf] = kind(**nested.pop(prefix[:-1], {}))
         for f in dataclasses.fields(Config):
             if f.name in nested:
                 top[f.name] = f.default_factory(**nested[f.name])  # type: ignore[misc, operator]
@@ -429,6 +478,7 @@ class Parameter:
     choices: tuple[str, ...]
     dynamic: bool
     joined: bool = False
+    plugins: Registry | None = None
 
     def coerce(self, value: Any) -> Any:
         """`value` as it was meant: whole numbers pass for float ones (YAML `1` for `1.0`), and YAML reads the bare words off and on
@@ -447,7 +497,10 @@ class Parameter:
             raise ConfigError(
                 f"{self.name} is {value!r} ({type(value).__name__}), but must be a {self.type.__name__}: {self.doc}"
             )
-        if self.choices and any(v not in self.choices for v in (str(value).split("+") if self.joined else [value])):
+        each: list[Any] = str(value).split("+") if self.joined else [value]
+        if self.plugins is not None and not all(self.plugins.allows(v) for v in each):
+            raise ConfigError(f"{self.name} is {value!r}, but must be one of {self.plugins.allowed()}: {self.doc}")
+        if self.plugins is None and self.choices and any(v not in self.choices for v in each):
             raise ConfigError(f"{self.name} is {value!r}, but must be one of {', '.join(self.choices)}: {self.doc}")
         number: Any = value
         # written so that NaN fails as well
@@ -457,7 +510,7 @@ class Parameter:
     def range_text(self) -> str:
         """The allowed values, for messages and tables."""
         if self.choices:
-            return " | ".join(self.choices)
+            return " | ".join(self.choices) + (" | module:Class" if self.plugins is not None else "")
         if self.low is None and self.high is None:
             return ""
         return f"{self.low:g} .. {self.high:g}"
@@ -466,6 +519,8 @@ class Parameter:
 def parameters(group: type = Config, prefix: str = "") -> Iterator[Parameter]:
     """All parameters, in declaration order."""
     for f in dataclasses.fields(group):
+        if f.metadata.get("own"):
+            continue
         if f.metadata:
             m = f.metadata
             yield Parameter(
@@ -478,9 +533,25 @@ def parameters(group: type = Config, prefix: str = "") -> Iterator[Parameter]:
                 m["choices"],
                 m["dynamic"],
                 m["joined"],
+                m["plugins"],
             )
         else:
             yield from parameters(f.default_factory, prefix + f.name + ".")  # type: ignore[arg-type]
+
+
+_CHOOSING = {p.name: p.plugins for p in parameters() if p.plugins is not None}
+
+
+def _plugged(values: Mapping[str, Any]) -> dict[str, type]:
+    """Prefix -> dataclass of the own parameters of the plug-ins that `values`, by dotted names, choose."""
+    found: dict[str, type] = {}
+    for p in parameters():
+        if (registry := p.plugins) is None:
+            continue
+        for name in str(p.coerce(values.get(p.name, p.default))).split("+"):
+            if registry.allows(name) and (kind := registry.parameters_of(name)) is not None:
+                found.setdefault(registry.parameters, kind)
+    return found
 
 
 def load_config(path: str, base: Config | None = None) -> Config:
@@ -515,17 +586,46 @@ def with_words(config: Config, words: Iterable[str]) -> Config:
     """`config` with parameters as they are given on a command line, each NAME=VALUE with VALUE as in YAML. Raises ConfigError."""
     import yaml
 
-    kinds = {p.name: p.type for p in parameters()}
-    changes: dict[str, Any] = {}
+    given: dict[str, str] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} must be NAME=VALUE, such as window.size=6")
+        given[name] = value
+    chosen = {name: given.get(name, config.get(name)) for name in _CHOOSING}
+    kinds = {p.name: p.type for p in parameters()}
+    for prefix, kind in _plugged(chosen).items():
+        kinds |= {p.name: p.type for p in parameters(kind, prefix)}
+    changes: dict[str, Any] = {}
+    for name, value in given.items():
         try:
             changes[name] = value if kinds.get(name) is str else yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ConfigError(f"{word!r}: {value!r} is no value") from error
+            raise ConfigError(f"'{name}={value}': {value!r} is not a value that YAML can read") from error
     return config.replace(**changes)
+
+
+def split_accelerator(text: str) -> tuple[str, list[str]]:
+    """NAME, or NAME:parameter=value,... as command lines give it -> name (which may be module:Class) and words parameter=value."""
+    head, colon, tail = text.rpartition(":")
+    name, given = (head, tail) if colon and ("=" in tail or not tail) else (text, "")
+    return name, [word for word in given.split(",") if word]
+
+
+def with_accelerator(config: Config, text: str) -> Config:
+    """`config` with the accelerator that `text` names, see split_accelerator. Its parameters: those of the group `accelerator`, of the
+    plug-in's own, or any other. Raises ConfigError."""
+    name, given = split_accelerator(text)
+    config = config.replace(**{"accelerator.name": name})
+    known = {p.name for p in config.parameters()}
+    words = []
+    for word in given:
+        key = word.partition("=")[0]
+        full = next(
+            (n for n in (f"accelerator.{key}", f"accelerator.params.{key}", key) if n in known), f"accelerator.{key}"
+        )
+        words.append(full + word.removeprefix(key))
+    return with_words(config, words)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

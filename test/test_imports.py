@@ -124,7 +124,8 @@ def test_torch_is_not_imported_with_the_package(path):
     [
         ("errors.py", set()),
         ("types.py", {"errors"}),
-        ("config.py", {"errors", "types"}),
+        ("plugins.py", {"errors"}),
+        ("config.py", {"errors", "plugins", "types"}),
         ("geometry.py", {"errors", "types"}),
         ("keyframes.py", {"config", "types"}),
         ("window.py", {"types"}),

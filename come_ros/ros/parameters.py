@@ -1,4 +1,4 @@
-"""Config dataclasses <-> ROS parameters, by looping over `come_ros.config.parameters()`."""
+"""Config dataclasses <-> ROS parameters, by looping over `Config.parameters()`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from ..config import Config, Parameter, parameters
+from ..config import Config, Parameter
 from ..errors import ConfigError
 
 _FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")  # declared by rclpy itself
@@ -39,10 +39,9 @@ def declare_parameters(node: Node) -> Config:
     # rclpy checks one by one, with its own words and refusing 1 for 1.0, so the given values pass through Config first. There is
     # no public way to list them; the attribute is the same from Humble on.
     given: dict[str, RosParameter] = node._parameter_overrides
-    known = {p.name: p for p in parameters()}
     values = {name: p.value for name, p in given.items() if not name.startswith(_FOREIGN)}
     config = Config.from_flat(values)
-    for parameter in known.values():
+    for parameter in config.parameters():
         node.declare_parameter(parameter.name, config.get(parameter.name), descriptor(parameter), ignore_override=True)
     return config
 
@@ -50,7 +49,7 @@ def declare_parameters(node: Node) -> Config:
 def follow_parameters(node: Node, config: Config, changed: Callable[[Config], None]) -> None:
     """Calls `changed` with the new Config after each accepted change; a refused one gets its reason back, and changes nothing."""
     current = config
-    known = {p.name for p in parameters()}
+    known = {p.name for p in config.parameters()}
 
     def on_set(given: list[RosParameter]) -> SetParametersResult:
         nonlocal current

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ...config import Config, with_words
+from ...config import Config, with_accelerator
 from ...errors import CheckpointError, ComeRosError, ConfigError, DatasetError
 from ...evaluation import prediction_difference
 from ...files import whole_file
@@ -54,20 +54,16 @@ class Wish:
 
     def config(self, accelerator: str = DENSE) -> Config:
         """accelerator: NAME or NAME:parameter=value,..., with parameters of the group `accelerator` or of the top. Raises ConfigError."""
-        name, _, given = accelerator.partition(":")
-        inside = {f.name for f in dataclasses.fields(Config().accelerator)}
-        words = [f"accelerator.predictor={self.predictor}", f"accelerator.name={name}"]
-        for word in filter(None, given.split(",")):
-            words.append(f"accelerator.{word}" if word.partition("=")[0] in inside else word)
         base = Config().replace(
             backbone=self.backbone,
             weights=self.weights,
             device=self.device,
             precision=self.precision,
             threads=self.threads,
+            **{"accelerator.predictor": self.predictor},
             **{name: getattr(self, name) for name in HOW},
         )
-        return with_words(base, words)
+        return with_accelerator(base, accelerator)
 
     def load(self) -> Any:
         """The TorchBackbone, dense. Raises CheckpointError or ConfigError."""

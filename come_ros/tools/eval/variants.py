@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...config import Config, with_words
+from ...config import Config, split_accelerator, with_accelerator
 from ...types import U8, Prediction
 
 DENSE = "dense"
@@ -32,14 +32,13 @@ class Variant:
 
 
 def accelerated(backbone: Any, config: Config, text: str) -> Variant:
-    """text: NAME or NAME:parameter=value,..., parameters of the group `accelerator`. Raises ConfigError, CheckpointError."""
+    """text: see config.with_accelerator. Raises ConfigError, CheckpointError."""
     import torch
 
     from ...accelerators import make_accelerator
 
-    name, _, given = text.partition(":")
-    words = [word for word in given.split(",") if word]
-    config = with_words(config, [f"accelerator.name={name}", *(f"accelerator.{word}" for word in words)])
+    name, words = split_accelerator(text)
+    config = with_accelerator(config, text)
     made = make_accelerator(config, backbone.model, backbone.description["weights"])
     words = [word for word in words if word not in ("edge_weight=0", "edge_weight=0.0")]
     family = " ".join([name, *(word.partition("=")[2] if word.startswith("group") else word

@@ -1,0 +1,147 @@
+"""What may be chosen by name: built in, an entry point of another installed package, or `module:Class` anywhere on Python's path.
+
+This is the only list of built-in accelerators and backbones. Classes are imported when they are asked for, not before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ConfigError
+
+log = logging.getLogger("come_ros")
+
+
+@dataclass(frozen=True, eq=False)
+class Registry:
+    """kind: what is registered, for messages. group: of entry points. bases: `module:Class` that a plug-in must inherit, one of them.
+    own: name -> `module:Class` of those built in. parameters: prefix of the names of a plug-in's own parameters, "" if it has none."""
+
+    kind: str
+    group: str
+    bases: tuple[str, ...]
+    own: Mapping[str, str]
+    parameters: str = ""
+
+    @functools.cached_property
+    def others(self) -> Mapping[str, importlib.metadata.EntryPoint]:
+        """Name -> entry point of other packages. A name that is built in already stays what it is, which is logged."""
+        found = {}
+        for entry in importlib.metadata.entry_points(group=self.group):
+            if entry.name in self.own:
+                log.warning("the %s %s of %s is left out: that name is built in", self.kind, entry.name, entry.value)
+            else:
+                found[entry.name] = entry
+        return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that can be chosen by name alone."""
+        return (*self.own, *self.others)
+
+    def allows(self, name: str) -> bool:
+        """Whether `name` may be asked for; a `module:Class` is looked at by `load`."""
+        return name in self.own or ":" in name or name in self.others
+
+    def allowed(self) -> str:
+        """What may be asked for, for messages."""
+        return f"{', '.join(self.names)}, or module:Class of your own"
+
+    def load(self, name: str) -> Any:
+        """The class of that name. Raises ConfigError, in one line that says what is wrong with it."""
+        place = self.own.get(name) or (name if ":" in name else "")
+        if not place:
+            if name not in self.others:
+                raise ConfigError(f"there is no {self.kind} {name!r}: give one of {self.allowed()}")
+            place = self.others[name].value
+        module, _, path = place.partition(":")
+        title = f"the {self.kind} {name}" + (f" ({place})" if place != name else "")
+        try:
+            found: Any = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if name in self.own:
+                raise
+            missing = error.name or module
+            where = (
+                "install it into this Python, or check the spelling" if module.startswith(missing) else "install that"
+            )
+            raise ConfigError(f"cannot import {title}: there is no module {missing!r}: {where}") from error
+        except Exception as error:
+            if name in self.own:
+                raise
+            raise ConfigError(f"cannot import {title}: {_one_line(error)}: fix that module") from error
+        for part in path.split("."):
+            found = getattr(found, part, None)
+        if not isinstance(found, type):
+            raise ConfigError(f"{title} is not a class: module {module} has no class {path!r}: check the spelling")
+        if name not in self.own:
+            self._check(found, title)
+        return found
+
+    def _check(self, found: type, title: str) -> None:
+        """Raises ConfigError if a class of somebody else cannot be used."""
+        bases = [getattr(importlib.import_module(m), c) for m, _, c in (b.partition(":") for b in self.bases)]
+        if not issubclass(found, tuple(bases)):
+            wanted = " or ".join(b.replace(":", ".") for b in self.bases)
+            raise ConfigError(f"{title} cannot be used: class {found.__name__} must inherit from {wanted}")
+        if missing := sorted(getattr(found, "__abstractmethods__", ())):
+            raise ConfigError(f"{title} cannot be used: class {found.__name__} lacks {', '.join(missing)}")
+        kind = getattr(found, "Parameters", None)
+        if kind is None:
+            return
+        if not (dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+            raise ConfigError(f"{title} cannot be used: its Parameters must be a dataclass with frozen=True")
+        if wrong := [f.name for f in dataclasses.fields(kind) if "doc" not in f.metadata]:
+            raise ConfigError(
+                f"{title} cannot be used: declare {', '.join(wrong)} of its Parameters with come_ros.config.parameter(default, meaning)"
+            )
+
+    def parameters_of(self, name: str) -> type | None:
+        """The dataclass of that plug-in's own parameters, None if it has none. Raises ConfigError if the plug-in cannot be loaded."""
+        if name in self.own:
+            return None
+        found: type | None = getattr(self.load(name), "Parameters", None)
+        return found
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+ACCELERATORS = Registry(
+    "accelerator",
+    "come_ros.accelerators",
+    ("come_ros.accelerators:Accelerator",),
+    {
+        "none": "come_ros.accelerators.base:Accelerator",
+        "come": "come_ros.accelerators.come:CoMe",
+        "tome": "come_ros.accelerators.tome:ToMe",
+        "good_token_hunting": "come_ros.accelerators.good_token_hunting:GoodTokenHunting",
+        "pace": "come_ros.accelerators.pace:Pace",
+        "fast": "come_ros.accelerators.fast:Fast",
+        "temporal": "come_ros.accelerators.temporal:Temporal",
+        "random": "come_ros.accelerators.random:Random",
+    },
+    "accelerator.params.",
+)
+BACKBONES = Registry(
+    "backbone",
+    "come_ros.backbones",
+    ("come_ros.backbones.base:Backbone", "come_ros.backbones.base:GeometryModel"),
+    {
+        "vggt": "come_ros.backbones.vggt:VGGT",
+        "mapanything": "come_ros.backbones.mapanything:MapAnything",
+        "pi3": "come_ros.backbones.pi3:Pi3",
+        "da3": "come_ros.backbones.da3:DepthAnything3",
+        "fake": "come_ros.backbones.fake:FakeBackbone",
+    },
+    "backbone_params.",
+)
+READERS = Registry("dataset reader", "come_ros.datasets", ("come_ros.datasets.sequence:Sequence",), {})
