@@ -5,11 +5,14 @@ And what the bundled model, whatever its native side, makes of an image.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from come_ros.backbones.base import GeometryModel
 from come_ros.backbones.checkpoint import MODELS, bundled_weights, load_vggt
 from come_ros.backbones.da3 import DA3Sizes
+from come_ros.backbones.graphs import Graphs, _Recording, put_together, taken_apart
 from come_ros.backbones.mapanything import MapAnythingSizes
 from come_ros.backbones.pi3 import Pi3Sizes
 from come_ros.backbones.vggt import VGGTSizes
@@ -58,3 +61,38 @@ def kept_by_come(width: int, height: int, group: int, ratio: float) -> float:
     rows, columns = height // 14, width // 14
     merged = int(ratio * (rows // group) * (columns // group))
     return 1 - merged * (group**2 - 1) / (rows * columns)
+
+
+class CountedGraphs(Graphs):
+    """CUDA graphs on the CPU: a recording replays by calling again and writing over what it gave. Counts what it does."""
+
+    all: ClassVar[list[CountedGraphs]] = []
+
+    def __init__(self, device):
+        super().__init__(device)
+        self.recorded, self.replayed = [], []
+        self.all.append(self)
+
+    def _record(self, function, form, tensors):
+        given = [t.clone() for t in tensors]
+        result = function(*put_together(form, iter(given)))
+        self.recorded.append(function.__name__)
+        counted = self.replayed
+
+        class Graph:
+            def replay(self):
+                counted.append(function.__name__)
+                again = function(*put_together(form, iter(given)))
+                for ours, new in zip(taken_apart(result)[1], taken_apart(again)[1], strict=True):
+                    ours.copy_(new)
+
+        return _Recording(Graph(), given, result)
+
+
+def graphed(backbone, monkeypatch):
+    """A copy of `backbone` on the CPU that runs as one with optimize graph does on a GPU."""
+    monkeypatch.setattr("come_ros.backbones.base.Graphs", CountedGraphs)
+    monkeypatch.setattr(CountedGraphs, "all", [])
+    backbone._graphs, backbone._dense = CountedGraphs(torch.device("cpu")), []
+    backbone.description["optimize"] = "graph"
+    return backbone

@@ -447,7 +447,8 @@ def test_compare_tells_both_models_what_is_known():
     list(pipeline.run(informed_frames()))
     backbone.told.clear()
     pipeline.compare()
-    assert len(backbone.told) == 2 and backbone.told[0] is backbone.told[1] is not None
+    assert len(backbone.told) == 4, "once untimed, once timed, each of both models"
+    assert all(known is backbone.told[0] is not None for known in backbone.told)
 
 
 def test_the_world_begins_at_the_robot_where_the_camera_is_known_to_sit_on_it():

@@ -152,12 +152,23 @@ class Accelerator:
         return None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: Layer) -> Tensor:
-        """softmax(q k^T / sqrt(d) + log weight) v for (B, heads, N, d). layer: its part is "frame" if every frame attends to itself,
-        also in a global block whose reach says so."""
+        """softmax(q k^T / sqrt(d) + log weight) v for (B, heads, N, d), between `condense` and `expand`. layer: its part is "frame" if
+        every frame attends to itself, also in a global block whose reach says so."""
+        q, k, v = self.condense(q, k, v, plan, layer)
         weights = self.key_weights(plan, layer, k.shape[2] - layer.shared)
         if weights is None:
-            return F.scaled_dot_product_attention(q, k, v)
-        return weighted_attention(q, k, v, weights._replace(shared=layer.shared))
+            x = F.scaled_dot_product_attention(q, k, v)
+        else:
+            x = weighted_attention(q, k, v, weights._replace(shared=layer.shared))
+        return self.expand(x, plan, layer)
+
+    def condense(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
+        """Fewer queries, keys and values for one attention: (B, heads, N, d) each; those of shared tokens stay at the end."""
+        return q, k, v
+
+    def expand(self, x: Tensor, plan: Any, layer: Layer) -> Tensor:
+        """What came out of that attention for the condensed queries -> for all of them."""
+        return x
 
     def restore(self, tokens: Tokens, plan: Any, site: str) -> tuple[Tokens, Any]:
         """The full grid again."""

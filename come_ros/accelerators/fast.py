@@ -51,7 +51,7 @@ class Fast(Accelerator):
         return ""  # the encoder runs in full
 
     def compress(self, tokens: Tokens, plan: Merging | None, site: str) -> tuple[Tokens, Merging | None]:
-        """Matched here by what goes into the attention, for this block only; merged in attend."""
+        """Matched here by what goes into the attention, for this block only; merged in condense."""
         assert tokens.layer is not None
         _, s, t, _ = tokens.x.shape
         if tokens.layer.part != "global":
@@ -60,17 +60,24 @@ class Fast(Accelerator):
         r = min(int(self.ratio * s * (t - tokens.special) + 1e-9), len(source))
         return tokens, merge_into(tokens.x.flatten(1, 2), source, target, r) if r else None
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: Merging | None, layer: Layer) -> Tensor:
-        """Each token's mean of q, k and v with those it is merged with; the result is handed back to all of them."""
+    def condense(
+        self, q: Tensor, k: Tensor, v: Tensor, plan: Merging | None, layer: Layer
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Each token's mean of q, k and v with those it is merged with."""
         if plan is None:
-            return super().attend(q, k, v, plan, layer)
+            return q, k, v
         n = plan.place.shape[1]  # behind them are tokens that the scene shares
         joined = torch.cat((q, k, v), dim=3).transpose(1, 2)  # (B, N, heads, 3 d)
         own, shared = joined[:, :n].flatten(2), joined[:, n:]
         mean, _ = merged_mean(own, torch.ones(own.shape[:2], device=own.device), plan)
-        joined = torch.cat((mean.unflatten(2, shared.shape[2:]), shared), dim=1).transpose(1, 2)
-        x = super().attend(*joined.chunk(3, dim=3), None, layer)
-        length = mean.shape[1]
+        q, k, v = torch.cat((mean.unflatten(2, shared.shape[2:]), shared), dim=1).transpose(1, 2).chunk(3, dim=3)
+        return q, k, v
+
+    def expand(self, x: Tensor, plan: Merging | None, layer: Layer) -> Tensor:
+        """The result is handed back to all that were merged."""
+        if plan is None:
+            return x
+        length = x.shape[2] - layer.shared
         back = x[:, :, :length].gather(2, plan.place[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
         return torch.cat((back, x[:, :, length:]), dim=2)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from ..kernels import KeyWeights, weighted_attention
+from ..kernels import KeyWeights
 from .base import Accelerator, Layer, Tokens
 from .matching import Merging, merge_into, merged_mean
 
@@ -70,15 +70,20 @@ class Temporal(Accelerator):
         repeats[:, 0] = False
         return tokens, RepeatPlan(merging, size, repeats.reshape(b * s, *tokens.grid))
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: RepeatPlan | None, layer: Layer) -> Tensor:
+    def condense(
+        self, q: Tensor, k: Tensor, v: Tensor, plan: RepeatPlan | None, layer: Layer
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if plan is None or layer.part != "global":
-            return super().attend(q, k, v, None, layer)
+            return q, k, v
         n = plan.merging.place.shape[1]  # behind them are tokens that the scene shares
         joined = torch.cat((k, v), dim=3).transpose(1, 2)  # (B, N, heads, 2 d)
         own, shared = joined[:, :n].flatten(2), joined[:, n:]
         mean, _ = merged_mean(own, torch.ones(own.shape[:2], device=own.device), plan.merging)
         k, v = torch.cat((mean.unflatten(2, shared.shape[2:]), shared), dim=1).transpose(1, 2).chunk(2, dim=3)
-        return weighted_attention(q, k, v, KeyWeights(plan.size, shared=layer.shared, varies=True))
+        return q, k, v
+
+    def key_weights(self, plan: RepeatPlan | None, layer: Layer, keys: int) -> KeyWeights | None:
+        return None if plan is None or layer.part != "global" else KeyWeights(plan.size, varies=True)
 
     def merged(self, plan: RepeatPlan | None, frames: int, grid: tuple[int, int]) -> Tensor | None:
         return None if plan is None else plan.repeats

@@ -572,6 +572,20 @@ class TorchBackbone(Backbone):
         next pass writes over what this one returned."""
         return self._finish(self._encode(x, check), check, known)
 
+    @property
+    def replays(self) -> bool:
+        """Whether passes are replayed from recordings (CUDA graphs), from the third one of the same form on."""
+        return self._graphs is not None
+
+    def run_trunk(self, x: Tensor) -> Trunk:
+        """`run` without its heads, to be timed: by itself it is a recording of its own where passes are replayed."""
+        encoded = self._encode(x, _never)
+        with torch.inference_mode():
+            if self._graphs is None:
+                return self._attend_now(encoded, None)
+            trunk: Trunk = self._graphs(("trunk", self.accelerator), self._attend_now, encoded, None)
+        return trunk
+
     def _encode(self, x: Tensor, check: Check) -> Encoded:
         if self._graphs is None:
             return self._encode_now(x, check)
@@ -611,15 +625,19 @@ class TorchBackbone(Backbone):
     ) -> tuple[dict[str, Tensor], Trunk]:
         images = encoded.tokens.images
         assert images is not None
+        trunk = self._attend_now(encoded, known, check)
+        check()
+        with torch.inference_mode(), self._kernel_context():
+            size = images.shape[-2], images.shape[-1]
+            return self.model.decode(trunk, size, ("camera", "depth"), check, dense), trunk
+
+    def _attend_now(self, encoded: Encoded, known: KnownTensors | None, check: Check = _never) -> Trunk:
         with torch.inference_mode(), self._kernel_context():
             with self._low_precision():
                 trunk = self.model.attend(encoded, self.accelerator, check, known)
-            check()
             shared = None if trunk.shared is None else trunk.shared.float()
             fine = tuple(t.float() for t in trunk.fine)
-            trunk = trunk._replace(levels={i: t.float() for i, t in trunk.levels.items()}, shared=shared, fine=fine)
-            size = images.shape[-2], images.shape[-1]
-            return self.model.decode(trunk, size, ("camera", "depth"), check, dense), trunk
+            return trunk._replace(levels={i: t.float() for i, t in trunk.levels.items()}, shared=shared, fine=fine)
 
     def _low_precision(self) -> Any:
         low = self._dtype != torch.float32

@@ -1,9 +1,10 @@
 """Settings are values: a model with others is another one that shares its weights, and what was recorded of it."""
 
+import numpy as np
 import pytest
 import torch
 from accelerators.test_contract import seeded
-from models import WIDTH, tiny
+from models import WIDTH, CountedGraphs, graphed, tiny
 
 from come_ros.accelerators import CoMe, NoAccelerator
 from come_ros.accelerators.confidence import ConfidencePredictor
@@ -12,6 +13,7 @@ from come_ros.backbones.fake import FakeBackbone
 from come_ros.config import Config
 from come_ros.errors import ConfigError
 from come_ros.pipeline import ReconstructionPipeline
+from come_ros.types import Frame
 
 
 def config_of(ratio, name="come"):
@@ -66,3 +68,37 @@ def test_the_stand_in_counts_all_its_copies_together():
     for each in (given, other):
         each.predict(torch.zeros(2, 28, 28, 3, dtype=torch.uint8).numpy())
     assert given.windows == other.windows == 2 and [load.ratio for load in given.loads] == [0.0, 0.5]
+
+
+STAGES = ["_encode_now", "_finish_now"]
+
+
+def test_recordings_are_found_again_when_a_knob_is_turned_back(monkeypatch):
+    given = graphed(backbone_of(0.25), monkeypatch)
+    other, x = given.configured(config_of(0.5)), torch.rand(1, 2, 3, 56, 70)
+    for model in (given, given, given, other, other, other):
+        model.run(x)
+    assert given._graphs.recorded == 2 * STAGES and given._graphs.replayed == 4 * STAGES
+    back = other.configured(config_of(0.25))
+    assert back.run(x)[1].plan.rev.shape == given.run(x)[1].plan.rev.shape
+    assert back._graphs.recorded == 2 * STAGES, "nothing is recorded a second time"
+
+
+def test_both_sides_of_a_comparison_are_replayed(monkeypatch):
+    """It was graph against eager: the dense copy was made anew, with no recordings, each time."""
+    config = Config.from_flat({**config_of(0.5).to_flat(), "window.size": 3, "window.overlap": 1, "keyframe.mode": "every",
+                               "input.max_side": 112})  # fmt: skip
+    pipeline = ReconstructionPipeline(config, graphed(backbone_of(0.5), monkeypatch))
+    images = np.random.default_rng(0).integers(0, 256, (3, 84, 112, 3), np.uint8)
+    for i, image in enumerate(images):
+        pipeline.add_frame(Frame(image, i + 1))
+    pipeline.reconstruct(pipeline.take_window())
+    ours, dense = pipeline.backbone._graphs, pipeline.backbone.dense()._graphs
+    pipeline.compare()
+    before = len(ours.replayed), len(dense.replayed)
+    for _ in range(2):
+        pipeline.compare()
+    assert len(ours.replayed) - before[0] == len(dense.replayed) - before[1] == 2 * len(STAGES)
+    assert dense.recorded == STAGES and len(CountedGraphs.all) == 2
+    pipeline.backbone.free_memory()
+    assert not ours._seen and not dense._seen

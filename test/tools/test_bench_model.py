@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from models import TINY, bundled_size, kept_by_come, tiny
+from models import TINY, WIDTH, CountedGraphs, bundled_size, graphed, kept_by_come, tiny
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,7 +22,7 @@ from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.errors import ComeRosError
 from come_ros.tools import cli
 from come_ros.tools.bench import memory, model
-from come_ros.tools.bench.split import PARTS, Split, count_flops, matmul_rate, timed
+from come_ros.tools.bench.split import PARTS, WHOLE, Split, _run, count_flops, matmul_rate, timed
 
 C, DEPTH, FRAMES, GRID = 48, 3, 3, (6, 7)
 SIZES = VGGTSizes(
@@ -347,3 +347,54 @@ def test_a_new_frame_in_a_sliding_window_is_timed(tmp_path, capsys):
     told = capsys.readouterr().out
     assert told.count("kept, one anchor") == 2 and "| 67% |" in told
     assert cli.main([*common, "--frames", "1"]) == 1 and "2 frames or more" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["fast", "temporal"])
+def test_what_is_merged_inside_of_attention_is_an_own_step(backbone, x, name):
+    from come_ros.accelerators import ACCELERATORS
+
+    spent = [0]
+
+    class Costs(ACCELERATORS[name]):
+        def condense(self, *args):
+            spent[0] += 1
+            return super().condense(*args)
+
+        def expand(self, *args):
+            spent[0] += 1000
+            return super().expand(*args)
+
+    model = backbone.accelerated(Costs(ratio=0.9))
+    split = Split(lambda: spent[0], lambda a, b: b - a)
+    _, trunk = _run(model, x, split)
+    split.finish()
+    blocks = len(model.model.encoder_blocks()) + len(model.model.trunk_blocks())
+    parts = split.parts()
+    assert (parts["merge"], parts["restore"]) == (blocks, 1000 * blocks) and sum(parts.values()) == spent[0]
+    _, plain = model.run(x)
+    assert all(torch.equal(trunk.levels[tap], plain.levels[tap]) for tap in plain.levels)
+
+
+def test_with_graphs_every_timed_pass_is_replayed_and_heads_are_heads(monkeypatch):
+    from tqdm import tqdm
+
+    one = graphed(TorchBackbone("vggt", tiny("vggt"), NoAccelerator(), device="cpu"), monkeypatch)
+    models = {"none": one, "come": one.accelerated(CoMe(ConfidencePredictor(WIDTH, 8).eval(), 0, group=(2, 2)))}
+    images, replayed = np.zeros((2, 56, 70, 3), np.uint8), {}
+
+    def noted(backbone, *args):
+        counts = [len(g.replayed) for g in CountedGraphs.all]
+        found = timed(backbone, *args)
+        graphs = backbone._graphs
+        new = graphs.replayed[counts[CountedGraphs.all.index(graphs)] :]
+        replayed.setdefault(backbone.accelerator.name, []).append(new)
+        return found
+
+    monkeypatch.setattr(model, "timed", noted)
+    rows = model._rows(models, images, 0, 3, SimpleNamespace(no_flops=False, limit=0), 1e9, False, tqdm(disable=True))
+    stages = ["_encode_now", "_attend_now", "_encode_now", "_finish_now"]
+    assert replayed == {name: 4 * [stages] for name in models}
+    for row in rows.values():
+        assert set(row["parts_ms"]) == {WHOLE, "heads"} and row["own"] is None
+        assert row["trunk_ms"]["median"] > 0 and row["gflop_trunk"] > 0
+    assert rows["come"]["gflop_trunk"] < rows["none"]["gflop_trunk"], "FLOPs are counted step by step"

@@ -24,7 +24,7 @@ from ...evaluation import prediction_difference
 from ...files import whole_file
 from ...types import U8
 from .memory import MB, added_by_passes
-from .split import OWN, PARTS, count_flops, matmul_rate, timed
+from .split import OWN, PARTS, WHOLE, count_flops, matmul_rate, timed, warmed
 
 log = logging.getLogger("come_ros")
 
@@ -33,6 +33,7 @@ FRAMES = [2, 4, 8, 16]
 HOW = ("attention", "heads_precision", "optimize")  # parameters of the configuration: how the device does it
 ALL = "all"
 SEED = 0
+COLUMNS = (*PARTS, WHOLE)
 LONG = 3  # of the longest windows, whose exponent is given by itself
 
 
@@ -246,6 +247,8 @@ def _rows(
                 if turn == 1:  # after one plain pass, so that nothing is compiled while FLOPs are counted
                     flops[name] = count_flops(model, x, blocks[name])
                     continue
+                if turn == 0:
+                    warmed(model, x)
                 parts, out, trunk = timed(model, x, blocks[name])
                 if turn == 0:
                     predictions[name] = model.download(images, out, trunk)
@@ -282,12 +285,14 @@ def _summary(passes: list[dict[str, float]], dense: list[dict[str, float]]) -> d
     for name, ours, of in (("trunk_ratio", trunk, _trunk), ("total_ratio", total, _total)):
         ratio = ours[:pairs] / np.array([of(p) for p in dense[:pairs]])
         out[name] = float(np.median(ratio)) if pairs else None
-    out["parts_ms"] = {part: float(np.median([p[part] for p in passes])) for part in PARTS}
+    out["parts_ms"] = {part: float(np.median([p[part] for p in passes])) for part in COLUMNS if part in passes[0]}
+    out["passes"] = len(passes)
+    if WHOLE in passes[0]:  # a replayed pass has no parts
+        return {**out, "own": None}
     own = np.array([sum(p[part] for part in OWN) for p in passes])
     out["own"] = {"ms": float(np.median(own)), "of_pass": float(np.median(own / total)), "of_dense": None}
     if pairs:
         out["own"]["of_dense"] = float(np.median(own[:pairs] / [_total(p) for p in dense[:pairs]]))
-    out["passes"] = len(passes)
     return out
 
 
@@ -431,8 +436,8 @@ def report(result: dict[str, Any]) -> str:
         "",
         "Median ms by part:",
         "",
-        "| frames | accelerator | " + " | ".join(PARTS) + " |",
-        "|---" * (2 + len(PARTS)) + "|",
+        "| frames | accelerator | " + " | ".join(COLUMNS) + " |",
+        "|---" * (2 + len(COLUMNS)) + "|",
     ]
     for row in result["rows"]:
         head = f"| {row['frames']} | {row['accelerator']} | "
@@ -451,7 +456,8 @@ def report(result: dict[str, Any]) -> str:
             f"{difference['rot_deg']:.2f}" if difference else "",
         ]
         lines.append(head + " | ".join(cells) + " |")
-        parts.append(head + " | ".join(f"{row['parts_ms'][part]:.2f}" for part in PARTS) + " |")
+        ms = row["parts_ms"]
+        parts.append(head + " | ".join(f"{ms[part]:.2f}" if part in ms else "" for part in COLUMNS) + " |")
     lines += parts
     for name, reason in result["left_out"].items():
         lines += ["", f"{name} is left out: {reason}."]
@@ -546,8 +552,8 @@ def draw(path: Path, result: dict[str, Any]) -> None:
     longest = [row for row in rows if row["frames"] == max(counts, default=0)]
     labels = [_label(row["accelerator"]).replace(":", "\n").replace(",", "\n") for row in longest]
     begin = np.zeros(len(longest))
-    for i, part in enumerate(PARTS):
-        ms = np.array([row["parts_ms"][part] for row in longest])
+    for i, part in enumerate(COLUMNS):
+        ms = np.array([row["parts_ms"].get(part, 0.0) for row in longest])
         right.barh(labels, ms, left=begin, label=part, color=plt.get_cmap("tab10")(i))
         begin += ms
     right.invert_yaxis()

@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from typing import Any
 
 PARTS = ("encoder head", "predictor", "merge", "encoder tail", "frame", "global", "restore", "heads")
-"""encoder head: with the patch embedding, to the block that the plan is made after; merge: the rest of the plan, compress, and whose
-keys are read; encoder tail: with the way into the trunk; global: with the gathering of the tapped levels."""
+"""encoder head: with the patch embedding, to the block that the plan is made after; merge: the rest of the plan, compress, condense, and
+whose keys are read; restore: with expand; encoder tail: with the way into the trunk; global: with the gathering of the tapped
+levels."""
+WHOLE = "all but heads"
+"""of a pass that is replayed from CUDA graphs, which have no parts, in the place of all PARTS but the heads"""
 OWN = ("predictor", "merge", "restore")
 """the parts that an accelerator adds; what keys weigh is counted with attention"""
 
@@ -72,7 +75,10 @@ class Watched:
     """An accelerator whose steps tell a Split when they begin and end. All else is the accelerator's own."""
 
     def __init__(self, accelerator: Any, split: Split) -> None:
+        from ...accelerators.base import Accelerator
+
         self._accelerator, self._split = _with_watched_predictor(accelerator, split), split
+        self._base = Accelerator
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._accelerator, name)
@@ -88,6 +94,24 @@ class Watched:
     def restore(self, *args: Any) -> Any:
         with self._split.inside("restore"):
             return self._accelerator.restore(*args)
+
+    def attend(self, *args: Any) -> Any:
+        """The base class's, so that what is merged inside is seen; that of an accelerator with one of its own, as a whole."""
+        if type(self._accelerator).attend is not self._base.attend:
+            return self._accelerator.attend(*args)
+        return self._base.attend(self, *args)
+
+    def condense(self, q: Any, k: Any, v: Any, plan: Any, layer: Any) -> Any:
+        if type(self._accelerator).condense is self._base.condense:
+            return q, k, v
+        with self._split.inside("merge"):
+            return self._accelerator.condense(q, k, v, plan, layer)
+
+    def expand(self, x: Any, plan: Any, layer: Any) -> Any:
+        if type(self._accelerator).expand is self._base.expand:
+            return x
+        with self._split.inside("restore"):
+            return self._accelerator.expand(x, plan, layer)
 
     def reach(self, tokens: Any, plan: Any, layer: Any) -> Any:
         self._split.running(layer.part, layer.index)
@@ -117,17 +141,33 @@ def timed(backbone: Any, x: Any, plan_block: int | None) -> tuple[dict[str, floa
     """Milliseconds by part of one pass of TorchBackbone `backbone` over images x (1, S, 3, H, W), and what `run` returns.
 
     plan_block: see Split; given, not asked of the accelerator, so that the dense model is split at the same place. On CUDA the
-    times are the device's (events in its stream); the device is idle before and after.
+    times are the device's (events in its stream); the device is idle before and after. Where passes are replayed, the parts are WHOLE,
+    timed by itself, and heads, what a whole pass takes beyond that: see `warmed`.
     """
     from ...backbones.base import DeviceClock
 
     clock = DeviceClock(x.device)
     clock.synchronize()
+    if backbone.replays:
+        begun = clock.read()
+        backbone.run_trunk(x)
+        middle = clock.read()
+        out, trunk = backbone.run(x)
+        end = clock.read()
+        whole = clock.between(begun, middle)
+        return {WHOLE: whole, "heads": clock.between(middle, end) - whole}, out, trunk
     split = Split(clock.read, clock.between, plan_block)
     out, trunk = _run(backbone, x, split)
     split.finish()
     clock.synchronize()
     return split.parts(), out, trunk
+
+
+def warmed(backbone: Any, x: Any) -> None:
+    """As many passes as it takes until `timed` times what is replayed: one that runs step by step, one that is recorded."""
+    for _ in range(2 if backbone.replays else 0):
+        backbone.run_trunk(x)
+        backbone.run(x)
 
 
 def count_flops(backbone: Any, x: Any, plan_block: int | None) -> dict[str, float]:

@@ -37,7 +37,7 @@ def frontier_variants(backbone: Any, config: Config, height: int, width: int) ->
 def latencies(variants: list[Variant], images: list[U8], repeats: int, bar: Any) -> dict[str, dict[str, float]]:
     """Median trunk milliseconds of each variant ("trunk_ms"), and of its ratio to the dense pass just before ("trunk_ratio"): all in turn,
     so that what else the machine does hits all of them."""
-    from ..bench.split import timed
+    from ..bench.split import timed, warmed
 
     passes: dict[str, list[float]] = {v.name: [] for v in variants}
     for turn in range(1 + repeats):
@@ -46,7 +46,10 @@ def latencies(variants: list[Variant], images: list[U8], repeats: int, bar: Any)
                 model = v.backbone.dense if v.family == RESOLUTION else v.backbone
                 shown = v.backbone.shrink(window) if v.family == RESOLUTION else window
                 block = model.accelerator.plan_block(len(model.model.encoder_blocks()))
-                parts, _, _ = timed(model, model.upload(shown), block)
+                x = model.upload(shown)
+                if not turn:
+                    warmed(model, x)
+                parts, _, _ = timed(model, x, block)
                 if turn:
                     passes[v.name].append(sum(parts.values()) - parts["heads"])
             bar.update()
