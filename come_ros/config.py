@@ -227,6 +227,15 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class OdometryParameters:
+    rate: str = _param(
+        "keyframe",
+        "image: ~/odometry and TF of every image, as soon as it is there; keyframe: of keyframes, when their window comes",
+        choices=("image", "keyframe"),
+    )
+
+
+@dataclass(frozen=True)
 class Cov:
     position_floor: float = _param(0.01, "least variance of position, m2", low=1e-12, high=1e6, dynamic=True)
     rotation_floor: float = _param(0.001, "least variance of rotation, rad2", low=1e-12, high=1e6, dynamic=True)
@@ -355,6 +364,7 @@ class Config:
     cloud: Cloud = field(default_factory=Cloud)
     map: Map = field(default_factory=Map)
     sync: Sync = field(default_factory=Sync)
+    odometry: OdometryParameters = field(default_factory=OdometryParameters)
     scale: Scale = field(default_factory=Scale)
     cov: Cov = field(default_factory=Cov)
     tf: Tf = field(default_factory=Tf)

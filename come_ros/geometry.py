@@ -55,13 +55,30 @@ def rotation_angle(rotation: ArrayLike) -> F64:
     return np.arctan2(np.linalg.norm(axis, axis=-1), np.trace(r, axis1=-2, axis2=-1) - 1.0)
 
 
-def rotation_from_vector(vector: ArrayLike) -> F64:
-    """(3, 3) rotation about the axis of `vector` (3,) by its length in rad (Rodrigues)."""
+def skew(vector: ArrayLike) -> F64:
+    """(..., 3, 3) matrices that take a vector (..., 3) crosswise: skew(a) @ b = a x b."""
     v = np.asarray(vector, np.float64)
-    angle = float(np.linalg.norm(v))
-    k = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
+    out = np.zeros((*v.shape, 3))
+    out[..., 0, 1], out[..., 0, 2], out[..., 1, 2] = -v[..., 2], v[..., 1], -v[..., 0]
+    out[..., 1, 0], out[..., 2, 0], out[..., 2, 1] = v[..., 2], -v[..., 1], v[..., 0]
+    return out
+
+
+def rotation_from_vector(vector: ArrayLike) -> F64:
+    """(..., 3, 3) rotations about the axis of `vector` (..., 3) by its length in rad (Rodrigues)."""
+    v = np.asarray(vector, np.float64)
+    angle = np.linalg.norm(v, axis=-1)[..., None, None]
+    k = skew(v)
     # np.sinc is sin(pi x) / (pi x): no special case at zero
     return np.eye(3) + np.sinc(angle / np.pi) * k + 0.5 * np.sinc(angle / (2 * np.pi)) ** 2 * (k @ k)
+
+
+def vector_from_rotation(rotation: ArrayLike) -> F64:
+    """(..., 3) axis times angle (rad, at most pi) of rotations (..., 3, 3): the inverse of `rotation_from_vector`."""
+    q = quat_xyzw_from_matrix(rotation)
+    sine = np.linalg.norm(q[..., :3], axis=-1)
+    angle = 2.0 * np.arctan2(sine, q[..., 3])
+    return q[..., :3] * np.where(sine > 1e-12, angle / np.where(sine > 1e-12, sine, 1.0), 2.0)[..., None]
 
 
 def matrix_from_quat_xyzw(quat_xyzw: ArrayLike) -> F64:

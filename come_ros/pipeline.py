@@ -19,18 +19,18 @@ from .evaluation import prediction_difference
 from .geometry import BODY_FROM_OPTICAL, inverse
 from .governor import Governor
 from .keyframes import KeyframeSelector
+from .landmarks import landmarks_of
+from .odometry import Located, Odometry
 from .preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, plan_resize, preprocess
 from .rig import hold_rig
 from .types import F64, Frame, Known, Prediction, Submap, Window
-from .window import MAX_GAP_NS, SlidingWindow, trimmed
+from .window import MAX_GAP_NS, TIME_JUMP_NS, SlidingWindow, trimmed
 
 if TYPE_CHECKING:
     from .backbones.base import Backbone
 
 log = logging.getLogger("come_ros")
 
-# Stamps that go back by more than this are a jump (a bag that loops, a clock that was set); by less, a late frame.
-TIME_JUMP_NS = 100_000_000
 # So many refused windows in a row: what they are compared with is more likely wrong than they are.
 MAX_REFUSED = 3
 # Predicted intrinsics are the median over so many windows and stay as they are from then on.
@@ -85,6 +85,8 @@ class ReconstructionPipeline:
         self._encoder_cache = EncoderCache()
         self.cameras = max(1, len(config.camera_names))
         self._aligner = WindowAligner(config.window.size * self.cameras, self.metric)
+        self.odometry = Odometry(config)
+        self._covariance = np.zeros((6, 6))
         self._model_images: dict[FrameName, NDArray[np.uint8]] = {}
         self._known: Known | None = None
         self._origin: F64 | None = None
@@ -94,6 +96,16 @@ class ReconstructionPipeline:
         self._told: set[str] = set()
         self._refused = 0
         self._warm_for: Any = None  # (model, shape of its images) that `compare` last ran
+
+    @property
+    def tracks(self) -> bool:
+        """Whether points are to be followed through all images, by `track`, before `add_frame` is given them."""
+        return self.config.odometry.rate == "image"
+
+    def track(self, frame: Frame) -> tuple[Frame, list[Located]]:
+        """`frame` with the points seen in it, for `add_frame`, and the poses of images that are known now. Every image goes through here
+        once; another thread than that of the other methods may call it. What is not tracked comes back as it is."""
+        return self.odometry.add(frame) if self.tracks else (frame, [])
 
     def add_frame(self, frame: Frame) -> str | None:
         """Offers a frame; with several cameras the first of a set, which the others follow. None: it is a keyframe and waits for its
@@ -232,7 +244,7 @@ class ReconstructionPipeline:
         odom_from_camera[:, :3, 3] *= metres
         if self._origin is not None:
             odom_from_camera = self._origin @ odom_from_camera
-        return Submap(
+        submap = Submap(
             frames=frames,
             images=prediction.images[new],
             depth=depth * np.float32(metres),
@@ -252,6 +264,9 @@ class ReconstructionPipeline:
                 "align": 1e3 * (clock[3] - clock[2]),
             },
         )
+        if not alignment.accepted or not self.tracks:
+            return submap
+        return dataclasses.replace(submap, landmarks=landmarks_of(submap, plans[new], self._covariance))
 
     def compare(self, stop: Callable[[], bool] | None = None) -> Comparison | None:
         """The last window again, by the accelerated and then by the dense model; None if there was no window yet. Nothing else
@@ -288,20 +303,34 @@ class ReconstructionPipeline:
         ours = {"speedup": dense_ms / ms, "ms": ms, "dense_ms": dense_ms, "frames": len(first.ours.images)}
         return {**ours, "kept_ratio": first.ours.kept_ratio, **prediction_difference(first.ours, first.dense)}
 
-    def run(self, frames: Iterable[Frame], stop: Callable[[], bool] | None = None) -> Iterator[Submap]:
-        """The offline loop: every keyframe of `frames`, in windows that share `window.overlap` of them. stop: as in `reconstruct`."""
+    def run(
+        self,
+        frames: Iterable[Frame],
+        stop: Callable[[], bool] | None = None,
+        located: Callable[[list[Located]], object] = list,
+    ) -> Iterator[Submap]:
+        """The offline loop: every keyframe of `frames`, in windows that share `window.overlap` of them. stop: as in `reconstruct`.
+        located: is
+        given the poses of all images, as they are known."""
         for frame in frames:
             if self.room() == 0:
-                yield from self._reconstruct_all(None, stop)
+                yield from self._reconstruct_all(None, stop, located)
+            frame, poses = self.track(frame)
+            located(poses)
             try:
                 self.add_frame(frame)
             except FrameError as error:
                 log.warning("a frame is left out: %s", error)
-            yield from self._reconstruct_all(None, stop)
-        yield from self._reconstruct_all(1, stop)
+            yield from self._reconstruct_all(None, stop, located)
+        yield from self._reconstruct_all(1, stop, located)
 
     def reset(self) -> None:
         """Forgets all frames, poses and scale: the world starts anew at the next frame. The counts go on."""
+        self.odometry.reset()
+        self._forget_world()
+
+    def _forget_world(self) -> None:
+        """All but the odometry, which begins a new world by itself where stamps jump back."""
         self._keyframes.reset()
         self._window.reset()
         self._aligner.reset()
@@ -309,6 +338,7 @@ class ReconstructionPipeline:
         self._intrinsics = _Intrinsics()
         self._last = None
         self._refused = 0
+        self._covariance = np.zeros((6, 6))
         self.counts["resets"] += 1
 
     def set_config(self, config: Config) -> None:
@@ -316,6 +346,7 @@ class ReconstructionPipeline:
         self.config = config
         self._keyframes.config = config
         self._aligner.capacity = config.window.size * self.cameras
+        self.odometry.config = config
         self.governor.configure(config)
         self._follow_governor()
 
@@ -367,7 +398,7 @@ class ReconstructionPipeline:
             )  # fmt: skip
         self._ignoring = how == "ignore"
         if how == "reset":
-            self.reset()
+            self._forget_world()
         elif how == "keep_pose":
             # stamps name frames: those to come may be called like some that are known
             self._keyframes.reset()
@@ -396,9 +427,13 @@ class ReconstructionPipeline:
         self.counts[reason] += 1
         return reason
 
-    def _reconstruct_all(self, least_new: int | None, stop: Callable[[], bool] | None) -> Iterator[Submap]:
+    def _reconstruct_all(
+        self, least_new: int | None, stop: Callable[[], bool] | None, located: Callable[[list[Located]], object]
+    ) -> Iterator[Submap]:
         while (window := self.take_window(least_new)) is not None:
-            yield self.reconstruct(window, stop)
+            submap = self.reconstruct(window, stop)
+            located(self.odometry.update(submap.landmarks))
+            yield submap
 
     def _plan(self, window: Window) -> list[CropResize]:
         """Of each frame. The first camera's image gives the size; those of the others are cut to it."""

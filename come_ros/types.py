@@ -23,11 +23,12 @@ class Observations:
     """Where points of the scene are seen in one image.
 
     ids: (n,) int64, ascending; a number names the same point in all images of the run. pixels: (n, 2) float64, x and y in the
-    image as rectified; pixel centres lie at whole numbers.
+    image as rectified; pixel centres lie at whole numbers. world: which world it is of: they are numbered as they begin.
     """
 
     ids: I64
     pixels: F64
+    world: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,7 +48,7 @@ class Landmarks:
     there; across that ray a point is as sure as a pixel. stamps_ns: of the keyframes of the first camera that they were found from, oldest
     first, and its poses there, odom_from_camera (k, 4, 4). camera, intrinsics (3, 3): its name, and in pixels of its image as rectified.
     covariance: (6, 6) of the last of those poses, since the world began: position, then rotation (a vector from the left), both in the
-    odometry frame, in odometry units and rad.
+    odometry frame, in odometry units and rad. world: of the observations.
     """
 
     ids: I64
@@ -59,6 +60,7 @@ class Landmarks:
     camera: str
     intrinsics: F64
     covariance: F64
+    world: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)

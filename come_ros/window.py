@@ -6,6 +6,8 @@ from .types import Frame, Window
 
 # A longer pause between keyframes starts a window of its own: the views of both sides need not overlap any more.
 MAX_GAP_NS = 5_000_000_000
+# Stamps that go back by more than this are a jump (a bag that loops, a clock that was set); by less, a late frame.
+TIME_JUMP_NS = 100_000_000
 
 
 class SlidingWindow:

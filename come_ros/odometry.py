@@ -1,0 +1,278 @@
+"""Odometry at the camera's rate: the pose of every image from the points that are followed, without waiting for the model.
+
+Between windows the camera is located against the points (resection.py) that the model's last window left, and those that came into view
+since (points.py). When the next window comes, all that was estimated since its newest keyframe moves to where the window puts that
+keyframe; what was published stays as it was, and the difference fades in within FADE_S. Where too few points fit, the last velocity carries
+the pose on for a while, with a variance that grows, until a window tells where the camera is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .config import Config
+from .errors import FrameError
+from .geometry import inverse, rotation_from_vector, skew, transform, vector_from_rotation
+from .points import Points, guessed
+from .preprocess import check_image
+from .resection import resect
+from .tracks import Tracker
+from .types import F64, Frame, Landmarks, Observations
+from .window import TIME_JUMP_NS
+
+PIXEL_SIGMA, SIGMA_WIDTH = 0.7, 640  # px that flow errs by, drift along a track with it, in an image so wide or less
+MIN_INLIERS = 8  # fewer do not hold a pose
+MIN_SHARE = 0.25  # of the points that are known, for the same
+
+# How much a camera in a hand or on a robot changes its velocity, sigma: scene depths/s2, rad/s2. A prior, weak by intent.
+ACCELERATION, ANGULAR_ACCELERATION = 3.0, 12.0
+MOST_SHIFT, MOST_TURN = 10.0, 2.0  # sigmas of the prior after a long pause: scene depths, rad
+LEAST_DT_S = 0.02
+LONGEST_PREDICTION_S = 0.5  # a velocity is believed so long, then the camera is taken to stand
+
+FADE_S = 0.3
+PENDING = 1200  # images that wait for the first landmarks
+HISTORY = 1200  # images that a window may come late
+TWIST_S, TWIST_POSES = 0.4, 6  # the last poses, which the velocity is taken from
+MIN_SCALE_POINTS, SCALE_SIGMA = 10, 0.15  # points that both know so well tell how the unit changed
+CAMERA_IDS = 1 << 40  # each camera's points have numbers of their own
+
+UNKNOWN = 9999.0
+
+
+@dataclass(frozen=True, eq=False)
+class Located:
+    """The first camera at one image.
+
+    odom_from_camera: (4, 4). covariance: (6, 6) of it, position (odom units), then rotation (rad, a vector from the left), in the odometry
+    frame. twist: (6,) linear (odom units/s) and angular (rad/s), in the camera's frame. twist_covariance: (6, 6), of that.
+    points, inliers: that were known, and that fit. error: px, the median of those, NaN if there are none. lost: too few fit, and the
+    pose is
+    only carried on.
+    """
+
+    frame: Frame
+    odom_from_camera: F64
+    covariance: F64
+    twist: F64
+    twist_covariance: F64
+    points: int
+    inliers: int
+    error: float
+    lost: bool
+
+
+class Odometry:
+    """Give it every frame with `add`, and with `update` what each window found: the poses come out of both, each stamp once, in order.
+
+    Any thread may call it. Frame and unit of the poses are those of the landmarks. world: how often it began again.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.world = 0
+        self._lock = threading.Lock()
+        self._trackers = [Tracker(i * CAMERA_IDS) for i in range(max(1, len(config.camera_names)))]
+        self._begin()
+
+    def _begin(self) -> None:
+        self._landmarks: Landmarks | None = None
+        self._points = Points.none()
+        self._pending: deque[Frame] = deque(maxlen=PENDING)
+        self._history: OrderedDict[int, F64] = OrderedDict()  # stamp -> pose, as it is seen now
+        self._recent: deque[tuple[int, F64]] = deque(maxlen=TWIST_POSES)
+        self._offset = np.eye(4)  # camera as estimated from camera as published
+        self._drift = np.zeros((6, 6))  # variance since the landmarks' last keyframe that no point tells of
+        self._depth = 1.0  # median, of the scene
+        self._newest_ns: int | None = None  # of all images
+        self._located_ns: int | None = None  # of those with a pose
+
+    def reset(self) -> None:
+        """The world starts again: images wait for landmarks of the new one."""
+        with self._lock:
+            self._restart()
+
+    def _restart(self) -> None:
+        self.world += 1
+        for tracker in self._trackers:
+            tracker.reset()
+        self._begin()
+
+    def add(self, frame: Frame) -> tuple[Frame, list[Located]]:
+        """The next frame, which comes back with the points seen in it and by the other cameras, and the poses that are known now: this
+        frame's, or none while there are no landmarks yet. A frame that the pipeline will drop comes back as it is."""
+        with self._lock:
+            if not self._is_next(frame):
+                return frame, []
+            try:
+                for each in frame.all_cameras:
+                    check_image(each.image)
+            except FrameError:
+                return frame, []
+            self._newest_ns = frame.stamp_ns
+            first, *others = (
+                dataclasses.replace(each, observations=self._seen(tracker, each))
+                for tracker, each in zip(self._trackers, frame.all_cameras, strict=False)
+            )
+            frame = dataclasses.replace(first, others=tuple(others))
+            if self._landmarks is None:
+                # its image is not needed any more
+                self._pending.append(dataclasses.replace(frame, image=frame.image[:0], depth=None, others=()))
+                return frame, []
+            return frame, [self._locate(frame, self._landmarks)]
+
+    def update(self, landmarks: Landmarks | None) -> list[Located]:
+        """What a window found; the poses of the images that waited for the first one. Landmarks of an older world are left out."""
+        with self._lock:
+            if landmarks is None or landmarks.world != self.world:
+                return []
+            common = [i for i, stamp in enumerate(landmarks.stamps_ns) if stamp in self._history]
+            if common:
+                stamp = landmarks.stamps_ns[common[-1]]
+                self._move(self._history[stamp], landmarks.odom_from_camera[common[-1]], landmarks)
+            self._landmarks = landmarks
+            self._drift = np.zeros((6, 6))
+            self._points = self._points.joined(Points.of(landmarks))
+            waiting, self._pending = list(self._pending), deque(maxlen=PENDING)
+            return [self._locate(frame, landmarks) for frame in waiting]
+
+    def _is_next(self, frame: Frame) -> bool:
+        """Whether the stamp goes on; where it jumps back as on_time_jump says, the world begins again or the points do."""
+        if self._newest_ns is None or frame.stamp_ns > self._newest_ns:
+            return True
+        if frame.stamp_ns >= self._newest_ns - TIME_JUMP_NS or self.config.on_time_jump == "ignore":
+            return False
+        last = self._recent[-1][1] if self._recent else None
+        before = self._landmarks
+        self._restart()
+        if self.config.on_time_jump == "keep_pose" and last is not None and before is not None:
+            nothing = np.empty((0, 3))
+            self._landmarks = dataclasses.replace(
+                before, ids=np.empty(0, np.int64), positions=nothing, anchors=nothing, log_sigma=np.empty(0),
+                stamps_ns=(frame.stamp_ns - 1,), odom_from_camera=last[None],
+            )  # fmt: skip
+        return True
+
+    def _seen(self, tracker: Tracker, frame: Frame) -> Observations:
+        gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
+        return dataclasses.replace(tracker.track(gray), world=self.world)
+
+    def _move(self, before: F64, after: F64, landmarks: Landmarks) -> None:
+        """A keyframe that was thought to be at `before` is at `after`: what was estimated since moves with it."""
+        new = Points.of(landmarks)
+        _, mine, theirs = np.intersect1d(self._points.ids, new.ids, assume_unique=True, return_indices=True)
+        sure = (self._points.rays.variance[mine] < SCALE_SIGMA**2) & (new.rays.variance[theirs] < SCALE_SIGMA**2)
+        scale = 1.0
+        if np.count_nonzero(sure) >= MIN_SCALE_POINTS:
+            here = np.linalg.norm(self._points.at(mine[sure]).rays.positions() - before[:3, 3], axis=1)
+            there = np.linalg.norm(new.at(theirs[sure]).rays.positions() - after[:3, 3], axis=1)
+            scale = float(np.median(there / here))
+        rotation = after[:3, :3] @ before[:3, :3].T
+        translation = after[:3, 3] - scale * rotation @ before[:3, 3]
+
+        def moved(pose: F64) -> F64:
+            return transform(rotation @ pose[:3, :3], scale * rotation @ pose[:3, 3] + translation)
+
+        published = self._recent[-1][1] @ self._offset if self._recent else None
+        self._points = self._points.moved(rotation, translation, scale)
+        self._history = OrderedDict((stamp, moved(pose)) for stamp, pose in self._history.items())
+        self._recent = deque(((stamp, moved(pose)) for stamp, pose in self._recent), maxlen=TWIST_POSES)
+        if published is not None:
+            self._offset = inverse(self._recent[-1][1]) @ published
+
+    def _locate(self, frame: Frame, landmarks: Landmarks) -> Located:
+        seen = frame.observations
+        assert seen is not None
+        k = landmarks.intrinsics if frame.intrinsics is None else frame.intrinsics
+        sigma = PIXEL_SIGMA * max(1.0, frame.image.shape[1] / SIGMA_WIDTH)
+        dt = 0.0 if self._located_ns is None else (frame.stamp_ns - self._located_ns) * 1e-9
+        self._located_ns = frame.stamp_ns
+        expected, prior = self._expected(frame.stamp_ns, dt, landmarks)
+
+        _, rows, here = np.intersect1d(self._points.ids, seen.ids, assume_unique=True, return_indices=True)
+        fit = resect(self._points.at(rows).rays, seen.pixels[here], k, sigma, expected, prior)
+        inliers = int(np.count_nonzero(fit.inliers))
+        lost = inliers < max(MIN_INLIERS, MIN_SHARE * len(here))
+        if not lost:
+            pose, covariance = fit.world_from_camera, fit.covariance
+            depth = ((self._points.at(rows).rays.positions() - pose[:3, 3]) @ pose[:3, :3])[:, 2]
+            good = fit.inliers & (depth > 0)
+            self._points = self._points.learnt(rows, fit, k, sigma)
+            if good.any():
+                self._depth = float(np.median(depth[good]))
+                self._points = self._points.joined(guessed(seen, here[good], depth[good], pose, k))
+        else:
+            at = np.flatnonzero(np.array(landmarks.stamps_ns) == frame.stamp_ns)
+            pose = landmarks.odom_from_camera[at[-1]] if len(at) else expected
+            covariance = np.zeros((6, 6))
+            self._drift = self._drift + (0.0 if len(at) else 1.0) * prior
+        # points that are neither seen nor known to the last window do not come again
+        self._points = self._points.at(np.isin(self._points.ids, seen.ids) | np.isin(self._points.ids, landmarks.ids))
+        self._history[frame.stamp_ns] = pose
+        if len(self._history) > HISTORY:
+            self._history.popitem(last=False)
+        self._recent.append((frame.stamp_ns, pose))
+
+        self._offset = faded(self._offset, dt)
+        lever = pose[:3, 3] - landmarks.odom_from_camera[-1][:3, 3]
+        total = carried(landmarks.covariance, lever) + self._drift + covariance
+        twist, weights = self._velocity()
+        turn = np.kron(np.eye(2), pose[:3, :3].T)
+        unknown = lost or weights == 0
+        twist_covariance = UNKNOWN * np.eye(6) if unknown else weights * turn @ covariance @ turn.T
+        error = float(np.median(np.linalg.norm(fit.residuals[fit.inliers], axis=1))) if inliers else float("nan")
+        return Located(
+            frame, pose @ self._offset, total, twist, twist_covariance, len(here), inliers, error, lost
+        )  # fmt: skip
+
+    def _expected(self, stamp_ns: int, dt: float, landmarks: Landmarks) -> tuple[F64, F64]:
+        """Where the camera should be before anything is seen, and the covariance (6, 6) of that."""
+        if not self._recent:
+            near = int(np.argmin([abs(stamp - stamp_ns) for stamp in landmarks.stamps_ns]))
+            pose, sigma = landmarks.odom_from_camera[near], np.array([MOST_SHIFT, MOST_TURN])
+        else:
+            velocity, _ = self._velocity()
+            pose = self._recent[-1][1] @ displaced(velocity * min(dt, LONGEST_PREDICTION_S))
+            sigma = np.array([ACCELERATION, ANGULAR_ACCELERATION]) * dt * max(dt, LEAST_DT_S)
+            sigma = np.minimum(sigma, [MOST_SHIFT, MOST_TURN])
+        return pose, np.diag(np.repeat(sigma * [self._depth, 1.0], 3) ** 2)
+
+    def _velocity(self) -> tuple[F64, float]:
+        """(6,) linear and angular, in the last camera's frame: the derivative at the end of a polynomial through the last poses,
+        which is smooth
+        where their differences are not. And its variance, in those of a pose, 1/s2; 0 if there is only one."""
+        now, last = self._recent[-1]
+        near = [(stamp, pose) for stamp, pose in self._recent if now - stamp <= TWIST_S * 1e9]
+        if len(near) < 2:
+            near = list(self._recent)[-2:]
+        if len(near) < 2:
+            return np.zeros(6), 0.0
+        seconds = np.array([(stamp - now) * 1e-9 for stamp, _ in near])
+        from_last = inverse(last) @ np.stack([pose for _, pose in near])
+        values = np.hstack([from_last[:, :3, 3], vector_from_rotation(from_last[:, :3, :3])])
+        weights = np.linalg.pinv(np.vander(seconds, 3 if len(near) >= 4 else 2, increasing=True))[1]
+        return weights @ values, float(weights @ weights)
+
+
+def displaced(step: F64) -> F64:
+    """(4, 4) of a displacement (6,), linear and angular, in the moving frame."""
+    return transform(rotation_from_vector(step[3:]), step[:3])
+
+
+def faded(offset: F64, dt: float) -> F64:
+    """`offset` (4, 4) after dt s more: of all that it is, a share exp(-dt / FADE_S) is left."""
+    share = float(np.exp(-dt / FADE_S))
+    return displaced(share * np.concatenate([offset[:3, 3], vector_from_rotation(offset[:3, :3])]))
+
+
+def carried(covariance: F64, lever: F64) -> F64:
+    """(6, 6) of a pose that is rigidly tied to one of `covariance`, `lever` (3,) from it: a wrong rotation moves it."""
+    jacobian = np.eye(6)
+    jacobian[:3, 3:] = -skew(lever)
+    return np.asarray(jacobian @ covariance @ jacobian.T, np.float64)

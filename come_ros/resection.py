@@ -1,0 +1,154 @@
+"""Resection: the pose of one camera from points whose places are known, as far as they are.
+
+Robust least squares from a pose that is expected (Gauss-Newton, Cauchy weights whose kernel narrows as the points fit better); looked for
+from scratch (RANSAC, OpenCV) as well where few fit. A point is known along the ray of the camera that saw it first: its distance from there
+has a variance of its own, so an observation counts little along the epipolar line and fully across it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .geometry import inverse, rotation_from_vector, skew, transform, vector_from_rotation
+from .types import F64
+
+KERNEL = 2.5  # sigmas at which an observation starts to count less
+INLIER = 3.5  # sigmas up to which it is one
+LEAST = 8  # points that a search from scratch takes
+FEW = 0.5  # below this share of inliers the pose is looked for from scratch as well
+STEPS = 8
+SETTLED = 1e-6  # rad, and of the position
+MOST_TURN = 0.5  # rad in one step
+
+
+class Rays(NamedTuple):
+    """n points at anchors (n, 3) + exp(log_distance) (n,) directions (n, 3), and the variance (n,) of log_distance."""
+
+    anchors: F64
+    directions: F64
+    log_distance: F64
+    variance: F64
+
+    def positions(self) -> F64:
+        """(n, 3)"""
+        return self.anchors + np.exp(self.log_distance)[:, None] * self.directions
+
+
+class View(NamedTuple):
+    """n points in one camera. pixels: (n, 2). by_distance: (n, 2), their derivative by log_distance. by_point: (n, 2, 3), that by the
+    point in
+    the camera's frame. away: (n, 3) from the camera, in the world's axes."""
+
+    pixels: F64
+    by_distance: F64
+    by_point: F64
+    away: F64
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """world_from_camera: (4, 4). covariance: (6, 6) of it, position, then rotation (a vector from the left), by the scatter of the
+    pixels and the
+    prior. inliers: (n,) bool. residuals: (n, 2) px."""
+
+    world_from_camera: F64
+    covariance: F64
+    inliers: NDArray[np.bool_]
+    residuals: F64
+
+
+def resect(points: Rays, pixels: F64, k: F64, sigma: float, expected: F64, prior: F64) -> Fit:
+    """The pose that sees n `points` at `pixels` (n, 2) best. k: (3, 3). sigma: px. expected: (4, 4), the pose before anything is seen,
+    and prior: (6, 6) the covariance of that."""
+    information = np.asarray(np.linalg.inv(prior), np.float64)
+    fit = _descend(points, pixels, k, sigma, expected, expected, information)
+    if len(pixels) >= LEAST and np.count_nonzero(fit.inliers) < FEW * len(pixels):
+        found = _from_scratch(points.positions(), pixels, k, 4 * sigma)
+        if found is not None:
+            other = _descend(points, pixels, k, sigma, found, expected, 1e-3 * information)
+            if np.count_nonzero(other.inliers) > 1.2 * np.count_nonzero(fit.inliers) + 2:
+                return other
+    return fit
+
+
+def view(points: Rays, world_from_camera: F64, k: F64) -> View:
+    """How `points` look from there. What is behind the camera lies far off."""
+    turn = world_from_camera[:3, :3]
+    reach = np.exp(points.log_distance)[:, None] * points.directions
+    away = points.anchors + reach - world_from_camera[:3, 3]
+    y = away @ turn
+    z = np.maximum(y[:, 2], 1e-3 * np.maximum(np.linalg.norm(y, axis=1), 1e-12))
+    focal = k[[0, 1], [0, 1]]
+    by_point = np.zeros((len(y), 2, 3))
+    by_point[:, 0, 0], by_point[:, 1, 1] = focal[0] / z, focal[1] / z
+    by_point[:, :, 2] = -focal * y[:, :2] / z[:, None] ** 2
+    by_distance = (by_point @ (reach @ turn)[:, :, None])[:, :, 0]
+    return View(focal * y[:, :2] / z[:, None] + k[:2, 2], by_distance, by_point, away)
+
+
+def _descend(points: Rays, pixels: F64, k: F64, sigma: float, start: F64, expected: F64, information: F64) -> Fit:
+    pose = start.copy()
+    hessian = information
+    for _ in range(STEPS):
+        seen = view(points, pose, k)
+        residuals = pixels - seen.pixels
+        squares, slack, along = _normalised(residuals, seen.by_distance, points.variance, sigma)
+        width = KERNEL * max(1.0, 1.5 * float(np.sqrt(np.median(squares)))) if len(squares) else KERNEL
+        weights = 1 / (1 + squares / width**2) / sigma**2
+        turn = pose[:3, :3]
+        # a point in the camera moves by -R^T dp + R^T [away]x dtheta
+        by_world = seen.by_point @ turn.T
+        by_pose = np.concatenate([-by_world, by_world @ skew(seen.away)], axis=2)  # (n, 2, 6)
+        projected = (seen.by_distance[:, None] @ by_pose)[:, 0]  # (n, 6)
+        flat, whitened = by_pose.reshape(-1, 6), (weights[:, None, None] * by_pose).reshape(-1, 6)
+        loose = (weights * slack)[:, None] * projected
+        hessian = whitened.T @ flat - loose.T @ projected + information
+        off = np.concatenate([expected[:3, 3] - pose[:3, 3], vector_from_rotation(expected[:3, :3] @ turn.T)])
+        right = whitened.T @ residuals.ravel() - loose.T @ along + information @ off
+        step = np.linalg.solve(hessian, right)
+        step *= min(1.0, MOST_TURN / max(float(np.linalg.norm(step[3:])), 1e-12))
+        pose = transform(rotation_from_vector(step[3:]) @ turn, pose[:3, 3] + step[:3])
+        if np.abs(step).max() < SETTLED * max(1.0, float(np.abs(pose[:3, 3]).max())):
+            break
+    seen = view(points, pose, k)
+    residuals = pixels - seen.pixels
+    squares, _, _ = _normalised(residuals, seen.by_distance, points.variance, sigma)
+    inliers = squares <= INLIER**2
+    # what the inliers really scatter by, but never less than assumed
+    freedom = 2.0 * np.count_nonzero(inliers) - 6.0
+    excess = max(1.0, float(squares[inliers].sum()) / freedom) if freedom > 0 else 1.0
+    return Fit(pose, excess * np.asarray(np.linalg.inv(hessian), np.float64), inliers, residuals)
+
+
+def _normalised(residuals: F64, by_distance: F64, variance: F64, sigma: float) -> tuple[F64, F64, F64]:
+    """Squared residuals (n,) in sigmas of a pixel and of the distance along the epipolar line, (s2 I + v g g^T)^-1 by Sherman-
+    Morrison; what of
+    the residual along it does not count (n,); and the residual there (n,)."""
+    slack = variance / (sigma**2 + variance * (by_distance * by_distance).sum(axis=1))
+    along = (by_distance * residuals).sum(axis=1)
+    squares = ((residuals * residuals).sum(axis=1) - slack * along**2) / sigma**2
+    return np.maximum(squares, 0.0), slack, along
+
+
+def _from_scratch(positions: F64, pixels: F64, k: F64, tolerance: float) -> F64 | None:
+    try:
+        ok, turn, place, _ = cv2.solvePnPRansac(
+            positions,
+            pixels,
+            k,
+            None,
+            iterationsCount=200,
+            reprojectionError=tolerance,
+            confidence=0.999,
+            flags=cv2.SOLVEPNP_EPNP,
+        )
+    except cv2.error:  # no sample of the points gave a pose
+        return None
+    if not ok or not (np.isfinite(turn).all() and np.isfinite(place).all()):
+        return None
+    return inverse(transform(rotation_from_vector(turn.ravel()), place.ravel()))
