@@ -11,12 +11,18 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from come_ros.ros.environment import isolated_dds_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_MEMORY = Path("/dev/shm")
+# The same examples in every run, so that a change is judged by what it changed; `pytest --hypothesis-profile=search` looks for new ones.
+# Machines under load are slow, not wrong: nothing fails because it took long.
+UNHURRIED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("come_ros", derandomize=True, **UNHURRIED)
+hypothesis.settings.register_profile("search", **UNHURRIED)
 SESSION = "COME_ROS_TEST_SESSION"  # every process started by a test inherits it, however far its parents are gone
 
 
@@ -30,11 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(log_dir, ignore_errors=True))
     os.environ.update(isolated_dds_environment(log_dir=log_dir))
     os.environ[SESSION] = uuid.uuid4().hex
-    with contextlib.suppress(ImportError):
-        from hypothesis import settings
-
-        settings.register_profile("come_ros", deadline=None)  # machines under load are slow, not wrong
-        settings.load_profile("come_ros")
+    if not config.getoption("hypothesis_profile", None):
+        hypothesis.settings.load_profile("come_ros")
 
 
 @pytest.hookimpl(tryfirst=True)

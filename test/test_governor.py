@@ -67,8 +67,16 @@ def assert_in_order(governor: Governor, changes: list[tuple[float, Effort]]) -> 
         before = effort
 
 
+def turns(changes: list[tuple[float, Effort]]) -> int:
+    """How often cheaper was followed by dearer, or dearer by cheaper."""
+    dearer = [after.tokens() > before.tokens() for (_, before), (_, after) in itertools.pairwise(changes)]
+    return sum(a != b for a, b in itertools.pairwise(dearer))
+
+
 @settings(max_examples=25)
 @example(overhead=0.0, power=1.75, dense=0.625, target_ms=200.0, seed=0)  # went up and down every five seconds
+# noise alone exceeds the target once, at full effort: one step down, and some back up
+@example(overhead=0.0308759177210651, power=1.0, dense=0.150390625, target_ms=200.0, seed=7)
 @given(
     st.floats(0.0, 0.05),
     st.floats(1.0, 2.0),
@@ -80,6 +88,7 @@ def test_the_target_is_kept_where_it_can_be_and_nothing_swings(overhead, power, 
     clock, machine = PretendedTime(), Machine(overhead, power, dense, seed=seed)
     governor = made(clock, target_ms)
     changes = steer(governor, machine, clock, 120)
+    settled = (clock.now, governor.effort)
     late = steer(governor, machine, clock, 120)
     assert_in_order(governor, changes + late)
     cheapest = machine.latency(governor.levels[-1])
@@ -88,7 +97,7 @@ def test_the_target_is_kept_where_it_can_be_and_nothing_swings(overhead, power, 
         assert not governor.state.limited
     if cheapest > 1.1e-3 * target_ms:
         assert governor.effort == governor.levels[-1] and governor.state.limited
-    assert len(late) <= 2, "it swings"
+    assert turns([settled, *late]) <= 1, "it swings"
     # nothing is given up without need
     if machine.latency(governor.levels[0]) < 0.7e-3 * target_ms:
         assert governor.level == 0 and not changes

@@ -319,7 +319,6 @@ def test_memory_stays_flat_in_a_long_run():
 
 
 def test_without_a_backbone_the_configured_one_is_loaded():
-    pytest.importorskip("come_ros.backbones", reason="the model package is not there")
     assert ReconstructionPipeline(CONFIG.replace(backbone="fake")).backbone.name == "fake"
 
 
