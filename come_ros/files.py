@@ -18,6 +18,20 @@ from .messages import NANO
 from .types import F64
 
 
+def shown(path: str | Path) -> str:
+    """A path for people: bytes that are not UTF-8, which Linux allows in names, become visible escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def text_of_file(path: Path) -> str:
+    """The text of a file as editors of all systems write it: UTF-8 with or without a byte order mark, or UTF-16 with one. Other bytes
+    are kept as Python keeps them in file names, so that lists of such names work. Raises OSError."""
+    data = path.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace")
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
     """A binary stream that becomes the file `path` at the end; on any error `path` stays as it was and nothing is left beside it.
@@ -61,9 +75,9 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """UTF-8 text as a whole file. Raises OutputError."""
+    """UTF-8 text as a whole file; what is not Unicode, such as parts of odd file names, is escaped. Raises OutputError."""
     with whole_file(path) as stream:
-        stream.write(text.encode())
+        stream.write(text.encode("utf-8", "backslashreplace"))
 
 
 def write_ply(path: str | Path, points: NDArray[Any]) -> None:

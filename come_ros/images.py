@@ -1,50 +1,44 @@
 """Pictures and depth out of image messages, by the names of their fields: rclpy's and those of bags alike.
 
-Plain numpy; imports no ROS. OpenCV is used for Bayer and YUV only, Pillow for JPEG and PNG.
+Plain numpy; imports no ROS. OpenCV is used for Bayer and YUV only; what is in a CompressedImage is in compressed.py.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import compressed
 from .errors import FrameError
+from .levels import FULL, Levels
 from .types import F32, U8
 
 
-def _to_8_bits(a: NDArray[Any]) -> U8:
-    if a.dtype.itemsize == 1:
-        return a
-    return ((a.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 257 = 65535 / 255; rounded
-
-
 def _gray(a: NDArray[Any]) -> U8:
-    return np.repeat(_to_8_bits(a)[:, :, None], 3, axis=2)
+    return np.repeat(a[:, :, None], 3, axis=2)
 
 
 def _rgb(a: NDArray[Any]) -> U8:
-    return _to_8_bits(a[:, :, :3])
+    return a[:, :, :3]
 
 
 def _bgr(a: NDArray[Any]) -> U8:
-    return _to_8_bits(a[:, :, 2::-1])
+    return a[:, :, 2::-1]
 
 
 def _by_opencv(code: str) -> Callable[[NDArray[Any]], U8]:
     def convert(a: NDArray[Any]) -> U8:
         import cv2
 
-        native = np.ascontiguousarray(a, a.dtype.newbyteorder("="))
-        return _to_8_bits(cv2.cvtColor(native, getattr(cv2, code)))
+        return np.asarray(cv2.cvtColor(np.ascontiguousarray(a), getattr(cv2, code)), np.uint8)
 
     return convert
 
 
-# encoding -> channels, type of one, conversion to RGB. Types without a meaning (8UC3) are taken as OpenCV's order.
+# encoding -> channels, type of one, conversion of 8 bits each to RGB. Types without a meaning (8UC3) are taken as OpenCV's order.
 _ENCODINGS: dict[str, tuple[int, str, Callable[[NDArray[Any]], U8]]] = {
     "rgb8": (3, "u1", _rgb),
     "bgr8": (3, "u1", _bgr),
@@ -76,6 +70,8 @@ _PLANAR = ("nv12", "nv21")  # a plane of luma, then one of chroma with half as m
 _BAYER_SIDE = 3  # below it OpenCV gives black
 # encoding -> type, metres per unit. 16UC1 is millimetres with 0 for invalid (REP 118)
 _DEPTH: dict[str, tuple[str, float]] = {"16UC1": ("u2", 1e-3), "32FC1": ("f4", 1.0)}
+# Some drivers send depth as mono16, and thermal images as 16UC1: taken as such where somebody says so.
+_EITHER = {"mono16": "16UC1", "16UC1": "mono16"}
 
 
 def is_compressed(message: Any) -> bool:
@@ -85,7 +81,19 @@ def is_compressed(message: Any) -> bool:
 
 def is_depth(message: Any) -> bool:
     """Whether its pixels are distances, not colours."""
-    return "compressedDepth" in str(message.format) if is_compressed(message) else message.encoding in _DEPTH
+    if is_compressed(message):
+        form = compressed.parse_format(str(message.format))
+        return form.codec == compressed.DEPTH_CODEC or form.encoding in _DEPTH
+    return message.encoding in _DEPTH
+
+
+def why_unreadable(message: Any) -> str:
+    """Why images like this one can never be read, "" if they can, or if only this one is damaged."""
+    if not is_compressed(message):
+        known = message.encoding in _ENCODINGS or message.encoding in _DEPTH
+        return "" if known else f"image encoding {message.encoding!r} is unknown: it must be one of {SUPPORTED}"
+    kind = compressed.unreadable_kind(str(message.format))
+    return f"format {str(message.format)!r} is {kind}" if kind else ""
 
 
 def encoding_of(message: Any) -> str:
@@ -93,12 +101,52 @@ def encoding_of(message: Any) -> str:
     return str(message.format if is_compressed(message) else message.encoding)
 
 
-def decode_image(message: Any) -> U8:
-    """(H, W, 3) uint8 RGB of an Image or CompressedImage; it may share the message's memory. Raises FrameError."""
+def decode_image(message: Any, levels: Levels | None = None) -> U8:
+    """(H, W, 3) uint8 RGB of an Image or CompressedImage; it may share the message's memory. Raises FrameError.
+
+    levels: of the stream that it belongs to, for images of more than 8 bits; None takes all of 16 bits.
+    """
     if is_compressed(message):
-        return _decompress(message)
-    pixels = pixels_of(message)
+        if is_depth(message):
+            raise FrameError(
+                f"{compressed.described(message)} is depth, not colour: it must be jpeg or png; subscribe to the colour camera"
+            )
+        pixels = compressed.decode(message)
+        eight = pixels if pixels.dtype == np.uint8 else (levels or FULL).to_8_bits(pixels)
+        source = compressed.parse_format(str(message.format)).encoding
+        if eight.ndim == 3:
+            return np.ascontiguousarray(eight)
+        # what image_transport compresses of a Bayer image is its mosaic
+        pattern = source.removesuffix("16").removesuffix("8") + "8"
+        mosaic = pattern.startswith("bayer") and pattern in _ENCODINGS and min(eight.shape) >= _BAYER_SIDE
+        return np.ascontiguousarray(_ENCODINGS[pattern][2](eight) if mosaic else _gray(eight))
+    return convert(message, pixels_of(message), levels)
+
+
+def convert(message: Any, pixels: NDArray[Any], levels: Levels | None = None) -> U8:
+    """The same of what `pixels_of` returned of the message."""
+    if pixels.dtype.itemsize > 1:
+        pixels = (levels or FULL).to_8_bits(pixels)
     return np.ascontiguousarray(_ENCODINGS[message.encoding][2](pixels))
+
+
+def as_image(message: Any) -> Any:
+    """The same message as mono16 if it is 16UC1: a thermal image in the clothes of depth."""
+    return _relabelled(message) if not is_compressed(message) and message.encoding == "16UC1" else message
+
+
+def as_depth(message: Any) -> Any:
+    """The same message as 16UC1 if it is mono16."""
+    return _relabelled(message) if not is_compressed(message) and message.encoding == "mono16" else message
+
+
+def _relabelled(message: Any) -> Any:
+    from types import SimpleNamespace
+
+    names = ("header", "height", "width", "step", "is_bigendian", "data")
+    return SimpleNamespace(
+        encoding=_EITHER[message.encoding], **{n: getattr(message, n) for n in names if hasattr(message, n)}
+    )
 
 
 def pixels_of(message: Any) -> NDArray[Any]:
@@ -124,13 +172,17 @@ def pixels_of(message: Any) -> NDArray[Any]:
 
 
 def decode_depth(message: Any) -> F32:
-    """The (H, W) z-depth in a 16UC1 or 32FC1 Image, metres, NaN where nothing was measured. Raises FrameError."""
-    if is_compressed(message) or message.encoding not in _DEPTH:
+    """The (H, W) z-depth in a 16UC1 or 32FC1 Image, or in a compressed one of them, metres, NaN where nothing was measured.
+    Raises FrameError."""
+    if is_compressed(message) and is_depth(message):
+        raw, unit = compressed.decode_depth(message)
+    elif is_compressed(message) or message.encoding not in _DEPTH:
         raise FrameError(
             f"encoding {encoding_of(message)!r} is no depth image: it must be one of {', '.join(_DEPTH)}; set it in the driver"
         )
-    kind, unit = _DEPTH[message.encoding]
-    raw = _pixels(message, _size(message)[0], 1, kind).astype(np.float32)
+    else:
+        kind, unit = _DEPTH[message.encoding]
+        raw = _pixels(message, _size(message)[0], 1, kind).astype(np.float32)
     with np.errstate(invalid="ignore"):
         return np.where(np.isfinite(raw) & (raw > 0), raw * np.float32(unit), np.float32(np.nan))
 
@@ -160,23 +212,3 @@ def _pixels(message: Any, rows: int, channels: int, kind: str) -> NDArray[Any]:
     if channels > 1:
         shape, strides = (*shape, channels), (*strides, dtype.itemsize)
     return np.ndarray(shape, dtype, data, strides=strides)
-
-
-def _decompress(message: Any) -> U8:
-    from PIL import Image as Pillow  # it refuses cut-off JPEGs, which OpenCV fills up with grey
-
-    what = f"a compressed image of format {message.format!r} ({len(message.data)} bytes)"
-    if is_depth(message):
-        raise FrameError(f"{what} is depth, not colour: it must be jpeg or png; subscribe to the colour camera")
-    try:
-        with Pillow.open(io.BytesIO(message.data), formats=("JPEG", "PNG")) as picture:
-            if picture.format == "PNG":
-                picture.verify()  # the checksums of pixels, which decoding leaves out; the picture is used up then
-        with Pillow.open(io.BytesIO(message.data), formats=("JPEG", "PNG")) as picture:
-            if picture.mode.startswith("I"):  # 16-bit gray, which `convert` would clip
-                return np.ascontiguousarray(_gray(np.asarray(picture).astype(np.uint16)))
-            return np.asarray(picture.convert("RGB"))
-    except Exception as error:  # the decoders let all kinds through for damaged bytes: SyntaxError for a PNG, for one
-        raise FrameError(
-            f"{what} cannot be read ({type(error).__name__}: {error}): it must be a whole jpeg or png; check the driver and the network"
-        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from .. import geometry
 from ..errors import DatasetError
+from ..files import text_of_file
 from ..rectify import Lens
 from ..types import F64
 from .posed_images import PosedImage, PosedImages, natural
@@ -49,7 +51,7 @@ def find_model(folder: Path) -> Path | None:
     return None
 
 
-def colmap(folder: Path, rectify: bool = True) -> PosedImages:
+def colmap(folder: Path, rectify: bool = True, levels: str = "auto") -> PosedImages:
     """`folder` holds images/ and the model in sparse/0 (or another of MODEL_FOLDERS). In order of the images' names. The unit of length
     is the model's own. Raises DatasetError."""
     model = find_model(folder)
@@ -62,7 +64,7 @@ def colmap(folder: Path, rectify: bool = True) -> PosedImages:
             images = list(_images_binary(_Bytes(model / "images.bin")))
         else:
             cameras, images = dict(_cameras_text(model / "cameras.txt")), list(_images_text(model / "images.txt"))
-    except (OSError, ValueError, struct.error) as error:
+    except (OSError, ValueError, OverflowError, struct.error) as error:
         raise DatasetError(f"the COLMAP model in {model} cannot be read: {error}") from error
     if not images:
         raise DatasetError(f"the COLMAP model in {model} has no registered images")
@@ -82,6 +84,7 @@ def colmap(folder: Path, rectify: bool = True) -> PosedImages:
         "folder of images with a COLMAP model",
         (PosedImage(root / image.name, cameras[image.camera], image.world_from_camera) for image in images),
         rectify=rectify,
+        levels=levels,
     )
 
 
@@ -110,7 +113,7 @@ def _image(name: str, camera: int, quat_wxyz: tuple[float, ...], translation: tu
 
 
 def _cameras_text(path: Path) -> Iterator[tuple[int, Lens]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(text_of_file(path).splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
@@ -121,7 +124,7 @@ def _cameras_text(path: Path) -> Iterator[tuple[int, Lens]]:
 
 def _images_text(path: Path) -> Iterator[_Image]:
     """Two lines an image; the second, its points, may be empty."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = [line for line in text_of_file(path).splitlines() if not line.startswith("#")]
     for line in lines[::2]:
         if not line.strip():
             continue  # after the last one
@@ -145,7 +148,7 @@ class _Bytes:
 
     def text(self) -> str:
         end = self._data.index(b"\0", self._at)
-        value, self._at = self._data[self._at : end].decode(), end + 1
+        value, self._at = os.fsdecode(self._data[self._at : end]), end + 1
         return value
 
     def skip(self, count: int) -> None:

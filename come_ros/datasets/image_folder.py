@@ -1,43 +1,65 @@
-"""A folder of images as a sequence: sorted by name, at a constant rate."""
+"""A folder of images as a sequence: sorted by name; photographs without times, unless a rate is given."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-
 from ..errors import DatasetError
+from ..files import shown
+from ..levels import Levels
 from ..types import F32, F64, Frame
+from .image_file import OneSize, left_out, read_picture, suffixes
 from .posed_images import natural
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+log = logging.getLogger("come_ros")
+
+RATE = 10.0  # images per second of the stamps where none is given
+RESULTS = {"overview.png", "compare.png"}  # of a run whose output folder this was
+RESULTS_MARK = "run.yaml"
 
 
 class ImageFolder:
-    """The images of `folder` in the order of their names, numbers by value ("frame2" before "frame10").
+    """The images of `folder` in the order of their names, numbers by value ("frame2" before "frame10"), upright, all of one size.
 
-    stamps_ns: 0, then 1 / fps apart. Neither poses nor depth are known.
+    stamps_ns: 0, then 1 / fps apart. timed: whether those are times, because a rate was given; else every image counts. Neither poses
+    nor depth are known. unread: images of the folder that no reader here knows.
     """
 
     kind = "folder of images"
 
     def __init__(
-        self, folder: str | Path, fps: float = 10.0, intrinsics: F64 | None = None, camera: str = "camera_optical_frame"
+        self,
+        folder: str | Path,
+        fps: float | None = None,
+        intrinsics: F64 | None = None,
+        camera: str = "camera_optical_frame",
+        levels: str = "auto",
     ) -> None:
-        """intrinsics: (3, 3) of all images, if known. Raises DatasetError if there are no images or fps is no rate."""
-        if not 0 < fps <= 10_000:
+        """fps: None for photographs. intrinsics: (3, 3) of all images, if known. levels: the parameter input.range. Raises
+        DatasetError if there are no images or fps is no rate."""
+        if fps is not None and not 0 < fps <= 10_000:
             raise DatasetError(f"fps is {fps!r}, but must lie in 0 .. 10000: it gives the images their stamps")
-        self.folder = Path(folder)
-        self.intrinsics = intrinsics
-        self.camera = camera
+        self.folder, self.intrinsics, self.camera = Path(folder), intrinsics, camera
+        self.timed = fps is not None
         if not self.folder.is_dir():
-            raise DatasetError(f"{self.folder} is no folder: give the one that holds the images")
-        images = (path for path in self.folder.iterdir() if path.suffix.lower() in SUFFIXES)
-        self.paths = sorted(images, key=lambda path: natural(path.name))
+            raise DatasetError(f"{shown(self.folder)} is no folder: give the one that holds the images")
+        self.paths = image_files(self.folder)
         if not self.paths:
-            raise DatasetError(f"{self.folder} holds no images ({', '.join(SUFFIXES)})")
-        self.stamps_ns = [round(i * 1e9 / fps) for i in range(len(self.paths))]
+            raise DatasetError(f"{shown(self.folder)} holds no images ({', '.join(suffixes())})")
+        rest, self.unread = left_out(self.folder, self.paths)
+        if rest:
+            log.warning("%s", rest)
+        self._levels = Levels(levels, shown(self.folder))
+        self._size = OneSize(self.paths, upright=True)
+        if self._size.others and self._size.size:
+            height, width = self._size.size
+            log.warning(
+                "%s: %d images are not of %dx%d px like most: those of the same shape are resized, others are left out",
+                shown(self.folder), self._size.others, width, height,
+            )  # fmt: skip
+        self.stamps_ns = [round(i * 1e9 / (fps or RATE)) for i in range(len(self.paths))]
         self.poses: list[F64 | None] = [None] * len(self.paths)
 
     def __len__(self) -> int:
@@ -45,10 +67,9 @@ class ImageFolder:
 
     def frame(self, index: int) -> Frame:
         """Image `index`, decoded. Raises DatasetError if it cannot be read."""
-        image = cv2.imread(str(self.paths[index]), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DatasetError(f"cannot read the image {self.paths[index]}: it is damaged or of an unknown format")
-        return Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), self.stamps_ns[index], self.camera, self.intrinsics)
+        path = self.paths[index]
+        picture = self._size.fit(read_picture(path, self._levels, upright=True), path)
+        return Frame(picture.image, self.stamps_ns[index], self.camera, self.intrinsics)
 
     def depth(self, index: int) -> F32 | None:
         """Unknown."""
@@ -57,3 +78,14 @@ class ImageFolder:
     def iter_frames(self) -> Iterator[Frame]:
         """All images in order, one in memory at a time."""
         return map(self.frame, range(len(self)))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images in `folder` by name, without hidden files, and without pictures that this package put there as results."""
+    known = suffixes()
+    results = RESULTS if (folder / RESULTS_MARK).is_file() else set()
+    files = (
+        path for path in folder.iterdir()
+        if path.suffix.lower() in known and not path.name.startswith(".") and path.name not in results and path.is_file()
+    )  # fmt: skip
+    return sorted(files, key=lambda path: natural(path.name))

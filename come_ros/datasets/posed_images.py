@@ -7,15 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ..errors import DatasetError, FrameError
+from ..files import shown, text_of_file
 from ..geometry import is_finite_pose
+from ..levels import Levels
 from ..rectify import Lens, Rectifier, rectifier_of
 from ..types import F32, F64, Frame
+from .image_file import OneSize, Picture, read_picture, read_stored
 
 INVALID_UNITS = (0, 65535)  # of a 16-bit depth image
+UNTIMED_RATE = 30.0  # images per second of the stamps of photographs, which are names more than times
 MOST_STRETCH = 0.02  # images may be resized, but not squashed
 
 
@@ -32,28 +35,32 @@ class PosedImage:
 
 
 class PosedImages:
-    """Images in order, at a constant rate, as one camera's recording.
+    """Images in order as one camera's recording, as they are stored: poses and intrinsics are about those pixels, whatever EXIF says.
 
-    kind: what it is, in words. stamps_ns: 0, then 1 / fps apart. poses: world_from_camera (4, 4) of each image, None where unknown.
+    kind: what it is, in words. timed: whether the stamps are times; photographs have none. stamps_ns: 0, then 1 / fps apart. poses:
+    world_from_camera (4, 4) of each image, None where unknown.
     """
 
     def __init__(
         self,
         kind: str,
         images: Iterable[PosedImage],
-        fps: float = 30.0,
+        fps: float | None = None,
         metres_per_unit: float = 1e-3,
         rectify: bool = True,
         camera: str = "camera_optical_frame",
+        levels: str = "auto",
     ) -> None:
-        """rectify: whether lens distortion is taken out of images and depth. metres_per_unit: of integer depth images. Raises
-        DatasetError if there is no image."""
-        self.kind, self.camera = kind, camera
+        """fps: None for photographs. rectify: whether lens distortion is taken out of images and depth. metres_per_unit: of integer
+        depth images. levels: the parameter input.range. Raises DatasetError if there is no image."""
+        self.kind, self.camera, self.timed = kind, camera, fps is not None
         self._images = list(images)
         if not self._images:
             raise DatasetError(f"this {kind} names no images")
         self._metres_per_unit, self._rectify = metres_per_unit, rectify
-        self.stamps_ns = [round(i * 1e9 / fps) for i in range(len(self._images))]
+        self._levels = Levels(levels, kind)
+        self._size = OneSize((image.path for image in self._images), upright=False)
+        self.stamps_ns = [round(i * 1e9 / (fps or UNTIMED_RATE)) for i in range(len(self._images))]
         self.poses = [image.world_from_camera for image in self._images]
 
     def __len__(self) -> int:
@@ -62,7 +69,7 @@ class PosedImages:
     def frame(self, index: int) -> Frame:
         """Image `index`, decoded, with the intrinsics of its own size. Raises DatasetError if it cannot be read."""
         about = self._images[index]
-        image = np.asarray(cv2.cvtColor(read_image(about.path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
+        image = self._picture(about).image
         lens = self._lens(about, *image.shape[:2])
         rectifier = self._rectifier(about, lens)
         if rectifier is not None:
@@ -76,12 +83,18 @@ class PosedImages:
         if about.depth is None or not about.depth.is_file():
             return None
         depth = read_depth(about.depth, self._metres_per_unit)
-        height, width = read_image(about.path, cv2.IMREAD_COLOR).shape[:2]
+        picture = self._picture(about)
+        height, width = picture.image.shape[:2]
         lens = self._lens(about, height, width)
         depth_lens = None if about.depth_lens is None else resized(about.depth_lens, *depth.shape, about.depth)
         depth = in_pixels_of(depth, (height, width), lens, depth_lens)
+        if picture.hidden is not None:  # what is transparent was not seen
+            depth = np.where(picture.hidden, np.float32(np.nan), depth)
         rectifier = self._rectifier(about, lens)
         return depth if rectifier is None else rectifier.depth(depth)
+
+    def _picture(self, about: PosedImage) -> Picture:
+        return self._size.fit(read_picture(about.path, self._levels), about.path)
 
     def _lens(self, about: PosedImage, height: int, width: int) -> Lens | None:
         return None if about.lens is None else resized(about.lens, height, width, about.path)
@@ -102,8 +115,8 @@ def resized(lens: Lens, height: int, width: int, path: Path) -> Lens:
     sx, sy = width / lens.width, height / lens.height
     if abs(sx / sy - 1) > MOST_STRETCH:
         raise DatasetError(
-            f"{path} has {width}x{height} px, but its camera was calibrated at {lens.width}x{lens.height}: images may be resized, not "
-            f"cropped or squashed"
+            f"{shown(path)} has {width}x{height} px, but its camera was calibrated at {lens.width}x{lens.height}: images may be "
+            f"resized, not cropped or squashed"
         )
     return replace(
         lens, width=width, height=height, fx=lens.fx * sx, fy=lens.fy * sy,
@@ -131,28 +144,20 @@ def in_pixels_of(depth: F32, shape: tuple[int, int], lens: Lens | None, depth_le
     return np.where(inside, picked, np.float32(np.nan))
 
 
-def read_image(path: Path, flags: int) -> np.ndarray:
-    """As OpenCV reads it. Raises DatasetError."""
-    image = cv2.imread(str(path), flags) if path.is_file() else None
-    if image is None:
-        raise DatasetError(f"cannot read the image {path}: it is {'damaged' if path.is_file() else 'missing'}")
-    return image
-
-
 def read_depth(path: Path, metres_per_unit: float, invalid: Sequence[int] = INVALID_UNITS) -> F32:
     """(H, W) metres of a one-channel image of integers, NaN where its value is one of `invalid`; or of an .npy file with numbers (of
     the same unit if they are integers, metres if not). Raises DatasetError."""
     if path.suffix == ".npy":
         try:
             raw = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"cannot read the depth {path}: {error}") from error
+        except Exception as error:  # damaged headers raise all kinds
+            raise DatasetError(f"cannot read the depth {shown(path)}: {error}") from error
     else:
-        raw = read_image(path, cv2.IMREAD_UNCHANGED)
+        raw = read_stored(path)
     if raw.ndim == 3 and raw.shape[2] == 1:
         raw = raw[..., 0]
     if raw.ndim != 2:
-        raise DatasetError(f"{path} has the shape {raw.shape}, but a depth image must have one channel")
+        raise DatasetError(f"{shown(path)} has the shape {raw.shape}, but a depth image must have one channel")
     if np.issubdtype(raw.dtype, np.floating):
         return np.where(np.isfinite(raw) & (raw > 0), raw, np.nan).astype(np.float32)
     good = ~np.isin(raw, invalid)
@@ -163,12 +168,14 @@ def read_matrix(path: Path) -> F64:
     """(4, 4) or (3, 3) of numbers in a text file. Raises DatasetError."""
     try:
         values = np.array(
-            [[float(word) for word in line.split()] for line in path.read_text().splitlines() if line.strip()]
+            [[float(word) for word in line.split()] for line in text_of_file(path).splitlines() if line.strip()]
         )
         if values.shape not in ((4, 4), (3, 3)):
             raise ValueError(f"it holds {values.shape}, but needs 4x4 (or 3x3) numbers")
     except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot read the matrix {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise DatasetError(
+            f"cannot read the matrix {shown(path)}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     return values
 
 

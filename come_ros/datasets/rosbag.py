@@ -1,12 +1,13 @@
 """ROS bags without ROS: one camera's images as Frames, its depth and its true path; and sequences written into bags.
 
-Read are ROS 2 bags (folder, .mcap or .db3) and ROS 1 .bag files.
+ROS 2 bags (folder, .mcap or .db3) and ROS 1 .bag files are read by storage/, whole or damaged.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,16 @@ import numpy as np
 
 from .. import images
 from ..errors import DatasetError, FrameError
-from ..geometry import matrix_from_quat_xyzw, transform
+from ..files import shown
+from ..geometry import is_finite_pose, matrix_from_quat_xyzw, transform
+from ..levels import Levels
 from ..messages import Messages, stamp_ns
-from ..rectify import Rectification
+from ..rectify import Rectification, lens_from_camera_info
+from ..transports import IMAGE, READ_TYPES, base_topic, namespace, transport_of
 from ..types import F32, F64, Frame
+from .part import Chosen, Part
+from .registered_depth import View, choose_depth, mismatch
+from .storage import Channel, open_recording
 
 if TYPE_CHECKING:
     from .synthetic import SyntheticSequence
@@ -27,78 +34,121 @@ log = logging.getLogger("come_ros")
 
 TRUTH_TOPIC = "/ground_truth/odometry"
 CAMERA = "camera_optical_frame"
-_IMAGE, _COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 _INFO, _ODOMETRY = "sensor_msgs/msg/CameraInfo", "nav_msgs/msg/Odometry"
-_POSE = "geometry_msgs/msg/PoseStamped"
+_TRANSFORM = "geometry_msgs/msg/TransformStamped"
+_POSES = (_ODOMETRY, _TRANSFORM, "geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/PoseWithCovarianceStamped")
+WHOLE = Part()
+FULL_SHARE = 0.9  # a copy with so many of the messages is as full as the others
+LOOKED_AT = 100  # damaged messages at the start, before a topic is given up
+MOST_SAID = 20  # different remarks; the rest is counted only
 
 
 class Bag:
     """One camera of a bag: a context manager, open from construction on.
 
-    topics: name -> type of every topic that holds messages. topic: the images'. camera_info_topic, depth_topic,
-    truth_topic: those that belong to them, "" if there are none; depth is registered to the images, truth is an
-    Odometry that gives the pose of the camera's optical frame. camera: name of that frame. unreadable: images that
-    `iter_frames` had to leave out so far. remark: what `iter_frames` said last of the camera_info, "" if it was well.
-    damage: why messages may be missing at the end, "" if nothing is.
+    topics: name -> type of every topic that holds ROS messages. topic: the images'. camera_info_topic, depth_topic,
+    truth_topic: those that belong to them, "" if there are none; depth is registered to the images, truth gives the pose of the
+    camera's optical frame. camera: name of that frame. unreadable: images that `iter_frames` had to leave out so far. broken: topic ->
+    messages of other topics that could not be read so far. remark: what `iter_frames` said last of the camera_info, "" if it was well.
+    damage: why messages may be missing, "" if nothing is known to be lost; it may grow while messages are read.
     """
 
-    def __init__(self, path: str | Path, topic: str | None = None, rectify: str = "auto") -> None:
-        """topic: the images'; None if there is only one camera. rectify: the parameter of that name, for images and depth alike.
+    def __init__(
+        self,
+        path: str | Path,
+        topic: str | None = None,
+        rectify: str = "auto",
+        depth: str | None = None,
+        part: Part = WHOLE,
+        levels: str = "auto",
+    ) -> None:
+        """topic: the images'; None if there is only one camera. rectify, levels: the parameters rectify and input.range, for images
+        and depth alike. depth: topic of the depth, "none" for no depth, None for the one that belongs to the images. part: which
+        images.
 
         Raises DatasetError if bag or choice are no good.
         """
-        from rosbags.highlevel import AnyReaderError
-
-        from .recovery import open_reader
-
         self.path = Path(path)
         if not self.path.exists():
-            raise DatasetError(f"{self.path} does not exist: give a bag (folder, .mcap, .db3 or ROS 1 .bag)")
-        self._reader: Any = None
+            raise DatasetError(f"{shown(self.path)} does not exist: give a bag (folder, .mcap, .db3 or ROS 1 .bag)")
+        self._part, self.unreadable, self.remark = part, 0, ""
+        self.broken: dict[str, int] = {}
         self._said: set[str] = set()
+        self._recording = open_recording(self.path)
         try:
-            reader, self.damage = open_reader(self.path)
-        except AnyReaderError as error:
-            raise DatasetError(
-                f"{self.path} cannot be read as a bag: {error} (copy it again, or record it again)"
-            ) from error
-        except Exception as error:  # the readers let all kinds through for damaged files
-            raise DatasetError(f"{self.path} cannot be read as a bag: {type(error).__name__}: {error}") from error
-        self._reader = reader
-        try:
-            self.topics = {c.topic: c.msgtype for c in reader.connections if c.msgcount}
+            self._stores = {"cdr": _store(), "ros1": _store(ros1=True)}
+            known = [c for c in self._recording.channels if c.encoding in self._stores]
+            known.sort(
+                key=lambda channel: channel.type in (*READ_TYPES, _INFO, *_POSES)
+            )  # of two types, the one that is read
+            self.topics = {channel.topic: channel.type for channel in known}
+            self.counts: dict[str, int] = {}
+            for channel in known:
+                if self.topics[channel.topic] == channel.type:
+                    self.counts[channel.topic] = self.counts.get(channel.topic, 0) + channel.count
             if self.damage:
-                log.warning("%s: `ros2 bag reindex` or `mcap recover` would mend it", self.damage)
+                log.warning("%s", self.damage)
             if not self.topics:
-                if self.damage:
-                    raise DatasetError(f"{self.damage}: nothing of it is left, record it again")
-                raise DatasetError(f"{self.path} is empty: record it again, with the camera's topics")
+                raise DatasetError(self._why_empty())
             self._choose(topic)
             self._rectification = Rectification(rectify, self.topic)
+            self._levels = Levels(levels, self.topic)
+            self._choose_depth(depth)
         except BaseException:
             self.close()
             raise
 
+    @property
+    def damage(self) -> str:
+        return self._recording.damage
+
+    @property
+    def is_ros1(self) -> bool:
+        """Whether it is a ROS 1 bag."""
+        return self._recording.is_ros1
+
+    def _why_empty(self) -> str:
+        if self.damage:
+            return f"{self.damage}: nothing of it is left, record it again"
+        others = sorted({f"{c.topic} ({c.encoding})" for c in self._recording.channels})
+        if others:
+            listed = ", ".join(others)
+            return f"{shown(self.path)} holds no ROS messages, but {listed}: record the topics of ROS, or convert it to a ROS 2 bag"
+        return f"{shown(self.path)} is empty: record it again, with the camera's topics"
+
     def _choose(self, topic: str | None) -> None:
-        pictures, depths = self._image_topics()
+        pictures, self._depths, unread = self._image_topics()
+        chosen = topic
         if topic is not None:
-            if topic not in pictures:
-                others = _listed(pictures or self.topics)
-                raise DatasetError(f"{self.path} has no colour images on {topic!r}; it has {others}")
+            others = {t for copies in pictures.values() for t in copies}
+            if topic in pictures:  # the name of the raw topic, of which there may be copies only
+                chosen = self._fullest(pictures[topic]) if topic not in pictures[topic] else topic
+            elif topic in unread:
+                raise DatasetError(f"{shown(self.path)}: the images on {topic} cannot be read: {unread[topic]}")
+            elif topic not in others and not self._is_thermal(topic):
+                raise DatasetError(
+                    f"{shown(self.path)} has no colour images on {topic!r}; it has {_listed(others or self.topics)}"
+                )
         elif not pictures:
-            others = _listed(self.topics)
-            raise DatasetError(f"{self.path} holds no colour images; it has {others}: record the image topic too")
+            why = "; ".join(f"the images on {t} cannot be read: {reason}" for t, reason in unread.items())
+            raise DatasetError(
+                f"{shown(self.path)} holds no colour images{f' that can be read ({why})' if why else ''}; it has "
+                f"{_listed(self.topics)}: record the image topic too"
+            )
         elif len(pictures) > 1:
-            raise DatasetError(f"{self.path} holds {len(pictures)} image topics: choose one of {_listed(pictures)}")
-        self.topic = topic or pictures[0]
+            raise DatasetError(
+                f"{shown(self.path)} holds {len(pictures)} image topics: choose one of {_listed(pictures)} with --topic"
+            )
+        else:
+            (copies,) = pictures.values()
+            chosen = self._fullest(copies)
+        assert chosen is not None
+        self.topic = chosen
         first = self._first(self.topic)
         self.compressed = images.is_compressed(first)
         self.camera: str = first.header.frame_id.lstrip("/") or CAMERA
-        namespace = self.topic.removesuffix("/compressed").rpartition("/")[0]
-        info = f"{namespace}/camera_info"
+        info = f"{namespace(self.topic)}/camera_info"
         self.camera_info_topic = info if self.topics.get(info) == _INFO else ""
-        near = [t for t in depths if t.startswith(namespace + "/")] or depths
-        self.depth_topic = near[0] if len(near) == 1 else ""
         self.truth_topic = TRUTH_TOPIC if self.topics.get(TRUTH_TOPIC) == _ODOMETRY else ""
         if self.truth_topic:
             child = self._child(self.truth_topic)
@@ -106,54 +156,167 @@ class Bag:
                 log.warning("%s moves %s, not %s: it is not used as truth", self.truth_topic, child, self.camera)
                 self.truth_topic = ""
 
+    def _fullest(self, copies: list[str]) -> str:
+        """Of copies of one stream the one with the most messages; where they have about as many, the one that lost least in compression."""
+        most = max(self.counts[t] for t in copies)
+        full = [t for t in copies if self.counts[t] >= FULL_SHARE * most]
+        best = min(full, key=lambda t: (self.topics[t] != IMAGE, t))
+        if len(copies) > 1:
+            others = ", ".join(f"{t} ({self.counts[t]})" for t in copies if t != best)
+            log.info(
+                "%s (%d messages) is read, of which there are copies: %s; --topic chooses",
+                best,
+                self.counts[best],
+                others,
+            )
+            if self.topics[best] != IMAGE and any(self.topics[t] == IMAGE for t in copies):
+                log.warning(
+                    "%s (%d messages) is read instead of a raw copy with fewer: %s; --topic chooses",
+                    best,
+                    self.counts[best],
+                    others,
+                )
+        return best
+
+    def _is_thermal(self, topic: str) -> bool:
+        """Whether a topic that was chosen has the encoding of depth, but may be an image all the same."""
+        if topic not in self._depths or self.topics[topic] != IMAGE:
+            return False
+        if self._first(topic).encoding != "16UC1" or "depth" in topic.lower():
+            return False
+        log.warning("%s has the encoding of depth (16UC1), but is taken as an image, because it was chosen", topic)
+        self._depths.remove(topic)
+        return True
+
+    def _choose_depth(self, wish: str | None) -> None:
+        self.depth_topic, self.depth_remarks = "", ()
+        if wish == "none":
+            return
+        image = self._view(self.topic)
+        self._size = (image.height, image.width)
+        if wish is not None:
+            if self.topics.get(wish) not in READ_TYPES or wish == self.topic:
+                there = _listed(t for t in self._depths if t != self.topic)
+                raise DatasetError(f"{shown(self.path)} has no depth on {wish!r}; it has {there}, or none")
+            why = mismatch(image, self._view(wish))
+            if why:
+                log.warning("%s was chosen as depth, but %s", wish, why)
+            self.depth_topic = wish
+            return
+        by_base: dict[str, list[str]] = {}
+        for topic in self._depths:
+            by_base.setdefault(base_topic(topic), []).append(topic)
+        views = []
+        for copies in by_base.values():
+            try:
+                views.append(self._view(self._fullest(copies)))
+            except (DatasetError, FrameError) as error:
+                log.warning("%s: depth that cannot be read: %s", shown(self.path), error)
+        choice = choose_depth(image, views)
+        self.depth_topic, self.depth_remarks = choice.topic, choice.remarks
+        if not choice.topic:
+            for remark in choice.remarks:
+                self._say(remark)
+
+    def _view(self, topic: str) -> View:
+        """Raises DatasetError, FrameError."""
+        message = self._first(topic)
+        sample = None
+        if topic == self.topic:
+            height, width = images.decode_image(self._as_image(message)).shape[:2]
+        else:
+            sample = images.decode_depth(images.as_depth(message))
+            height, width = sample.shape
+        lens = None
+        about = f"{namespace(topic)}/camera_info"
+        if self.topics.get(about) == _INFO:
+            info = next((m for _, m in self._decoded(about) if m is not None), None)
+            if info is not None:
+                scaled = lens_from_camera_info(info, int(info.width) or width, int(info.height) or height)[0]
+                lens = scaled
+        frame = message.header.frame_id.lstrip("/")
+        return View(topic, frame, width, height, self.counts[topic], lens, sample)
+
+    def _as_image(self, message: Any) -> Any:
+        return images.as_image(message)
+
     def use_truth(self, topic: str) -> None:
-        """Takes the true path from the Odometry or PoseStamped messages on `topic`. Raises DatasetError if it cannot be had there."""
-        poses = [t for t, kind in self.topics.items() if kind in (_ODOMETRY, _POSE)]
+        """Takes the true path from the messages with poses on `topic`. Raises DatasetError if it is not available there."""
+        poses = [t for t, kind in self.topics.items() if kind in _POSES]
         if topic not in poses:
             raise DatasetError(
-                f"{self.path} has no ground truth on {topic!r}: choose one of {_listed(poses)}, or a file"
+                f"{shown(self.path)} has no ground truth on {topic!r}: choose one of {_listed(poses)}, or a file"
             )
         child = self._child(topic)
         if child not in ("", self.camera):
             raise DatasetError(
-                f"{topic} of {self.path} moves {child}, but the ground truth must be that of the camera's optical frame "
+                f"{topic} of {shown(self.path)} moves {child}, but the ground truth must be that of the camera's optical frame "
                 f"({self.camera}): choose another topic or file"
             )
         self.truth_topic = topic
 
     def _child(self, topic: str) -> str:
-        """The frame that the poses of `topic` move, "" if they do not say."""
-        return str(getattr(self._first(topic), "child_frame_id", "")).lstrip("/")
+        """The frame that the poses of `topic` move, "" if they do not say, or none can be read."""
+        try:
+            return str(getattr(self._first(topic), "child_frame_id", "")).lstrip("/")
+        except DatasetError:
+            return ""
 
     def _first(self, topic: str) -> Any:
-        for _, message in self._decoded(topic):
-            return message
-        raise DatasetError(f"{self.path} is damaged: it lists {topic}, but no message of it can be found")
+        """The first message that can be read. Raises DatasetError if none of the first LOOKED_AT can."""
+        for number, (_, message) in enumerate(self._decoded(topic)):
+            if message is not None:
+                return message
+            if number >= LOOKED_AT:
+                break
+        raise DatasetError(
+            f"{shown(self.path)} is damaged: it lists {topic}, but no message of it can be read: choose another topic, or record it again"
+        )
 
-    def _image_topics(self) -> tuple[list[str], list[str]]:
-        """Topics with colour and with depth images; a compressed copy of a raw one is left out."""
-        pictures, depths = [], []
+    def _image_topics(self) -> tuple[dict[str, list[str]], list[str], dict[str, str]]:
+        """Raw topic -> the topics with its colour images, all that can be read; topics with depth images; topics with images that
+        cannot be read -> why."""
+        pictures: dict[str, list[str]] = {}
+        depths: list[str] = []
+        unread: dict[str, str] = {}
         for topic, kind in sorted(self.topics.items()):
-            if kind in (_IMAGE, _COMPRESSED):
-                depth = images.is_depth(self._first(topic))
-                (depths if depth else pictures).append(topic)
-        copies = {f"{t}/compressed" for t in pictures}
-        return [t for t in pictures if t not in copies], depths
+            transport = transport_of(topic, kind)
+            if transport is None:
+                continue
+            why = transport.why_not
+            if not why:
+                try:
+                    message = self._first(topic)
+                    why = images.why_unreadable(message)
+                    if not why and images.is_depth(message):
+                        depths.append(topic)
+                        continue
+                except DatasetError as error:
+                    why = str(error)
+            if why:
+                unread[topic] = why
+            else:
+                pictures.setdefault(base_topic(topic), []).append(topic)
+        for topic, why in unread.items():
+            log.info("%s is left aside: %s", topic, why)
+        return pictures, depths, unread
 
     def __len__(self) -> int:
         """Number of images."""
-        return sum(c.msgcount for c in self._connections(self.topic))
+        return self.counts[self.topic]
 
     def iter_frames(self) -> Iterator[Frame]:
         """All images in the bag's order, one in memory at a time, without lens distortion. Damaged ones are left out, counted
         and logged; a zero stamp is replaced by the time of recording."""
         self.unreadable = 0
-        for log_ns, info, message in self._with_info(self.topic):
+        for stamp, info, message in self._chosen(self._with_info(self.topic)):
+            if message is None:
+                self._leave_out("a message does not hold what its type says")
+                continue
             try:
-                picture = images.decode_image(message)
+                picture = images.decode_image(self._as_image(message), self._levels)
             except FrameError as error:
-                self.unreadable += 1
-                log.warning("%s, %s: an image is left out: %s", self.path, self.topic, error)
+                self._leave_out(str(error))
                 continue
             intrinsics, remark = None, ""
             if info is not None:
@@ -161,36 +324,51 @@ class Bag:
             self.remark = remark
             self._say(remark)
             camera = message.header.frame_id.lstrip("/") or self.camera
-            stamp = stamp_ns(message.header.stamp) or log_ns
             yield Frame(picture, stamp, camera, intrinsics, encoding=images.encoding_of(message))
 
-    unreadable = 0
-    remark = ""
+    def _leave_out(self, why: str) -> None:
+        self.unreadable += 1
+        self._say(f"{self.topic}: an image is left out: {why}")
+
+    def _chosen(self, messages: Iterable[tuple[int, Any, Any]]) -> Iterator[tuple[int, Any, Any]]:
+        """Those of the part that is wanted, with their stamps instead of the times of recording."""
+        chosen = Chosen(self._part)
+        for log_ns, info, message in messages:
+            stamp = log_ns if message is None else stamp_ns(message.header.stamp) or log_ns
+            if chosen.takes(stamp):
+                yield stamp, info, message
+            if chosen.done:
+                return
 
     def _say(self, remark: str) -> None:
-        if remark and remark not in self._said:
+        if remark and remark not in self._said and len(self._said) < MOST_SAID:
             self._said.add(remark)
-            log.warning("%s: %s", self.path, remark)
+            log.warning("%s: %s", shown(self.path), remark)
 
     def _with_info(self, of: str) -> Iterator[tuple[int, Any, Any]]:
-        """(time of recording, CameraInfo or None, message) of a topic; the first CameraInfo also holds for what came before it."""
-        info = next((m for _, m in self._decoded(self.camera_info_topic)), None) if self.camera_info_topic else None
-        for log_ns, topic, message in self._mixed(of, self.camera_info_topic):
+        """(time of recording, CameraInfo or None, message or None if it is damaged) of a topic; the first CameraInfo also holds for
+        what came before it."""
+        about = self.camera_info_topic
+        info = next((m for _, m in self._decoded(about) if m is not None), None) if about else None
+        for log_ns, topic, message in self._mixed(of, about):
             if topic == of:
                 yield log_ns, info, message
-            else:
+            elif message is not None:
                 info = message
 
     def iter_depth(self) -> Iterator[tuple[int, F32]]:
         """(stamp in ns, (H, W) z-depth in metres, NaN where unknown) of every depth image; nothing without a topic.
 
-        The pixels are those of `iter_frames`: what is registered to a distorted image is bent like it. Damaged ones are left out.
+        The pixels are those of `iter_frames`: what is registered to a distorted image is bent like it, and what is smaller is made as
+        large, pixel by pixel. Damaged ones are left out.
         """
         for log_ns, info, message in self._with_info(self.depth_topic) if self.depth_topic else ():
             try:
-                depth = images.decode_depth(message)
+                if message is None:
+                    raise FrameError("it does not hold what its type says")
+                depth = _as_large(images.decode_depth(images.as_depth(message)), self._size)
             except FrameError as error:
-                log.warning("%s, %s: a depth image is left out: %s", self.path, self.depth_topic, error)
+                self._say(f"{self.depth_topic}: a depth image is left out: {error}")
                 continue
             if info is not None:
                 depth, remark = self._rectification.depth(depth, info, self.depth_topic)
@@ -201,22 +379,31 @@ class Bag:
         """Stamp in ns -> world_from_camera (4, 4), oldest first; empty if the bag does not know."""
         poses = {}
         for log_ns, message in self._decoded(self.truth_topic) if self.truth_topic else ():
-            pose = message.pose.pose if self.topics[self.truth_topic] == _ODOMETRY else message.pose
-            p, q = pose.position, pose.orientation
-            rotation = matrix_from_quat_xyzw([q.x, q.y, q.z, q.w])
-            poses[stamp_ns(message.header.stamp) or log_ns] = transform(rotation, [p.x, p.y, p.z])
+            pose = None if message is None else _pose_of(message, self.topics[self.truth_topic])
+            if pose is None:
+                self._say(f"{self.truth_topic}: a pose is left out: it is damaged, or no rigid transform")
+                continue
+            poses[stamp_ns(message.header.stamp) or log_ns] = pose
         return dict(sorted(poses.items()))
 
     def iter_raw(self, *topics: str) -> Iterator[tuple[int, str, bytes]]:
-        """(time of recording in ns, topic, message as ROS 2 sends it) of those topics, in the order of recording."""
-        to_cdr = None if self._reader.is2 else _store().ros1_to_cdr
-        for connection, log_ns, data in self._messages(*topics):
-            yield log_ns, connection.topic, bytes(data if to_cdr is None else to_cdr(data, connection.msgtype))
+        """(time of recording in ns, topic, message as ROS 2 sends it) of those topics, in the order of recording. Damaged messages are
+        left out, and so are images outside of the part that is wanted."""
+        chosen = Chosen(self._part)
+        for log_ns, channel, data in self._messages(*topics):
+            message = self._decode(channel, data)
+            if channel.topic == self.topic:
+                stamp = log_ns if message is None else stamp_ns(message.header.stamp) or log_ns
+                if not chosen.takes(stamp):
+                    if chosen.done:
+                        return
+                    continue
+            if message is not None:
+                to_cdr = self._stores["cdr"].ros1_to_cdr if channel.encoding == "ros1" else None
+                yield log_ns, channel.topic, bytes(data if to_cdr is None else to_cdr(data, channel.type))
 
     def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        self._recording.close()
 
     def __enter__(self) -> Bag:
         return self
@@ -224,30 +411,60 @@ class Bag:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self.close()
 
-    def _connections(self, *topics: str) -> list[Any]:
-        return [c for c in self._reader.connections if c.topic in topics]
+    def _messages(self, *topics: str) -> Iterator[Any]:
+        """Of the types that those topics have: another type on the same name is another stream."""
+        for log_ns, channel, data in self._recording.messages(*filter(None, topics)):
+            if self.topics.get(channel.topic) == channel.type and channel.encoding in self._stores:
+                yield log_ns, channel, data
 
-    def _messages(self, *topics: str) -> Iterator[tuple[Any, int, Any]]:
-        connections = self._connections(*topics)
-        if not connections:  # to the reader, none means all
-            return
+    def _decode(self, channel: Channel, data: bytes) -> Any:
+        """The message, None if its bytes are damaged. Only the types that are read here are ever looked up."""
+        store = self._stores[channel.encoding]
+        deserialize = store.deserialize_cdr if channel.encoding == "cdr" else store.deserialize_ros1
         try:
-            yield from self._reader.messages(connections)
-        except Exception as error:  # the readers let all kinds through for damaged files
-            raise DatasetError(f"{self.path} is damaged: {type(error).__name__}: {error}") from error
+            return deserialize(data, channel.type)
+        except Exception:  # damaged bytes raise all kinds
+            if channel.topic != self.topic:
+                self.broken[channel.topic] = self.broken.get(channel.topic, 0) + 1
+                self._say(f"{channel.topic}: a message is left out: it does not hold what its type says")
+            return None
 
     def _mixed(self, *topics: str) -> Iterator[tuple[int, str, Any]]:
-        for connection, log_ns, data in self._messages(*topics):
-            yield log_ns, connection.topic, self._reader.deserialize(data, connection.msgtype)
+        for log_ns, channel, data in self._messages(*topics):
+            yield log_ns, channel.topic, self._decode(channel, data)
 
     def _decoded(self, topic: str) -> Iterator[tuple[int, Any]]:
         return ((log_ns, message) for log_ns, _, message in self._mixed(topic))
 
 
-def _store() -> Any:
+def _as_large(depth: F32, size: tuple[int, int]) -> F32:
+    """Depth of a smaller or larger image of the same shape at the pixels of one of (height, width) = size: the nearest of each."""
+    if depth.shape == size:
+        return depth
+    rows, columns = ((np.arange(n) * old) // n for n, old in zip(size, depth.shape, strict=True))
+    return np.ascontiguousarray(depth[rows[:, None], columns])
+
+
+def _pose_of(message: Any, kind: str) -> F64 | None:
+    """(4, 4), None if it is no rigid transform."""
+    if kind == _TRANSFORM:
+        p, q = message.transform.translation, message.transform.rotation
+    else:
+        pose = message.pose.pose if hasattr(message.pose, "pose") else message.pose
+        p, q = pose.position, pose.orientation
+    try:
+        matrix = transform(matrix_from_quat_xyzw([q.x, q.y, q.z, q.w]), [p.x, p.y, p.z])
+    except ValueError:
+        return None
+    return matrix if bool(is_finite_pose(matrix)) else None
+
+
+@functools.cache
+def _store(ros1: bool = False) -> Any:
+    """The standard types: those that are read here have the same fields in every ROS 2."""
     from rosbags.typesys import Stores, get_typestore
 
-    return get_typestore(Stores.ROS2_JAZZY)
+    return get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
 
 
 def rosbags_messages(store: Any = None) -> Messages:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-import cv2
-
 from ..errors import DatasetError
 from ..rectify import Lens
-from .image_folder import SUFFIXES
-from .posed_images import PosedImage, PosedImages, natural, read_image, read_matrix, read_pose
+from .image_file import read_stored
+from .image_folder import image_files
+from .posed_images import PosedImage, PosedImages, read_matrix, read_pose
+
+RATE = 30.0  # of the sensor; the layout gives no times
 
 
 def is_scannet(folder: Path) -> bool:
     return (folder / "color").is_dir() and (folder / "pose").is_dir()
 
 
-def scannet(folder: Path) -> PosedImages:
+def scannet(folder: Path, levels: str = "auto") -> PosedImages:
     """One scene (`scene0000_00`). Depth in mm, at a size and with intrinsics of its own; poses are world_from_camera, -inf where
     tracking was lost. Raises DatasetError."""
-    files = [path for path in (folder / "color").iterdir() if path.suffix.lower() in SUFFIXES]
-    files.sort(key=lambda path: natural(path.name))
+    files = image_files(folder / "color")
     if not files:
         raise DatasetError(f"{folder / 'color'} holds no images: export the scene with ScanNet's SensReader")
     depths = {path.stem: path for path in (folder / "depth").glob("*.png")} if (folder / "depth").is_dir() else {}
@@ -33,6 +33,8 @@ def scannet(folder: Path) -> PosedImages:
             PosedImage(f, lens, read_pose(folder / "pose" / f"{f.stem}.txt"), depths.get(f.stem), depth_lens)
             for f in files
         ),
+        fps=RATE,
+        levels=levels,
     )
 
 
@@ -53,5 +55,5 @@ def _size(files: list[Path]) -> tuple[int, int]:
     """(height, width) of the first one that can be read. Raises DatasetError if none can."""
     for path in files[:-1]:
         with contextlib.suppress(DatasetError):
-            return read_image(path, cv2.IMREAD_UNCHANGED).shape[:2]
-    return read_image(files[-1], cv2.IMREAD_UNCHANGED).shape[:2]
+            return read_stored(path).shape[:2]
+    return read_stored(files[-1]).shape[:2]

@@ -8,14 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import DatasetError
+from ..errors import ConfigError, DatasetError
+from ..files import shown
 from ..types import F32, F64, Frame
 from .colmap import colmap, find_model
-from .image_folder import SUFFIXES as IMAGES
-from .image_folder import ImageFolder
+from .image_file import HEIF, NOT_READ
+from .image_file import SUFFIXES as IMAGES
+from .image_folder import ImageFolder, image_files
+from .part import Chosen, Part
 from .posed_images import PosedImages
 from .scannet import is_scannet, scannet
 from .seven_scenes import is_seven_scenes, seven_scenes
+from .storage import is_recording
 from .transforms import find_transforms, transforms
 from .tum import TumSequence
 from .video import SUFFIXES as VIDEOS
@@ -23,7 +27,6 @@ from .video import Video
 
 log = logging.getLogger("come_ros")
 
-FPS = 10.0  # of folders, which tell no times
 ACCEPTED = (
     "a ROS 2 bag (its folder, .mcap or .db3), a ROS 1 .bag, a folder in the layout of TUM RGB-D (frames.txt or rgb.txt), 7-Scenes "
     "(frame-*.color.png) or ScanNet (color/, pose/), images with a transforms.json or a COLMAP model (sparse/0), "
@@ -34,13 +37,16 @@ ACCEPTED = (
 class Sequence(ABC):
     """One camera's images in order, with depth and true path where the source knows them. A context manager.
 
-    kind: what it is, in words. topic: the images' in a bag, else "". count: images it holds, None if unknown before they are
-    read. unreadable: images that `iter_frames` left out so far. damage: why images may be missing at the end, "" if none are.
-    Each `iter_` method starts anew and may be called while another one runs on another Sequence, not on this one.
+    kind: what it is, in words. topic: the images' in a bag, else "". depth_topic: where `iter_depth` comes from in a bag, else "".
+    timed: whether stamps are times; those of photographs are not, so that each of them counts. count: images it holds, None if
+    unknown before they are read. unreadable: images that `iter_frames` left out so far. damage: why images may be missing, "" if none
+    are. Each `iter_` method starts again from the first image and may be called while another one runs on another Sequence, not on
+    this one.
     """
 
     kind: str
-    topic = ""
+    topic = depth_topic = ""
+    timed = True
     count: int | None
     unreadable = 0
     damage = ""
@@ -74,62 +80,109 @@ def open_sequence(
     fps: float | None = None,
     rectify: str = "auto",
     truth: str | None = None,
+    depth: str | None = None,
+    part: Part | None = None,
+    levels: str = "auto",
 ) -> Sequence:
-    """What `path` is, opened. topic: the images' of a bag with several. fps: of folders of images (default: FPS) and, in place of
-    the container's times, of videos. rectify: the parameter of that name. truth: topic of a bag that tells the true path.
+    """What `path` is, opened. topic: the images' of a bag with several. fps: of folders of images, which are photographs without it,
+    and, in place of the container's times, of videos. rectify, levels: the parameters rectify and input.range. truth: topic of a bag
+    that tells the true path. depth: topic of a bag with depth, "none" for no depth; None for what belongs to the images. part: which
+    images; None for all.
 
-    Raises DatasetError, which lists what is accepted, or what of the options does not fit.
+    Raises DatasetError, which lists what is accepted, and ConfigError for an option that has no effect on what `path` is.
     """
-    path = Path(path)
+    path, part = Path(path), part or Part()
     if not path.exists():
-        raise DatasetError(f"{path} does not exist: give {ACCEPTED}")
-    is_bag = any(path.glob("*.mcap")) or any(path.glob("*.db3")) or (path / "metadata.yaml").is_file()
-    if path.suffix in (".mcap", ".db3", ".bag") if path.is_file() else is_bag:
-        return BagSequence(path, topic, rectify, truth)
-    if topic is not None:
-        raise DatasetError(f"{path} is no bag, so that --topic {topic} has no meaning: leave it out")
-    if truth is not None:
-        raise DatasetError(
-            f"ground truth {truth} is no file, and {path} no bag that could hold such a topic: give a TUM file"
-        )
-    if path.is_file() and path.suffix.lower() in VIDEOS:
-        return VideoSequence(Video(path, fps))
-    if (folder := _known_layout(path, rectify != "off")) is not None:
-        return FolderSequence(folder)
-    if path.is_dir() and any(file.suffix.lower() in IMAGES for file in path.iterdir()):
-        return FolderSequence(ImageFolder(path, FPS if fps is None else fps))
-    raise DatasetError(f"{path} is no recording that can be read: give {ACCEPTED}")
+        raise DatasetError(f"{shown(path)} does not exist: give {ACCEPTED}")
+    try:
+        if is_recording(path):
+            _refuse(path, "a bag, whose messages have stamps", fps=fps)
+            return BagSequence(path, topic, rectify, truth, depth, part, levels)
+        if truth is not None:
+            raise DatasetError(
+                f"ground truth {truth} is no file, and {shown(path)} no bag that could hold such a topic: give a TUM file"
+            )
+        _refuse(path, "no bag", topic=topic, depth_topic=None if depth == "none" else depth)
+        if path.is_file() and path.suffix.lower() in VIDEOS:
+            return VideoSequence(Video(path, fps), part)
+        if (folder := _known_layout(path, rectify != "off", levels)) is not None:
+            _refuse(path, f"a {folder.kind}, which needs no rate", fps=fps)
+            return FolderSequence(folder, part, depth != "none")
+        if path.is_dir() and image_files(path):
+            return FolderSequence(ImageFolder(path, fps, levels=levels), part)
+    except OSError as error:
+        raise DatasetError(f"{shown(path)} cannot be read: {error.strerror or error}") from error
+    raise DatasetError(_why_nothing(path))
 
 
-def _known_layout(path: Path, rectify: bool) -> TumSequence | PosedImages | None:
+def _refuse(path: Path, what: str, **options: Any) -> None:
+    """Raises ConfigError if an option is given that has no effect."""
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(
+                f"{shown(path)} is {what}, so that --{name.replace('_', '-')} {value} has no effect: leave it out"
+            )
+
+
+def _why_nothing(path: Path) -> str:
+    """What to give instead of `path`."""
+    if path.is_file() and path.suffix.lower() in (*IMAGES, *HEIF):
+        return f"{shown(path)} is a single image: give its folder, {shown(path.absolute().parent)}"
+    if path.is_dir():
+        unread = [file for file in path.iterdir() if file.suffix.lower() in NOT_READ and not file.name.startswith(".")]
+        if unread:
+            return f"{shown(path)} holds {len(unread)} images that cannot be read: {NOT_READ[unread[0].suffix.lower()]}"
+        below = [
+            folder
+            for folder in sorted(path.iterdir())
+            if folder.is_dir() and (image_files(folder) or is_recording(folder))
+        ]
+        if below:
+            listed = ", ".join(shown(folder) for folder in below[:5]) + (", ..." if len(below) > 5 else "")
+            return f"{shown(path)} is no recording that can be read, but holds some: give one of {listed}"
+    return f"{shown(path)} is no recording that can be read: give {ACCEPTED}"
+
+
+def _known_layout(path: Path, rectify: bool, levels: str) -> TumSequence | PosedImages | None:
     if find_transforms(path) is not None:
-        return transforms(path, rectify)
+        return transforms(path, rectify, levels)
     if not path.is_dir():
         return None
     if any((path / name).is_file() for name in ("frames.txt", "rgb.txt")):
-        return TumSequence(path, rectify)
+        return TumSequence(path, rectify, levels)
     if is_seven_scenes(path):
-        return seven_scenes(path)
+        return seven_scenes(path, levels)
     if is_scannet(path):
-        return scannet(path)
-    return colmap(path, rectify) if find_model(path) is not None else None
+        return scannet(path, levels)
+    return colmap(path, rectify, levels) if find_model(path) is not None else None
 
 
 class BagSequence(Sequence):
     """A bag; `bag` is the thing itself."""
 
-    def __init__(self, path: Path, topic: str | None, rectify: str, truth: str | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        topic: str | None,
+        rectify: str,
+        truth: str | None,
+        depth: str | None = None,
+        part: Part | None = None,
+        levels: str = "auto",
+    ) -> None:
         from .rosbag import Bag
 
-        self.bag = Bag(path, topic, rectify)
+        part = part or Part()
+        self.bag = Bag(path, topic, rectify, depth, part, levels)
         try:
             if truth is not None:
                 self.bag.use_truth(truth)
         except DatasetError:
             self.close()
             raise
-        self.kind = "ROS 1 bag" if path.suffix == ".bag" else "ROS 2 bag"
-        self.topic, self.count, self.damage = self.bag.topic, len(self.bag), self.bag.damage
+        self.kind = "ROS 1 bag" if self.bag.is_ros1 else "ROS 2 bag"
+        self.topic, self.depth_topic = self.bag.topic, self.bag.depth_topic
+        self.count = None if part else len(self.bag)
 
     def iter_frames(self) -> Iterator[Frame]:
         return self.bag.iter_frames()
@@ -137,6 +190,10 @@ class BagSequence(Sequence):
     @property
     def unreadable(self) -> int:  # type: ignore[override]
         return self.bag.unreadable
+
+    @property
+    def damage(self) -> str:  # type: ignore[override]
+        return self.bag.damage
 
     def iter_depth(self) -> Iterator[tuple[int, F32]]:
         return self.bag.iter_depth()
@@ -151,14 +208,21 @@ class BagSequence(Sequence):
 class FolderSequence(Sequence):
     """Images on disk, one file each."""
 
-    def __init__(self, folder: ImageFolder | TumSequence | PosedImages) -> None:
-        self._folder = folder
-        self.kind = folder.kind
-        self.count = len(folder)
+    def __init__(
+        self, folder: ImageFolder | TumSequence | PosedImages, part: Part | None = None, with_depth: bool = True
+    ) -> None:
+        self._folder, self._part, self._with_depth = folder, part or Part(), with_depth
+        self.kind, self.timed = folder.kind, folder.timed
+        self.count = self._part.count(folder.stamps_ns)
+        self._unread = getattr(folder, "unread", 0)
+
+    def _indices(self) -> Iterator[int]:
+        chosen = Chosen(self._part)
+        return (index for index, stamp_ns in enumerate(self._folder.stamps_ns) if chosen.takes(stamp_ns))
 
     def iter_frames(self) -> Iterator[Frame]:
-        self.unreadable = 0
-        for index in range(len(self._folder)):
+        self.unreadable = self._unread
+        for index in self._indices():
             try:
                 frame = self._folder.frame(index)
             except DatasetError as error:
@@ -168,14 +232,14 @@ class FolderSequence(Sequence):
             yield frame
 
     def iter_depth(self) -> Iterator[tuple[int, F32]]:
-        for index, stamp_ns in enumerate(self._folder.stamps_ns):
+        for index in self._indices() if self._with_depth else ():
             try:
                 depth = self._folder.depth(index)
             except DatasetError as error:
                 log.warning("a depth image is left out: %s", error)
                 continue
             if depth is not None:
-                yield stamp_ns, depth
+                yield self._folder.stamps_ns[index], depth
 
     def truth(self) -> dict[int, F64]:
         pairs = zip(self._folder.stamps_ns, self._folder.poses, strict=True)
@@ -187,10 +251,15 @@ class VideoSequence(Sequence):
 
     kind = "video"
 
-    def __init__(self, video: Video) -> None:
-        self._video = video
-        self.count = video.count
+    def __init__(self, video: Video, part: Part | None = None) -> None:
+        self._video, self._part = video, part or Part()
+        self.count = None if self._part else video.count
 
     def iter_frames(self) -> Iterator[Frame]:
-        yield from self._video.iter_frames()
+        chosen = Chosen(self._part)
+        for frame in self._video.iter_frames():
+            if chosen.takes(frame.stamp_ns):
+                yield frame
+            if chosen.done:
+                return
         self.unreadable, self.damage = self._video.unreadable, self._video.damage

@@ -9,6 +9,7 @@ from ..rectify import Lens
 from .posed_images import PosedImage, PosedImages, read_pose
 
 # The data set's page gives these for depth and colour alike, which were not registered to each other.
+RATE = 30.0  # of the Kinect; the layout gives no times
 KINECT = Lens(640, 480, 585.0, 585.0, 320.0, 240.0)
 
 
@@ -16,7 +17,7 @@ def is_seven_scenes(folder: Path) -> bool:
     return any(folder.glob("frame-*.color.png")) or bool(_sequences(folder))
 
 
-def seven_scenes(folder: Path) -> PosedImages:
+def seven_scenes(folder: Path, levels: str = "auto") -> PosedImages:
     """One sequence (`chess/seq-01`). Depth in mm; 0 and 65535 are no reading. Poses are world_from_camera.
 
     Raises DatasetError, which lists the sequences if it is the folder of a whole scene.
@@ -30,7 +31,7 @@ def seven_scenes(folder: Path) -> PosedImages:
         return file.with_name(file.name.replace(".color.png", name))
 
     images = (PosedImage(f, KINECT, read_pose(beside(f, ".pose.txt")), beside(f, ".depth.png")) for f in files)
-    return PosedImages("7-Scenes sequence", images)
+    return PosedImages("7-Scenes sequence", images, fps=RATE, levels=levels)
 
 
 def _sequences(folder: Path) -> list[Path]:

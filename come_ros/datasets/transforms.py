@@ -7,14 +7,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ..errors import DatasetError
+from ..files import text_of_file
 from ..geometry import transform
 from ..rectify import Lens
-from .image_folder import SUFFIXES
-from .posed_images import PosedImage, PosedImages, checked_pose, natural, read_image
+from .image_file import SUFFIXES, read_stored, size_of
+from .posed_images import PosedImage, PosedImages, checked_pose, natural
 
 OPTICAL_FROM_OPENGL = transform(np.diag([1.0, -1.0, -1.0]), np.zeros(3))  # OpenGL: x right, y up, z back
 NAMES = ("transforms.json", "transforms_train.json", "transforms_test.json", "transforms_val.json")
@@ -27,7 +27,7 @@ def find_transforms(path: Path) -> Path | None:
     return next((path / name for name in NAMES if (path / name).is_file()), None)
 
 
-def transforms(path: Path, rectify: bool = True) -> PosedImages:
+def transforms(path: Path, rectify: bool = True, levels: str = "auto") -> PosedImages:
     """`path`: the .json file, or the folder that holds it. Poses are world_from_camera with OpenGL's axes. Depth images
     (`depth_file_path`) in mm, unless `depth_unit_scale_factor` or `integer_depth_scale` say otherwise. In order of the names. The
     unit of length is the file's own. Raises DatasetError."""
@@ -35,15 +35,17 @@ def transforms(path: Path, rectify: bool = True) -> PosedImages:
     if file is None:
         raise DatasetError(f"{path} holds no transforms.json")
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
+        about = json.loads(text_of_file(file))
         frames = list(about["frames"])
         scale = float(about.get("depth_unit_scale_factor", about.get("integer_depth_scale", 1e-3)))
         images = [_image(file, about, frame) for frame in frames]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else error
         raise DatasetError(f"cannot use {file}: {said}") from error
     images.sort(key=lambda image: natural(image.path.as_posix()))
-    return PosedImages("folder of images with a transforms.json", images, metres_per_unit=scale, rectify=rectify)
+    return PosedImages(
+        "folder of images with a transforms.json", images, metres_per_unit=scale, rectify=rectify, levels=levels
+    )
 
 
 def _image(file: Path, about: dict[str, Any], frame: dict[str, Any]) -> PosedImage:
@@ -67,7 +69,7 @@ def _lens(values: dict[str, Any], image: Path) -> Lens | None:
     if "w" in values and "h" in values:
         width, height = int(values["w"]), int(values["h"])
     else:
-        height, width = read_image(image, cv2.IMREAD_COLOR).shape[:2]
+        height, width = size_of(image) or read_stored(image).shape[:2]
     fx = float(values["fl_x"]) if "fl_x" in values else width / 2 / math.tan(float(values["camera_angle_x"]) / 2)
     fy = float(values["fl_y"]) if "fl_y" in values else fx
     if not (fx > 0 and fy > 0 and math.isfinite(fx) and math.isfinite(fy)):

@@ -8,16 +8,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from .. import geometry
 from ..errors import DatasetError, FrameError
+from ..files import shown, text_of_file
+from ..levels import Levels
 from ..rectify import Lens, Rectifier, rectifier_of
 from ..types import F32, F64, Frame
-from .posed_images import read_image
+from .image_file import OneSize, Picture, read_picture, read_stored
 
 MAX_DIFFERENCE_NS = 20_000_000  # lists of different clocks are matched up to this, as the benchmark's own script does
+NANOSECOND_DIGITS = 16  # of a stamp in whole nanoseconds; one in seconds has 10
 METRES_PER_UNIT = 1 / 5000  # of a depth PNG, unless sequence.json says otherwise
 
 # fx fy cx cy of the benchmark's three cameras; folders carry their names
@@ -40,9 +42,11 @@ class TumSequence:
     """
 
     kind = "TUM folder"
+    timed = True
 
-    def __init__(self, folder: str | Path, rectify: bool = True) -> None:
-        """Reads the lists, and an image only if there is distortion to be taken out of images and depth (`rectify`).
+    def __init__(self, folder: str | Path, rectify: bool = True, levels: str = "auto") -> None:
+        """Reads the lists, and an image only if there is distortion to be taken out of images and depth (`rectify`). levels: the
+        parameter input.range.
 
         Raises DatasetError if the folder or one of its lists cannot be used.
         """
@@ -56,6 +60,8 @@ class TumSequence:
         self.metres_per_unit = float(about.get("depth", {}).get("metres_per_unit", METRES_PER_UNIT))
         self.stamps_ns, self._rgb, self._depth = self._lists()
         self.poses = self._poses()
+        self._levels = Levels(levels, self.name)
+        self._size = OneSize(self._rgb, upright=False)
         self._rectifier = self._made_rectifier() if rectify and self.distortion else None
         if self._rectifier is not None:
             self.intrinsics, self.distortion = self._rectifier.intrinsics, ()
@@ -65,10 +71,10 @@ class TumSequence:
 
     def frame(self, index: int) -> Frame:
         """Image `index`, decoded. Raises DatasetError if it cannot be read."""
-        image = cv2.cvtColor(read_image(self._rgb[index], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        image = self._picture(index).image
         if self._rectifier is not None:
             image = self._rectifier.image(image)
-        return Frame(np.asarray(image, np.uint8), self.stamps_ns[index], self.camera, self.intrinsics)
+        return Frame(image, self.stamps_ns[index], self.camera, self.intrinsics)
 
     def iter_frames(self) -> Iterator[Frame]:
         """All images, oldest first, one in memory at a time."""
@@ -79,18 +85,21 @@ class TumSequence:
         path = self._depth[index]
         if path is None:
             return None
-        raw = read_image(path, cv2.IMREAD_UNCHANGED)
+        raw = read_stored(path)
         if raw.ndim != 2:
             raise DatasetError(f"{path} has {raw.shape[2]} channels, but a depth image must have one")
         metres = np.where(raw > 0, raw * np.float32(self.metres_per_unit), np.float32(np.nan)).astype(np.float32)
         return metres if self._rectifier is None else self._rectifier.depth(metres)
+
+    def _picture(self, index: int) -> Picture:
+        return self._size.fit(read_picture(self._rgb[index], self._levels), self._rgb[index])
 
     def _about(self) -> dict[str, Any]:
         path = self.folder / "sequence.json"
         if not path.is_file():
             return {}
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return dict(json.loads(text_of_file(path)))
         except (OSError, ValueError, TypeError) as error:
             raise DatasetError(f"cannot read {path}: {error}") from error
 
@@ -111,7 +120,7 @@ class TumSequence:
     def _made_rectifier(self) -> Rectifier:
         assert self.intrinsics is not None  # distortion comes with it
         k = self.intrinsics
-        height, width = read_image(self._rgb[0], cv2.IMREAD_COLOR).shape[:2]
+        height, width = self._size.size or self._picture(0).image.shape[:2]
         coefficients = (*self.distortion, *(0.0,) * (4 - len(self.distortion)))  # those left out are zero
         try:
             return rectifier_of(Lens(width, height, k[0, 0], k[1, 1], k[0, 2], k[1, 2], "plumb_bob", coefficients))
@@ -122,7 +131,7 @@ class TumSequence:
         """Stamps, images and depth images, oldest first."""
         if (self.folder / "frames.txt").is_file():
             rows = read_list(self.folder / "frames.txt", 2)
-            depth = [self.folder / words[1] if len(words) > 1 else None for _, words in rows]
+            depth = [self.folder / words[1] if len(words) > 1 and words[1] != "-" else None for _, words in rows]
         elif (self.folder / "rgb.txt").is_file():
             rows = read_list(self.folder / "rgb.txt", 2)
             depth = [None] * len(rows)
@@ -146,45 +155,76 @@ class TumSequence:
 
 
 def stamp_ns_from_text(text: str) -> int:
-    """Integer nanoseconds of decimal seconds ("1305031229.528748"), exact: a float would be off by some 100 ns."""
+    """Integer nanoseconds of decimal seconds ("1305031229.528748"), exact: a float would be off by some 100 ns. Whole numbers of 16 digits
+    and more are nanoseconds already."""
     whole, _, part = text.partition(".")
-    if not (whole.isdigit() and (part.isdigit() or not part)):
+    if not (whole.isdecimal() and (part.isdecimal() or not part)):
         raise ValueError(f"{text!r} is no time in decimal seconds")
+    if len(whole) >= NANOSECOND_DIGITS and not part:
+        return int(whole)
     return int(whole) * 1_000_000_000 + int((part + "000000000")[:9])
 
 
 def read_list(path: Path, columns: int) -> list[tuple[int, list[str]]]:
-    """Rows of a TUM list sorted by stamp: nanoseconds, the other words (`columns` - 1 or more). Raises DatasetError."""
+    """Rows of a TUM list sorted by stamp: nanoseconds, the other words (`columns` - 1 or more). Columns may be divided by spaces, tabs or
+    commas, and the first line may name them. Raises DatasetError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    rows = []
+        lines = text_of_file(path).splitlines()
+    except OSError as error:
+        raise DatasetError(f"cannot read {shown(path)}: {error.strerror or error}") from error
+    rows: list[tuple[int, list[str]]] = []
     for number, line in enumerate(lines, 1):
-        words = line.replace(",", " ").split()
+        words = _words(line, columns)
         if not words or words[0].startswith("#"):
             continue
         try:
             stamp_ns = stamp_ns_from_text(words[0])
         except ValueError as error:
-            raise DatasetError(f"{path}, line {number}: {error}") from error
+            if not rows and words[0].lower().startswith(("time", "stamp", "sec", "nsec")):  # names of the columns
+                continue
+            raise DatasetError(f"{shown(path)}, line {number}: {error}") from error
         if len(words) < columns:
-            raise DatasetError(f"{path}, line {number} has {len(words)} columns, but needs {columns}")
+            raise DatasetError(f"{shown(path)}, line {number} has {len(words)} columns, but needs {columns}")
         rows.append((stamp_ns, words[1:]))
     return sorted(rows, key=lambda row: row[0])
 
 
+def _words(line: str, columns: int) -> list[str]:
+    words = line.split()
+    if len(words) >= columns and any("," in word.rstrip(",") for word in words):  # commas are in the numbers
+        return [word.rstrip(",").replace(",", ".") for word in words]
+    return line.replace(",", " ").split()
+
+
 def read_trajectory(path: Path) -> dict[int, F64]:
-    """Stamp in ns -> (4, 4) of a TUM trajectory (stamp tx ty tz qx qy qz qw), oldest first. Raises DatasetError."""
+    """Stamp in ns -> (4, 4) of a TUM trajectory (stamp tx ty tz qx qy qz qw), oldest first; of EuRoC's, whose header has q_w before
+    q_x. Rows that are not finite, as trackers write where they were lost, are left out. Raises DatasetError."""
     rows = read_list(path, 8)
+    if not rows:
+        raise DatasetError(f"{shown(path)} holds no poses: each row must be stamp tx ty tz qx qy qz qw")
+    if all(len(words) == 11 for _, words in rows) and len({stamp for stamp, _ in rows}) < max(2, len(rows) // 2):
+        raise DatasetError(
+            f"{shown(path)} has 12 columns, as KITTI's paths have, which tell no times: convert it "
+            f"(evo_traj kitti {path.name} --save_as_tum) and put the images' stamps before its rows"
+        )
     try:
         values = np.array([[float(word) for word in words[:7]] for _, words in rows]).reshape(-1, 7)
-        if not np.isfinite(values).all():
+        good = np.isfinite(values).all(axis=1)
+        if not good.any():
             raise ValueError("its numbers must be finite")
-        poses = geometry.transform(geometry.matrix_from_quat_xyzw(values[:, 3:]), values[:, :3])
+        if _w_first(path):
+            values = values[:, [0, 1, 2, 4, 5, 6, 3]]
+        poses = geometry.transform(geometry.matrix_from_quat_xyzw(values[good, 3:]), values[good, :3])
     except ValueError as error:
-        raise DatasetError(f"{path}: {error}") from error
-    return {stamp: pose for (stamp, _), pose in zip(rows, poses, strict=True)}
+        raise DatasetError(f"{shown(path)}: {error}") from error
+    stamps = [stamp for (stamp, _), finite in zip(rows, good, strict=True) if finite]
+    return dict(zip(stamps, poses, strict=True))
+
+
+def _w_first(path: Path) -> bool:
+    """Whether the first line says that quaternions begin with w."""
+    head = text_of_file(path).partition("\n")[0].lower().replace("_", "")
+    return "qw" in head and "qx" in head and head.index("qw") < head.index("qx")
 
 
 def nearest(stamps_ns: Sequence[int], others_ns: Sequence[int]) -> list[int | None]:

@@ -179,16 +179,14 @@ def test_distortion_is_taken_out_of_images_and_depth_alike(tmp_path: Path) -> No
     assert np.median(np.abs(50 * bent - frame.image[..., 0])) < 6
 
 
-def test_depth_that_camera_info_does_not_fit_stays_and_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_smaller_depth_of_the_same_shape_is_read_at_the_pixels_of_the_image(tmp_path: Path) -> None:
+    depth = np.arange(24 * 32, dtype=np.float32).reshape(24, 32) / 100 + 1
     with BagWriter(tmp_path / "bag") as writer:
         frame = frames()[0]
-        writer.write(frame, np.ones((24, 32), np.float32), distortion=BENT)
+        writer.write(frame, depth)
     with Bag(tmp_path / "bag") as bag:
-        ((_, depth),) = bag.iter_depth()
-        assert depth.shape == (24, 32)
-    assert "camera_info is for 64x48 px, the image has 32x24" in caplog.text
+        ((_, read),) = bag.iter_depth()
+    np.testing.assert_array_equal(read, depth.repeat(2, axis=0).repeat(2, axis=1))
 
 
 def test_zero_stamps_are_those_of_recording_and_frames_keep_their_names(tmp_path: Path) -> None:

@@ -558,7 +558,7 @@ BAD = {
     "two cameras": (lambda d, b, w: [two_cameras(d / "t", w)], "choose one of /left/image_raw, /right/image_raw"),
     "no such topic": (lambda d, b, w: [b, "--topic", "/x"], "has no colour images on '/x'; it has /camera/image_raw"),
     "mcap of zeros": (lambda d, b, w: [text_file(d / "z.mcap", "\0" * 500)], "z.mcap cannot be read as a bag"),
-    "damaged database": (lambda d, b, w: [damaged_database(d / "s", w)], "s cannot be read as a bag|s is damaged"),
+    "damaged database": (lambda d, b, w: [damaged_database(d / "s", w)], "s.db3 cannot be read as a bag"),
     "no video": (lambda d, b, w: [text_file(d / "v.mp4", "x")], "OpenCV cannot open the video"),
     "no weights": (lambda d, b, w: [b, "--set", "backbone=vggt", "--weights", "w.pt"], "w.pt does not exist"),
     "damaged weights": (

@@ -1,0 +1,230 @@
+"""Image files of all kinds: the one reader behind every folder of images.
+
+Python reads the bytes, so that any file name works; OpenCV decodes them, and Pillow what OpenCV does not know.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compressed import reason_of
+from ..errors import DatasetError
+from ..files import shown
+from ..levels import FULL, Levels
+from ..types import U8
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+HEIF = (".heic", ".heif")
+_RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".raw")
+_RARE = (".gif", ".avif", ".jp2", ".jxl", ".exr", ".hdr", ".svg", ".psd", ".pdf")
+# Files that people take for images of a folder, though nothing here reads them: suffix -> why, and what helps.
+NOT_READ = {
+    **dict.fromkeys(HEIF, "HEIC needs the Python package pillow-heif, or convert them to JPEG"),
+    **dict.fromkeys(_RAW, "raw photographs: convert them to JPEG"),
+    **dict.fromkeys(_RARE, "of a kind that is not read: convert them to PNG"),
+}
+GREY = 128  # behind what is transparent
+OPAQUE = 128  # alpha below it: the pixel is hidden
+SAME_SHAPE = 0.02  # images may be resized, but not squashed
+_ORIENTATION = 0x0112  # of EXIF
+# orientation -> (mirrored left to right, then quarter turns counterclockwise)
+_TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
+
+
+class Picture(NamedTuple):
+    """image: (H, W, 3) uint8 RGB, with transparent pixels grey. hidden: (H, W) bool of those, None if there are none."""
+
+    image: U8
+    hidden: NDArray[np.bool_] | None = None
+
+
+def suffixes() -> tuple[str, ...]:
+    """Of the files that can be read here."""
+    return (*SUFFIXES, *HEIF) if _heif() else SUFFIXES
+
+
+def read_picture(path: Path, levels: Levels | None = None, upright: bool = False) -> Picture:
+    """An image in colours. levels: of its stream, for more than 8 bits. upright: turned as its EXIF orientation says; data sets with
+    poses are about the pixels as they are stored. Raises DatasetError."""
+    data = _bytes_of(path)
+    pixels = _decoded(data, path)
+    if pixels.dtype != np.uint8:
+        pixels = (levels or FULL).to_8_bits(pixels)
+    if upright:
+        pixels = _turned(pixels, _orientation(data))
+    if pixels.ndim == 2:
+        return Picture(np.repeat(pixels[..., None], 3, axis=2))
+    if pixels.shape[2] == 2:  # grey with alpha
+        pixels = pixels[..., [0, 0, 0, 1]]
+    colours, hidden = pixels[..., 2::-1], None
+    if pixels.shape[2] == 4:
+        alpha = pixels[..., 3]
+        if alpha.min() < 255:
+            share = alpha[..., None].astype(np.float32) / 255
+            colours = np.rint(colours * share + GREY * (1 - share)).astype(np.uint8)
+            hidden = alpha < OPAQUE
+    return Picture(np.ascontiguousarray(colours), hidden if hidden is not None and hidden.any() else None)
+
+
+def read_stored(path: Path) -> NDArray[Any]:
+    """The values of a file as they are: (H, W), or (H, W, C) in OpenCV's order of channels. Raises DatasetError."""
+    return _decoded(_bytes_of(path), path)
+
+
+def size_of(path: Path, upright: bool = False) -> tuple[int, int] | None:
+    """(height, width) by the file's head, None if that cannot be read."""
+    from PIL import Image as Pillow
+
+    _heif()
+    try:
+        with open(path, "rb") as stream, Pillow.open(stream) as picture:
+            width, height = picture.size
+            turned = upright and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            return (width, height) if turned else (height, width)
+    except Exception:  # Pillow lets all kinds through for damaged files
+        return None
+
+
+class OneSize:
+    """Brings the images of one camera to one size, the most frequent: those of the same shape are resized, others are refused.
+
+    size: (height, width), None if there is no image. others: how many have another size.
+    """
+
+    def __init__(self, paths: Iterable[Path], upright: bool) -> None:
+        counts = Counter(size for path in paths if (size := size_of(path, upright)) is not None)
+        self.size = max(counts, key=lambda size: (counts[size], size), default=None)
+        self.others = sum(counts.values()) - (counts[self.size] if self.size else 0)
+
+    def fit(self, picture: Picture, path: Path) -> Picture:
+        """`picture` of the file `path` in that size. Raises DatasetError if it has another shape."""
+        height, width = picture.image.shape[:2]
+        if self.size is None or (height, width) == self.size:
+            return picture
+        h, w = self.size
+        if abs((width / height) / (w / h) - 1) > SAME_SHAPE:
+            raise DatasetError(
+                f"{shown(path)} has {width}x{height} px, but most images next to it have {w}x{h}, which is another shape: one camera "
+                f"is taken at a time; give the others in a folder of their own"
+            )
+        smaller = cv2.INTER_AREA if w < width else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(picture.image, (w, h), interpolation=smaller), np.uint8)
+        if picture.hidden is None:
+            return Picture(image)
+        hidden = cv2.resize(picture.hidden.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST)
+        return Picture(image, hidden.astype(bool))
+
+
+def left_out(folder: Path, taken: Sequence[Path]) -> tuple[str, int]:
+    """What of a folder's files is not among the images taken, in one line, "" if all is; and how many of those are images."""
+    reasons: dict[str, list[str]] = {}
+    images = 0
+    names = {path.name for path in taken}
+    for path in sorted(folder.iterdir()):
+        suffix = path.suffix.lower()
+        if path.name in names or (path.is_dir() and suffix not in SUFFIXES):
+            continue
+        if path.is_dir():
+            reason = "a folder"
+        elif path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini"):
+            reason = "hidden files of the system"
+        elif suffix in NOT_READ:
+            reason, images = NOT_READ[suffix], images + 1
+        else:
+            reason = "not images"
+        reasons.setdefault(reason, []).append(shown(path.name))
+    parts = [f"{_some(names)} ({reason})" for reason, names in reasons.items()]
+    return f"left out of {shown(folder)}: {'; '.join(parts)}" if parts else "", images
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        missing = getattr(error, "strerror", None) or str(error)
+        missing = "it is missing" if isinstance(error, FileNotFoundError) else missing
+        raise DatasetError(f"cannot read the image {shown(path)}: {missing}") from error
+    if not data:
+        raise DatasetError(f"cannot read the image {shown(path)}: it is empty (0 bytes)")
+    return data
+
+
+def _decoded(data: bytes, path: Path) -> NDArray[Any]:
+    """uint8, uint16 or float32, (H, W) or (H, W, C) with BGR or BGRA. Raises DatasetError."""
+    if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise DatasetError(f"cannot read the image {shown(path)}: it is damaged (a JPEG whose end is missing)")
+    told = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said below, in one line
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        pixels = None
+    finally:
+        cv2.utils.logging.setLogLevel(told)
+    if pixels is None:
+        pixels = _by_pillow(data, path)
+    if pixels.dtype == np.float64:
+        pixels = pixels.astype(np.float32)
+    if pixels.dtype not in (np.uint8, np.uint16, np.float32):
+        raise DatasetError(
+            f"cannot read the image {shown(path)}: its values are {pixels.dtype}: convert it to 8 or 16 bits"
+        )
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    return np.asarray(pixels)
+
+
+def _by_pillow(data: bytes, path: Path) -> NDArray[Any]:
+    from PIL import Image as Pillow
+
+    _heif()
+    try:
+        with Pillow.open(io.BytesIO(data)) as picture:
+            if picture.mode.startswith("I"):
+                return np.asarray(picture).astype(np.uint16)
+            if picture.mode == "F":
+                return np.asarray(picture, np.float32)
+            clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+            pixels = np.asarray(picture.convert("RGBA" if clear else "RGB"))
+            return pixels[..., [2, 1, 0, 3]] if clear else pixels[..., ::-1]
+    except Exception as error:  # Pillow lets all kinds through for damaged files
+        raise DatasetError(
+            f"cannot read the image {shown(path)}: it is damaged or of an unknown format ({reason_of(error)})"
+        ) from error
+
+
+def _orientation(data: bytes) -> int:
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(io.BytesIO(data)) as picture:
+            return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Pillow lets all kinds through for damaged files
+        return 1
+
+
+def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    mirrored, quarters = _TURNS.get(orientation, (False, 0))
+    return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters))
+
+
+def _heif() -> bool:
+    """Whether Pillow reads HEIC here."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True

@@ -1,0 +1,132 @@
+"""What the three kinds of storage have in common: channels, damage, and messages in the order of their times."""
+
+from __future__ import annotations
+
+import bz2
+import heapq
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import DatasetError
+
+Message = tuple[int, "Channel", bytes]
+"""(time of recording in ns, channel, bytes)"""
+
+# Parts (chunks) of a file may overlap in time. More than this is not held back to sort them: some writers give no times.
+MOST_HELD_BYTES = 256 << 20
+
+
+class StorageError(DatasetError):
+    """A file is not a recording, or nothing of it can be read. The message says what it is, and what helps."""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One stream of messages. type: such as "sensor_msgs/msg/Image". encoding: of the bytes: "cdr" (ROS 2), "ros1", or another
+    one, which is not ROS. count: messages."""
+
+    topic: str
+    type: str
+    encoding: str
+    count: int = 0
+
+
+class Storage(ABC):
+    """One open file of a recording.
+
+    channels: all that hold messages. damage: what cannot be read of it, "" if nothing is known to be lost; it may grow while
+    messages are read.
+    """
+
+    channels: list[Channel]
+    damage = ""
+
+    @abstractmethod
+    def messages(self, topics: Collection[str]) -> Iterator[Message]:
+        """Messages of those topics in the order of their times; what is damaged is left out and reported in `damage`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Closes the file."""
+
+
+def type_name(text: str) -> str:
+    """ "sensor_msgs/msg/Image" of all the ways in which ROS 1, ROS 2 and DDS spell it."""
+    words = [word for word in text.replace("::", "/").split("/") if word and word != "dds_"]
+    if len(words) == 2:
+        words.insert(1, "msg")
+    return "/".join(words).removesuffix("_")
+
+
+def text_of(data: Any) -> str:
+    """Text out of a damaged or foreign file: bytes that are not UTF-8 become visible escapes."""
+    if isinstance(data, str):
+        return data
+    return bytes(data or b"").decode("utf-8", "backslashreplace")
+
+
+def in_order(
+    parts: Iterable[Any], first_ns: Callable[[Any], int], read: Callable[[Any], Iterable[Message]]
+) -> Iterator[Message]:
+    """Messages of all parts by time, with no more of them in memory than parts that overlap. `parts` by their first times."""
+    waiting: list[tuple[int, int, Message]] = []
+    held = number = 0
+    for part in parts:
+        start = first_ns(part)
+        while waiting and (waiting[0][0] < start or held > MOST_HELD_BYTES):
+            message = heapq.heappop(waiting)[2]
+            held -= len(message[2])
+            yield message
+        for message in read(part):
+            heapq.heappush(waiting, (message[0], number, message))  # numbered: equal times keep their order
+            held += len(message[2])
+            number += 1
+    while waiting:
+        yield heapq.heappop(waiting)[2]
+
+
+def listed_damage(reasons: Iterable[str]) -> str:
+    """One line of several reasons, "" of none."""
+    return "; ".join(filter(None, reasons))
+
+
+def unpack(packing: str, data: bytes) -> bytes:
+    """What packed data holds. packing: "", lz4, zstd or bz2. Raises all kinds for damaged data, ValueError for another packing."""
+    if packing in ("", "none"):
+        return data
+    if packing == "zstd":
+        return bytes(zstd().decompress(data))
+    if packing == "bz2":
+        return bz2.decompress(data)
+    if packing == "lz4":
+        from lz4.frame import decompress
+
+        return bytes(decompress(data))
+    raise ValueError(f"chunks are packed by {packing!r}, which is unknown")
+
+
+def unpack_start(packing: str, data: bytes) -> bytes:
+    """The same of data whose end is missing: as far as it goes."""
+    if packing in ("", "none"):
+        return data
+    try:
+        if packing == "zstd":
+            return bytes(zstd().ZstdDecompressor().decompress(data))
+        if packing == "bz2":
+            return bz2.BZ2Decompressor().decompress(data)
+        from lz4.frame import LZ4FrameDecompressor
+
+        return bytes(LZ4FrameDecompressor().decompress(data))
+    except Exception:  # unpacking damaged data raises all kinds
+        return b""
+
+
+def zstd() -> Any:
+    """The module: of Python 3.14, or its backport."""
+    try:
+        from compression import zstd
+    except ImportError:
+        from backports import zstd
+    return zstd
