@@ -29,12 +29,13 @@ JOBS ?= 2
 unexport PYTHONPATH LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH ROS_DISTRO ROS_VERSION \
   ROS_PYTHON_VERSION RMW_IMPLEMENTATION PYTHONHOME VIRTUAL_ENV _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help venv demo test lint format clean clean-venv
+.PHONY: help venv demo test docs lint format clean clean-venv
 
 help:
 	@echo 'make demo [BAG=path]  render a room (or take a bag), run the live node on it over DDS; results in out/demo'
 	@echo 'make test [ARGS=...]  all tests, in JOBS=$(JOBS) processes (ARGS go to pytest)'
 	@echo 'make lint             ruff and mypy; make format lets ruff rewrite'
+	@echo 'make docs             write what the pages and config/come.yaml repeat from the code'
 	@echo 'make venv             only make $(VENV), which the others do by themselves: ROS 2, torch, come_ros ($(BIN)/come_ros)'
 	@echo 'make clean            remove caches, build folders and out/; make clean-venv removes $(VENV)'
 	@echo
@@ -85,6 +86,9 @@ lint: venv
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: venv
+	@$(BIN)/python .ci/docs.py
 
 format: venv
 	@$(BIN)/ruff check --fix .

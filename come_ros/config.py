@@ -53,14 +53,14 @@ _OWN = {"own": True}
 class Accelerator:
     name: str = _param(
         "none",
-        "token reduction, see Token reduction; two that work together with +, as come+good_token_hunting",
+        "token reduction method; two that work together are joined by +, as in come+good_token_hunting",
         joined=True,
         plugins=ACCELERATORS,
     )
     ratio: float = _param(
         0.5,
-        "how much is reduced, 0 = nothing; share that is merged, left out or not read: come: of the groups; good_token_hunting: of the "
-        "frames; the others: of the patches",
+        "share that is merged, dropped or not read, 0 = nothing; come: of the groups; good_token_hunting: of the frames; others: of the "
+        "patches",
         low=0.0,
         high=1.0,
         dynamic=True,
@@ -70,22 +70,22 @@ class Accelerator:
     )
     mode: str = _param(
         "fused",
-        "come, tome: fused merges for the rest of the window; per_layer merges and splits around every attention and MLP",
+        "come, tome: fused merges once for the rest of the pass; per_layer merges and splits around every attention and MLP",
         choices=("fused", "per_layer"),
     )
     schedule: str = _param(
-        "constant", "tome: merge as much in every block, or less and less", choices=("constant", "decreasing")
+        "constant", "tome: merge the same number in every block, or fewer and fewer", choices=("constant", "decreasing")
     )
     edge_weight: float = _param(
         0.0,
-        "come: vote of a group's contrast against being merged, beside that of its confidence, which is 1",
+        "come: weight of a group's contrast, which protects it from merging, relative to its confidence, which has weight 1",
         low=0.0,
         high=100.0,
         dynamic=True,
     )
     merge_budget: float = _param(
         0.3,
-        "pace: share of all patches that is merged into the kept ones instead of left out",
+        "pace: share of all patches that is merged into the kept ones instead of dropped",
         low=0.0,
         high=1.0,
         dynamic=True,
@@ -93,17 +93,17 @@ class Accelerator:
     pace: str = _param("", "pace: file of `come_ros train-pace`; empty = the one bundled with the weights")
     frames: int = _param(
         0,
-        "good_token_hunting: frames whose keys are read; 0 = the share 1 - ratio of the window",
+        "good_token_hunting: number of frames whose keys are read; 0 = the share 1 - ratio of the window",
         low=0,
         high=1000,
         dynamic=True,
     )
     stride: int = _param(
-        2, "good_token_hunting: patches between those read by the middle layers", low=1, high=8, dynamic=True
+        2, "good_token_hunting: spacing of the patches that the middle layers read", low=1, high=8, dynamic=True
     )
     layer_plan: str = _param(
         "",
-        "good_token_hunting: file of `come_ros calibrate`; empty = the one beside the weights, else the published plan",
+        "good_token_hunting: file of `come_ros calibrate`; empty = the one next to the weights, else the published plan",
     )
     predictor: str = _param("", "come: predictor file of `come_ros distill`; empty = the one bundled with the weights")
     params: Any = field(default=None, metadata=_OWN)
@@ -129,35 +129,39 @@ class Input:
 @dataclass(frozen=True)
 class Known:
     intrinsics: bool = _param(
-        True, "give the intrinsics of camera_info to a backbone that takes them (mapanything)", dynamic=True
+        True, "pass the intrinsics of camera_info to a backbone that accepts them (mapanything)", dynamic=True
     )
-    depth: bool = _param(False, "give it depth from the topic depth: along z, registered to the image")
-    odometry: bool = _param(False, "give it the poses of the topic odometry")
+    depth: bool = _param(
+        False, "pass depth from the topic depth, along z and registered to the image, to a backbone that accepts it"
+    )
+    odometry: bool = _param(False, "pass poses from the topic odometry to a backbone that accepts them")
     metric: bool = _param(True, "depth and odometry are in metres", dynamic=True)
     tolerance: float = _param(
         0.05,
-        "depth and odometry are those of an image if their stamps differ by less, s",
+        "largest difference of stamps between an image and its depth or odometry, s",
         low=0.0,
         high=1.0,
         dynamic=True,
     )
     base_from_camera: str = _param(
-        "", "'x y z qx qy qz qw' of the camera's optical frame in odometry's child frame; empty = they are one"
+        "", "'x y z qx qy qz qw' of the camera's optical frame in odometry's child frame; empty = the two are the same"
     )
 
 
 @dataclass(frozen=True)
 class WindowParameters:
-    size: int = _param(8, "keyframes reconstructed together", low=2, high=64, dynamic=True)
+    size: int = _param(8, "number of keyframes reconstructed together", low=2, high=64, dynamic=True)
     overlap: int = _param(
-        4, "keyframes shared with the window before, at least; smaller than window.size", low=1, high=63, dynamic=True
+        4,
+        "least number of keyframes shared with the previous window; smaller than window.size",
+        low=1,
+        high=63,
+        dynamic=True,
     )
-    reuse: bool = _param(
-        True, "keep what the encoder gave for shared keyframes instead of running it on them again", dynamic=True
-    )
+    reuse: bool = _param(True, "reuse the encoder's output for shared keyframes", dynamic=True)
     anchors: int = _param(
         0,
-        "shared keyframes, the newest, whose depth is made again to carry the scale on; 0 = all of them",
+        "number of shared keyframes, the newest, whose depth is predicted again to carry the scale on; 0 = all",
         low=0,
         high=63,
         dynamic=True,
@@ -185,11 +189,11 @@ class Cloud:
         "camera", "frame of ~/points: camera (optical) or odom", choices=("camera", "odom"), dynamic=True
     )
     organized: bool = _param(
-        False, "one point per pixel, NaN where invalid, instead of valid points only", dynamic=True
+        False, "publish one point per pixel, NaN where invalid, instead of valid points only", dynamic=True
     )
-    stride: int = _param(1, "every n-th pixel of each row and column", low=1, high=16, dynamic=True)
+    stride: int = _param(1, "use every n-th pixel of each row and column", low=1, high=16, dynamic=True)
     conf_percentile: float = _param(
-        20.0, "the least confident share of each frame's pixels is left out, %", low=0.0, high=99.0, dynamic=True
+        20.0, "share of each frame's pixels, the least confident, that is left out, %", low=0.0, high=99.0, dynamic=True
     )
     max_range: float = _param(
         0.0,
@@ -206,23 +210,35 @@ class Map:
     enabled: bool = _param(False, "keep a map of all frames: ~/map_points and ~/save_map", dynamic=True)
     voxel: float = _param(
         0.05,
-        "edge of a voxel, which holds one point, m; another one starts the map anew",
+        "edge of a voxel, which holds one point, m; a change empties the map",
         low=1e-3,
         high=10.0,
         dynamic=True,
     )
     max_points: int = _param(
-        2_000_000, "beyond, the points seen longest ago are given up", low=1000, high=20_000_000, dynamic=True
+        2_000_000,
+        "most points in the map; beyond it, those seen longest ago are removed",
+        low=1000,
+        high=20_000_000,
+        dynamic=True,
     )
-    rate: float = _param(0.5, "~/map_points per second, at most; a changed map only", low=0.01, high=10.0, dynamic=True)
+    rate: float = _param(
+        0.5,
+        "most messages on ~/map_points per second; sent only if the map has changed",
+        low=0.01,
+        high=10.0,
+        dynamic=True,
+    )
     save_dir: str = _param(
-        "~/.ros/come_ros", "~/save_map writes into a new folder in this one, named by the time", dynamic=True
+        "~/.ros/come_ros", "~/save_map writes into a new folder below this one, named by the time", dynamic=True
     )
 
 
 @dataclass(frozen=True)
 class Scale:
-    mode: str = _param("none", "none: the model's own scale; fixed: multiply by scale.fixed", choices=("none", "fixed"))
+    mode: str = _param(
+        "none", "none: keep the model's own scale; fixed: multiply by scale.fixed", choices=("none", "fixed")
+    )
     fixed: float = _param(1.0, "metres per model unit when scale.mode is fixed", low=1e-6, high=1e6, dynamic=True)
 
 
@@ -249,7 +265,7 @@ class Tf:
         choices=("auto", "forward", "inverse", "off"),
     )
     lookup_timeout: float = _param(
-        0.2, "how long the first image waits for the transform from base_frame to the camera, s", low=0.0, high=5.0
+        0.2, "longest wait of the first image for the transform from base_frame to the camera, s", low=0.0, high=5.0
     )
 
 
@@ -262,14 +278,16 @@ class Diagnostics:
 class Oom:
     policy: str = _param(
         "ladder",
-        "a window does not fit into memory; ladder: again with fewer frames, smaller images, more merging; error: it is dropped",
+        "when a window does not fit into memory; ladder: retry with fewer frames, smaller images, more merging; error: drop it",
         choices=("ladder", "error"),
     )
 
 
 @dataclass(frozen=True)
 class Sync:
-    slop: float = _param(0.02, "with several cameras, images this close in time belong together, s", low=0.0, high=0.5)
+    slop: float = _param(
+        0.02, "with several cameras: largest difference of stamps within one set of images, s", low=0.0, high=0.5
+    )
 
 
 @dataclass(frozen=True)
@@ -282,25 +300,27 @@ class Config:
     )
     kernels: str = _param(
         "auto",
-        "token merging on a GPU; auto: cupy where CuPy can compile the kernels, else torch; cupy: those or an error",
+        "token merging on a GPU; auto: cupy where CuPy can compile the kernels, else torch; cupy: CuPy or an error",
         choices=("auto", "cupy", "torch"),
     )
     attention: str = _param(
         "auto",
-        "attention kernel on a GPU; auto: the fastest there, timed at start",
+        "attention kernel on a GPU; auto: the fastest one, timed at start",
         choices=("auto", "flash", "cudnn", "efficient"),
     )
     heads_precision: str = _param(
-        "fp32", "of the dense heads; bf16: faster on a GPU, depth differs in the third digit", choices=("fp32", "bf16")
+        "fp32",
+        "precision of the dense heads; bf16: faster on a GPU, depth differs in the third digit",
+        choices=("fp32", "bf16"),
     )
     optimize: str = _param(
         "none",
-        "graph: CUDA graphs, recorded for each window's shape; compile: blocks fused by torch.compile as well, slow at first",
+        "graph: record CUDA graphs for each shape of window; compile: also fuse blocks by torch.compile, slow at first",
         choices=("none", "graph", "compile"),
     )
     backbone: str = _param(
         "vggt",
-        "model family; fake is a geometric stand-in for tests",
+        "model family; fake: a geometric stand-in for tests",
         plugins=BACKBONES,
     )
     backbone_params: Any = field(default=None, metadata=_OWN)
@@ -311,51 +331,53 @@ class Config:
     )
     cameras: str = _param(
         "",
-        "names of several cameras with + between them, or as a list: topics <name>/image and <name>/camera_info; empty = one, on image",
+        "names of several cameras, joined by + or as a list: topics <name>/image and <name>/camera_info; empty = one, on image",
         joined=True,
     )
     rectify: str = _param(
         "auto",
-        "take lens distortion out: auto if camera_info tells of it and the topic's name has no rect; on: also then; off",
+        "remove lens distortion; auto: if camera_info describes it and the topic's name does not contain rect; on: always; off: never",
         choices=("auto", "on", "off"),
     )
     backpressure: str = _param(
         "latest",
-        "latest: infer on the newest keyframes whenever free; all: full windows of all, whatever their age, as come_ros bag",
+        "latest: process the newest keyframes whenever the model is free; all: process every keyframe in full windows, as come_ros bag",
         choices=("latest", "all"),
     )
     max_data_age: float = _param(
         2.0,
-        "results older than this after the arrival of the frame that triggered them are dropped, s; 0 = off",
+        "drop results that come later than this after the arrival of the frame that triggered them, s; 0 = off",
         low=0.0,
         high=60.0,
         dynamic=True,
     )
     latency_target_ms: float = _param(
         0.0,
-        "results should come this soon after their frame, ms: merging, then window, then resolution are turned for it; 0 = off",
+        "target for the time from a frame to its result, ms: the node raises merging, then shrinks window, then images; 0 = off",
         low=0.0,
         high=10_000.0,
         dynamic=True,
     )
     on_time_jump: str = _param(
         "reset",
-        "stamps go back by more than 0.1 s: reset starts a new world, keep_pose goes on where the camera was, ignore drops the frames",
+        "when stamps go back by more than 0.1 s: reset starts a new map and odometry, keep_pose continues, ignore drops the frames",
         choices=("reset", "keep_pose", "ignore"),
         dynamic=True,
     )
-    odom_frame: str = _param("visual_odom", "world frame of odometry: starts level at the first used frame")
+    odom_frame: str = _param(
+        "visual_odom", "world frame of odometry; level, with its origin at the first frame that is used"
+    )
     base_frame: str = _param(
         "",
-        "frame of the robot that odometry and TF are about, if TF or extrinsics tell where the camera is on it; empty = the camera's",
+        "robot frame for odometry and TF, if TF or extrinsics give the camera's pose on the robot; empty = the camera's own frame",
     )
     extrinsics: str = _param(
         "",
-        "'camera_frame: x y z qx qy qz qw; ...' of optical frames in base_frame, instead of TF; empty = TF tells",
+        "'camera_frame: x y z qx qy qz qw; ...' of optical frames in base_frame, instead of TF; empty = use TF",
     )
-    camera_optical_frame: str = _param("camera_optical_frame", "frame name used when an image's header has none")
-    path_max_size: int = _param(2000, "~/path holds the last so many poses", low=1, high=100_000, dynamic=True)
-    autostart: bool = _param(True, "configure and activate at start; false leaves both to a lifecycle manager")
+    camera_optical_frame: str = _param("camera_optical_frame", "frame_id used when an image's header has none")
+    path_max_size: int = _param(2000, "number of latest poses in ~/path", low=1, high=100_000, dynamic=True)
+    autostart: bool = _param(True, "configure and activate at start; false: leave both to a lifecycle manager")
     accelerator: Accelerator = field(default_factory=Accelerator)
     input: Input = field(default_factory=Input)
     known: Known = field(default_factory=Known)
@@ -475,6 +497,9 @@ class Config:
         return Config(**top)
 
 
+_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter as declared: dotted name, python type (bool, int, float or str), default, range and meaning."""
@@ -505,7 +530,7 @@ class Parameter:
         """Raises ConfigError if `value` has the wrong type, is out of range, or is none of the choices."""
         if type(value) is not self.type:
             raise ConfigError(
-                f"{self.name} is {value!r} ({type(value).__name__}), but must be a {self.type.__name__}: {self.doc}"
+                f"{self.name} is {value!r} ({type(value).__name__}), but must be {_KINDS[self.type]}: {self.doc}"
             )
         each: list[Any] = str(value).split("+") if self.joined else [value]
         if self.plugins is not None and not all(self.plugins.allows(v) for v in each):

@@ -1,7 +1,4 @@
-"""What is shipped agrees with itself: versions, files, commands, pinned packages and the tables of the README.
-
-`python test/test_packaging.py` writes the README's tables of parameters and of diagnostics.
-"""
+"""What is shipped agrees with itself: versions, files, commands, pinned packages and the pages. `make docs` writes their tables."""
 
 from __future__ import annotations
 
@@ -19,42 +16,23 @@ from typing import Any
 import pytest
 
 import come_ros
-from come_ros.config import Config, load_config, parameters
+from come_ros.config import Config, load_config
 from come_ros.errors import ConfigError
-from come_ros.ros.diagnostic_keys import STATUSES
 from come_ros.tools import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 
 
-def parameter_table() -> str:
-    """The README's table of parameters, as declared in come_ros/config.py."""
-    rows = ["| parameter | default | allowed | live | meaning |", "|---|---|---|---|---|"]
-    for p in parameters():
-        default = f"`{str(p.default).lower() if p.type is bool else p.default}`" if p.default != "" else '`""`'
-        allowed = p.range_text().replace("|", "\\|") or {bool: "true \\| false", str: "text"}[p.type]
-        rows.append(f"| `{p.name}` | {default} | {allowed} | {'yes' if p.dynamic else ''} | {p.doc} |")
-    return "\n".join(rows) + "\n"
-
-
-def diagnostics_table() -> str:
-    """The README's table of /diagnostics, as told in come_ros/ros/diagnostic_keys.py."""
-    rows = ["| status | key | meaning |", "|---|---|---|"]
-    for status, keys in STATUSES.items():
-        names = [f"`come: {status}`", *[""] * (len(keys) - 1)]
-        rows += [f"| {name} | `{key}` | {keys[key]} |" for name, key in zip(names, keys, strict=True)]
-    return "\n".join(rows) + "\n"
-
-
-TABLES = {"parameters": parameter_table, "diagnostics": diagnostics_table}
-
-
-def with_table(readme: str, name: str) -> str:
-    """`readme` with that table written anew between its marks."""
-    marks = re.compile(rf"(<!-- {name}: .*?-->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    assert marks.search(readme), f"the README has lost its <!-- {name} --> marks"
-    return marks.sub(lambda found: f"{found[1]}{TABLES[name]()}{found[2]}", readme)
+PAGES = [
+    "README.md",
+    "config/README.md",
+    "come_ros/accelerators/README.md",
+    "come_ros/models/README.md",
+    "come_ros/ros/README.md",
+    "come_ros/tools/README.md",
+    "test/benchmark/README.md",
+]
 
 
 @pytest.fixture(scope="module")
@@ -238,16 +216,44 @@ def test_every_profile_is_well_formed(file: Path) -> None:
     ET.parse(file)
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_the_tables_of_the_readme_are_those_of_the_code(name: str) -> None:
-    readme = README.read_text(encoding="utf-8")
-    assert readme == with_table(readme, name), "run: python test/test_packaging.py"
+@pytest.fixture(scope="module")
+def docs() -> dict[str, Any]:
+    """The program behind `make docs`."""
+    return runpy.run_path(str(ROOT / ".ci" / "docs.py"))
 
 
-def test_the_readme_lists_every_output() -> None:
+def test_tables_of_the_pages_are_those_of_the_code(docs: dict[str, Any]) -> None:
+    for page in docs["PAGES"]:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        wanted = docs["with_tables"](page, text)
+        if page == "test/benchmark/README.md":  # how many commits are newer changes with each of them
+            text, wanted = (re.sub(r"code: \w+( commits since)?|current", "", t) for t in (text, wanted))
+        assert text == wanted, f"{page} is not current: run make docs"
+    assert docs["COME_YAML"].read_text(encoding="utf-8") == docs["come_yaml"](), "run make docs"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]*)(?:#[^)]*)?\)", text):
+        assert not target or (ROOT / page).parent.joinpath(target).exists(), target
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", text):
+        path = (ROOT / page).parent / target if target else ROOT / page
+        titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+        assert anchor in anchors, f"{target}#{anchor}"
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text.count("\n") <= 170
+    assert all(f"({page})" in text for page in PAGES[1:])
+
+
+def test_the_robots_page_lists_every_output() -> None:
     from come_ros.outputs import LATCHED, OUTPUTS
 
-    rows = README.read_text(encoding="utf-8").splitlines()
+    rows = (ROOT / "come_ros" / "ros" / "README.md").read_text(encoding="utf-8").splitlines()
     wanted = {topic: (o.kind, f"reliable, depth {o.depth} ") for topic, o in OUTPUTS.items()}
     wanted |= {topic: (o.kind, "reliable, transient local, depth 1 ") for topic, o in LATCHED.items()}
     for topic, (kind, qos) in wanted.items():
@@ -381,10 +387,3 @@ def test_doctor_reads_the_bundled_weights_to_the_end(tmp_path: Path, monkeypatch
     assert [f.level for f in doctor.weights()] == [doctor.OK]
     (tmp_path / "model.safetensors").write_bytes(content[:-1])
     assert [f.level for f in doctor.weights()] == [doctor.FAIL]
-
-
-if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
-    for table in TABLES:
-        text = with_table(text, table)
-    README.write_text(text, encoding="utf-8")

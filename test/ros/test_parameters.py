@@ -70,10 +70,10 @@ def test_a_file_may_say_1_for_a_float_and_off_for_a_word(make_node, tmp_path: Pa
     [
         ("cloud.strid:=2", "did you mean 'cloud.stride'"),
         ("window.size:=100", "2 .. 64"),
-        ("window.size:=4.0", "must be a int"),
+        ("window.size:=4.0", "must be an integer"),
         ("keyframe.mode:=never", "every, time, flow"),
         ("max_data_age:=.nan", "0 .. 60"),
-        ("device:=[cpu]", "must be a str"),
+        ("device:=[cpu]", "must be text"),
     ],
 )
 def test_what_is_unknown_or_wrong_is_refused_at_start(make_node, argument, told):

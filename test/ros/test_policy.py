@@ -1,4 +1,4 @@
-"""The SROS 2 policy and the README's tables of topics and services name what the running node has: no more, no less."""
+"""The SROS 2 policy and the tables of topics and services in come_ros/ros/README.md name what the running node has: no more, no less."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def seen(peer: Peer, node: str) -> dict[str, dict[str, str]]:
     return {direction: {name: kinds[0] for name, kinds in ask(node, "/")} for direction, ask in graph.items()}
 
 
-def readme_rows() -> dict[str, str]:
-    """Topic or service as the README's tables name it, -> the rest of its row. A cell may name several."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def page_rows() -> dict[str, str]:
+    """Topic or service as the page's tables name it, -> the rest of its row. A cell may name several."""
+    text = (ROOT / "come_ros" / "ros" / "README.md").read_text(encoding="utf-8")
     rows: dict[str, str] = {}
     for title in ("Topics", "Services"):
-        section = re.search(rf"^### {title}\n(.*?)^\n?###? ", text, re.MULTILINE | re.DOTALL)
+        section = re.search(rf"^## {title}\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)
         assert section, title
         table = section[1].strip().split("\n\n")[0]
         for row in table.splitlines()[2:]:
@@ -63,7 +63,7 @@ def readme_rows() -> dict[str, str]:
     return rows
 
 
-def test_policy_and_readme_name_every_topic_and_service_of_the_node(start_node, peer: Peer) -> None:
+def test_policy_and_page_name_every_topic_and_service_of_the_node(start_node, peer: Peer) -> None:
     node = start_node("-p", "backbone:=fake", *KNOWN, script=SCRIPT)
     other = start_node("-p", "backbone:=fake", "-p", "image_transport:=compressed", "-r", "__node:=packed")
     node.wait_for("active:")
@@ -90,7 +90,7 @@ def test_policy_and_readme_name_every_topic_and_service_of_the_node(start_node, 
         assert not differences(), "in config/come_policy.xml or in the node, but not in both"
     wait_until(lambda: "/image/compressed" in seen(peer, "packed")["subscribe"], what="the compressed images")
 
-    rows = readme_rows()
+    rows = page_rows()
     live: dict[str, str] = {}
     for kinds in seen(peer, "come").values():
         live.update(kinds)
@@ -101,8 +101,8 @@ def test_policy_and_readme_name_every_topic_and_service_of_the_node(start_node, 
     for name, kind in live.items():
         if name in EVERY_NODE or name.startswith(LIFECYCLE):
             continue
-        assert name in said, f"{name} is not in the README"
+        assert name in said, f"{name} is not on the page"
         row = next(rest for key, rest in rows.items() if name in (f"/{key}", key, key.replace("~/", "/come/")))
         assert re.sub("/(msg|srv)/", "/", kind) in row, (name, kind, row)
     gone = {n for n in said if n not in live and not n.startswith(LIFECYCLE)} - {"/image/compressed", *missing}
-    assert not gone, f"in the README, but not of the node: {gone}"
+    assert not gone, f"on the page, but not of the node: {gone}"

@@ -573,7 +573,7 @@ BAD = {
     ),
     "no YAML": (lambda d, b, w: [b, "--params", text_file(d / "p.yaml", "a: [")], "cannot read the parameters file"),
     "unknown --set": (lambda d, b, w: [b, "--set", "windw.size=4"], "unknown parameter 'windw.size'; did you mean"),
-    "wrong type": (lambda d, b, w: [b, "--set", "window.size=many"], "window.size is 'many' (str), but must be a int"),
+    "wrong type": (lambda d, b, w: [b, "--set", "window.size=many"], "window.size is 'many' (str), but must be an integer"),
     "out of range": (lambda d, b, w: [b, "--set", "window.size=1"], "window.size is 1, but must lie in 2 .. 64"),
     "no value": (lambda d, b, w: [b, "--set", "window.size"], "must be NAME=VALUE"),
     "no truth": (lambda d, b, w: [b, "--gt", str(d / "no.tum")], "no ground truth"),
