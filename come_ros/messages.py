@@ -117,17 +117,17 @@ class Messages:
         )  # fmt: skip
 
     def odometry(
-        self, odom_from_child: F64, twist: F64, pose_variance: F64, twist_variance: F64, head: Any, child: str
+        self, odom_from_child: F64, twist: F64, pose_covariance: F64, twist_covariance: F64, head: Any, child: str
     ) -> Any:
-        """Odometry with diagonal covariances. twist, variances: (6,) x y z rotX rotY rotZ; the twist in the child frame.
+        """Odometry. twist: (6,) x y z rotX rotY rotZ, in the child frame. Covariances: (6, 6) in that order, or their diagonals (6,).
 
         Raises ValueError if anything is not finite: a pose never carries a NaN.
         """
-        if not all(np.all(np.isfinite(a)) for a in (odom_from_child, twist, pose_variance, twist_variance)):
+        if not all(np.all(np.isfinite(a)) for a in (odom_from_child, twist, pose_covariance, twist_covariance)):
             raise ValueError("an odometry message must be finite")
         pose = self.make(
             "geometry_msgs/msg/PoseWithCovariance",
-            pose=self.pose(odom_from_child), covariance=np.diag(np.asarray(pose_variance, np.float64)).reshape(-1),
+            pose=self.pose(odom_from_child), covariance=_matrix(pose_covariance),
         )  # fmt: skip
         motion = self.make(
             "geometry_msgs/msg/Twist",
@@ -136,7 +136,7 @@ class Messages:
         )
         motion = self.make(
             "geometry_msgs/msg/TwistWithCovariance",
-            twist=motion, covariance=np.diag(np.asarray(twist_variance, np.float64)).reshape(-1),
+            twist=motion, covariance=_matrix(twist_covariance),
         )  # fmt: skip
         return self.make("nav_msgs/msg/Odometry", header=head, child_frame_id=child, pose=pose, twist=motion)
 
@@ -161,3 +161,9 @@ class Messages:
         if not math.isfinite(x + y + z + w):
             raise ValueError("a rotation must be finite")
         return self.make("geometry_msgs/msg/Quaternion", x=x, y=y, z=z, w=w)
+
+
+def _matrix(covariance: F64) -> F64:
+    """(36,) row by row of (6, 6), or of the diagonal (6,)."""
+    values = np.asarray(covariance, np.float64)
+    return (np.diag(values) if values.ndim == 1 else values).reshape(-1)

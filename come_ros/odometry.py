@@ -43,7 +43,7 @@ TWIST_S, TWIST_POSES = 0.4, 6  # the last poses, which the velocity is taken fro
 MIN_SCALE_POINTS, SCALE_SIGMA = 10, 0.15  # points that both know so well tell how the unit changed
 CAMERA_IDS = 1 << 40  # each camera's points have numbers of their own
 
-UNKNOWN = 9999.0
+UNKNOWN = 9999.0  # variance that consumers read as "do not use"
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +68,35 @@ class Located:
     lost: bool
 
 
-class Odometry:
-    """Give it every frame with `add`, and with `update` what each window found: the poses come out of both, each stamp once, in order.
+class LocatedCounts:
+    """Sums up the poses of a run. Memory does not grow with it but for three numbers a pose."""
 
-    Any thread may call it. Frame and unit of the poses are those of the landmarks. world: how often it began again.
+    def __init__(self) -> None:
+        self.lost = 0
+        self._rows: list[tuple[int, int, float]] = []
+
+    def add(self, located: Located) -> None:
+        self.lost += located.lost
+        self._rows.append((located.points, located.inliers, located.error))
+
+    def result(self) -> dict[str, float]:
+        """images: with a pose. lost: of them, those whose pose was only carried on. points, inliers, error_px: medians of an image."""
+        if not self._rows:
+            return {"images": 0, "lost": 0}
+        points, inliers, error = np.array(self._rows).T
+        fits = error[np.isfinite(error)]
+        return {
+            "images": len(self._rows), "lost": self.lost, "points": float(np.median(points)), "inliers": float(np.median(inliers)),
+            "error_px": float(np.median(fits)) if len(fits) else float("nan"),
+        }  # fmt: skip
+
+
+class Odometry:
+    """Give it every frame with `add`, and what each window found with `update`; the poses come out of `add` and `located`, each stamp once,
+    in order.
+
+    Any thread may call it; poses come in order to one thread only. Frame and unit of the poses are those of the landmarks. world: how
+    often it began again.
     """
 
     def __init__(self, config: Config) -> None:
@@ -82,6 +107,7 @@ class Odometry:
         self._begin()
 
     def _begin(self) -> None:
+        self._news: list[Landmarks] = []
         self._landmarks: Landmarks | None = None
         self._points = Points.none()
         self._pending: deque[Frame] = deque(maxlen=PENDING)
@@ -108,13 +134,14 @@ class Odometry:
         """The next frame, which comes back with the points seen in it and by the other cameras, and the poses that are known now: this
         frame's, or none while there are no landmarks yet. A frame that the pipeline will drop comes back as it is."""
         with self._lock:
-            if not self._is_next(frame):
-                return frame, []
             try:
                 for each in frame.all_cameras:
                     check_image(each.image)
             except FrameError:
                 return frame, []
+            if not self._is_next(frame):
+                return frame, []
+            poses = self._catch_up()
             self._newest_ns = frame.stamp_ns
             first, *others = (
                 dataclasses.replace(each, observations=self._seen(tracker, each))
@@ -124,14 +151,26 @@ class Odometry:
             if self._landmarks is None:
                 # its image is not needed any more
                 self._pending.append(dataclasses.replace(frame, image=frame.image[:0], depth=None, others=()))
-                return frame, []
-            return frame, [self._locate(frame, self._landmarks)]
+                return frame, poses
+            return frame, [*poses, self._locate(frame, self._landmarks)]
 
-    def update(self, landmarks: Landmarks | None) -> list[Located]:
-        """What a window found; the poses of the images that waited for the first one. Landmarks of an older world are left out."""
+    def update(self, landmarks: Landmarks | None) -> None:
+        """What a window found, for the next `add` or `located`. None, or landmarks of an older world, are left out."""
+        if landmarks is not None:
+            with self._lock:
+                self._news.append(landmarks)
+
+    def located(self) -> list[Located]:
+        """The poses of images that waited for the first landmarks, if those are there now."""
         with self._lock:
-            if landmarks is None or landmarks.world != self.world:
-                return []
+            return self._catch_up()
+
+    def _catch_up(self) -> list[Located]:
+        poses: list[Located] = []
+        news, self._news = self._news, []
+        for landmarks in news:
+            if landmarks.world != self.world:
+                continue
             common = [i for i, stamp in enumerate(landmarks.stamps_ns) if stamp in self._history]
             if common:
                 stamp = landmarks.stamps_ns[common[-1]]
@@ -140,7 +179,8 @@ class Odometry:
             self._drift = np.zeros((6, 6))
             self._points = self._points.joined(Points.of(landmarks))
             waiting, self._pending = list(self._pending), deque(maxlen=PENDING)
-            return [self._locate(frame, landmarks) for frame in waiting]
+            poses += [self._locate(frame, landmarks) for frame in waiting]
+        return poses
 
     def _is_next(self, frame: Frame) -> bool:
         """Whether the stamp goes on; where it jumps back as on_time_jump says, the world begins again or the points do."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from . import cloud
 from .config import Config
 from .messages import Messages
-from .motion import Motion, moving_frame
+from .motion import Motion
 from .types import F32, U8, Submap
 from .world import World
 
@@ -69,10 +69,7 @@ class FrameMessages:
         )
 
     def odometry(self) -> Any:
-        motion, (moving, pose) = self.motion, moving_frame(self.submap, self.row)
-        return self.messages.odometry(
-            pose, motion.twist, motion.pose_variance, motion.twist_variance, self.odom_head, moving
-        )  # fmt: skip
+        return odometry_message(self.messages, self.motion, self.config)
 
     def depth(self) -> Any:
         return self.messages.depth(self.depth_pixels(), self.head)
@@ -98,6 +95,14 @@ class FrameMessages:
 
     def confidence(self) -> Any:
         return self.messages.depth(self.submap.confidence[self.row], self.head)
+
+
+def odometry_message(messages: Messages, motion: Motion, config: Config) -> Any:
+    """What ~/odometry says: Odometry in `config.odom_frame`, stamped as the image."""
+    head = messages.header(motion.stamp_ns, config.odom_frame)
+    return messages.odometry(
+        motion.odom_from_child, motion.twist, motion.pose_covariance, motion.twist_covariance, head, motion.child
+    )
 
 
 def darkened(image: U8, mask: NDArray[np.bool_]) -> U8:

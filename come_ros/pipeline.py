@@ -311,7 +311,7 @@ class ReconstructionPipeline:
     ) -> Iterator[Submap]:
         """The offline loop: every keyframe of `frames`, in windows that share `window.overlap` of them. stop: as in `reconstruct`.
         located: is
-        given the poses of all images, as they are known."""
+        given the poses of all images, as they are known: what the landmarks of a submap tell comes after it."""
         for frame in frames:
             if self.room() == 0:
                 yield from self._reconstruct_all(None, stop, located)
@@ -432,8 +432,9 @@ class ReconstructionPipeline:
     ) -> Iterator[Submap]:
         while (window := self.take_window(least_new)) is not None:
             submap = self.reconstruct(window, stop)
-            located(self.odometry.update(submap.landmarks))
             yield submap
+            self.odometry.update(submap.landmarks)
+            located(self.odometry.located())
 
     def _plan(self, window: Window) -> list[CropResize]:
         """Of each frame. The first camera's image gives the size; those of the others are cut to it."""

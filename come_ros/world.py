@@ -70,18 +70,19 @@ class World:
             elif self._map is not None:
                 self._map.max_points = wanted.max_points
 
-    def add(self, stamp_ns: int, odom_from_camera: F64 | None, points: Callable[[], NDArray[np.void]]) -> None:
-        """A published frame. points: of cloud.POINT_DTYPE in the odometry frame, asked for only if there is a map. odom_from_camera: None
-        if another camera's frame of that instant has told where the robot is."""
+    def add_points(self, points: Callable[[], NDArray[np.void]]) -> None:
+        """Of a published frame: of cloud.POINT_DTYPE in the odometry frame, asked for only if there is a map."""
         with self._lock:
             if self._map is not None:
                 self._map.add(points())
                 self.map_changes += 1
-            if odom_from_camera is None:
-                return
+
+    def add_pose(self, stamp_ns: int, odom_from_moving: F64) -> None:
+        """A pose (4, 4) that odometry has told."""
+        with self._lock:
             head = self.messages.header(stamp_ns, self.config.odom_frame)
-            self._path.append(self.messages.pose_stamped(odom_from_camera, head))
-            self._trajectory.append((stamp_ns, odom_from_camera.copy()))  # else the whole window's stay in memory
+            self._path.append(self.messages.pose_stamped(odom_from_moving, head))
+            self._trajectory.append((stamp_ns, odom_from_moving.copy()))  # else the whole window's stay in memory
             self.path_changes += 1
 
     def clear(self) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from come_ros.config import Config
-from come_ros.geometry import compose, rotation_from_vector, transform
-from come_ros.motion import UNKNOWN, MotionEstimator, rotation_vector
+from come_ros.geometry import compose, rotation_from_vector, transform, vector_from_rotation
+from come_ros.motion import UNKNOWN, MotionEstimator
 from come_ros.types import Alignment, Frame, Submap
 
 METRES = Config().replace(**{"scale.mode": "fixed"})
@@ -70,4 +70,4 @@ def test_no_twist_across_a_jump_of_time_or_another_camera(stamp, camera):
 
 @given(st.lists(st.floats(-1.7, 1.7), min_size=3, max_size=3))
 def test_a_rotation_vector_comes_back(vector):
-    np.testing.assert_allclose(rotation_vector(rotation_from_vector(vector)), vector, atol=1e-7)
+    np.testing.assert_allclose(vector_from_rotation(rotation_from_vector(vector)), vector, atol=1e-7)

@@ -40,7 +40,7 @@ def never():
 def test_without_a_map_no_points_are_made(messages):
     w = World(config(path_max_size=3), messages)
     for i in range(5):
-        w.add(10 + i, pose(i), never)
+        w.add_pose(10 + i, pose(i))
     path = w.path()
     assert [stamp_ns(p.header.stamp) for p in path.poses] == [12, 13, 14] and stamp_ns(path.header.stamp) == 14
     assert [p.pose.position.x for p in path.poses] == [2, 3, 4]
@@ -51,17 +51,20 @@ def test_without_a_map_no_points_are_made(messages):
 
 def test_parameters_may_change_on_the_way(messages):
     w = World(config(path_max_size=10), messages)
-    w.add(1, pose(0), never)
+    w.add_pose(1, pose(0))
+    w.add_points(never)
     w.set_config(config(path_max_size=2, map__enabled=True, map__voxel=0.1))
     with pytest.raises(OutputError) as nothing:
         World(config(map__enabled=True), messages).snapshot()
     assert "yet" in str(nothing.value)
     for i in range(4):
-        w.add(2 + i, pose(i), lambda i=i: one_point(i))
+        w.add_pose(2 + i, pose(i))
+        w.add_points(lambda i=i: one_point(i))
     assert len(w.path().poses) == 2 and w.map_points().width == 4
     w.set_config(config(map__enabled=True, map__voxel=0.2))
     assert w.map_points().width == 0, "another voxel is another map"
-    w.add(9, pose(0), lambda: one_point(0))
+    w.add_pose(9, pose(0))
+    w.add_points(lambda: one_point(0))
     changes = w.map_changes
     w.set_config(config())
     assert w.map_points().width == 0 and w.map_changes == changes + 1, "its listeners are told that it is gone"
@@ -71,12 +74,14 @@ def test_a_new_world_has_nothing_of_the_old_one(messages):
     w = World(config(map__enabled=True), messages)
     w.clear()
     assert w.path_changes == 0, "nothing changed"
-    w.add(1, pose(0), lambda: one_point(0))
+    w.add_pose(1, pose(0))
+    w.add_points(lambda: one_point(0))
     before = (w.path_changes, w.map_changes)
     w.clear()
     assert (w.path_changes, w.map_changes) == (before[0] + 1, before[1] + 1)
     assert not w.path().poses and not w.map_points().width and stamp_ns(w.path().header.stamp) == 0
-    w.add(2, pose(0), lambda: one_point(3))
+    w.add_pose(2, pose(0))
+    w.add_points(lambda: one_point(3))
     assert list(w.snapshot().trajectory) == [2] and w.snapshot().points["x"] == [3]
 
 
@@ -84,7 +89,8 @@ def test_the_trajectory_is_longer_than_the_path_and_bounded(messages, monkeypatc
     monkeypatch.setattr(world, "MAX_POSES", 7)
     w = World(config(path_max_size=2, map__enabled=True), messages)
     for i in range(9):
-        w.add(i, pose(i), lambda: one_point(0))
+        w.add_pose(i, pose(i))
+        w.add_points(lambda: one_point(0))
     assert list(w.snapshot().trajectory) == list(range(2, 9))
 
 

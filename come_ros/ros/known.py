@@ -11,8 +11,7 @@ import time
 from typing import Generic, TypeVar
 
 from ..config import Config
-from ..geometry import rotation_from_vector, transform
-from ..motion import rotation_vector
+from ..geometry import rotation_from_vector, transform, vector_from_rotation
 from ..rig import pose_of_words
 from ..types import F64
 
@@ -70,7 +69,7 @@ def pose_at(found: list[tuple[int, F64]], stamp_ns: int, tolerance_s: float) -> 
     if len(found) == 2 and found[1][0] - found[0][0] <= MAX_SPAN_NS:
         (start, a), (end, b) = found
         share = (stamp_ns - start) / (end - start)
-        turn = rotation_vector(a[:3, :3].T @ b[:3, :3])
+        turn = vector_from_rotation(a[:3, :3].T @ b[:3, :3])
         position = a[:3, 3] + share * (b[:3, 3] - a[:3, 3])
         return transform(a[:3, :3] @ rotation_from_vector(share * turn), position)
     return nearest(found, stamp_ns, tolerance_s)

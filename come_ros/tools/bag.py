@@ -57,8 +57,9 @@ from ..datasets.tum import MAX_DIFFERENCE_NS, nearest, read_trajectory
 from ..errors import Cancelled, ComeRosError, ConfigError, DatasetError, OutputError
 from ..files import write_ply, write_text, write_tum
 from ..geometry import inverse
-from ..motion import MotionEstimator
-from ..outputs import LATCHED, OUTPUTS, FrameMessages
+from ..motion import Motion, MotionEstimator, motion_of
+from ..odometry import Located, LocatedCounts
+from ..outputs import LATCHED, OUTPUTS, FrameMessages, odometry_message
 from ..pipeline import ReconstructionPipeline
 from ..types import F32, F64, Frame, Submap
 from ..world import World
@@ -187,7 +188,9 @@ class Job:
         self._messages = rosbags_messages() if self._writer is None else self._writer.messages
         self._counts: dict[str, int] = {}
         self._timings: dict[str, list[float]] = {}
-        self._poses: dict[int, F64] = {}
+        self._poses: dict[int, F64] = {}  # as odometry tells them
+        self._keyframes: dict[int, F64] = {}  # as their windows found them
+        self._ready: list[Recorded] = []  # to be written, when it is in order
         self._matched: dict[int, F64] = {}  # true poses of the used frames
         self._comparisons = Comparisons(pipeline) if compare else None
         self._begin_world()
@@ -200,7 +203,9 @@ class Job:
         self._depth_scores = DepthScores()
         self._shown = Evenly()
         self._jumps = self.pipeline.counts["jumps"]
+        self._located = LocatedCounts()
         self._poses.clear()
+        self._keyframes.clear()
 
     def reconstruct(self, stopped: Interrupts) -> Exception | None:
         """Runs it all; why it came to an end before the recording did, None if it did not. Results so far are there in any case."""
@@ -208,7 +213,7 @@ class Job:
         failure: Exception | None = None
         try:
             with tqdm(total=self._source.count, desc="reconstructing", unit="img", disable=None) as bar:
-                submaps = self.pipeline.run(self._frames(stopped, bar.update), stopped)
+                submaps = self.pipeline.run(self._frames(stopped, bar.update), stopped, self._locate)
                 for recorded in heapq.merge(self._inputs(), self._outputs(submaps, stopped), key=itemgetter(0)):
                     if self._writer is not None:
                         self._write(*recorded)
@@ -258,32 +263,75 @@ class Job:
             return
 
     def _outputs(self, submaps: Iterator[Submap], stopped: Interrupts) -> Iterator[Recorded]:
-        """What is published of every used frame, TF first."""
-        for submap in submaps:
-            for stage, ms in submap.timings_ms.items():
-                self._timings.setdefault(stage, []).append(ms)
-            if len(submap) and self.pipeline.counts["jumps"] != self._jumps and self.config.on_time_jump == "reset":
-                self._begin_world()
-            for row, frame in enumerate(submap.frames):
-                motion = self._motion.step(submap, row, self.config)
-                said = FrameMessages(self._messages, submap, row, motion, self.config)
-                self._note(said)
-                if self._writer is None:
-                    continue
-                if self.config.tf.mode != "off":
-                    yield self._recorded(frame.stamp_ns, "/tf", self._transform(said))
-                for name, output in OUTPUTS.items():
-                    yield self._recorded(frame.stamp_ns, f"{NODE}/{name}", output.build(said))
-            if self._comparisons is not None:
-                self._comparisons.add(stopped)
+        """What is published of every image and of every used frame, by stamps, TF first. What a submap's landmarks tell of its images comes
+        after it, so that it is put in order when the next one is there."""
+        failure: Exception | None = None
+        horizon = 0
+        try:
+            for submap in submaps:
+                yield from self._until(horizon)
+                horizon = submap.frames[-1].stamp_ns if submap.frames else horizon
+                self._take(submap)
+                if self._comparisons is not None:
+                    self._comparisons.add(stopped)
+        except Exception as error:  # whatever it is, what came before is written
+            failure = error
+        yield from self._until(None)
+        if failure is not None:
+            raise failure
+
+    def _take(self, submap: Submap) -> None:
+        """A window's frames."""
+        for stage, ms in submap.timings_ms.items():
+            self._timings.setdefault(stage, []).append(ms)
+        if len(submap) and self.pipeline.counts["jumps"] != self._jumps and self.config.on_time_jump == "reset":
+            self._begin_world()
+        for row, frame in enumerate(submap.frames):
+            motion = self._motion.step(submap, row, self.config)
+            said = FrameMessages(self._messages, submap, row, motion, self.config)
+            self._note(said)
+            if not self.pipeline.tracks:
+                self._moved(motion)
+            if self._writer is None:
+                continue
+            for name, output in OUTPUTS.items():
+                if name != "odometry":
+                    self._ready.append(self._recorded(frame.stamp_ns, f"{NODE}/{name}", output.build(said)))
+
+    def _until(self, stamp_ns: int | None) -> list[Recorded]:
+        """Takes what is ready, up to that stamp (None: all of it), in order; odometry before what else has its stamp."""
+        self._ready.sort(key=itemgetter(0))
+        count = len(self._ready) if stamp_ns is None else sum(r[0] <= stamp_ns for r in self._ready)
+        ready, self._ready = self._ready[:count], self._ready[count:]
+        return ready
+
+    def _locate(self, poses: list[Located]) -> None:
+        """Poses of images."""
+        for located in poses:
+            self._located.add(located)
+            self._moved(motion_of(located, self.config, self.pipeline.metric))
+
+    def _moved(self, motion: Motion) -> None:
+        """A pose for odometry, TF, path and scores."""
+        self._poses[motion.stamp_ns] = motion.odom_from_child
+        self._world.add_pose(motion.stamp_ns, motion.odom_from_child)
+        if self._writer is None:
+            return
+        first = []
+        if self.config.tf.mode != "off":
+            first.append(self._recorded(motion.stamp_ns, "/tf", self._transform(motion)))
+        first.append(
+            self._recorded(motion.stamp_ns, f"{NODE}/odometry", odometry_message(self._messages, motion, self.config))
+        )
+        self._ready[:0] = first  # a stable sort leaves it there
 
     def _note(self, said: FrameMessages) -> None:
         """Adds a used frame to path, map, scores and picture."""
         submap, row, frame = said.submap, said.row, said.frame
         self.used += 1
-        pose = submap.odom_from_camera[row].copy()  # a view would keep the whole window in memory
-        self._poses[frame.stamp_ns] = pose
-        self._world.add(frame.stamp_ns, pose, lambda: said.odom_points)
+        # a copy: a view would keep the whole window in memory
+        self._keyframes[frame.stamp_ns] = submap.odom_from_camera[row].copy()
+        self._world.add_points(lambda: said.odom_points)
         depth = said.depth_pixels()
         depth[np.isinf(depth)] = np.nan
         real = self._true_depth.at(frame.stamp_ns)
@@ -294,12 +342,12 @@ class Job:
         overlay = None if submap.merged is None else said.overlay_pixels()
         self._shown.offer(Shown(frame.stamp_ns, frame.image, depth, confidence, real, overlay))
 
-    def _transform(self, said: FrameMessages) -> Any:
+    def _transform(self, motion: Motion) -> Any:
         """The one edge, as `tf.mode` says; nothing else is recorded that could be the camera's parent, so auto is forward."""
-        odom_from_camera, edge = said.submap.odom_from_camera[said.row], (self.config.odom_frame, said.frame.camera)
+        odom_from_child, edge = motion.odom_from_child, (self.config.odom_frame, motion.child)
         if self.config.tf.mode == "inverse":
-            odom_from_camera, edge = inverse(odom_from_camera), edge[::-1]
-        transform = self._messages.transform(odom_from_camera, said.frame.stamp_ns, *edge)
+            odom_from_child, edge = inverse(odom_from_child), edge[::-1]
+        transform = self._messages.transform(odom_from_child, motion.stamp_ns, *edge)
         return self._messages.make("tf2_msgs/msg/TFMessage", transforms=[transform])
 
     def _recorded(self, stamp_ns: int, topic: str, message: Any) -> Recorded:
@@ -383,6 +431,7 @@ class Job:
             "depth": self._depth_scores.result(),
             "trajectory": trajectory_scores(self._poses, true_poses),
             "rotation": rotation_scores(self._poses, true_poses),
+            **self._odometry_measured(true_poses),
             **({} if compared is None else {"compare": compared.result()}),
             "model": {**self.pipeline.backbone.description, "weights": os.path.basename(_weights(self.pipeline))},
             "timings": {
@@ -398,6 +447,16 @@ class Job:
                 "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             },
         }  # fmt: skip
+
+    def _odometry_measured(self, true_poses: dict[int, F64]) -> dict[str, Any]:
+        """Of odometry at the camera's rate, and of its keyframes as their windows found them; nothing if it tells of those only."""
+        if not self.pipeline.tracks:
+            return {}
+        keyframes = {
+            "trajectory": trajectory_scores(self._keyframes, true_poses),
+            "rotation": rotation_scores(self._keyframes, true_poses),
+        }
+        return {"odometry": self._located.result(), "keyframes": keyframes}
 
     def _description(self) -> str:
         import yaml

@@ -169,7 +169,7 @@ def message_costs(messages: Messages, publish: Publish | None, repeats: int) -> 
     submap = Submap(
         (frame,), rgb, model.depth, model.confidence, model.intrinsics, np.eye(4)[None], Alignment(True, 0, 1.0)
     )
-    motion = Motion(np.zeros(6), np.ones(6), np.ones(6))
+    motion = Motion(STEP_NS, frame.camera, np.eye(4), np.zeros(6), np.eye(6), np.eye(6))
     stages = Stages(WARM_UP)
     for _ in range(WARM_UP + repeats):
         made = FrameMessages(messages, submap, 0, motion, config)
