@@ -23,6 +23,7 @@ from .landmarks import landmarks_of
 from .odometry import Located, Odometry
 from .preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, plan_resize, preprocess
 from .rig import hold_rig
+from .timeline import Place, Timeline, settled
 from .types import F64, Frame, Known, Prediction, Submap, Window
 from .window import MAX_GAP_NS, TIME_JUMP_NS, SlidingWindow, trimmed
 
@@ -92,6 +93,7 @@ class ReconstructionPipeline:
         self._origin: F64 | None = None
         self._intrinsics = _Intrinsics()
         self._last: _Source | None = None
+        self._timeline = Timeline()
         self._ignoring = False
         self._told: set[str] = set()
         self._refused = 0
@@ -112,8 +114,8 @@ class ReconstructionPipeline:
         window; else why it was dropped: "not_keyframe", or "time" if its stamp is not newer than the last one's.
 
         Images that change (size, encoding, camera) or pause begin a window of their own, which goes on from the last pose; stamps
-        that jump back are met as on_time_jump says. Raises FrameError if the image cannot be used, ValueError if a keyframe
-        meets no `room()`.
+        that jump back are met as on_time_jump says, once the images that follow confirm them: until then they are dropped. Raises
+        FrameError if the image cannot be used, ValueError if a keyframe meets no `room()`.
         """
         try:
             for each in frame.all_cameras:
@@ -123,13 +125,10 @@ class ReconstructionPipeline:
             raise
         source = _Source.of(frame)
         last = self._last
-        if last is not None and source.stamp_ns < last.stamp_ns - TIME_JUMP_NS:
-            if not self._jump_back(last, source):
-                return self._dropped("time")
-        elif last is not None:
-            if source.stamp_ns <= last.stamp_ns:
-                return self._dropped("time")
-            self._tell_break(last, source)
+        if last is None:
+            self._timeline.place(source.stamp_ns)
+        elif not self._is_in_time(last, source):
+            return self._dropped("time")
         self._last, self._ignoring = source, False
         if not self._keyframes.is_keyframe(frame):
             return self._dropped("not_keyframe")
@@ -312,7 +311,8 @@ class ReconstructionPipeline:
         """The offline loop: every keyframe of `frames`, in windows that share `window.overlap` of them. stop: as in `reconstruct`.
         located: is
         given the poses of all images, as they are known: what the landmarks of a submap tell comes after it."""
-        for frame in frames:
+        self._timeline.confirmations = 1  # `settled` has looked ahead
+        for frame in settled(frames, self._drop_outliers):
             if self.room() == 0:
                 yield from self._reconstruct_all(None, stop, located)
             frame, poses = self.track(frame)
@@ -337,6 +337,7 @@ class ReconstructionPipeline:
         self._forget_frames()
         self._intrinsics = _Intrinsics()
         self._last = None
+        self._timeline.reset()
         self._refused = 0
         self._covariance = np.zeros((6, 6))
         self.counts["resets"] += 1
@@ -381,7 +382,27 @@ class ReconstructionPipeline:
         self._follow_governor()
         log.warning("%s; trying %s", failure, _effort_text(self.governor))
 
-    def _jump_back(self, last: _Source, source: _Source) -> bool:
+    def _is_in_time(self, last: _Source, source: _Source) -> bool:
+        """Whether a frame is taken by its stamp; tells of jumps, pauses and changes."""
+        if self.config.on_time_jump == "ignore" and source.stamp_ns < last.stamp_ns - TIME_JUMP_NS:
+            return self._jump_back(last, source.stamp_ns)
+        place = self._timeline.place(source.stamp_ns)
+        if place is Place.JUMP:
+            self._jump_back(last, self._timeline.jumped_to_ns)
+            if self._timeline.last_ns is None:  # a new world
+                self._timeline.place(source.stamp_ns)
+            return True
+        if place is Place.RETURN:
+            log.warning(
+                "the images after a pause of %.1f s by their stamps were outliers: those that follow go on from before it",
+                (last.stamp_ns - source.stamp_ns) * 1e-9,
+            )
+            return True
+        if place is Place.NEXT:
+            self._tell_break(last, source)
+        return place is Place.NEXT
+
+    def _jump_back(self, last: _Source, stamp_ns: int) -> bool:
         """Stamps went back. Whether the frame is taken."""
         how = self.config.on_time_jump
         text = {
@@ -391,7 +412,7 @@ class ReconstructionPipeline:
         }[how]
         if how != "ignore" or not self._ignoring:
             self.counts["jumps"] += 1
-            seconds = (last.stamp_ns - source.stamp_ns) * 1e-9
+            seconds = (last.stamp_ns - stamp_ns) * 1e-9
             log.warning(
                 "stamps go back by %.3f s, but may by %g s at most: %s; if no bag is played in a loop, check the camera's clock",
                 seconds, TIME_JUMP_NS * 1e-9, text,
@@ -422,6 +443,9 @@ class ReconstructionPipeline:
             if text not in self._told and len(self._told) < MOST_CHANGES_TOLD:
                 self._told.add(text)
                 log.info("%s: a new window goes on from the last pose", text)
+
+    def _drop_outliers(self, count: int) -> None:
+        self.counts["time"] += count
 
     def _dropped(self, reason: str) -> str:
         self.counts[reason] += 1

@@ -72,6 +72,7 @@ class Bag:
         if not self.path.exists():
             raise DatasetError(f"{shown(self.path)} does not exist: give a bag (folder, .mcap, .db3 or ROS 1 .bag)")
         self._part, self.unreadable, self.remark = part, 0, ""
+        self.topic = ""
         self.broken: dict[str, int] = {}
         self._said: set[str] = set()
         self._recording = open_recording(self.path)

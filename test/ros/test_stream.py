@@ -63,9 +63,11 @@ def test_every_fault_of_a_stream_is_said_and_counted(start_node, peer: Peer) -> 
     good(4, stamp := stamp + STEP_NS, width=280, encoding="mono8")
     good(5, stamp := stamp + STEP_NS, "/other")
     good(6, stamp := stamp + STEP_NS + 6_000_000_000, "/other")
-    good(7, stamp - 10**10, "/other")
+    for i in (7, 8, 9):  # the third one confirms the jump, the other two are dropped as time
+        good(i, stamp - 10**10 + (i - 7) * STEP_NS, "/other")
+    stamp += 2 * STEP_NS
     used = 8
-    assert settled(peer, used)["used"] == str(used), node.log
+    assert settled(peer, sent)["used"] == str(used), node.log
     for told in (
         "images change from 320x240 px rgb8 of cam to 280x240 px rgb8 of cam: a new window goes on from the last pose",
         "to 280x240 px mono8 of cam:",
@@ -96,9 +98,9 @@ def test_every_fault_of_a_stream_is_said_and_counted(start_node, peer: Peer) -> 
         wait_until(lambda told=told: told in peer.status("come: input")["message"], what=told)
     status = settled(peer, sent)
     assert (status["received"], status["used"], status["dropped_time"], status["dropped_decode"]) == (
-        "14",
+        "16",
         "8",
-        "2",
+        "4",
         "4",
     )
     assert node.log.count("frame dropped: /image: a rgb8 image of 4x0 px") == 1

@@ -1,0 +1,135 @@
+"""Stamps as they come: what goes on, what is late, what is an outlier, and what is a jump that later images confirm.
+
+One image with a wrong stamp must not end a world. A stamp far back is believed once CONFIRMATIONS images in a row follow it; images
+after a long pause are taken back where those that follow go on from before the pause.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+
+from .types import Frame
+from .window import MAX_GAP_NS, TIME_JUMP_NS
+
+log = logging.getLogger("come_ros")
+
+CONFIRMATIONS = 3
+
+
+class Place(Enum):
+    """Where a stamp lies: it is the NEXT one; LATE; a SUSPECT, far back, that nothing confirms yet; a JUMP back that is confirmed; or
+    a RETURN to what was before a pause, so that the images after the pause were outliers."""
+
+    NEXT = "next"
+    LATE = "late"
+    SUSPECT = "suspect"
+    JUMP = "jump"
+    RETURN = "return"
+
+
+class Timeline:
+    """Places one stamp after the other. last_ns: of the last image that was taken, None before the first. jumped_to_ns: of the first
+    image behind the last jump."""
+
+    def __init__(self, confirmations: int = CONFIRMATIONS) -> None:
+        """confirmations: images in a row, the first one included, that make a jump; 1 believes each at once."""
+        self.confirmations = confirmations
+        self.reset()
+
+    def reset(self) -> None:
+        """As new."""
+        self.last_ns: int | None = None
+        self.jumped_to_ns = 0
+        self._suspects: list[int] = []
+        self._before_pause_ns: int | None = None
+        self._since_pause = 0
+
+    @property
+    def after_pause(self) -> int:
+        """How many images have been taken since the last pause, if they are so few that they may still be outliers; else 0."""
+        return self._since_pause if self._before_pause_ns is not None else 0
+
+    @property
+    def suspects(self) -> int:
+        """How many images in a row lie far back, unconfirmed."""
+        return len(self._suspects)
+
+    def place(self, stamp_ns: int) -> Place:
+        """Where it lies; the next one is held against it if it is taken."""
+        last = self.last_ns
+        if last is None or stamp_ns > last:
+            self._suspects.clear()
+            self._note_pause(last, stamp_ns)
+            self.last_ns = stamp_ns
+            return Place.NEXT
+        if stamp_ns >= last - TIME_JUMP_NS:
+            return Place.LATE
+        if self._before_pause_ns is not None and stamp_ns > self._before_pause_ns:
+            return self._taken(stamp_ns, Place.RETURN)
+        if self._suspects and not 0 < stamp_ns - self._suspects[-1] <= MAX_GAP_NS:
+            self._suspects.clear()
+        self._suspects.append(stamp_ns)
+        if len(self._suspects) >= self.confirmations:
+            self.jumped_to_ns = self._suspects[0]
+            return self._taken(stamp_ns, Place.JUMP)
+        return Place.SUSPECT
+
+    def _note_pause(self, last: int | None, stamp_ns: int) -> None:
+        if last is not None and stamp_ns - last > MAX_GAP_NS:
+            self._before_pause_ns, self._since_pause = last, 1
+        elif self._before_pause_ns is not None:
+            self._since_pause += 1
+            if self._since_pause > CONFIRMATIONS:
+                self._before_pause_ns = None
+
+    def _taken(self, stamp_ns: int, place: Place) -> Place:
+        self.last_ns, self._before_pause_ns = stamp_ns, None
+        self._suspects.clear()
+        return place
+
+
+def settled(frames: Iterable[Frame], drop: Callable[[int], object]) -> Iterator[Frame]:
+    """`frames` of a recording without outliers in time: those whose stamp the next ones do not confirm are left out, logged, and told
+    to `drop` by number. A few frames are held back until that is known."""
+    line = Timeline()
+    back: list[Frame] = []  # suspects
+    ahead: list[Frame] = []  # after a pause
+
+    def leave_out(held: list[Frame], where: str) -> None:
+        if held:
+            log.warning(
+                "%d image%s with stamps far %s (%.9f s) left out: those that follow do not confirm them",
+                len(held), "" if len(held) == 1 else "s", where, held[0].stamp_ns * 1e-9,
+            )  # fmt: skip
+            drop(len(held))
+            held.clear()
+
+    for frame in frames:
+        place = line.place(frame.stamp_ns)
+        if place is Place.SUSPECT:
+            if line.suspects == 1:  # it does not go on from those before
+                leave_out(back, "back")
+            back.append(frame)
+            continue
+        if place is Place.JUMP:
+            yield from ahead
+            yield from back
+            ahead.clear()
+            back.clear()
+        elif place is Place.RETURN:
+            leave_out(ahead, "ahead")
+        elif place is Place.NEXT:
+            leave_out(back, "back")
+            if line.after_pause == 1:  # another pause: what came after the one before is believed
+                yield from ahead
+                ahead.clear()
+            if line.after_pause:
+                ahead.append(frame)
+                continue
+            yield from ahead
+            ahead.clear()
+        yield frame
+    yield from ahead
+    leave_out(back, "back")
