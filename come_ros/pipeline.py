@@ -253,6 +253,7 @@ class ReconstructionPipeline:
             alignment=dataclasses.replace(alignment, scale=alignment.scale * metres),
             merged=None if prediction.merged is None else prediction.merged[new],
             kept_ratio=prediction.kept_ratio,
+            read_ratio=prediction.read_ratio,
             metric=self.metric,
             rig=residual,
             reused=prediction.reused / len(seen),
@@ -291,7 +292,7 @@ class ReconstructionPipeline:
     def self_check(self, repeats: int = 3, stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         """The last window again, by the accelerated and by the dense model: what the accelerator gains and what it costs.
 
-        speedup (median time dense / accelerated), kept_ratio, ms, dense_ms, frames, and evaluation.prediction_difference. None if
+        speedup (median time dense / accelerated), kept_ratio, read_ratio, ms, dense_ms, frames, and prediction_difference. None if
         there was no window yet. Slow: 2 (repeats + 1) passes. Raises Cancelled.
         """
         timed = [c for c in (self.compare(stop) for _ in range(max(1, repeats))) if c is not None]
@@ -300,7 +301,8 @@ class ReconstructionPipeline:
         first = timed[0]
         ms, dense_ms = (float(np.median([getattr(c, name) for c in timed])) for name in ("ms", "dense_ms"))
         ours = {"speedup": dense_ms / ms, "ms": ms, "dense_ms": dense_ms, "frames": len(first.ours.images)}
-        return {**ours, "kept_ratio": first.ours.kept_ratio, **prediction_difference(first.ours, first.dense)}
+        ours |= {"kept_ratio": first.ours.kept_ratio, "read_ratio": first.ours.read_ratio}
+        return {**ours, **prediction_difference(first.ours, first.dense)}
 
     def run(
         self,

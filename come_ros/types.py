@@ -158,7 +158,8 @@ class Prediction:
     VGGT (1 + exp), larger is surer. window_from_camera: (S, 4, 4). intrinsics: (S, 3, 3) in pixels of the model image, as
     predicted. points: (S, H, W, 3) float32 of the point head in the window's frame, or None if not asked for.
     merged: (S, H, W) bool, pixels whose tokens an accelerator reduced, or None if it reduced none.
-    kept_ratio: share of patch tokens that the trunk really processed. meaningful: (S, H, W) bool, False where the model says that
+    kept_ratio: share of patch tokens that the trunk really processed; read_ratio: share of the patches whose keys its global
+    attention read. meaningful: (S, H, W) bool, False where the model says that
     its depth means nothing (sky, windows); None if it says nothing of that.
     dense: the frames, ascending, that depth, confidence and meaningful have rows of, because no others were asked for; None: all.
     Intrinsics of other frames may be NaN. reused: frames that did not go through the encoder again, which saved about saved_ms.
@@ -172,6 +173,7 @@ class Prediction:
     points: F32 | None = None
     merged: NDArray[np.bool_] | None = None
     kept_ratio: float = 1.0
+    read_ratio: float = 1.0
     meaningful: NDArray[np.bool_] | None = None
     dense: tuple[int, ...] | None = None
     reused: int = 0
@@ -244,6 +246,7 @@ class Submap:
     alignment: Alignment
     merged: NDArray[np.bool_] | None = None
     kept_ratio: float = 1.0
+    read_ratio: float = 1.0
     timings_ms: dict[str, float] = field(default_factory=dict)
     metric: bool = False
     rig: RigResidual | None = None

@@ -53,9 +53,9 @@ def test_other_weights_make_a_result_stale(monkeypatch: pytest.MonkeyPatch) -> N
     fresh = stamped.Result("speed", "x", stamp)
     assert fresh.older_weights == ()
     older = dataclasses.replace(fresh, stamp=dataclasses.replace(stamp, weights={"a": "1", "b": "0", "gone": "3"}))
-    assert older.older_weights == ("b", "gone") and "stale" in older.state
+    assert older.older_weights == ("b", "gone") and "stale" in older.state()
     if shutil.which("git") and (ROOT / ".git").exists():
-        assert fresh.newer_code == 0 and fresh.state == "current"
+        assert fresh.newer_code == 0 and fresh.state() == fresh.state(counted=True) == "current"
         assert dataclasses.replace(fresh, stamp=dataclasses.replace(stamp, commit="0" * 12)).newer_code is None
 
 

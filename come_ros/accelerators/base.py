@@ -182,6 +182,11 @@ class Accelerator:
         """Share of patch tokens that the trunk processes under `plan`."""
         return 1.0
 
+    def read_ratio(self, plan: Any, layer: Layer, frames: int, grid: tuple[int, int]) -> float:
+        """Share of the patches, of `frames` frames of (h, w) = grid, whose keys the queries of this global block read; several that share
+        one key count once. Asked after each global block, from shapes alone: a GPU is not waited for."""
+        return self.kept_ratio(plan)
+
     def merged(self, plan: Any, frames: int, grid: tuple[int, int]) -> torch.Tensor | None:
         """(frames, h, w) bool, True where a patch was reduced; None if none was."""
         return None

@@ -91,6 +91,12 @@ class Combined(Accelerator):
     def kept_ratio(self, plan: Both | None) -> float:
         return self.reducer.kept_ratio(plan.tokens if plan else None)
 
+    def read_ratio(self, plan: Both | None, layer: Layer, frames: int, grid: tuple[int, int]) -> float:
+        own, keys = plan or Both(None, None)
+        read = self.hunter.read_ratio(keys, layer, frames, grid)
+        # on the grid each patch has one key, its token's
+        return read if self.hunter.kind(layer) == "grid" else read * self.reducer.kept_ratio(own)
+
     def merged(self, plan: Both | None, frames: int, grid: tuple[int, int]) -> Tensor | None:
         return self.reducer.merged(plan.tokens if plan else None, frames, grid)
 

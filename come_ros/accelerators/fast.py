@@ -81,6 +81,9 @@ class Fast(Accelerator):
         back = x[:, :, :length].gather(2, plan.place[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
         return torch.cat((back, x[:, :, length:]), dim=2)
 
+    def read_ratio(self, plan: Merging | None, layer: Layer, frames: int, grid: tuple[int, int]) -> float:
+        return 1.0 if plan is None else plan.share_left(frames * grid[0] * grid[1])
+
 
 def partition(
     frames: int, tokens: int, special: int, grid: tuple[int, int], device: torch.device

@@ -142,6 +142,14 @@ class GoodTokenHunting(Accelerator):
             plan.index[key] = self._index(tokens, plan, kind, place)
         return Reach(True, plan.index[key])
 
+    def read_ratio(self, plan: ChosenFrames | None, layer: Layer, frames: int, grid: tuple[int, int]) -> float:
+        if plan is None:
+            return 1.0
+        kind, share = self.kind(layer), plan.frames.shape[1] / frames
+        if kind == "grid":
+            share *= math.prod(-(-n // self.stride) / n for n in grid)
+        return 1 / frames if kind == "local" else share
+
     def kind(self, layer: Layer) -> str:
         """What that global layer reads: "local", "grid" or "full"."""
         return "local" if layer.index < self.layers.local else "grid" if layer.index < self.layers.grid else "full"

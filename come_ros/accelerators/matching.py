@@ -21,6 +21,10 @@ class Merging(NamedTuple):
     place: Tensor
     origin: Tensor
 
+    def share_left(self, patches: int) -> float:
+        """Of the `patches` among a row's tokens, of which no other token was merged: left / all."""
+        return 1 - (self.place.shape[1] - self.origin.shape[1]) / patches
+
     def then(self, later: Merging) -> Merging:
         """This merging, and `later` on what it leaves."""
         return Merging(later.place.gather(1, self.place), self.origin.gather(1, later.origin))

@@ -85,5 +85,8 @@ class Temporal(Accelerator):
     def key_weights(self, plan: RepeatPlan | None, layer: Layer, keys: int) -> KeyWeights | None:
         return None if plan is None or layer.part != "global" else KeyWeights(plan.size, varies=True)
 
+    def read_ratio(self, plan: RepeatPlan | None, layer: Layer, frames: int, grid: tuple[int, int]) -> float:
+        return 1.0 if plan is None else plan.merging.share_left(frames * grid[0] * grid[1])
+
     def merged(self, plan: RepeatPlan | None, frames: int, grid: tuple[int, int]) -> Tensor | None:
         return None if plan is None else plan.repeats

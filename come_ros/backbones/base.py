@@ -61,7 +61,7 @@ class KnownTensors(NamedTuple):
 class Trunk(NamedTuple):
     """What the heads read. levels: tap -> (B, S, T, channels), see GeometryModel.taps; special: tokens in front of each frame's
     patches; grid: (h, w) patches; plan: the accelerator's, for its report; shared: (B, n, C) tokens of the scene, or None; fine: finer
-    maps of the images, see Tokens."""
+    maps of the images, see Tokens; read_ratio: share of the patches whose keys global blocks read, their mean."""
 
     levels: dict[int, Tensor]
     special: int
@@ -69,6 +69,7 @@ class Trunk(NamedTuple):
     plan: Any
     shared: Tensor | None = None
     fine: tuple[Tensor, ...] = ()
+    read_ratio: float = 1.0
 
 
 ENCODED = -1  # the tap before the first trunk block
@@ -214,18 +215,22 @@ class GeometryModel(nn.Module, ABC):
         rope = self.rope()
         joined = {tap: self.joined(tap) for tap in self.taps if tap != ENCODED}
         parts: dict[int, Tensor] = {}  # outputs of trunk blocks that a level still waits for
-        counts = {"frame": 0, "global": 0}
+        counts, read = {"frame": 0, "global": 0}, []
         for i, (part, block) in enumerate(self.trunk_blocks()):
             check()
-            tokens, plan = run_block(block, tokens, rope, accelerator, plan, Layer(part, counts[part]), self.parts)
+            layer = Layer(part, counts[part])
+            tokens, plan = run_block(block, tokens, rope, accelerator, plan, layer, self.parts)
             counts[part] += 1
+            if part == "global":
+                read.append(accelerator.read_ratio(plan, layer, tokens.x.shape[1], tokens.grid))
             if any(i in wanted for wanted in joined.values()):
                 # copies are restored; the stream itself stays short
                 parts[i] = (accelerator.restore(tokens, plan, "tap")[0] if "tap" in sites else tokens).x
             for tap, wanted in joined.items():
                 if wanted[-1] == i:
                     levels[tap] = torch.cat([parts.pop(j) for j in wanted], dim=-1) if len(wanted) > 1 else parts.pop(i)
-        return Trunk(levels, tokens.special, tokens.grid, plan, tokens.shared, tokens.fine)
+        share = sum(read) / len(read) if read else 1.0
+        return Trunk(levels, tokens.special, tokens.grid, plan, tokens.shared, tokens.fine, share)
 
     def forward(
         self,
@@ -671,6 +676,7 @@ class TorchBackbone(Backbone):
             intrinsics=intrinsics,
             merged=arrays.get("merged"),
             kept_ratio=self.accelerator.kept_ratio(trunk.plan),
+            read_ratio=trunk.read_ratio,
             meaningful=arrays.get("meaningful"),
             dense=dense,
         )

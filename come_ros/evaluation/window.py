@@ -82,7 +82,7 @@ def score_window(
     dense: the unaccelerated prediction, for what it says on the pixels that this one kept, and for the distance to it. quick: leaves out
     what takes longest: confidence, normals, and half the rows and columns of the point maps.
     """
-    row = {"kept_tokens": prediction.kept_ratio}
+    row = {"kept_tokens": prediction.kept_ratio, "read_keys": prediction.read_ratio}
     if truth.depth is not None:
         row |= _depth_scores(prediction, truth.depth, truth.edges, dense)
         row |= {} if quick else _confidence_scores(prediction, truth.depth)

@@ -138,6 +138,7 @@ def _inference_values(view: NodeView, config: Config, telemetry: Telemetry) -> d
         "max_side": governor.effort.side if governor else config.input.max_side,
         "merge_ratio": f"{governor.effort.ratio if governor else config.accelerator.ratio:g}",
         "kept_ratio": f"{telemetry.kept_ratio:.3f}",
+        "read_ratio": f"{telemetry.read_ratio:.3f}",
         "encoder_reused": f"{telemetry.reused:.3f}",
         "encoder_saved_ms": f"{telemetry.saved_ms:.1f}",
         "latency_ms_mean": f"{rates.latency_ms_mean:.1f}",

@@ -47,7 +47,7 @@ class Telemetry:
         self.last_stamp_ns = 0
         self.points = -1
         self.alignment: Alignment | None = None
-        self.kept_ratio = 1.0
+        self.kept_ratio = self.read_ratio = 1.0
         self.reused, self.saved_ms = 0.0, 0.0  # see types.Submap
         self.resets = 0
 

@@ -308,7 +308,8 @@ class Worker(threading.Thread):
         why = "rejected"
         try:
             submap = pipeline.reconstruct(window, lambda: self._stopping.is_set() or session != self._session)
-            self._telemetry.alignment, self._telemetry.kept_ratio = submap.alignment, submap.kept_ratio
+            self._telemetry.alignment = submap.alignment
+            self._telemetry.kept_ratio, self._telemetry.read_ratio = submap.kept_ratio, submap.read_ratio
             self._telemetry.reused, self._telemetry.saved_ms = submap.reused, submap.saved_ms
             age_s = (time.monotonic_ns() - new[-1].arrival_ns) * 1e-9
             if not submap.alignment.accepted:

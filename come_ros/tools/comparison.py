@@ -58,7 +58,7 @@ class Comparisons:
             return
         ours, dense = both.ours, both.dense
         found = {"speedup": both.dense_ms / both.ms, "ms": both.ms, "dense_ms": both.dense_ms}
-        found |= {"kept_ratio": ours.kept_ratio, **prediction_difference(ours, dense)}
+        found |= {"kept_ratio": ours.kept_ratio, "read_ratio": ours.read_ratio, **prediction_difference(ours, dense)}
         for name, value in found.items():
             self._values.setdefault(name, []).append(value)
         scale = np.float32(depth_scale(ours.depth, dense.depth))
@@ -67,7 +67,7 @@ class Comparisons:
 
     def result(self) -> dict[str, Any]:
         """Median and p90 over windows of what does not depend on the machine. Empty if there was no window."""
-        return self._of("kept_ratio", "depth_abs_rel", "rot_deg", "trans_rel")
+        return self._of("kept_ratio", "read_ratio", "depth_abs_rel", "rot_deg", "trans_rel")
 
     def timings(self) -> dict[str, Any]:
         """The same of what does."""
@@ -128,6 +128,7 @@ def comparison_text(metrics: dict[str, Any]) -> str:
 
     return (
         f"{found['windows']} windows accelerated against dense, medians: {both(took['speedup'], '.2f', 'x')} as fast with "
-        f"{100 * found['kept_ratio']['p50']:.0f} % of the tokens; depth AbsRel {both(found['depth_abs_rel'], '.3f')}, rotation "
+        f"{100 * found['kept_ratio']['p50']:.0f} % of the tokens kept and {100 * found['read_ratio']['p50']:.0f} % of the keys read; "
+        f"depth AbsRel {both(found['depth_abs_rel'], '.3f')}, rotation "
         f"{both(found['rot_deg'], '.2f', ' deg')}, translation {both(found['trans_rel'], '.3f')} of the depth"
     )

@@ -113,6 +113,7 @@ def test_outputs_keep_their_shapes_and_are_finite(model, images, name):
     assert set(trunk.levels) == set(model.taps)
     assert all(t.shape == (2, 3, 5 + 4 * 5, 96) for t in trunk.levels.values())
     assert 0 < accelerator.kept_ratio(trunk.plan) <= 1
+    assert 0 < trunk.read_ratio <= 1
     mask = accelerator.merged(trunk.plan, 3, trunk.grid)
     assert mask is None or (mask.shape == (6, 4, 5) and mask.dtype == torch.bool)
 
@@ -130,7 +131,10 @@ def test_nothing_to_reduce_changes_no_bit(model, images, name):
     accelerator = VARIANTS[name](ratio=0)
     out, trunk = run(model, images, accelerator)
     assert all(torch.equal(plain[key], out[key]) for key in plain)
-    assert accelerator.kept_ratio(trunk.plan) == 1 and accelerator.merged(trunk.plan, 3, trunk.grid) is None
+    assert (
+        accelerator.kept_ratio(trunk.plan) == trunk.read_ratio == 1
+        and accelerator.merged(trunk.plan, 3, trunk.grid) is None
+    )
 
 
 @every_variant
@@ -341,3 +345,18 @@ def test_the_residual_site_is_told_the_keys_and_the_block(model, images):
     assert {part for _, part, _ in seen} == {"encoder", "frame", "global"}
     assert {shape for site, _, shape in seen if site == "residual"} == {(2, 3, 25, 16)}
     assert {shape for site, _, shape in seen if site == "before_mlp"} == {None}
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [
+        # four global layers of 3 frames of 4x5 patches: one in the frame, one on a grid of 2x3 of 2 frames, two of 2 frames
+        ("good_token_hunting", (1 / 3 + 2 / 3 * 6 / 20 + 2 * 2 / 3) / 4),
+        ("temporal", 1 - 20 / 60),  # half of the 40 patches of later frames share a key of the first
+        ("come", 14 / 20),  # 2 of the 4 whole groups: 6 tokens fewer
+        ("none", 1.0),
+    ],
+)
+def test_the_share_of_keys_that_are_read_is_told(model, images, name, share):
+    _, trunk = run(model, images, VARIANTS[name]())
+    assert trunk.read_ratio == pytest.approx(share)

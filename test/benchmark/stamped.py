@@ -194,12 +194,11 @@ class Result:
         except (OSError, subprocess.CalledProcessError):
             return None
 
-    @property
-    def state(self) -> str:
-        """For people: "weights older", or how much code is newer."""
+    def state(self, counted: bool = False) -> str:
+        """What is older than the checkout, weights or code; counted: by how many commits."""
         commits = self.newer_code
-        code = "code: unknown" if commits is None else f"code: {commits} commits since" if commits else "current"
-        return f"**stale: {' and '.join(self.older_weights)} older**" if self.older_weights else code
+        code = "current" if commits == 0 else "code older" + (f" ({commits} commits)" if counted and commits else "")
+        return f"**stale: other {' and '.join(self.older_weights)}**" if self.older_weights else code
 
 
 @functools.cache
@@ -232,8 +231,8 @@ def unstamped(benchmark: Path = BENCHMARK) -> list[str]:
     return sorted(name for p in files if (name := str(p.relative_to(benchmark))) not in known)
 
 
-def index() -> str:
-    """The table of all results, in Markdown, with links as from test/benchmark/."""
+def index(counted: bool = False) -> str:
+    """The table of all results, in Markdown, with links as from test/benchmark/. counted: how many commits are newer."""
     rows = ["| result | made by | measured at | since then |", "|---|---|---|---|"]
     for r in results():
         first = next((f for f in r.stamp.files if f.endswith(".md")), r.stamp.files[0])
@@ -241,7 +240,7 @@ def index() -> str:
         changed = " with changes" if r.stamp.changed else ""
         rows.append(
             f"| {r.area}: [{r.name}]({r.area}/results/{first}) ({files}) | `{r.stamp.command}` "
-            f"| {r.stamp.date[:10]}, {r.stamp.commit}{changed}{'; ' + r.stamp.note if r.stamp.note else ''} | {r.state} |"
+            f"| {r.stamp.date[:10]}, {r.stamp.commit}{changed}{'; ' + r.stamp.note if r.stamp.note else ''} | {r.state(counted)} |"
         )
     return "\n".join(rows) + "\n"
 
@@ -309,7 +308,7 @@ def main(words: list[str] | None = None) -> int:
     except ComeRosError as error:
         print(f"stamped.py: {error}", file=sys.stderr)
         return 1
-    print(index(), end="")
+    print(index(counted=True), end="")
     for path in unstamped():
         print(f"without a stamp: {path}")
     return 0

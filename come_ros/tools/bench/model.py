@@ -264,7 +264,8 @@ def _rows(
         if errors[name]:
             rows[name] = {"error": errors[name]}
             continue
-        row = {"error": "", "kept_ratio": predictions[name].kept_ratio, **_summary(times[name], times[DENSE])}
+        shares = {"kept_ratio": predictions[name].kept_ratio, "read_ratio": predictions[name].read_ratio}
+        row = {"error": "", **shares, **_summary(times[name], times[DENSE])}
         if name in flops:
             trunk_flops = sum(flops[name].values()) - flops[name]["heads"]
             row["gflop"] = {part: n / 1e9 for part, n in flops[name].items()}
@@ -428,9 +429,9 @@ def report(result: dict[str, Any]) -> str:
     if result["random_weights"]:
         lines += ["Random weights: which patches are merged, and so any difference to dense, means nothing.", ""]
     lines += [
-        "| frames | accelerator | kept tokens | trunk, ms (p90) | / dense | with heads, ms (p90) | / dense | memory, MB | "
+        "| frames | accelerator | kept tokens | keys read | trunk, ms (p90) | / dense | with heads, ms (p90) | / dense | memory, MB | "
         "trunk, GFLOP | of matmul | depth AbsRel to dense | rotation, deg |",
-        "|---" * 12 + "|",
+        "|---" * 13 + "|",
     ]
     parts = [
         "",
@@ -442,11 +443,12 @@ def report(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         head = f"| {row['frames']} | {row['accelerator']} | "
         if row["error"]:
-            lines.append(head + row["error"] + " |" * 10)
+            lines.append(head + row["error"] + " |" * 11)
             continue
         difference = row["difference"] or {}
         cells = [
             f"{row['kept_ratio']:.0%}",
+            f"{row['read_ratio']:.0%}",
             *_times(row, "trunk"),
             *_times(row, "total"),
             f"{row['memory']['added_mb']:.0f}" if row.get("memory") else "",

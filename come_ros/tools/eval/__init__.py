@@ -189,7 +189,7 @@ def _result(
     width, height = scores.size
     by_source = {name: sum(source == name for source, _ in scores.windows) for name, _ in scores.windows}
     # of all single windows; of the frontier, which has many variants, what is drawn
-    kept = {*POINTS_OF, "kept_tokens"} if options.frontier else set(scores.metrics)
+    kept = {*POINTS_OF, "kept_tokens", "read_keys"} if options.frontier else set(scores.metrics)
     changed = {k: v for k, v in config.to_flat().items() if v != Config().get(k)}
     return {
         "come_ros": __version__,

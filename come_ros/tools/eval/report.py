@@ -28,6 +28,7 @@ TITLES = {
     "chamfer": ("points, Chamfer", 4), "normal_consistency": ("points, normal consistency", 3),
     "spearman": ("confidence, Spearman", 3), "ause": ("confidence, AUSE", 4), "ause_chance": ("  of no confidence", 4),
     "ause_far": ("  if far is unsure", 4), "scale": ("truth's units in one of the model's", 3), "kept_tokens": ("kept tokens", 3),
+    "read_keys": ("keys read", 3),
     "to_dense": ("depth AbsRel to dense", 4),
 }  # fmt: skip
 POINTS_OF = {
@@ -98,11 +99,20 @@ def _frontier_table(result: dict[str, Any]) -> list[str]:
     shown = [m for m in ("delta", "edge_abs_rel", "thin_recall", "thin_precision", "thin_f1", "thin_abs_rel", "ssim",
                          "rotation_deg", "auc30", "ate", "accuracy", "completeness", "chamfer")
              if m in summary[DENSE]]  # fmt: skip
-    head = ["", "kept tokens", "trunk, ms", "/ dense", "AbsRel", "- dense", "- random groups, as many tokens"]
+    head = [
+        "",
+        "kept tokens",
+        "keys read",
+        "trunk, ms",
+        "/ dense",
+        "AbsRel",
+        "- dense",
+        "- random groups, as many tokens",
+    ]
     head += ["- smaller images, as many tokens", "- smaller images, as long", *(TITLES[m][0] for m in shown)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, row in summary.items():
-        cells = [name, _cell(row.get("kept_tokens"), 2, False)]
+        cells = [name, _cell(row.get("kept_tokens"), 2, False), _cell(row.get("read_keys"), 2, False)]
         cells += [f"{times[name]['trunk_ms']:.1f}", f"{times[name]['trunk_ratio']:.2f}"] if name in times else ["", ""]
         cells.append(_cell(row.get("abs_rel"), 4))
         cells.append(_difference(row.get("abs_rel"), 4, True))

@@ -92,4 +92,6 @@ class SmallerImages:
             for maps in (p.depth, p.confidence)
         )
         kept = self.size[0] * self.size[1] / (height * width)
-        return Prediction(images, depth, confidence, p.window_from_camera, grow @ p.intrinsics, kept_ratio=kept)
+        return Prediction(
+            images, depth, confidence, p.window_from_camera, grow @ p.intrinsics, kept_ratio=kept, read_ratio=kept
+        )
