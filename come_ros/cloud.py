@@ -26,9 +26,22 @@ EDGE_REACH = 2  # px; models draw an edge as a ramp, bent only at its ends: the 
 def valid_mask(depth: F32, confidence: F32, config: Config) -> NDArray[np.bool_]:
     """(H, W) bool: pixels worth publishing of depth (H, W), NaN where invalid, and confidence (H, W).
 
-    Valid is a finite, positive depth, within cloud.max_range if that is set, not among the least confident
-    cloud.conf_percentile of the frame, and, if cloud.edge_filter, not on a depth edge.
+    Trusted (see trusted_mask), and within cloud.max_range if that is set.
     """
+    return within_range(trusted_mask(depth, confidence, config), depth, config)
+
+
+def within_range(mask: NDArray[np.bool_], depth: F32, config: Config) -> NDArray[np.bool_]:
+    """(H, W) bool: those of `mask` whose depth is cloud.max_range at most, if that is set."""
+    if config.cloud.max_range <= 0:
+        return mask
+    with np.errstate(invalid="ignore"):
+        return mask & (depth <= config.cloud.max_range)
+
+
+def trusted_mask(depth: F32, confidence: F32, config: Config) -> NDArray[np.bool_]:
+    """(H, W) bool: a finite, positive depth, not among the least confident cloud.conf_percentile of the frame, and, if
+    cloud.edge_filter, not on a depth edge. However far away it is."""
     cloud = config.cloud
     with np.errstate(invalid="ignore"):
         mask = np.isfinite(depth) & (depth > 0)
@@ -38,8 +51,6 @@ def valid_mask(depth: F32, confidence: F32, config: Config) -> NDArray[np.bool_]
             sure = confidence[mask]
             least = int(cloud.conf_percentile / 100 * (sure.size - 1))
             mask &= confidence >= np.partition(sure, least)[least]  # ten times as fast as np.percentile
-        if cloud.max_range > 0:
-            mask &= depth <= cloud.max_range
     return mask & ~edges if cloud.edge_filter else mask
 
 
@@ -73,12 +84,13 @@ def _shifted(image: NDArray[Any], axis: int, step: int, k: int) -> NDArray[Any]:
     return image[part] if axis == 0 else image[:, part]
 
 
-def depth_image(depth: F32, mask: NDArray[np.bool_], config: Config) -> F32:
-    """(H, W) float32: depth where `mask`, +inf beyond cloud.max_range if that is set, NaN elsewhere (REP 117, 118)."""
-    out = np.where(mask, depth, np.float32(np.nan)).astype(np.float32, copy=False)
+def depth_image(depth: F32, trusted: NDArray[np.bool_], config: Config) -> F32:
+    """(H, W) float32: depth where `trusted` (see trusted_mask), +inf there beyond cloud.max_range if that is set, NaN elsewhere (REP 117,
+    118). What is unsure is never +inf: that says that all is free up to there."""
+    out = np.where(trusted, depth, np.float32(np.nan)).astype(np.float32, copy=False)
     if config.cloud.max_range > 0:
         with np.errstate(invalid="ignore"):
-            out[depth > config.cloud.max_range] = np.inf
+            out[out > config.cloud.max_range] = np.inf
     return out
 
 

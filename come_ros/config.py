@@ -68,6 +68,13 @@ class Accelerator:
     group: str = _param(
         "3x3", "come: patches (rows x columns) that become one token", choices=("2x2", "3x3", "1x4"), dynamic=True
     )
+    rule: str = _param(
+        "static",
+        "come: which groups are merged; static: as many of group in every frame; v1: the first release's, of 4 patches in a row; v2: the "
+        "second release's, all of group below one quantile of the window",
+        choices=("static", "v1", "v2"),
+        dynamic=True,
+    )
     mode: str = _param(
         "fused",
         "come, tome: fused merges once for the rest of the pass; per_layer merges and splits around every attention and MLP",
@@ -93,7 +100,7 @@ class Accelerator:
     pace: str = _param("", "pace: file of `come_ros train-pace`; empty = the one bundled with the weights")
     frames: int = _param(
         0,
-        "good_token_hunting: number of frames whose keys are read; 0 = the share 1 - ratio of the window",
+        "good_token_hunting: number of frames whose keys are read, whatever the ratio; 0 = the share 1 - ratio of the window",
         low=0,
         high=1000,
         dynamic=True,
@@ -103,7 +110,8 @@ class Accelerator:
     )
     layer_plan: str = _param(
         "",
-        "good_token_hunting: file of `come_ros calibrate`; empty = the one next to the weights, else the published plan",
+        "good_token_hunting: file of `come_ros calibrate`; empty = the one next to the weights, else the paper's, scaled for "
+        "fewer than 18 global layers",
     )
     predictor: str = _param("", "come: predictor file of `come_ros distill`; empty = the one bundled with the weights")
     params: Any = field(default=None, metadata=_OWN)

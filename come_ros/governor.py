@@ -8,7 +8,9 @@ Three knobs: the accelerator's merge ratio, the window, the resolution of the mo
 - Memory. A window that does not fit goes one step down a ladder of its own at once, and one step up after CLEAN_S without a failure
   (twice as long each time that a step up fails at once).
 
-What the configuration asks for is never exceeded; the cheaper of the two counts.
+What the configuration asks for is never exceeded; the cheaper of the two counts. Whether a higher ratio makes a pass faster depends on the
+accelerator, the window and the machine, so that it is tried: where MOST_UNPAID steps in a row changed next to nothing, the ratio goes
+back to what was asked for and is no knob any more.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ MOST_RATIO, RATIO_STEP = 0.8, 0.1
 LEAST_WINDOW, WINDOW_STEP = 3, 0.75
 LEAST_SIDE, LEAST_SIDE_SHARE, SIDE_STEP = 112, 0.4, 0.85
 OOM_RATIO, OOM_SIDE = 0.75, 392
+NO_GAIN, MOST_UNPAID = (
+    (0.9, 1.03),
+    2,
+)  # a change of latency between these is none; more than that slower, the machine got busy
 # Share of a pass that merging saves: embedding, heads and what surrounds the model stay. A guess, until it was measured; and the most.
 MERGEABLE, MOST_MERGEABLE = 0.6, 0.95
 
@@ -83,12 +89,13 @@ class Governor:
         self._before: tuple[int, float] | None = None  # level and latency before the last change
         self._growth: dict[int, float] = {}  # of the latency, for the step back from that level
         self._base: tuple[Effort, bool] | None = None
+        self._unpaid = 0  # steps of the ratio in a row that made nothing faster
         self.configure(config)
 
     def configure(self, config: Config) -> None:
         """Other parameters. If they change what is asked for, steering starts anew from there."""
         self.config = config
-        steerable = config.accelerator.name != "none"
+        steerable = _ratio_counts(config)
         base = Effort(config.accelerator.ratio, config.window.size, config.input.max_side or self.native_side)
         if (base, steerable) == self._base and config.latency_target_ms > 0:
             return
@@ -98,6 +105,7 @@ class Governor:
             self.ladder = tuple(ladder(base, self.patch, steerable))
             self.step, self._exhausted = 0, False
             self._growth.clear()
+            self._unpaid = 0
             self._clean_s, self._clean_since, self._tried_up = CLEAN_S, self.clock(), False
         self.level = 0
         self._turned(-math.inf)
@@ -142,6 +150,8 @@ class Governor:
         if len(self._all) < FEW:
             return False
         self._learn()
+        if self._unpaid >= MOST_UNPAID:
+            return self._give_up_ratio()
         if self.clock() - self._turned_at < HOLD_S:
             return False
         usual = _percentile(self._all, 95 if len(self._all) >= MANY else 50)
@@ -183,6 +193,10 @@ class Governor:
             return
         dear, cheap = sorted((level, self.level))
         growth = before / now if level == dear else now / before
+        (ratio, *rest), (higher, *others) = self.levels[dear], self.levels[cheap]
+        if ratio != higher and rest == others:
+            low, high = NO_GAIN
+            self._unpaid = self._unpaid + cheap - dear if low < growth < high else 0
         if growth > self._dearer(dear, cheap, MOST_MERGEABLE):  # no step makes so much: the machine got busy, or free
             return
         whole = self._dearer(dear, cheap, MERGEABLE)
@@ -190,6 +204,16 @@ class Governor:
             part = self._dearer(step - 1, step, MERGEABLE)
             share = math.log(part) / math.log(whole) if whole > 1 else 1 / (cheap - dear)
             self._growth[step] = max(growth, 1.0) ** share
+
+    def _give_up_ratio(self) -> bool:
+        """The ratio does not make this accelerator faster here: window and resolution are what is left to turn."""
+        assert self._base is not None
+        base, self._unpaid = self._base[0], 0
+        self.levels = tuple(levels(base, self.patch, steerable=False))
+        self.level = 0
+        self._growth.clear()
+        self._turned(self.clock())
+        return True
 
     def _effort(self, level: int) -> Effort:
         return self.levels[level].and_at_most(self.ladder[self.step])
@@ -278,6 +302,12 @@ def ladder(base: Effort, patch: int, steerable: bool) -> Iterator[Effort]:
         if after != now:
             yield after
         now = after
+
+
+def _ratio_counts(config: Config) -> bool:
+    """Whether accelerator.ratio changes anything: with accelerator.frames, good_token_hunting by itself does not look at it."""
+    how = config.accelerator
+    return how.name != "none" and not (how.name == "good_token_hunting" and how.frames > 0)
 
 
 def _percentile(values: Iterable[float], percent: float) -> float:

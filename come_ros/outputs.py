@@ -45,7 +45,12 @@ class FrameMessages:
     @functools.cached_property
     def mask(self) -> NDArray[np.bool_]:
         """(H, W) bool: the pixels worth publishing, see cloud.valid_mask."""
-        return cloud.valid_mask(self.submap.depth[self.row], self.submap.confidence[self.row], self.config)
+        return cloud.within_range(self.trusted, self.submap.depth[self.row], self.config)
+
+    @functools.cached_property
+    def trusted(self) -> NDArray[np.bool_]:
+        """(H, W) bool: the same, however far away."""
+        return cloud.trusted_mask(self.submap.depth[self.row], self.submap.confidence[self.row], self.config)
 
     @functools.cached_property
     def cloud_points(self) -> NDArray[np.void]:
@@ -76,7 +81,7 @@ class FrameMessages:
 
     def depth_pixels(self) -> F32:
         """(H, W) float32 as published: NaN invalid, +inf beyond range."""
-        return cloud.depth_image(self.submap.depth[self.row], self.mask, self.config)
+        return cloud.depth_image(self.submap.depth[self.row], self.trusted, self.config)
 
     def camera_info(self) -> Any:
         height, width = self.submap.depth[self.row].shape

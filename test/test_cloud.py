@@ -95,13 +95,26 @@ def test_equal_confidence_leaves_everything_and_no_depth_nothing():
 
 def test_the_depth_image_says_invalid_and_too_far():
     depth = np.array([[1.0, 2.0, 9.0, np.nan]], np.float32)
-    mask = np.array([[True, False, False, False]])
+    trusted = np.array([[True, False, True, False]])
     assert np.array_equal(
-        cloud.depth_image(depth, mask, config(max_range=5.0)), [[1, np.nan, np.inf, np.nan]], equal_nan=True
+        cloud.depth_image(depth, trusted, config(max_range=5.0)), [[1, np.nan, np.inf, np.nan]], equal_nan=True
     )
-    out = cloud.depth_image(depth, mask, config())
-    assert np.array_equal(out, [[1, np.nan, np.nan, np.nan]], equal_nan=True) and out.dtype == np.float32
+    out = cloud.depth_image(depth, trusted, config())
+    assert np.array_equal(out, [[1, np.nan, 9, np.nan]], equal_nan=True) and out.dtype == np.float32
     assert depth[0, 1] == 2  # the submap is not written to
+
+
+def test_what_is_unsure_is_not_free_however_far_it_is_said_to_be():
+    depth = np.full((20, 30), 9.0, np.float32)
+    depth[:, 15:] = 12.0  # an edge between two surfaces beyond the range
+    confidence = np.ones_like(depth)
+    confidence[:5] = 0.5
+    c = config(max_range=5.0, conf_percentile=30.0, edge_filter=True)
+    trusted = cloud.trusted_mask(depth, confidence, c)
+    image = cloud.depth_image(depth, trusted, c)
+    assert np.isinf(image[10, 2]) and np.isinf(image[10, -2])
+    assert np.isnan(image[:5]).all() and np.isnan(image[10, 14:16]).all()
+    assert not cloud.valid_mask(depth, confidence, c).any()
 
 
 def test_points_agree_with_depth_and_intrinsics():

@@ -159,6 +159,32 @@ def test_without_a_target_or_an_accelerator() -> None:
     assert governor.effort.window == LEAST_WINDOW and governor.effort.side < 518
 
 
+def test_a_ratio_that_does_not_pay_is_given_up() -> None:
+    """As with tome, pace, fast, temporal on short windows: more is merged, and it is no faster."""
+
+    class Useless(Machine):
+        def latency(self, effort: Effort) -> float:
+            return super().latency(effort._replace(ratio=0.3))
+
+    clock, machine = PretendedTime(), Useless(0.0, 1.0, 0.3)
+    governor = made(clock, 200)
+    steer(governor, machine, clock, 120)
+    assert governor.effort.ratio == 0.3 and governor.effort.window < 8
+    assert machine.latency(governor.effort) < 0.2
+    assert all(level.ratio == 0.3 for level in governor.levels)
+    governor.configure(governor.config.replace(**{"window.size": 7}))
+    assert any(level.ratio > 0.3 for level in governor.levels), "another window: it is tried again"
+
+
+def test_a_number_of_frames_makes_the_ratio_no_knob() -> None:
+    config = Config.from_flat(
+        {"accelerator.name": "good_token_hunting", "accelerator.frames": 2, "latency_target_ms": 200.0}
+    )
+    assert all(level.ratio == 0.5 for level in Governor(config, 518, 14).levels)
+    both = config.replace(**{"accelerator.name": "come+good_token_hunting"})
+    assert any(level.ratio > 0.5 for level in Governor(both, 518, 14).levels), "Co-Me's ratio still counts"
+
+
 def test_a_new_target_counts_at_once_and_other_parameters_begin_anew() -> None:
     clock, machine = PretendedTime(), Machine(0.0, 1.0, 2.0)
     governor = made(clock, 300)

@@ -106,6 +106,10 @@ class Accelerator:
         """As `config.accelerator` asks for, for a model read from the file `weights`. Raises CheckpointError."""
         return cls()
 
+    def about(self) -> str:
+        """What it does here and where that differs from the publication it is named after, for reports: one sentence, or ""."""
+        return ""
+
     def configured(self, config: Config) -> Accelerator:
         """The same with the dynamic parameters of `config`; self if nothing changes."""
         return self

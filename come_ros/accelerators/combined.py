@@ -35,6 +35,9 @@ class Combined(Accelerator):
         self.name = f"{reducer.name}+{hunter.name}"
         self.sites = reducer.sites | hunter.sites
 
+    def about(self) -> str:
+        return " ".join(filter(None, (self.reducer.about(), self.hunter.about())))
+
     def configured(self, config: Config) -> Combined:
         reducer, hunter = self.reducer.configured(config), self.hunter.configured(config)
         return self if (reducer, hunter) == (self.reducer, self.hunter) else Combined(reducer, hunter)

@@ -1,6 +1,10 @@
 """Co-Me: the patches of which the model will be least sure are averaged in small groups ("Co-Me: Confidence-Guided Token Merging for
 Visual Geometric Transformers", 2025).
 
+Which groups those are differs between the two published versions; RULES has both. Different from either: a merged token sits at the
+exact centre of its group (v1: cut to whole patches, as here with its rule); patches at the right and lower edge that fill no group
+stay single (v2 refuses such grids, v1 lets groups run over the end of a row); `edge_weight` and the predictor's scopes are ours.
+
 A predictor reads the tokens after one encoder block and ranks the groups of each frame; the lowest share becomes one token a group.
 """
 
@@ -37,6 +41,14 @@ MODES = {
     "fused": frozenset({"encoder_k", "encoder_end", "backbone_in", "tap"}),
     "per_layer": frozenset({"before_attention", "after_attention", "before_mlp", "after_mlp"}),
 }
+
+
+RULES = {
+    "static": "as many groups of accelerator.group in every frame (v1's budget, v2's groups; lengths never depend on images)",
+    "v1": "the first release: groups of 4 patches in a row, as many in every frame",
+    "v2": "the second release: groups of accelerator.group below one quantile of all the window's groups",
+}
+V1_GROUP = (1, 4)
 
 
 _ROWS = ("merged", "source", "rev", "confidence")  # of a plan, one row for each frame
@@ -89,18 +101,18 @@ class CoMe(Accelerator):
     """predictor: network from (B, S, h, w, C) to confidence (B, S, h, w). block: index of the encoder block it reads, the one it was
     trained on. ratio: share of the whole groups that is merged, 0 to 1. group: (rows, columns) of patches. mode: see MODES.
     bias: whether a merged key counts for all it stands for (off only to measure what it is worth). budget: "frame" merges the same
-    number of groups in each frame, so that shapes are static; "window" spends the same total where confidence is lowest. kernels:
-    auto, cupy or torch, see kernels.choose. edge_weight: vote of a group's contrast against being merged, beside that of its confidence,
-    which weighs 1: groups that hold structure are spared, as many others are merged instead. 0 is Co-Me.
+    number of groups in each frame, so that shapes are static; "window" spends the same total where confidence is lowest; "quantile"
+    merges what is strictly below the quantile `ratio` of the window's groups. rule: see RULES; v1 and v2 say the budget, v1 the group
+    too. kernels: auto, cupy or torch, see kernels.choose. edge_weight: vote of a group's contrast against being merged, next to that of
+    its confidence, which weighs 1: groups that hold structure are spared, as many others are merged instead. 0 is Co-Me.
     """
 
     name = "come"
-    frontier = tuple(
-        f"ratio={ratio},group={group},edge_weight={weight}"
-        for weight in (0, 3)
-        for group in ("2x2", "3x3")
-        for ratio in (0.25, 0.5, 0.75)
-    )
+    frontier = (
+        *(f"ratio={ratio},group={group},edge_weight={weight}" for weight in (0, 3) for group in ("2x2", "3x3")
+          for ratio in (0.25, 0.5, 0.75)),
+        *(f"ratio={ratio},rule={rule}" for rule in ("v1", "v2") for ratio in (0.25, 0.5, 0.75)),
+    )  # fmt: skip
     takes = frozenset({"tokens"})
 
     def __init__(
@@ -115,16 +127,23 @@ class CoMe(Accelerator):
         budget: str = "frame",
         kernels: str = "auto",
         edge_weight: float = 0.0,
+        rule: str = "static",
     ) -> None:
         if not 0 <= edge_weight < float("inf"):
             raise ValueError(f"edge_weight is {edge_weight}, but must be finite and not negative")
         if not 0 <= ratio <= 1:
             raise ValueError(f"ratio is {ratio}, but must lie in 0 .. 1")
-        if mode not in MODES or budget not in ("frame", "window"):
-            raise ValueError(f"mode {mode!r} must be one of {', '.join(MODES)}, budget {budget!r} frame or window")
+        if mode not in MODES or budget not in ("frame", "window", "quantile") or rule not in RULES:
+            raise ValueError(
+                f"mode {mode!r} must be one of {', '.join(MODES)}, budget {budget!r} frame, window or quantile, rule {rule!r} one of "
+                f"{', '.join(RULES)}"
+            )
+        if rule != "static":
+            budget = "quantile" if rule == "v2" else "frame"
+            group = V1_GROUP if rule == "v1" else group
         self.predictor, self.block = predictor, block
         self.ratio, self.group, self.mode, self.bias, self.budget = ratio, group, mode, bias, budget
-        self.kernels, self.edge_weight = kernels, edge_weight
+        self.kernels, self.edge_weight, self.rule = kernels, edge_weight, rule
         # nothing to merge: not even the predictor runs, and no bit changes
         self.sites = MODES[mode] if ratio > 0 else frozenset()
 
@@ -144,7 +163,16 @@ class CoMe(Accelerator):
         if all(getattr(self, name) == value for name, value in wanted.items()):
             return self
         kept = {name: getattr(self, name) for name in ("mode", "bias", "budget", "kernels")}
+        if wanted["rule"] != self.rule:  # which says the budget
+            kept["budget"] = "frame"
         return type(self)(self.predictor, self.block, **kept, **wanted)
+
+    def about(self) -> str:
+        return (
+            f"{self.name}, rule {self.rule}: {RULES[self.rule]}"
+            + (", spared where edges vote" * (self.edge_weight > 0))
+            + "."
+        )
 
     def to(self, device: torch.device) -> CoMe:
         """Raises ConfigError if the kernels asked for cannot be had there."""
@@ -156,16 +184,18 @@ class CoMe(Accelerator):
         return self.block if self.ratio > 0 else None
 
     def plan(self, features: Tokens) -> MergePlan | None:
-        """The least confident groups of each frame: k = floor(ratio M). None if no group is whole, or k is 0."""
+        """The least confident groups: of each frame k = floor(ratio M), or as `budget` says. None if no group is whole, or k is 0."""
         (h, w), (gh, gw) = features.grid, self.group
         groups = (h // gh) * (w // gw)
         k = int(self.ratio * groups + 1e-9)
-        if k == 0 or min(h, w) < 2:  # the predictor's convolutions reflect at the border
+        if (
+            (k == 0 and self.budget != "quantile") or groups == 0 or min(h, w) < 2
+        ):  # the predictor's convolutions reflect at the border
             return None
         patches = features.x[:, :, features.special :]
         confidence = self.predictor(patches.unflatten(2, features.grid))  # (B, S, h, w)
         contrast = group_contrast(patches, features.grid, self.group) if self.edge_weight > 0 else None
-        return make_plan(confidence, self.group, k, self.budget, self.kernels, contrast, self.edge_weight)
+        return make_plan(confidence, self.group, k, self.budget, self.kernels, contrast, self.edge_weight, self.ratio)
 
     def window_bound(self, encoder_depth: int) -> str:
         return f"with budget {self.budget}, what is merged in a frame depends on the others" * (self.budget != "frame")
@@ -186,6 +216,8 @@ class CoMe(Accelerator):
         if positions.shape[:2] != (1, 1):
             positions = positions.expand(b, s, -1, -1)
         positions = merge_positions(positions.flatten(0, 1).contiguous(), *how)
+        if self.rule == "v1":
+            positions = positions.floor()
         return tokens._replace(x=x.unflatten(0, (b, s)), positions=positions.unflatten(0, (b, s))), plan
 
     def restore(self, tokens: Tokens, plan: MergePlan | None, site: str) -> tuple[Tokens, MergePlan | None]:
@@ -216,7 +248,8 @@ def dynamic_parameters(config: Config) -> dict[str, Any]:
     """Those of Co-Me and its kin, as their constructor takes them."""
     rows, columns = config.accelerator.group.split("x")
     how = config.accelerator
-    return {"ratio": how.ratio, "group": (int(rows), int(columns)), "edge_weight": how.edge_weight}
+    group = V1_GROUP if how.rule == "v1" else (int(rows), int(columns))
+    return {"ratio": how.ratio, "group": group, "edge_weight": how.edge_weight, "rule": how.rule}
 
 
 def make_plan(
@@ -227,8 +260,10 @@ def make_plan(
     kernels: str = "auto",
     contrast: Tensor | None = None,
     edge_weight: float = 0.0,
+    ratio: float = 0.0,
 ) -> MergePlan:
-    """Merge the k groups of lowest mean confidence (B, S, h, w) in each frame, or S k in each window (budget "window").
+    """Merge the k groups of lowest mean confidence (B, S, h, w) in each frame, or S k in each window (budget "window"), or those strictly
+    below the quantile `ratio` of each window (budget "quantile"), however many.
 
     contrast: (R, M), larger where a group holds structure; then the sum of the two ranks counts, that of contrast times edge_weight.
     Ties go to the group that comes first. With budget "frame" nothing depends on values but the indices: no host synchronisation.
@@ -239,8 +274,11 @@ def make_plan(
     ranked = means if budget == "frame" else means.view(b, -1)
     if contrast is not None and edge_weight > 0:
         ranked = _ranks(ranked) + edge_weight * _ranks(contrast.reshape_as(ranked))
-    lowest = ranked.argsort(dim=1, stable=True)[:, : k if budget == "frame" else s * k]
-    merged = torch.zeros_like(ranked, dtype=torch.bool).scatter_(1, lowest, True).view(b * s, -1)
+    if budget == "quantile":
+        merged = (ranked < ranked.quantile(ratio, dim=1, keepdim=True)).view(b * s, -1)
+    else:
+        lowest = ranked.argsort(dim=1, stable=True)[:, : k if budget == "frame" else s * k]
+        merged = torch.zeros_like(ranked, dtype=torch.bool).scatter_(1, lowest, True).view(b * s, -1)
     return plan_of(merged, s, (h, w), group, k if budget == "frame" else None, confidence.flatten(0, 1), kernels)
 
 

@@ -44,6 +44,9 @@ class Fast(Accelerator):
     def create(cls, config: Config, model: GeometryModel, weights: str) -> Fast:
         return cls(ratio=config.accelerator.ratio)
 
+    def about(self) -> str:
+        return f"{self.name}: special and protected tokens neither give nor take, so that at most about two thirds of a frame are merged."
+
     def configured(self, config: Config) -> Fast:
         return self if config.accelerator.ratio == self.ratio else Fast(ratio=config.accelerator.ratio)
 
@@ -55,7 +58,7 @@ class Fast(Accelerator):
         assert tokens.layer is not None
         _, s, t, _ = tokens.x.shape
         if tokens.layer.part != "global":
-            return tokens, None
+            return tokens, plan
         source, target = partition(s, t, tokens.special, tokens.grid, tokens.x.device)
         r = min(int(self.ratio * s * (t - tokens.special) + 1e-9), len(source))
         return tokens, merge_into(tokens.x.flatten(1, 2), source, target, r) if r else None
@@ -64,7 +67,7 @@ class Fast(Accelerator):
         self, q: Tensor, k: Tensor, v: Tensor, plan: Merging | None, layer: Layer
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Each token's mean of q, k and v with those it is merged with."""
-        if plan is None:
+        if plan is None or layer.part != "global":
             return q, k, v
         n = plan.place.shape[1]  # behind them are tokens that the scene shares
         joined = torch.cat((q, k, v), dim=3).transpose(1, 2)  # (B, N, heads, 3 d)
@@ -75,7 +78,7 @@ class Fast(Accelerator):
 
     def expand(self, x: Tensor, plan: Merging | None, layer: Layer) -> Tensor:
         """The result is handed back to all that were merged."""
-        if plan is None:
+        if plan is None or layer.part != "global":
             return x
         length = x.shape[2] - layer.shared
         back = x[:, :, :length].gather(2, plan.place[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
@@ -83,6 +86,14 @@ class Fast(Accelerator):
 
     def read_ratio(self, plan: Merging | None, layer: Layer, frames: int, grid: tuple[int, int]) -> float:
         return 1.0 if plan is None else plan.share_left(frames * grid[0] * grid[1])
+
+    def merged(self, plan: Merging | None, frames: int, grid: tuple[int, int]) -> Tensor | None:
+        """Patches that share their query, key and value with others in the last global attention."""
+        if plan is None:
+            return None
+        size = torch.zeros_like(plan.origin).scatter_add(1, plan.place, torch.ones_like(plan.place))
+        shared = size.gather(1, plan.place).unflatten(1, (frames, -1)) > 1  # (B, S, T)
+        return shared[:, :, -grid[0] * grid[1] :].reshape(-1, *grid)
 
 
 def partition(

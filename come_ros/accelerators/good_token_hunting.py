@@ -3,6 +3,11 @@ layers of few patches of those ("Good Token Hunting", arXiv 2605.23892). No trai
 
 Stage one chooses frames by farthest-point sampling, once a window. Stage two differs by layer: the first global layers stay within
 each frame, the next ones read a strided grid of patches, the others all patches of the chosen frames.
+
+Different from the paper: frames are told apart by the mean of the model's own patch tokens, not by MegaLoc (a network for place
+recognition with its own weights, at 322 px); how many are read is a share of the window unless `frames` says a number (there: 25);
+the first one chosen is frame 0, as in the authors' code (paper: any). A measured plan (see LayerPlan.from_entropy) thins no layer of
+a model whose attention is spiky throughout, as that of the bundled `tiny`: then only frames are chosen, and `about` says so.
 """
 
 from __future__ import annotations
@@ -39,6 +44,11 @@ MOST_LOCAL, MOST_THINNED = (
     0.5,
 )  # share of the global layers, whatever their entropy: somebody has to look at other frames
 
+PUBLISHED, LEAST_PUBLISHED = (
+    (2, 9),
+    18,
+)  # local and thinned; of the models that they were published for, the fewest global layers
+
 Descriptor = Callable[[Tokens], Tensor]
 """Tokens before the first trunk block -> (B, S, D), by which frames are told apart."""
 
@@ -52,8 +62,11 @@ class LayerPlan:
 
     @classmethod
     def published(cls, layers: int) -> LayerPlan:
-        """That of VGGT's 24 global layers, 2 and 9, as far through others."""
-        return cls(round(layers * 2 / 24), round(layers * 9 / 24))
+        """That of the authors for VGGT (24 global layers) and Pi3 (18): 2 and 9. Of fewer layers than they had, as far through as in
+        VGGT, which nobody published."""
+        if layers >= LEAST_PUBLISHED:
+            return cls(*PUBLISHED)
+        return cls(round(layers * PUBLISHED[0] / 24), round(layers * PUBLISHED[1] / 24))
 
     @classmethod
     def from_entropy(cls, entropy: Sequence[float], thresholds: tuple[float, float] = THRESHOLDS) -> LayerPlan:
@@ -108,6 +121,12 @@ class GoodTokenHunting(Accelerator):
         a = config.accelerator
         depth = sum(part == "global" for part, _ in model.trunk_blocks())
         return cls(read_layer_plan(weights, depth, a.layer_plan), ratio=a.ratio, frames=a.frames, stride=a.stride)
+
+    def about(self) -> str:
+        local, grid = self.layers.local, self.layers.grid - self.layers.local
+        half = ": stage two is off, only frames are chosen" * (self.layers.grid == 0)
+        layers = f"{local} global layers stay within their frame, {grid} read a grid{half}"
+        return f"{self.name}: {layers}; frames are told apart by own tokens, not by MegaLoc."
 
     def configured(self, config: Config) -> GoodTokenHunting:
         a = config.accelerator
@@ -208,12 +227,19 @@ def fingerprint(weights: str) -> str:
 
 def read_layer_plan(weights: str, layers: int, path: str = "") -> LayerPlan:
     """The plan that `come_ros calibrate` wrote, for a model of so many global layers; without one, or if it was made for other weights,
-    the published one (which is said). path: the file; empty: beside the weights. Raises CheckpointError if it cannot be used.
+    LayerPlan.published (which is logged). path: the file; empty: beside the weights. Raises CheckpointError if it cannot be used.
     """
     file = path or layer_plan_path(weights)
     if not path and not os.path.isfile(file):
-        log.info("no attention was measured for %s: the published layer plan (come_ros calibrate measures it)", weights)
-        return LayerPlan.published(layers)
+        plan = LayerPlan.published(layers)
+        whose = (
+            "the published layer plan" if layers >= LEAST_PUBLISHED else "a layer plan scaled from the published one"
+        )
+        log.info(
+            "no attention was measured for %s: %s, %d local and %d thinned of %d (come_ros calibrate measures it)",
+            weights, whose, plan.local, plan.grid - plan.local, layers,
+        )  # fmt: skip
+        return plan
     try:
         with open(file, encoding="utf-8") as stream:
             content = json.load(stream)

@@ -73,6 +73,10 @@ class Pace(Accelerator):
         scorer, restorer = load_networks(a.pace or bundled_networks(weights), model)
         return cls(scorer, restorer, ratio=a.ratio, merge_budget=a.merge_budget, spread=float(scorer.spread))
 
+    def about(self) -> str:
+        lattice = f"by score and an even lattice of weight {self.spread:g} (paper: by score)" * (self.spread > 0)
+        return f"{self.name}: kept patches are chosen {lattice or 'by score'}, the others {'rebuilt' if self.restorer else 'copied'}."
+
     def configured(self, config: Config) -> Pace:
         a = config.accelerator
         if (a.ratio, a.merge_budget) == (self.ratio, self.merge_budget):

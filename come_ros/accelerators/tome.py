@@ -102,6 +102,9 @@ class ToMe(Accelerator):
         blocks = ["encoder"] * len(model.encoder_blocks()) + [part for part, _ in model.trunk_blocks()]
         return cls(blocks, ratio=a.ratio, mode=a.mode, schedule=a.schedule, kernels=config.kernels)
 
+    def about(self) -> str:
+        return f"{self.name}: ratio is the share merged by the last of all blocks (paper: r tokens in each), within frames only."
+
     def configured(self, config: Config) -> ToMe:
         ratio = config.accelerator.ratio
         if ratio == self.ratio:
@@ -129,12 +132,9 @@ class ToMe(Accelerator):
             plan = self._cells(tokens)
         if plan is None:
             return tokens, plan
-        if site == "backbone_in":  # patches that were one are still equal: one of them does
-            origin = plan.merging.origin
-            x = patches_of(tokens).gather(1, origin[..., None].expand(-1, -1, tokens.x.shape[3]))
-        else:
-            ones = torch.ones(plan.merging.place.shape, device=tokens.x.device)
-            x, _ = merged_mean(patches_of(tokens), ones, plan.merging)
+        # at backbone_in too: what is known of the scene may have been added to patches that were one
+        ones = torch.ones(plan.merging.place.shape, device=tokens.x.device)
+        x, _ = merged_mean(patches_of(tokens), ones, plan.merging)
         return regrouped(tokens, x, plan.merging.origin), plan
 
     def restore(self, tokens: Tokens, plan: SizePlan | None, site: str) -> tuple[Tokens, SizePlan | None]:

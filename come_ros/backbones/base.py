@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..accelerators.base import Accelerator, Layer, Tokens
 from ..config import Config
 from ..errors import Cancelled, ComeRosError, ConfigError, DeviceLost, OutOfMemory
+from ..plugins import ACCELERATORS
 from ..preprocess import patch_grid_size
 from ..types import DeviceMemory, Known, Prediction
 from .graphs import Graphs, cloned
@@ -86,6 +87,8 @@ class GeometryModel(nn.Module, ABC):
     sizes: Any
     sizes_type: ClassVar[type]
     """dataclass of what the constructor takes"""
+    unsaid: ClassVar[Mapping[str, Any]] = {}
+    """sizes of files of our own that were written before these were stored"""
     landmark: ClassVar[str]
     """a key, under our names, that files of this model hold, and no others"""
     weights_from: ClassVar[str]
@@ -469,11 +472,11 @@ class TorchBackbone(Backbone):
         log.info("model ready: %s", ", ".join(f"{k} {v}" for k, v in self.description.items()))
 
     def configured(self, config: Config) -> TorchBackbone:
-        name = config.accelerator.name
-        if name != self.accelerator.name:
+        wanted_names = {ACCELERATORS.load(name).name for name in config.accelerator.name.split("+")}
+        if wanted_names != set(self.accelerator.name.split("+")):
             raise ConfigError(
-                f"accelerator.name is {name}, but the model that was given runs {self.accelerator.name}: give the configuration "
-                f"that it was made from"
+                f"accelerator.name is {config.accelerator.name}, but the model that was given runs {self.accelerator.name}: give the "
+                f"configuration that it was made from"
             )
         if self.accelerator.configured(config) is self.accelerator:
             return self

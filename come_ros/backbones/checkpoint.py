@@ -72,7 +72,7 @@ def load_model(backbone: str, path: str) -> GeometryModel:
             raise CheckpointError(
                 f"{path} was written by a newer come_ros (unknown sizes {sorted(set(stored) - known)}): update come_ros"
             )
-        sizes = kind.sizes_type(**stored)
+        sizes = kind.sizes_type(**{**kind.unsaid, **stored})
     else:
         state = kind.own_names(state)
         sizes = kind.published_sizes(state)

@@ -527,15 +527,19 @@ def pinhole(fx: Tensor, fy: Tensor, cx: Tensor | float, cy: Tensor | float) -> T
     return k
 
 
-def decode_pose(encoding: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def decode_pose(encoding: Tensor, size: tuple[int, int], centre: float = 0.0) -> tuple[Tensor, Tensor]:
     """(..., 9), i.e. translation, quaternion xyzw, field of view (vertical, horizontal) in rad -> transform (..., 4, 4) and
     intrinsics (..., 3, 3) in pixels of an image of (H, W) = size.
+
+    centre: of the image, beyond W / 2 and H / 2, px. 0 is what published models say; where the middle of the first pixel is (0, 0), as
+    everywhere in this package, the middle of the image is half a pixel before that: -0.5.
 
     The field of view is held within 1..170 degrees: the heads' ReLU can give 0, an infinite focal length.
     """
     fov = encoding[..., 7:].clamp(0.0175, 2.967)
     height, width = size
-    k = pinhole(width / 2 / (fov[..., 1] / 2).tan(), height / 2 / (fov[..., 0] / 2).tan(), width / 2, height / 2)
+    fx, fy = width / 2 / (fov[..., 1] / 2).tan(), height / 2 / (fov[..., 0] / 2).tan()
+    k = pinhole(fx, fy, width / 2 + centre, height / 2 + centre)
     return rigid(rotation_from_quaternion(encoding[..., 3:7]), encoding[..., :3]), k
 
 

@@ -40,6 +40,7 @@ class VGGTSizes:
     camera_iterations: int = 4
     features: int = 256
     channels: tuple[int, ...] = (256, 512, 1024, 1024)
+    centre: float = 0.0  # of the predicted intrinsics, see layers.decode_pose
     stem: bool = False  # convolutions in place of the patch projection, which the dense heads read too; see stem.py
 
 
@@ -59,6 +60,7 @@ VARIANTS = {
         camera_heads=5,
         features=32,
         channels=(32, 48, 64, 96),
+        centre=-0.5,
     ),
     "tiny2": VGGTSizes(
         image_side=256,
@@ -75,6 +77,7 @@ VARIANTS = {
         camera_heads=5,
         features=32,
         channels=(32, 48, 64, 96),
+        centre=-0.5,
         stem=True,
     ),
 }
@@ -85,6 +88,7 @@ class VGGT(GeometryModel):
 
     name = "vggt"
     sizes_type = VGGTSizes
+    unsaid = {"centre": -0.5}  # noqa: RUF012  all files of ours before that was stored were taught in these rooms
     landmark, weights_from = "aggregator.camera_token", "facebook/VGGT-1B on Hugging Face"
 
     def __init__(self, sizes: VGGTSizes) -> None:
@@ -151,7 +155,7 @@ class VGGT(GeometryModel):
         if "camera" in heads:
             encodings = self.camera_head(trunk.levels[self.taps[-1]][:, :, 0])
             out["pose_encodings"] = encodings
-            camera_from_world, out["intrinsics"] = decode_pose(encodings[-1], size)
+            camera_from_world, out["intrinsics"] = decode_pose(encodings[-1], size, self.sizes.centre)
             out["world_from_camera"] = invert_rigid(camera_from_world)
         for name, head in (("depth", self.depth_head), ("points", self.point_head)):
             if name in heads:

@@ -10,6 +10,7 @@ from models import tiny
 from come_ros.accelerators import CoMe, NoAccelerator
 from come_ros.accelerators.come import group_contrast, make_plan
 from come_ros.accelerators.confidence import ConfidencePredictor, load_predictor, save_predictor
+from come_ros.config import Config
 from come_ros.errors import CheckpointError
 
 
@@ -196,3 +197,46 @@ def test_the_edge_weight_is_a_dynamic_parameter(predictor):
     for wrong in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="edge_weight is"):
             CoMe(predictor, 0, edge_weight=wrong)
+
+
+def test_each_published_rule_is_there_by_its_name(model, predictor):
+    """v1: floor(p M) groups of 1x4 in each frame; v2: groups strictly below the quantile p of the whole window."""
+    x = images(frames=4, h=8 * 14, w=8 * 14)
+    v1, v2 = (CoMe(predictor, 0, ratio=0.4, group=(2, 2), rule=rule) for rule in ("v1", "v2"))
+    _, trunk = run(model, x, v1)
+    assert trunk.plan.group == (1, 4) and (trunk.plan.merged.sum(1) == int(0.4 * 16)).all()
+    _, trunk = run(model, x, v2)
+    plan = trunk.plan
+    means = torch.nn.functional.avg_pool2d(plan.confidence[:, None], 2).flatten(1).numpy()
+    assert plan.group == (2, 2)
+    np.testing.assert_array_equal(plan.merged.numpy(), means < np.quantile(means, 0.4))
+    assert len(set(plan.merged.sum(1).tolist())) > 1, "frames differ"
+    assert v2.window_bound(3) and not v1.window_bound(3)
+
+
+def test_a_token_of_v1_sits_on_a_whole_patch(model, predictor):
+    seen = {}
+
+    class Watch(CoMe):
+        def compress(self, tokens, plan, site):
+            out = super().compress(tokens, plan, site)
+            seen[self.rule] = out[0].positions
+            return out
+
+    for rule in ("static", "v1"):
+        run(model, images(), Watch(predictor, 0, ratio=0.5, group=(1, 4), rule=rule))
+    assert (seen["static"] % 1 == 0.5).any() and (seen["v1"] % 1 == 0).all()
+    assert torch.equal(seen["static"].floor(), seen["v1"])
+
+
+def test_a_rule_is_a_parameter_like_any_other(predictor):
+    config = Config.from_flat({"accelerator.name": "come", "accelerator.rule": "v2", "accelerator.group": "2x2"})
+    static = CoMe(predictor, 0, ratio=0.5, group=(2, 2))
+    v2 = static.configured(config)
+    assert (v2.rule, v2.budget) == ("v2", "quantile") and v2.configured(config) is v2
+    v1 = v2.configured(config.replace(**{"accelerator.rule": "v1"}))
+    assert (v1.rule, v1.budget, v1.group) == ("v1", "frame", (1, 4)) and "first release" in v1.about()
+    back = v1.configured(config.replace(**{"accelerator.rule": "static"}))
+    assert (back.rule, back.budget, back.group) == ("static", "frame", (2, 2))
+    with pytest.raises(ValueError, match="rule 'v3'"):
+        CoMe(predictor, 0, rule="v3")

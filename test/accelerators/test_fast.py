@@ -66,9 +66,25 @@ def test_it_is_attention_over_means_handed_back(shared, ratio):
 def test_only_global_attention_is_touched():
     x = torch.randn(1, 2, 22, 8)
     fast = Fast()
-    assert fast.compress(tokens_of(x, 2, (4, 5), "frame"), "old plan", "before_attention")[1] is None
+    q, k, v = (torch.randn(2, 2, 22, 4) for _ in range(3))
+    plan = fast.compress(tokens_of(x, 2, (4, 5)), None, "before_attention")[1]
+    assert fast.compress(tokens_of(x, 2, (4, 5), "frame"), plan, "before_attention")[1] is plan
+    got = fast.attend(q, k, v, plan, Layer("frame", 0))
+    torch.testing.assert_close(got, F.scaled_dot_product_attention(q, k, v))
     assert (
         fast.compress(tokens_of(x[:, :1], 2, (4, 5)), None, "before_attention")[1] is None
     )  # one frame: nobody may go
     with pytest.raises(ValueError, match=r"ratio is -1"):
         Fast(ratio=-1)
+
+
+def test_what_shares_a_query_is_told_for_the_overlay():
+    x = torch.randn(1, 3, 22, 8, generator=torch.Generator().manual_seed(0))
+    fast = Fast(ratio=0.4)
+    plan = fast.compress(tokens_of(x, 2, (4, 5)), None, "before_attention")[1]
+    merged = fast.merged(plan, 3, (4, 5))
+    assert merged.shape == (3, 4, 5) and merged.dtype == torch.bool and fast.merged(None, 3, (4, 5)) is None
+    place = plan.place[0].view(3, 22)[:, 2:]
+    want = [[(plan.place == p).sum() > 1 for p in frame] for frame in place]
+    assert merged.flatten(1).tolist() == [[bool(w) for w in frame] for frame in want]
+    assert merged.sum() >= int(0.4 * 60)

@@ -291,3 +291,18 @@ def test_the_name_in_the_configuration_may_hold_two(model, weights):
     assert isinstance(made, GoodTokenHunting) and made.frames == 3 and made.configured(config) is made
     assert made.configured(config.replace(**{"accelerator.stride": 3})).stride == 3
     assert Layer("global", 0).part == "global"
+
+
+def test_the_published_plan_is_the_authors_and_the_rest_says_what_it_is(caplog, tmp_path):
+    """They run VGGT (24 global layers) and Pi3 (18) with layers 0 and 1 local and 2 to 8 thinned; shorter models they have none for."""
+    assert LayerPlan.published(24) == LayerPlan.published(18) == LayerPlan(2, 9)
+    assert LayerPlan.published(12) == LayerPlan(1, 4)
+    (tmp_path / "w.safetensors").write_bytes(b"x")
+    with caplog.at_level("INFO"):
+        read_layer_plan(str(tmp_path / "w.safetensors"), 18)
+        read_layer_plan(str(tmp_path / "w.safetensors"), 12)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert ": the published layer plan, 2 local and 7 thinned of 18" in first
+    assert ": a layer plan scaled from the published one, 1 local and 3 thinned of 12" in second
+    whole, half = (GoodTokenHunting(LayerPlan(*p)).about() for p in ((2, 9), (0, 0)))
+    assert "only frames are chosen" in half and "only frames" not in whole and "MegaLoc" in whole

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from come_ros.accelerators import ToMe
+from come_ros.accelerators.base import Layer, Tokens
 from come_ros.accelerators.matching import (
     Merging,
     _sum_index,
@@ -18,7 +19,7 @@ from come_ros.accelerators.matching import (
     merged_mean,
     unmerged,
 )
-from come_ros.accelerators.tome import cells
+from come_ros.accelerators.tome import SizePlan, cells
 
 
 @pytest.mark.parametrize("case", ["a", "b", "c", "d"])
@@ -160,3 +161,17 @@ def test_what_makes_no_sense_is_refused():
         ToMe(["frame"], ratio=1.5)
     with pytest.raises(ValueError, match="'other' must be one of"):
         ToMe(["frame"], mode="other")
+
+
+def test_what_was_added_to_patches_of_one_token_is_averaged():
+    """Known depth and rays are added behind the encoder: patches that were one differ again, and one of them does not stand for all."""
+    tome = ToMe(["encoder"], ratio=0.5)
+    merging = Merging(torch.tensor([[0, 0, 1, 1, 1, 2]]), torch.tensor([[0, 2, 5]]))
+    plan = SizePlan(1, (2, 3), merging, torch.tensor([[2.0, 3.0, 1.0]]))
+    x = torch.randn(1, 1, 1 + 6, 4, generator=torch.Generator().manual_seed(0))
+    tokens = Tokens(x, torch.zeros(1, 1, 7, 2), 1, (2, 3), Layer("frame", 0))
+    out, _ = tome.compress(tokens, plan, "backbone_in")
+    patches = x[0, 0, 1:]
+    want = torch.stack([patches[:2].mean(0), patches[2:5].mean(0), patches[5]])
+    torch.testing.assert_close(out.x[0, 0, 1:], want)
+    assert torch.equal(out.x[0, 0, 0], x[0, 0, 0])

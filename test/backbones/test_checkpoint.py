@@ -7,6 +7,7 @@ import pytest
 import torch
 from models import TINY, tiny
 
+from come_ros.accelerators import NoAccelerator
 from come_ros.backbones import load_backbone, mapanything, pi3
 from come_ros.backbones.checkpoint import MODELS, bundled_weights, load_model, load_vggt, save_checkpoint
 from come_ros.backbones.mapanything import MapAnything
@@ -256,3 +257,18 @@ def test_the_bundled_model_loads_and_is_small():
     side = {"image_side": model.sizes.image_side, "native_side": model.sizes.native_side}
     assert model.sizes == dataclasses.replace(VARIANTS["tiny"], **side)
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_the_predicted_centre_is_the_middle_of_the_image_in_the_packages_pixels(tmp_path):
+    """(W - 1) / 2, where tiny learnt it; published weights say W / 2, as their authors do."""
+    x = torch.rand(1, 1, 3, 56, 70)
+    for centre, want in ((0.0, (35.0, 28.0)), (-0.5, (34.5, 27.5))):
+        model = tiny("vggt", centre=centre)
+        with torch.inference_mode():
+            k = model(x, NoAccelerator(), ("camera",))[0]["intrinsics"][0, 0]
+        assert (float(k[0, 2]), float(k[1, 2])) == want
+        path = str(tmp_path / "w.safetensors")
+        save_checkpoint(path, model)
+        assert load_vggt(path).sizes.centre == centre
+    assert load_vggt(bundled_weights()).sizes.centre == -0.5, "the file is older than the field"
+    assert VGGT.published_sizes({}).centre == 0.0
