@@ -7,6 +7,8 @@ examples:
   come_ros train --minutes 100 -o out/train --resume     go on after an interruption
   come_ros train --backbone mapanything --steps 4000 -o out/ma --encoder come_ros/models/vggt_tiny.safetensors
   come_ros train -o out/train --score test               scores of the checkpoint beside the null models
+  come_ros train --variant tiny2 --material DIR --start come_ros/models/vggt_tiny.safetensors --batch 16 --threads 1 -o out/tiny2
+                                                         the model with a stem: come_ros/training/README.md
   come_ros train -o out/train --export come_ros/models/vggt_tiny.safetensors
 """
 
@@ -61,7 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", default="tiny", help="size of the backbone's model (default tiny)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 = all")
-    parser.add_argument("--start", metavar="FILE", help="begin with the model and probe of this checkpoint (last.pt)")
+    parser.add_argument(
+        "--start",
+        metavar="FILE",
+        help="begin with the model and probe of this checkpoint (last.pt); tiny2: with trunk and heads of these weights of tiny",
+    )
     parser.add_argument(
         "--encoder", metavar="FILE", help="begin with the image encoder of these weights (any backbone's of that size)"
     )
@@ -75,6 +81,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of Co-Me: chooses the groups in two of three such steps, instead of the lot",
     )
     parser.add_argument("--pictures", metavar="DIR", help="folder of photographs to hang into the rooms")
+    parser.add_argument(
+        "--material",
+        metavar="DIR",
+        help="tiny2 only: folder of textures, pictures and panoramas, see come_ros/training/README.md",
+    )
+    parser.add_argument(
+        "--watch", metavar="DIR", action="append", default=[], help="tiny2 only: recording to score on; may be repeated"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (bf16 there)")
     parser.add_argument("--batch", type=int, default=BATCH_FRAMES, help="frames in a batch (default %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes that render (default 1)")
@@ -86,6 +100,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
+    from ..training import long_run
+
+    if args.backbone == "vggt" and long_run.has_stem(args.variant):
+        long_run.run(args)
+        return 0
+    if args.material or args.watch:
+        raise ConfigError(
+            f"--material and --watch are for a variant with a stem, not for {args.variant}: leave them out"
+        )
     if args.threads:
         torch.set_num_threads(args.threads)
     os.makedirs(args.output, exist_ok=True)
@@ -166,8 +189,9 @@ def initialise(model: Any, recipe: Recipe, seed: int) -> None:
         encoder, c = recipe.encoder(model), model.sizes.dim
         for token in (encoder.cls_token, encoder.register_tokens):
             nn.init.normal_(token, std=0.1)
-        encoder.patch_embed.proj.weight.copy_(cosine_filters(c, model.patch))
-        encoder.patch_embed.proj.bias.zero_()
+        if hasattr(encoder.patch_embed, "proj"):  # else there is a stem
+            encoder.patch_embed.proj.weight.copy_(cosine_filters(c, model.patch))
+            encoder.patch_embed.proj.bias.zero_()
         encoder.pos_embed[:, 1:] = sine_table(c, round((encoder.pos_embed.shape[1] - 1) ** 0.5))
         for part, block in model.trunk_blocks():
             if part == "global":  # keys start equal to queries: like attends to like, the beginning of matching

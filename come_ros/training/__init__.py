@@ -1,0 +1,1 @@
+"""Training of the bundled models: windows, losses, the long run."""

