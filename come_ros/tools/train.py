@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     from ..training import long_run
 
     if args.backbone == "vggt" and long_run.has_stem(args.variant):
-        long_run.run(args)
+        long_run.run(args, functools.partial(recorded_windows, args.watch))
         return 0
     if args.material or args.watch:
         raise ConfigError(
@@ -123,6 +123,15 @@ def run(args: argparse.Namespace) -> int:
     else:
         train(args)
     return 0
+
+
+def recorded_windows(names: list[str], count: int, side: int, patch: int) -> dict[str, list[Any]]:
+    """WindowTruth of recordings by their names: `count` windows of 4 frames of each at most. Raises DatasetError."""
+    from ..config import Config
+    from .eval.sources import Cut, Source
+
+    sources = [Source(name, Config()) for name in names]
+    return {source.label: list(source.windows(Cut(most=count), side, patch)) for source in sources}
 
 
 # --------------------------------------------------------------------------------------------------------------- losses

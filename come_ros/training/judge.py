@@ -6,7 +6,7 @@ Beside each stand the trivial baselines that know nothing of the images: constan
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ import torch
 
 from ..accelerators import NoAccelerator
 from ..backbones.vggt import VGGT
-from ..config import Config
 from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
 from ..evaluation import depth_errors, relative_pose_errors
 from ..evaluation.calibration import calibration
@@ -34,16 +33,13 @@ class Judge:
     windows: dict[str, list[WindowTruth]]
 
     @classmethod
-    def of(cls, split: str, recordings: Iterable[str], count: int, side: int = 256, patch: int = 16) -> Judge:
-        """`count` windows of a frozen split of rooms, and as many at most of each recording. Raises DatasetError."""
-        from ..tools.eval.sources import Cut, Source
-
+    def of(
+        cls, split: str, count: int, recordings: Mapping[str, list[WindowTruth]], side: int = 256, patch: int = 16
+    ) -> Judge:
+        """`count` windows of a frozen split of rooms, and windows of recordings by their names, all for that native side and patch."""
         plan = plan_resize(640, 480, side, patch)
-        windows = {"rooms": [_room(seed, plan.width, plan.height) for seed in SPLIT_SEEDS[split][:count]]}
-        for name in recordings:
-            source = Source(name, Config())
-            windows[source.label] = list(source.windows(Cut(FRAMES, most=count), side, patch))
-        return cls(windows)
+        rooms = [_room(seed, plan.width, plan.height) for seed in SPLIT_SEEDS[split][:count]]
+        return cls({"rooms": rooms, **recordings})
 
     def __call__(self, model: VGGT) -> dict[str, Any]:
         """Source -> scores of the model; and their sum in one number, `figure`, larger is better."""

@@ -14,7 +14,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ from ..backbones.stem import folded
 from ..backbones.vggt import VARIANTS, VGGT, inverse_log
 from ..datasets.material import Material, load_material
 from ..errors import CheckpointError, ConfigError
+from ..evaluation.window import WindowTruth
 from ..files import whole_file
 from ..tools.losses import attention_loss, correspondence, matching_loss, ray_loss, targets
 from ..tools.recipes import recipe_for, some_frames
 from ..tools.train import initialise
 from ..tools.training import denormals_flushed
+from .judge import Judge
 from .motion_losses import depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
 from .parallax import Mix, ParallaxStream
 
@@ -443,9 +445,12 @@ def earlier_model(path: str) -> VGGT:
     return model
 
 
-def run(args: argparse.Namespace) -> None:
-    """`come_ros train` for a variant with a stem."""
-    from .judge import Judge
+def run(args: argparse.Namespace, recordings: Callable[[int, int, int], Mapping[str, list[WindowTruth]]]) -> None:
+    """`come_ros train` for a variant with a stem. recordings(count, side, patch): windows of those to be watched, by name."""
+
+    def judge(split: str, count: int) -> Judge:
+        sizes = VARIANTS[args.variant]
+        return Judge.of(split, count, recordings(count, sizes.native_side, sizes.patch), sizes.native_side, sizes.patch)
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -456,7 +461,7 @@ def run(args: argparse.Namespace) -> None:
         export(best if os.path.isfile(best) else path, args.export)
         return
     if args.score:
-        print(json.dumps(Judge.of(args.score, args.watch, 64)(restore(path).average.model), indent=2))
+        print(json.dumps(judge(args.score, 64)(restore(path).average.model), indent=2))
         return
     earlier = earlier_model(args.start) if args.start else None
     plan = plan_of(args)
@@ -467,7 +472,7 @@ def run(args: argparse.Namespace) -> None:
         )
     material = load_material(args.material) if args.material else Material()
     print(f"{state.variant} at step {state.step} of {plan.steps}; material: {material}")
-    train(state, material, args.output, earlier, Judge.of("validation", args.watch, 24))
+    train(state, material, args.output, earlier, judge("validation", 24))
 
 
 def export(checkpoint: str, target: str) -> None:

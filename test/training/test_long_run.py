@@ -133,7 +133,7 @@ def test_the_schedule_goes_by_steps():
 
 
 def test_a_judge_scores_a_model_and_those_that_see_nothing(small):
-    judge = Judge.of("validation", (), 2, side=64)
+    judge = Judge.of("validation", 2, {}, side=64)
     model = new_state("small2", 0, PLAN, None, small).average.model
     scores, nothing = judge(model), judge.baselines()
     assert scores["rooms"]["windows"] == nothing["rooms"]["windows"] == 2

@@ -15,6 +15,7 @@ import torch
 
 from come_ros.backbones.checkpoint import bundled_weights
 from come_ros.datasets.material import Material, load_material
+from come_ros.tools.train import recorded_windows
 from come_ros.training import motion_losses
 from come_ros.training.judge import Judge
 from come_ros.training.long_run import Plan, earlier_model, new_state, train
@@ -55,8 +56,12 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     earlier = earlier_model(bundled_weights())
     material = load_material(options.material) if options.material else Material()
-    judge = Judge.of("validation", options.watch, options.windows)
-    old = Judge.of("validation", options.watch, options.windows, earlier.native_side, earlier.patch)
+
+    def judge_at(side: int, patch: int) -> Judge:
+        recordings = recorded_windows(options.watch, options.windows, side, patch)
+        return Judge.of("validation", options.windows, recordings, side, patch)
+
+    judge, old = judge_at(256, 16), judge_at(earlier.native_side, earlier.patch)
     rows = {"baselines": judge.baselines(), "tiny as shipped": old(earlier)}
     for name in options.arm or ARMS:
         plan, warm, changes = ARMS[name]
