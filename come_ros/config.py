@@ -251,6 +251,15 @@ class Scale:
 
 
 @dataclass(frozen=True)
+class Refine:
+    mode: str = _param(
+        "none",
+        "bundle: poses and depth are held against points that are followed from image to image; none: as the network has them",
+        choices=("bundle", "none"),
+    )
+
+
+@dataclass(frozen=True)
 class OdometryParameters:
     rate: str = _param(
         "keyframe",
@@ -394,6 +403,7 @@ class Config:
     cloud: Cloud = field(default_factory=Cloud)
     map: Map = field(default_factory=Map)
     sync: Sync = field(default_factory=Sync)
+    refine: Refine = field(default_factory=Refine)
     odometry: OdometryParameters = field(default_factory=OdometryParameters)
     scale: Scale = field(default_factory=Scale)
     cov: Cov = field(default_factory=Cov)

@@ -22,6 +22,7 @@ from .keyframes import KeyframeSelector
 from .landmarks import landmarks_of
 from .odometry import Located, Odometry
 from .preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, plan_resize, preprocess
+from .refine import Proposal, Refiner, Unrefined
 from .rig import hold_rig
 from .timeline import Place, Timeline, settled
 from .types import F64, Frame, Known, Prediction, Submap, Window
@@ -86,6 +87,7 @@ class ReconstructionPipeline:
         self._encoder_cache = EncoderCache()
         self.cameras = max(1, len(config.camera_names))
         self._aligner = WindowAligner(config.window.size * self.cameras, self.metric)
+        self._refiner = Refiner(config, self.metric) if config.refine.mode == "bundle" else Unrefined()
         self.odometry = Odometry(config)
         self._covariance = np.zeros((6, 6))
         self._model_images: dict[FrameName, NDArray[np.uint8]] = {}
@@ -102,7 +104,7 @@ class ReconstructionPipeline:
     @property
     def tracks(self) -> bool:
         """Whether points are to be followed through all images, by `track`, before `add_frame` is given them."""
-        return self.config.odometry.rate == "image"
+        return self.config.odometry.rate == "image" or self.config.refine.mode == "bundle"
 
     def track(self, frame: Frame) -> tuple[Frame, list[Located]]:
         """`frame` with the points seen in it, for `add_frame`, and the poses of images that are known now. Every image goes through here
@@ -217,18 +219,35 @@ class ReconstructionPipeline:
         start = self._origin if self._aligner.started else origin_of(window.frames[0])
         alignment, odom_from_camera = self._aligner.align(seen.frames, prediction)
         self.counts["windows"] += 1
-        new = slice(len(seen) - seen.new if alignment.accepted else len(seen), None)
-        frames = seen.frames[new]
-        odom_from_camera = odom_from_camera[new]
-        rows = slice(
-            len(prediction.depth) - len(frames), None
-        )  # the new frames' rows are the last, whichever were asked for
+        # the new frames' rows are the last, whichever were asked for
+        rows = slice(len(prediction.depth) - seen.new, None)
         depth = _scaled(prediction.depth[rows], alignment.scale)
-        confidence = prediction.confidence[rows]
         if prediction.meaningful is not None:
             depth[~prediction.meaningful[rows]] = np.nan
+        clock.append(time.perf_counter())
+        refinement = self._refiner.refine(
+            Proposal(
+                seen.frames,
+                seen.new,
+                plans,
+                prediction,
+                alignment,
+                odom_from_camera,
+                depth,
+                prediction.confidence[rows],
+            )
+        )
+        if refinement.accepted and not alignment.accepted:
+            alignment = dataclasses.replace(alignment, accepted=True, reason="")
+        alignment = dataclasses.replace(alignment, scale=refinement.scale)
+        new = slice(len(seen) - seen.new if alignment.accepted else len(seen), None)
+        published = slice(0 if alignment.accepted else seen.new, None)
+        frames = seen.frames[new]
+        odom_from_camera = refinement.odom_from_camera[published]
+        depth, confidence = refinement.depth[published], refinement.confidence[published]
         if alignment.accepted:
             self._aligner.commit(frames, alignment.scale, odom_from_camera, depth, confidence)
+            self._refiner.commit(refinement)
             self._window.commit(window)
             self._origin = start
             self._intrinsics.add(seen.frames, plans, prediction)
@@ -256,12 +275,14 @@ class ReconstructionPipeline:
             read_ratio=prediction.read_ratio,
             metric=self.metric,
             rig=residual,
+            refinement=refinement.report,
             reused=prediction.reused / len(seen),
             saved_ms=prediction.saved_ms,
             timings_ms={
                 "preprocess": 1e3 * (clock[1] - clock[0]),
                 "model": 1e3 * (clock[2] - clock[1]),
                 "align": 1e3 * (clock[3] - clock[2]),
+                **({"refine": 1e3 * (clock[4] - clock[3])} if config.refine.mode != "none" else {}),
             },
         )
         if not alignment.accepted or not self.tracks:
@@ -336,6 +357,7 @@ class ReconstructionPipeline:
         self._keyframes.reset()
         self._window.reset()
         self._aligner.reset()
+        self._refiner.reset()
         self._forget_frames()
         self._intrinsics = _Intrinsics()
         self._last = None
@@ -427,6 +449,7 @@ class ReconstructionPipeline:
             self._keyframes.reset()
             self._window.reset()
             self._aligner.restart()
+            self._refiner.restart()
             self._forget_frames()
         return how != "ignore"
 
@@ -541,6 +564,7 @@ class ReconstructionPipeline:
         self._refused = 0
         self.counts["restarts"] += 1
         self._aligner.restart()
+        self._refiner.restart()
         self._window.forget()
         return f"; refused {MAX_REFUSED} times in a row, so the next window goes on from the last pose by itself"
 

@@ -217,6 +217,24 @@ class RigResidual:
     direction: float
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """What the bundle did with a window (see refine.py).
+
+    landmarks, observations, inliers: how many, 0 if nothing was refined. error_px: median reprojection error of the inliers, NaN without
+    any. refined: share of the new keyframes whose pose and depth it vouches for. reason: why not all of them, "" if all. iterations:
+    linear systems that were solved.
+    """
+
+    landmarks: int = 0
+    observations: int = 0
+    inliers: int = 0
+    error_px: float = float("nan")
+    refined: float = 0.0
+    reason: str = ""
+    iterations: int = 0
+
+
 class DeviceMemory(NamedTuple):
     """Of the device that the model is on, MiB."""
 
@@ -235,6 +253,7 @@ class Submap:
     odom_from_camera: (N, 4, 4). timings_ms: stage -> milliseconds. metric: whether the model's own unit
     is the metre. rig: with several cameras whose places are known. reused: share of the window's frames that did not go through the
     encoder again, which saved about saved_ms. landmarks: what is known of the scene now, None if nothing new is.
+    refinement: how the bundle went.
     """
 
     frames: tuple[Frame, ...]
@@ -251,6 +270,7 @@ class Submap:
     metric: bool = False
     rig: RigResidual | None = None
     landmarks: Landmarks | None = None
+    refinement: Refinement = field(default_factory=lambda: Refinement())
     reused: float = 0.0
     saved_ms: float = 0.0
 

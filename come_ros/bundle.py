@@ -1,0 +1,540 @@
+"""Bundle adjustment of one window: a pure, deterministic Levenberg-Marquardt with the landmarks eliminated by the Schur complement.
+
+Unknown are the poses of the free frames, the inverse depth of every landmark (its logarithm, so that depth stays positive) in the frame
+that anchors it, a smooth correction of the network's log depth for each corrected frame, the focal length of cameras that nobody
+calibrated, and the odometry's unit in metres where something metric is measured. All other frames are constants.
+
+A landmark l lies at X_l = R_a b / w + p_a: w is its inverse depth, b = ((u - cx) / fx, (v - cy) / fy, 1) the ray of its pixel in the
+anchor a. In frame i it is seen along Y = R_i^T (R_a b + w (p_a - p_i)), which stays finite for w -> 0 (Civera et al., T-RO 2008).
+Rotations are updated from the right, R <- R exp([r]x), positions in the world. Robust terms cost k^2 log(1 + s / k^2) for a squared
+normalised residual s (Cauchy), and are solved by reweighting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .geometry import rotation_from_vector, skew, vector_from_rotation
+from .types import F64
+
+Ints = NDArray[np.intp]
+
+MIN_DEPTH_RATIO = 1e-3  # of Y_z: what lies at or behind a camera is put here, far off its pixel
+FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-4, 1e-9, 1e9
+
+
+def _none(*shape: int) -> F64:
+    return np.zeros(shape)
+
+
+def _no_index() -> Ints:
+    return np.zeros(0, np.intp)
+
+
+@dataclass(frozen=True, eq=False)
+class Reprojections:
+    """What was seen where: N landmarks in frames other than those that anchor them. pixels: (N, 2). sigma: (N,) px."""
+
+    frame: Ints = field(default_factory=_no_index)
+    landmark: Ints = field(default_factory=_no_index)
+    pixels: F64 = field(default_factory=lambda: _none(0, 2))
+    sigma: F64 = field(default_factory=lambda: _none(0))
+    kernel: float = np.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Depths:
+    """What a network says of N landmarks' depth in a frame. log_depth: (N,) along z. basis: (N, B), what a unit of each correction adds
+    to it there. sigma: (N,) of the logarithm."""
+
+    frame: Ints = field(default_factory=_no_index)
+    landmark: Ints = field(default_factory=_no_index)
+    log_depth: F64 = field(default_factory=lambda: _none(0))
+    basis: F64 = field(default_factory=lambda: _none(0, 0))
+    sigma: F64 = field(default_factory=lambda: _none(0))
+    kernel: float = np.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Relatives:
+    """N measured poses of one frame in another one. first_from_second: (N, 4, 4). sigma: (N, 2), of rotation (rad, each axis) and of
+    translation (units of the measurement). metric: (N,) bool, translation in metres instead of odometry units."""
+
+    first: Ints = field(default_factory=_no_index)
+    second: Ints = field(default_factory=_no_index)
+    first_from_second: F64 = field(default_factory=lambda: _none(0, 4, 4))
+    sigma: F64 = field(default_factory=lambda: _none(0, 2))
+    metric: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    kernel: float = np.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """F frames, L landmarks, C cameras, B terms of the depth correction.
+
+    world_from_camera: (F, 4, 4), where free the start. free: (F,) bool. camera: (F,) which camera. intrinsics: (C, 4) fx, fy, cx, cy.
+    anchor: (L,) frame in which a landmark lies at anchor_pixels (L, 2) exactly. log_inverse_depth: (L,) start.
+    corrected: (F,) bool, frames whose network depth has a correction, which starts at `corrections` (F, B). The corrections of one term
+    are Gaussian with zero mean; `common_sigma` (B,) is what they share within the problem, `own_sigma` (B,) what each frame has of its own.
+    log_focal_sigma: (C,) how far the logarithm of the focal length may be off, 0: it is known. unit_sigma: the same of the odometry's
+    units per metre, `unit`.
+    """
+
+    world_from_camera: F64
+    free: NDArray[np.bool_]
+    camera: Ints
+    intrinsics: F64
+    anchor: Ints
+    anchor_pixels: F64
+    log_inverse_depth: F64
+    reprojections: Reprojections
+    depths: Depths = field(default_factory=Depths)
+    relatives: tuple[Relatives, ...] = ()
+    corrected: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    corrections: F64 = field(default_factory=lambda: _none(0, 0))
+    common_sigma: F64 = field(default_factory=lambda: _none(0))
+    own_sigma: F64 = field(default_factory=lambda: _none(0))
+    log_focal_sigma: F64 = field(default_factory=lambda: _none(0))
+    unit: float = 1.0
+    unit_sigma: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The best values found, as in Problem.
+
+    intrinsics: (C, 4) with the focal lengths found. cost: half of the sum of all robust squares; start_cost: before. covariance: (6 n,
+    6 n) of the n free frames, in the order of the frames, each rotation (rad, in the camera's axes) then position (in the world); the
+    residuals' sigmas are taken at their word. log_focal_sigma: (C,), unit_sigma: what is left of those of the problem.
+    landmark_information: (L,) of the logarithm of the inverse depth by the reprojections alone, with all poses as they are. residuals:
+    (N, 2) px of the reprojections, weights (N,) 0 .. 1 what their kernel lets them count. depth_residuals: (D,) log of the landmark's
+    depth over the corrected one. iterations: linear systems solved. converged: False if they were used up.
+    """
+
+    world_from_camera: F64
+    log_inverse_depth: F64
+    corrections: F64
+    intrinsics: F64
+    unit: float
+    cost: float
+    start_cost: float
+    covariance: F64
+    log_focal_sigma: F64
+    unit_sigma: float
+    landmark_information: F64
+    residuals: F64
+    weights: F64
+    depth_residuals: F64
+    iterations: int
+    converged: bool
+
+
+def solve(problem: Problem, max_iterations: int = 20, tolerance: float = 1e-5) -> Solution:
+    """Minimises the sum of all terms from the start given; ends when a step gains less than `tolerance` of the cost.
+
+    Never worse than the start: a step that does not lower the cost is not taken. Raises ValueError if something is not finite.
+    """
+    layout = _Layout(problem)
+    values = layout.start()
+    terms = layout.evaluate(values, jacobians=True)
+    start_cost = cost = terms.cost
+    if not np.isfinite(cost):
+        raise ValueError("the start of a bundle adjustment is not finite: leave out frames and landmarks that are not")
+    damping, converged, iterations = FIRST_DAMPING, False, 0
+    system = layout.system(terms)
+    while iterations < max_iterations and not converged:
+        iterations += 1
+        step = system.step(damping)
+        trial = layout.moved(values, step)
+        after = layout.evaluate(trial, jacobians=False).cost
+        if after < cost:
+            converged = cost - after <= tolerance * cost
+            values, cost, damping = trial, after, max(LEAST_DAMPING, 0.1 * damping)
+            terms = layout.evaluate(values, jacobians=True)
+            system = layout.system(terms)
+        else:
+            # nothing is gained by a step that is already tiny
+            converged = step.size < 1e-12 or damping >= MOST_DAMPING or after <= cost * (1 + 1e-14)
+            damping = min(MOST_DAMPING, 10 * damping)
+    return layout.solution(values, terms, system, start_cost, iterations, converged)
+
+
+class _Values(NamedTuple):
+    poses: F64  # (F, 4, 4)
+    log_inverse_depth: F64  # (L,)
+    corrections: F64  # (F, B)
+    log_focal: F64  # (C,), about the given one
+    log_unit: float
+
+
+class _Step(NamedTuple):
+    parameters: F64  # (P,)
+    landmarks: F64  # (L,)
+
+    @property
+    def size(self) -> float:
+        return float(max(np.abs(self.parameters).max(initial=0.0), np.abs(self.landmarks).max(initial=0.0)))
+
+
+class _Block(NamedTuple):
+    """N residuals of d rows: weighted and normalised, with the Jacobian to K columns and to one landmark each."""
+
+    residual: F64  # (N, d)
+    jacobian: F64  # (N, d, K)
+    columns: _Columns
+    to_landmark: F64  # (N, d), of no size where there is none
+
+
+class _Columns:
+    """Where the Jacobians of a block of residuals go: fixed for the whole problem. Column P is that of constants, which is dropped."""
+
+    def __init__(self, columns: Ints, landmark: Ints | None, size: int) -> None:
+        n = size + 1
+        self.gradient = columns.ravel()
+        self.hessian = (columns[:, :, None] * n + columns[:, None, :]).ravel()
+        self.landmark = landmark
+        self.mixed = None if landmark is None else (landmark[:, None] * n + columns).ravel()
+
+
+class _Terms(NamedTuple):
+    cost: float
+    blocks: list[_Block]
+    to_prior: F64  # (P,) gradient of the priors
+    pixels: F64
+    pixel_weights: F64
+    log_depths: F64
+
+
+class _System:
+    """Normal equations with the landmarks still in them."""
+
+    def __init__(self, hessian: F64, gradient: F64, mixed: F64, landmark: F64, landmark_gradient: F64) -> None:
+        self.hessian, self.gradient = hessian, gradient  # (P, P), (P,)
+        self.mixed, self.landmark, self.landmark_gradient = mixed, landmark, landmark_gradient  # (L, P), (L,), (L,)
+
+    def step(self, damping: float) -> _Step:
+        hessian = self.hessian.copy()
+        diagonal = np.einsum("ii->i", hessian)
+        diagonal += damping * np.maximum(diagonal, 1e-12)
+        landmark = self.landmark * (1 + damping) + 1e-12
+        scaled = self.mixed / landmark[:, None]
+        schur = hessian - _product(scaled, self.mixed)
+        parameters = -_solved(schur, self.gradient - self.landmark_gradient @ scaled)
+        return _Step(parameters, -(self.landmark_gradient + self.mixed @ parameters) / landmark)
+
+    def covariance(self) -> F64:
+        schur = self.hessian - _product(self.mixed / (self.landmark + 1e-12)[:, None], self.mixed)
+        scale = 1 / np.sqrt(np.maximum(np.diagonal(schur), 1e-12))
+        scaled = 0.5 * (schur + schur.T) * scale[:, None] * scale[None, :]
+        return np.linalg.pinv(scaled, hermitian=True) * scale[:, None] * scale[None, :]
+
+
+def _product(a: F64, b: F64) -> F64:
+    return a.T @ b
+
+
+def _solved(matrix: F64, vector: F64) -> F64:
+    if not len(vector):
+        return vector
+    # scaled to a unit diagonal: radians, metres and logarithms differ by orders of magnitude
+    scale = 1 / np.sqrt(np.maximum(np.diagonal(matrix), 1e-12))
+    scaled = matrix * scale[:, None] * scale[None, :]
+    try:
+        return scale * np.linalg.solve(scaled, scale * vector)
+    except np.linalg.LinAlgError:
+        return scale * np.linalg.lstsq(scaled, scale * vector, rcond=None)[0]
+
+
+class _Layout:
+    """Which unknown has which column, and the terms as functions of the unknowns."""
+
+    def __init__(self, problem: Problem) -> None:
+        p = self.problem = problem
+        self.free, self.corrected = np.flatnonzero(p.free), np.flatnonzero(p.corrected)
+        self.terms = len(p.common_sigma)
+        focal = np.flatnonzero(p.log_focal_sigma > 0) if len(p.log_focal_sigma) else _no_index()
+        self.focal, self.unit = focal, p.unit_sigma > 0
+        poses, corrections = 6 * len(self.free), self.terms * len(self.corrected)
+        self.size = poses + corrections + len(focal) + int(self.unit)
+        frames = len(p.free)
+        self.pose_column = np.full((frames, 6), self.size)
+        self.pose_column[self.free] = np.arange(poses).reshape(-1, 6)
+        self.correction_column = np.full((frames, self.terms), self.size)
+        self.correction_column[self.corrected] = poses + np.arange(corrections).reshape(-1, self.terms)
+        self.focal_column = np.full(len(p.intrinsics), self.size)
+        self.focal_column[focal] = poses + corrections + np.arange(len(focal))
+        self.unit_column = self.size - 1 if self.unit else self.size
+
+        seen = p.reprojections
+        anchor = p.anchor[seen.landmark]
+        # most observations of old landmarks are by constant frames: they only say something of the depth
+        moving = p.free[seen.frame] | p.free[anchor]
+        moving |= (self.focal_column[p.camera[seen.frame]] < self.size) | (
+            self.focal_column[p.camera[anchor]] < self.size
+        )
+        self.moving, self.still = np.flatnonzero(moving), np.flatnonzero(~moving)
+        f, a = seen.frame[self.moving], anchor[self.moving]
+        columns = [self.pose_column[f], self.pose_column[a]]
+        if len(focal):
+            columns += [self.focal_column[p.camera[f]][:, None], self.focal_column[p.camera[a]][:, None]]
+        self.moving_columns = _Columns(np.concatenate(columns, axis=1), seen.landmark[self.moving], self.size)
+        self.still_columns = _Columns(np.zeros((len(self.still), 0), np.intp), seen.landmark[self.still], self.size)
+
+        d = p.depths
+        anchor = p.anchor[d.landmark]
+        columns = [self.pose_column[d.frame], self.pose_column[anchor], self.correction_column[d.frame]]
+        if len(focal):
+            columns += [self.focal_column[p.camera[anchor]][:, None]]
+        self.depth_columns = _Columns(np.concatenate(columns, axis=1), d.landmark, self.size)
+        self.relative_columns = [
+            _Columns(
+                np.concatenate(
+                    [
+                        self.pose_column[r.first],
+                        self.pose_column[r.second],
+                        np.full((len(r.first), 1), self.unit_column),
+                    ],
+                    axis=1,
+                ),
+                None,
+                self.size,
+            )
+            for r in p.relatives
+        ]
+        prior = np.zeros((self.size + 1, self.size + 1))
+        n = len(self.corrected)
+        for b in range(self.terms if n else 0):
+            covariance = p.common_sigma[b] ** 2 * np.ones((n, n)) + p.own_sigma[b] ** 2 * np.eye(n)
+            rows = self.correction_column[self.corrected, b]
+            prior[np.ix_(rows, rows)] = np.linalg.inv(covariance)
+        for c in focal:
+            prior[self.focal_column[c], self.focal_column[c]] = p.log_focal_sigma[c] ** -2
+        if self.unit:
+            prior[self.unit_column, self.unit_column] = p.unit_sigma**-2
+        self.prior = prior[: self.size, : self.size]
+
+    def start(self) -> _Values:
+        p = self.problem
+        corrections = p.corrections if len(p.corrections) else np.zeros((len(p.free), self.terms))
+        return _Values(p.world_from_camera, p.log_inverse_depth, corrections, np.zeros(len(p.intrinsics)), 0.0)
+
+    def moved(self, values: _Values, step: _Step) -> _Values:
+        poses, corrections, focal = values.poses.copy(), values.corrections.copy(), values.log_focal.copy()
+        d = step.parameters
+        move = d[: 6 * len(self.free)].reshape(-1, 6)
+        poses[self.free, :3, :3] = poses[self.free, :3, :3] @ rotation_from_vector(move[:, :3])
+        poses[self.free, :3, 3] += move[:, 3:]
+        corrections[self.corrected] += d[self.correction_column[self.corrected]]
+        focal[self.focal] += d[self.focal_column[self.focal]]
+        unit = values.log_unit + (float(d[self.unit_column]) if self.unit else 0.0)
+        return _Values(poses, values.log_inverse_depth + step.landmarks, corrections, focal, unit)
+
+    def prior_values(self, values: _Values) -> F64:
+        out = np.zeros(self.size)
+        out[self.correction_column[self.corrected]] = values.corrections[self.corrected]
+        out[self.focal_column[self.focal]] = values.log_focal[self.focal]
+        if self.unit:
+            out[self.unit_column] = values.log_unit
+        return out
+
+    def evaluate(self, values: _Values, jacobians: bool) -> _Terms:
+        """All residuals, weighted by their kernels, and what they cost. Without `jacobians` the blocks are empty."""
+        p = self.problem
+        rotations, positions = values.poses[:, :3, :3], values.poses[:, :3, 3]
+        inverse_depth = np.exp(np.clip(values.log_inverse_depth, -50, 50))
+        focal = p.intrinsics[:, :2] * np.exp(values.log_focal)[:, None]
+        cameras = p.camera[p.anchor]
+        rays = np.ones((len(p.anchor), 3))
+        rays[:, :2] = (p.anchor_pixels - p.intrinsics[cameras, 2:]) / focal[cameras]
+        turned = _rotated(rotations[p.anchor], rays)  # R_a b
+
+        def seen_from(frame: Ints, landmark: Ints) -> tuple[F64, F64]:
+            """Y (N, 3) and R_i^T (p_a - p_i)."""
+            back = np.swapaxes(rotations[frame], 1, 2)
+            way = _rotated(back, positions[p.anchor[landmark]] - positions[frame])
+            return _rotated(back, turned[landmark]) + inverse_depth[landmark, None] * way, way
+
+        blocks: list[_Block] = []
+        v = self.prior_values(values)
+        to_prior = self.prior @ v
+        cost = float(v @ to_prior)
+
+        # reprojection
+        seen = p.reprojections
+        y, way = seen_from(seen.frame, seen.landmark)
+        z = np.maximum(y[:, 2], MIN_DEPTH_RATIO)
+        scale = focal[p.camera[seen.frame]]
+        normal = y[:, :2] / z[:, None]
+        pixels = scale * normal + p.intrinsics[p.camera[seen.frame], 2:] - seen.pixels
+        weight, robust = _cauchy((pixels**2).sum(axis=1) / seen.sigma**2, seen.kernel)
+        cost += robust
+        if jacobians:
+            root = np.sqrt(weight) / seen.sigma
+            # d pixel / d Y: (N, 2, 3)
+            to_y = np.zeros((len(y), 2, 3))
+            to_y[:, 0, 0], to_y[:, 1, 1] = scale[:, 0] / z, scale[:, 1] / z
+            to_y[:, :, 2] = -scale * normal / z[:, None]
+            to_y[y[:, 2] < MIN_DEPTH_RATIO, :, 2] = 0.0
+            to_y *= root[:, None, None]
+            residual = pixels * root[:, None]
+            to_landmark = (to_y @ (way * inverse_depth[seen.landmark, None])[:, :, None])[:, :, 0]
+            m = self.moving
+            f, lm = seen.frame[m], seen.landmark[m]
+            a = p.anchor[lm]
+            to_y_m = to_y[m]
+            world = to_y_m @ np.swapaxes(rotations[f], 1, 2)  # d pixel / d (R_i Y)
+            shift = world * inverse_depth[lm, None, None]
+            parts = [to_y_m @ skew(y[m]), -shift, -(world @ rotations[a]) @ skew(rays[lm]), shift]
+            if len(self.focal):
+                flat = rays[lm] * np.array([-1.0, -1.0, 0.0])
+                parts += [
+                    (scale[m] * normal[m] * root[m, None])[:, :, None],
+                    ((world @ rotations[a]) @ flat[:, :, None]),
+                ]
+            blocks.append(_Block(residual[m], np.concatenate(parts, axis=2), self.moving_columns, to_landmark[m]))
+            s = self.still
+            blocks.append(_Block(residual[s], np.zeros((len(s), 2, 0)), self.still_columns, to_landmark[s]))
+
+        # depth
+        d = p.depths
+        y, way = seen_from(d.frame, d.landmark)
+        z = np.maximum(y[:, 2], MIN_DEPTH_RATIO)
+        log_depths = np.log(z) - values.log_inverse_depth[d.landmark] - d.log_depth
+        log_depths -= (d.basis * values.corrections[d.frame]).sum(axis=1)
+        weight, robust = _cauchy((log_depths / d.sigma) ** 2, d.kernel)
+        cost += robust
+        if jacobians:
+            root = np.sqrt(weight) / d.sigma
+            to_y = np.zeros((len(y), 1, 3))
+            to_y[:, 0, 2] = np.where(y[:, 2] < MIN_DEPTH_RATIO, 0.0, root / z)
+            w = inverse_depth[d.landmark]
+            to_landmark = to_y[:, :, 2] * (way[:, 2] * w)[:, None] - root[:, None]
+            a = p.anchor[d.landmark]
+            world = to_y @ np.swapaxes(rotations[d.frame], 1, 2)
+            shift = world * w[:, None, None]
+            parts = [
+                to_y @ skew(y), -shift, -(world @ rotations[a]) @ skew(rays[d.landmark]), shift,
+                -(root[:, None] * d.basis)[:, None, :],
+            ]  # fmt: skip
+            if len(self.focal):
+                parts += [(world @ rotations[a]) @ (rays[d.landmark] * np.array([-1.0, -1.0, 0.0]))[:, :, None]]
+            jacobian = np.concatenate(parts, axis=2)
+            # a landmark's depth in its own anchor does not depend on where that is
+            jacobian[d.frame == a, :, :12] = 0.0
+            blocks.append(_Block((log_depths * root)[:, None], jacobian, self.depth_columns, to_landmark))
+
+        # poses in each other
+        for r, columns in zip(p.relatives, self.relative_columns, strict=True):
+            first, second = rotations[r.first], rotations[r.second]
+            back = np.swapaxes(first, 1, 2)
+            unit = np.where(r.metric, p.unit * np.exp(values.log_unit), 1.0)
+            turn = vector_from_rotation(np.swapaxes(r.first_from_second[:, :3, :3], 1, 2) @ back @ second)
+            way = _rotated(back, positions[r.second] - positions[r.first])
+            shift = way / unit[:, None] - r.first_from_second[:, :3, 3]
+            for residual, sigma, is_turn in ((turn, r.sigma[:, 0], True), (shift, r.sigma[:, 1], False)):
+                weight, robust = _cauchy((residual**2).sum(axis=1) / sigma**2, r.kernel)
+                cost += robust
+                if not jacobians:
+                    continue
+                root = np.sqrt(weight) / sigma
+                jacobian = np.zeros((len(residual), 3, 13))
+                if is_turn:
+                    to_second = _right_jacobian_inverse(turn)
+                    jacobian[:, :, 6:9] = to_second
+                    jacobian[:, :, 0:3] = -to_second @ np.swapaxes(second, 1, 2) @ first
+                else:
+                    per_unit = 1 / unit[:, None, None]
+                    jacobian[:, :, 0:3] = skew(way) * per_unit
+                    jacobian[:, :, 3:6], jacobian[:, :, 9:12] = -back * per_unit, back * per_unit
+                    jacobian[:, :, 12] = np.where(r.metric[:, None], -way / unit[:, None], 0.0)
+                jacobian *= root[:, None, None]
+                blocks.append(_Block(residual * root[:, None], jacobian, columns, np.zeros((0, 3))))
+
+        weight, _ = _cauchy((pixels**2).sum(axis=1) / seen.sigma**2, seen.kernel)
+        return _Terms(0.5 * cost, blocks, to_prior, pixels, weight, log_depths)
+
+    def system(self, terms: _Terms) -> _System:
+        """Sums the blocks up: each entry of a Jacobian product has its fixed place, so the order of the sums is fixed, too."""
+        n, landmarks = self.size + 1, len(self.problem.anchor)
+        hessian, gradient = np.zeros(n * n), np.zeros(n)
+        mixed, landmark, landmark_gradient = np.zeros(landmarks * n), np.zeros(landmarks), np.zeros(landmarks)
+        for block in terms.blocks:
+            columns, j, r = block.columns, block.jacobian, block.residual
+            if j.shape[2]:
+                products = np.einsum("ndi,ndj->nij", j, j)
+                hessian += np.bincount(columns.hessian, products.ravel(), n * n)
+                gradient += np.bincount(columns.gradient, np.einsum("ndi,nd->ni", j, r).ravel(), n)
+            if columns.landmark is not None:
+                to = block.to_landmark
+                landmark += np.bincount(columns.landmark, (to**2).sum(axis=1), landmarks)
+                landmark_gradient += np.bincount(columns.landmark, (to * r).sum(axis=1), landmarks)
+                if j.shape[2]:
+                    mixed += np.bincount(columns.mixed, np.einsum("ndi,nd->ni", j, to).ravel(), landmarks * n)
+        return _System(
+            hessian.reshape(n, n)[:-1, :-1] + self.prior,
+            gradient[:-1] + terms.to_prior,
+            mixed.reshape(landmarks, n)[:, :-1],
+            landmark,
+            landmark_gradient,
+        )
+
+    def solution(
+        self, values: _Values, terms: _Terms, system: _System, start_cost: float, iterations: int, converged: bool
+    ) -> Solution:
+        p = self.problem
+        poses = 6 * len(self.free)
+        information = np.zeros(len(p.anchor))
+        for block in terms.blocks[:2]:  # the reprojections
+            information += np.bincount(block.columns.landmark, (block.to_landmark**2).sum(axis=1), len(p.anchor))  # type: ignore[arg-type]
+        covariance = system.covariance()
+        focal_sigma = np.zeros(len(p.intrinsics))
+        focal_sigma[self.focal] = np.sqrt(np.diagonal(covariance)[self.focal_column[self.focal]])
+        intrinsics = p.intrinsics.copy()
+        intrinsics[:, :2] *= np.exp(values.log_focal)[:, None]
+        return Solution(
+            world_from_camera=values.poses,
+            log_inverse_depth=values.log_inverse_depth,
+            corrections=values.corrections,
+            intrinsics=intrinsics,
+            unit=p.unit * float(np.exp(values.log_unit)),
+            cost=terms.cost,
+            start_cost=start_cost,
+            covariance=covariance[:poses, :poses],
+            log_focal_sigma=focal_sigma,
+            unit_sigma=float(np.sqrt(covariance[-1, -1])) if self.unit else 0.0,
+            landmark_information=information,
+            residuals=terms.pixels,
+            weights=terms.pixel_weights,
+            depth_residuals=terms.log_depths,
+            iterations=iterations,
+            converged=converged,
+        )
+
+
+def _rotated(rotations: F64, vectors: F64) -> F64:
+    """R v of (N, 3, 3) and (N, 3)."""
+    return np.einsum("nij,nj->ni", rotations, vectors)
+
+
+def _cauchy(squares: F64, kernel: float) -> tuple[F64, float]:
+    """What each term counts (N,), and the sum of what they cost."""
+    if np.isinf(kernel):
+        return np.ones_like(squares), float(squares.sum())
+    ratio = squares / kernel**2
+    return 1 / (1 + ratio), float(kernel**2 * np.log1p(ratio).sum())
+
+
+def _right_jacobian_inverse(vectors: F64) -> F64:
+    """(N, 3, 3) of rotation vectors (N, 3): log(exp(v) exp(d)) = v + J d. Sola et al., arXiv 1812.01537, eq. 144."""
+    angle = np.linalg.norm(vectors, axis=1)
+    small = angle < 1e-4
+    safe = np.where(small, 1.0, angle)
+    second = np.where(
+        small, 1 / 12 + angle**2 / 720, 1 / safe**2 - (1 + np.cos(safe)) / (2 * safe * np.maximum(np.sin(safe), 1e-9))
+    )
+    cross = skew(vectors)
+    return np.eye(3) + 0.5 * cross + second[:, None, None] * (cross @ cross)
