@@ -8,6 +8,7 @@ somebody else brings parameters of its own, as a frozen dataclass `Parameters`: 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -131,6 +132,11 @@ class Input:
         low=0,
         high=1036,
         dynamic=True,
+    )
+    range: str = _param(
+        "auto",
+        "values of images with more than 8 bits that the model sees as 0 .. 255; auto: the range that the stream uses; full: 0 .. 65535; "
+        "or 'LOW HIGH'",
     )
 
 
@@ -427,6 +433,7 @@ class Config:
                 f"window.overlap is {self.window.overlap}, but must be smaller than window.size ({self.window.size}): "
                 f"set window.overlap to 1..{self.window.size - 1}, or raise window.size"
             )
+        parse_range(self.input.range)
         self._check_cameras()
         if 0 < self.input.max_side < 112:
             raise ConfigError(
@@ -605,6 +612,23 @@ def _plugged(values: Mapping[str, Any]) -> dict[str, type]:
             if registry.allows(name) and (kind := registry.parameters_of(name)) is not None:
                 found.setdefault(registry.parameters, kind)
     return found
+
+
+def parse_range(setting: str) -> tuple[float, float] | None:
+    """(low, high) of the parameter input.range, None for auto. Raises ConfigError."""
+    if setting == "auto":
+        return None
+    if setting == "full":
+        return 0.0, 65535.0
+    try:
+        low, high = (float(word) for word in setting.replace(",", " ").split())
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(
+            f"input.range is {setting!r}, but must be auto, full (0 .. 65535), or two numbers LOW HIGH such as '0 4095', LOW below HIGH"
+        )
+    return low, high
 
 
 def load_config(path: str, base: Config | None = None) -> Config:

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ConfigError
+from .config import parse_range
 from .types import U8
 
 log = logging.getLogger("come_ros")
 
-SETTINGS = "auto, full (0 .. 65535), or two numbers LOW HIGH such as '0 4095'"
 BITS = (8, 10, 12, 14, 16)  # of common sensors
 NARROW = (
     1 / 8
@@ -25,21 +24,6 @@ LEAST_SPAN = 32.0  # of a stretched range: noise alone is not to become a pictur
 CLIPPED = 0.01  # so large a share of pixels outside of the range widens it
 OUTLIERS = 0.1  # % of the pixels at either end that may be defects
 _SAMPLES = 20_000  # pixels that are looked at in an image
-
-
-def parse_range(setting: str) -> tuple[float, float] | None:
-    """(low, high) of the parameter input.range, None for auto. Raises ConfigError."""
-    if setting == "auto":
-        return None
-    if setting == "full":
-        return 0.0, 65535.0
-    try:
-        low, high = (float(word) for word in setting.replace(",", " ").split())
-    except ValueError:
-        low = high = np.nan
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ConfigError(f"input.range is {setting!r}, but must be {SETTINGS}, LOW below HIGH")
-    return low, high
 
 
 class Levels:

@@ -28,6 +28,8 @@ def _values(p: Parameter) -> st.SearchStrategy[object]:
         return st.floats(p.low, p.high)
     if p.name == "cameras":
         return st.sampled_from(["", "left+right", "front+left+right_2"])
+    if p.name == "input.range":
+        return st.sampled_from(["auto", "full", "0 1023", "-5.5, 1e3"])
     return st.text()
 
 
@@ -162,3 +164,9 @@ def test_a_missing_parameters_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(ConfigError, match="cannot read the parameters file"):
         load_config(str(tmp_path / "binary.yaml"))
+
+
+@pytest.mark.parametrize("setting", ["", "wide", "1", "5 1", "0 nan", "1 2 3"])
+def test_the_range_of_images_must_be_a_range(setting: str) -> None:
+    with pytest.raises(ConfigError, match=r"input.range is .* must be auto, full"):
+        Config().replace(**{"input.range": setting})

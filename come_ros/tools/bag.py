@@ -18,7 +18,9 @@ examples:
   come_ros bag run.mcap -o out --topic /left/image    which of its cameras
   come_ros bag run.mcap -o out --gt /vicon/odometry   scored against poses in the bag
   come_ros bag video.mp4 -o out --gt path.tum         scored against a TUM file
-  come_ros bag images/ -o out --fps 30                a folder of images, 30 per second
+  come_ros bag images/ -o out                         photographs: every one counts
+  come_ros bag images/ -o out --fps 30                a folder of images of a video, 30 per second
+  come_ros bag video.mp4 -o out --gt path.tum --gt-offset auto --start 10 --duration 30
   come_ros bag my_bag -o out --set accelerator.name=come --compare
   come_ros bag my_bag -o out --weights vggt.pt --set window.size=12 --set keyframe.mode=every
 """
@@ -51,11 +53,14 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..config import Config, load_config, with_words
+from ..datasets.part import Part
 from ..datasets.rosbag import BagWriter, rosbags_messages
 from ..datasets.sequence import BagSequence, Sequence, open_sequence
+from ..datasets.storage import is_recording
 from ..datasets.tum import MAX_DIFFERENCE_NS, nearest, read_trajectory
 from ..errors import Cancelled, ComeRosError, ConfigError, DatasetError, OutputError
-from ..files import write_ply, write_text, write_tum
+from ..evaluation.clock_offset import find_offset
+from ..files import shown, write_ply, write_text, write_tum
 from ..geometry import inverse
 from ..motion import Motion, MotionEstimator, motion_of
 from ..odometry import Located, LocatedCounts
@@ -97,11 +102,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: /ground_truth/odometry, or the TUM folder's own)",
     )  # fmt: skip
     parser.add_argument(
+        "--gt-offset", metavar="SECONDS|auto", default=None,
+        help="added to the stamps of --gt; auto finds it by how both paths turn and move (a video begins at 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--depth-topic", metavar="TOPIC|none", default=None,
+        help="depth of a bag that results are scored against (default: the one that belongs to the images)",
+    )  # fmt: skip
+    parser.add_argument(
         "--fps",
         type=float,
         default=None,
-        help="images per second of a folder (default: 10), or of a video in place of its own times",
+        help="images per second of a folder, whose images are else photographs that all count, or of a video in place of its own times",
     )
+    parser.add_argument(
+        "--start", metavar="SECONDS", type=float, default=0.0, help="begin so long after the first image"
+    )
+    parser.add_argument("--duration", metavar="SECONDS", type=float, default=None, help="end so long after the start")
+    parser.add_argument("--every", metavar="N", type=int, default=1, help="every Nth image only")
+    parser.add_argument("--max-images", metavar="N", type=int, default=None, help="end after so many images")
     parser.add_argument(
         "--compare",
         action="store_true",
@@ -116,16 +135,32 @@ def run(options: argparse.Namespace) -> int:
     were written."""
     started = time.perf_counter()
     config = _configuration(options)
-    gt_file = Path(options.gt) if (options.gt and not options.gt.startswith("/")) or _is_file(options.gt) else None
-    gt_topic = None if gt_file else options.gt
+    _check_folders(Path(options.source), Path(options.out))
+    part = Part(options.start, options.duration, options.every, options.max_images)
+    gt_file, gt_topic = _truth_option(options.gt)
+    gt_offset = _offset_option(options.gt_offset, options.gt)
     with ExitStack() as stack:
         stack.enter_context(_warnings_once())
         # one for each pass: frames, depth and raw messages are read side by side, none ahead of what is needed
         passes = [
-            stack.enter_context(open_sequence(options.source, options.topic, options.fps, config.rectify, gt_topic))
+            stack.enter_context(
+                open_sequence(
+                    options.source,
+                    options.topic,
+                    options.fps,
+                    config.rectify,
+                    gt_topic,
+                    options.depth_topic,
+                    part,
+                    config.input.range,
+                )
+            )
             for _ in range(3)
         ]
+        config = _for_photographs(config, passes[0].timed)
         truth = _truth_of_file(gt_file) if gt_file else passes[0].truth()
+        if options.gt and not truth:
+            raise DatasetError(f"--gt: {options.gt} holds no poses that can be read: there is nothing to score against")
         folder = stack.enter_context(ResultFolder(Path(options.out), RESULTS, options.overwrite))
         stopped = stack.enter_context(Interrupts())
         pipeline = _reproducible_pipeline(config)
@@ -134,7 +169,9 @@ def run(options: argparse.Namespace) -> int:
                 "--compare: there is nothing to compare with the dense model, accelerator.name is 'none': add "
                 "--set accelerator.name=come"
             )
-        job = Job(options.source, config, pipeline, passes, truth, folder, not options.no_bag, options.compare)
+        job = Job(
+            options.source, config, pipeline, passes, truth, folder, not options.no_bag, options.compare, gt_offset
+        )
         job.load_s = time.perf_counter() - started
         failure = job.reconstruct(stopped)
         cancelled = stopped.number if isinstance(failure, Cancelled) else None
@@ -146,7 +183,7 @@ def run(options: argparse.Namespace) -> int:
         problems = job.finish()
         folder.publish()
     print(table(job.metrics))
-    print(f"\n{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {options.out}")
+    print(f"\n{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {shown(options.out)}")
     if cancelled is not None:
         print(f"come_ros bag: {failure}; what came before is in {options.out}", file=sys.stderr)
         return 128 + cancelled
@@ -154,14 +191,24 @@ def run(options: argparse.Namespace) -> int:
         raise failure  # a fault of ours, shown in full
     if failure is not None or problems:
         text = "; ".join(filter(None, [str(failure or ""), *problems]))
-        raise BagError(f"{text}; what came before ({job.used} frames used) is in {options.out}")
+        raise BagError(f"{text}; what came before ({job.used} frames used) is in {shown(options.out)}")
+    if job.used > 1 and job.alone == job.used:
+        raise BagError(
+            f"no two of the {job.used} images used could be reconstructed together, because size, encoding or camera change from each to "
+            f"the next: what is in {shown(options.out)} has no common path"
+        )
+    if options.gt and not job.metrics["truth"]["matched"]:
+        raise BagError(
+            f"--gt: {truth_problem(job.metrics['truth'])}; the results without scores are in {shown(options.out)}"
+        )
     return 0
 
 
 class Job:
     """One recording on its way through the pipeline. Memory does not grow with it, but for the poses.
 
-    used: frames with a result. metrics: all that was measured, after `finish`.
+    used: frames with a result. superseded: frames with a result that a jump of time took away. alone: used frames that were in a window
+    of their own. metrics: all that was measured, after `finish`.
     """
 
     def __init__(
@@ -174,11 +221,14 @@ class Job:
         folder: ResultFolder,
         record: bool,
         compare: bool = False,
+        truth_offset: float | str = 0.0,
     ) -> None:
         """passes: the recording, opened three times. truth: stamp -> world_from_camera (4, 4), may be empty. record: whether
-        output/ is wanted. compare: whether every window runs dense as well. Raises OutputError."""
+        output/ is wanted. compare: whether every window runs dense as well. truth_offset: s, added to the stamps of the truth, or
+        "auto". Raises OutputError."""
         self.name, self.config, self.pipeline, self.folder = name, config, pipeline, folder
-        self.used = self.read = 0
+        self.used = self.read = self.superseded = self.alone = 0
+        self._truth_offset = truth_offset
         self.load_s = self.seconds = 0.0
         self.metrics: dict[str, Any] = {}
         self._source, depths, self._inputs_source = passes
@@ -203,6 +253,8 @@ class Job:
         self._depth_scores = DepthScores()
         self._shown = Evenly()
         self._jumps = self.pipeline.counts["jumps"]
+        self.superseded += self.used
+        self.used = self.alone = 0
         self._located = LocatedCounts()
         self._poses.clear()
         self._keyframes.clear()
@@ -286,6 +338,8 @@ class Job:
             self._timings.setdefault(stage, []).append(ms)
         if len(submap) and self.pipeline.counts["jumps"] != self._jumps and self.config.on_time_jump == "reset":
             self._begin_world()
+        if len(submap) == 1 and submap.alignment.shared == 0:
+            self.alone += 1
         for row, frame in enumerate(submap.frames):
             motion = self._motion.step(submap, row, self.config)
             said = FrameMessages(self._messages, submap, row, motion, self.config)
@@ -405,6 +459,7 @@ class Job:
             self._writer.close()
 
     def _measured(self) -> dict[str, Any]:
+        truth = self._place_truth()
         stamps, known = sorted(self._poses), list(self._true_poses)
         near = nearest(stamps, known)
         true_poses = {t: self._true_poses[known[i]] for t, i in zip(stamps, near, strict=True) if i is not None}
@@ -415,19 +470,21 @@ class Job:
         lost = {
             "unreadable": self._source.unreadable,
             **{reason: counts[reason] for reason in ("not_keyframe", "time", "unusable")},
-            "rejected": counts["keyframes"] - self.used - waiting,
+            "rejected": counts["keyframes"] - self.used - self.superseded - waiting,
+            "superseded": self.superseded,
         }
         return {
             "come_ros": __version__,
             "source": str(self.name),
             "kind": self._source.kind,
             "topic": self._source.topic,
+            "depth_topic": self._source.depth_topic,
             "stopped": self._stopped or None,
             "frames": {
                 "source": self._source.count, "read": self.read, "used": self.used, "pending": waiting, "dropped": lost,
             },
             "stream": {k: counts[k] for k in ("windows", "refused", "restarts", "jumps", "gaps", "changes")},
-            "truth": {"poses": len(known), "matched": len(true_poses)},
+            "truth": {"poses": len(known), "matched": len(true_poses), **truth},
             "depth": self._depth_scores.result(),
             "trajectory": trajectory_scores(self._poses, true_poses),
             "rotation": rotation_scores(self._poses, true_poses),
@@ -447,6 +504,26 @@ class Job:
                 "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             },
         }  # fmt: skip
+
+    def _place_truth(self) -> dict[str, Any]:
+        """Moves the true poses by their offset in time; that offset, and the times that truth and images cover, s."""
+        moved: dict[str, Any] = {}
+        if self._truth_offset == "auto" and self._true_poses:
+            try:
+                offset = find_offset(self._poses, self._true_poses)
+            except DatasetError as error:
+                moved["problem"] = str(error)
+            else:
+                moved.update(offset_s=offset.ns * 1e-9, offset_correlation=offset.correlation)
+                self._true_poses = {stamp + offset.ns: pose for stamp, pose in self._true_poses.items()}
+        elif self._truth_offset:
+            offset_ns = round(float(self._truth_offset) * 1e9)
+            moved["offset_s"] = offset_ns * 1e-9
+            self._true_poses = {stamp + offset_ns: pose for stamp, pose in self._true_poses.items()}
+        for name, poses in (("from_to_s", self._true_poses), ("images_from_to_s", self._poses)):
+            if poses:
+                moved[name] = [min(poses) * 1e-9, max(poses) * 1e-9]
+        return moved
 
     def _odometry_measured(self, true_poses: dict[int, F64]) -> dict[str, Any]:
         """Of odometry at the camera's rate, and of its keyframes as their windows found them; nothing if it tells of those only."""
@@ -475,13 +552,14 @@ class Job:
 
     def _title(self) -> str:
         parts = [f"{self.read} images, {self.used} used", *accuracy_text(self.metrics)]
-        return f"come_ros {__version__}: {Path(self.name).name}\n{'   |   '.join(parts)}"
+        return f"come_ros {__version__}: {shown(Path(self.name).name)}\n{'   |   '.join(parts)}"
 
     def what_was_read(self) -> str:
         """In words, for those who got no result."""
         counts = self.pipeline.counts
+        refused = counts["keyframes"] - self.superseded - self.pipeline.fresh
         lost = {"damaged": self._source.unreadable, "too little motion": counts["not_keyframe"], "stamp not newer": counts["time"],
-                "unusable": counts["unusable"], "in refused windows": counts["keyframes"] - self.pipeline.fresh}  # fmt: skip
+                "unusable": counts["unusable"], "in refused windows": refused}  # fmt: skip
         text = ", ".join(f"{n} {reason}" for reason, n in lost.items() if n)
         return f"{self.read} images were read, none could be used ({text or 'there are too few'})"
 
@@ -552,6 +630,58 @@ def _configuration(options: argparse.Namespace) -> Config:
         )
         config = config.replace(**{"known.depth": False, "known.odometry": False})
     return config
+
+
+def _check_folders(source: Path, out: Path) -> None:
+    """Results must not become input, nor replace it. Raises ConfigError."""
+    if not source.exists():
+        return
+    inside = source.resolve()
+    if out.resolve() == inside and not is_recording(source):
+        raise ConfigError(
+            f"-o {shown(out)} is the source itself: its images and the results would mix: choose another folder"
+        )
+    for name in RESULTS:
+        place = (out / name).resolve()
+        if inside == place or place in inside.parents:
+            raise ConfigError(
+                f"-o {shown(out)} would replace the source {shown(source)} by results: choose another folder"
+            )
+
+
+def _truth_option(gt: str | None) -> tuple[Path | None, str | None]:
+    """File, and topic, of --gt. Raises ConfigError."""
+    if gt is None:
+        return None, None
+    if not gt.strip():
+        raise ConfigError("--gt is empty: give a topic or a file, or leave it out")
+    if _is_file(gt) or not gt.startswith("/"):
+        return Path(gt), None
+    return None, gt
+
+
+def _offset_option(text: str | None, gt: str | None) -> float | str:
+    """Seconds, or "auto", of --gt-offset. Raises ConfigError."""
+    if text is None:
+        return 0.0
+    if gt is None:
+        raise ConfigError(f"--gt-offset {text} has no effect without --gt: leave it out, or give the truth")
+    if text == "auto":
+        return text
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("nan")
+    if not abs(seconds) < 1e11:
+        raise ConfigError(f"--gt-offset is {text!r}, but must be a number of seconds, or auto")
+    return seconds
+
+
+def _for_photographs(config: Config, timed: bool) -> Config:
+    """Photographs were chosen by whoever took them: without times every one is a keyframe, unless keyframe.* say otherwise."""
+    if timed or config.keyframe != Config().keyframe:
+        return config
+    return config.replace(**{"keyframe.mode": "every"})
 
 
 def _truth_of_file(path: Path) -> dict[int, F64]:
@@ -642,13 +772,24 @@ class _warnings_once:
         logging.getLogger("come_ros").removeFilter(self._once)
 
 
+def truth_problem(truth: dict[str, Any]) -> str:
+    """Why no pose of the truth belongs to an image, with the times of both."""
+    if "problem" in truth:
+        return str(truth["problem"])
+    (a, b), (c, d) = truth["from_to_s"], truth["images_from_to_s"]
+    return (
+        f"none of its {truth['poses']} poses lies within 20 ms of a used image: they are from {a:.3f} to {b:.3f} s, the images from "
+        f"{c:.3f} to {d:.3f} s: --gt-offset SECONDS or auto moves them"
+    )
+
+
 def table(metrics: dict[str, Any]) -> str:
     """The metrics as aligned plain text."""
     frames, stream, timings = metrics["frames"], metrics["stream"], metrics["timings"]
     dropped = ", ".join(f"{n} {reason}" for reason, n in frames["dropped"].items() if n) or "none"
     model = timings["window_ms"].get("model", {"p50": float("nan"), "p95": float("nan")})
     rows = [
-        ("source", f"{metrics['source']}: {metrics['kind']}{' ' + metrics['topic'] if metrics['topic'] else ''}"),
+        ("source", f"{shown(metrics['source'])}: {metrics['kind']}{' ' + metrics['topic'] if metrics['topic'] else ''}"),
         ("images", f"{frames['read']} read, {frames['used']} used; not used: {dropped}"),
         ("windows", f"{stream['windows']}, {stream['refused']} refused; model p50 {model['p50']:.0f} ms, p95 {model['p95']:.0f} ms"),
         ("speed", f"{timings['images_per_s']:.1f} images/s, {timings['reconstruct_s']:.1f} s in all, after {timings['load_s']:.1f} s "
@@ -661,10 +802,19 @@ def table(metrics: dict[str, Any]) -> str:
     if metrics["stopped"]:
         rows.insert(2, ("stopped", metrics["stopped"]))
     truth = metrics["truth"]
-    if truth["poses"] and not truth["matched"]:
-        rows.append(
-            ("truth", f"none of its {truth['poses']} poses lies within 20 ms of a used image: compare the stamps")
+    if frames["dropped"].get("superseded"):
+        rows.insert(
+            2, ("time", f"stamps jumped back {stream['jumps']} times: the results are those after the last jump")
         )
+    if truth["poses"] and not truth["matched"]:
+        rows.append(("truth", truth_problem(truth)))
+    elif "offset_s" in truth:
+        found = (
+            f", found with a correlation of {truth['offset_correlation']:.2f}" if "offset_correlation" in truth else ""
+        )
+        rows.append(("truth", f"its stamps are moved by {truth['offset_s']:.3f} s{found}"))
+    if metrics["depth_topic"]:
+        rows.append(("depth", f"scored against {metrics['depth_topic']}"))
     width = max(len(name) for name, _ in rows) + 2
     lines = [f"{name:{width}}{text}" for name, text in rows]
     scored = any(metrics[kind] for kind in ("depth", "trajectory", "rotation"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import hashlib
@@ -26,8 +27,10 @@ pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]
 
 from come_ros import geometry
 from come_ros.datasets.rosbag import Bag, BagWriter
+from come_ros.errors import ConfigError
 from come_ros.files import write_tum
 from come_ros.outputs import OUTPUTS
+from come_ros.tools import bag as bag_tool
 from come_ros.tools import cli
 from come_ros.tools.results import GuardedStream, Reserve
 from come_ros.types import Frame
@@ -247,7 +250,7 @@ def test_truth_may_come_out_of_a_file(tmp_path: Path, plain: Path, world: Truth)
     write_tum(tmp_path / "gt.tum", two)
     assert run(plain, tmp_path / "out", "--gt", str(tmp_path / "gt.tum"), "--no-bag") == 0
     metrics = metrics_of(tmp_path / "out")
-    assert metrics["truth"] == {"poses": 2, "matched": 2}
+    assert (metrics["truth"]["poses"], metrics["truth"]["matched"]) == (2, 2)
     assert metrics["depth"] is None and metrics["trajectory"] is None
     turn = geometry.rotation_angle(two[world.stamps_ns[3]][:3, :3].T @ two[world.stamps_ns[4]][:3, :3])
     # the stand-in's camera does not turn, so it errs as the null model does
@@ -258,8 +261,105 @@ def test_truth_may_come_out_of_a_file(tmp_path: Path, plain: Path, world: Truth)
 
 def test_truth_at_other_times_is_said(tmp_path: Path, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tum(tmp_path / "gt.tum", {1: np.eye(4), 2: np.eye(4)})
-    assert run(plain, tmp_path / "out", "--gt", str(tmp_path / "gt.tum"), "--no-bag") == 0
-    assert "none of its 2 poses lies within 20 ms of a used image" in capsys.readouterr().out
+    assert run(plain, tmp_path / "out", "--gt", str(tmp_path / "gt.tum"), "--no-bag") == 1
+    said = capsys.readouterr()
+    assert (
+        "none of its 2 poses lies within 20 ms of a used image: they are from 0.000 to 0.000 s, the images from"
+        in said.err
+    )
+    assert "--gt-offset SECONDS or auto moves them" in said.err and (tmp_path / "out" / "map.ply").is_file()
+
+
+@pytest.mark.parametrize("offset", ["1000000.5", "auto"])
+def test_truth_of_another_clock_is_moved(
+    tmp_path: Path, plain: Path, world: Truth, offset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = {
+        t - 1_000_000_500_000_000: pose
+        for t, pose in zip(world.stamps_ns.tolist(), world.world_from_camera, strict=True)
+    }
+    write_tum(tmp_path / "gt.tum", moved)
+    code = run(plain, tmp_path / "out", "--gt", str(tmp_path / "gt.tum"), "--gt-offset", offset, "--no-bag")
+    said, truth = capsys.readouterr(), metrics_of(tmp_path / "out")["truth"]
+    if offset == "auto":  # the stand-in's camera neither turns nor changes its speed: nothing tells the offset
+        assert code == 1 and truth["matched"] == 0
+        assert "--gt-offset auto found no offset that stands out" in said.err
+        return
+    assert code == 0 and truth["matched"] == COUNT and truth["offset_s"] == 1000000.5
+    assert "its stamps are moved by 1000000.500 s" in said.out
+
+
+def test_a_part_of_a_recording(tmp_path: Path, plain: Path, bag: Path, world: Truth) -> None:
+    part = ("--start", "0.35", "--duration", "1.25", "--every", "2", "--max-images", "6")
+    assert run(bag, tmp_path / "a", *part) == 0
+    wanted = [t for t in world.stamps_ns.tolist() if 350_000_000 <= t - world.stamps_ns[0] < 1_600_000_000][::2][:6]
+    metrics = metrics_of(tmp_path / "a")
+    assert metrics["frames"]["read"] == metrics["frames"]["used"] == len(wanted) == 6
+    assert metrics["messages"]["/camera/image_raw"] == 6
+    folder = images(tmp_path / "images", world)
+    assert run(folder, tmp_path / "b", "--every", "5", "--no-bag") == 0
+    assert metrics_of(tmp_path / "b")["frames"]["read"] == -(-COUNT // 5)
+    for wrong, text in (
+        (("--every", "0"), "--every is 0"),
+        (("--duration", "0"), "--duration is 0.0"),
+        (("--start", "-1"), "--start"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            bag_tool.run(bag_options(plain, tmp_path / "c", *wrong))
+
+
+def bag_options(source: Path, out: Path, *arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    bag_tool.add_arguments(parser)
+    return parser.parse_args([str(source), "-o", str(out), *FAKE, *arguments])
+
+
+def test_photographs_all_count(tmp_path: Path, world: Truth) -> None:
+    folder = images(tmp_path / "images", None)
+    for i in range(6):
+        cv2.imwrite(str(folder / f"{i}.png"), world.images[0])  # the camera does not move
+    arguments = ["bag", str(folder), "--set", "backbone=fake", "--no-bag"]
+    assert cli.main([*arguments, "-o", str(tmp_path / "photos")]) == 0
+    assert metrics_of(tmp_path / "photos")["frames"]["used"] == 6
+    assert cli.main([*arguments, "-o", str(tmp_path / "video"), "--fps", "20"]) == 0
+    assert metrics_of(tmp_path / "video")["frames"]["used"] < 6
+
+
+def test_results_never_become_input(tmp_path: Path, world: Truth, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = images(tmp_path / "images", world)
+    assert run(folder, folder) == 1 and "is the source itself" in capsys.readouterr().err
+    write_bag(tmp_path / "out" / "output", world)
+    assert run(tmp_path / "out" / "output", tmp_path / "out", "--overwrite") == 1
+    assert "would replace the source" in capsys.readouterr().err
+    assert (tmp_path / "out" / "output" / "metadata.yaml").is_file()
+
+
+def test_what_a_jump_of_time_took_away_is_not_called_used(
+    tmp_path: Path, world: Truth, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BagWriter(tmp_path / "in") as bag:
+        for frame in world.frames() + world.frames()[:15]:
+            bag.put("/camera/image_raw", bag.messages.image(frame.image, bag.messages.header(frame.stamp_ns, "c")), 1)
+    assert run(tmp_path / "in", tmp_path / "out", "--no-bag") == 0
+    frames = metrics_of(tmp_path / "out")["frames"]
+    assert frames["used"] == 15 and frames["dropped"]["superseded"] in (
+        COUNT,
+        COUNT - 1,
+    )  # one may have waited for its window
+    assert frames["read"] == frames["used"] + frames["pending"] + sum(frames["dropped"].values())
+    assert "stamps jumped back 1 times" in capsys.readouterr().out
+
+
+def test_images_that_have_nothing_in_common_are_no_result(
+    tmp_path: Path, world: Truth, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BagWriter(tmp_path / "in") as bag:
+        for i, frame in enumerate(world.frames()[:6]):
+            image = frame.image if i % 2 else np.ascontiguousarray(frame.image[:, :40])
+            head = bag.messages.header(frame.stamp_ns, "c")
+            bag.put("/camera/image_raw", bag.messages.image(image, head), frame.stamp_ns)
+    assert run(tmp_path / "in", tmp_path / "out", "--no-bag") == 1
+    assert "no two of the 6 images used could be reconstructed together" in capsys.readouterr().err
 
 
 def hashes(out: Path) -> dict[str, str]:
@@ -580,6 +680,14 @@ BAD = {
     "truth is no TUM file": (lambda d, b, w: [b, "--gt", text_file(d / "g.tum", "1 2 3")], "g.tum, line 1 has 3 columns"),
     "truth of words": (lambda d, b, w: [b, "--gt", text_file(d / "g.tum", "1 a b c d e f g")], "g.tum: could not conv"),
     "no truth topic": (lambda d, b, w: [b, "--gt", "/x"], "no ground truth on '/x': choose one of /ground_truth"),
+    "empty truth option": (lambda d, b, w: [b, "--gt", ""], "--gt is empty"),
+    "empty truth": (lambda d, b, w: [b, "--gt", text_file(d / "g.tum", "\ufeff# no rows\n")], "g.tum holds no poses"),
+    "offset without truth": (lambda d, b, w: [b, "--gt-offset", "1"], "--gt-offset 1 has no effect without --gt"),
+    "odd offset": (lambda d, b, w: [b, "--gt", "/ground_truth/odometry", "--gt-offset", "x"], "--gt-offset is 'x', but must be"),
+    "rate of a bag": (lambda d, b, w: [b, "--fps", "5"], "so that --fps 5.0 has no effect"),
+    "no such depth": (lambda d, b, w: [b, "--depth-topic", "/x"], "has no depth on '/x'; it has /camera/depth/image_raw, or none"),
+    "single image": (lambda d, b, w: [images(d / "i", w) / "0.png"], "is a single image: give its folder"),
+    "images below": (lambda d, b, w: [images(d / "i", w).parent], "but holds some: give one of"),
     "wrong fps": (lambda d, b, w: [images(d / "i", w), "--fps", "0"], "fps is 0.0, but must lie in 0 .. 10000"),
     "only damaged images": (
         lambda d, b, w: [Path(text_file(images(d / "i", None) / "0.png", "x")).parent],
