@@ -18,7 +18,7 @@ from benchmark import stamped  # noqa: E402
 
 from come_ros.config import Parameter, parameters  # noqa: E402
 from come_ros.files import write_text  # noqa: E402
-from come_ros.ros.diagnostic_keys import STATUSES  # noqa: E402
+from come_ros.ros.diagnostics.keys import STATUSES  # noqa: E402
 from come_ros.tools.cli import COMMANDS  # noqa: E402
 
 COME_YAML = ROOT / "config" / "come.yaml"
@@ -40,7 +40,7 @@ def parameter_table() -> str:
 
 
 def diagnostics_table() -> str:
-    """As declared in come_ros/ros/diagnostic_keys.py."""
+    """As declared in come_ros/ros/diagnostics/keys.py."""
     rows = ["| status | key | meaning |", "|---|---|---|"]
     for status, keys in STATUSES.items():
         names = [f"`come: {status}`", *[""] * (len(keys) - 1)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .preprocess import CropResize
+from .camera.preprocess import CropResize
 from .types import F32, F64
 
 TERMS = 7

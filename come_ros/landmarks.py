@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .preprocess import CropResize, uncrop_intrinsics
+from .camera.preprocess import CropResize, uncrop_intrinsics
 from .types import F64, I64, Landmarks, Submap
 
 DEPTH_SIGMA = 0.2  # of the log depth that a network gives a pixel, beside those around it

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from .camera.preprocess import check_image
 from .config import Config
 from .errors import FrameError
 from .geometry import inverse, rotation_from_vector, skew, transform, vector_from_rotation
 from .points import Points, guessed
-from .preprocess import check_image
 from .resection import resect
 from .tracks import Tracker
 from .types import F64, Frame, Landmarks, Observations

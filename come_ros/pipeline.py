@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from .alignment import WindowAligner
 from .backbones.stream import EncoderCache, FrameName, Step
+from .camera.preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, plan_resize, preprocess
+from .camera.rig import hold_rig
 from .config import Config
 from .errors import FrameError, OutOfMemory
 from .evaluation import prediction_difference
@@ -21,15 +23,13 @@ from .governor import Governor
 from .keyframes import KeyframeSelector
 from .landmarks import landmarks_of
 from .odometry import Located, Odometry
-from .preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, plan_resize, preprocess
 from .refine import Proposal, Refiner, Unrefined
-from .rig import hold_rig
 from .timeline import Place, Timeline, settled
 from .types import F64, Frame, Known, Prediction, Submap, Window
 from .window import MAX_GAP_NS, TIME_JUMP_NS, SlidingWindow, trimmed
 
 if TYPE_CHECKING:
-    from .backbones.base import Backbone
+    from .backbones.model import Backbone
 
 log = logging.getLogger("come_ros")
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from . import bundle
 from .agreement import Agreement
+from .camera.preprocess import CropResize, uncrop_intrinsics
 from .config import Config
 from .depth_correction import TERMS, DepthImage
 from .geometry import inverse, is_finite_pose, rotation_angle
-from .preprocess import CropResize, uncrop_intrinsics
 from .resection import Rays, resect
 from .tracks import Observations
 from .types import F32, F64, I64, Alignment, Frame, Landmarks, Prediction, Refinement

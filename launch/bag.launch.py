@@ -24,7 +24,7 @@ from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, ThisLaunchFileDir
 
-from come_ros.outputs import LATCHED, OUTPUTS
+from come_ros.outputs.topics import LATCHED, OUTPUTS
 
 EITHER = ["true", "false"]
 DISCOVERY_S = 1.0  # from the publishers' start to the first message: before they are found, messages are lost
@@ -64,7 +64,7 @@ def play(context: LaunchContext) -> list[Action]:
         name="bag_play", output="screen",
     )  # fmt: skip
     wait = ExecuteProcess(
-        cmd=[sys.executable, "-m", "come_ros.ros.readiness", "--node", node], name="wait_until_active"
+        cmd=[sys.executable, "-m", "come_ros.ros.programs.readiness", "--node", node], name="wait_until_active"
     )
 
     def end(reason: str) -> list[Action]:

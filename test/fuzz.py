@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image as Pillow
 
+from come_ros.camera.rectify import Rectification
 from come_ros.errors import FrameError
-from come_ros.rectify import Rectification
 
 SIMPLE = {
     # encoding -> bytes of one channel, channels, where red, green and blue are

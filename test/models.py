@@ -9,14 +9,14 @@ from typing import ClassVar
 
 import torch
 
-from come_ros.backbones.base import GeometryModel
 from come_ros.backbones.checkpoint import MODELS, bundled_weights, load_vggt
 from come_ros.backbones.da3 import DA3Sizes
 from come_ros.backbones.graphs import Graphs, _Recording, put_together, taken_apart
 from come_ros.backbones.mapanything import MapAnythingSizes
+from come_ros.backbones.model import GeometryModel
 from come_ros.backbones.pi3 import Pi3Sizes
 from come_ros.backbones.vggt import VGGTSizes
-from come_ros.preprocess import patch_grid_size
+from come_ros.camera.preprocess import patch_grid_size
 
 WIDTH = 48
 
@@ -91,7 +91,7 @@ class CountedGraphs(Graphs):
 
 def graphed(backbone, monkeypatch):
     """A copy of `backbone` on the CPU that runs as one with optimize graph does on a GPU."""
-    monkeypatch.setattr("come_ros.backbones.base.Graphs", CountedGraphs)
+    monkeypatch.setattr("come_ros.backbones.model.Graphs", CountedGraphs)
     monkeypatch.setattr(CountedGraphs, "all", [])
     backbone._graphs, backbone._dense = CountedGraphs(torch.device("cpu")), []
     backbone.description["optimize"] = "graph"

@@ -5,9 +5,9 @@ import io
 import numpy as np
 import pytest
 
-from come_ros.cloud import POINT_DTYPE
 from come_ros.errors import OutputError
 from come_ros.files import whole_file, write_pcd, write_ply, write_tum
+from come_ros.outputs.cloud import POINT_DTYPE
 
 
 def cloud(n):

@@ -24,7 +24,11 @@ ROS = {
 }
 HEAVY = {"torch", "cupy", "triton"}
 HEAVY_FOLDERS = ("backbones", "accelerators", "kernels", "training")
-TRAINING = ("tools/train.py", "tools/losses.py", "tools/recipes.py")  # nothing but training, never imported by the node
+TRAINING = (
+    "tools/train.py",
+    "training/losses.py",
+    "training/recipes.py",
+)  # nothing but training, never imported by the node
 
 
 def imported(tree, everywhere):
@@ -129,9 +133,9 @@ def test_torch_is_not_imported_with_the_package(path):
         ("geometry.py", {"errors", "types"}),
         ("keyframes.py", {"config", "types"}),
         ("window.py", {"types"}),
-        ("preprocess.py", {"errors"}),
+        ("camera/preprocess.py", {"errors"}),
         ("alignment.py", {"geometry", "types"}),
-        ("cloud.py", {"config", "geometry", "types"}),
+        ("outputs/cloud.py", {"config", "geometry", "types"}),
     ],
 )
 def test_stages_know_only_what_is_below_them(module, allowed):
@@ -141,7 +145,7 @@ def test_stages_know_only_what_is_below_them(module, allowed):
 def test_importing_the_pipeline_imports_neither_torch_nor_ros():
     import subprocess
 
-    code = "import come_ros.pipeline, come_ros.cloud, sys; print(*(m for m in ('torch', 'rclpy') if m in sys.modules))"
+    code = "import come_ros.pipeline, come_ros.outputs.cloud, sys; print(*(m for m in ('torch', 'rclpy') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""

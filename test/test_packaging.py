@@ -251,7 +251,7 @@ def test_the_readme_is_short_and_leads_to_every_page() -> None:
 
 
 def test_the_robots_page_lists_every_output() -> None:
-    from come_ros.outputs import LATCHED, OUTPUTS
+    from come_ros.outputs.topics import LATCHED, OUTPUTS
 
     rows = (ROOT / "come_ros" / "ros" / "README.md").read_text(encoding="utf-8").splitlines()
     wanted = {topic: (o.kind, f"reliable, depth {o.depth} ") for topic, o in OUTPUTS.items()}
@@ -326,7 +326,7 @@ def test_errors_of_the_user_are_one_line(
 
 
 @pytest.mark.parametrize(
-    "error", [KeyError("ours"), ModuleNotFoundError("ours", name="come_ros.tools.doctor")], ids=repr
+    "error", [KeyError("ours"), ModuleNotFoundError("ours", name="come_ros.tools.doctor.checks")], ids=repr
 )
 def test_faults_of_ours_keep_their_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: _Tool(error))
@@ -363,13 +363,13 @@ def test_doctor_looks_at_the_profile(
     distro: str, name: str, file: str, level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from come_ros.ros.environment import PROFILE_VARIABLES
-    from come_ros.tools import doctor
+    from come_ros.tools.doctor import checks
 
     for variable in PROFILE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("ROS_DISTRO", distro)
     monkeypatch.setenv(f"{name}_DEFAULT_PROFILES_FILE", file)
-    (finding,) = doctor.profile()
+    (finding,) = checks.profile()
     assert finding.level == level and bool(finding.fix) == (level != "OK")
 
 
@@ -378,12 +378,12 @@ def test_doctor_reads_the_bundled_weights_to_the_end(tmp_path: Path, monkeypatch
     import numpy as np
     from safetensors.numpy import save
 
-    from come_ros.tools import doctor
+    from come_ros.tools.doctor import checks
 
-    monkeypatch.setattr(doctor, "MODELS", tmp_path)
-    assert [f.level for f in doctor.weights()] == [doctor.FAIL]  # none at all
+    monkeypatch.setattr(checks, "MODELS", tmp_path)
+    assert [f.level for f in checks.weights()] == [checks.FAIL]  # none at all
     content = save({"a": np.zeros(100, np.float16)})
     (tmp_path / "model.safetensors").write_bytes(content)
-    assert [f.level for f in doctor.weights()] == [doctor.OK]
+    assert [f.level for f in checks.weights()] == [checks.OK]
     (tmp_path / "model.safetensors").write_bytes(content[:-1])
-    assert [f.level for f in doctor.weights()] == [doctor.FAIL]
+    assert [f.level for f in checks.weights()] == [checks.FAIL]

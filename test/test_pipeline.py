@@ -6,11 +6,11 @@ from fakes import START_NS, TruthBackbone, aligned_error, trajectory, truth_of
 
 from come_ros import geometry
 from come_ros.backbones.fake import STEP, FakeBackbone
+from come_ros.camera.preprocess import crop_intrinsics, plan_resize
 from come_ros.config import Config
 from come_ros.errors import Cancelled, FrameError
-from come_ros.motion import UNKNOWN, MotionEstimator, moving_frame
+from come_ros.outputs.motion import UNKNOWN, MotionEstimator, moving_frame
 from come_ros.pipeline import INTRINSICS_WINDOWS, MAX_REFUSED, ReconstructionPipeline
-from come_ros.preprocess import crop_intrinsics, plan_resize
 from come_ros.types import Frame
 
 CONFIG = Config().replace(**{"keyframe.mode": "every"})

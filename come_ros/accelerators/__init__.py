@@ -17,7 +17,7 @@ from .temporal import Temporal
 from .tome import ToMe
 
 if TYPE_CHECKING:
-    from ..backbones.base import GeometryModel
+    from ..backbones.model import GeometryModel
 
 ACCELERATORS: dict[str, type[Accelerator]] = {
     "none": NoAccelerator,

@@ -17,7 +17,7 @@ from ..config import Config
 from ..kernels import KeyWeights, weighted_attention
 
 if TYPE_CHECKING:
-    from ..backbones.base import GeometryModel
+    from ..backbones.model import GeometryModel
 
 
 class Layer(NamedTuple):

@@ -20,20 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import Config
-from ..kernels import (
-    KeyWeights,
-    choose,
-    group_members,
-    merge_layout,
-    merge_positions,
-    merge_tokens,
-    restore_tokens,
-)
+from ..kernels import KeyWeights, choose, group_members, merge_layout, merge_positions, merge_tokens, restore_tokens
 from .base import Accelerator, Layer, Tokens
 from .confidence import bundled_predictor, load_predictor
 
 if TYPE_CHECKING:
-    from ..backbones.base import GeometryModel
+    from ..backbones.model import GeometryModel
 
 # fused: short from the planning block to the end, whole only between encoder and trunk and at the taps.
 # per_layer: the residual stream stays whole, every attention and every MLP runs short.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
-    from ..backbones.base import GeometryModel
+    from ..backbones.model import GeometryModel
 
 _KEY = "come_ros.predictor"  # in the safetensors metadata of our own files
 SCOPES = ("window", "frame", "pooled")

@@ -18,7 +18,7 @@ from .matching import Merging, merge_into, merged_mean
 from .tome import cells
 
 if TYPE_CHECKING:
-    from ..backbones.base import GeometryModel
+    from ..backbones.model import GeometryModel
 
 PROTECTED = (
     10  # every so manieth patch of a frame neither goes nor receives: in the paper's place of the most salient ones

@@ -31,7 +31,7 @@ from ..errors import CheckpointError
 from .base import Accelerator, Layer, Reach, Tokens
 
 if TYPE_CHECKING:
-    from ..backbones.base import GeometryModel
+    from ..backbones.model import GeometryModel
 
 log = logging.getLogger("come_ros")
 

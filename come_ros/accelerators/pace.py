@@ -19,7 +19,7 @@ from .pace_networks import Lookup, Restorer, TokenScorer, bundled_networks, load
 from .tome import patches_of, regrouped
 
 if TYPE_CHECKING:
-    from ..backbones.base import GeometryModel
+    from ..backbones.model import GeometryModel
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 
 if TYPE_CHECKING:
-    from ..backbones.base import GeometryModel
+    from ..backbones.model import GeometryModel
 
 _KEY = "come_ros.pace"  # in the safetensors metadata
 SHARPNESS = 12.0

@@ -12,7 +12,7 @@ from .come import CoMe, dynamic_parameters
 from .confidence import default_block
 
 if TYPE_CHECKING:
-    from ..backbones.base import GeometryModel
+    from ..backbones.model import GeometryModel
 
 KEY_BITS = 24
 

@@ -19,7 +19,7 @@ from .base import Accelerator, Layer, Tokens
 from .matching import Merging, merge_into, merged_mean
 
 if TYPE_CHECKING:
-    from ..backbones.base import GeometryModel
+    from ..backbones.model import GeometryModel
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from .base import Accelerator, Layer, Tokens
 from .matching import Merging, bipartite, merge_into, merged_mean, unmerged
 
 if TYPE_CHECKING:
-    from ..backbones.base import GeometryModel
+    from ..backbones.model import GeometryModel
 
 # fused: as published, tokens merge between attention and MLP and stay merged up to the taps.
 # per_layer: tokens merge before every attention and every MLP and part after it ("Token Merging for Fast Stable Diffusion", 2023).

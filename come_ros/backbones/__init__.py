@@ -8,7 +8,7 @@ from ..config import Config
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from .base import Backbone
+    from .model import Backbone
 
 __all__ = ["load_backbone"]
 
@@ -28,8 +28,8 @@ def load_backbone(config: Config) -> Backbone:
     import torch
 
     from ..accelerators import make_accelerator
-    from .base import TorchBackbone
     from .checkpoint import bundled_weights, load_model
+    from .model import TorchBackbone
 
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .base import GeometryModel
 from .da3 import DepthAnything3
 from .mapanything import MapAnything
+from .model import GeometryModel
 from .pi3 import Pi3
 from .vggt import VGGT
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..accelerators.base import Tokens
-from .base import Check, GeometryModel, KnownTensors, RopeTables, Trunk
 from .layers import Block, DenseHead, PatchEncoder, decode_pose, offset_table, patch_positions
+from .model import Check, GeometryModel, KnownTensors, RopeTables, Trunk
 
 
 @dataclass(frozen=True)

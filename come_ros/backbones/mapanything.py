@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..accelerators.base import Tokens
-from .base import ENCODED, Check, GeometryModel, KnownTensors, RopeTables, Trunk
 from .layers import (
     Block,
     Mlp,
@@ -36,6 +35,7 @@ from .layers import (
     rotation_from_quaternion,
     world_points,
 )
+from .model import ENCODED, Check, GeometryModel, KnownTensors, RopeTables, Trunk
 
 # The model's image (W, H) by the aspect ratio of the camera's, at 518 px
 IMAGE_SIZES = (

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..accelerators.base import Tokens
-from .base import Check, GeometryModel, KnownTensors, RopeTables, Trunk
 from .layers import (
     IMAGE_MEAN,
     IMAGE_STD,
@@ -27,6 +26,7 @@ from .layers import (
     rigid,
     world_points,
 )
+from .model import Check, GeometryModel, KnownTensors, RopeTables, Trunk
 
 MAX_PIXELS = 255_000  # of an image, as the published model was trained
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..accelerators.base import Tokens
-from .base import Check, GeometryModel, KnownTensors, Trunk
 from .layers import Block, DenseHead, Mlp, PatchEncoder, decode_pose, invert_rigid, patch_positions
+from .model import Check, GeometryModel, KnownTensors, Trunk
 from .stem import FINE_CHANNELS, STRIDE, StemEncoder
 
 HEADS = ("camera", "depth", "points")

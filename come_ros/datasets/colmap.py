@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import geometry
+from ..camera.rectify import Lens
 from ..errors import DatasetError
 from ..files import text_of_file
-from ..rectify import Lens
 from ..types import F64
 from .posed_images import PosedImage, PosedImages, natural
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..rectify import Lens
+from ..camera.rectify import Lens
 from ..transports import namespace
 from ..types import F32
 

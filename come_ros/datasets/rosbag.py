@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import images
+from ..camera import images
+from ..camera.rectify import Rectification, lens_from_camera_info
 from ..errors import DatasetError, FrameError
 from ..files import shown
 from ..geometry import is_finite_pose, matrix_from_quat_xyzw, transform
 from ..levels import Levels
 from ..messages import Messages, stamp_ns
-from ..rectify import Rectification, lens_from_camera_info
 from ..transports import IMAGE, READ_TYPES, base_topic, namespace, transport_of
 from ..types import F32, F64, Frame
 from .part import Chosen, Part
@@ -27,7 +27,7 @@ from .registered_depth import View, choose_depth, mismatch
 from .storage import Channel, open_recording
 
 if TYPE_CHECKING:
-    from .synthetic import SyntheticSequence
+    from .rooms.rooms import SyntheticSequence
     from .tum import TumSequence
 
 log = logging.getLogger("come_ros")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from ..camera.rectify import Lens
 from ..errors import DatasetError
-from ..rectify import Lens
 from .image_file import read_stored
 from .image_folder import image_files
 from .posed_images import PosedImage, PosedImages, read_matrix, read_pose

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..camera.rectify import Lens
 from ..errors import DatasetError
-from ..rectify import Lens
 from .posed_images import PosedImage, PosedImages, read_pose
 
 # The data set's page gives these for depth and colour alike, which were not registered to each other.

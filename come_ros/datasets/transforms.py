@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ..camera.rectify import Lens
 from ..errors import DatasetError
 from ..files import text_of_file
 from ..geometry import transform
-from ..rectify import Lens
 from .image_file import SUFFIXES, read_stored, size_of
 from .posed_images import PosedImage, PosedImages, checked_pose, natural
 

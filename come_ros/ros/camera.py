@@ -9,9 +9,9 @@ from typing import NamedTuple
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from ..camera.rectify import Rectification
 from ..config import Config
 from ..errors import FrameError
-from ..rectify import Rectification
 from ..types import F64, U8
 from . import messages
 

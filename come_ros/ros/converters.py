@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image, PointCloud2, PointField
 
-from .. import images
+from ..camera import images
 from ..errors import FrameError
 from ..types import U8
 

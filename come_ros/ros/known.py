@@ -10,9 +10,9 @@ import threading
 import time
 from typing import Generic, TypeVar
 
+from ..camera.rig import pose_of_words
 from ..config import Config
 from ..geometry import rotation_from_vector, transform, vector_from_rotation
-from ..rig import pose_of_words
 from ..types import F64
 
 T = TypeVar("T")

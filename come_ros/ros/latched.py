@@ -11,8 +11,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 from ..config import Config
-from ..outputs import LATCHED
-from ..world import World
+from ..outputs.topics import LATCHED
+from ..outputs.world import World
 from .messages import message_type
 
 MOST_TIME = 0.1  # of the worker's, for any one topic: a map of two million points takes a quarter of a second

@@ -16,7 +16,7 @@ from geometry_msgs.msg import Pose, Transform
 from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2
 
-from ..images import SUPPORTED, encoding_of
+from ..camera.images import SUPPORTED, encoding_of
 from ..messages import NANO, Messages, stamp_ns
 from ..types import F64, U8
 from .converters import converters

@@ -34,24 +34,24 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool, Trigger
 
+from ..camera.images import decode_depth
+from ..camera.rig import rig_remark
 from ..config import Config
 from ..errors import ComeRosError, ConfigError, DeviceLost, FrameError
 from ..geometry import is_finite_pose
-from ..images import decode_depth
-from ..motion import Motion, MotionEstimator, moving_frame
-from ..outputs import OUTPUTS, FrameMessages, topic_of
-from ..rig import rig_remark
+from ..outputs.motion import Motion, MotionEstimator, moving_frame
+from ..outputs.topics import OUTPUTS, FrameMessages, topic_of
+from ..outputs.world import World
 from ..types import F32, F64, Frame, Submap
-from ..world import World
 from . import messages
 from .camera import Camera
-from .diagnostics import CLOCK_S, NodeView, statuses
+from .diagnostics.statuses import CLOCK_S, NodeView, statuses
+from .diagnostics.telemetry import Telemetry
 from .environment import use_large_message_profile
 from .inputs import OVERRIDABLE, Input, OutputConflicts
 from .known import PoseSource, Stamped, nearest
 from .latched import LatchedTopics
 from .parameters import declare_parameters, follow_parameters
-from .telemetry import Telemetry
 from .tf import Tf
 from .worker import Worker
 

@@ -9,9 +9,9 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from ..camera.rig import parse_extrinsics
 from ..config import Config
 from ..geometry import inverse
-from ..rig import parse_extrinsics
 from ..types import F64
 from . import messages
 from .frame_tree import FrameTree

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from ..camera.sync import SetMatcher
 from ..config import Config
 from ..errors import Cancelled, ComeRosError, DeviceLost, FrameError
-from ..sync import SetMatcher
 from ..types import Frame, Submap, Window
-from .counters import FrameCounters
+from .diagnostics.counters import FrameCounters
+from .diagnostics.telemetry import Telemetry, Throttle
 from .ring import FrameRing
-from .telemetry import Telemetry, Throttle
 
 if TYPE_CHECKING:
     from ..pipeline import ReconstructionPipeline

@@ -62,16 +62,23 @@ from ..errors import Cancelled, ComeRosError, ConfigError, DatasetError, OutputE
 from ..evaluation.clock_offset import find_offset
 from ..files import shown, write_ply, write_text, write_tum
 from ..geometry import inverse
-from ..motion import Motion, MotionEstimator, motion_of
 from ..odometry import Located, LocatedCounts
-from ..outputs import LATCHED, OUTPUTS, FrameMessages, odometry_message
+from ..outputs.motion import Motion, MotionEstimator, motion_of
+from ..outputs.topics import LATCHED, OUTPUTS, FrameMessages, odometry_message
+from ..outputs.world import World
 from ..pipeline import ReconstructionPipeline
 from ..types import F32, F64, Frame, Submap
-from ..world import World
-from .comparison import Comparisons, comparison_text
-from .picture import POINTS, Evenly, Overview, Shown, accuracy_text, draw, evenly, points_and_colours
-from .results import ResultFolder, cannot_write
-from .scores import DepthScores, accuracy_lines, for_json, in_model_pixels, rotation_scores, trajectory_scores
+from .report.comparison import Comparisons, comparison_text
+from .report.live_scores import (
+    DepthScores,
+    accuracy_lines,
+    for_json,
+    in_model_pixels,
+    rotation_scores,
+    trajectory_scores,
+)
+from .report.picture import POINTS, Evenly, Overview, Shown, accuracy_text, draw, evenly, points_and_colours
+from .report.results import ResultFolder, cannot_write
 
 log = logging.getLogger("come_ros")
 

@@ -75,8 +75,8 @@ def measure(weights: str, args: argparse.Namespace) -> np.ndarray:
     import torch
     from tqdm import tqdm
 
-    from ..backbones.base import choose_device
     from ..backbones.checkpoint import load_model
+    from ..backbones.model import choose_device
 
     device = choose_device(args.device)
     model = load_model(args.backbone, weights).to(device).eval().requires_grad_(False)
@@ -94,7 +94,7 @@ def measure(weights: str, args: argparse.Namespace) -> np.ndarray:
 
 def images_of_windows(args: argparse.Namespace, side: int, patch: int) -> Iterator[np.ndarray]:
     """Endless windows (1, frames, 3, H, W) uint8 of training rooms, or of the recordings. Raises DatasetError."""
-    from ..datasets.synthetic import SPLIT_SEEDS, render_sequence
+    from ..datasets.rooms.rooms import SPLIT_SEEDS, render_sequence
     from .distill import RecordedWindows
 
     if args.source:

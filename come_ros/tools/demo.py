@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     metrics = play_and_score(
         bag, out, title, topic=options.topic, rate=options.rate, weights=options.weights, params=options.params
     )
-    from .scores import table
+    from .report.live_scores import table
 
     print(table(metrics))
     files = ", ".join(str(out / name) for name in RESULTS)
@@ -81,7 +81,7 @@ def render_room(bag: Path, seed: int, frames: int, size: str) -> Path:
     """A camera's walk through a room, HZ images per second, as a bag with its truth; replaces one. Raises DemoError."""
     import numpy as np
 
-    from ..datasets import synthetic
+    from ..datasets.rooms import rooms
     from ..datasets.rosbag import BagWriter
     from ..types import Frame
 
@@ -92,22 +92,22 @@ def render_room(bag: Path, seed: int, frames: int, size: str) -> Path:
     images, depths = [], []
     try:
         width, height = (int(v) for v in size.split("x"))
-        scene = synthetic.make_scene(seed)
-        poses = synthetic.camera_path(scene, seed, frames, HZ, 1.0)
+        scene = rooms.make_scene(seed)
+        poses = rooms.camera_path(scene, seed, frames, HZ, 1.0)
         k = scene.intrinsics(width, height)
         with tqdm(total=frames, desc="rendering", unit="img", disable=None) as bar:
             for i in range(0, frames, 8):
-                image, depth = synthetic.render(scene, poses[i : i + 8], k, width, height, os.cpu_count() or 1)
+                image, depth = rooms.render(scene, poses[i : i + 8], k, width, height, os.cpu_count() or 1)
                 images.append(image)
                 depths.append(depth)
                 bar.update(len(image))
     except ValueError as error:
         raise DemoError(f"cannot render {frames} images of {size} in room {seed}: {error}") from error
-    stream = np.random.default_rng((seed, synthetic.GENERATOR_VERSION, synthetic.STREAM_PHOTOMETRIC))
-    pictures = synthetic.degrade(np.concatenate(images), stream)
+    stream = np.random.default_rng((seed, rooms.GENERATOR_VERSION, rooms.STREAM_PHOTOMETRIC))
+    pictures = rooms.degrade(np.concatenate(images), stream)
     with BagWriter(bag) as writer:
         for i, depth in enumerate(np.concatenate(depths)):
-            stamp = synthetic.EPOCH_NS + round(i * 1e9 / HZ)
+            stamp = rooms.EPOCH_NS + round(i * 1e9 / HZ)
             writer.write(Frame(pictures[i], stamp, "camera_optical_frame", k), depth, poses[i])
     return bag
 
@@ -123,9 +123,9 @@ def play_and_score(
 ) -> dict[str, Any]:
     """Plays `bag` to the live node; leaves recording, metrics, picture in `out`. The metrics. Raises ComeRosError."""
     from ..files import write_tum
-    from .live import Camera, run_live
-    from .picture import draw, overview_of
-    from .scores import read_recording, read_truth, score
+    from ..ros.programs.live import Camera, run_live
+    from .report.live_scores import read_recording, read_truth, score
+    from .report.picture import draw, overview_of
 
     arguments: list[str] = []
     for file, given in ((params, ["--params-file", params]), (weights, ["-p", f"weights:={weights}"])):
@@ -158,7 +158,7 @@ def play_and_score(
 
 def _figures(metrics: dict[str, Any]) -> str:
     """One line of the most telling numbers."""
-    from .picture import accuracy_text
+    from .report.picture import accuracy_text
 
     frames, latency = metrics["frames"], metrics["latency_ms"]["~/odometry"]
     parts = [f"{frames['sent']} images sent, {frames['used']} used"]

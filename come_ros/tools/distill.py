@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, DatasetError
-from .training import denormals_flushed
+from ..training.loop import denormals_flushed
 
 LEARNING_RATE, LAST_RATE, WEIGHT_DECAY = 1e-3, 1e-6, 0.01  # as in the original study
 PAIRS = 32768
@@ -69,12 +69,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- data
 class RoomWindows:
     """Windows of rendered rooms, as `come_ros train` draws them."""
 
     def __init__(self, seed: int, side: int) -> None:
-        from ..datasets.windows import WindowStream
+        from ..training.room_windows import WindowStream
 
         self.side = side
         self._stream = WindowStream(seed + 77, side)
@@ -92,7 +91,7 @@ class RoomWindows:
         return np.stack([self._stream.window(frames, 0.6, size).images for _ in range(windows)])
 
     def validation(self) -> list[np.ndarray]:
-        from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+        from ..datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
 
         seeds = SPLIT_SEEDS["validation"][:VALIDATION_WINDOWS]
         size = {"width": self.side, "height": self.side * 3 // 4}
@@ -105,8 +104,8 @@ class RecordedWindows:
 
     def __init__(self, sources: list[str], side: int, patch: int, seed: int) -> None:
         """Raises DatasetError if a recording cannot be read or is too short."""
+        from ..camera.preprocess import plan_resize, preprocess
         from ..datasets.sequence import open_sequence
-        from ..preprocess import plan_resize, preprocess
 
         self.rng = np.random.default_rng(seed)
         self.train, self.held = [], []
@@ -140,7 +139,6 @@ class RecordedWindows:
         return windows[:VALIDATION_WINDOWS]
 
 
-# -------------------------------------------------------------------------------------------------------------- teacher
 def teach(model: Any, images: Any, blocks: Sequence[int]) -> tuple[dict[int, Any], Any]:
     """Tokens after each of these encoder blocks, block -> (B, S, h, w, C), and the model's own depth confidence as mean over each patch
     (B, S, h, w).
@@ -151,7 +149,7 @@ def teach(model: Any, images: Any, blocks: Sequence[int]) -> tuple[dict[int, Any
     import torch.nn.functional as F
 
     from ..accelerators import Accelerator, Layer, NoAccelerator, Tokens
-    from ..backbones.base import run_block
+    from ..backbones.model import run_block
 
     class Watch(Accelerator):  # the plan is the features themselves
         def plan_block(self, encoder_depth: int) -> int:
@@ -213,7 +211,6 @@ def agreement(student: Student, taught: list[tuple[dict[int, Any], Any]]) -> dic
     return {"spearman": float(np.nanmean(rank)), "mask_iou": float(np.mean(overlap)) if overlap else float("nan")}
 
 
-# ------------------------------------------------------------------------------------------------------------- training
 def rate_at(step: int, steps: int) -> float:
     """Cosine from LEARNING_RATE to LAST_RATE. Known from the step alone, so that a run can be prolonged."""
     return LAST_RATE + (LEARNING_RATE - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -266,8 +263,8 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from ..accelerators.confidence import default_block, save_predictor
-    from ..backbones.base import choose_device
     from ..backbones.checkpoint import bundled_weights, load_model
+    from ..backbones.model import choose_device
 
     os.makedirs(args.output, exist_ok=True)
     torch.manual_seed(args.seed)

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..datasets.windows import load_pictures, loader
 from ..errors import CheckpointError, ConfigError
-from .training import denormals_flushed
+from ..training.loop import denormals_flushed
+from ..training.room_windows import load_pictures, loader
 
 if TYPE_CHECKING:
     from ..accelerators import Accelerator
-    from .recipes import Recipe
+    from ..training.recipes import Recipe
 
 BATCH_FRAMES = 24  # frames in a batch, whatever the window length
 LEARNING_RATE = 1.5e-3
@@ -134,7 +134,6 @@ def recorded_windows(names: list[str], count: int, side: int, patch: int) -> dic
     return {source.label: list(source.windows(Cut(most=count), side, patch)) for source in sources}
 
 
-# --------------------------------------------------------------------------------------------------------------- losses
 def make_probe(model: Any) -> Any:
     """Linear maps that only training has, for two of the auxiliary losses.
 
@@ -154,7 +153,7 @@ def losses(
 ) -> dict[str, Any]:
     """Each term of the training loss for one batch, unweighted. merging: the accelerator that is active in this step, or None."""
     from ..accelerators import Accelerator
-    from .losses import attention_loss, correspondence, matching_loss, ray_loss, targets
+    from ..training.losses import attention_loss, correspondence, matching_loss, ray_loss, targets
 
     watched = []
 
@@ -179,7 +178,6 @@ def losses(
     }
 
 
-# ------------------------------------------------------------------------------------------------------------- training
 def initialise(model: Any, recipe: Recipe, seed: int) -> None:
     """Starting values that help so small a model on so few windows; the architecture stays the published one."""
     import torch
@@ -248,8 +246,8 @@ def train(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..accelerators.confidence import load_predictor
-    from ..backbones.base import choose_device
-    from .recipes import recipe_for
+    from ..backbones.model import choose_device
+    from ..training.recipes import recipe_for
 
     path, recipe = os.path.join(args.output, "last.pt"), recipe_for(args.backbone)
     state: dict[str, Any] = {}
@@ -420,7 +418,7 @@ def make_model(backbone: str, variant: str, side: int = 0) -> Any:
 
 def begin_with(path: str, model: Any, probe: Any) -> None:
     """Fill both from a checkpoint of the same variant; its position table may be of another image size."""
-    from .recipes import recipe_for
+    from ..training.recipes import recipe_for
 
     earlier, state = restore(path)
     recipe = recipe_for(earlier.name)
@@ -435,7 +433,7 @@ def begin_encoder(path: str, model: Any) -> None:
     Raises CheckpointError if it does not fit.
     """
     from ..backbones.checkpoint import fill, load_model
-    from .recipes import recipe_for
+    from ..training.recipes import recipe_for
 
     earlier = load_model("", path)
     encoder, wanted = recipe_for(earlier.name).encoder(earlier), recipe_for(model.name).encoder(model)
@@ -500,7 +498,6 @@ def export(checkpoint: str, target: str) -> None:
     print(f"{target}: {os.path.getsize(target) / 2**20:.2f} MiB")
 
 
-# -------------------------------------------------------------------------------------------------------------- scoring
 def score(model: Any, split: str, count: int, given: tuple[str, ...] = ()) -> dict[str, Any]:
     """Scores on `count` windows of 4 frames of a frozen split, beside three null models that know nothing of the images:
     one depth for all pixels, the training rooms' mean depth map, no rotation. Depth is scaled per window by the median ratio;
@@ -551,7 +548,7 @@ def score(model: Any, split: str, count: int, given: tuple[str, ...] = ()) -> di
 
 @functools.lru_cache(maxsize=2)
 def _split_windows(split: str, count: int, width: int, height: int) -> list[Any]:
-    from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+    from ..datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
 
     seeds = SPLIT_SEEDS[split][:count]
     return [render_sequence(seed, frames=4, width=width, height=height, rate_hz=TEST_RATE_HZ) for seed in seeds]
@@ -561,7 +558,7 @@ def _truth(s: Any, given: tuple[str, ...], device: Any) -> Any:
     """KnownTensors of a rendered sequence, with what is `given`."""
     import torch
 
-    from ..backbones.base import KnownTensors
+    from ..backbones.model import KnownTensors
     from ..types import Known
 
     known = Known.nothing(*s.depth.shape)
@@ -580,7 +577,7 @@ def _truth(s: Any, given: tuple[str, ...], device: Any) -> Any:
 @functools.lru_cache(maxsize=1)
 def mean_depth_map(width: int, height: int, count: int = 64) -> np.ndarray:
     """(H, W) geometric mean depth of training rooms, each frame scaled to median 1: what a model without eyes would say."""
-    from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+    from ..datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
 
     logs = []
     for seed in SPLIT_SEEDS["train"][-count:]:

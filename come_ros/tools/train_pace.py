@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import CheckpointError, ConfigError
+from ..training.loop import denormals_flushed
 from .distill import add_common_arguments
-from .training import denormals_flushed
 
 # of the learning rate: peak, share of a stage until it; then cosine to 0
 RATE, WARM_UP, WEIGHT_DECAY = 3e-3, 0.05, 0.01
@@ -73,13 +73,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-# ---------------------------------------------------------------------------------------------------------------- data
 Batch = dict[str, Any]
 """images (B, S, 3, H, W) uint8; in rooms also depth, camera_from_first and intrinsics, as datasets.windows gives them"""
 
 
 def room_batches(side: int, batch: int, seed: int) -> Iterator[Batch]:
-    from ..datasets.windows import WindowStream
+    from ..training.room_windows import WindowStream
 
     return WindowStream(seed + 991, side).batches(batch)
 
@@ -87,7 +86,7 @@ def room_batches(side: int, batch: int, seed: int) -> Iterator[Batch]:
 def room_validation(side: int, patch: int, count: int) -> list[Batch]:
     import torch
 
-    from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+    from ..datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
 
     size = {"width": side, "height": patch * round(side * 3 / 4 / patch)}
     made = (render_sequence(s, frames=4, rate_hz=TEST_RATE_HZ, **size) for s in SPLIT_SEEDS["validation"][:count])
@@ -107,7 +106,6 @@ def recorded_batches(data: Any, batch: int, seed: int) -> Iterator[Batch]:
         yield {"images": torch.from_numpy(draw_batch(data, rng, batch))}
 
 
-# -------------------------------------------------------------------------------------------------------------- teacher
 class Lesson(NamedTuple):
     """What the whole model says of a batch. features (B, S, h, w, C), target (B, S, h, w) in 0 .. 1, levels: tap -> (B, S, P, channels) of
     its patches, want: what a recipe's head_losses compares with."""
@@ -122,7 +120,7 @@ def teach(model: Any, batch: Batch, heads: bool = True) -> Lesson:
     """Run the whole model. heads: whether `want` is asked for; from the truth where the batch has it, else from the model itself."""
     import torch
 
-    from .losses import targets
+    from ..training.losses import targets
 
     images = batch["images"].float() / 255
     size = (images.shape[3], images.shape[4])
@@ -212,7 +210,6 @@ def _unit_range(x: Any) -> Any:
     return (x - low) / (high - low).clamp_min(1e-12)
 
 
-# --------------------------------------------------------------------------------------------------------------- losses
 def distill_loss(logit: Any, target: Any) -> Any:
     import torch.nn.functional as F
 
@@ -261,7 +258,7 @@ def rebuilt(model: Any, restorer: Any, lesson: Lesson, kept: Any) -> dict[int, A
     """The whole model's levels (B, S, P, channels) as the restorer rebuilds them from the patches kept (B * S, K)."""
     import torch
 
-    from ..backbones.base import ENCODED
+    from ..backbones.model import ENCODED
 
     b, s, h, w, _ = lesson.features.shape
     lookup = restorer.lookup(lesson.features.flatten(0, 1).flatten(1, 2), kept, (h, w))
@@ -304,7 +301,7 @@ def refine_losses(
     import torch
 
     from ..accelerators import Pace
-    from .recipes import recipe_for
+    from ..training.recipes import recipe_for
 
     images = batch["images"].float() / 255
     logit = scorer(lesson.features)
@@ -324,7 +321,6 @@ def refine_losses(
     }
 
 
-# --------------------------------------------------------------------------------------------------------------- scores
 def choices(target: Any, seed: int) -> dict[str, Any]:
     """How else patches can be chosen, as scores (B, S, h, w): by lot, and by the attention that the scorer is to foresee."""
     import torch
@@ -439,7 +435,6 @@ def comparison(rows: list[dict[str, float]], how: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-# ------------------------------------------------------------------------------------------------------------- training
 def rate_at(share: float) -> float:
     """Of the share of a stage that is over: linear up over the first WARM_UP, then cosine to 0."""
     return RATE * min(1.0, max(share, 1e-3) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
@@ -463,8 +458,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     from tqdm import tqdm
 
     from ..accelerators.pace_networks import load_networks, make_networks, save_networks
-    from ..backbones.base import choose_device
     from ..backbones.checkpoint import bundled_weights, load_model
+    from ..backbones.model import choose_device
     from .distill import RecordedWindows
 
     if not 0 < args.ratio < 1 or args.spread < 0 or args.minutes < 0:

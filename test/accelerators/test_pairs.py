@@ -9,8 +9,8 @@ from models import WIDTH, tiny
 from come_ros.accelerators import ACCELERATORS, NoAccelerator, make_accelerator
 from come_ros.accelerators.confidence import ConfidencePredictor, save_predictor
 from come_ros.accelerators.pace_networks import make_networks, save_networks
-from come_ros.backbones.base import ENCODED
 from come_ros.backbones.checkpoint import MODELS
+from come_ros.backbones.model import ENCODED
 from come_ros.config import Config
 from come_ros.errors import ConfigError
 

@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from come_ros.backbones.base import _device_errors, device_error
+from come_ros.backbones.model import _device_errors, device_error
 from come_ros.errors import DeviceLost, OutOfMemory
 
 

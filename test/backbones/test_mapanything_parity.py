@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from come_ros.accelerators import NoAccelerator
-from come_ros.backbones.base import KnownTensors
 from come_ros.backbones.layers import fit_intrinsics, offset_table, rays_of, rotation_from_quaternion
 from come_ros.backbones.mapanything import MapAnything, MapAnythingSizes, quaternion_from_rotation, relative_poses
+from come_ros.backbones.model import KnownTensors
 
 CASES = [
     *(("v1_1", n) for n in ("square_stored_grid", "rect_interpolated", "tall_batch", "single_view")),

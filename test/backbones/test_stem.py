@@ -12,8 +12,8 @@ from accelerators.test_contract import VARIANTS, EverySiteIdentity, every_varian
 from models import tiny
 
 from come_ros.accelerators import NoAccelerator
-from come_ros.backbones.base import TorchBackbone
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt, save_checkpoint
+from come_ros.backbones.model import TorchBackbone
 from come_ros.backbones.stem import FINE_CHANNELS, LITE0, EfficientNetStem, folded
 from come_ros.backbones.stream import EncoderCache, Step
 from come_ros.backbones.vggt import VARIANTS as SIZES

@@ -12,12 +12,12 @@ import pytest
 from fakes import Truth, trajectory, truth_of
 
 from come_ros import geometry
+from come_ros.camera.rectify import Lens
 from come_ros.datasets.colmap import lens_of
 from come_ros.datasets.posed_images import PosedImages, in_pixels_of, read_depth, read_pose, resized
 from come_ros.datasets.sequence import open_sequence
 from come_ros.datasets.transforms import OPTICAL_FROM_OPENGL
 from come_ros.errors import DatasetError
-from come_ros.rectify import Lens
 
 COUNT = 4
 

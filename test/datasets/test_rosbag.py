@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from come_ros.camera.rectify import Lens, rectifier_of
 from come_ros.datasets.rosbag import Bag, BagWriter, write_tum
 from come_ros.datasets.tum import TumSequence
 from come_ros.errors import DatasetError
 from come_ros.geometry import rotation_from_vector, transform
-from come_ros.rectify import Lens, rectifier_of
 from come_ros.types import Frame
 
 pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[tools]'")

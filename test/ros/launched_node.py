@@ -53,7 +53,16 @@ def generate_test_description():
         launch_arguments={"backbone": "fake", "params_file": str(parameters)}.items(),
     )
     # it waits for the node, and for the test, which listens to the images once it has found the node's topics
-    player = [sys.executable, "-m", "come_ros.ros.player", str(bag), "--listeners", "2", "--reliability", "reliable"]
+    player = [
+        sys.executable,
+        "-m",
+        "come_ros.ros.programs.player",
+        str(bag),
+        "--listeners",
+        "2",
+        "--reliability",
+        "reliable",
+    ]
     camera = ExecuteProcess(cmd=player, output="screen")
     return LaunchDescription([node, camera, ReadyToTest()]), {"camera": camera}
 

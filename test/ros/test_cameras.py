@@ -20,7 +20,7 @@ from come_ros.backbones.fake import FakeBackbone
 from come_ros.config import Config
 from come_ros.pipeline import ReconstructionPipeline
 from come_ros.ros import messages
-from come_ros.ros.telemetry import Telemetry
+from come_ros.ros.diagnostics.telemetry import Telemetry
 from come_ros.ros.worker import Worker
 from come_ros.types import Frame
 

@@ -32,7 +32,7 @@ def test_come_yaml_lists_every_parameter_with_its_default_and_a_comment():
 
 
 def test_rviz_subscribes_to_what_the_node_publishes_with_a_matching_qos():
-    from come_ros.outputs import LATCHED, OUTPUTS
+    from come_ros.outputs.topics import LATCHED, OUTPUTS
 
     ours = {"come/" + topic: output.kind.rpartition("/")[2] for topic, output in (OUTPUTS | LATCHED).items()}
     manager = yaml.safe_load((ROOT / "config" / "come.rviz").read_text(encoding="utf-8"))["Visualization Manager"]
@@ -86,7 +86,7 @@ def foxglove_topics(config: dict) -> dict[str, set[str]]:
 def test_foxglove_shows_what_the_node_publishes():
     import json
 
-    from come_ros.outputs import LATCHED, OUTPUTS
+    from come_ros.outputs.topics import LATCHED, OUTPUTS
 
     layout = json.loads((ROOT / "config" / "come.foxglove.json").read_text(encoding="utf-8"))
     assert set(layout) == {"configById", "globalVariables", "userNodes", "playbackConfig", "layout"}

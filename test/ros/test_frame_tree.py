@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from come_ros import geometry
+from come_ros.camera.rig import parse_extrinsics
 from come_ros.errors import ConfigError
-from come_ros.rig import parse_extrinsics
 from come_ros.ros.frame_tree import FrameTree
 
 S = 1_000_000_000

@@ -14,10 +14,10 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float64
 
 from come_ros import geometry
+from come_ros.camera.preprocess import crop_depth, crop_intrinsics, plan_resize
+from come_ros.camera.rig import pose_of_words
 from come_ros.config import Config
 from come_ros.errors import ConfigError
-from come_ros.preprocess import crop_depth, crop_intrinsics, plan_resize
-from come_ros.rig import pose_of_words
 from come_ros.ros import messages
 from come_ros.ros.known import PoseSource, Stamped, nearest, pose_at
 

@@ -101,7 +101,7 @@ with open(os.path.join(os.path.dirname(__file__), "calls"), "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
 if sys.argv[1:3] == ["bag", "play"]:
     options = dict(zip(sys.argv[4:], sys.argv[5:]))
-    command = [sys.executable, "-m", "come_ros.ros.player", sys.argv[3], "--rate", options["--rate"], "--reliability", "reliable"]
+    command = [sys.executable, "-m", "come_ros.ros.programs.player", sys.argv[3], "--rate", options["--rate"], "--reliability", "reliable"]
     while True:
         code = subprocess.call(command)
         if code or "--loop" not in sys.argv:

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2
 
-from come_ros import images
-from come_ros.cloud import POINT_DTYPE
+from come_ros.camera import images
 from come_ros.errors import FrameError
+from come_ros.outputs.cloud import POINT_DTYPE
 from come_ros.ros import converters, messages
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)

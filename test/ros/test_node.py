@@ -11,7 +11,7 @@ import pytest
 from ros.live_node import HEIGHT, PATIENCE_S, START_NS, STEP_NS, WIDTH, K, NodeProcess, Peer, picture, wait_until
 from sensor_msgs.msg import CompressedImage, Image
 
-from come_ros.preprocess import crop_intrinsics, plan_resize
+from come_ros.camera.preprocess import crop_intrinsics, plan_resize
 from come_ros.ros import messages
 
 WITH_TF = ("-p", "backbone:=fake", "-p", "keyframe.mode:=every", "-p", "diagnostics.period:=0.2")

@@ -11,9 +11,9 @@ from ros.live_node import HEIGHT, START_NS, STEP_NS, WIDTH, K, NodeProcess, Peer
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Float64
 
+from come_ros.camera.preprocess import crop_intrinsics, plan_resize, preprocess
 from come_ros.messages import stamp_ns
-from come_ros.outputs import LATCHED, OUTPUTS
-from come_ros.preprocess import crop_intrinsics, plan_resize, preprocess
+from come_ros.outputs.topics import LATCHED, OUTPUTS
 from come_ros.ros.messages import message_type, points_of
 
 NODE = ("-p", "backbone:=fake", "-p", "keyframe.mode:=every", "-p", "diagnostics.period:=0.2", "-p", "tf.mode:=off")
@@ -21,7 +21,7 @@ LATCHING = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 COUNTING = """
 import sys
-from come_ros import cloud, outputs
+from come_ros.outputs import cloud, topics
 from come_ros.ros import messages, node
 
 def told(name, function):
@@ -30,7 +30,7 @@ def told(name, function):
         return function(*arguments)
     return build
 
-for topic, output in outputs.OUTPUTS.items():
+for topic, output in topics.OUTPUTS.items():
     object.__setattr__(output, "build", told(topic, output.build))
 cloud.points = told("cloud", cloud.points)
 cloud.valid_mask = told("mask", cloud.valid_mask)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from come_ros.ros.counters import DROP_REASONS, FrameCounters
+from come_ros.ros.diagnostics.counters import DROP_REASONS, FrameCounters
 from come_ros.ros.ring import FrameRing
 
 

@@ -10,8 +10,8 @@ from ros.live_node import HEIGHT, START_NS, STEP_NS, WIDTH, K, Peer, picture, wa
 from ros.test_node import assert_ends_well, settled, stamps, started
 from sensor_msgs.msg import CompressedImage, Image
 
-from come_ros.preprocess import crop_intrinsics, plan_resize, preprocess
-from come_ros.rectify import Lens, Rectifier
+from come_ros.camera.preprocess import crop_intrinsics, plan_resize, preprocess
+from come_ros.camera.rectify import Lens, Rectifier
 from come_ros.ros import messages
 
 BENT = (-0.25, 0.06, 0.001, -0.001, 0.0)

@@ -29,10 +29,10 @@ from come_ros import geometry
 from come_ros.datasets.rosbag import Bag, BagWriter
 from come_ros.errors import ConfigError
 from come_ros.files import write_tum
-from come_ros.outputs import OUTPUTS
+from come_ros.outputs.topics import OUTPUTS
 from come_ros.tools import bag as bag_tool
 from come_ros.tools import cli
-from come_ros.tools.results import GuardedStream, Reserve
+from come_ros.tools.report.results import GuardedStream, Reserve
 from come_ros.types import Frame
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,7 +222,7 @@ def test_scores_stand_beside_null_models(out: Path, world: Truth) -> None:
 
 
 def test_trajectories_are_scored_by_evo(world: Truth) -> None:
-    from come_ros.tools.scores import trajectory_scores
+    from come_ros.tools.report.live_scores import trajectory_scores
 
     truth = dict(zip(world.stamps_ns.tolist(), world.world_from_camera, strict=True))
     moved = geometry.transform(geometry.rotation_from_vector([0.1, -0.4, 1.0]), [3.0, -2.0, 1.0])
@@ -496,7 +496,7 @@ def test_depth_is_taken_from_the_nearest_reading(world: Truth) -> None:
 
 
 def test_some_of_many_are_spread_evenly() -> None:
-    from come_ros.tools.picture import Evenly
+    from come_ros.tools.report.picture import Evenly
 
     for count in (1, 5, 12, 100, 1000):
         some = Evenly()
@@ -800,7 +800,7 @@ def test_comparing_needs_something_to_compare(plain: Path, tmp_path: Path, capsy
 def test_a_stop_leaves_the_comparison_out(plain: Path) -> None:
     from come_ros.config import Config
     from come_ros.pipeline import ReconstructionPipeline
-    from come_ros.tools.comparison import Comparisons
+    from come_ros.tools.report.comparison import Comparisons
 
     pipeline = ReconstructionPipeline(Config.from_flat({"backbone": "fake", "keyframe.mode": "every"}))
     comparisons = Comparisons(pipeline)
@@ -818,7 +818,7 @@ def test_a_stop_leaves_the_comparison_out(plain: Path) -> None:
 def test_the_picture_shows_what_was_merged_where_something_was(tmp_path: Path) -> None:
     from PIL import Image
 
-    from come_ros.tools.picture import Overview, Shown, draw
+    from come_ros.tools.report.picture import Overview, Shown, draw
 
     depth = np.linspace(1, 2, 12, dtype=np.float32).reshape(3, 4)
     magenta = np.tile(np.array([200, 0, 210], np.uint8), (3, 4, 1))

@@ -17,11 +17,11 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed: pip install '.[ros]', or source a ROS installation")
 pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]'")
 
+from come_ros.datasets.rooms.rooms import render_sequence
 from come_ros.datasets.rosbag import write_synthetic
-from come_ros.datasets.synthetic import render_sequence
+from come_ros.ros.programs.live import Camera, LiveError, Processes, _clear, run_live
 from come_ros.tools import cli
-from come_ros.tools.live import Camera, LiveError, Processes, _clear, run_live
-from come_ros.tools.scores import read_recording, read_truth, score, table
+from come_ros.tools.report.live_scores import read_recording, read_truth, score, table
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[2]
@@ -216,8 +216,8 @@ def test_delivery_of_two_cameras_that_share_a_window(tmp_path: Path) -> None:
 def test_perfect_answers_score_perfectly(small_bag: Path) -> None:
     from come_ros.datasets.rosbag import Bag
     from come_ros.geometry import BODY_FROM_OPTICAL
-    from come_ros.tools.live import LiveRun
-    from come_ros.tools.scores import Recording, in_model_pixels
+    from come_ros.ros.programs.live import LiveRun
+    from come_ros.tools.report.live_scores import Recording, in_model_pixels
 
     recording = Recording(points_frame="c", camera="c")
     with Bag(small_bag) as bag:

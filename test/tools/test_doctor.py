@@ -22,8 +22,9 @@ import pytest
 
 from come_ros.config import Config
 from come_ros.ros.environment import profile_variable
-from come_ros.tools import cli, doctor, graph
-from come_ros.tools.doctor import FAIL, OK, WARN
+from come_ros.tools import cli, doctor
+from come_ros.tools.doctor import checks, running_system
+from come_ros.tools.doctor.checks import FAIL, OK, WARN
 
 ROOT = Path(__file__).resolve().parents[2]
 GIB = 1024
@@ -48,7 +49,7 @@ SEEN: dict[str, Any] = {
 """A system in which all is well."""
 
 Patch = pytest.MonkeyPatch
-Found = list[doctor.Finding]
+Found = list[checks.Finding]
 
 
 def seen(**changes: Any) -> Found:
@@ -56,24 +57,26 @@ def seen(**changes: Any) -> Found:
     options = {k[1:]: changes.pop(k) for k in list(changes) if k.startswith("_")}
     config = Config().replace(**options.pop("config", {}))
     return list(
-        graph.judge({**SEEN, **changes}, config, options.get("topic", SEEN["topic"]), options.get("sim_time", False))
+        running_system.judge(
+            {**SEEN, **changes}, config, options.get("topic", SEEN["topic"]), options.get("sim_time", False)
+        )
     )
 
 
 def old_python(patch: Patch, folder: Path) -> Found:
     patch.setattr(sys, "version_info", (3, 8, 10))
-    return list(doctor.python())
+    return list(checks.python())
 
 
 def no_pillow(patch: Patch, folder: Path) -> Found:
-    patch.setattr(doctor.importlib, "import_module", refuse(("PIL",), ModuleNotFoundError("No module named 'PIL'")))
-    return list(doctor.libraries())
+    patch.setattr(checks.importlib, "import_module", refuse(("PIL",), ModuleNotFoundError("No module named 'PIL'")))
+    return list(checks.libraries())
 
 
 def no_torch(patch: Patch, folder: Path) -> Found:
     error = ImportError("libcudart.so.12: cannot open shared object file")
-    patch.setattr(doctor.importlib, "import_module", refuse(("torch",), error))
-    return list(doctor.torch())
+    patch.setattr(checks.importlib, "import_module", refuse(("torch",), error))
+    return list(checks.torch())
 
 
 def torch_of_another_gpu(patch: Patch, folder: Path) -> Found:
@@ -86,19 +89,19 @@ def torch_of_another_gpu(patch: Patch, folder: Path) -> Found:
         device=lambda _: None,
     )  # fmt: skip
     cuda.get_device_properties = ones
-    patch.setattr(doctor.importlib, "import_module", refuse(("cupy",), ImportError("cupy"), {"torch": fake}))
+    patch.setattr(checks.importlib, "import_module", refuse(("cupy",), ImportError("cupy"), {"torch": fake}))
     path = folder / "nvidia-smi"
     path.write_text("#!/bin/sh\necho 470.57.02\n")
     path.chmod(0o755)
     patch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    return list(doctor.torch(Config(device="cuda:0")))
+    return list(checks.torch(Config(device="cuda:0")))
 
 
 def cut_weights(patch: Patch, folder: Path) -> Found:
     from safetensors.numpy import save
 
     (folder / "model.safetensors").write_bytes(save({"a": np.zeros(100, np.float16)})[:-1])
-    return list(doctor.weights(Config(weights=str(folder / "model.safetensors"))))
+    return list(checks.weights(Config(weights=str(folder / "model.safetensors"))))
 
 
 def malicious_weights(patch: Patch, folder: Path) -> Found:
@@ -109,19 +112,19 @@ def malicious_weights(patch: Patch, folder: Path) -> Found:
             return os.system, (f"touch {folder / 'owned'}",)
 
     (folder / "model.pt").write_bytes(pickle.dumps(Evil()))
-    found = list(doctor.weights(Config(weights=str(folder / "model.pt"))))
+    found = list(checks.weights(Config(weights=str(folder / "model.pt"))))
     assert not (folder / "owned").exists(), "code in a weights file was run"
     return found
 
 
 def missing_weights(patch: Patch, folder: Path) -> Found:
-    return list(doctor.weights(Config(weights=str(folder / "none.safetensors"))))
+    return list(checks.weights(Config(weights=str(folder / "none.safetensors"))))
 
 
 def missing_messages(patch: Patch, folder: Path) -> Found:
-    find = doctor.importlib.util.find_spec
-    patch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "nav_msgs" else find(name))
-    return list(doctor.messages())
+    find = checks.importlib.util.find_spec
+    patch.setattr(checks.importlib.util, "find_spec", lambda name: None if name == "nav_msgs" else find(name))
+    return list(checks.messages())
 
 
 def broken_cv_bridge(patch: Patch, folder: Path) -> Found:
@@ -129,35 +132,35 @@ def broken_cv_bridge(patch: Patch, folder: Path) -> Found:
     (folder / "cv_bridge.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     patch.syspath_prepend(str(folder))
     patch.setenv("PYTHONPATH", str(folder))
-    return list(doctor.messages())
+    return list(checks.messages())
 
 
 def missing_profile(patch: Patch, folder: Path) -> Found:
     patch.setenv(profile_variable(), "/nowhere/profile.xml")
-    return list(doctor.profile())
+    return list(checks.profile())
 
 
 def wrong_rmw(patch: Patch, folder: Path) -> Found:
     patch.setenv("RMW_IMPLEMENTATION", "rmw_of_nobody_cpp")
-    return list(doctor.ros())
+    return list(checks.ros())
 
 
 def little_shared_memory(patch: Patch, folder: Path) -> Found:
-    usage = types.SimpleNamespace(free=10 * doctor.MIB, total=64 * doctor.MIB)
-    patch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
-    return list(doctor.shared_memory())
+    usage = types.SimpleNamespace(free=10 * checks.MIB, total=64 * checks.MIB)
+    patch.setattr(checks.shutil, "disk_usage", lambda _: usage)
+    return list(checks.shared_memory())
 
 
 def little_memory(patch: Patch, folder: Path) -> Found:
-    patch.setattr(doctor, "free_memory", lambda: 300 * doctor.MIB)
+    patch.setattr(checks, "free_memory", lambda: 300 * checks.MIB)
     said = {"base_mib": 100, "frame_mib": 30, "size": "518x392", "device": "cpu"}
     done = types.SimpleNamespace(stdout=json.dumps(said))
-    patch.setattr(doctor.subprocess, "run", lambda *_, **__: done)
-    return list(doctor.largest_window(Config()))
+    patch.setattr(checks.subprocess, "run", lambda *_, **__: done)
+    return list(checks.largest_window(Config()))
 
 
 def refuse(names: tuple[str, ...], error: Exception, instead: dict[str, Any] | None = None) -> Callable[[str], Any]:
-    real = doctor.importlib.import_module
+    real = checks.importlib.import_module
 
     def load(name: str) -> Any:
         if name in names:
@@ -221,10 +224,10 @@ def test_nothing_is_said_against_a_system_in_which_all_is_well() -> None:
 
 
 def test_the_exit_code_says_whether_a_run_can_work(monkeypatch: Patch, capsys) -> None:
-    found = [doctor.Finding(WARN, "a", "b", "c")]
+    found = [checks.Finding(WARN, "a", "b", "c")]
     monkeypatch.setattr(doctor, "examine", lambda *_: iter(found))
     assert cli.main(["doctor"]) == 0
-    found.append(doctor.Finding(FAIL, "d", "e", "f"))
+    found.append(checks.Finding(FAIL, "d", "e", "f"))
     assert cli.main(["doctor", "--json"]) == 1
     said = capsys.readouterr().out
     assert json.loads(said[said.index("[") :])[-1] == {"level": "FAIL", "subject": "d", "text": "e", "fix": "f"}
@@ -233,9 +236,9 @@ def test_the_exit_code_says_whether_a_run_can_work(monkeypatch: Patch, capsys) -
 
 def test_a_trial_pass_tells_what_a_frame_costs() -> None:
     pytest.importorskip("torch")
-    finding = next(doctor.largest_window(Config()))
+    finding = next(checks.largest_window(Config()))
     assert finding.level == OK and "largest safe one has" in finding.text
-    failed = next(doctor.largest_window(Config(weights="/none.safetensors")))
+    failed = next(checks.largest_window(Config(weights="/none.safetensors")))
     assert failed.level == FAIL and "/none.safetensors does not exist" in failed.text
 
 
@@ -251,12 +254,12 @@ def test_it_runs_without_rclpy_torch_and_anything_else(monkeypatch: Patch) -> No
     for name in [n for n in sys.modules if n.partition(".")[0] in hidden]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", load)
-    monkeypatch.setattr(doctor.importlib, "import_module", lambda name: load(name))
-    find = doctor.importlib.util.find_spec
+    monkeypatch.setattr(checks.importlib, "import_module", lambda name: load(name))
+    find = checks.importlib.util.find_spec
     monkeypatch.setattr(
-        doctor.importlib.util, "find_spec", lambda name: None if name in (*hidden, *doctor.MESSAGES) else find(name)
+        checks.importlib.util, "find_spec", lambda name: None if name in (*hidden, *checks.MESSAGES) else find(name)
     )
-    found = list(doctor.examine(Config(), argparse.Namespace(quick=True)))
+    found = list(checks.examine(Config(), argparse.Namespace(quick=True)))
     assert {f.subject for f in found if f.level == FAIL} >= {"torch", "OpenCV", "Pillow", "messages"}
 
 
@@ -286,7 +289,7 @@ def test_the_running_system_is_looked_at(monkeypatch: Patch) -> None:
     timer = node.create_timer(0.05, publish)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
-    command = [sys.executable, "-m", "come_ros.ros.probe", "--topic", "/seen/image_raw", "--seconds", "4"]
+    command = [sys.executable, "-m", "come_ros.ros.programs.probe", "--topic", "/seen/image_raw", "--seconds", "4"]
     with spinning(executor):
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     node.destroy_timer(timer)
@@ -298,7 +301,7 @@ def test_the_running_system_is_looked_at(monkeypatch: Patch) -> None:
         and facts["camera_info"]["received"]
         and facts["publishers"] == [["camera", "reliable", "volatile"]]
     )
-    found = {f.subject: f for f in graph.judge(facts, Config(), "/seen/image_raw")}
+    found = {f.subject: f for f in running_system.judge(facts, Config(), "/seen/image_raw")}
     assert found["images"].level == OK and found["images"].text.startswith("80x60 rgb8 of cam, ")
     assert found["camera_info"].level == WARN and "40x30" in found["camera_info"].text
     assert found["QoS"].level == OK

@@ -15,12 +15,12 @@ from come_ros.backbones.checkpoint import load_model, save_checkpoint
 from come_ros.backbones.layers import rays_of
 from come_ros.backbones.mapanything import MapAnything, MapAnythingSizes
 from come_ros.backbones.vggt import VARIANTS, VGGT, VGGTSizes, decode_pose
-from come_ros.datasets import windows
-from come_ros.datasets.windows import WindowStream
 from come_ros.errors import CheckpointError, ConfigError
-from come_ros.tools import losses, train
-from come_ros.tools.recipes import MapAnythingRecipe, recipe_for
-from come_ros.tools.training import denormals_flushed
+from come_ros.tools import train
+from come_ros.training import losses, room_windows
+from come_ros.training.loop import denormals_flushed
+from come_ros.training.recipes import MapAnythingRecipe, recipe_for
+from come_ros.training.room_windows import WindowStream
 
 SMALL = VGGTSizes(
     image_side=112, native_side=112, dim=24, encoder_depth=1, encoder_heads=3, depth=4, heads=3,
@@ -37,7 +37,7 @@ SMALL_MAPANYTHING = MapAnythingSizes(
 def batch():
     stream = WindowStream(seed=3, side=112)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows, "STAGED_SHARE", 0.0)  # furnished rooms: from near by, points are hard to tell apart
+        patch.setattr(room_windows, "STAGED_SHARE", 0.0)  # furnished rooms: from near by, points are hard to tell apart
         for _ in range(3):
             stream.render()
     drawn = [stream.window(3, 0.5) for _ in range(8)]  # some of them mirrored, zoomed, spoilt

@@ -75,8 +75,8 @@ class Wish:
         import torch
 
         from ...accelerators import Accelerator
-        from ...backbones.base import TorchBackbone, choose_device, choose_precision
         from ...backbones.checkpoint import MODELS
+        from ...backbones.model import TorchBackbone, choose_device, choose_precision
 
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -398,7 +398,7 @@ def load_images(source: str | None, frames: int, width: int, height: int) -> U8:
     import cv2
 
     if source is None:
-        from ...datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+        from ...datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
 
         return render_sequence(SPLIT_SEEDS["test"][0], frames, width, height, TEST_RATE_HZ).images
     from ...datasets.sequence import open_sequence

@@ -22,15 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from ... import __version__, images
-from ...cloud import POINT_DTYPE
+from ... import __version__
+from ...camera import images
+from ...camera.rectify import Rectification
 from ...config import Config
-from ...map import VoxelMap
 from ...messages import Messages, stamp_ns
-from ...motion import Motion, MotionEstimator
-from ...outputs import LATCHED, OUTPUTS, FrameMessages
+from ...outputs.cloud import POINT_DTYPE
+from ...outputs.motion import Motion, MotionEstimator
+from ...outputs.topics import LATCHED, OUTPUTS, FrameMessages
+from ...outputs.voxel_map import VoxelMap
 from ...pipeline import ReconstructionPipeline
-from ...rectify import Rectification
 from ...types import U8, Alignment, Frame, Prediction, Submap
 
 WIDTH, HEIGHT = 640, 480
@@ -286,12 +287,12 @@ def wire() -> Iterator[tuple[Messages, Callable[[Any], U8], Publish | None]]:
         return
 
     from ...ros.environment import isolated_dds_environment
-    from ..live import Processes
+    from ...ros.programs.live import Processes
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(isolated_dds_environment(log_dir=folder))
         from ...ros import messages
-        from ...ros.talker import talker
+        from ...ros.programs.talker import talker
 
         topics = {f"/bench/{topic}": (output.kind, output.depth) for topic, output in OUTPUTS.items()}
         topics["/bench/map_points"] = (LATCHED["map_points"].kind, 1)
@@ -299,7 +300,7 @@ def wire() -> Iterator[tuple[Messages, Callable[[Any], U8], Publish | None]]:
         package = str(Path(__file__).resolve().parents[3])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH", ""))))
         with Processes({**os.environ, "PYTHONPATH": path}, Path(folder)) as processes:
-            listener = processes.start("listener", "come_ros.ros.listener", *words)
+            listener = processes.start("listener", "come_ros.ros.programs.listener", *words)
             listener.wait_for("ready", LISTENER_S, processes)
             with talker(topics) as publish:
                 yield messages.ROS, messages.decode_image, lambda topic, message: publish(f"/bench/{topic}", message)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ...camera.preprocess import crop_intrinsics, plan_resize, preprocess
 from ...config import Config
 from ...datasets.sequence import Sequence, open_sequence
 from ...datasets.tum import nearest, read_trajectory
 from ...errors import ConfigError, DatasetError, FrameError
 from ...evaluation.window import LEAST_KNOWN, WindowTruth
-from ...preprocess import crop_intrinsics, plan_resize, preprocess
 from ...types import F32, F64, Frame
-from ..scores import in_model_pixels
+from ..report.live_scores import in_model_pixels
 
 log = logging.getLogger("come_ros")
 
@@ -108,12 +108,12 @@ def _rendered(name: str, cut: Cut, side: int, patch: int) -> Iterator[WindowTrut
     plan = plan_resize(640, 480, side, patch)
     size = {"frames": cut.size, "width": plan.width, "height": plan.height}
     if name == ROOMS:
-        from ...datasets.synthetic import test_windows
+        from ...datasets.rooms.rooms import test_windows
 
         for i, s in enumerate(test_windows(cut.most, **size)):
             yield WindowTruth(name, i, s.images, s.depth, s.world_from_camera, s.intrinsics)
         return
-    from ...datasets.thin_structures import thin_windows
+    from ...datasets.rooms.thin_structures import thin_windows
 
     for i, t in enumerate(thin_windows(cut.most, **size)):
         s = t.sequence

@@ -13,7 +13,7 @@ from ...errors import Cancelled
 from ...evaluation import ate_rmse, rpe_rmse
 from ...pipeline import ReconstructionPipeline
 from ...types import F64, Frame
-from ..scores import rotation_scores, trajectory_scores
+from ..report.live_scores import rotation_scores, trajectory_scores
 from .sources import Source
 from .variants import Variant
 

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import TINY, write_result
 
 from come_ros.datasets.tum import read_trajectory
+from come_ros.ros.programs.live import Camera, run_live
 from come_ros.tools.demo import SEED, render_room
-from come_ros.tools.live import Camera, run_live
-from come_ros.tools.scores import read_recording
+from come_ros.tools.report.live_scores import read_recording
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -29,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import TINY, write_result
 
 from come_ros.backbones.checkpoint import bundled_weights
-from come_ros.datasets.synthetic import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
-from come_ros.datasets.windows import loader
+from come_ros.datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
 from come_ros.tools import train
-from come_ros.tools.recipes import recipe_for
+from come_ros.training.recipes import recipe_for
+from come_ros.training.room_windows import loader
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP_STEPS, CHUNK = 50, 200

@@ -26,9 +26,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import TINY, write_result
 
-from come_ros.outputs import topic_of
-from come_ros.tools.live import Camera, run_live
-from come_ros.tools.scores import read_recording
+from come_ros.outputs.topics import topic_of
+from come_ros.ros.programs.live import Camera, run_live
+from come_ros.tools.report.live_scores import read_recording
 
 RESULTS = Path(__file__).with_name("results")
 NAMES = ("front", "left", "right", "rear", "up", "down", "far", "near")

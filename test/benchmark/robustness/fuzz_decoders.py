@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import fuzz
 from benchmark.stamped import write_result
 
-from come_ros import images
+from come_ros.camera import images
 
 try:
     from sensor_msgs.msg import CompressedImage, Image

@@ -37,8 +37,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 from benchmark.stamped import TINY, write_result  # noqa: E402
 
 from come_ros.config import Config  # noqa: E402
+from come_ros.ros.programs.live import Processes, live_environment  # noqa: E402
 from come_ros.tools.demo import SEED, render_room  # noqa: E402
-from come_ros.tools.live import Processes, live_environment  # noqa: E402
 
 RESULTS = Path(__file__).with_name("results")
 IMAGES, SIZE = 120, "320x240"

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import write_result
 
 from come_ros.accelerators import NoAccelerator
-from come_ros.backbones.base import TorchBackbone
 from come_ros.backbones.checkpoint import MODELS
+from come_ros.backbones.model import TorchBackbone
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""From a camera's message to a model's image: decode, rectify, resize, synchronise, rig."""

@@ -1,0 +1,1 @@
+"""Procedural textured rooms with exact depth and poses."""

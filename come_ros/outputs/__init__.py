@@ -1,0 +1,1 @@
+"""From a submap to messages and files: clouds, motion, map, topics."""

@@ -1,0 +1,140 @@
+"""What ~/odometry and TF say of the frame that moves: pose, twist and their covariances, of a located image or of a keyframe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import Config
+from ..geometry import inverse, skew, vector_from_rotation
+from ..odometry import UNKNOWN, Located, carried
+from ..types import F64, Submap
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """The moving frame `child` (see moving_frame) at one image.
+
+    odom_from_child: (4, 4). twist: (6,) linear (odom units/s) and angular (rad/s), in the moving frame. pose_covariance, twist_covariance:
+    (6, 6), same order and units squared, as nav_msgs/Odometry defines them: the pose's in the odometry frame.
+    """
+
+    stamp_ns: int
+    child: str
+    odom_from_child: F64
+    twist: F64
+    pose_covariance: F64
+    twist_covariance: F64
+
+    @property
+    def pose_variance(self) -> F64:
+        """(6,) the diagonal."""
+        return np.diag(self.pose_covariance)
+
+    @property
+    def twist_variance(self) -> F64:
+        """(6,) the diagonal."""
+        return np.diag(self.twist_covariance)
+
+
+def motion_of(located: Located, config: Config, metric: bool) -> Motion:
+    """Of an image between keyframes, or of a keyframe. metric: whether the model's unit is the metre. Position and linear velocity
+    are unknown
+    (9999) while the scale is: a distance without a unit must not be fused."""
+    frame, pose, twist = located.frame, located.odom_from_camera, located.twist
+    pose_covariance, twist_covariance = located.covariance, located.twist_covariance
+    child = frame.camera
+    if frame.base and frame.base_from_camera is not None:
+        child, mount = frame.base, frame.base_from_camera
+        base = pose @ inverse(mount)
+        pose_covariance = carried(pose_covariance, base[:3, 3] - pose[:3, 3])
+        # of another point of the same rigid body, in its own axes: v + w x (base - camera)
+        turn = np.kron(np.eye(2), mount[:3, :3])
+        turn[:3, 3:] = skew(mount[:3, 3]) @ mount[:3, :3]
+        pose, twist, twist_covariance = base, turn @ twist, turn @ twist_covariance @ turn.T
+    known = metric or config.scale.mode != "none"
+    floors = np.repeat([config.cov.position_floor, config.cov.rotation_floor], 3)
+    return Motion(
+        frame.stamp_ns, child, pose, twist,
+        _limited(pose_covariance, floors, known), _limited(twist_covariance, 1e-3 * floors, known),
+    )  # fmt: skip
+
+
+def _limited(covariance: F64, floors: F64, known: bool) -> F64:
+    """(6, 6) with variances of at least `floors` (6,), and UNKNOWN, without any tie to others, where they are no less or, unless the
+    unit is
+    `known`, are those of lengths."""
+    out = covariance + np.diag(np.maximum(floors - np.diag(covariance), 0.0))
+    unknown = ~(np.diag(out) < UNKNOWN)
+    unknown[:3] |= not known
+    out[unknown] = 0.0
+    out[:, unknown] = 0.0
+    out[unknown, unknown] = UNKNOWN
+    return np.asarray(0.5 * (out + out.T), np.float64)
+
+
+class MotionEstimator:
+    """Remembers the last published pose; one call for each published frame, in stamp order."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """The next frame has nothing before it."""
+        self._last: tuple[int, str, F64] | None = None
+
+    def step(self, submap: Submap, row: int, config: Config) -> Motion:
+        """Motion at frame `row` of `submap`.
+
+        The first frame, and one after a jump back of time or of another moving frame, has twist 0 of unknown variance. Position is unknown
+        (9999) while the scale is: a distance without a unit must not be fused. After a window that shares no frame with those
+        before, the pose was only carried over, so all of it is unknown.
+        """
+        stamp_ns, (moving, pose) = submap.frames[row].stamp_ns, moving_frame(submap, row)
+        pose_variance = _pose_variance(
+            submap, row, config, carried_over=self._last is not None and submap.alignment.shared == 0
+        )
+        last, self._last = self._last, (stamp_ns, moving, pose)
+        if last is None or last[1] != moving or last[0] >= stamp_ns:
+            return _diagonal(stamp_ns, moving, pose, np.zeros(6), pose_variance, np.full(6, UNKNOWN))
+        dt = (stamp_ns - last[0]) * 1e-9
+        now_from_last = inverse(pose) @ last[2]
+        last_from_now = inverse(now_from_last)
+        # seen from the moving frame as it is now: the displacement turned into its axes; the rotation vector is the same in both
+        linear = last_from_now[:3, :3].T @ last_from_now[:3, 3] / dt
+        angular = vector_from_rotation(last_from_now[:3, :3]) / dt
+        twist_variance = np.minimum(UNKNOWN, 2.0 * pose_variance / dt**2)  # difference of two poses
+        twist_variance[pose_variance >= UNKNOWN] = UNKNOWN
+        return _diagonal(stamp_ns, moving, pose, np.concatenate([linear, angular]), pose_variance, twist_variance)
+
+
+def moving_frame(submap: Submap, row: int) -> tuple[str, F64]:
+    """What odometry is about at frame `row`: the robot's frame where the camera's place on it is known, else the camera's optical one;
+    its name and odom_from_it (4, 4)."""
+    frame, pose = submap.frames[row], submap.odom_from_camera[row]
+    if not frame.base or frame.base_from_camera is None:
+        return frame.camera, pose
+    return frame.base, pose @ inverse(frame.base_from_camera)
+
+
+def _diagonal(stamp_ns: int, child: str, pose: F64, twist: F64, pose_variance: F64, twist_variance: F64) -> Motion:
+    return Motion(stamp_ns, child, pose, twist, np.diag(pose_variance), np.diag(twist_variance))
+
+
+def _pose_variance(submap: Submap, row: int, config: Config, carried_over: bool) -> F64:
+    if carried_over:
+        return np.full(6, UNKNOWN)
+    alignment = submap.alignment
+    rotation = config.cov.rotation_floor + alignment.rotation_residual**2
+    if config.scale.mode == "none" and not submap.metric:
+        position = UNKNOWN
+    else:
+        depth = submap.depth[row]
+        usual = float(np.median(depth[np.isfinite(depth)])) if np.isfinite(depth).any() else 0.0
+        # residuals are relative to the depth of the scene
+        position = (
+            config.cov.position_floor + (usual * (alignment.translation_residual + alignment.depth_residual)) ** 2
+        )
+    variance = np.repeat([position, rotation], 3)
+    return np.where(np.isfinite(variance), np.minimum(variance, UNKNOWN), UNKNOWN)

@@ -1,0 +1,236 @@
+"""The three statuses on /diagnostics, built from plain values. Every warning carries its fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from ...alignment import MAX_DEPTH_RESIDUAL
+from ...config import Config
+from ...governor import State
+from ...types import DeviceMemory
+from .counters import Counts
+from .telemetry import Telemetry
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+SILENT_WARN_S, SILENT_ERROR_S = 2.0, 5.0
+CLOCK_S = 5.0
+HIGH_RESIDUAL = 0.7 * MAX_DEPTH_RESIDUAL  # of the gate that refuses a window
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """What only the node knows. state: lifecycle label, or "paused". clock: "system", "sim" or "sim without /clock". governor, memory:
+    of the pipeline, None while there is none (memory: or on the CPU)."""
+
+    state: str
+    topic: str
+    publishers: int
+    qos: str
+    clock: str
+    tf: str
+    tf_conflict: str = ""
+    load_error: str = ""
+    worker_alive: bool = True
+    lost: str = ""
+    qos_conflict: str = ""
+    output_conflict: str = ""
+    governor: State | None = None
+    memory: DeviceMemory | None = None
+    backbone: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+
+
+def statuses(view: NodeView, config: Config, telemetry: Telemetry, counts: Counts) -> list[DiagnosticStatus]:
+    """`come: input`, `come: inference`, `come: output`."""
+    hardware = view.backbone.get("device", view.device)
+    return [
+        _status("input", hardware, _input_values(view, telemetry, counts), _input_faults(view, telemetry, counts)),
+        _status(
+            "inference",
+            hardware,
+            _inference_values(view, config, telemetry),
+            _inference_faults(view, config, telemetry),
+        ),
+        _status("output", hardware, _output_values(view, config, telemetry), _output_faults(view, config, telemetry)),
+    ]
+
+
+Fault = tuple[bytes, str]
+
+
+def _status(name: str, hardware: str, values: Mapping[str, object], faults: Iterable[Fault]) -> DiagnosticStatus:
+    """The worst fault gives the level; all of them are told, the worst first."""
+    faults = sorted(faults, key=lambda fault: fault[0], reverse=True)
+    return DiagnosticStatus(
+        level=faults[0][0] if faults else OK,
+        name=f"come: {name}",
+        message="; ".join(text for _, text in faults) or "ok",
+        hardware_id=hardware,
+        values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+    )
+
+
+def _input_values(view: NodeView, telemetry: Telemetry, counts: Counts) -> dict[str, object]:
+    return {
+        "topic": view.topic,
+        "publishers": view.publishers,
+        "qos": view.qos,
+        "encoding": telemetry.encoding,
+        "size": telemetry.size,
+        "converters": telemetry.converters,
+        "fps_in": f"{telemetry.rates().fps_in:.1f}",
+        "received": counts.received,
+        "used": counts.used,
+        "pending": counts.pending,
+        **{f"dropped_{reason}": frames for reason, frames in counts.dropped.items()},
+        "camera_info": telemetry.camera_info,
+        **telemetry.known,
+        "clock": view.clock,
+    }
+
+
+def _input_faults(view: NodeView, telemetry: Telemetry, counts: Counts) -> Iterable[Fault]:
+    if view.state != "active":
+        return
+    silence = telemetry.silence_s()
+    if silence >= SILENT_ERROR_S and view.publishers:
+        yield (
+            ERROR,
+            (
+                f"no image for {silence:.0f} s, though {view.publishers} publish on {view.topic}: check that the camera runs, "
+                f"publishes reliable or with the large-message profile, and that its QoS matches input.reliability"
+            ),
+        )
+    elif silence >= SILENT_WARN_S:
+        yield WARN, f"no image for {silence:.0f} s on {view.topic}: start the camera, or remap `image` to its topic"
+    if bad := telemetry.recent("decode"):
+        yield ERROR, bad
+    if view.qos_conflict:
+        yield WARN, view.qos_conflict
+    if counts.received and telemetry.camera_info != "ok":
+        yield WARN, telemetry.camera_info
+    for topic, state in telemetry.known.items():
+        if counts.received and state != "ok":
+            yield WARN, f"{topic}: {state}"
+    if "without" in view.clock:
+        yield (
+            WARN,
+            "use_sim_time is set but nothing comes on /clock: play the bag with --clock, or set use_sim_time to false",
+        )
+
+
+def _inference_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
+    rates, governor, memory = telemetry.rates(), view.governor, view.memory
+    used_mb, free_mb = ("nan", "nan") if memory is None else (f"{memory.used:.0f}", f"{memory.free:.0f}")
+    return {
+        "state": view.state,
+        "device": view.device,
+        "backbone": config.backbone,
+        "accelerator": config.accelerator.name,
+        "kernels": config.kernels,
+        **view.backbone,
+        "window": governor.effort.window if governor else config.window.size,
+        "overlap": config.window.overlap,
+        "resolution": telemetry.resolution,
+        "max_side": governor.effort.side if governor else config.input.max_side,
+        "merge_ratio": f"{governor.effort.ratio if governor else config.accelerator.ratio:g}",
+        "kept_ratio": f"{telemetry.kept_ratio:.3f}",
+        "read_ratio": f"{telemetry.read_ratio:.3f}",
+        "encoder_reused": f"{telemetry.reused:.3f}",
+        "encoder_saved_ms": f"{telemetry.saved_ms:.1f}",
+        "latency_ms_mean": f"{rates.latency_ms_mean:.1f}",
+        "latency_ms_p95": f"{rates.latency_ms_p95:.1f}",
+        "latency_target_ms": f"{config.latency_target_ms:g}",
+        "governor_level": f"{governor.level} of {governor.levels}" if governor else "0",
+        "fps_out": f"{rates.fps_out:.2f}",
+        "vram_used_mb": used_mb,
+        "vram_free_mb": free_mb,
+        "oom_count": governor.oom_count if governor else 0,
+        "ladder_step": f"{governor.ladder_step} of {governor.ladder_steps}" if governor else "0",
+    }
+
+
+def _inference_faults(view: NodeView, config: Config, telemetry: Telemetry) -> Iterable[Fault]:
+    if view.lost:
+        yield (
+            ERROR,
+            f"the device is lost ({view.lost}): the process ends, restart it; if it comes again, check the driver",
+        )
+    elif not view.worker_alive:
+        yield ERROR, "the worker thread is dead: restart the node, and report its log"
+    if view.load_error:
+        yield ERROR, view.load_error
+    for kind in ("inference", "worker"):
+        if failure := telemetry.recent(kind):
+            yield ERROR, f"{failure}: see the log of the node"
+    governor = view.governor
+    if governor is None:
+        return
+    if governor.exhausted:
+        yield (
+            ERROR,
+            (
+                "out of memory with the smallest window there is: free memory on the device, lower input.max_side, or take smaller weights"
+            ),
+        )
+    elif governor.ladder_step:
+        yield (
+            WARN,
+            (
+                f"memory was short {governor.oom_count} times, so windows are smaller than asked for (step {governor.ladder_step} of "
+                f"{governor.ladder_steps}): free memory on the device, or lower window.size or input.max_side"
+            ),
+        )
+    target = config.latency_target_ms
+    if 0 < target < telemetry.rates().latency_ms_p95:
+        fix = (
+            "nothing is left to turn: raise latency_target_ms, lower input.max_side, or take a faster device or smaller weights"
+            if governor.limited
+            else "the governor lowers what a window costs, wait; or lower window.size"
+        )
+        yield (
+            WARN,
+            f"results take {telemetry.rates().latency_ms_p95:.0f} ms (p95), longer than latency_target_ms ({target:g}): {fix}",
+        )
+
+
+def _output_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
+    alignment = telemetry.alignment
+    fixed, metric = config.scale.mode == "fixed", view.backbone.get("unit") == "metre"
+    return {
+        "frame": config.odom_frame,
+        "tf_mode": view.tf,
+        "last_stamp": f"{telemetry.last_stamp_ns // 10**9}.{telemetry.last_stamp_ns % 10**9:09d}",
+        "age_ms_p95": f"{telemetry.rates().latency_ms_p95:.1f}",
+        "points": "not subscribed" if telemetry.points < 0 else telemetry.points,
+        "align_residual": "nan" if alignment is None else f"{alignment.depth_residual:.4f}",
+        "align_shared": "nan" if alignment is None else alignment.shared,
+        "scale": f"{config.scale.fixed:g}" if fixed else "1" if metric else "nan",
+        "scale_source": "model" if metric and not fixed else config.scale.mode,
+        "intrinsics_source": telemetry.intrinsics_source,
+        "resets": telemetry.resets,
+    }
+
+
+def _output_faults(view: NodeView, config: Config, telemetry: Telemetry) -> Iterable[Fault]:
+    if view.tf_conflict:
+        yield ERROR, view.tf_conflict
+    if old := telemetry.recent("old"):
+        yield WARN, f"{old}, longer than max_data_age: lower window.size or input.max_side, or raise max_data_age"
+    if refused := telemetry.recent("rejected"):
+        yield WARN, f"a window was refused ({refused}): move the camera slower, or raise the frame rate"
+    if telemetry.alignment is not None and telemetry.alignment.depth_residual > HIGH_RESIDUAL:
+        yield (
+            WARN,
+            (
+                f"windows fit each other badly (residual {telemetry.alignment.depth_residual:.2f}): move the camera slower, or raise "
+                f"window.overlap"
+            ),
+        )
+    if view.output_conflict:
+        yield WARN, view.output_conflict
+    if config.scale.mode == "none" and view.backbone.get("unit") != "metre":
+        yield WARN, "the scale is unknown, lengths are in the model's own unit: set scale.mode to fixed and scale.fixed"

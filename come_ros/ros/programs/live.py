@@ -1,0 +1,366 @@
+"""A bag through the live node: node, camera and recorder as processes of their own, in a DDS domain of their own."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import ComeRosError
+from ..environment import isolated_dds_environment  # imports no ROS
+
+PACKAGE_FOLDER = Path(__file__).resolve().parents[3]
+SHARED_MEMORY = Path("/dev/shm")
+ACTIVE_TIMEOUT_S = 180.0  # importing torch and reading the weights, on a slow disk
+MATCH_TIMEOUT_S = 30.0
+SETTLE_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 6.0
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec one must not load anything
+
+Progress = Callable[[str, int], None]
+"""(what happens now, images sent so far)"""
+
+
+class LiveError(ComeRosError):
+    """A process of a live run ended, or did not do its part in time."""
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """What came of it. sent: (stamp, time of publication) in ns of every image. recording: the MCAP file. settled:
+    whether no frame was pending any more at the end. start_s: from the start of the processes until the node was
+    active. stop_s: from SIGINT to the end of the node, exit_code its own. late_ms: how late the camera was at worst.
+    seconds: all in all.
+    """
+
+    sent: list[tuple[int, int]]
+    recording: Path
+    tf_from_odometry: bool
+    settled: bool
+    start_s: float
+    stop_s: float
+    exit_code: int
+    late_ms: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Camera:
+    """What is played. arguments: of come_ros.ros.programs.player. inputs: topic -> type of all it publishes. names: of several cameras,
+    whose topics are /NAME/..."""
+
+    arguments: Sequence[str]
+    topic: str
+    camera_info_topic: str
+    inputs: dict[str, str]
+    compressed: bool = False
+    names: tuple[str, ...] = ()
+
+    @staticmethod
+    def of_bag(path: str | Path, topic: str | None = None, rate: float = 1.0) -> Camera:
+        """Raises DatasetError."""
+        from ...datasets.rosbag import Bag
+
+        with Bag(path, topic) as bag:
+            inputs = {t: bag.topics[t] for t in (bag.topic, bag.camera_info_topic) if t}
+            arguments = (str(path), "--topic", bag.topic, "--rate", str(rate))
+            return Camera(arguments, bag.topic, bag.camera_info_topic, inputs, bag.compressed)
+
+    @staticmethod
+    def of_pattern(width: int, height: int, count: int, hz: float, names: Sequence[str] = ()) -> Camera:
+        """Moving noise, of several cameras if names are given: to count what arrives."""
+        size = ("--pattern", f"{width}x{height}", "--count", str(count), "--hz", str(hz))
+        arguments = (*size, "--cameras", *names) if names else size
+        topics, kinds = ("image_raw", "camera_info"), ("sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo")
+        inputs = {f"/{n}/{t}": kind for n in names or ("camera",) for t, kind in zip(topics, kinds, strict=True)}
+        return Camera(arguments, *list(inputs)[:2], inputs, names=tuple(names))
+
+    def remaps(self) -> list[str]:
+        """ROS arguments that connect the node to it."""
+        if self.names:
+            out = ["-p", f"cameras:=[{', '.join(self.names)}]"]
+            for name in self.names:
+                out += ["-r", f"{name}/image:=/{name}/image_raw"]
+            return out
+        out = ["-r", f"image{'/compressed' if self.compressed else ''}:={self.topic}"]
+        if self.camera_info_topic:
+            out += ["-r", f"camera_info:={self.camera_info_topic}"]
+        return [*out, "-p", "image_transport:=compressed"] if self.compressed else out
+
+
+def run_live(
+    camera: Camera,
+    out: Path,
+    node_arguments: Sequence[str] = (),
+    record_inputs: bool = True,
+    progress: Progress = lambda text, sent: None,
+) -> LiveRun:
+    """Plays `camera` to a node started with `node_arguments` (ROS arguments), and records what it publishes into
+    `out`/output.mcap. Logs go to `out` too (node.log, recorder.log, player.log, ros_log/).
+
+    Whatever happens, also Ctrl-C, nothing is left running. Raises LiveError.
+    """
+    begun = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    environment = live_environment(out)
+    recording = out / "output.mcap"
+    recorded = camera.inputs if record_inputs else {}
+    with Processes(environment, out) as processes:
+        inputs = [word for topic, kind in recorded.items() for word in ("--input", topic, kind)]
+        progress("starting the node", 0)
+        names = ("--cameras", *camera.names) if camera.names else ()
+        recorder = processes.start("recorder", "come_ros.ros.programs.recorder", str(recording), *inputs, *names)
+        ready = recorder.wait_for("ready", MATCH_TIMEOUT_S, processes)
+        node = processes.start("node", "come_ros.ros.node", "--ros-args", *camera.remaps(), *node_arguments)
+        _wait_until_active(node, recorder, processes)
+        start_s = time.monotonic() - begun
+
+        listeners = "2" if record_inputs else "1"
+        player = processes.start("player", "come_ros.ros.programs.player", *camera.arguments, "--listeners", listeners)
+        player.wait_for("matched", MATCH_TIMEOUT_S, processes)
+        progress("playing", 0)
+        played = _play(player, processes, progress)
+        player.wait(STOP_TIMEOUT_S)
+
+        progress("waiting for the last results", len(played["images"]))
+        settled = _wait_until_settled(recorder, processes)
+        stop_s, exit_code = node.stop(signal.SIGINT)
+        recorder.stop(signal.SIGTERM)
+        recorder.wait_for("recorded", STOP_TIMEOUT_S, processes)
+    return LiveRun(
+        sent=[(stamp, when) for stamp, when in played["images"]],
+        recording=recording,
+        tf_from_odometry=ready["tf_from_odometry"],
+        settled=settled,
+        start_s=start_s,
+        stop_s=stop_s,
+        exit_code=exit_code,
+        late_ms=played["late_ms"],
+        seconds=time.monotonic() - begun,
+    )
+
+
+def live_environment(out: Path) -> dict[str, str]:
+    """Of the processes of one run: a DDS domain of their own, this package, logs below `out`."""
+    environment = isolated_dds_environment(log_dir=out / "ros_log")
+    environment["PYTHONUNBUFFERED"] = "1"
+    folders = (str(PACKAGE_FOLDER), environment.get("PYTHONPATH", ""))
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in folders if p)
+    return environment
+
+
+def _wait_until_active(node: Process, recorder: Process, processes: Processes) -> None:
+    end = time.monotonic() + ACTIVE_TIMEOUT_S
+    while time.monotonic() < end:
+        status = recorder.wait_for("status", end - time.monotonic(), processes)
+        if status["state"] == "active" and status["outputs_found"]:
+            return
+        if status["state"] == "unconfigured" and status["trouble"] != "ok":
+            raise LiveError(f"the node cannot start: {status['trouble']}")
+    raise LiveError(f"the node was not active after {ACTIVE_TIMEOUT_S:.0f} s; its log:\n{node.tail()}")
+
+
+def _play(player: Process, processes: Processes, progress: Progress) -> dict[str, Any]:
+    while True:
+        event = player.next_event(MATCH_TIMEOUT_S, processes)
+        if event["event"] == "played":
+            return event
+        if event["event"] == "sent":
+            progress("playing", event["images"])
+
+
+def _wait_until_settled(recorder: Process, processes: Processes) -> bool:
+    """Until nothing is pending and the counts stand still."""
+    recorder.forget("status")
+    end, before = time.monotonic() + SETTLE_TIMEOUT_S, None
+    while time.monotonic() < end:
+        status = recorder.wait_for("status", SETTLE_TIMEOUT_S, processes)
+        if status["pending"] == 0 and status == before:
+            return True
+        before = status
+    return False
+
+
+class Process:
+    """A Python module as a child that writes its log to a file, and events (lines of JSON on stdout) to us."""
+
+    def __init__(self, name: str, command: list[str], environment: dict[str, str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        self._events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._early: list[dict[str, Any]] = []
+        self.stopped = False
+        with open(log, "wb") as errors:
+            # a session of its own: Ctrl-C in the terminal comes to us alone, and we end it in order
+            self._process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+                start_new_session=True, preexec_fn=_end_with_parent,
+            )  # fmt: skip
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines, open(self.log, "ab") as log:
+            for line in lines:
+                if line.startswith(b'{"event"'):
+                    self._events.put(json.loads(line))
+                else:
+                    log.write(line)
+                    log.flush()
+
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def next_event(self, timeout_s: float, others: Processes) -> dict[str, Any]:
+        """The next event. Raises LiveError if none comes in time, or if a process has ended that should not."""
+        end = time.monotonic() + timeout_s
+        if self._early:
+            return self._early.pop(0)
+        while True:
+            try:
+                return self._events.get(timeout=0.1)
+            except queue.Empty:
+                others.check(but=self)
+                if not self.running() and not self._reader.is_alive() and self._events.empty():
+                    raise LiveError(self.obituary()) from None
+                if time.monotonic() > end:
+                    text = f"the {self.name} said nothing for {timeout_s:.0f} s; its log:\n{self.tail()}"
+                    raise LiveError(text) from None
+
+    def wait_for(self, event: str, timeout_s: float, others: Processes) -> dict[str, Any]:
+        """The next event of that kind; those before it are passed over. Raises LiveError."""
+        end = time.monotonic() + timeout_s
+        while True:
+            got = self.next_event(max(0.1, end - time.monotonic()), others)
+            if got["event"] == event:
+                return got
+
+    def forget(self, event: str) -> None:
+        """Events of that kind that wait to be read."""
+        while True:
+            try:
+                got = self._events.get_nowait()
+            except queue.Empty:
+                return
+            if got["event"] != event:
+                self._early.append(got)
+
+    def stop(self, with_signal: int, timeout_s: float = STOP_TIMEOUT_S) -> tuple[float, int]:
+        """Ends it: first asked with that signal, then by force. Seconds it took, and its exit code."""
+        self.stopped = True
+        start = time.monotonic()
+        if self.running():
+            self._process.send_signal(with_signal)
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        seconds = time.monotonic() - start
+        self._reader.join(2.0)
+        return seconds, self._process.returncode
+
+    def wait(self, timeout_s: float) -> None:
+        """Lets it end by itself."""
+        self.stopped = True
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.stop(signal.SIGTERM)
+
+    def tail(self, lines: int = 15) -> str:
+        """The end of its log."""
+        text = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join("  " + line for line in text[-lines:]) or "  (empty)"
+
+    def obituary(self) -> str:
+        return f"the {self.name} has ended by itself (exit code {self.exit_code}); its log:\n{self.tail()}"
+
+
+@dataclass
+class Processes:
+    """Those of one run: a context manager that ends them all, and clears what a killed one leaves in shared memory."""
+
+    environment: dict[str, str]
+    folder: Path
+    started: list[Process] = field(default_factory=list)
+
+    def start(self, name: str, module: str, *arguments: str) -> Process:
+        command = [sys.executable, "-m", module, *arguments]
+        self.started.append(Process(name, command, self.environment, self.folder / f"{name}.log"))
+        return self.started[-1]
+
+    def check(self, but: Process | None = None) -> None:
+        """Raises LiveError if one of them ended without being told to."""
+        for process in self.started:
+            if process is not but and not process.stopped and not process.running():
+                raise LiveError(process.obituary())
+
+    def __enter__(self) -> Processes:
+        self._memory = _segments()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        before = None
+        if threading.current_thread() is threading.main_thread():  # a second Ctrl-C must not break the way out
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for process in self.started:
+                if process.running() and process.name != "node":
+                    process.stop(signal.SIGTERM)
+            for process in self.started:
+                process.stop(signal.SIGINT)
+            if any((process.exit_code or 0) < 0 for process in self.started):
+                _clear(_segments() - self._memory)
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGINT, before)
+
+
+def _end_with_parent() -> None:
+    """Asks Linux to end this child when its parent dies, however that comes."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _segments() -> set[Path]:
+    """Shared memory of Fast DDS."""
+    return {p for pattern in ("fastdds_*", "sem.fastdds_*") for p in SHARED_MEMORY.glob(pattern)}
+
+
+def _clear(segments: set[Path]) -> None:
+    """Removes those of ours that no living process has mapped: what a killed participant left. The lock of a segment (_el) is never
+    mapped; it goes with its segment, for without it others take that for dead, and a living participant for gone."""
+    time.sleep(0.2)  # a segment that somebody is just making is mapped by now
+    mapped = b""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            mapped += maps.read_bytes()
+        except OSError:  # gone meanwhile, or another user's, whose segments are not ours either
+            continue
+    for segment in segments:
+        try:
+            owner = os.fsencode(segment).removesuffix(b"_el")
+            if segment.stat().st_uid == os.getuid() and owner + b"\n" not in mapped:
+                segment.unlink()
+        except OSError:
+            continue

@@ -1,0 +1,43 @@
+"""Publishers in this process, for as long as they are needed: the other end of listener.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import rclpy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from ..messages import message_type
+
+MATCH_S = 15.0
+FOUND_S = 0.5  # after we have found all of them, the other side may find us a moment later
+
+
+@contextmanager
+def talker(topics: Mapping[str, tuple[str, int]]) -> Iterator[Callable[[str, Any], None]]:
+    """`publish(topic, message)`, reliable, once each topic has a subscriber. topics: name -> (type, depth).
+
+    Raises TimeoutError if a topic finds none.
+    """
+    rclpy.init()
+    node = rclpy.create_node("talker")
+    try:
+        publishers = {
+            topic: node.create_publisher(
+                message_type(kind), topic, QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
+            )
+            for topic, (kind, depth) in topics.items()
+        }
+        end = time.monotonic() + MATCH_S
+        while min(p.get_subscription_count() for p in publishers.values()) == 0:
+            if time.monotonic() > end:
+                raise TimeoutError(f"after {MATCH_S:.0f} s not every topic has a subscriber")
+            time.sleep(0.05)
+        time.sleep(FOUND_S)
+        yield lambda topic, message: publishers[topic].publish(message)
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()

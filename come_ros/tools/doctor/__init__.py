@@ -1,0 +1,62 @@
+"""Check this machine: what come_ros finds, what is missing, and how to mend it.
+
+Each line is OK, WARN (works, but worse than it could) or FAIL (a run cannot work), with the fix below it; the exit code is 1 if anything
+is FAIL. Looked at are Python and its packages, GPU and driver, the weights, memory (and the largest window that fits into it), ROS, DDS,
+and the camera, TF and /clock of the ROS system that runs here. Nothing is changed, downloaded or published.
+
+examples:
+  come_ros doctor                                   all of it; the camera, if there is only one
+  come_ros doctor --topic /camera/image_raw         this camera must be there, and be usable
+  come_ros doctor --quick                           only what needs no model and no ROS system: 2 s
+  come_ros doctor --params my.yaml --set weights=vggt_1b.safetensors --json
+  ros2 run come_ros come_ros doctor                 the same from a ROS workspace
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ... import __version__
+from ...config import Config, load_config, with_words
+from .checks import MODELS, examine
+from .running_system import FAIL, OK, WARN
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--topic", default="", help="image topic that must be there; default: the only one, if there is one"
+    )
+    parser.add_argument(
+        "--camera-info", default="", metavar="TOPIC", help="its camera_info; default: beside the images"
+    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="listen to it so long (default: 2)")
+    parser.add_argument("--sim-time", action="store_true", help="/clock must be there")
+    parser.add_argument("--params", metavar="FILE", help="parameters of the node, a YAML file")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="single parameters, such as weights=FILE"
+    )
+    parser.add_argument("--quick", action="store_true", help="leave out the trial pass and the running ROS system")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints the findings; 1 if anything is FAIL. Raises ConfigError if --params or --set are wrong."""
+    config = with_words(load_config(options.params) if options.params else Config(), options.set)
+    if not options.json:
+        print(f"come_ros {__version__} in {MODELS.parent}")
+    found = []
+    for finding in examine(config, options):
+        found.append(finding)
+        if not options.json:
+            print(f"  {finding.level:4}  {finding.subject:14} {finding.text}", flush=True)
+            if finding.fix:
+                print(f"{'':22} fix: {finding.fix}")
+    worst = max((f.level for f in found), key=(OK, WARN, FAIL).index)
+    if options.json:
+        print(json.dumps([f._asdict() for f in found], indent=2))
+    else:
+        print(
+            {OK: "All is well.", WARN: "Works, with the warnings above.", FAIL: "Something above cannot work."}[worst]
+        )
+    return int(worst == FAIL)

@@ -1,0 +1,71 @@
+"""What a window costs in memory here: python -m come_ros.tools.doctor.trial CONFIG, with CONFIG as JSON of dotted names.
+
+Prints one line of JSON: base_mib, frame_mib (a window of n frames needs base + n frame), size, device, free_mib (on a GPU); or error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+
+from ...camera.preprocess import plan_resize
+from ...config import Config
+from ...errors import ComeRosError
+
+FEW, MANY = 2, 10
+MIB = 2**20
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = Config.from_flat(json.loads((sys.argv[1:] if argv is None else argv)[0]))
+    try:
+        result = measure(config)
+    except ComeRosError as error:
+        result = {"error": str(error), "fix": "see the end of that line"}
+    except Exception as error:
+        result = {"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"}
+    print(json.dumps(result))
+    return int("error" in result)
+
+
+def measure(config: Config) -> dict[str, Any]:
+    """Two passes over grey images of 4:3. On a CPU the peak of this process's memory tells, so there must be no other work in it."""
+    from ...backbones import load_backbone
+
+    before = _peak_mib("cpu")
+    backbone = load_backbone(config)
+    side = config.input.max_side or backbone.native_side
+    plan = plan_resize(4 * side, 3 * side, side, backbone.patch_size)
+    peaks = []
+    for frames in (FEW, MANY):
+        backbone.predict(np.full((frames, plan.height, plan.width, 3), 128, np.uint8))
+        peaks.append(_peak_mib(backbone.device))
+    frame = max(0.1, (peaks[1] - peaks[0]) / (MANY - FEW))
+    memory = backbone.memory()
+    start = 0.0 if memory is not None else before
+    out = {
+        "base_mib": max(0.0, peaks[0] - FEW * frame - start),
+        "frame_mib": frame,
+        "size": f"{plan.width}x{plan.height}",
+        "device": backbone.device,
+    }
+    if memory is not None:  # what this process holds now counts as free: the node will hold it instead
+        out["free_mib"] = memory.free + peaks[1]
+    return out
+
+
+def _peak_mib(device: str) -> float:
+    if device.startswith("cuda"):
+        import torch
+
+        return float(torch.cuda.max_memory_reserved(device)) / MIB
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What commands report: tables, pictures, comparisons, result folders."""

@@ -1,0 +1,409 @@
+"""What a live run is worth: counts, latencies, and errors against the truth beside null models that see nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ... import geometry
+from ...camera.preprocess import CropResize
+from ...datasets.rosbag import Bag
+from ...datasets.tum import nearest
+from ...errors import ComeRosError
+from ...evaluation import RatioHistogram, depth_errors, rotation_error_deg
+from ...evaluation.window import mean_depth
+from ...files import write_tum
+from ...messages import stamp_ns
+from ...ros.programs.live import LiveRun
+from ...types import F32, F64, U8
+
+_MODEL = ("backbone", "weights", "device", "precision", "resolution")
+
+
+class ScoreError(ComeRosError):
+    """A recording does not hold what it must."""
+
+
+@dataclass(eq=False)
+class Recording:
+    """What the node published, by stamp of the image. counts: messages by topic. arrivals: topic -> {stamp: when, ns}.
+
+    odom_from_camera: (4, 4). depth: (h, w), NaN where none. intrinsics: (3, 3). points: structured, as published, in
+    `points_frame`, which is `camera` or the odometry's. overlay: (h, w, 3) uint8, the image dark where tokens were merged. input,
+    inference: values of the node's last diagnostics.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    arrivals: dict[str, dict[int, int]] = field(default_factory=dict)
+    odom_from_camera: dict[int, F64] = field(default_factory=dict)
+    depth: dict[int, F32] = field(default_factory=dict)
+    intrinsics: dict[int, F64] = field(default_factory=dict)
+    points: dict[int, NDArray[Any]] = field(default_factory=dict)
+    overlay: dict[int, U8] = field(default_factory=dict)
+    points_frame: str = ""
+    camera: str = ""
+    input: dict[str, str] = field(default_factory=dict)
+    inference: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the model merged tokens, by its last diagnostics."""
+        return float(self.inference.get("kept_ratio", 1.0)) < 1
+
+
+def read_recording(path: Path, node: str = "/come") -> Recording:
+    """Raises ScoreError if the file is damaged."""
+    from mcap.exceptions import McapError
+    from mcap.reader import make_reader
+    from rosbags.typesys import Stores, get_typestore
+
+    store = get_typestore(Stores.ROS2_JAZZY)
+    out = Recording()
+    try:
+        with open(path, "rb") as stream:
+            for schema, channel, message in make_reader(stream).iter_messages():
+                if schema is None:
+                    continue
+                out.counts[channel.topic] = out.counts.get(channel.topic, 0) + 1
+                decoded: Any = store.deserialize_cdr(message.data, schema.name)
+                if channel.topic == "/diagnostics":
+                    for status in decoded.status:
+                        for kind, values in (("input", out.input), ("inference", out.inference)):
+                            if status.name == f"come: {kind}":
+                                values.update({v.key: v.value for v in status.values})
+                elif hasattr(decoded, "header"):
+                    stamp = stamp_ns(decoded.header.stamp)
+                    out.arrivals.setdefault(channel.topic, {})[stamp] = message.log_time
+                    if channel.topic.startswith(node + "/"):
+                        _take(out, channel.topic[len(node) + 1 :], stamp, decoded)
+    except (OSError, McapError) as error:
+        raise ScoreError(f"cannot read the recording {path}: {error}") from error
+    return out
+
+
+def _take(out: Recording, name: str, stamp: int, message: Any) -> None:
+    if name == "odometry":
+        p, q = message.pose.pose.position, message.pose.pose.orientation
+        rotation = geometry.matrix_from_quat_xyzw([q.x, q.y, q.z, q.w])
+        out.odom_from_camera[stamp] = geometry.transform(rotation, [p.x, p.y, p.z])
+        out.camera = message.child_frame_id
+    elif name == "depth/image":
+        depth = np.frombuffer(message.data, "<f4").reshape(message.height, message.width).copy()
+        out.depth[stamp] = np.where(np.isfinite(depth), depth, np.float32(np.nan))
+    elif name == "depth/camera_info":
+        out.intrinsics[stamp] = np.asarray(message.k, np.float64).reshape(3, 3)
+    elif name == "points":
+        dtype = np.dtype([(f.name, "<f4") for f in message.fields])
+        out.points[stamp] = np.frombuffer(message.data, dtype)
+        out.points_frame = message.header.frame_id
+    elif name == "merge_overlay":
+        out.overlay[stamp] = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+
+
+@dataclass(eq=False)
+class Truth:
+    """What the bag knows of the frames that were used. images: how many the bag has. world_from_camera: stamp ->
+    (4, 4). depth: stamp -> metres at the pixels of the node's depth image."""
+
+    images: int
+    world_from_camera: dict[int, F64]
+    depth: dict[int, F32]
+
+
+def read_truth(path: str | Path, recording: Recording, topic: str | None = None) -> Truth:
+    """Truth of `path` for the frames of a recording: the nearest within 20 ms. Raises DatasetError."""
+    with Bag(path, topic) as bag:
+        poses = bag.truth()
+        stamps = sorted(recording.odom_from_camera)
+        near = nearest(stamps, list(poses)) if poses else [None] * len(stamps)
+        known = list(poses.values())
+        world_from_camera = {t: known[i] for t, i in zip(stamps, near, strict=True) if i is not None}
+        wanted = sorted(recording.depth)
+        depth: dict[int, F32] = {}
+        for stamp, metres in bag.iter_depth():
+            (i,) = nearest([stamp], wanted)
+            if i is not None:
+                depth[wanted[i]] = in_model_pixels(metres, recording.depth[wanted[i]].shape)
+        return Truth(len(bag), world_from_camera, depth)
+
+
+def in_model_pixels(depth: F32, shape: tuple[int, ...]) -> F32:
+    """Depth (H, W) of the source at the pixels of the model's image, `shape` (h, w): the nearest, no mixture."""
+    height, width = depth.shape
+    h, w = shape
+    scale = max(w / width, h / height)
+    plan = CropResize(scale, (width - w / scale) / 2, (height - h / scale) / 2, w, h)
+    u = (np.arange(w) + 0.5) / plan.scale + plan.left
+    v = (np.arange(h) + 0.5) / plan.scale + plan.top
+    rows, columns = np.minimum(v.astype(int), height - 1), np.minimum(u.astype(int), width - 1)
+    return depth[rows[:, None], columns]
+
+
+def score(run: LiveRun, recording: Recording, truth: Truth, image_topic: str, node: str = "/come") -> dict[str, Any]:
+    """Everything that is measured, ready for JSON; NaN never occurs, None stands for what is not known."""
+    dropped = {k[len("dropped_") :]: int(v) for k, v in recording.input.items() if k.startswith("dropped_")}
+    counts = {k: int(recording.input.get(k, -1)) for k in ("received", "used", "pending")}
+    played_s = (run.sent[-1][1] - run.sent[0][1]) * 1e-9 if len(run.sent) > 1 else float("nan")
+    topics = ("points", "odometry", "depth/image", "depth/camera_info")
+    published = dict(run.sent)
+    depth = DepthScores()
+    for stamp in sorted(truth.depth):
+        depth.add(recording.depth[stamp], truth.depth[stamp])
+    metrics = {
+        "frames": {
+            "bag": truth.images,
+            "sent": len(run.sent),
+            "heard_by_recorder": recording.counts.get(image_topic, 0),
+            **counts,
+            "dropped": dropped,
+            "balanced": counts["received"] == counts["used"] + counts["pending"] + sum(dropped.values()),
+        },
+        "messages": {f"~/{t}": recording.counts.get(f"{node}/{t}", 0) for t in topics}
+        | {t: recording.counts.get(t, 0) for t in ("/tf", "/diagnostics")},
+        "latency_ms": {
+            f"~/{t}": _latency(published, recording.arrivals.get(f"{node}/{t}", {})) for t in ("odometry", "points")
+        },
+        "rate_hz": {"input": (len(run.sent) - 1) / played_s, "output": counts["used"] / played_s},
+        "depth": depth.result(),
+        "trajectory": trajectory_scores(recording.odom_from_camera, truth.world_from_camera),
+        "rotation": rotation_scores(recording.odom_from_camera, truth.world_from_camera),
+        "model": {k: os.path.basename(recording.inference.get(k, "")) for k in _MODEL},
+        "run": {
+            "start_s": run.start_s, "stop_s": run.stop_s, "exit_code": run.exit_code, "camera_late_ms": run.late_ms,
+            "seconds": run.seconds, "settled": run.settled, "tf_from_odometry": run.tf_from_odometry,
+        },
+    }  # fmt: skip
+    return for_json(metrics)
+
+
+def _latency(published: Mapping[int, int], arrived: Mapping[int, int]) -> dict[str, float] | None:
+    """From the camera's publication of an image to the arrival of what was made of it."""
+    ms = [1e-6 * (arrived[stamp] - published[stamp]) for stamp in arrived if stamp in published]
+    return {"p50": float(np.percentile(ms, 50)), "p95": float(np.percentile(ms, 95))} if ms else None
+
+
+class DepthScores:
+    """Depth errors on the published pixels, frame by frame, of us and, on the very same pixels, of null models. Memory does not grow
+    with the frames.
+
+    scales: metres per unit of our depth, one for each frame that could be compared.
+    """
+
+    def __init__(self) -> None:
+        self.scales: list[float] = []
+        self._frames = self._known = self._compared = 0
+        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._histograms: dict[str, RatioHistogram] = {}
+        self._mean: F32 | None = None
+
+    def add(self, ours: F32, real: F32) -> None:
+        """One frame: published depth (h, w), NaN where none, and the truth on the same pixels, in metres."""
+        known = np.isfinite(real) & (real > 0)
+        mask = known & np.isfinite(ours)
+        self._frames += 1
+        self._known += int(known.sum())
+        self._compared += int(mask.sum())
+        if not mask.any():
+            return
+        self.scales.append(float(np.median(real[mask] / ours[mask])))
+        if self._mean is None or self._mean.shape != ours.shape:
+            self._mean = mean_depth(ours.shape)
+        nulls = {"constant depth": np.ones(ours.shape, np.float32), "mean depth map": self._mean}
+        for name, depth in {"come_ros": ours, **nulls}.items():
+            error = depth_errors(depth, real, mask)
+            self._sums[name] = self._sums.get(name, 0) + np.array([error.abs_rel, error.delta])
+            self._histograms.setdefault(name, RatioHistogram()).add(depth, real, mask)
+
+    def result(self) -> dict[str, Any] | None:
+        """None if nothing could be compared."""
+        if not self._compared:
+            return None
+        once = {name: histogram.errors() for name, histogram in self._histograms.items()}
+        return {
+            "frames": self._frames,
+            "coverage": self._compared / self._known,
+            "mean_depth_map": "training rooms",
+            "per_frame": {
+                name: dict(zip(("abs_rel", "delta"), (total / len(self.scales)).tolist(), strict=True))
+                for name, total in self._sums.items()
+            },
+            "per_sequence": {name: {"abs_rel": e.abs_rel, "delta": e.delta} for name, e in once.items()},
+        }
+
+
+def rotation_scores(odom_from_camera: Mapping[int, F64], world_from_camera: Mapping[int, F64]) -> dict[str, Any] | None:
+    """Angles between consecutive used frames, and how far they are off; the null model says that nothing ever turns."""
+    stamps = sorted(world_from_camera)
+    if len(stamps) < 2:
+        return None
+    both = (odom_from_camera, world_from_camera)
+    ours, real = (np.stack([poses[t][:3, :3] for t in stamps]) for poses in both)
+    steps = [np.swapaxes(r[:-1], 1, 2) @ r[1:] for r in (ours, real)]
+    off = rotation_error_deg(*steps)
+    null = rotation_error_deg(np.broadcast_to(np.eye(3), steps[1].shape), steps[1])
+    return {
+        "pairs": len(off),
+        "median_deg": {"come_ros": float(np.median(off)), "no rotation": float(np.median(null))},
+        "rmse_deg": {"come_ros": float(np.sqrt(np.mean(off**2))), "no rotation": float(np.sqrt(np.mean(null**2)))},
+    }
+
+
+def trajectory_scores(
+    odom_from_camera: Mapping[int, F64], world_from_camera: Mapping[int, F64]
+) -> dict[str, Any] | None:
+    """ATE and RPE (between consecutive used frames) by evo, aligned by Sim(3) and, `_se3`, with the scale left as it is; None for
+    fewer than three poses.
+
+    Null models: not moving (any alignment puts it into the middle of the truth; no step has a length) and, for RPE, the constant
+    velocity in the camera's own axes that fits the truth best.
+    """
+    stamps = sorted(world_from_camera)
+    if len(stamps) < 3:
+        return None
+    real = np.stack([world_from_camera[t] for t in stamps])
+    positions = real[:, :3, 3]
+    steps = (geometry.inverse(real[:-1]) @ real[1:])[:, :3, 3]
+    still = _rms(positions - positions.mean(axis=0))
+    nulls = {"not moving": _rms(steps), "constant velocity": _rms(steps - steps.mean(axis=0))}
+    pairs = ("--delta", "1", "--delta_unit", "f")
+    calls = {
+        "ate_rmse_m": ("evo_ape", "-as"),
+        "ate_se3_rmse_m": ("evo_ape", "-a"),
+        "rpe_translation_rmse_m": ("evo_rpe", "-as", "-r", "trans_part", *pairs),
+        "rpe_translation_se3_rmse_m": ("evo_rpe", "-a", "-r", "trans_part", *pairs),
+        "rpe_rotation_rmse_deg": ("evo_rpe", "-r", "angle_deg", *pairs),
+    }
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        estimate, reference = Path(folder, "estimate.tum"), Path(folder, "truth.tum")
+        write_tum(estimate, {t: odom_from_camera[t] for t in stamps})
+        write_tum(reference, {t: world_from_camera[t] for t in stamps})
+        jobs = [pool.submit(_evo, call[0], reference, estimate, *call[1:]) for call in calls.values()]
+        results = dict(zip(calls, (job.result() for job in jobs), strict=True))
+    out: dict[str, Any] = {
+        "poses": len(stamps),
+        "length_m": float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum()),
+    }
+    for name, result in results.items():
+        if name.startswith("ate"):
+            out[name] = {"come_ros": result.get("rmse"), "not moving": still}
+        elif name.startswith("rpe_translation"):
+            out[name] = {"come_ros": result.get("rmse"), **nulls}
+        else:
+            out[name] = result.get("rmse")  # its null model stands with the rotation scores
+    if problems := "; ".join(dict.fromkeys(r["problem"] for r in results.values() if "problem" in r)):
+        out["problem"] = problems
+    return out
+
+
+def _rms(vectors: F64) -> float:
+    """Root of the mean squared length of (N, 3)."""
+    return float(np.sqrt((vectors**2).sum(axis=1).mean()))
+
+
+def _evo(command: str, reference: Path, estimate: Path, *options: str) -> dict[str, Any]:
+    """Statistics of an evo command, which is GPL and therefore run, not imported; {"problem": ...} if it has none."""
+    beside = Path(sys.executable).with_name(command)
+    program = str(beside) if beside.is_file() else shutil.which(command)
+    if program is None:
+        return {"problem": f"{command} is not installed (pip install evo)"}
+    with tempfile.TemporaryDirectory() as home:  # its settings folder, made at the first run, is none of ours
+        results = Path(home, "results.zip")
+        done = subprocess.run(
+            [program, "tum", str(reference), str(estimate), *options, "--no_warnings", "--save_results", str(results)],
+            env={**os.environ, "HOME": home, "MPLBACKEND": "Agg"}, check=False, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        if done.returncode or not results.is_file():
+            last = done.stdout.strip().splitlines() or ["no output"]
+            return {"problem": f"{command}: {last[-1]}"}
+        with zipfile.ZipFile(results) as archive:
+            return json.loads(archive.read("stats.json"))
+
+
+def table(metrics: Mapping[str, Any]) -> str:
+    """The metrics as aligned plain text."""
+    frames, latency, rate = metrics["frames"], metrics["latency_ms"], metrics["rate_hz"]
+    dropped = ", ".join(f"{n} {reason}" for reason, n in frames["dropped"].items() if n) or "none"
+    rows = [
+        ("frames", f"{frames['bag']} in the bag, {frames['sent']} sent, {frames['received']} received, "
+                   f"{frames['used']} used, {frames['pending']} pending"),
+        ("  dropped", dropped),
+        ("  adds up", "yes" if frames["balanced"] else "NO: received is not used + pending + dropped"),
+        ("messages", ", ".join(f"{n} {topic}" for topic, n in metrics["messages"].items())),
+    ]  # fmt: skip
+    if metrics["run"]["tf_from_odometry"]:
+        rows.append(("", "/tf was written by the recorder from ~/odometry: without tf2_msgs the node publishes none"))
+    for topic, values in latency.items():
+        ms = "n/a" if values is None else f"p50 {values['p50']:.0f} ms, p95 {values['p95']:.0f} ms"
+        rows.append((f"latency {topic}", f"{ms} from image sent to result received"))
+    rows.append(("rate", f"{_text(rate['input'], 1)} images/s in, {_text(rate['output'], 1)} results/s out"))
+    model = metrics["model"]
+    rows.append(("model", ", ".join(model[k] for k in _MODEL if model[k])))
+    width = max(len(name) for name, _ in rows) + 2
+    lines = [f"{name:{width}}{text}" for name, text in rows]
+    return "\n".join([*lines, "", *accuracy_lines(metrics)])
+
+
+def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Depth, trajectory and rotation errors beside their null models, as aligned plain text."""
+    depth, path, turn = metrics["depth"], metrics["trajectory"], metrics["rotation"]
+    header = ("error against the truth", "come_ros", "null models, which see nothing")
+    rows: list[tuple[str, str, str]] = []
+    for key, label in (("per_frame", "scaled per frame"), ("per_sequence", "scaled once")):
+        for name, title in (("abs_rel", f"depth AbsRel, {label}"), ("delta", f"depth delta < 1.25, {label}")):
+            rows.append((title, *_pair(depth and {k: v[name] for k, v in depth[key].items()}, 3)))
+    for key, title in (("ate", "trajectory ATE RMSE"), ("rpe_translation", "translation per step (RPE)")):
+        for suffix, label in (("", "Sim(3)"), ("_se3", "SE(3)")):
+            rows.append((f"{title}, {label}, m", *_pair(path and path[f"{key}{suffix}_rmse_m"], 3)))
+    rows.append(("rotation, median per step, deg", *_pair(turn and turn["median_deg"], 2)))
+    rows.append(("rotation, RMSE per step (RPE), deg", *_pair(turn and turn["rmse_deg"], 2)))
+    rows = [row for row in rows if row[1:] != ("n/a", "n/a")]  # of what there is no truth
+    widths = [max(len(row[i]) for row in [header, *rows]) + 2 for i in range(2)]
+    lines = [f"{a:{widths[0]}}{b:{widths[1]}}{c}" for a, b, c in (header, *rows)]
+    if depth:
+        share = f"{100 * depth['coverage']:.0f} % of the truth's pixels were published"
+        source = depth["mean_depth_map"]
+        lines.append(f"(depth: {share}, and only those count, for the null models too; mean depth map of {source})")
+    if path:
+        remark = "the alignment fits rotation and scale, so that 'not moving' is the worst there can be"
+        lines.append(f"(path of {path['length_m']:.2f} m; {remark})")
+        lines += [f"({path['problem']})"] if "problem" in path else []
+    if not (depth or path):
+        lines.append("(the bag holds no truth: no depth, no path)")
+    return lines
+
+
+def _pair(values: Mapping[str, float] | None, digits: int) -> tuple[str, str]:
+    """Our value, and those of the null models."""
+    if not values:
+        return "n/a", "n/a"
+    others = ", ".join(f"{name} {_text(v, digits)}" for name, v in values.items() if name != "come_ros")
+    return _text(values["come_ros"], digits), others
+
+
+def _text(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def for_json(value: Any) -> Any:
+    """The same for JSON: five digits, None for what is not finite."""
+    if isinstance(value, dict):
+        return {k: for_json(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [for_json(v) for v in value]
+    if isinstance(value, float):
+        return round(value, 5) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,132 @@
+"""The output folder of a run: filled out of sight, then moved into place whole; and room that is kept back on the disk for that."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import OutputError
+
+RESERVE_BYTES = 16 << 20
+PART = ".part-"
+
+
+class ResultFolder:
+    """`path` is a hidden folder inside `out`, to be filled; `publish` moves what is in it into `out`. A context manager that leaves no
+    hidden folder behind, and clears those of runs that were killed.
+
+    reserve: room on the disk to finish with when it is full.
+    """
+
+    def __init__(self, out: Path, names: Sequence[str], overwrite: bool) -> None:
+        """names: of the results. Raises OutputError if some of them are there and not to be overwritten, or `out` cannot be
+        written."""
+        self.out, self._names = out, names
+        self.path = out / f"{PART}{os.getpid()}"
+        try:
+            there = [name for name in names if (out / name).exists()]
+            if there and not overwrite:
+                raise OutputError(
+                    f"{out} already holds results ({', '.join(there)}): choose another folder with -o, or replace them with --overwrite"
+                )
+            out.mkdir(parents=True, exist_ok=True)
+            for left in out.glob(f"{PART}*"):
+                if not _alive(left.name.removeprefix(PART)) or left == self.path:
+                    shutil.rmtree(left, ignore_errors=True)
+            self.path.mkdir()
+            self.reserve = Reserve(self.path)
+        except OSError as error:
+            self.close()
+            raise cannot_write(out, error) from error
+
+    def publish(self) -> None:
+        """Results of a run before are replaced by those of this one; other files in `out` stay. Raises OutputError."""
+        try:
+            for name in self._names:
+                place = self.out / name
+                if place.is_dir() and not place.is_symlink():
+                    shutil.rmtree(place)
+                elif place.exists():
+                    place.unlink()
+                if (self.path / name).exists():
+                    os.rename(self.path / name, place)
+        except OSError as error:
+            raise cannot_write(self.out, error) from error
+
+    def close(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def __enter__(self) -> ResultFolder:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.close()
+
+
+class Reserve:
+    """Room on the disk, given back at the first write that finds no other: so that a run can end in order.
+
+    full: why it was given back, "" until then.
+    """
+
+    def __init__(self, folder: Path, size: int = RESERVE_BYTES) -> None:
+        """Raises OSError if there is not that much room."""
+        self.full = ""
+        self._path = folder / ".reserve"
+        with open(self._path, "wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, size)
+
+    def give_back(self, error: OSError) -> bool:
+        """Whether writing may be tried again."""
+        if self.full or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return False
+        self.full = error.strerror or str(error)
+        self.release()
+        return True
+
+    def release(self) -> None:
+        """From now on writing may use it."""
+        self._path.unlink(missing_ok=True)
+
+    def guard(self, stream: io.BufferedWriter) -> GuardedStream:
+        """`stream`, with this reserve behind it. It must be written to through the result only."""
+        return GuardedStream(stream.detach(), self)
+
+
+class GuardedStream:
+    """A binary stream whose writes are whole, if need be out of the reserve."""
+
+    def __init__(self, raw: io.RawIOBase, reserve: Reserve) -> None:
+        self._raw, self._reserve = raw, reserve
+
+    def write(self, data: Any) -> int:
+        """Raises OSError if not even the reserve is enough."""
+        left = memoryview(data)
+        total = len(left)
+        while len(left):
+            try:
+                left = left[self._raw.write(left) or 0 :]
+            except OSError as error:
+                if not self._reserve.give_back(error):
+                    raise
+        return total
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def close(self) -> None:
+        self._raw.close()
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    """The same in our words."""
+    return OutputError(f"cannot write to {path}: {error.strerror or error}: choose a folder with room and permission")
+
+
+def _alive(pid: str) -> bool:
+    return pid.isdigit() and Path("/proc", pid).exists()

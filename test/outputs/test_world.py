@@ -1,0 +1,118 @@
+"""What is kept of a world: bounded, asked for only where it is wanted, and gone with its world."""
+
+import numpy as np
+import pytest
+
+from come_ros import files
+from come_ros.config import Config
+from come_ros.datasets.rosbag import rosbags_messages
+from come_ros.errors import OutputError
+from come_ros.geometry import transform
+from come_ros.messages import stamp_ns
+from come_ros.outputs import world
+from come_ros.outputs.cloud import POINT_DTYPE
+from come_ros.outputs.world import Snapshot, World
+
+
+@pytest.fixture(scope="module")
+def messages():
+    typesys = pytest.importorskip("rosbags.typesys")
+    return rosbags_messages(typesys.get_typestore(typesys.Stores.ROS2_JAZZY))
+
+
+def config(**flat):
+    return Config.from_flat({k.replace("__", "."): v for k, v in flat.items()})
+
+
+def pose(x):
+    return transform(np.eye(3), [x, 0, 0])
+
+
+def one_point(x):
+    out = np.ones(1, POINT_DTYPE)
+    out["x"] = x
+    return out
+
+
+def never():
+    raise AssertionError("points are made that nobody needs")
+
+
+def test_without_a_map_no_points_are_made(messages):
+    w = World(config(path_max_size=3), messages)
+    for i in range(5):
+        w.add_pose(10 + i, pose(i))
+    path = w.path()
+    assert [stamp_ns(p.header.stamp) for p in path.poses] == [12, 13, 14] and stamp_ns(path.header.stamp) == 14
+    assert [p.pose.position.x for p in path.poses] == [2, 3, 4]
+    assert (w.path_changes, w.map_changes) == (5, 0)
+    with pytest.raises(OutputError, match=r"set map\.enabled to true"):
+        w.snapshot()
+
+
+def test_parameters_may_change_on_the_way(messages):
+    w = World(config(path_max_size=10), messages)
+    w.add_pose(1, pose(0))
+    w.add_points(never)
+    w.set_config(config(path_max_size=2, map__enabled=True, map__voxel=0.1))
+    with pytest.raises(OutputError) as nothing:
+        World(config(map__enabled=True), messages).snapshot()
+    assert "yet" in str(nothing.value)
+    for i in range(4):
+        w.add_pose(2 + i, pose(i))
+        w.add_points(lambda i=i: one_point(i))
+    assert len(w.path().poses) == 2 and w.map_points().width == 4
+    w.set_config(config(map__enabled=True, map__voxel=0.2))
+    assert w.map_points().width == 0, "another voxel is another map"
+    w.add_pose(9, pose(0))
+    w.add_points(lambda: one_point(0))
+    changes = w.map_changes
+    w.set_config(config())
+    assert w.map_points().width == 0 and w.map_changes == changes + 1, "its listeners are told that it is gone"
+
+
+def test_a_new_world_has_nothing_of_the_old_one(messages):
+    w = World(config(map__enabled=True), messages)
+    w.clear()
+    assert w.path_changes == 0, "nothing changed"
+    w.add_pose(1, pose(0))
+    w.add_points(lambda: one_point(0))
+    before = (w.path_changes, w.map_changes)
+    w.clear()
+    assert (w.path_changes, w.map_changes) == (before[0] + 1, before[1] + 1)
+    assert not w.path().poses and not w.map_points().width and stamp_ns(w.path().header.stamp) == 0
+    w.add_pose(2, pose(0))
+    w.add_points(lambda: one_point(3))
+    assert list(w.snapshot().trajectory) == [2] and w.snapshot().points["x"] == [3]
+
+
+def test_the_trajectory_is_longer_than_the_path_and_bounded(messages, monkeypatch):
+    monkeypatch.setattr(world, "MAX_POSES", 7)
+    w = World(config(path_max_size=2, map__enabled=True), messages)
+    for i in range(9):
+        w.add_pose(i, pose(i))
+        w.add_points(lambda: one_point(0))
+    assert list(w.snapshot().trajectory) == list(range(2, 9))
+
+
+def test_the_scale_is_known_or_not_a_number(messages):
+    assert np.isnan(World(config(), messages).scale().data)
+    assert World(config(scale__mode="fixed", scale__fixed=2.5), messages).scale().data == 2.5
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch):
+    what = Snapshot(one_point(1), {5: np.eye(4)})
+    what.save(tmp_path / "maps" / "a")
+    assert sorted(p.name for p in (tmp_path / "maps" / "a").iterdir()) == ["map.pcd", "map.ply", "trajectory.tum"]
+    with pytest.raises(OutputError, match="maps/a"):
+        what.save(tmp_path / "maps" / "a")
+
+    def write_tum(path, poses):
+        raise OutputError("no room")
+
+    monkeypatch.setattr(world, "write_tum", write_tum)
+    with pytest.raises(OutputError, match="no room"):
+        what.save(tmp_path / "maps" / "b")
+    assert [p.name for p in (tmp_path / "maps").iterdir()] == ["a"]
+    with pytest.raises(OutputError, match="x/y"), files.whole_folder("/dev/null/x/y"):
+        pass

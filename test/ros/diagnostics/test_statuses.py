@@ -1,0 +1,125 @@
+"""What /diagnostics says of given conditions, and that every warning carries a fix."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from come_ros.config import Config
+from come_ros.ros import node
+from come_ros.ros.diagnostics.counters import DROP_REASONS, FrameCounters
+from come_ros.ros.diagnostics.keys import STATUSES
+from come_ros.ros.diagnostics.statuses import NodeView, statuses
+from come_ros.ros.diagnostics.telemetry import Telemetry, Throttle
+
+VIEW = NodeView("active", "/image", 1, "best_effort volatile 5", "system", "forward")
+METRES = Config().replace(**{"scale.mode": "fixed"})
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made(clock: Clock) -> Telemetry:
+    telemetry = Telemetry(clock)
+    telemetry.active_since, telemetry.camera_info = clock.now, "ok"
+    return telemetry
+
+
+def test_all_is_well():
+    clock = Clock()
+    telemetry = made(clock)
+    telemetry.arrived()
+    for status in statuses(VIEW, METRES, telemetry, FrameCounters().snapshot()):
+        assert (status.level, status.message) == (DiagnosticStatus.OK, "ok"), status.name
+    keys = {v.key for v in statuses(VIEW, METRES, telemetry, FrameCounters().snapshot())[0].values}
+    assert {f"dropped_{reason}" for reason in DROP_REASONS} | {"received", "used", "pending"} <= keys
+
+
+def test_every_key_has_its_meaning_and_every_meaning_its_key():
+    from come_ros.backbones import load_backbone
+
+    telemetry = made(Clock())
+    # what is told only where it is used: each of these reaches telemetry.known through the node
+    known = set(re.findall(r'(?:_tell_known\(|known\[)"(\w+)"', inspect.getsource(node)))
+    assert {"depth", "odometry", "base_frame", "extrinsics", "sync"} <= known
+    telemetry.known = dict.fromkeys(known, "ok")
+    view = replace(VIEW, backbone=load_backbone(Config()).description)
+    for status in statuses(view, Config(), telemetry, FrameCounters().snapshot()):
+        keys, meanings = [value.key for value in status.values], STATUSES[status.name.removeprefix("come: ")]
+        assert len(set(keys)) == len(keys) and not set(keys) ^ set(meanings), status.name
+        assert all(meanings.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "fix", "change"),
+    [
+        ("input", 1, "remap `image`", {"publishers": 0, "_silent": 3}),
+        ("input", 2, "input.reliability", {"_silent": 6}),
+        ("input", 2, "publish one of", {"_decode": "encoding 'x' cannot be read: publish one of y"}),
+        ("input", 1, "set input.reliability", {"qos_conflict": "does not fit: set input.reliability to best_effort"}),
+        ("input", 1, "--clock", {"clock": "sim without /clock"}),
+        ("input", 1, "remap `camera_info`", {"_camera_info": "no camera_info received: remap `camera_info`"}),
+        ("inference", 2, "restart the node", {"worker_alive": False}),
+        ("inference", 2, "weights", {"load_error": "cannot configure: weights"}),
+        ("inference", 2, "log of the node", {"_inference": "RuntimeError: out of memory"}),
+        ("output", 2, "set tf.mode", {"tf_conflict": "TF conflict: set tf.mode to auto"}),
+        ("output", 1, "max_data_age", {"_old": "a result took 3 s"}),
+        ("output", 1, "slower", {"_rejected": "residual 0.5"}),
+        ("output", 1, "scale.fixed", {"_config": Config()}),
+    ],
+)
+def test_a_fault_has_its_level_and_its_fix(name, level, fix, change):
+    clock, counters = Clock(), FrameCounters()
+    telemetry = made(clock)
+    counters.receive()
+    telemetry.arrived()
+    clock.now += change.pop("_silent", 0)
+    config = change.pop("_config", METRES)
+    telemetry.camera_info = change.pop("_camera_info", "ok")
+    for kind in [k for k in change if k.startswith("_")]:
+        telemetry.trouble(kind[1:], change.pop(kind))
+    found = {s.name: s for s in statuses(replace(VIEW, **change), config, telemetry, counters.snapshot())}
+    status = found[f"come: {name}"]
+    assert status.level[0] == level and fix in status.message
+    assert all(s.level == DiagnosticStatus.OK for s in found.values() if s is not status)
+
+
+def test_a_camera_that_was_never_activated_is_no_fault():
+    clock = Clock()
+    telemetry = Telemetry(clock)
+    clock.now += 60
+    status = statuses(replace(VIEW, state="inactive"), METRES, telemetry, FrameCounters().snapshot())[0]
+    assert status.level == DiagnosticStatus.OK
+
+
+def test_troubles_fade_and_rates_follow():
+    clock = Clock()
+    telemetry = made(clock)
+    telemetry.trouble("decode", "bad")
+    for _ in range(50):
+        clock.now += 0.1
+        telemetry.arrived()
+        telemetry.published(0.25)
+    rates = telemetry.rates()
+    assert rates.fps_in == pytest.approx(10, rel=0.05) and rates.fps_out == pytest.approx(10, rel=0.05)
+    assert rates.latency_ms_mean == pytest.approx(250) and telemetry.silence_s() == 0
+    clock.now += 20
+    assert telemetry.recent("decode") == "" and telemetry.silence_s() == pytest.approx(20)
+    assert np.isnan(telemetry.rates().latency_ms_p95)
+
+
+def test_each_kind_of_log_line_comes_once_in_five_seconds():
+    clock = Clock()
+    may_log = Throttle(5.0, clock)
+    assert [may_log("a"), may_log("b"), may_log("a")] == [True, True, False]
+    clock.now += 5
+    assert may_log("a")
