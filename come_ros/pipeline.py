@@ -24,12 +24,13 @@ from .keyframes import KeyframeSelector
 from .landmarks import landmarks_of
 from .odometry import Located, Odometry
 from .refine import Proposal, Refiner, Unrefined
+from .self_check import Comparison
 from .timeline import Place, Timeline, settled
 from .types import F64, Frame, Known, Prediction, Submap, Window
 from .window import MAX_GAP_NS, TIME_JUMP_NS, SlidingWindow, trimmed
 
 if TYPE_CHECKING:
-    from .backbones.model import Backbone
+    from .backbones.backbone import Backbone
 
 log = logging.getLogger("come_ros")
 
@@ -39,17 +40,6 @@ MAX_REFUSED = 3
 INTRINSICS_WINDOWS = 10
 # A camera whose images change all the time is told of so often.
 MOST_CHANGES_TOLD = 20
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Comparison:
-    """One window by the accelerated and by the dense model. stamps_ns: of its frames. ms, dense_ms: what each pass took."""
-
-    stamps_ns: tuple[int, ...]
-    ours: Prediction
-    dense: Prediction
-    ms: float
-    dense_ms: float
 
 
 class ReconstructionPipeline:

@@ -134,7 +134,7 @@ ACCELERATORS = Registry(
 BACKBONES = Registry(
     "backbone",
     "come_ros.backbones",
-    ("come_ros.backbones.model:Backbone", "come_ros.backbones.model:GeometryModel"),
+    ("come_ros.backbones.backbone:Backbone", "come_ros.backbones.model:GeometryModel"),
     {
         "vggt": "come_ros.backbones.vggt:VGGT",
         "mapanything": "come_ros.backbones.mapanything:MapAnything",

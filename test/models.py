@@ -91,7 +91,7 @@ class CountedGraphs(Graphs):
 
 def graphed(backbone, monkeypatch):
     """A copy of `backbone` on the CPU that runs as one with optimize graph does on a GPU."""
-    monkeypatch.setattr("come_ros.backbones.model.Graphs", CountedGraphs)
+    monkeypatch.setattr("come_ros.backbones.torch_backbone.Graphs", CountedGraphs)
     monkeypatch.setattr(CountedGraphs, "all", [])
     backbone._graphs, backbone._dense = CountedGraphs(torch.device("cpu")), []
     backbone.description["optimize"] = "graph"

@@ -13,8 +13,8 @@ from models import TINY, WIDTH, tiny
 
 from come_ros.accelerators import CoMe, NoAccelerator
 from come_ros.accelerators.confidence import ConfidencePredictor
-from come_ros.backbones.model import TorchBackbone
 from come_ros.backbones.stream import EncoderCache, Step
+from come_ros.backbones.torch_backbone import TorchBackbone
 from come_ros.config import Config
 from come_ros.pipeline import ReconstructionPipeline
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..config import Config
-from .base import Accelerator, Layer, Tokens
+from ..tokens import Layer, Tokens
+from .base import Accelerator, NoAccelerator
 from .combined import combine
 from .come import CoMe
 from .fast import Fast
 from .good_token_hunting import GoodTokenHunting
-from .none import NoAccelerator
 from .pace import Pace
 from .random import Random
 from .temporal import Temporal

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..config import Config
 from ..errors import ConfigError
 from ..kernels import KeyWeights, weighted_attention
-from .base import Accelerator, Layer, Reach, Tokens
+from ..tokens import Layer, Reach, Tokens
+from .base import Accelerator
 from .good_token_hunting import GoodTokenHunting
 
 

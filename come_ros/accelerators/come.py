@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..kernels import KeyWeights, choose, group_members, merge_layout, merge_positions, merge_tokens, restore_tokens
-from .base import Accelerator, Layer, Tokens
+from ..tokens import Layer, Tokens
+from .base import Accelerator
 from .confidence import bundled_predictor, load_predictor
 
 if TYPE_CHECKING:

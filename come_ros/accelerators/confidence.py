@@ -132,7 +132,7 @@ def load_predictor(path: str, model: GeometryModel) -> tuple[ConfidencePredictor
     A file of ours says its sizes; one of the released predictors is measured: its shapes give the sizes, and it reads the 15th of 24
     blocks. Raises CheckpointError, naming the file, if it is no predictor or is one for another encoder.
     """
-    from ..backbones.checkpoint import fill, read_checkpoint
+    from ..weights import fill, read_checkpoint
 
     state, metadata = read_checkpoint(path)
     depth = len(model.encoder_blocks())
@@ -161,7 +161,7 @@ def load_predictor(path: str, model: GeometryModel) -> tuple[ConfidencePredictor
 
 def bundled_predictor(weights: str) -> str:
     """The predictor that ships for the weights file of that name. Raises CheckpointError if none does."""
-    from ..backbones.checkpoint import MODEL_FOLDER
+    from ..weights import MODEL_FOLDER
 
     name = f"come_{os.path.splitext(os.path.basename(weights))[0]}.safetensors"
     path = os.path.join(MODEL_FOLDER, name)

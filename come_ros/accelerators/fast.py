@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..config import Config
-from .base import Accelerator, Layer, Tokens
+from ..tokens import Layer, Tokens
+from .base import Accelerator
 from .matching import Merging, merge_into, merged_mean
 from .tome import cells
 

@@ -28,7 +28,8 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import CheckpointError
-from .base import Accelerator, Layer, Reach, Tokens
+from ..tokens import Layer, Reach, Tokens
+from .base import Accelerator
 
 if TYPE_CHECKING:
     from ..backbones.model import GeometryModel

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ..config import Config
 from ..kernels import KeyWeights
-from .base import Accelerator, Layer, Tokens
+from ..tokens import Layer, Tokens
+from .base import Accelerator
 from .matching import Merging, best_match, merged_mean
 from .pace_networks import Lookup, Restorer, TokenScorer, bundled_networks, load_networks
 from .tome import patches_of, regrouped

@@ -160,7 +160,7 @@ def save_networks(path: str, scorer: TokenScorer, restorer: Restorer, about: dic
 
 def load_networks(path: str, model: GeometryModel) -> tuple[TokenScorer, Restorer]:
     """In fp32 on the CPU. Raises CheckpointError, naming the file, if it is no such file or one for another model."""
-    from ..backbones.checkpoint import fill, read_checkpoint
+    from ..weights import fill, read_checkpoint
 
     state, metadata = read_checkpoint(path)
     if _KEY not in metadata:
@@ -182,7 +182,7 @@ def load_networks(path: str, model: GeometryModel) -> tuple[TokenScorer, Restore
 
 def bundled_networks(weights: str) -> str:
     """The file that ships for the weights file of that name. Raises CheckpointError if none does."""
-    from ..backbones.checkpoint import MODEL_FOLDER
+    from ..weights import MODEL_FOLDER
 
     path = os.path.join(MODEL_FOLDER, f"pace_{os.path.splitext(os.path.basename(weights))[0]}.safetensors")
     if os.path.dirname(os.path.abspath(weights)) != MODEL_FOLDER or not os.path.isfile(path):

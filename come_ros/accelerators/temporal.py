@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..config import Config
 from ..kernels import KeyWeights
-from .base import Accelerator, Layer, Tokens
+from ..tokens import Layer, Tokens
+from .base import Accelerator
 from .matching import Merging, merge_into, merged_mean
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..config import Config
 from ..kernels import KeyWeights, choose, restore_tokens
-from .base import Accelerator, Layer, Tokens
+from ..tokens import Layer, Tokens
+from .base import Accelerator
 from .matching import Merging, bipartite, merge_into, merged_mean, unmerged
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from ..config import Config
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
-    from .model import Backbone
+    from .backbone import Backbone
 
 __all__ = ["load_backbone"]
 
@@ -29,7 +29,7 @@ def load_backbone(config: Config) -> Backbone:
 
     from ..accelerators import make_accelerator
     from .checkpoint import bundled_weights, load_model
-    from .model import TorchBackbone
+    from .torch_backbone import TorchBackbone
 
     if config.threads:
         torch.set_num_threads(config.threads)

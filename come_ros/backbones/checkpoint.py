@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..weights import MODEL_FOLDER, fill, read_checkpoint
 from .da3 import DepthAnything3
 from .mapanything import MapAnything
 from .model import GeometryModel
@@ -19,7 +20,6 @@ from .vggt import VGGT
 
 MODELS: dict[str, type[GeometryModel]] = {m.name: m for m in (VGGT, MapAnything, Pi3, DepthAnything3)}
 
-MODEL_FOLDER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "models")
 _SIZES_KEY, _BACKBONE_KEY = "come_ros.sizes", "come_ros.backbone"  # in the safetensors metadata of our own files
 
 
@@ -82,58 +82,6 @@ def load_model(backbone: str, path: str) -> GeometryModel:
     return model
 
 
-def fill(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
-    """Put `state` into `model` strictly: every key, every shape. Raises CheckpointError."""
-    want = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    got = {k: tuple(v.shape) for k, v in state.items()}
-    problems = []
-    for title, keys in (
-        ("missing", sorted(want.keys() - got.keys())),
-        ("unexpected", sorted(got.keys() - want.keys())),
-    ):
-        if keys:
-            problems.append(f"{len(keys)} {title}: {', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''}")
-    wrong = [f"{k} {got[k]} instead of {want[k]}" for k in sorted(want.keys() & got.keys()) if got[k] != want[k]]
-    if wrong:
-        problems.append(f"{len(wrong)} of another shape: {'; '.join(wrong[:3])}{'; ...' if len(wrong) > 3 else ''}")
-    if problems:
-        raise CheckpointError(
-            f"{path} does not fit this model ({len(want)} tensors wanted, {len(got)} found). {'. '.join(problems)}. "
-            f"Give the weights file of the backbone you asked for, or leave weights empty for the bundled model"
-        )
-    model.load_state_dict({k: v.float() for k, v in state.items()}, strict=True, assign=True)
-
-
-def read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors, metadata) of a .safetensors file, or of a .pt/.pth file read with weights_only. Raises CheckpointError."""
-    if not os.path.isfile(path):
-        raise CheckpointError(
-            f"weights file {path} does not exist: check weights:=, or leave it empty for the bundled model"
-        )
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors import safe_open
-
-            with safe_open(path, framework="pt") as file:
-                return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-        if path.endswith((".pt", ".pth")):
-            loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-            for key in ("model", "state_dict"):
-                if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-                    loaded = loaded[key]
-            if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-                raise CheckpointError(f"{path} holds no dictionary of tensors: give the model's state_dict file")
-            return loaded, {}
-    except CheckpointError:
-        raise
-    except Exception as error:  # torch and safetensors raise many kinds for damaged files
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"cannot read the weights file {path}: {first}. Is it complete? Copy or download it again"
-        ) from error
-    raise CheckpointError(f"weights file {path} has an unknown ending: use .safetensors, .pt or .pth")
-
-
 def save_checkpoint(
     path: str, model: GeometryModel, dtype: torch.dtype = torch.float16, extra: dict[str, str] | None = None
 ) -> None:
@@ -145,3 +93,9 @@ def save_checkpoint(
     about = {_BACKBONE_KEY: model.name, _SIZES_KEY: json.dumps(dataclasses.asdict(model.sizes))}
     save_file(state, beside, metadata={**about, **(extra or {})})
     os.replace(beside, path)
+
+
+def variants(backbone: str) -> dict[str, Any]:
+    """Name -> sizes of the backbone's models."""
+
+    return sys.modules[MODELS[backbone].__module__].VARIANTS

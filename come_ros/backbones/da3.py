@@ -14,8 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..accelerators.base import Tokens
-from .layers import Block, DenseHead, PatchEncoder, decode_pose, offset_table, patch_positions
+from ..tokens import Tokens
+from .cameras import decode_pose
+from .heads import DenseHead
+from .layers import Block, PatchEncoder, offset_table, patch_positions
 from .model import Check, GeometryModel, KnownTensors, RopeTables, Trunk
 
 

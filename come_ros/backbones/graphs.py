@@ -112,7 +112,7 @@ class Graphs:
             try:
                 recording = self._record(function, form, tensors)
             except RuntimeError as error:
-                from .model import device_error
+                from .device import device_error
 
                 if device_error(error) is not None:
                     raise

@@ -16,25 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..accelerators.base import Tokens
-from .layers import (
-    Block,
-    Mlp,
-    PatchEncoder,
-    PoseRegressor,
-    Pyramid,
-    SwiGLU,
+from ..tokens import Tokens
+from .cameras import (
     fit_intrinsics,
     invert_rigid,
-    level_resize,
-    offset_table,
-    patch_positions,
     quaternion_from_rotation,
     rays_of,
     rigid,
     rotation_from_quaternion,
     world_points,
 )
+from .heads import PoseRegressor, Pyramid, level_resize
+from .layers import Block, Mlp, PatchEncoder, SwiGLU, offset_table, patch_positions
 from .model import ENCODED, Check, GeometryModel, KnownTensors, RopeTables, Trunk
 
 # The model's image (W, H) by the aspect ratio of the camera's, at 518 px

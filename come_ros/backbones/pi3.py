@@ -12,20 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..accelerators.base import Tokens
-from .layers import (
-    IMAGE_MEAN,
-    IMAGE_STD,
-    Block,
-    PatchEncoder,
-    PoseRegressor,
-    Rotary,
-    fit_intrinsics,
-    in_chunks,
-    patch_positions,
-    rigid,
-    world_points,
-)
+from ..tokens import Tokens
+from .cameras import fit_intrinsics, rigid, world_points
+from .heads import PoseRegressor, in_chunks
+from .layers import IMAGE_MEAN, IMAGE_STD, Block, PatchEncoder, Rotary, patch_positions
 from .model import Check, GeometryModel, KnownTensors, RopeTables, Trunk
 
 MAX_PIXELS = 255_000  # of an image, as the published model was trained

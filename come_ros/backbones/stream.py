@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from ..accelerators.base import Accelerator, Tokens
+    from ..accelerators.base import Accelerator
+    from ..tokens import Tokens
 
 FrameName = tuple[int, str]
 """(stamp in ns, camera): tells frames apart while they are kept."""

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..accelerators.base import Tokens
-from .layers import Block, DenseHead, Mlp, PatchEncoder, decode_pose, invert_rigid, patch_positions
+from ..tokens import Tokens
+from .cameras import decode_pose, invert_rigid
+from .heads import DenseHead
+from .layers import Block, Mlp, PatchEncoder, patch_positions
 from .model import Check, GeometryModel, KnownTensors, Trunk
 from .stem import FINE_CHANNELS, STRIDE, StemEncoder
 

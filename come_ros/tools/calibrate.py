@@ -76,7 +76,7 @@ def measure(weights: str, args: argparse.Namespace) -> np.ndarray:
     from tqdm import tqdm
 
     from ..backbones.checkpoint import load_model
-    from ..backbones.model import choose_device
+    from ..backbones.device import choose_device
 
     device = choose_device(args.device)
     model = load_model(args.backbone, weights).to(device).eval().requires_grad_(False)

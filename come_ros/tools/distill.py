@@ -264,7 +264,7 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
 
     from ..accelerators.confidence import default_block, save_predictor
     from ..backbones.checkpoint import bundled_weights, load_model
-    from ..backbones.model import choose_device
+    from ..backbones.device import choose_device
 
     os.makedirs(args.output, exist_ok=True)
     torch.manual_seed(args.seed)

@@ -246,7 +246,7 @@ def train(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ..accelerators.confidence import load_predictor
-    from ..backbones.model import choose_device
+    from ..backbones.device import choose_device
     from ..training.recipes import recipe_for
 
     path, recipe = os.path.join(args.output, "last.pt"), recipe_for(args.backbone)
@@ -404,8 +404,7 @@ def make_model(backbone: str, variant: str, side: int = 0) -> Any:
 
     Raises ConfigError if there is no such variant.
     """
-    from ..backbones.checkpoint import MODELS
-    from .bench.model import variants
+    from ..backbones.checkpoint import MODELS, variants
 
     known = variants(backbone)
     if variant not in known:
@@ -432,8 +431,9 @@ def begin_encoder(path: str, model: Any) -> None:
 
     Raises CheckpointError if it does not fit.
     """
-    from ..backbones.checkpoint import fill, load_model
+    from ..backbones.checkpoint import load_model
     from ..training.recipes import recipe_for
+    from ..weights import fill
 
     earlier = load_model("", path)
     encoder, wanted = recipe_for(earlier.name).encoder(earlier), recipe_for(model.name).encoder(model)

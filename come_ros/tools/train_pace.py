@@ -459,7 +459,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
     from ..accelerators.pace_networks import load_networks, make_networks, save_networks
     from ..backbones.checkpoint import bundled_weights, load_model
-    from ..backbones.model import choose_device
+    from ..backbones.device import choose_device
     from .distill import RecordedWindows
 
     if not 0 < args.ratio < 1 or args.spread < 0 or args.minutes < 0:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..accelerators import Accelerator, NoAccelerator
-from ..backbones.checkpoint import load_vggt, read_checkpoint, save_checkpoint
+from ..backbones.checkpoint import load_vggt, save_checkpoint
 from ..backbones.stem import folded
 from ..backbones.vggt import VARIANTS, VGGT, inverse_log
 from ..datasets.material import Material, load_material
@@ -31,6 +31,7 @@ from ..errors import CheckpointError, ConfigError
 from ..evaluation.window import WindowTruth
 from ..files import whole_file
 from ..tools.train import initialise
+from ..weights import read_checkpoint
 from .judge import Judge
 from .loop import denormals_flushed
 from .losses import attention_loss, correspondence, matching_loss, ray_loss, targets

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.layers import quaternion_from_rotation
+from ..backbones.cameras import quaternion_from_rotation
 
 ROTATION_WEIGHT = 3.0  # of the quaternion in the camera loss: at 10 degrees it differs from the identity by 0.09 only
 TRANSLATION_WEIGHT = 0.5  # of the translation, relative to its length: an absolute L1 is smallest at no motion at all

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.layers import PatchEncoder, invert_rigid, rigid, rotation_from_quaternion, world_points
+from ..backbones.cameras import invert_rigid, rigid, rotation_from_quaternion, world_points
+from ..backbones.layers import PatchEncoder
 from ..backbones.mapanything import MapAnything, unit
 from ..backbones.model import KnownTensors, Trunk
 from ..backbones.vggt import VGGT, inverse_log

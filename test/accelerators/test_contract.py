@@ -19,7 +19,6 @@ from come_ros.accelerators import (
     ToMe,
     make_accelerator,
 )
-from come_ros.accelerators.base import SITES, Reach
 from come_ros.accelerators.combined import combine
 from come_ros.accelerators.confidence import ConfidencePredictor
 from come_ros.accelerators.good_token_hunting import LayerPlan
@@ -27,6 +26,7 @@ from come_ros.accelerators.pace_networks import Restorer, TokenScorer
 from come_ros.accelerators.random import Lot
 from come_ros.config import Accelerator as AcceleratorParameters
 from come_ros.config import Config, with_words
+from come_ros.tokens import SITES, Reach
 
 BLOCKS = ["encoder"] * 2 + ["frame", "global"] * 4
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from come_ros.accelerators import Fast, Tokens
-from come_ros.accelerators.base import Layer
 from come_ros.accelerators.fast import PROTECTED, partition
+from come_ros.tokens import Layer
 
 
 @settings(max_examples=60, deadline=None)

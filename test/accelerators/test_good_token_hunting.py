@@ -12,7 +12,7 @@ from models import tiny
 from PIL import Image
 
 from come_ros.accelerators import CoMe, GoodTokenHunting, NoAccelerator, Tokens, ToMe, make_accelerator
-from come_ros.accelerators.base import Accelerator, Layer
+from come_ros.accelerators.base import Accelerator
 from come_ros.accelerators.combined import combine
 from come_ros.accelerators.confidence import ConfidencePredictor
 from come_ros.accelerators.good_token_hunting import (
@@ -24,6 +24,7 @@ from come_ros.accelerators.good_token_hunting import (
 )
 from come_ros.config import Config
 from come_ros.errors import CheckpointError, ConfigError
+from come_ros.tokens import Layer
 
 GRID, SPECIAL, FRAMES = (5, 4), 5, 4
 T = SPECIAL + GRID[0] * GRID[1]

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from come_ros.accelerators import ToMe
-from come_ros.accelerators.base import Layer, Tokens
 from come_ros.accelerators.matching import (
     Merging,
     _sum_index,
@@ -20,6 +19,7 @@ from come_ros.accelerators.matching import (
     unmerged,
 )
 from come_ros.accelerators.tome import SizePlan, cells
+from come_ros.tokens import Layer, Tokens
 
 
 @pytest.mark.parametrize("case", ["a", "b", "c", "d"])

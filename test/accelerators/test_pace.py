@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from come_ros.accelerators import Pace, Tokens
-from come_ros.accelerators.base import Layer
 from come_ros.accelerators.pace import allotment, lattice
 from come_ros.accelerators.pace_networks import Restorer, TokenScorer, load_networks, make_networks, save_networks
 from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.errors import CheckpointError
+from come_ros.tokens import Layer
 
 SIZES = VGGTSizes(
     image_side=84, native_side=84, dim=48, encoder_depth=2, encoder_heads=3, depth=2, heads=3,

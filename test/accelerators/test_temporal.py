@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from come_ros.accelerators import Temporal, Tokens
-from come_ros.accelerators.base import Layer
+from come_ros.tokens import Layer
 
 SPECIAL, GRID, FRAMES = 2, (3, 4), 3
 T = SPECIAL + 12

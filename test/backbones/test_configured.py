@@ -9,7 +9,7 @@ from models import WIDTH, CountedGraphs, graphed, tiny
 from come_ros.accelerators import CoMe, NoAccelerator
 from come_ros.accelerators.confidence import ConfidencePredictor
 from come_ros.backbones.fake import FakeBackbone
-from come_ros.backbones.model import TorchBackbone
+from come_ros.backbones.torch_backbone import TorchBackbone
 from come_ros.config import Config
 from come_ros.errors import ConfigError
 from come_ros.pipeline import ReconstructionPipeline

@@ -8,7 +8,7 @@ import weakref
 import pytest
 import torch
 
-from come_ros.backbones.model import _device_errors, device_error
+from come_ros.backbones.device import device_error, device_errors
 from come_ros.errors import DeviceLost, OutOfMemory
 
 
@@ -26,7 +26,7 @@ from come_ros.errors import DeviceLost, OutOfMemory
 )  # fmt: skip
 def test_errors_are_told_apart(error, kind) -> None:
     assert device_error(error) is kind
-    with pytest.raises(kind or type(error)) as raised, _device_errors():
+    with pytest.raises(kind or type(error)) as raised, device_errors():
         raise error
     assert "\n" not in str(raised.value)
 
@@ -44,7 +44,7 @@ def test_what_ran_out_of_memory_is_free_again_when_that_is_forgotten() -> None:
 
     gc.disable()
     try:
-        with pytest.raises(OutOfMemory), _device_errors():
+        with pytest.raises(OutOfMemory), device_errors():
             work()
         assert seen[0]() is None
     finally:

@@ -12,9 +12,10 @@ from models import TINY, WIDTH, tiny
 
 from come_ros.accelerators import CoMe, NoAccelerator
 from come_ros.accelerators.confidence import ConfidencePredictor
+from come_ros.backbones.device import to_host
 from come_ros.backbones.graphs import Graphs, NotRecordable, cloned, put_together, taken_apart
 from come_ros.backbones.layers import BlockParts
-from come_ros.backbones.model import TorchBackbone, lower_weights, to_host
+from come_ros.backbones.torch_backbone import TorchBackbone, lower_weights
 from come_ros.errors import ConfigError
 
 X = torch.rand(1, 3, 3, 56, 70, generator=torch.Generator().manual_seed(1))

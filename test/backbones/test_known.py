@@ -10,7 +10,8 @@ from backbones.test_mapanything_parity import make
 
 from come_ros import geometry
 from come_ros.accelerators import NoAccelerator
-from come_ros.backbones.model import KnownTensors, TorchBackbone
+from come_ros.backbones.model import KnownTensors
+from come_ros.backbones.torch_backbone import TorchBackbone
 from come_ros.types import Known
 
 S, H, W = 3, 42, 56

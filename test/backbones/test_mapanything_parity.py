@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from come_ros.accelerators import NoAccelerator
-from come_ros.backbones.layers import fit_intrinsics, offset_table, rays_of, rotation_from_quaternion
+from come_ros.backbones.cameras import fit_intrinsics, rays_of, rotation_from_quaternion
+from come_ros.backbones.layers import offset_table
 from come_ros.backbones.mapanything import MapAnything, MapAnythingSizes, quaternion_from_rotation, relative_poses
 from come_ros.backbones.model import KnownTensors
 

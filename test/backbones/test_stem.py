@@ -13,9 +13,9 @@ from models import tiny
 
 from come_ros.accelerators import NoAccelerator
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt, save_checkpoint
-from come_ros.backbones.model import TorchBackbone
 from come_ros.backbones.stem import FINE_CHANNELS, LITE0, EfficientNetStem, folded
 from come_ros.backbones.stream import EncoderCache, Step
+from come_ros.backbones.torch_backbone import TorchBackbone
 from come_ros.backbones.vggt import VARIANTS as SIZES
 from come_ros.backbones.vggt import VGGT
 

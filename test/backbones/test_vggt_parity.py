@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from come_ros.accelerators import NoAccelerator
-from come_ros.backbones.layers import Fusion, ResidualConv, antialiased_table, grid_embedding, rotary
+from come_ros.backbones.heads import Fusion, ResidualConv, grid_embedding
+from come_ros.backbones.layers import antialiased_table, rotary
 from come_ros.backbones.vggt import VGGT, VGGTSizes, decode_pose, inverse_log
 
 CASES = ["square_stored_grid", "rect_interpolated", "tall_interpolated", "single_frame", "long_sequence"]

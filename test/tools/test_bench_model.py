@@ -18,7 +18,7 @@ from come_ros.accelerators import CoMe, GoodTokenHunting, NoAccelerator
 from come_ros.accelerators.combined import combine
 from come_ros.accelerators.confidence import ConfidencePredictor
 from come_ros.accelerators.good_token_hunting import LayerPlan
-from come_ros.backbones.model import TorchBackbone
+from come_ros.backbones.torch_backbone import TorchBackbone
 from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.errors import ComeRosError
 from come_ros.tools import cli

@@ -359,7 +359,7 @@ def test_the_path_of_a_recording_is_that_of_the_variant(
     tmp_path: Path, world: Truth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not of what the configuration or its defaults say of an accelerator."""
-    from come_ros.backbones.model import TorchBackbone
+    from come_ros.backbones.torch_backbone import TorchBackbone
 
     folder, ran, predict = write_folder(tmp_path / "seq-01", world), [], TorchBackbone.predict
 

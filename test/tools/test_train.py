@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from come_ros.backbones import mapanything
+from come_ros.backbones.cameras import rays_of
 from come_ros.backbones.checkpoint import load_model, save_checkpoint
-from come_ros.backbones.layers import rays_of
 from come_ros.backbones.mapanything import MapAnything, MapAnythingSizes
 from come_ros.backbones.vggt import VARIANTS, VGGT, VGGTSizes, decode_pose
 from come_ros.errors import CheckpointError, ConfigError

@@ -7,7 +7,6 @@ import dataclasses
 import logging
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
+from ...backbones.checkpoint import variants
 from ...config import Config, with_accelerator
 from ...errors import CheckpointError, ComeRosError, ConfigError, DatasetError
 from ...evaluation import prediction_difference
@@ -76,7 +76,8 @@ class Wish:
 
         from ...accelerators import Accelerator
         from ...backbones.checkpoint import MODELS
-        from ...backbones.model import TorchBackbone, choose_device, choose_precision
+        from ...backbones.device import choose_device, choose_precision
+        from ...backbones.torch_backbone import TorchBackbone
 
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -334,13 +335,6 @@ def _device_memory(model: Any, images: U8) -> dict[str, float] | None:
     torch.cuda.synchronize(device)
     peak = torch.cuda.max_memory_allocated(device)
     return {"added_mb": (peak - before) / MB, "peak_mb": peak / MB}
-
-
-def variants(backbone: str) -> dict[str, Any]:
-    """Name -> sizes of the backbone's models."""
-    from ...backbones.checkpoint import MODELS
-
-    return sys.modules[MODELS[backbone].__module__].VARIANTS
 
 
 def wish_of(options: argparse.Namespace) -> Wish:

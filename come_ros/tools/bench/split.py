@@ -144,7 +144,7 @@ def timed(backbone: Any, x: Any, plan_block: int | None) -> tuple[dict[str, floa
     times are the device's (events in its stream); the device is idle before and after. Where passes are replayed, the parts are WHOLE,
     timed by itself, and heads, what a whole pass takes beyond that: see `warmed`.
     """
-    from ...backbones.model import DeviceClock
+    from ...backbones.device import DeviceClock
 
     clock = DeviceClock(x.device)
     clock.synchronize()
@@ -195,7 +195,7 @@ def matmul_rate(device: Any, dtype: Any, side: int = 0, repeats: int = 8) -> flo
     """FLOP/s of the fastest of some products of square matrices: what this machine can do with large ones at that type."""
     import torch
 
-    from ...backbones.model import DeviceClock
+    from ...backbones.device import DeviceClock
 
     side = side or (8192 if device.type == "cuda" else 1536)
     a, b = (torch.rand(side, side, device=device, dtype=dtype) for _ in range(2))

@@ -218,7 +218,7 @@ def _contents(file: Path) -> tuple[int, str]:
         with safe_open(file, framework="np") as opened:  # it checks the length against the header
             metadata = opened.metadata() or {}
             return len(opened.keys()), metadata.get("license", metadata.get("licence", ""))
-    from ...backbones.checkpoint import read_checkpoint
+    from ...weights import read_checkpoint
 
     return len(read_checkpoint(str(file))[0]), ""
 

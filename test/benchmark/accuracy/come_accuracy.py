@@ -27,12 +27,13 @@ from come_ros.accelerators import CoMe, NoAccelerator, Random
 from come_ros.accelerators.come import merged_patches
 from come_ros.accelerators.confidence import load_predictor
 from come_ros.accelerators.random import Lot
-from come_ros.backbones.checkpoint import MODEL_FOLDER, bundled_weights, load_vggt
+from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.config import Config
 from come_ros.evaluation import depth_errors, paired_difference, relative_pose_errors
 from come_ros.evaluation.window import WindowTruth
 from come_ros.kernels import group_members
 from come_ros.tools.eval.sources import ROOMS, Cut, sources_of
+from come_ros.weights import MODEL_FOLDER
 
 RESULTS = Path(__file__).parent / "results"
 

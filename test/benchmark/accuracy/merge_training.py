@@ -25,10 +25,10 @@ from come_accuracy import RESULTS, middle, score, windows
 from come_ros.accelerators import CoMe, Random
 from come_ros.accelerators.confidence import load_predictor
 from come_ros.accelerators.random import Lot
-from come_ros.backbones.checkpoint import MODEL_FOLDER
 from come_ros.evaluation import paired_difference
 from come_ros.tools import train
 from come_ros.tools.eval.sources import ROOMS
+from come_ros.weights import MODEL_FOLDER
 
 PREDICTOR = str(Path(MODEL_FOLDER, "come_vggt_tiny.safetensors"))
 

@@ -22,7 +22,7 @@ from models import tiny
 from come_ros.accelerators import CoMe, NoAccelerator
 from come_ros.accelerators.confidence import ConfidencePredictor, default_block
 from come_ros.backbones.checkpoint import MODELS
-from come_ros.backbones.model import TorchBackbone
+from come_ros.backbones.torch_backbone import TorchBackbone
 
 WIDTH, HEADS, ENCODER, TRUNK = 192, 3, 8, 16  # blocks
 COMMON = {"image_side": 252, "native_side": 252, "dim": WIDTH}

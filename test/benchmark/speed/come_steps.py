@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import write_result
 
 from come_ros.accelerators.confidence import SCOPES, ConfidencePredictor
-from come_ros.backbones.model import DeviceClock
+from come_ros.backbones.device import DeviceClock
 from come_ros.tools.bench import MODELS
 from come_ros.tools.bench.model import image_size, random_predictor, wish_of
 

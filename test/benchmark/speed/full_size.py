@@ -23,7 +23,7 @@ from benchmark.stamped import write_result
 
 from come_ros.accelerators import NoAccelerator
 from come_ros.backbones.checkpoint import MODELS
-from come_ros.backbones.model import TorchBackbone
+from come_ros.backbones.torch_backbone import TorchBackbone
 
 
 def main() -> None:

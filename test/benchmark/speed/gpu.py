@@ -43,7 +43,8 @@ from benchmark.stamped import write_result
 from come_ros.accelerators import CoMe, NoAccelerator
 from come_ros.accelerators.confidence import ConfidencePredictor, default_block
 from come_ros.accelerators.pace_networks import make_networks, save_networks
-from come_ros.backbones.model import DeviceClock, TorchBackbone
+from come_ros.backbones.device import DeviceClock
+from come_ros.backbones.torch_backbone import TorchBackbone
 from come_ros.backbones.vggt import VARIANTS, VGGT
 from come_ros.config import Config
 from come_ros.kernels import attention, choose, compiled, merge_layout, merge_tokens, reference, restore_tokens

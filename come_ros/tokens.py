@@ -1,0 +1,76 @@
+"""Tokens, the currency of the models: what they are, which block they are in, whose keys they read, where they may be reduced."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Layer(NamedTuple):
+    """Which block is running: part = "encoder" | "frame" | "global", index counts within the part, from 0.
+
+    shared: how many tokens of the whole scene stand behind the others of each sequence, as queries and as keys.
+    """
+
+    part: str
+    index: int
+    shared: int = 0
+
+
+class Tokens(NamedTuple):
+    """Tokens of S frames and where they sit.
+
+    x: (B, S, T, C). positions: (B or 1, S or 1, T, 2) integer (y, x), special tokens at (0, 0), patch (row, column) at
+    (row + 1, column + 1). special: leading tokens of each frame that no accelerator may touch. grid: (h, w) patches of the image.
+    layer: the block they are in, or came out of; None before the first. images: (B, S, 3, H, W) in [0, 1], what they were made of.
+    keys: at the site `residual` only, (B, S, T, d): the keys by which the attention just run knew them, before rotation, mean over
+    heads. shared: (B, n, C) tokens of the whole scene, which take part in global blocks only and are no accelerator's business; or
+    None. fine: maps (B, S, ., H / stride, W / stride) of the images, finer than the patches, that a model's heads read; no
+    accelerator changes them.
+    """
+
+    x: Tensor
+    positions: Tensor
+    special: int
+    grid: tuple[int, int]
+    layer: Layer | None = None
+    images: Tensor | None = None
+    keys: Tensor | None = None
+    shared: Tensor | None = None
+    fine: tuple[Tensor, ...] = ()
+
+
+class Reach(NamedTuple):
+    """Whose keys and values the queries of one attention read.
+
+    across: those of all frames of the scene; else each frame its own. index: (B, n) int64, which of the scene's S T tokens; None
+    for all. Only those are projected to keys and values.
+    """
+
+    across: bool
+    index: Tensor | None = None
+
+
+# Where a backbone offers its tokens. Around the stack of blocks (`Tokens` of all frames):
+#   encoder_k      after the encoder block after which the plan was made       compress
+#   encoder_end    after the last encoder block, before its norm               restore
+#   backbone_in    special tokens added, before the first alternating block    compress
+#   tap            a copy of the level's tokens on its way to the heads        restore
+# and inside every accelerated block:
+#   before_attention, before_mlp   the normalised input of the module          compress
+#   after_attention, after_mlp     the module's output, before the residual    restore
+#   residual                       the residual stream between the two         compress, with Tokens.keys
+SITES = frozenset(
+    {
+        "encoder_k",
+        "encoder_end",
+        "backbone_in",
+        "tap",
+        "before_attention",
+        "after_attention",
+        "residual",
+        "before_mlp",
+        "after_mlp",
+    }
+)
