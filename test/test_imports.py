@@ -137,7 +137,7 @@ def test_torch_is_not_imported_with_the_package(path):
         ("geometry.py", {"errors", "types"}),
         ("keyframes.py", {"config", "types"}),
         ("window.py", {"types"}),
-        ("camera/preprocess.py", {"errors"}),
+        ("camera/preprocess.py", {"errors", "types"}),
         ("alignment.py", {"geometry", "types"}),
         ("outputs/cloud.py", {"config", "geometry", "types"}),
     ],

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import FrameError
+from ..types import F32
 
 MIN_SIDE = 16  # px, about one patch
 MAX_ASPECT = 8
@@ -126,3 +127,15 @@ def crop_depth(depth: NDArray[np.float32], plan: CropResize) -> NDArray[np.float
         np.minimum.at(splat, (to_v[inside], to_u[inside]), depth[rows[inside], columns[inside]])
         out = np.where(np.isinf(out), splat, out)
     return np.where(np.isinf(out), np.float32(np.nan), out)
+
+
+def in_model_pixels(depth: F32, shape: tuple[int, ...]) -> F32:
+    """Depth (H, W) of the source at the pixels of the model's image, `shape` (h, w): the nearest, no mixture."""
+    height, width = depth.shape
+    h, w = shape
+    scale = max(w / width, h / height)
+    plan = CropResize(scale, (width - w / scale) / 2, (height - h / scale) / 2, w, h)
+    u = (np.arange(w) + 0.5) / plan.scale + plan.left
+    v = (np.arange(h) + 0.5) / plan.scale + plan.top
+    rows, columns = np.minimum(v.astype(int), height - 1), np.minimum(u.astype(int), width - 1)
+    return depth[rows[:, None], columns]

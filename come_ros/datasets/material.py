@@ -13,7 +13,8 @@ import numpy as np
 from ..errors import DatasetError
 from ..types import U8
 from .panoramas import load_panorama, random_view
-from .rooms import rooms
+from .rooms.scene import Scene
+from .rooms.textures import TEXTURE_SIZE, fill_texture
 
 SHEETS = "previews"  # folder of ambientCG's contact sheets
 CELL, PITCH, MARGIN, A_ROW = (
@@ -103,7 +104,7 @@ def cells(sheet: U8) -> list[U8]:
     return found
 
 
-def dress(scene: rooms.Scene, material: Material, rng: np.random.Generator) -> rooms.Scene:
+def dress(scene: Scene, material: Material, rng: np.random.Generator) -> Scene:
     """The same room with photographed textures and pictures in the place of some of its own."""
     rows, drawn = scene.textures.copy(), rng.random(len(scene.textures))
     for row, number in zip(rows, drawn, strict=True):
@@ -114,13 +115,13 @@ def dress(scene: rooms.Scene, material: Material, rng: np.random.Generator) -> r
         else:
             continue
         tint = rng.uniform(0.7, 1.15) * rng.uniform(0.92, 1.08, 3)
-        rooms.fill_texture(row, np.ascontiguousarray(image / 255.0 * tint, np.float32))
+        fill_texture(row, np.ascontiguousarray(image / 255.0 * tint, np.float32))
     return dataclasses.replace(scene, textures=rows)
 
 
 def _tiled(texture: U8, rng: np.random.Generator) -> U8:
     """A texture once, or two times two: walls have it fine or coarse."""
-    side = rooms.TEXTURE_SIZE
+    side = TEXTURE_SIZE
     n = 2 if rng.random() < 0.6 else 1
     one = cv2.resize(texture, (side // n, side // n), interpolation=cv2.INTER_AREA if n > 1 else cv2.INTER_CUBIC)
     image = np.tile(one, (n, n, 1))
@@ -129,7 +130,7 @@ def _tiled(texture: U8, rng: np.random.Generator) -> U8:
 
 def _cut(picture: U8, rng: np.random.Generator) -> U8:
     """A square part of a picture."""
-    side, shorter = rooms.TEXTURE_SIZE, min(picture.shape[:2])
+    side, shorter = TEXTURE_SIZE, min(picture.shape[:2])
     extent = int(rng.uniform(min(LEAST_SIDE, shorter), shorter))
     v, u = (int(rng.integers(n - extent + 1)) for n in picture.shape[:2])
     return cv2.resize(picture[v : v + extent, u : u + extent], (side, side), interpolation=cv2.INTER_AREA)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ from ..files import shown, text_of_file
 from ..levels import Levels
 from ..types import F32, F64, Frame
 from .image_file import OneSize, Picture, read_picture, read_stored
+from .stamps import nearest, stamp_ns_from_text
 
-MAX_DIFFERENCE_NS = 20_000_000  # lists of different clocks are matched up to this, as the benchmark's own script does
-NANOSECOND_DIGITS = 16  # of a stamp in whole nanoseconds; one in seconds has 10
 METRES_PER_UNIT = 1 / 5000  # of a depth PNG, unless sequence.json says otherwise
 
 # fx fy cx cy of the benchmark's three cameras; folders carry their names
@@ -154,17 +152,6 @@ class TumSequence:
         return [None if j is None else known[j] for j in nearest(self.stamps_ns, list(poses))]
 
 
-def stamp_ns_from_text(text: str) -> int:
-    """Integer nanoseconds of decimal seconds ("1305031229.528748"), exact: a float would be off by some 100 ns. Whole numbers of 16 digits
-    and more are nanoseconds already."""
-    whole, _, part = text.partition(".")
-    if not (whole.isdecimal() and (part.isdecimal() or not part)):
-        raise ValueError(f"{text!r} is no time in decimal seconds")
-    if len(whole) >= NANOSECOND_DIGITS and not part:
-        return int(whole)
-    return int(whole) * 1_000_000_000 + int((part + "000000000")[:9])
-
-
 def read_list(path: Path, columns: int) -> list[tuple[int, list[str]]]:
     """Rows of a TUM list sorted by stamp: nanoseconds, the other words (`columns` - 1 or more). Columns may be divided by spaces, tabs or
     commas, and the first line may name them. Raises DatasetError."""
@@ -225,14 +212,3 @@ def _w_first(path: Path) -> bool:
     """Whether the first line says that quaternions begin with w."""
     head = text_of_file(path).partition("\n")[0].lower().replace("_", "")
     return "qw" in head and "qx" in head and head.index("qw") < head.index("qx")
-
-
-def nearest(stamps_ns: Sequence[int], others_ns: Sequence[int]) -> list[int | None]:
-    """For each stamp the index of the nearest of `others_ns` (sorted), None if over MAX_DIFFERENCE_NS away."""
-    out: list[int | None] = []
-    for stamp in stamps_ns:
-        right = bisect_left(others_ns, stamp)
-        around = [j for j in (right - 1, right) if 0 <= j < len(others_ns)]
-        best = min(around, key=lambda j: abs(others_ns[j] - stamp), default=None)
-        out.append(best if best is not None and abs(others_ns[best] - stamp) <= MAX_DIFFERENCE_NS else None)
-    return out

@@ -41,7 +41,6 @@ import struct
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from operator import itemgetter
@@ -52,14 +51,17 @@ import numpy as np
 from tqdm import tqdm
 
 from .. import __version__
+from ..camera.preprocess import in_model_pixels
 from ..config import Config, load_config, with_words
 from ..datasets.part import Part
 from ..datasets.rosbag import BagWriter, rosbags_messages
 from ..datasets.sequence import BagSequence, Sequence, open_sequence
+from ..datasets.stamps import NearestDepth, nearest
 from ..datasets.storage import is_recording
-from ..datasets.tum import MAX_DIFFERENCE_NS, nearest, read_trajectory
+from ..datasets.tum import read_trajectory
 from ..errors import Cancelled, ComeRosError, ConfigError, DatasetError, OutputError
 from ..evaluation.clock_offset import find_offset
+from ..evaluation.recordings import DepthScores, rotation_scores, trajectory_scores
 from ..files import shown, write_ply, write_text, write_tum
 from ..geometry import inverse
 from ..odometry import Located, LocatedCounts
@@ -67,16 +69,9 @@ from ..outputs.motion import Motion, MotionEstimator, motion_of
 from ..outputs.topics import LATCHED, OUTPUTS, FrameMessages, odometry_message
 from ..outputs.world import World
 from ..pipeline import ReconstructionPipeline
-from ..types import F32, F64, Frame, Submap
+from ..types import F64, Frame, Submap
 from .report.comparison import Comparisons, comparison_text
-from .report.live_scores import (
-    DepthScores,
-    accuracy_lines,
-    for_json,
-    in_model_pixels,
-    rotation_scores,
-    trajectory_scores,
-)
+from .report.live_scores import accuracy_lines, for_json
 from .report.picture import POINTS, Evenly, Overview, Shown, accuracy_text, draw, evenly, points_and_colours
 from .report.results import ResultFolder, cannot_write
 
@@ -239,7 +234,7 @@ class Job:
         self.load_s = self.seconds = 0.0
         self.metrics: dict[str, Any] = {}
         self._source, depths, self._inputs_source = passes
-        self._true_poses, self._true_depth = truth, _NearestDepth(depths.iter_depth())
+        self._true_poses, self._true_depth = truth, NearestDepth(depths.iter_depth())
         self._stopped = ""
         self._writer = BagWriter(folder.path / RECORDING, guard=folder.reserve.guard) if record else None
         self._messages = rosbags_messages() if self._writer is None else self._writer.messages
@@ -601,28 +596,6 @@ class Interrupts:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
-
-class _NearestDepth:
-    """Depth by stamp out of a stream in order of time, with no more of it in memory than 20 ms to either side."""
-
-    def __init__(self, readings: Iterator[tuple[int, F32]]) -> None:
-        self._readings = readings
-        self._near: deque[tuple[int, F32]] = deque()
-
-    def at(self, stamp_ns: int) -> F32 | None:
-        """The nearest to `stamp_ns`, which does not go back; None if there is none near."""
-        try:
-            while not self._near or self._near[-1][0] <= stamp_ns + MAX_DIFFERENCE_NS:
-                self._near.append(next(self._readings))
-                while self._near and self._near[0][0] < stamp_ns - MAX_DIFFERENCE_NS:
-                    self._near.popleft()
-        except (StopIteration, DatasetError):  # a damaged recording: said by those who read its images
-            pass
-        at_best = min(self._near, key=lambda reading: abs(reading[0] - stamp_ns), default=None)
-        if at_best is None or abs(at_best[0] - stamp_ns) > MAX_DIFFERENCE_NS:
-            return None
-        return at_best[1]
 
 
 def _configuration(options: argparse.Namespace) -> Config:

@@ -94,7 +94,8 @@ def measure(weights: str, args: argparse.Namespace) -> np.ndarray:
 
 def images_of_windows(args: argparse.Namespace, side: int, patch: int) -> Iterator[np.ndarray]:
     """Endless windows (1, frames, 3, H, W) uint8 of training rooms, or of the recordings. Raises DatasetError."""
-    from ..datasets.rooms.rooms import SPLIT_SEEDS, render_sequence
+    from ..datasets.rooms.rooms import render_sequence
+    from ..datasets.rooms.splits import SPLIT_SEEDS
     from .distill import RecordedWindows
 
     if args.source:

@@ -21,6 +21,9 @@ from typing import Any
 from tqdm import tqdm
 
 from .. import __version__
+from ..datasets.rooms import raycast, splits
+from ..datasets.rooms.camera import camera_path, degrade
+from ..datasets.rooms.scene import make_scene
 from ..errors import ComeRosError
 
 SIZE = (320, 240)
@@ -81,7 +84,6 @@ def render_room(bag: Path, seed: int, frames: int, size: str) -> Path:
     """A camera's walk through a room, HZ images per second, as a bag with its truth; replaces one. Raises DemoError."""
     import numpy as np
 
-    from ..datasets.rooms import rooms
     from ..datasets.rosbag import BagWriter
     from ..types import Frame
 
@@ -92,22 +94,22 @@ def render_room(bag: Path, seed: int, frames: int, size: str) -> Path:
     images, depths = [], []
     try:
         width, height = (int(v) for v in size.split("x"))
-        scene = rooms.make_scene(seed)
-        poses = rooms.camera_path(scene, seed, frames, HZ, 1.0)
+        scene = make_scene(seed)
+        poses = camera_path(scene, seed, frames, HZ, 1.0)
         k = scene.intrinsics(width, height)
         with tqdm(total=frames, desc="rendering", unit="img", disable=None) as bar:
             for i in range(0, frames, 8):
-                image, depth = rooms.render(scene, poses[i : i + 8], k, width, height, os.cpu_count() or 1)
+                image, depth = raycast.render(scene, poses[i : i + 8], k, width, height, os.cpu_count() or 1)
                 images.append(image)
                 depths.append(depth)
                 bar.update(len(image))
     except ValueError as error:
         raise DemoError(f"cannot render {frames} images of {size} in room {seed}: {error}") from error
-    stream = np.random.default_rng((seed, rooms.GENERATOR_VERSION, rooms.STREAM_PHOTOMETRIC))
-    pictures = rooms.degrade(np.concatenate(images), stream)
+    stream = np.random.default_rng((seed, splits.GENERATOR_VERSION, splits.STREAM_PHOTOMETRIC))
+    pictures = degrade(np.concatenate(images), stream)
     with BagWriter(bag) as writer:
         for i, depth in enumerate(np.concatenate(depths)):
-            stamp = rooms.EPOCH_NS + round(i * 1e9 / HZ)
+            stamp = splits.EPOCH_NS + round(i * 1e9 / HZ)
             writer.write(Frame(pictures[i], stamp, "camera_optical_frame", k), depth, poses[i])
     return bag
 

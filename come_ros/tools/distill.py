@@ -91,7 +91,8 @@ class RoomWindows:
         return np.stack([self._stream.window(frames, 0.6, size).images for _ in range(windows)])
 
     def validation(self) -> list[np.ndarray]:
-        from ..datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+        from ..datasets.rooms.rooms import render_sequence
+        from ..datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
 
         seeds = SPLIT_SEEDS["validation"][:VALIDATION_WINDOWS]
         size = {"width": self.side, "height": self.side * 3 // 4}

@@ -24,9 +24,8 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import CheckpointError, ConfigError
+from ..evaluation.rooms import score
 from ..training.loop import denormals_flushed
 from ..training.room_windows import load_pictures, loader
 
@@ -496,96 +495,6 @@ def export(checkpoint: str, target: str) -> None:
     about = {k: str(state[k]) for k in ("step", "frames", "seconds", "seed", "minutes")}
     save_checkpoint(target, model, extra={"licence": "Apache-2.0", "made_by": "come_ros train", **about})
     print(f"{target}: {os.path.getsize(target) / 2**20:.2f} MiB")
-
-
-def score(model: Any, split: str, count: int, given: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Scores on `count` windows of 4 frames of a frozen split, beside three null models that know nothing of the images:
-    one depth for all pixels, the training rooms' mean depth map, no rotation. Depth is scaled per window by the median ratio;
-    scale_error, of metric models only, is the |logarithm| of that ratio. focal_error: |f / f* - 1|.
-
-    given: what the model is told beside the images, see GeometryModel.inputs; of depth one pixel in ten.
-    """
-    import torch
-
-    from ..accelerators import NoAccelerator
-    from ..evaluation import depth_errors, relative_pose_errors
-    from ..evaluation.depth import depth_scale
-
-    width, height = model.native_side, model.native_side * 3 // 4
-    average = mean_depth_map(width, height)
-    device = next(model.parameters()).device
-    rows: dict[str, list[float]] = {}
-    model.eval()
-    for s in _split_windows(split, count, width, height):
-        with torch.inference_mode():
-            images = torch.from_numpy(s.images).to(device).permute(0, 3, 1, 2)[None].float() / 255
-            known = _truth(s, given, device) if given else None
-            out, _ = model(images, NoAccelerator(), ("camera", "depth"), known=known)
-        estimates = {
-            "": out["depth"][0].cpu().numpy(),
-            "constant ": np.ones_like(s.depth),
-            "mean map ": np.broadcast_to(average, s.depth.shape),
-        }
-        for name, depth in estimates.items():
-            e = depth_errors(depth, s.depth)
-            rows.setdefault(name + "abs_rel", []).append(e.abs_rel)
-            rows.setdefault(name + "delta", []).append(e.delta)
-        rotation, direction, identity = relative_pose_errors(
-            out["world_from_camera"][0].double().cpu().numpy(), s.world_from_camera
-        )
-        rows.setdefault("rotation_deg", []).extend(rotation)
-        rows.setdefault("identity rotation_deg", []).extend(identity)
-        rows.setdefault("direction_deg", []).extend(direction)
-        focal = out["intrinsics"][0, :, 0, 0].cpu().numpy() / s.intrinsics[0, 0]
-        rows.setdefault("focal_error", []).extend(np.abs(focal - 1))
-        if model.metric:
-            rows.setdefault("scale_error", []).append(abs(np.log(depth_scale(estimates[""], s.depth))))
-    model.train()
-    means = [k for k in rows if k.endswith(("abs_rel", "delta"))]
-    result = {k: round(float(np.mean(v) if k in means else np.nanmedian(v)), 4) for k, v in rows.items()}
-    return {"split": split, "windows": count, **result}
-
-
-@functools.lru_cache(maxsize=2)
-def _split_windows(split: str, count: int, width: int, height: int) -> list[Any]:
-    from ..datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
-
-    seeds = SPLIT_SEEDS[split][:count]
-    return [render_sequence(seed, frames=4, width=width, height=height, rate_hz=TEST_RATE_HZ) for seed in seeds]
-
-
-def _truth(s: Any, given: tuple[str, ...], device: Any) -> Any:
-    """KnownTensors of a rendered sequence, with what is `given`."""
-    import torch
-
-    from ..backbones.model import KnownTensors
-    from ..types import Known
-
-    known = Known.nothing(*s.depth.shape)
-    if "intrinsics" in given:
-        known.intrinsics[:] = s.intrinsics
-    if "poses" in given:
-        known.world_from_camera[:] = s.world_from_camera
-    if "depth" in given:
-        some = np.random.default_rng(s.seed).random(s.depth.shape) < 0.1
-        known.depth[some] = s.depth[some]
-    arrays = (known.intrinsics, known.depth, known.world_from_camera)
-    metric = torch.ones(1, len(known.depth), dtype=torch.bool, device=device)
-    return KnownTensors(*(torch.from_numpy(a)[None].float().to(device) for a in arrays), metric)
-
-
-@functools.lru_cache(maxsize=1)
-def mean_depth_map(width: int, height: int, count: int = 64) -> np.ndarray:
-    """(H, W) geometric mean depth of training rooms, each frame scaled to median 1: what a model without eyes would say."""
-    from ..datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
-
-    logs = []
-    for seed in SPLIT_SEEDS["train"][-count:]:
-        depth = render_sequence(
-            seed, frames=2, width=width, height=height, rate_hz=TEST_RATE_HZ, photometric=False
-        ).depth
-        logs.append(np.log(depth / np.median(depth, axis=(1, 2), keepdims=True)).mean(axis=0))
-    return np.exp(np.mean(logs, axis=0))
 
 
 def draw_curve(log: list[dict[str, Any]], path: str) -> None:

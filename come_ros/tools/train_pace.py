@@ -86,7 +86,8 @@ def room_batches(side: int, batch: int, seed: int) -> Iterator[Batch]:
 def room_validation(side: int, patch: int, count: int) -> list[Batch]:
     import torch
 
-    from ..datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+    from ..datasets.rooms.rooms import render_sequence
+    from ..datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
 
     size = {"width": side, "height": patch * round(side * 3 / 4 / patch)}
     made = (render_sequence(s, frames=4, rate_hz=TEST_RATE_HZ, **size) for s in SPLIT_SEEDS["validation"][:count])

@@ -15,7 +15,8 @@ import torch
 from ..accelerators import NoAccelerator
 from ..backbones.vggt import VGGT
 from ..camera.preprocess import plan_resize
-from ..datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+from ..datasets.rooms.rooms import render_sequence
+from ..datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
 from ..evaluation import depth_errors, relative_pose_errors
 from ..evaluation.calibration import calibration
 from ..evaluation.depth import depth_scale

@@ -14,7 +14,8 @@ import numpy as np
 
 from ..datasets.material import Material, dress
 from ..datasets.panoramas import panorama_window
-from ..datasets.rooms import rooms, staged
+from ..datasets.rooms import camera, raycast, rooms, splits, staged
+from ..datasets.rooms.scene import make_scene
 from ..types import F32, F64, U8
 from .room_windows import PAINTED_SHARE, SPARSE_SHARE, STAGED_SHARE, TILTED_SHARE, clear_out, crop, spoil, tilt
 
@@ -96,10 +97,10 @@ class ParallaxStream:
 
     def render(self) -> None:
         """One more sequence into the pool, at the cost of an old one when that is full."""
-        rng, train = self.rng, rooms.SPLIT_SEEDS["train"]
+        rng, train = self.rng, splits.SPLIT_SEEDS["train"]
         seed = train[self.next_seed % len(train)]
         self.next_seed += 1
-        scene = rooms.make_scene(seed)
+        scene = make_scene(seed)
         if rng.random() < 0.85:
             scene = dress(scene, self.material, rng)
         if rng.random() < SPARSE_SHARE:
@@ -111,7 +112,7 @@ class ParallaxStream:
             scene = stage.scene
             poses = staged.watching_path(stage, rng, SEQUENCE, rate)
         if poses is None:
-            poses = rooms.camera_path(scene, seed, SEQUENCE, rate)
+            poses = camera.camera_path(scene, seed, SEQUENCE, rate)
             if rng.random() < TILTED_SHARE:
                 poses = tilt(poses, rng)
             if rng.random() < STRAIGHT_SHARE:
@@ -121,9 +122,9 @@ class ParallaxStream:
         size = _draw(RENDERED, rng)
         k = scene.intrinsics(*size)
         lamp = rng.uniform(0.02, 0.15) if rng.random() < SHADOW_SHARE else 0.0
-        images, depth = rooms.render(scene, poses, k, *size, lamp=lamp)
+        images, depth = raycast.render(scene, poses, k, *size, lamp=lamp)
         stamps = np.arange(SEQUENCE)
-        sequence = rooms.SyntheticSequence(seed, rooms.degrade(images, rng), depth, poses, k, stamps)
+        sequence = rooms.SyntheticSequence(seed, camera.degrade(images, rng), depth, poses, k, stamps)
         if len(self.pool) < self.mix.pool:
             self.pool.append(sequence)
         else:

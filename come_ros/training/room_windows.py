@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from ..datasets.rooms import rooms, staged
+from ..datasets.rooms import camera, raycast, rooms, splits, staged
+from ..datasets.rooms.scene import Scene, make_scene
+from ..datasets.rooms.textures import TEXTURE_SIZE, fill_texture
 from ..errors import DatasetError
 from ..types import F32, F64, U8
 
@@ -73,10 +75,10 @@ class WindowStream:
 
     def render(self) -> None:
         """One more sequence into the pool, at the cost of an old one when that is full."""
-        rng, train = self.rng, rooms.SPLIT_SEEDS["train"]
+        rng, train = self.rng, splits.SPLIT_SEEDS["train"]
         seed = train[self.next_seed % len(train)]
         self.next_seed += 1
-        scene = rooms.make_scene(seed)
+        scene = make_scene(seed)
         if self.pictures and rng.random() < 0.7:
             scene = hang_pictures(scene, self.pictures, rng)
         if rng.random() < SPARSE_SHARE:
@@ -88,15 +90,15 @@ class WindowStream:
             scene = stage.scene
             poses = staged.watching_path(stage, rng, SEQUENCE, rate)
         if poses is None:
-            poses = rooms.camera_path(scene, seed, SEQUENCE, rate)
+            poses = camera.camera_path(scene, seed, SEQUENCE, rate)
             if rng.random() < TILTED_SHARE:
                 poses = tilt(poses, rng)
         if rng.random() < PAINTED_SHARE:
             scene = staged.paint(scene, rng)
         k = scene.intrinsics(*RENDERED)
         lamp = rng.uniform(0.02, 0.15) if rng.random() < SHADOW_SHARE else 0.0
-        images, depth = rooms.render(scene, poses, k, *RENDERED, lamp=lamp)
-        sequence = rooms.SyntheticSequence(seed, rooms.degrade(images, rng), depth, poses, k, np.arange(SEQUENCE))
+        images, depth = raycast.render(scene, poses, k, *RENDERED, lamp=lamp)
+        sequence = rooms.SyntheticSequence(seed, camera.degrade(images, rng), depth, poses, k, np.arange(SEQUENCE))
         if len(self.pool) < POOL:
             self.pool.append(sequence)
         else:
@@ -183,10 +185,10 @@ def loader(
 
 
 # ---------------------------------------------------------------------------------------------------------------- rooms
-def hang_pictures(scene: rooms.Scene, pictures: list[U8], rng: np.random.Generator) -> rooms.Scene:
+def hang_pictures(scene: Scene, pictures: list[U8], rng: np.random.Generator) -> Scene:
     """The same room with photographs in the place of some of its textures."""
     textures = scene.textures.copy()
-    side = rooms.TEXTURE_SIZE
+    side = TEXTURE_SIZE
     for row in np.flatnonzero(rng.random(len(textures)) < PICTURE_SHARE):
         picture = pictures[rng.integers(len(pictures))]
         shorter = min(picture.shape[:2])
@@ -202,11 +204,11 @@ def hang_pictures(scene: rooms.Scene, pictures: list[U8], rng: np.random.Generat
             image = image.transpose(1, 0, 2)
         image = image[:, :, rng.permutation(3)] if rng.random() < 0.3 else image
         tint = rng.uniform(0.6, 1.2) * rng.uniform(0.85, 1.15, 3)
-        rooms.fill_texture(textures[row], np.ascontiguousarray(image / 255.0 * tint, np.float32))
+        fill_texture(textures[row], np.ascontiguousarray(image / 255.0 * tint, np.float32))
     return dataclasses.replace(scene, textures=textures)
 
 
-def clear_out(scene: rooms.Scene, rng: np.random.Generator) -> rooms.Scene:
+def clear_out(scene: Scene, rng: np.random.Generator) -> Scene:
     """The same room with few of its things left, perhaps none: floors and walls fill most of the image, as in halls and corridors."""
     kept = rng.random(len(scene.shapes)) < rng.uniform(0, 0.3)
     return dataclasses.replace(scene, shapes=scene.shapes[kept], records=scene.records[kept])
@@ -261,7 +263,7 @@ def crop(
 
 # --------------------------------------------------------------------------------------------------------------- camera
 def spoil(images: U8, rng: np.random.Generator) -> U8:
-    """What cameras, drivers and compression do to images (S, H, W, 3) beyond synthetic.degrade(); half of the windows stay as they are."""
+    """What cameras, drivers and compression do to images (S, H, W, 3) beyond camera.degrade(); half of the windows stay as they are."""
     if rng.random() < 0.5:
         return images
     images = images.copy()

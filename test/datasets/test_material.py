@@ -8,7 +8,7 @@ import pytest
 
 from come_ros.datasets.material import CELL, Material, cells, dress, load_material
 from come_ros.datasets.panoramas import load_panorama, panorama_window, pinhole, turning_path, view
-from come_ros.datasets.rooms import rooms
+from come_ros.datasets.rooms.scene import make_scene
 from come_ros.errors import DatasetError
 
 
@@ -66,7 +66,7 @@ def test_cells_are_cut_without_paper():
 
 def test_rooms_wear_it_and_keep_their_shape():
     rng = np.random.default_rng(2)
-    scene = rooms.make_scene(5)
+    scene = make_scene(5)
     material = Material((np.full((124, 124, 3), 90, np.uint8),), (np.full((200, 130, 3), 160, np.uint8),))
     dressed = dress(scene, material, rng)
     changed = (dressed.textures != scene.textures).any(axis=(1, 2))

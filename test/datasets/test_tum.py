@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from come_ros.datasets.image_folder import ImageFolder
-from come_ros.datasets.tum import MAX_DIFFERENCE_NS, TumSequence, nearest, stamp_ns_from_text
+from come_ros.datasets.stamps import MAX_DIFFERENCE_NS, nearest, stamp_ns_from_text
+from come_ros.datasets.tum import TumSequence
 from come_ros.errors import DatasetError
 
 STAMPS = ["1305031229.528748", "1305031229.596600", "1305031229.7"]

@@ -6,7 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from come_ros import geometry
 from come_ros.evaluation import ate_rmse, pair_pose_errors, pose_auc, relative_pose_errors, rpe_rmse
-from come_ros.tools.report.live_scores import trajectory_scores
+from come_ros.evaluation.recordings import trajectory_scores
 
 
 def walk(seed, n=20, noise=0.0, turn_deg=0.0):

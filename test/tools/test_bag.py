@@ -222,7 +222,7 @@ def test_scores_stand_beside_null_models(out: Path, world: Truth) -> None:
 
 
 def test_trajectories_are_scored_by_evo(world: Truth) -> None:
-    from come_ros.tools.report.live_scores import trajectory_scores
+    from come_ros.evaluation.recordings import trajectory_scores
 
     truth = dict(zip(world.stamps_ns.tolist(), world.world_from_camera, strict=True))
     moved = geometry.transform(geometry.rotation_from_vector([0.1, -0.4, 1.0]), [3.0, -2.0, 1.0])
@@ -477,7 +477,7 @@ def test_results_are_not_overwritten_unasked(tmp_path: Path, plain: Path, capsys
 
 
 def test_depth_is_taken_from_the_nearest_reading(world: Truth) -> None:
-    from come_ros.tools.bag import _NearestDepth
+    from come_ros.datasets.stamps import NearestDepth
 
     ms = 1_000_000
     read: list[int] = []
@@ -487,7 +487,7 @@ def test_depth_is_taken_from_the_nearest_reading(world: Truth) -> None:
             read.append(when)
             yield when, np.full((2, 2), when, np.float32)
 
-    depth = _NearestDepth(readings())
+    depth = NearestDepth(readings())
     for stamp, expected in ((5, 0), (40, 33), (52, 66), (90, 100), (200, None), (410, 400), (900, None)):
         found = depth.at(stamp * ms)
         assert (found is None) == (expected is None), stamp

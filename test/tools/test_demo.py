@@ -214,10 +214,11 @@ def test_delivery_of_two_cameras_that_share_a_window(tmp_path: Path) -> None:
 
 
 def test_perfect_answers_score_perfectly(small_bag: Path) -> None:
+    from come_ros.camera.preprocess import in_model_pixels
     from come_ros.datasets.rosbag import Bag
     from come_ros.geometry import BODY_FROM_OPTICAL
     from come_ros.ros.programs.live import LiveRun
-    from come_ros.tools.report.live_scores import Recording, in_model_pixels
+    from come_ros.tools.report.live_scores import Recording
 
     recording = Recording(points_frame="c", camera="c")
     with Bag(small_bag) as bag:

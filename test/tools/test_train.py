@@ -16,6 +16,7 @@ from come_ros.backbones.checkpoint import load_model, save_checkpoint
 from come_ros.backbones.mapanything import MapAnything, MapAnythingSizes
 from come_ros.backbones.vggt import VARIANTS, VGGT, VGGTSizes, decode_pose
 from come_ros.errors import CheckpointError, ConfigError
+from come_ros.evaluation import rooms
 from come_ros.tools import train
 from come_ros.training import losses, room_windows
 from come_ros.training.loop import denormals_flushed
@@ -192,14 +193,14 @@ def test_scores_say_what_the_model_was_told_and_how_far_off_it_is(monkeypatch):
             self.weight, self.windows = torch.nn.Parameter(torch.zeros(())), []
 
         def forward(self, images, accelerator, heads, known):
-            s = train._split_windows("validation", 2, 56, 42)[len(self.windows)]
+            s = rooms.split_windows("validation", 2, 56, 42)[len(self.windows)]
             self.windows.append((s, known))
             out = {"depth": 2 * torch.from_numpy(s.depth)[None], "intrinsics": known.intrinsics}
             return out | {"world_from_camera": known.world_from_camera}, None
 
-    monkeypatch.setattr(train, "mean_depth_map", lambda width, height: np.ones((height, width)))
+    monkeypatch.setattr(rooms, "mean_depth_map", lambda width, height: np.ones((height, width)))
     model = Oracle()
-    scores = train.score(model, "validation", 2, ("intrinsics", "depth", "poses"))
+    scores = rooms.score(model, "validation", 2, ("intrinsics", "depth", "poses"))
     assert scores["scale_error"] == pytest.approx(np.log(2), abs=1e-3) and scores["abs_rel"] == pytest.approx(
         0, abs=1e-3
     )
@@ -216,7 +217,7 @@ def test_scores_say_what_the_model_was_told_and_how_far_off_it_is(monkeypatch):
         },
         told.windows.append(known),
     )
-    assert "scale_error" in train.score(told, "validation", 1, ("intrinsics",))
+    assert "scale_error" in rooms.score(told, "validation", 1, ("intrinsics",))
     assert not told.windows[0].depth.isfinite().any() and not told.windows[0].world_from_camera.isfinite().any()
 
 

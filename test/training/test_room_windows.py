@@ -5,6 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from come_ros.datasets.rooms import camera, raycast
+from come_ros.datasets.rooms.scene import make_scene
 from come_ros.errors import DatasetError
 from come_ros.training import room_windows
 from come_ros.training.room_windows import (
@@ -118,8 +120,6 @@ def test_motion_blur_is_a_mean_along_the_line():
 def test_pictures_change_surfaces_but_no_geometry(tmp_path):
     from PIL import Image
 
-    from come_ros.datasets.rooms import rooms
-
     with pytest.raises(DatasetError, match="no JPEG or PNG"):
         load_pictures(str(tmp_path))
     rng = np.random.default_rng(5)
@@ -127,13 +127,13 @@ def test_pictures_change_surfaces_but_no_geometry(tmp_path):
     Image.fromarray(rng.integers(0, 255, (400, 200), np.uint8)).save(tmp_path / "b.jpg")
     pictures = load_pictures(str(tmp_path))
     assert [p.shape for p in pictures] == [(90, 300, 3), (400, 200, 3)]
-    scene = rooms.make_scene(3)
+    scene = make_scene(3)
     before = scene.textures.copy()
     other = hang_pictures(scene, pictures, rng)
     changed = (other.textures != before).any((1, 2))
     assert 0 < changed.sum() < len(changed) and np.array_equal(scene.textures, before)
-    poses = rooms.camera_path(scene, 3, 2)
-    depths = [rooms.render(s, poses, s.intrinsics(64, 48), 64, 48)[1] for s in (scene, other)]
+    poses = camera.camera_path(scene, 3, 2)
+    depths = [raycast.render(s, poses, s.intrinsics(64, 48), 64, 48)[1] for s in (scene, other)]
     assert np.array_equal(*depths)
 
 
@@ -163,9 +163,8 @@ def test_a_tilted_camera_looks_down_from_the_same_place():
 
 
 def test_rooms_can_be_emptied():
-    from come_ros.datasets.rooms import rooms
 
-    scene = rooms.make_scene(5)
+    scene = make_scene(5)
     rng = np.random.default_rng(0)
     left = [len(clear_out(scene, rng).shapes) for _ in range(20)]
     assert max(left) < 0.6 * len(scene.shapes) and min(left) < 0.1 * len(scene.shapes)

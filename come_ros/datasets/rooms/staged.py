@@ -1,7 +1,7 @@
 """Rooms set up for training on what furnished rooms lack: a desk full of small things, a few things on a bare floor, walls and furniture
 of one colour each; and a camera that looks at something from near by, going round it or turning on the spot.
 
-Photographs of real places differ from `synthetic` in just this: surfaces are plain, things are small and close, cameras look down and
+Photographs of real places differ from `rooms` in just this: surfaces are plain, things are small and close, cameras look down and
 roll. None of this touches the frozen splits.
 """
 
@@ -13,8 +13,9 @@ import math
 import numpy as np
 
 from ...types import F64
-from . import rooms
-from .rooms import Builder, Placement, Scene, clutter
+from . import camera
+from .scene import BOUND, Builder, Placement, Scene, clutter, wall_frame
+from .textures import printed_page
 
 LEAST_CLEARANCE_M = 0.2  # camera centre to any surface
 ATTEMPTS = 40
@@ -49,7 +50,7 @@ def stage_desk(scene: Scene, rng: np.random.Generator) -> Stage:
                 )
     else:
         place.box((0, 0, height / 2 - thick), (half[0] - 0.1, half[1] - 0.1, height / 2 - thick), builder.solid())
-    paper = builder.texture((rooms.printed_page,))
+    paper = builder.texture((printed_page,))
     for _ in range(int(rng.integers(0, 9))):  # sheets, books, keyboards
         size = (rng.uniform(0.06, 0.24), rng.uniform(0.05, 0.16), rng.choice([0.001, 0.008, 0.015, 0.03]))
         at = (rng.uniform(-0.9, 0.9) * half[0], rng.uniform(-0.9, 0.9) * half[1], height + size[2])
@@ -112,14 +113,14 @@ def _spot(scene: Scene, rng: np.random.Generator, half: F64) -> tuple[float, flo
     if rng.random() < 1 / 3:
         wall = int(rng.integers(4))
         span = max(scene.room[1 if wall < 2 else 0] / 2 - half[0] - 0.1, 0.0)
-        return rooms.wall_frame(scene.room, wall, rng.uniform(-span, span), half[1] + rng.uniform(0.02, 0.3))
+        return wall_frame(scene.room, wall, rng.uniform(-span, span), half[1] + rng.uniform(0.02, 0.3))
     x, y = rng.uniform(-0.15, 0.15, 2) * scene.room[:2]
     return float(x), float(y), float(rng.uniform(-math.pi, math.pi))
 
 
 def _end(scene: Scene, builder: Builder, near: F64, reach: float, rng: np.random.Generator) -> Scene:
     """`scene` with what was built, and with what stood within `reach` of `near` and most of the rest taken away."""
-    away = np.linalg.norm(scene.records[:, :2] - near, axis=1) - scene.records[:, rooms.BOUND] > reach
+    away = np.linalg.norm(scene.records[:, :2] - near, axis=1) - scene.records[:, BOUND] > reach
     kept = away & (rng.random(len(away)) < rng.choice([0.0, 0.3, 0.8]))
     return dataclasses.replace(
         scene,
@@ -160,7 +161,7 @@ def watching_path(stage: Stage, rng: np.random.Generator, frames: int, rate_hz: 
         azimuth, height = rng.uniform(-math.pi, math.pi), math.radians(rng.uniform(8, 65))
         turning = rng.random() < 0.4
         step = 0.02 if turning else 1.0
-        sway = [rooms.wave(rng, 2, 3, 9) for _ in range(8)]
+        sway = [camera.wave(rng, 2, 3, 9) for _ in range(8)]
         around = azimuth + step * (math.radians(rng.uniform(-30, 30)) * t + 0.25 * sway[0](t))
         up = np.clip(height + 0.15 * step * sway[1](t), 0.05, 1.35)
         r = distance * (1 + 0.2 * step * sway[2](t))

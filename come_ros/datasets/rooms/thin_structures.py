@@ -1,4 +1,4 @@
-"""Rooms of `synthetic` with poles, wires, chair legs and fences put into the camera's view, and the same view without them.
+"""The rooms with poles, wires, chair legs and fences put into the camera's view, and the same view without them.
 
 Thin structures are what token reduction loses first. Room, path and flaws of the camera are those of the seed in `synthetic`, which
 this module only adds to; the structures have a random stream of their own.
@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import rooms
-from .rooms import CYLINDER, GENERATOR_VERSION, SPLIT_SEEDS, TEST_RATE_HZ, Scene, SyntheticSequence
+from . import camera, raycast, splits, textures
+from .rooms import SyntheticSequence
+from .scene import CYLINDER, Scene, make_scene
+from .splits import GENERATOR_VERSION, SPLIT_SEEDS, TEST_RATE_HZ
 
-STREAM_STRUCTURES = 17  # of a seed's random streams; synthetic has 0 to 3
+STREAM_STRUCTURES = 17  # of a seed's random streams; splits.py has 0 to 3
 KINDS = ("poles", "wires", "legs", "fence")
 LEAST_AWAY_M = 0.6  # structure to camera
 WIDTH_RAD = (0.006, 0.06)  # angle under which a structure is seen: at 70 degrees over 168 px, 0.7 to 7, half a patch
@@ -48,19 +50,19 @@ def thin_windows(
 
 
 def render_thin(seed: int, kind: str, frames: int = 4, width: int = 224, height: int = 168) -> ThinSequence:
-    """A seed's window as `synthetic.render_sequence` has it, with structures of one kind in view. Equal arguments give equal arrays;
+    """A seed's window as `rooms.render_sequence` has it, with structures of one kind in view. Equal arguments give equal arrays;
     another size shows the same scene. Raises ValueError on an argument out of range."""
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}")
-    scene = rooms.make_scene(seed)
-    poses = rooms.camera_path(scene, int(seed), frames, TEST_RATE_HZ)
+    scene = make_scene(seed)
+    poses = camera.camera_path(scene, int(seed), frames, TEST_RATE_HZ)
     intrinsics = scene.intrinsics(width, height)
-    _, background = rooms.render(scene, poses, intrinsics, width, height)
+    _, background = raycast.render(scene, poses, intrinsics, width, height)
     furnished = add_structures(scene, poses, kind)
-    images, depth = rooms.render(furnished, poses, intrinsics, width, height)
-    rng = np.random.default_rng((int(seed), GENERATOR_VERSION, rooms.STREAM_PHOTOMETRIC))
-    stamps = rooms.EPOCH_NS + np.rint(np.arange(frames) * 1e9 / TEST_RATE_HZ).astype(np.int64)
-    images = rooms.degrade(images, rng)
+    images, depth = raycast.render(furnished, poses, intrinsics, width, height)
+    rng = np.random.default_rng((int(seed), GENERATOR_VERSION, splits.STREAM_PHOTOMETRIC))
+    stamps = splits.EPOCH_NS + np.rint(np.arange(frames) * 1e9 / TEST_RATE_HZ).astype(np.int64)
+    images = camera.degrade(images, rng)
     return ThinSequence(kind, SyntheticSequence(int(seed), images, depth, poses, intrinsics, stamps), background)
 
 
@@ -91,7 +93,7 @@ class _Structures:
         self.shapes: list[tuple[int, int, int]] = []
         self.made = 0
         k = scene.intrinsics(64, 48)
-        self._intrinsics, (_, self._depth) = k, rooms.render(scene, poses, k, 64, 48)
+        self._intrinsics, (_, self._depth) = k, raycast.render(scene, poses, k, 64, 48)
 
     def poles(self) -> None:
         """From the floor to the ceiling."""
@@ -168,13 +170,13 @@ class _Structures:
 
 
 def _rod(a: np.ndarray, b: np.ndarray, radius: float, tint: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Record of a cylinder from a to b: see synthetic.Scene.records."""
+    """Record of a cylinder from a to b: see scene.Scene.records."""
     axis = (b - a) / np.linalg.norm(b - a)
     side = np.cross(axis, [1.0, 0, 0] if abs(axis[0]) < 0.9 else [0, 1.0, 0])
     side /= np.linalg.norm(side)
     half = float(np.linalg.norm(b - a)) / 2
     rotation = np.stack([side, np.cross(axis, side), axis])  # local_from_world
-    offset = rng.uniform(0, rooms.TEXTURE_SIZE, 2)
+    offset = rng.uniform(0, textures.TEXTURE_SIZE, 2)
     values = [*(a + b) / 2, *rotation.ravel(), radius, radius, half, math.hypot(radius, half) + 1e-6]
     return np.array([*values, *tint, rng.uniform(150, 350), *offset, 0.0])
 

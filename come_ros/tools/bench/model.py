@@ -392,7 +392,8 @@ def load_images(source: str | None, frames: int, width: int, height: int) -> U8:
     import cv2
 
     if source is None:
-        from ...datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+        from ...datasets.rooms.rooms import render_sequence
+        from ...datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
 
         return render_sequence(SPLIT_SEEDS["test"][0], frames, width, height, TEST_RATE_HZ).images
     from ...datasets.sequence import open_sequence

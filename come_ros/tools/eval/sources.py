@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ...camera.preprocess import crop_intrinsics, plan_resize, preprocess
+from ...camera.preprocess import crop_intrinsics, in_model_pixels, plan_resize, preprocess
 from ...config import Config
 from ...datasets.sequence import Sequence, open_sequence
-from ...datasets.tum import nearest, read_trajectory
+from ...datasets.stamps import nearest
+from ...datasets.tum import read_trajectory
 from ...errors import ConfigError, DatasetError, FrameError
 from ...evaluation.window import LEAST_KNOWN, WindowTruth
 from ...types import F32, F64, Frame
-from ..report.live_scores import in_model_pixels
 
 log = logging.getLogger("come_ros")
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ...datasets.tum import nearest
+from ...datasets.stamps import nearest
 from ...errors import Cancelled
 from ...evaluation import ate_rmse, rpe_rmse
+from ...evaluation.recordings import rotation_scores, trajectory_scores
 from ...pipeline import ReconstructionPipeline
 from ...types import F64, Frame
-from ..report.live_scores import rotation_scores, trajectory_scores
 from .sources import Source
 from .variants import Variant
 

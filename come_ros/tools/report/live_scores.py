@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import geometry
-from ...camera.preprocess import CropResize
+from ...camera.preprocess import in_model_pixels
 from ...datasets.rosbag import Bag
-from ...datasets.tum import nearest
+from ...datasets.stamps import nearest
 from ...errors import ComeRosError
-from ...evaluation import RatioHistogram, depth_errors, rotation_error_deg
-from ...evaluation.window import mean_depth
-from ...files import write_tum
+from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_scores
 from ...messages import stamp_ns
 from ...ros.programs.live import LiveRun
 from ...types import F32, F64, U8
@@ -140,18 +131,6 @@ def read_truth(path: str | Path, recording: Recording, topic: str | None = None)
         return Truth(len(bag), world_from_camera, depth)
 
 
-def in_model_pixels(depth: F32, shape: tuple[int, ...]) -> F32:
-    """Depth (H, W) of the source at the pixels of the model's image, `shape` (h, w): the nearest, no mixture."""
-    height, width = depth.shape
-    h, w = shape
-    scale = max(w / width, h / height)
-    plan = CropResize(scale, (width - w / scale) / 2, (height - h / scale) / 2, w, h)
-    u = (np.arange(w) + 0.5) / plan.scale + plan.left
-    v = (np.arange(h) + 0.5) / plan.scale + plan.top
-    rows, columns = np.minimum(v.astype(int), height - 1), np.minimum(u.astype(int), width - 1)
-    return depth[rows[:, None], columns]
-
-
 def score(run: LiveRun, recording: Recording, truth: Truth, image_topic: str, node: str = "/come") -> dict[str, Any]:
     """Everything that is measured, ready for JSON; NaN never occurs, None stands for what is not known."""
     dropped = {k[len("dropped_") :]: int(v) for k, v in recording.input.items() if k.startswith("dropped_")}
@@ -193,144 +172,6 @@ def _latency(published: Mapping[int, int], arrived: Mapping[int, int]) -> dict[s
     """From the camera's publication of an image to the arrival of what was made of it."""
     ms = [1e-6 * (arrived[stamp] - published[stamp]) for stamp in arrived if stamp in published]
     return {"p50": float(np.percentile(ms, 50)), "p95": float(np.percentile(ms, 95))} if ms else None
-
-
-class DepthScores:
-    """Depth errors on the published pixels, frame by frame, of us and, on the very same pixels, of null models. Memory does not grow
-    with the frames.
-
-    scales: metres per unit of our depth, one for each frame that could be compared.
-    """
-
-    def __init__(self) -> None:
-        self.scales: list[float] = []
-        self._frames = self._known = self._compared = 0
-        self._sums: dict[str, NDArray[np.float64]] = {}
-        self._histograms: dict[str, RatioHistogram] = {}
-        self._mean: F32 | None = None
-
-    def add(self, ours: F32, real: F32) -> None:
-        """One frame: published depth (h, w), NaN where none, and the truth on the same pixels, in metres."""
-        known = np.isfinite(real) & (real > 0)
-        mask = known & np.isfinite(ours)
-        self._frames += 1
-        self._known += int(known.sum())
-        self._compared += int(mask.sum())
-        if not mask.any():
-            return
-        self.scales.append(float(np.median(real[mask] / ours[mask])))
-        if self._mean is None or self._mean.shape != ours.shape:
-            self._mean = mean_depth(ours.shape)
-        nulls = {"constant depth": np.ones(ours.shape, np.float32), "mean depth map": self._mean}
-        for name, depth in {"come_ros": ours, **nulls}.items():
-            error = depth_errors(depth, real, mask)
-            self._sums[name] = self._sums.get(name, 0) + np.array([error.abs_rel, error.delta])
-            self._histograms.setdefault(name, RatioHistogram()).add(depth, real, mask)
-
-    def result(self) -> dict[str, Any] | None:
-        """None if nothing could be compared."""
-        if not self._compared:
-            return None
-        once = {name: histogram.errors() for name, histogram in self._histograms.items()}
-        return {
-            "frames": self._frames,
-            "coverage": self._compared / self._known,
-            "mean_depth_map": "training rooms",
-            "per_frame": {
-                name: dict(zip(("abs_rel", "delta"), (total / len(self.scales)).tolist(), strict=True))
-                for name, total in self._sums.items()
-            },
-            "per_sequence": {name: {"abs_rel": e.abs_rel, "delta": e.delta} for name, e in once.items()},
-        }
-
-
-def rotation_scores(odom_from_camera: Mapping[int, F64], world_from_camera: Mapping[int, F64]) -> dict[str, Any] | None:
-    """Angles between consecutive used frames, and how far they are off; the null model says that nothing ever turns."""
-    stamps = sorted(world_from_camera)
-    if len(stamps) < 2:
-        return None
-    both = (odom_from_camera, world_from_camera)
-    ours, real = (np.stack([poses[t][:3, :3] for t in stamps]) for poses in both)
-    steps = [np.swapaxes(r[:-1], 1, 2) @ r[1:] for r in (ours, real)]
-    off = rotation_error_deg(*steps)
-    null = rotation_error_deg(np.broadcast_to(np.eye(3), steps[1].shape), steps[1])
-    return {
-        "pairs": len(off),
-        "median_deg": {"come_ros": float(np.median(off)), "no rotation": float(np.median(null))},
-        "rmse_deg": {"come_ros": float(np.sqrt(np.mean(off**2))), "no rotation": float(np.sqrt(np.mean(null**2)))},
-    }
-
-
-def trajectory_scores(
-    odom_from_camera: Mapping[int, F64], world_from_camera: Mapping[int, F64]
-) -> dict[str, Any] | None:
-    """ATE and RPE (between consecutive used frames) by evo, aligned by Sim(3) and, `_se3`, with the scale left as it is; None for
-    fewer than three poses.
-
-    Null models: not moving (any alignment puts it into the middle of the truth; no step has a length) and, for RPE, the constant
-    velocity in the camera's own axes that fits the truth best.
-    """
-    stamps = sorted(world_from_camera)
-    if len(stamps) < 3:
-        return None
-    real = np.stack([world_from_camera[t] for t in stamps])
-    positions = real[:, :3, 3]
-    steps = (geometry.inverse(real[:-1]) @ real[1:])[:, :3, 3]
-    still = _rms(positions - positions.mean(axis=0))
-    nulls = {"not moving": _rms(steps), "constant velocity": _rms(steps - steps.mean(axis=0))}
-    pairs = ("--delta", "1", "--delta_unit", "f")
-    calls = {
-        "ate_rmse_m": ("evo_ape", "-as"),
-        "ate_se3_rmse_m": ("evo_ape", "-a"),
-        "rpe_translation_rmse_m": ("evo_rpe", "-as", "-r", "trans_part", *pairs),
-        "rpe_translation_se3_rmse_m": ("evo_rpe", "-a", "-r", "trans_part", *pairs),
-        "rpe_rotation_rmse_deg": ("evo_rpe", "-r", "angle_deg", *pairs),
-    }
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        estimate, reference = Path(folder, "estimate.tum"), Path(folder, "truth.tum")
-        write_tum(estimate, {t: odom_from_camera[t] for t in stamps})
-        write_tum(reference, {t: world_from_camera[t] for t in stamps})
-        jobs = [pool.submit(_evo, call[0], reference, estimate, *call[1:]) for call in calls.values()]
-        results = dict(zip(calls, (job.result() for job in jobs), strict=True))
-    out: dict[str, Any] = {
-        "poses": len(stamps),
-        "length_m": float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum()),
-    }
-    for name, result in results.items():
-        if name.startswith("ate"):
-            out[name] = {"come_ros": result.get("rmse"), "not moving": still}
-        elif name.startswith("rpe_translation"):
-            out[name] = {"come_ros": result.get("rmse"), **nulls}
-        else:
-            out[name] = result.get("rmse")  # its null model stands with the rotation scores
-    if problems := "; ".join(dict.fromkeys(r["problem"] for r in results.values() if "problem" in r)):
-        out["problem"] = problems
-    return out
-
-
-def _rms(vectors: F64) -> float:
-    """Root of the mean squared length of (N, 3)."""
-    return float(np.sqrt((vectors**2).sum(axis=1).mean()))
-
-
-def _evo(command: str, reference: Path, estimate: Path, *options: str) -> dict[str, Any]:
-    """Statistics of an evo command, which is GPL and therefore run, not imported; {"problem": ...} if it has none."""
-    beside = Path(sys.executable).with_name(command)
-    program = str(beside) if beside.is_file() else shutil.which(command)
-    if program is None:
-        return {"problem": f"{command} is not installed (pip install evo)"}
-    with tempfile.TemporaryDirectory() as home:  # its settings folder, made at the first run, is none of ours
-        results = Path(home, "results.zip")
-        done = subprocess.run(
-            [program, "tum", str(reference), str(estimate), *options, "--no_warnings", "--save_results", str(results)],
-            env={**os.environ, "HOME": home, "MPLBACKEND": "Agg"}, check=False, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        if done.returncode or not results.is_file():
-            last = done.stdout.strip().splitlines() or ["no output"]
-            return {"problem": f"{command}: {last[-1]}"}
-        with zipfile.ZipFile(results) as archive:
-            return json.loads(archive.read("stats.json"))
 
 
 def table(metrics: Mapping[str, Any]) -> str:

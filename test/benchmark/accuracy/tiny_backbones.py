@@ -25,11 +25,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from come_ros.evaluation import rooms
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import TINY, write_result
 
 from come_ros.backbones.checkpoint import bundled_weights
-from come_ros.datasets.rooms.rooms import SPLIT_SEEDS, TEST_RATE_HZ, render_sequence
+from come_ros.datasets.rooms.rooms import render_sequence
+from come_ros.datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
 from come_ros.tools import train
 from come_ros.training.recipes import recipe_for
 from come_ros.training.room_windows import loader
@@ -149,7 +152,7 @@ def judge(args: argparse.Namespace) -> None:
         for split in ("validation", "test"):
             for told, given in GIVEN.items():
                 if model.inputs.issuperset(given):
-                    rows.append({"backbone": name, "given": told} | train.score(model, split, args.windows, given))
+                    rows.append({"backbone": name, "given": told} | rooms.score(model, split, args.windows, given))
                     print(rows[-1])
     result = {
         "steps": args.steps,

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from come_ros.datasets.rooms import rooms
+from come_ros.datasets.rooms import camera, raycast, rooms, splits
+from come_ros.datasets.rooms.scene import BOX, CYLINDER, LAY_DOWN, SPHERE, Scene, make_scene, yaw_rotation
 
 SMALL = {"frames": 3, "width": 64, "height": 48}
 
@@ -16,9 +17,9 @@ def hand_made_scene(records=(), room=(6.0, 6.0, 3.0)):
     shapes = np.array([(kind, 0, 0) for kind, *_ in records], np.int64).reshape(-1, 3)
     rows = np.zeros((len(records), 23))
     for row, (kind, centre, half, rotation) in zip(rows, records, strict=True):
-        bound = half[0] if kind == rooms.SPHERE else np.linalg.norm(half)
+        bound = half[0] if kind == SPHERE else np.linalg.norm(half)
         row[:20] = [*centre, *np.ravel(rotation), *half, bound, 1, 1, 1, 100]
-    return rooms.Scene(
+    return Scene(
         seed=0,
         room=np.array(room),
         shapes=shapes,
@@ -93,7 +94,7 @@ def test_fields_have_the_promised_shapes_and_types():
 def test_depth_of_an_empty_room_is_that_of_its_planes():
     scene = hand_made_scene()
     intrinsics = scene.intrinsics(80, 60)
-    _, depth = rooms.render(scene, looking_along_x((-1.0, 0.5, 1.2)), intrinsics, 80, 60)
+    _, depth = raycast.render(scene, looking_along_x((-1.0, 0.5, 1.2)), intrinsics, 80, 60)
     rays = pixel_rays(intrinsics, 80, 60)
     with np.errstate(divide="ignore"):
         side = np.where(rays[..., 0] > 0, 3.5, 2.5) / np.abs(rays[..., 0])  # camera x is the world's -y
@@ -102,9 +103,9 @@ def test_depth_of_an_empty_room_is_that_of_its_planes():
 
 
 def test_depth_of_a_sphere_is_its_closed_form():
-    scene = hand_made_scene([(rooms.SPHERE, (1.5, 0.0, 1.2), (0.5, 0.5, 0.5), np.eye(3))])
+    scene = hand_made_scene([(SPHERE, (1.5, 0.0, 1.2), (0.5, 0.5, 0.5), np.eye(3))])
     intrinsics = scene.intrinsics(81, 61)
-    _, depth = rooms.render(scene, looking_along_x((-1.0, 0.0, 1.2)), intrinsics, 81, 61)
+    _, depth = raycast.render(scene, looking_along_x((-1.0, 0.0, 1.2)), intrinsics, 81, 61)
     rays = pixel_rays(intrinsics, 81, 61)
     squared = (rays**2).sum(axis=-1)
     root = 2.5**2 - squared * (2.5**2 - 0.5**2)
@@ -114,17 +115,17 @@ def test_depth_of_a_sphere_is_its_closed_form():
     assert depth[0, 30, 40] == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize("kind", [rooms.BOX, rooms.CYLINDER])
+@pytest.mark.parametrize("kind", [BOX, CYLINDER])
 def test_every_hit_lies_on_a_surface(kind):
     """Points unprojected from depth have distance zero by Scene.clearance, which is written separately."""
-    rotation = rooms._yaw_rotation(0.7)
-    lying = rooms._LAY_DOWN @ rotation
+    rotation = yaw_rotation(0.7)
+    lying = LAY_DOWN @ rotation
     half = (0.3, 0.3, 0.6)
     scene = hand_made_scene([(kind, (1.0, 0.5, 0.6), half, rotation), (kind, (0.8, -0.8, 0.9), half, lying)])
     intrinsics = scene.intrinsics(80, 60)
     for height in (0.3, 2.0):
         pose = looking_along_x((-1.5, 0.0, height))
-        _, depth = rooms.render(scene, pose, intrinsics, 80, 60)
+        _, depth = raycast.render(scene, pose, intrinsics, 80, 60)
         points = (pixel_rays(intrinsics, 80, 60) * depth[0][..., None]).reshape(-1, 3)
         points = points @ pose[0, :3, :3].T + pose[0, :3, 3]
         np.testing.assert_allclose(scene.clearance(points), 0, atol=1e-5)
@@ -156,17 +157,17 @@ def test_depth_and_poses_agree_between_views():
 
 
 def test_supersampling_leaves_depth_alone():
-    scene = rooms.make_scene(2)
-    pose = rooms.camera_path(scene, 2, 1)
-    plain, fine = (rooms.render(scene, pose, scene.intrinsics(64, 48), 64, 48, supersample=k) for k in (1, 3))
+    scene = make_scene(2)
+    pose = camera.camera_path(scene, 2, 1)
+    plain, fine = (raycast.render(scene, pose, scene.intrinsics(64, 48), 64, 48, supersample=k) for k in (1, 3))
     np.testing.assert_array_equal(plain[1], fine[1])
     assert np.abs(plain[0].astype(int) - fine[0]).mean() < 25
 
 
 def test_camera_keeps_its_distance():
     for seed in range(8):
-        scene = rooms.make_scene(seed)
-        path = rooms.camera_path(scene, seed, 60, rate_hz=10.0)
+        scene = make_scene(seed)
+        path = camera.camera_path(scene, seed, 60, rate_hz=10.0)
         assert scene.clearance(path[:, :3, 3]).min() >= 0.25
         down_tilt = np.degrees(np.arcsin(path[:, 2, 2]))
         assert down_tilt.min() > -40 and down_tilt.max() < 25
@@ -176,21 +177,21 @@ def test_camera_keeps_its_distance():
 
 
 def test_motion_scales_the_step_between_frames():
-    scene = rooms.make_scene(4)
-    full, slow = (rooms.camera_path(scene, 4, 8, 3.0, motion) for motion in (1.0, 0.1))
+    scene = make_scene(4)
+    full, slow = (camera.camera_path(scene, 4, 8, 3.0, motion) for motion in (1.0, 0.1))
     assert rooms.rotation_deg(slow[0], slow[-1]) < 0.5 * rooms.rotation_deg(full[0], full[-1])
-    still = rooms.camera_path(scene, 4, 3, 3.0, 0.0)
+    still = camera.camera_path(scene, 4, 3, 3.0, 0.0)
     np.testing.assert_array_equal(still[0], still[2])
 
 
 def test_split_seeds_are_disjoint():
-    for a, b in itertools.combinations(rooms.SPLIT_SEEDS.values(), 2):
+    for a, b in itertools.combinations(splits.SPLIT_SEEDS.values(), 2):
         assert a.stop <= b.start or b.stop <= a.start
 
 
 def test_frozen_split_has_its_fingerprint(windows):
-    assert [w.seed for w in windows] == list(rooms.SPLIT_SEEDS["test"][:64])
-    assert rooms.depth_fingerprint(windows) == rooms.TEST_SPLIT_SHA256
+    assert [w.seed for w in windows] == list(splits.SPLIT_SEEDS["test"][:64])
+    assert rooms.depth_fingerprint(windows) == splits.TEST_SPLIT_SHA256
 
 
 def test_frozen_split_is_hard_but_overlapping(windows):
@@ -236,10 +237,10 @@ def test_wrong_arrays_are_named():
     scene = hand_made_scene()
     intrinsics = scene.intrinsics(16, 16)
     with pytest.raises(ValueError, match=r"world_from_camera has shape \(4, 4\)"):
-        rooms.render(scene, np.eye(4), intrinsics, 16, 16)
+        raycast.render(scene, np.eye(4), intrinsics, 16, 16)
     with pytest.raises(ValueError, match=r"world_from_camera\[0\] .* outside the room"):
-        rooms.render(scene, looking_along_x((9, 0, 1)), intrinsics, 16, 16)
+        raycast.render(scene, looking_along_x((9, 0, 1)), intrinsics, 16, 16)
     with pytest.raises(ValueError, match=r"intrinsics has shape \(4,\)"):
-        rooms.render(scene, looking_along_x((0, 0, 1)), np.ones(4), 16, 16)
+        raycast.render(scene, looking_along_x((0, 0, 1)), np.ones(4), 16, 16)
     with pytest.raises(ValueError, match=r"images is float64"):
-        rooms.degrade(np.zeros((1, 8, 8, 3)), np.random.default_rng(0))
+        camera.degrade(np.zeros((1, 8, 8, 3)), np.random.default_rng(0))

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from come_ros.datasets.rooms import rooms
+from come_ros.datasets.rooms import camera, rooms, splits
+from come_ros.datasets.rooms.scene import Scene, make_scene
 from come_ros.datasets.rooms.thin_structures import KINDS, LEAST_AWAY_M, add_structures, render_thin, thin_windows
 
 
@@ -11,7 +12,7 @@ from come_ros.datasets.rooms.thin_structures import KINDS, LEAST_AWAY_M, add_str
 def test_structures_are_thin_in_front_and_nowhere_else(kind):
     seed = 10_000_003
     found = render_thin(seed, kind, 2, 112, 84)
-    plain = rooms.render_sequence(seed, 2, 112, 84, rate_hz=rooms.TEST_RATE_HZ)
+    plain = rooms.render_sequence(seed, 2, 112, 84, rate_hz=splits.TEST_RATE_HZ)
     np.testing.assert_array_equal(found.background, plain.depth)
     np.testing.assert_array_equal(found.sequence.world_from_camera, plain.world_from_camera)
     assert found.kind == kind and (found.sequence.depth <= found.background + 1e-4).all()
@@ -29,13 +30,13 @@ def test_equal_arguments_give_equal_windows_at_every_size():
 
 def test_no_structure_comes_near_a_camera():
     for seed in range(4):
-        scene = rooms.make_scene(seed)
-        poses = rooms.camera_path(scene, seed, 4)
+        scene = make_scene(seed)
+        poses = camera.camera_path(scene, seed, 4)
         for kind in KINDS:
             furnished = add_structures(scene, poses, kind)
             assert len(furnished.records) > len(scene.records)
             np.testing.assert_array_equal(furnished.records[: len(scene.records)], scene.records)
-            only = rooms.Scene(**{**vars(furnished), "shapes": furnished.shapes[len(scene.shapes) :],
+            only = Scene(**{**vars(furnished), "shapes": furnished.shapes[len(scene.shapes) :],
                                       "records": furnished.records[len(scene.records) :], "room": np.full(3, 1e3)})  # fmt: skip
             centres = poses[:, :3, 3] + [0, 0, 0]
             assert only.clearance(centres)[centres[:, 2] > LEAST_AWAY_M].min() > 0.4  # a rod is at most 0.2 m thick

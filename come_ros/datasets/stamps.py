@@ -1,0 +1,57 @@
+"""Time stamps of recordings: read from text, and matched to the nearest within 20 ms."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from ..errors import DatasetError
+from ..types import F32
+
+MAX_DIFFERENCE_NS = 20_000_000  # lists of different clocks are matched up to this, as the benchmark's own script does
+NANOSECOND_DIGITS = 16  # of a stamp in whole nanoseconds; one in seconds has 10
+
+
+class NearestDepth:
+    """Depth by stamp out of a stream in order of time, with no more of it in memory than 20 ms to either side."""
+
+    def __init__(self, readings: Iterator[tuple[int, F32]]) -> None:
+        self._readings = readings
+        self._near: deque[tuple[int, F32]] = deque()
+
+    def at(self, stamp_ns: int) -> F32 | None:
+        """The nearest to `stamp_ns`, which does not go back; None if there is none near."""
+        try:
+            while not self._near or self._near[-1][0] <= stamp_ns + MAX_DIFFERENCE_NS:
+                self._near.append(next(self._readings))
+                while self._near and self._near[0][0] < stamp_ns - MAX_DIFFERENCE_NS:
+                    self._near.popleft()
+        except (StopIteration, DatasetError):  # a damaged recording: said by those who read its images
+            pass
+        at_best = min(self._near, key=lambda reading: abs(reading[0] - stamp_ns), default=None)
+        if at_best is None or abs(at_best[0] - stamp_ns) > MAX_DIFFERENCE_NS:
+            return None
+        return at_best[1]
+
+
+def stamp_ns_from_text(text: str) -> int:
+    """Integer nanoseconds of decimal seconds ("1305031229.528748"), exact: a float would be off by some 100 ns. Whole numbers of 16 digits
+    and more are nanoseconds already."""
+    whole, _, part = text.partition(".")
+    if not (whole.isdecimal() and (part.isdecimal() or not part)):
+        raise ValueError(f"{text!r} is no time in decimal seconds")
+    if len(whole) >= NANOSECOND_DIGITS and not part:
+        return int(whole)
+    return int(whole) * 1_000_000_000 + int((part + "000000000")[:9])
+
+
+def nearest(stamps_ns: Sequence[int], others_ns: Sequence[int]) -> list[int | None]:
+    """For each stamp the index of the nearest of `others_ns` (sorted), None if over MAX_DIFFERENCE_NS away."""
+    out: list[int | None] = []
+    for stamp in stamps_ns:
+        right = bisect_left(others_ns, stamp)
+        around = [j for j in (right - 1, right) if 0 <= j < len(others_ns)]
+        best = min(around, key=lambda j: abs(others_ns[j] - stamp), default=None)
+        out.append(best if best is not None and abs(others_ns[best] - stamp) <= MAX_DIFFERENCE_NS else None)
+    return out
