@@ -83,7 +83,7 @@ setup(
     entry_points={
         "console_scripts": [
             f"come_ros = {NAME}.tools.cli:main",
-            f"come_node = {NAME}.ros.node:main",
+            f"come_node = {NAME}.ros.main:main",
         ]
     },
 )

@@ -96,7 +96,7 @@ def test_the_kernels_travel_with_the_package(metadata: dict[str, Any]) -> None:
 
 def test_commands_lead_to_functions(metadata: dict[str, Any]) -> None:
     targets = dict(re.split(r"\s*=\s*", line) for line in metadata["entry_points"]["console_scripts"])
-    assert targets == {"come_ros": "come_ros.tools.cli:main", "come_node": "come_ros.ros.node:main"}
+    assert targets == {"come_ros": "come_ros.tools.cli:main", "come_node": "come_ros.ros.main:main"}
     tools = ROOT / "come_ros" / "tools"  # a module each, or a package
     assert {p.stem for p in (*tools.glob("*.py"), *tools.glob("*/"))} >= {
         name.replace("-", "_") for name in cli.COMMANDS

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import functools
-import gc
 import json
 import logging
-import os
-import signal
-import sys
 import threading
 import time
 import weakref
@@ -27,7 +23,6 @@ from nav_msgs.msg import Odometry
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -37,7 +32,7 @@ from std_srvs.srv import SetBool, Trigger
 from ..camera.images import decode_depth
 from ..camera.rig import rig_remark
 from ..config import Config
-from ..errors import ComeRosError, ConfigError, DeviceLost, FrameError
+from ..errors import ComeRosError, DeviceLost, FrameError
 from ..geometry import is_finite_pose
 from ..outputs.motion import Motion, MotionEstimator, moving_frame
 from ..outputs.topics import OUTPUTS, FrameMessages, topic_of
@@ -47,10 +42,10 @@ from . import messages
 from .camera import Camera
 from .diagnostics.statuses import CLOCK_S, NodeView, statuses
 from .diagnostics.telemetry import Telemetry
-from .environment import use_large_message_profile
 from .inputs import OVERRIDABLE, Input, OutputConflicts
 from .known import PoseSource, Stamped, nearest
 from .latched import LatchedTopics
+from .log import RosLogHandler
 from .parameters import declare_parameters, follow_parameters
 from .tf import Tf
 from .worker import Worker
@@ -96,7 +91,7 @@ class ReconstructionNode(LifecycleNode):
         """Raises ConfigError if a given parameter is unknown or invalid."""
         super().__init__("come", **arguments)
         # ROS levels and rosout for what the pipeline and the backbones say
-        self._log_handler = _RosLogHandler(self)
+        self._log_handler = RosLogHandler(self)
         log.addHandler(self._log_handler)
         log.setLevel(logging.DEBUG)
         log.propagate = False
@@ -619,88 +614,3 @@ def _why(error: BaseException) -> str:
         package = (getattr(error, "name", None) or "torch").partition(".")[0]
         return f"{text}: pip install {package} into the environment of the node; `come_ros doctor` says which one fits"
     return f"{text}: `come_ros doctor` examines the machine"
-
-
-class _RosLogHandler(logging.Handler):
-    """Sends records of the `come_ros` logger to ROS: console, file and /rosout."""
-
-    def __init__(self, node: LifecycleNode) -> None:
-        super().__init__()
-        self._logger, self._context = node.get_logger(), node.context
-        self.setFormatter(logging.Formatter("%(message)s"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not self._context.ok():  # after a signal: /rosout is gone
-            return
-        text = self.format(record)
-        # one line for each level: rclpy ties a level to the place of the call
-        if record.levelno >= logging.ERROR:
-            self._logger.error(text)
-        elif record.levelno >= logging.WARNING:
-            self._logger.warning(text)
-        elif record.levelno >= logging.INFO:
-            self._logger.info(text)
-        else:
-            self._logger.debug(text)
-
-
-def main(args: list[str] | None = None) -> int:
-    """Runs the node until SIGINT or SIGTERM. 0 after a stop that was asked for, 1 if the parameters are invalid, DEVICE_LOST if the GPU
-    answers no more."""
-    use_large_message_profile()
-    code, ended = _spin(args)
-    if not ended:
-        # A pass or a load that cannot be interrupted is abandoned: waiting for it may take minutes; a lost device may never let
-        # the interpreter end. The DDS participant goes with the last reference to it: else its shared memory would stay behind.
-        gc.collect()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
-
-
-def _spin(args: list[str] | None) -> tuple[int, bool]:
-    """Exit code, and whether the worker came to an end."""
-    node: ReconstructionNode | None = None
-    executor: SingleThreadedExecutor | None = None
-    code, ended = 0, True
-    try:
-        rclpy.init(args=args)
-        node = ReconstructionNode()
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        node.start()
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except ConfigError as error:
-        rclpy.logging.get_logger("come").fatal(str(error))
-        code = 1
-    except Exception:
-        if not _signalled():
-            raise
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not break the way out
-        if executor is not None:
-            executor.shutdown(0.0)
-        if node is not None:
-            ended = node.close() and node.exit_code == 0
-            code = code or node.exit_code
-            node.destroy_node()
-        rclpy.try_shutdown()
-    return code, ended
-
-
-def _signalled(within_s: float = 0.5) -> bool:
-    """Whether a signal is why something failed. It shuts the context down under whatever is being made; and rclpy does that in another
-    thread, so that Python's KeyboardInterrupt may be there before, and come out of a conversion of a message as another error."""
-    end = time.monotonic() + within_s
-    while rclpy.ok():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -88,7 +88,7 @@ def _run_node(argv: list[str]) -> int:
     if argv and argv[0] in ("-h", "--help"):
         print(_NODE_HELP)
         return 0
-    return importlib.import_module("come_ros.ros.node").main(argv) or 0
+    return importlib.import_module("come_ros.ros.main").main(argv) or 0
 
 
 def _fail(name: str, message: str) -> int:

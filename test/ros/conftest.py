@@ -49,6 +49,6 @@ def prefix(tmp_path: Path) -> Path:
     (tmp_path / "share/come_ros/config").symlink_to(ROOT / "config")
     executable = tmp_path / "lib/come_ros/come_node"
     executable.parent.mkdir(parents=True)
-    executable.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m come_ros.ros.node \"$@\"\n")
+    executable.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m come_ros.ros.main \"$@\"\n")
     executable.chmod(0o755)
     return tmp_path

@@ -48,7 +48,7 @@ class NodeProcess:
     """`come` as a subprocess with its log; `script` runs instead of the module, to arrange a model for the test."""
 
     def __init__(self, *arguments: str, script: str = "", env: dict[str, str] | None = None) -> None:
-        command = ["-c", script] if script else ["-m", "come_ros.ros.node"]
+        command = ["-c", script] if script else ["-m", "come_ros.ros.main"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(env or {})}
         environment["PYTHONPATH"] = os.pathsep.join(p for p in (str(ROOT), environment.get("PYTHONPATH", "")) if p)
         self.process = subprocess.Popen(

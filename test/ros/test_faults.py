@@ -14,7 +14,7 @@ from come_ros.ros.messages import pose_of
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None
-from come_ros.ros.node import main
+from come_ros.ros.main import main
 sys.exit(main(sys.argv))
 """
 

@@ -116,7 +116,7 @@ class Echo(fake.FakeBackbone):
         )
 
 fake.FakeBackbone = Echo
-from come_ros.ros.node import main
+from come_ros.ros.main import main
 sys.exit(main(sys.argv))
 """
 

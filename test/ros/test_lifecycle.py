@@ -18,7 +18,7 @@ import sys
 from come_ros.backbones import fake
 from come_ros import errors
 {change}
-from come_ros.ros.node import main
+from come_ros.ros.main import main
 sys.exit(main(sys.argv))
 """
 

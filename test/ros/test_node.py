@@ -21,7 +21,7 @@ SLOW = """
 import sys
 from come_ros.backbones import fake
 fake.FakeBackbone.__init__.__defaults__ = ({delay}, None)
-from come_ros.ros.node import main
+from come_ros.ros.main import main
 sys.exit(main(sys.argv))
 """
 
@@ -29,16 +29,16 @@ STUCK = """
 import sys, time
 from come_ros.backbones import fake
 fake.FakeBackbone.predict = lambda self, images, stop=None: time.sleep(60)
-from come_ros.ros.node import main
+from come_ros.ros.main import main
 sys.exit(main(sys.argv))
 """
 
 LOADING = """
 import sys, time
 from come_ros.ros import worker
-from come_ros.ros import node
 worker.Worker.__init__.__defaults__ = (lambda config: time.sleep(60),)
-sys.exit(node.main(sys.argv))
+from come_ros.ros.main import main
+sys.exit(main(sys.argv))
 """
 
 
@@ -270,7 +270,7 @@ def test_a_signal_ends_the_loading_of_weights(start_node, peer: Peer, with_signa
 SIGNAL_IN_A_CONVERSION = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born without
-from come_ros.ros import node
+from come_ros.ros import main
 def spin(self):
     try:
         {first}
@@ -278,8 +278,8 @@ def spin(self):
             pass
     except KeyboardInterrupt:  # which C++ code of rclpy makes something else of
         raise RuntimeError("Unable to convert call argument '0' to Python object") from None
-node.SingleThreadedExecutor.spin = spin
-sys.exit(node.main(sys.argv))
+main.SingleThreadedExecutor.spin = spin
+sys.exit(main.main(sys.argv))
 """
 
 

@@ -34,7 +34,8 @@ for topic, output in topics.OUTPUTS.items():
     object.__setattr__(output, "build", told(topic, output.build))
 cloud.points = told("cloud", cloud.points)
 cloud.valid_mask = told("mask", cloud.valid_mask)
-sys.exit(node.main(sys.argv))
+from come_ros.ros.main import main
+sys.exit(main(sys.argv))
 """
 
 

@@ -19,7 +19,7 @@ SCRIPT = """
 import sys
 from come_ros.backbones import fake
 fake.FakeBackbone.inputs = frozenset({"intrinsics", "depth", "poses"})
-from come_ros.ros.node import main
+from come_ros.ros.main import main
 sys.exit(main(sys.argv))
 """
 KNOWN = ("-p", "known.depth:=true", "-p", "known.odometry:=true", "-p", "use_sim_time:=true")

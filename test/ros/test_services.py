@@ -21,7 +21,7 @@ from come_ros import files
 def fsync(fd):
     {fault}
 files.os.fsync = fsync
-from come_ros.ros.node import main
+from come_ros.ros.main import main
 sys.exit(main(sys.argv))
 """
 FULL_DISK = FAULT.format(fault="raise OSError(28, 'No space left on device')")
@@ -30,7 +30,7 @@ SLOW_MODEL = """
 import sys
 from come_ros.backbones import fake
 fake.FakeBackbone.__init__.__defaults__ = (600, None)
-from come_ros.ros.node import main
+from come_ros.ros.main import main
 sys.exit(main(sys.argv))
 """
 

@@ -17,14 +17,7 @@ import numpy as np
 from .camera import camera_path, degrade
 from .raycast import render
 from .scene import make_scene
-from .splits import (
-    EPOCH_NS,
-    GENERATOR_VERSION,
-    SPLIT_SEEDS,
-    STREAM_PHOTOMETRIC,
-    TEST_RATE_HZ,
-    check_integer,
-)
+from .splits import EPOCH_NS, GENERATOR_VERSION, SPLIT_SEEDS, STREAM_PHOTOMETRIC, TEST_RATE_HZ, check_integer
 
 
 @dataclass(frozen=True)

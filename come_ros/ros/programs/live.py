@@ -122,7 +122,7 @@ def run_live(
         names = ("--cameras", *camera.names) if camera.names else ()
         recorder = processes.start("recorder", "come_ros.ros.programs.recorder", str(recording), *inputs, *names)
         ready = recorder.wait_for("ready", MATCH_TIMEOUT_S, processes)
-        node = processes.start("node", "come_ros.ros.node", "--ros-args", *camera.remaps(), *node_arguments)
+        node = processes.start("node", "come_ros.ros.main", "--ros-args", *camera.remaps(), *node_arguments)
         _wait_until_active(node, recorder, processes)
         start_s = time.monotonic() - begun
 

@@ -556,7 +556,7 @@ def main() -> int:
                 "diagnostics.period": min(1.0, options.period / 4),
             }
             given = [word for name, value in arguments.items() for word in ("-p", f"{name}:={value}")]
-            node = processes.start("node", "come_ros.ros.node", "--ros-args", *given)
+            node = processes.start("node", "come_ros.ros.main", "--ros-args", *given)
             soak = Soak(node, frames, hz, min(options.sample, options.period))
             try:
                 soak.run(seconds, options.period)

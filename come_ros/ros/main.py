@@ -1,0 +1,78 @@
+"""The program `come_node`: makes the node, spins it, and ends it on a signal."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+
+import rclpy.task
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+from ..errors import ConfigError
+from .environment import use_large_message_profile
+from .node import ReconstructionNode
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the node until SIGINT or SIGTERM. 0 after a stop that was asked for, 1 if the parameters are invalid, DEVICE_LOST if the GPU
+    answers no more."""
+    use_large_message_profile()
+    code, ended = _spin(args)
+    if not ended:
+        # A pass or a load that cannot be interrupted is abandoned: waiting for it may take minutes; a lost device may never let
+        # the interpreter end. The DDS participant goes with the last reference to it: else its shared memory would stay behind.
+        gc.collect()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _spin(args: list[str] | None) -> tuple[int, bool]:
+    """Exit code, and whether the worker came to an end."""
+    node: ReconstructionNode | None = None
+    executor: SingleThreadedExecutor | None = None
+    code, ended = 0, True
+    try:
+        rclpy.init(args=args)
+        node = ReconstructionNode()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        node.start()
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except ConfigError as error:
+        rclpy.logging.get_logger("come").fatal(str(error))
+        code = 1
+    except Exception:
+        if not _signalled():
+            raise
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not break the way out
+        if executor is not None:
+            executor.shutdown(0.0)
+        if node is not None:
+            ended = node.close() and node.exit_code == 0
+            code = code or node.exit_code
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return code, ended
+
+
+def _signalled(within_s: float = 0.5) -> bool:
+    """Whether a signal is why something failed. It shuts the context down under whatever is being made; and rclpy does that in another
+    thread, so that Python's KeyboardInterrupt may be there before, and come out of a conversion of a message as another error."""
+    end = time.monotonic() + within_s
+    while rclpy.ok():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
