@@ -29,17 +29,13 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import heapq
 import json
 import logging
 import os
-import platform
 import resource
-import signal
 import struct
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -52,7 +48,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..camera.preprocess import in_model_pixels
-from ..config import Config, load_config, with_words
+from ..config import Config
 from ..datasets.part import Part
 from ..datasets.rosbag import BagWriter, rosbags_messages
 from ..datasets.sequence import BagSequence, Sequence, open_sequence
@@ -70,10 +66,12 @@ from ..outputs.topics import LATCHED, OUTPUTS, FrameMessages, odometry_message
 from ..outputs.world import World
 from ..pipeline import ReconstructionPipeline
 from ..types import F64, Frame, Submap
+from .arguments import Interrupts, configuration
+from .report.bag_report import provenance, size_of, table, truth_problem, weights_of
 from .report.comparison import Comparisons, comparison_text
-from .report.live_scores import accuracy_lines, for_json
 from .report.picture import POINTS, Evenly, Overview, Shown, accuracy_text, draw, evenly, points_and_colours
 from .report.results import ResultFolder, cannot_write
+from .report.tables import for_json
 
 log = logging.getLogger("come_ros")
 
@@ -136,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
     """0 if all of it was reconstructed, 128 + number if a signal ended it. Raises ComeRosError, also when the results of the first part
     were written."""
     started = time.perf_counter()
-    config = _configuration(options)
+    config = configuration(options)
     _check_folders(Path(options.source), Path(options.out))
     part = Part(options.start, options.duration, options.every, options.max_images)
     gt_file, gt_topic = _truth_option(options.gt)
@@ -443,7 +441,7 @@ class Job:
         timings = metrics.pop("timings")  # to the end, where it is easily left out
         metrics["messages"] = dict(sorted(self._counts.items()))
         metrics["map"] = {"points": len(snapshot.points), "voxel": self.config.map.voxel}
-        metrics["bytes"] = {name: _size(path / name) for name in (RECORDING, *steps) if (path / name).exists()}
+        metrics["bytes"] = {name: size_of(path / name) for name in (RECORDING, *steps) if (path / name).exists()}
         metrics["timings"] = timings
         text = json.dumps(for_json(metrics), indent=2) + "\n"
         problems.append(_problem("metrics.json", lambda: write_text(path / "metrics.json", text)))
@@ -492,7 +490,7 @@ class Job:
             "rotation": rotation_scores(self._poses, true_poses),
             **self._odometry_measured(true_poses),
             **({} if compared is None else {"compare": compared.result()}),
-            "model": {**self.pipeline.backbone.description, "weights": os.path.basename(_weights(self.pipeline))},
+            "model": {**self.pipeline.backbone.description, "weights": os.path.basename(weights_of(self.pipeline))},
             "timings": {
                 "load_s": self.load_s,
                 "reconstruct_s": self.seconds,
@@ -540,7 +538,7 @@ class Job:
     def _description(self) -> str:
         import yaml
 
-        return str(yaml.safe_dump(_about(self.name, self.config, self.pipeline), sort_keys=False))
+        return str(yaml.safe_dump(provenance(self.name, self.config, self.pipeline), sort_keys=False))
 
     def _overview(self) -> Overview:
         frames = [s for s in self._shown.kept if s.real is not None] or self._shown.kept
@@ -564,52 +562,6 @@ class Job:
                 "unusable": counts["unusable"], "in refused windows": refused}  # fmt: skip
         text = ", ".join(f"{n} {reason}" for reason, n in lost.items() if n)
         return f"{self.read} images were read, none could be used ({text or 'there are too few'})"
-
-
-class Interrupts:
-    """Ctrl-C and SIGTERM as a question that is asked between steps: `stopped()`. The second one ends the program at once.
-
-    A context manager. number: of the first signal, None if there was none. name: of it.
-    """
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __call__(self) -> bool:
-        return self.number is not None
-
-    @property
-    def name(self) -> str:
-        return "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number or 0).name
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.number is not None:
-            raise KeyboardInterrupt
-        self.number = number
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-def _configuration(options: argparse.Namespace) -> Config:
-    """Parameters file, then --weights, then --set. Raises ConfigError."""
-    config = Config() if options.params is None else load_config(options.params)
-    if options.weights is not None:
-        config = config.replace(weights=options.weights)
-    config = with_words(config, options.set)
-    if config.known.depth or config.known.odometry:
-        log.warning(
-            "known.depth and known.odometry are for the node: here the recording's depth and poses are what results are held against"
-        )
-        config = config.replace(**{"known.depth": False, "known.odometry": False})
-    return config
 
 
 def _check_folders(source: Path, out: Path) -> None:
@@ -686,36 +638,6 @@ def _reproducible_pipeline(config: Config) -> ReconstructionPipeline:
     return ReconstructionPipeline(config)
 
 
-def _weights(pipeline: ReconstructionPipeline) -> str:
-    return pipeline.backbone.description.get("weights", "")
-
-
-def _about(source: str, config: Config, pipeline: ReconstructionPipeline) -> dict[str, Any]:
-    """All that the results depend on."""
-    import cv2
-
-    versions = {
-        "come_ros": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-    }
-    about: dict[str, Any] = {"source": str(source), "device": pipeline.backbone.device, "machine": platform.machine()}
-    if "torch" in sys.modules:
-        import torch
-
-        versions["torch"] = str(torch.__version__)
-        about["threads"] = torch.get_num_threads()
-    weights = Path(_weights(pipeline))
-    if weights.is_file():
-        digest = hashlib.sha256()
-        with open(weights, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        about["weights"] = {"file": weights.name, "sha256": digest.hexdigest()}
-    return {**about, "versions": versions, "parameters": config.to_flat()}
-
-
 def _problem(name: str, write: Callable[[], Any]) -> str:
     """Why a result could not be written, "" if it was."""
     try:
@@ -729,10 +651,6 @@ def _stamp_of_bytes(data: bytes) -> int:
     """Nanoseconds of a serialized message that begins with a Header."""
     sec, nanosec = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
     return int(sec) * 1_000_000_000 + int(nanosec)
-
-
-def _size(path: Path) -> int:
-    return sum(p.stat().st_size for p in path.rglob("*")) if path.is_dir() else path.stat().st_size
 
 
 class _warnings_once:
@@ -750,52 +668,3 @@ class _warnings_once:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         logging.getLogger("come_ros").removeFilter(self._once)
-
-
-def truth_problem(truth: dict[str, Any]) -> str:
-    """Why no pose of the truth belongs to an image, with the times of both."""
-    if "problem" in truth:
-        return str(truth["problem"])
-    (a, b), (c, d) = truth["from_to_s"], truth["images_from_to_s"]
-    return (
-        f"none of its {truth['poses']} poses lies within 20 ms of a used image: they are from {a:.3f} to {b:.3f} s, the images from "
-        f"{c:.3f} to {d:.3f} s: --gt-offset SECONDS or auto moves them"
-    )
-
-
-def table(metrics: dict[str, Any]) -> str:
-    """The metrics as aligned plain text."""
-    frames, stream, timings = metrics["frames"], metrics["stream"], metrics["timings"]
-    dropped = ", ".join(f"{n} {reason}" for reason, n in frames["dropped"].items() if n) or "none"
-    model = timings["window_ms"].get("model", {"p50": float("nan"), "p95": float("nan")})
-    rows = [
-        ("source", f"{shown(metrics['source'])}: {metrics['kind']}{' ' + metrics['topic'] if metrics['topic'] else ''}"),
-        ("images", f"{frames['read']} read, {frames['used']} used; not used: {dropped}"),
-        ("windows", f"{stream['windows']}, {stream['refused']} refused; model p50 {model['p50']:.0f} ms, p95 {model['p95']:.0f} ms"),
-        ("speed", f"{timings['images_per_s']:.1f} images/s, {timings['reconstruct_s']:.1f} s in all, after {timings['load_s']:.1f} s "
-                  f"to load; {timings['peak_memory_mb']:.0f} MB of memory"),
-        ("map", f"{metrics['map']['points']} points, one in each voxel of {metrics['map']['voxel']:g}"),
-        ("model", ", ".join(metrics["model"][k] for k in ("backbone", "weights", "device", "precision"))),
-    ]  # fmt: skip
-    if "compare" in metrics:
-        rows.append(("compare", comparison_text(metrics)))
-    if metrics["stopped"]:
-        rows.insert(2, ("stopped", metrics["stopped"]))
-    truth = metrics["truth"]
-    if frames["dropped"].get("superseded"):
-        rows.insert(
-            2, ("time", f"stamps jumped back {stream['jumps']} times: the results are those after the last jump")
-        )
-    if truth["poses"] and not truth["matched"]:
-        rows.append(("truth", truth_problem(truth)))
-    elif "offset_s" in truth:
-        found = (
-            f", found with a correlation of {truth['offset_correlation']:.2f}" if "offset_correlation" in truth else ""
-        )
-        rows.append(("truth", f"its stamps are moved by {truth['offset_s']:.3f} s{found}"))
-    if metrics["depth_topic"]:
-        rows.append(("depth", f"scored against {metrics['depth_topic']}"))
-    width = max(len(name) for name, _ in rows) + 2
-    lines = [f"{name:{width}}{text}" for name, text in rows]
-    scored = any(metrics[kind] for kind in ("depth", "trajectory", "rotation"))
-    return "\n".join([*lines, "", *(accuracy_lines(metrics) if scored else ["(no truth to score against: see --gt)"])])

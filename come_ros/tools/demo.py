@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     metrics = play_and_score(
         bag, out, title, topic=options.topic, rate=options.rate, weights=options.weights, params=options.params
     )
-    from .report.live_scores import table
+    from .report.tables import table
 
     print(table(metrics))
     files = ", ".join(str(out / name) for name in RESULTS)

@@ -24,6 +24,7 @@ import numpy as np
 
 from ..errors import CheckpointError, DatasetError
 from ..training.loop import denormals_flushed
+from .arguments import add_common_arguments
 
 LEARNING_RATE, LAST_RATE, WEIGHT_DECAY = 1e-3, 1e-6, 0.01  # as in the original study
 PAIRS = 32768
@@ -46,20 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scope", choices=["window", "frame", "pooled"], default="window", help="who attends to whom")
     parser.add_argument("--dim", type=int, default=32, help="width of the predictor (default %(default)s)")
     parser.add_argument("--block", type=int, default=-1, help="encoder block to read, from 0 (default: 5/8 of the way)")
-
-
-def add_common_arguments(parser: argparse.ArgumentParser, made: str) -> None:
-    """What all that learn from a model as it is ask for: where from, where to, how. made: what comes out."""
-    parser.add_argument("-o", "--output", required=True, help=f"folder for {made}, state, log and curve")
-    parser.add_argument(
-        "--source", action="append", default=[], metavar="PATH",
-        help="bag, folder of images, TUM folder or video to learn from; may be repeated (default: procedural rooms)",
-    )  # fmt: skip
-    parser.add_argument("--weights", default="", help="the model's weights file (default: the bundled model)")
-    parser.add_argument("--side", type=int, default=0, help="longer side of the images, px (default: the model's own)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N (default %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on from the state in the output folder")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ import numpy as np
 
 from ..errors import CheckpointError, ConfigError
 from ..training.loop import denormals_flushed
-from .distill import add_common_arguments
+from .arguments import add_common_arguments
 
 # of the learning rate: peak, share of a stage until it; then cosine to 0
 RATE, WARM_UP, WEIGHT_DECAY = 3e-3, 0.05, 0.01

@@ -21,7 +21,8 @@ from come_ros.datasets.rooms.rooms import render_sequence
 from come_ros.datasets.rosbag import write_synthetic
 from come_ros.ros.programs.live import Camera, LiveError, Processes, _clear, run_live
 from come_ros.tools import cli
-from come_ros.tools.report.live_scores import read_recording, read_truth, score, table
+from come_ros.tools.report.live_scores import read_recording, read_truth, score
+from come_ros.tools.report.tables import table
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[2]

@@ -30,6 +30,7 @@ from pathlib import Path
 from ...config import parameters
 from ...errors import ConfigError
 from ...files import write_text
+from . import report
 
 MODELS = [c for p in parameters() if p.name == "backbone" for c in p.choices if c != "fake"]
 
@@ -98,6 +99,6 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             write_text(options.json, json.dumps(result, indent=2) + "\n")
     if options.plot and not options.stream:
-        model.draw(options.plot, result)
-    print(kind.report(result))
+        report.draw(options.plot, result)
+    print((stream if options.stream else report).report(result))
     return 0

@@ -49,7 +49,7 @@ def added_by_passes(
 def main() -> None:
     import numpy as np
 
-    from .model import Wish
+    from .subject import Wish
 
     request = json.load(sys.stdin)
     wish = Wish(**request["model"])

@@ -18,7 +18,7 @@ from ... import __version__
 from ...backbones.stream import EncoderCache, Step
 from ...errors import ConfigError
 from ...types import U8, Prediction
-from .model import DENSE, check_counts, image_size, load_images, median_p90, random_predictor, wish_of
+from .subject import DENSE, check_counts, image_size, load_images, median_p90, random_predictor, wish_of
 
 WINDOWS = [4, 8, 16, 32]
 # how the window goes on -> which frames of so many get depth, None for all

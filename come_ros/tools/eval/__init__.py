@@ -44,9 +44,9 @@ from ...config import Config, load_config, with_words
 from ...errors import Cancelled, CheckpointError, ConfigError
 from ...evaluation.window import WindowTruth
 from ...files import write_text
-from ..bag import Interrupts
-from ..report.live_scores import for_json
+from ..arguments import Interrupts
 from ..report.results import ResultFolder
+from ..report.tables import for_json
 from .frontier import against_nulls, at_the_same_time, frontier_variants, latencies, recoveries, winners
 from .measure import Scores, by_difficulty, measure, sequences, summary
 from .report import POINTS_OF, draw_plots, draw_windows, markdown

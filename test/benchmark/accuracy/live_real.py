@@ -24,7 +24,7 @@ from benchmark.stamped import TINY, write_result  # noqa: E402
 from come_ros.datasets.rosbag import write_tum  # noqa: E402
 from come_ros.datasets.tum import TumSequence  # noqa: E402
 from come_ros.tools.demo import play_and_score, sound  # noqa: E402
-from come_ros.tools.report.live_scores import table  # noqa: E402
+from come_ros.tools.report.tables import table  # noqa: E402
 
 RESULTS = Path(__file__).with_name("results")
 # what each recording can tell: see the README.md beside it

@@ -29,7 +29,7 @@ from benchmark.stamped import write_result
 from come_ros.accelerators.confidence import SCOPES, ConfidencePredictor
 from come_ros.backbones.device import DeviceClock
 from come_ros.tools.bench import MODELS
-from come_ros.tools.bench.model import image_size, random_predictor, wish_of
+from come_ros.tools.bench.subject import image_size, random_predictor, wish_of
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP = 2

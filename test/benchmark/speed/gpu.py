@@ -49,9 +49,9 @@ from come_ros.backbones.vggt import VARIANTS, VGGT
 from come_ros.config import Config
 from come_ros.kernels import attention, choose, compiled, merge_layout, merge_tokens, reference, restore_tokens
 from come_ros.pipeline import ReconstructionPipeline
-from come_ros.tools.bench.model import DENSE, Wish, median_p90, random_predictor
 from come_ros.tools.bench.split import PARTS, count_flops, matmul_rate, timed
 from come_ros.tools.bench.stream import rows_of
+from come_ros.tools.bench.subject import DENSE, Wish, median_p90, random_predictor
 from come_ros.types import Frame
 
 RESULTS = Path(__file__).parent / "results"

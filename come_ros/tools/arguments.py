@@ -1,0 +1,73 @@
+"""Arguments and interruptions that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import threading
+from typing import Any
+
+from ..config import Config, load_config, with_words
+
+log = logging.getLogger("come_ros")
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM as a question that is asked between steps: `stopped()`. The second one ends the program at once.
+
+    A context manager. number: of the first signal, None if there was none. name: of it.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __call__(self) -> bool:
+        return self.number is not None
+
+    @property
+    def name(self) -> str:
+        return "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number or 0).name
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.number is not None:
+            raise KeyboardInterrupt
+        self.number = number
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def configuration(options: argparse.Namespace) -> Config:
+    """Parameters file, then --weights, then --set. Raises ConfigError."""
+    config = Config() if options.params is None else load_config(options.params)
+    if options.weights is not None:
+        config = config.replace(weights=options.weights)
+    config = with_words(config, options.set)
+    if config.known.depth or config.known.odometry:
+        log.warning(
+            "known.depth and known.odometry are for the node: here the recording's depth and poses are what results are held against"
+        )
+        config = config.replace(**{"known.depth": False, "known.odometry": False})
+    return config
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, made: str) -> None:
+    """What all that learn from a model as it is ask for: where from, where to, how. made: what comes out."""
+    parser.add_argument("-o", "--output", required=True, help=f"folder for {made}, state, log and curve")
+    parser.add_argument(
+        "--source", action="append", default=[], metavar="PATH",
+        help="bag, folder of images, TUM folder or video to learn from; may be repeated (default: procedural rooms)",
+    )  # fmt: skip
+    parser.add_argument("--weights", default="", help="the model's weights file (default: the bundled model)")
+    parser.add_argument("--side", type=int, default=0, help="longer side of the images, px (default: the model's own)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N (default %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on from the state in the output folder")

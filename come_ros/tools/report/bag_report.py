@@ -1,0 +1,101 @@
+"""What `come_ros bag` reports: its table, and all that the results depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...config import Config
+from ...files import shown
+from ...pipeline import ReconstructionPipeline
+from .comparison import comparison_text
+from .tables import accuracy_lines
+
+
+def weights_of(pipeline: ReconstructionPipeline) -> str:
+    return pipeline.backbone.description.get("weights", "")
+
+
+def provenance(source: str, config: Config, pipeline: ReconstructionPipeline) -> dict[str, Any]:
+    """All that the results depend on."""
+    import cv2
+
+    versions = {
+        "come_ros": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+    }
+    about: dict[str, Any] = {"source": str(source), "device": pipeline.backbone.device, "machine": platform.machine()}
+    if "torch" in sys.modules:
+        import torch
+
+        versions["torch"] = str(torch.__version__)
+        about["threads"] = torch.get_num_threads()
+    weights = Path(weights_of(pipeline))
+    if weights.is_file():
+        digest = hashlib.sha256()
+        with open(weights, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        about["weights"] = {"file": weights.name, "sha256": digest.hexdigest()}
+    return {**about, "versions": versions, "parameters": config.to_flat()}
+
+
+def size_of(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*")) if path.is_dir() else path.stat().st_size
+
+
+def truth_problem(truth: dict[str, Any]) -> str:
+    """Why no pose of the truth belongs to an image, with the times of both."""
+    if "problem" in truth:
+        return str(truth["problem"])
+    (a, b), (c, d) = truth["from_to_s"], truth["images_from_to_s"]
+    return (
+        f"none of its {truth['poses']} poses lies within 20 ms of a used image: they are from {a:.3f} to {b:.3f} s, the images from "
+        f"{c:.3f} to {d:.3f} s: --gt-offset SECONDS or auto moves them"
+    )
+
+
+def table(metrics: dict[str, Any]) -> str:
+    """The metrics as aligned plain text."""
+    frames, stream, timings = metrics["frames"], metrics["stream"], metrics["timings"]
+    dropped = ", ".join(f"{n} {reason}" for reason, n in frames["dropped"].items() if n) or "none"
+    model = timings["window_ms"].get("model", {"p50": float("nan"), "p95": float("nan")})
+    rows = [
+        ("source", f"{shown(metrics['source'])}: {metrics['kind']}{' ' + metrics['topic'] if metrics['topic'] else ''}"),
+        ("images", f"{frames['read']} read, {frames['used']} used; not used: {dropped}"),
+        ("windows", f"{stream['windows']}, {stream['refused']} refused; model p50 {model['p50']:.0f} ms, p95 {model['p95']:.0f} ms"),
+        ("speed", f"{timings['images_per_s']:.1f} images/s, {timings['reconstruct_s']:.1f} s in all, after {timings['load_s']:.1f} s "
+                  f"to load; {timings['peak_memory_mb']:.0f} MB of memory"),
+        ("map", f"{metrics['map']['points']} points, one in each voxel of {metrics['map']['voxel']:g}"),
+        ("model", ", ".join(metrics["model"][k] for k in ("backbone", "weights", "device", "precision"))),
+    ]  # fmt: skip
+    if "compare" in metrics:
+        rows.append(("compare", comparison_text(metrics)))
+    if metrics["stopped"]:
+        rows.insert(2, ("stopped", metrics["stopped"]))
+    truth = metrics["truth"]
+    if frames["dropped"].get("superseded"):
+        rows.insert(
+            2, ("time", f"stamps jumped back {stream['jumps']} times: the results are those after the last jump")
+        )
+    if truth["poses"] and not truth["matched"]:
+        rows.append(("truth", truth_problem(truth)))
+    elif "offset_s" in truth:
+        found = (
+            f", found with a correlation of {truth['offset_correlation']:.2f}" if "offset_correlation" in truth else ""
+        )
+        rows.append(("truth", f"its stamps are moved by {truth['offset_s']:.3f} s{found}"))
+    if metrics["depth_topic"]:
+        rows.append(("depth", f"scored against {metrics['depth_topic']}"))
+    width = max(len(name) for name, _ in rows) + 2
+    lines = [f"{name:{width}}{text}" for name, text in rows]
+    scored = any(metrics[kind] for kind in ("depth", "trajectory", "rotation"))
+    return "\n".join([*lines, "", *(accuracy_lines(metrics) if scored else ["(no truth to score against: see --gt)"])])
