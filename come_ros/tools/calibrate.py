@@ -96,7 +96,7 @@ def images_of_windows(args: argparse.Namespace, side: int, patch: int) -> Iterat
     """Endless windows (1, frames, 3, H, W) uint8 of training rooms, or of the recordings. Raises DatasetError."""
     from ..datasets.rooms.rooms import render_sequence
     from ..datasets.rooms.splits import SPLIT_SEEDS
-    from .distill import RecordedWindows
+    from ..training.data import RecordedWindows
 
     if args.source:
         recorded = RecordedWindows(args.source, side, patch, args.seed)

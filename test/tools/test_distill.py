@@ -13,7 +13,9 @@ from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.config import Config
 from come_ros.errors import DatasetError
 from come_ros.tools import cli, distill
-from come_ros.tools.distill import RecordedWindows, rate_at
+from come_ros.tools.distill import rate_at
+from come_ros.training.data import RecordedWindows, draw_batch
+from come_ros.training.predictor import Student
 
 
 def folder_of_images(path, count, size=(112, 84), seed=0):
@@ -95,7 +97,7 @@ def test_too_few_images_are_an_error_that_says_so(tmp_path):
 def test_a_run_goes_on_to_more_steps_on_the_curve_of_its_new_length(done, sources, tmp_path, monkeypatch, capsys):
     out = copied(done, tmp_path / "out")
     before = torch.load(out / "state.pt", weights_only=True)
-    rates, learn = [], distill.Student.learn
+    rates, learn = [], Student.learn
 
     def watched(student, tokens, wanted, rate):
         if not rates:
@@ -104,7 +106,7 @@ def test_a_run_goes_on_to_more_steps_on_the_curve_of_its_new_length(done, source
         rates.append(rate)
         return learn(student, tokens, wanted, rate)
 
-    monkeypatch.setattr(distill.Student, "learn", watched)
+    monkeypatch.setattr(Student, "learn", watched)
     assert run(out, sources, "--steps", 5, "--resume") == 0
     assert rates == [rate_at(step, 5) for step in (3, 4)] and rate_at(3, 5) > 100 * rate_at(3, 3)
     assert "going on from step 3 with --steps 5 instead of 3" in capsys.readouterr().err
@@ -113,7 +115,7 @@ def test_a_run_goes_on_to_more_steps_on_the_curve_of_its_new_length(done, source
 
 
 def test_a_resumed_run_sees_other_images_than_the_first_ones_again(done, sources, tmp_path, monkeypatch):
-    batches, draw = [], distill.draw_batch
+    batches, draw = [], draw_batch
     monkeypatch.setattr(distill, "draw_batch", lambda *args: batches.append(draw(*args)) or batches[-1])
     assert run(tmp_path / "new", sources, "--steps", 1) == 0
     assert run(copied(done, tmp_path / "out"), sources, "--steps", 4, "--resume") == 0

@@ -18,7 +18,7 @@ from come_ros.backbones.vggt import VARIANTS, VGGT, VGGTSizes, decode_pose
 from come_ros.errors import CheckpointError, ConfigError
 from come_ros.evaluation import rooms
 from come_ros.tools import train
-from come_ros.training import losses, room_windows
+from come_ros.training import losses, room_windows, tiny
 from come_ros.training.loop import denormals_flushed
 from come_ros.training.recipes import MapAnythingRecipe, recipe_for
 from come_ros.training.room_windows import WindowStream
@@ -223,20 +223,20 @@ def test_scores_say_what_the_model_was_told_and_how_far_off_it_is(monkeypatch):
 
 def test_both_tiny_models_are_of_one_size():
     with torch.device("meta"):
-        models = [train.make_model(name, "tiny", 112) for name in ("vggt", "mapanything")]
+        models = [tiny.make_model(name, "tiny", 112) for name in ("vggt", "mapanything")]
     vggt, other = (sum(p.numel() for p in m.parameters()) for m in models)
     assert abs(other / vggt - 1) < 0.02
     assert len(models[0].trunk_blocks()) == len(models[1].trunk_blocks())
     with pytest.raises(ConfigError, match=r"'huge'.* v1, tiny"):
-        train.make_model("mapanything", "huge")
+        tiny.make_model("mapanything", "huge")
     with pytest.raises(ConfigError, match=r"'pi3'.*vggt, mapanything"):
         recipe_for("pi3")
 
 
 def test_an_encoder_is_taken_from_another_backbone(tmp_path):
     vggt, other = VGGT(SMALL), MapAnything(SMALL_MAPANYTHING)
-    train.initialise(vggt, recipe_for("vggt"), 1)
-    train.initialise(other, recipe_for("mapanything"), 2)
+    tiny.initialise(vggt, recipe_for("vggt"), 1)
+    tiny.initialise(other, recipe_for("mapanything"), 2)
     path = str(tmp_path / "vggt.safetensors")
     save_checkpoint(path, vggt, torch.float32)
     images = torch.rand(1, 2, 3, 112, 112)
@@ -249,11 +249,11 @@ def test_an_encoder_is_taken_from_another_backbone(tmp_path):
         return norm(tokens.x[:, :, tokens.special :])
 
     assert not torch.allclose(features(other), features(vggt), atol=0.1)
-    train.begin_encoder(path, other)
+    tiny.begin_encoder(path, other)
     assert torch.allclose(features(other), features(vggt), atol=1e-5)
-    train.begin_encoder(path, VGGT(SMALL))  # its mask token is in no other backbone
+    tiny.begin_encoder(path, VGGT(SMALL))  # its mask token is in no other backbone
     with pytest.raises(CheckpointError, match="of another shape"):
-        train.begin_encoder(path, MapAnything(mapanything.VARIANTS["tiny"]))
+        tiny.begin_encoder(path, MapAnything(mapanything.VARIANTS["tiny"]))
 
 
 @pytest.mark.parametrize("backbone", ["vggt", "mapanything"])
@@ -262,7 +262,7 @@ def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch, back
     monkeypatch.setattr(train, "loader", lambda *arguments: itertools.repeat(few))
     monkeypatch.setitem(VARIANTS, "small", SMALL)
     monkeypatch.setitem(mapanything.VARIANTS, "small", SMALL_MAPANYTHING)
-    monkeypatch.setattr(train, "WARM_UP_STEPS", 4)
+    monkeypatch.setattr(tiny, "WARM_UP_STEPS", 4)
     keys = ("delta", "constant delta", "mean map delta", "rotation_deg", "identity rotation_deg", "direction_deg")
     monkeypatch.setattr(train, "score", lambda model, split, count: dict.fromkeys(keys, 0.0))
     parser = argparse.ArgumentParser()
@@ -270,7 +270,7 @@ def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch, back
     out = tmp_path / "run"
     first = f"-o {out} --backbone {backbone} --variant small --merge 0.4 --threads 1".split()
     assert train.run(parser.parse_args([*first, "--minutes", "0.01"])) == 0
-    _, state = train.restore(str(out / "last.pt"))
+    _, state = tiny.restore(str(out / "last.pt"))
     side = VARIANTS["small"].native_side if backbone == "vggt" else mapanything.VARIANTS["small"].native_side
     for table in (VARIANTS, mapanything.VARIANTS):  # what was begun at one size goes on at that size
         monkeypatch.setitem(
@@ -279,7 +279,7 @@ def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch, back
     assert state["step"] >= 1 and (out / "curve.png").stat().st_size > 1000
     steps = state["step"] + 24
     assert train.run(parser.parse_args([*first, "--steps", str(steps), "--resume"])) == 0
-    model, resumed = train.restore(str(out / "last.pt"))
+    model, resumed = tiny.restore(str(out / "last.pt"))
     assert resumed["step"] == steps and len(resumed["log"]) > len(state["log"])
     assert resumed["log"][-1]["depth"] < state["log"][0]["depth"]  # one batch, over and over: it must be learnt
     target = tmp_path / "small.safetensors"
@@ -293,7 +293,7 @@ def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch, back
 
 def test_a_missing_checkpoint_is_one_clear_error(tmp_path):
     with pytest.raises(CheckpointError, match="no training checkpoint"):
-        train.restore(str(tmp_path / "last.pt"))
+        tiny.restore(str(tmp_path / "last.pt"))
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
     with pytest.raises(CheckpointError, match="no training checkpoint"):
@@ -303,12 +303,12 @@ def test_a_missing_checkpoint_is_one_clear_error(tmp_path):
 def test_start_takes_weights_of_another_image_size(tmp_path, monkeypatch):
     monkeypatch.setitem(VARIANTS, "small", SMALL)
     earlier = VGGT(SMALL)
-    train.initialise(earlier, recipe_for("vggt"), 1)
-    probe = train.make_probe(earlier)
+    tiny.initialise(earlier, recipe_for("vggt"), 1)
+    probe = tiny.make_probe(earlier)
     path = str(tmp_path / "last.pt")
     torch.save({"variant": "small", "model": earlier.state_dict(), "probe": probe.state_dict()}, path)
     larger = VGGT(dataclasses.replace(SMALL, image_side=168, native_side=168))
-    train.begin_with(path, larger, train.make_probe(larger))
+    tiny.begin_with(path, larger, tiny.make_probe(larger))
     for name, value in larger.state_dict().items():
         if not name.endswith("pos_embed"):
             assert torch.equal(value, earlier.state_dict()[name]), name
@@ -318,7 +318,7 @@ def test_start_takes_weights_of_another_image_size(tmp_path, monkeypatch):
     assert torch.corrcoef(torch.stack((table[::3, ::3].flatten(), stored[::2, ::2].flatten())))[0, 1] > 0.7
     # a checkpoint that was trained at 168 px is one for 168 px
     torch.save({"variant": "small", "model": larger.state_dict(), "probe": probe.state_dict()}, path)
-    model, _ = train.restore(path)
+    model, _ = tiny.restore(path)
     assert model.native_side == 168
 
 

@@ -12,6 +12,7 @@ from come_ros.accelerators.pace_networks import load_networks, make_networks
 from come_ros.backbones.checkpoint import load_vggt, save_checkpoint
 from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.tools import cli, train_pace
+from come_ros.training import loop, pace
 
 SIZES = VGGTSizes(
     image_side=56, native_side=56, dim=32, encoder_depth=1, encoder_heads=2, depth=2, heads=2,
@@ -56,19 +57,19 @@ def test_the_target_is_where_the_model_looks():
     frames, special, grid = 3, 2, (2, 3)
     n = frames * (special + 6)
     attention = torch.rand(2, n, n, generator=torch.Generator().manual_seed(0)).softmax(-1)
-    got = train_pace.attention_target(attention, frames, special, grid)
+    got = pace.attention_target(attention, frames, special, grid)
     for b in range(2):
         torch.testing.assert_close(got[b], slow_target(attention[b], frames, special, grid, 0.25))
     assert got.min() >= 0 and got.max() <= 1
     even = torch.full((1, n, n), 1 / n)  # looks everywhere alike: nothing to learn, but no NaN
-    assert train_pace.attention_target(even, frames, special, grid).isfinite().all()
+    assert pace.attention_target(even, frames, special, grid).isfinite().all()
 
 
 def test_attention_is_looked_at_some_rows_at_a_time(monkeypatch):
     q, k = torch.randn(2, 1, 3, 11, 4, generator=torch.Generator().manual_seed(1))
     want = (q @ k.transpose(2, 3) / 2).softmax(-1).mean(1)
-    monkeypatch.setattr(train_pace, "QUERIES", 4)
-    torch.testing.assert_close(train_pace.mean_attention(q, k), want)
+    monkeypatch.setattr(pace, "QUERIES", 4)
+    torch.testing.assert_close(pace.mean_attention(q, k), want)
     torch.testing.assert_close(want.sum(-1), torch.ones(1, 11))
 
 
@@ -76,18 +77,18 @@ def test_restoring_exactly_costs_nothing_and_only_missing_patches_count():
     levels = {0: torch.randn(1, 2, 5, 6), 3: torch.randn(1, 2, 5, 6)}
     missing = torch.zeros(1, 2, 5, dtype=torch.bool)
     missing[:, :, 1:3] = True
-    assert float(train_pace.restore_loss(levels, levels, missing)) == pytest.approx(0, abs=1e-6)
+    assert float(pace.restore_loss(levels, levels, missing)) == pytest.approx(0, abs=1e-6)
     kept_differ = {tap: t.clone() for tap, t in levels.items()}
     for t in kept_differ.values():
         t[:, :, 0] += 1
-    assert float(train_pace.restore_loss(kept_differ, levels, missing)) == pytest.approx(0, abs=1e-6)
+    assert float(pace.restore_loss(kept_differ, levels, missing)) == pytest.approx(0, abs=1e-6)
     for t in kept_differ.values():
         t[:, :, 1] *= -1
-    assert float(train_pace.restore_loss(kept_differ, levels, missing)) > 0.5
-    error = train_pace.patch_errors(kept_differ, levels)
+    assert float(pace.restore_loss(kept_differ, levels, missing)) > 0.5
+    error = pace.patch_errors(kept_differ, levels)
     assert error.shape == (1, 2, 5) and error[:, :, [0, 1]].min() > 0 == error[:, :, 2:].max()
     large = {tap: 100 * t for tap, t in levels.items()}  # a level of large values is worth no more than another
-    torch.testing.assert_close(train_pace.patch_errors({t: 100 * x for t, x in kept_differ.items()}, large), error)
+    torch.testing.assert_close(pace.patch_errors({t: 100 * x for t, x in kept_differ.items()}, large), error)
 
 
 def test_a_scorer_is_told_the_ranks_of_the_errors_of_what_was_missing():
@@ -95,7 +96,7 @@ def test_a_scorer_is_told_the_ranks_of_the_errors_of_what_was_missing():
     error = torch.tensor([[[5.0, 99.0, 1.0, 2.0], [99.0, 7.0, 8.0, 99.0]]])
     want = torch.tensor([1.0, 0.0, 0.5, 0.0, 1.0])
     logit = torch.randn(1, 2, 4, requires_grad=True)
-    loss = train_pace.error_loss(logit, error, missing)
+    loss = pace.error_loss(logit, error, missing)
     torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(logit[missing], want))
     loss.backward()
     assert (logit.grad[missing] != 0).all() and (logit.grad[~missing] == 0).all()
@@ -105,8 +106,8 @@ def test_nothing_is_left_to_rebuild_where_all_is_kept(weights):
     """The whole model's levels, taken apart and put together, are its levels."""
     model = load_vggt(weights).eval().requires_grad_(False)
     _, restorer = make_networks(model, 16)
-    lesson = train_pace.teach(model, {"images": torch.randint(0, 256, (1, 2, 3, 42, 56), dtype=torch.uint8)})
-    got = train_pace.rebuilt(model, restorer, lesson, torch.arange(12).expand(2, -1))
+    lesson = pace.teach(model, {"images": torch.randint(0, 256, (1, 2, 3, 42, 56), dtype=torch.uint8)})
+    got = pace.rebuilt(model, restorer, lesson, torch.arange(12).expand(2, -1))
     assert list(got) == list(lesson.levels)
     assert all(torch.equal(got[tap], level) for tap, level in lesson.levels.items())
 
@@ -117,15 +118,15 @@ def test_either_stage_teaches_both_networks_and_leaves_the_model_alone(weights, 
     torch.manual_seed(0)
     scorer, restorer = make_networks(model, 16)
     batch = {"images": torch.randint(0, 256, (2, 2, 3, 42, 56), dtype=torch.uint8)}
-    lesson = train_pace.teach(model, batch)
+    lesson = pace.teach(model, batch)
     optimiser = torch.optim.Adam([*scorer.parameters(), *restorer.parameters()], lr=3e-3)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     totals = []
     for _ in range(8):
         if stage == 1:
-            terms = train_pace.distill_losses(model, scorer, restorer, lesson, 0.5)
+            terms = pace.distill_losses(model, scorer, restorer, lesson, 0.5)
         else:
-            terms = train_pace.refine_losses(model, scorer, restorer, {"ratio": 0.5, "spread": 1.0}, batch, lesson)
+            terms = pace.refine_losses(model, scorer, restorer, {"ratio": 0.5, "spread": 1.0}, batch, lesson)
         loss = sum(terms.values()) - 0.9 * terms.get("task", 0)
         optimiser.zero_grad()
         loss.backward()
@@ -175,10 +176,10 @@ def test_rooms_tell_the_truth(weights):
     k = torch.tensor([[[50.0, 0, 28], [0, 50.0, 21], [0, 0, 1]]])
     images = torch.randint(0, 256, (1, 2, 3, 42, 56), dtype=torch.uint8)
     batch = {"images": images, "depth": torch.full((1, 2, 42, 56), 3.0), "camera_from_first": pose, "intrinsics": k}
-    lesson = train_pace.teach(model, batch)
+    lesson = pace.teach(model, batch)
     assert float(lesson.want["depth"].std()) < 1e-6  # a wall, in units of the scene's size
     assert lesson.target.shape == (1, 2, 3, 4) and lesson.features.shape == (1, 2, 3, 4, 32)
-    assert "depth" not in train_pace.teach(model, {"images": images}, heads=False).want
+    assert "depth" not in pace.teach(model, {"images": images}, heads=False).want
 
 
 def test_the_rate_warms_up_and_ends_at_nothing():
@@ -189,8 +190,8 @@ def test_the_rate_warms_up_and_ends_at_nothing():
 def test_a_stage_ends_with_its_steps_or_its_time(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(train_pace.time, "monotonic", lambda: now[0])
-    clock = train_pace.Clock(10, 100.0)
+    clock = loop.Clock(10, 100.0)
     assert clock.share(3) == 0.3
     now[0] = 60.0
     assert clock.share(3) == 0.6 and clock.share(10) == 1
-    assert train_pace.Clock(10, 0.0).share(5) == 0.5 and train_pace.Clock(0, 0.0).share(0) == 1
+    assert loop.Clock(10, 0.0).share(5) == 0.5 and loop.Clock(0, 0.0).share(0) == 1

@@ -28,8 +28,10 @@ from come_accuracy import score, summary, windows
 from come_ros.accelerators import CoMe
 from come_ros.accelerators.confidence import default_block, load_predictor, save_predictor
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
-from come_ros.tools.distill import RoomWindows, Student, agreement, draw_batch, rate_at, teach
+from come_ros.tools.distill import rate_at
 from come_ros.tools.eval.sources import ROOMS
+from come_ros.training.data import RoomWindows, draw_batch
+from come_ros.training.predictor import Student, agreement, teach
 
 RESULTS = Path(__file__).parent / "results"
 EVERY = 100

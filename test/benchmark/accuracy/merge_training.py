@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from come_ros.training import tiny
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import TINY_COME, write_result
 from come_accuracy import RESULTS, middle, score, windows
@@ -26,7 +28,6 @@ from come_ros.accelerators import CoMe, Random
 from come_ros.accelerators.confidence import load_predictor
 from come_ros.accelerators.random import Lot
 from come_ros.evaluation import paired_difference
-from come_ros.tools import train
 from come_ros.tools.eval.sources import ROOMS
 from come_ros.weights import MODEL_FOLDER
 
@@ -52,8 +53,8 @@ def main() -> None:
     folders = {"without merging": (args.output / "without", 0.0), "with merging": (args.output / "with", args.merge)}
     if not args.score:
         educate(args, list(folders.values()))
-    models = {"before": train.restore(args.checkpoint)}
-    models |= {name: train.restore(str(folder / "last.pt")) for name, (folder, _) in folders.items()}
+    models = {"before": tiny.restore(args.checkpoint)}
+    models |= {name: tiny.restore(str(folder / "last.pt")) for name, (folder, _) in folders.items()}
     result = judge(args, models)
     write_result(RESULTS, "merge_training", result, markdown(result), weights=TINY_COME[1:])
     print(markdown(result))

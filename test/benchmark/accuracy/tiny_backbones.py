@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from come_ros.evaluation import rooms
+from come_ros.training import tiny
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import TINY, write_result
@@ -33,7 +34,6 @@ from benchmark.stamped import TINY, write_result
 from come_ros.backbones.checkpoint import bundled_weights
 from come_ros.datasets.rooms.rooms import render_sequence
 from come_ros.datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
-from come_ros.tools import train
 from come_ros.training.recipes import recipe_for
 from come_ros.training.room_windows import loader
 
@@ -81,11 +81,11 @@ class Run:
 
     def __init__(self, backbone: str, args: argparse.Namespace) -> None:
         self.path = args.output / backbone / "last.pt"
-        self.model, self.recipe = train.make_model(backbone, "tiny", args.side), recipe_for(backbone)
-        train.initialise(self.model, self.recipe, args.seed)
-        self.probe = train.make_probe(self.model)
-        train.begin_encoder(bundled_weights(), self.model)
-        self.optimiser = train.make_optimiser(self.model, self.probe)
+        self.model, self.recipe = tiny.make_model(backbone, "tiny", args.side), recipe_for(backbone)
+        tiny.initialise(self.model, self.recipe, args.seed)
+        self.probe = tiny.make_probe(self.model)
+        tiny.begin_encoder(bundled_weights(), self.model)
+        self.optimiser = tiny.make_optimiser(self.model, self.probe)
         self.state: dict[str, Any] = {"backbone": backbone, "variant": "tiny", "step": 0, "frames": 0, "seconds": 0.0}
         self.state |= {"seed": args.seed, "minutes": 0.0, "resumed": [], "log": []}
         self.mean: dict[str, float] = {}
@@ -100,8 +100,8 @@ class Run:
         step, started = self.state["step"], time.process_time()
         torch.manual_seed(args.seed * 1_000_003 + step)  # the same frames for the dense heads of both
         done = step / args.steps
-        rate = train.rate_at(args.rate, step, done, WARM_UP_STEPS)
-        terms = train.learn(self.model, self.recipe, self.probe, self.optimiser, batch, rate, done)
+        rate = tiny.rate_at(args.rate, step, done, WARM_UP_STEPS)
+        terms = tiny.learn(self.model, self.recipe, self.probe, self.optimiser, batch, rate, done)
         for name, value in terms.items():
             if value:
                 self.mean[name] = 0.97 * self.mean.get(name, value) + 0.03 * value
@@ -146,7 +146,7 @@ def judge(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     rows, about = [], {}
     for name in BACKBONES:
-        model, state = train.restore(str(args.output / name / "last.pt"))
+        model, state = tiny.restore(str(args.output / name / "last.pt"))
         seen = ("step", "frames", "seconds", "seed", "resumed")
         about[name] = {"parameters": sum(p.numel() for p in model.parameters())} | {key: state[key] for key in seen}
         for split in ("validation", "test"):

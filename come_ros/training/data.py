@@ -1,0 +1,122 @@
+"""Training data for what learns from a model as it is: rendered rooms, or recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import DatasetError
+
+LONGEST = 8  # frames in a training window
+VALIDATION_WINDOWS = 24
+
+
+Batch = dict[str, Any]
+"""images (B, S, 3, H, W) uint8; in rooms also depth, camera_from_first and intrinsics, as datasets.windows gives them"""
+
+
+class RoomWindows:
+    """Windows of rendered rooms, as `come_ros train` draws them."""
+
+    def __init__(self, seed: int, side: int) -> None:
+        from .room_windows import WindowStream
+
+        self.side = side
+        self._stream = WindowStream(seed + 77, side)
+        self._debt = 0.0
+        for _ in range(24):
+            self._stream.render()
+
+    def batch(self, windows: int, frames: int) -> np.ndarray:
+        """(windows, frames, 3, H, W) uint8."""
+        self._debt += windows * frames / 4
+        while self._debt > 12:
+            self._stream.render()
+            self._debt -= 12
+        size = self._stream.draw_size()
+        return np.stack([self._stream.window(frames, 0.6, size).images for _ in range(windows)])
+
+    def validation(self) -> list[np.ndarray]:
+        from ..datasets.rooms.rooms import render_sequence
+        from ..datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
+
+        seeds = SPLIT_SEEDS["validation"][:VALIDATION_WINDOWS]
+        size = {"width": self.side, "height": self.side * 3 // 4}
+        made = (render_sequence(s, frames=4, rate_hz=TEST_RATE_HZ, **size) for s in seeds)
+        return [s.images.transpose(0, 3, 1, 2) for s in made]
+
+
+class RecordedWindows:
+    """Windows of neighbouring frames of recordings; the last tenth of each is kept for validation."""
+
+    def __init__(self, sources: list[str], side: int, patch: int, seed: int) -> None:
+        """Raises DatasetError if a recording cannot be read or is too short."""
+        from ..camera.preprocess import plan_resize, preprocess
+        from ..datasets.sequence import open_sequence
+
+        self.rng = np.random.default_rng(seed)
+        self.train, self.held = [], []
+        for source in sources:
+            with open_sequence(source) as sequence:
+                images = []
+                for frame in sequence.iter_frames():
+                    height, width = frame.image.shape[:2]
+                    images.append(preprocess(frame.image, plan_resize(width, height, side, patch)).transpose(2, 0, 1))
+            if len(images) < 10 or len({i.shape for i in images}) > 1:
+                raise DatasetError(f"{source} has {len(images)} images of {len({i.shape for i in images})} sizes: "
+                                   f"give 10 or more of one size")  # fmt: skip
+            cut = len(images) - max(2, len(images) // 10)
+            self.train.append(np.stack(images[:cut]))
+            self.held.append(np.stack(images[cut:]))
+        self._share = np.array([len(i) for i in self.train]) / sum(len(i) for i in self.train)
+
+    def batch(self, windows: int, frames: int) -> np.ndarray:
+        source = self.train[self.rng.choice(len(self.train), p=self._share)]  # one image size a batch
+        frames = min(frames, len(source))
+        out = []
+        for _ in range(windows):
+            span = int(self.rng.integers(frames, min(len(source), 4 * frames) + 1))
+            start = int(self.rng.integers(len(source) - span + 1))
+            picked = start + self.rng.permutation(span)[:frames]  # in any order: any frame may come first
+            out.append(source[picked])
+        return np.stack(out)
+
+    def validation(self) -> list[np.ndarray]:
+        windows = [h[i : i + 4] for h in self.held for i in range(0, max(1, len(h) - 3), 4)]
+        return windows[:VALIDATION_WINDOWS]
+
+
+def draw_batch(data: Any, rng: np.random.Generator, batch: int) -> np.ndarray:
+    """Windows (B, S, 3, H, W) uint8 of one random length, `batch` frames in all."""
+    frames = int(rng.integers(1, LONGEST + 1))
+    return data.batch(max(1, batch // frames), frames)
+
+
+def room_batches(side: int, batch: int, seed: int) -> Iterator[Batch]:
+    from .room_windows import WindowStream
+
+    return WindowStream(seed + 991, side).batches(batch)
+
+
+def room_validation(side: int, patch: int, count: int) -> list[Batch]:
+    import torch
+
+    from ..datasets.rooms.rooms import render_sequence
+    from ..datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
+
+    size = {"width": side, "height": patch * round(side * 3 / 4 / patch)}
+    made = (render_sequence(s, frames=4, rate_hz=TEST_RATE_HZ, **size) for s in SPLIT_SEEDS["validation"][:count])
+    return [
+        {"images": torch.from_numpy(s.images.transpose(0, 3, 1, 2))[None], "depth": torch.from_numpy(s.depth)[None]}
+        for s in made
+    ]
+
+
+def recorded_batches(data: Any, batch: int, seed: int) -> Iterator[Batch]:
+    import torch
+
+    rng = np.random.default_rng(seed)
+    while True:
+        yield {"images": torch.from_numpy(draw_batch(data, rng, batch))}

@@ -1,0 +1,124 @@
+"""Scores of PaceVGGT's networks next to other choices: random, even, and by the attention itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .data import Batch
+from .pace import said, teach
+
+
+def choices(target: Any, seed: int) -> dict[str, Any]:
+    """How else patches can be chosen, as scores (B, S, h, w): by lot, and by the attention that the scorer is to foresee."""
+    import torch
+
+    lot = torch.rand(target.shape, generator=torch.Generator().manual_seed(seed)).to(target.device)
+    return {"by lot": lot, "by attention": target}
+
+
+def evaluate(
+    model: Any, nets: dict[str, tuple[Any, Any]], how: dict[str, Any], windows: list[Batch]
+) -> list[dict[str, float]]:
+    """Of each window, the scores by name. nets: name -> (scorer, restorer) to be judged; how: Pace's parameters.
+
+    "{name}, {choice}": mean |log depth / depth of the whole model|, choice being "copied" (kept patches copied in place of those left out),
+    "restored", and, restored as well, "by lot", "evenly", "by attention"; with " abs_rel" behind, depth against the truth, where there is
+    one, "dense abs_rel" that of the whole model. "{name} spearman": rank correlation of score and attention target, frame by frame;
+    "{name} spearman_error": of score and how much each patch's depth changes if patches are left out by lot (a patch that is kept
+    changes little, so those chosen by the score itself say nothing of it).
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from ..accelerators import NoAccelerator, Pace
+    from ..evaluation import depth_errors
+
+    rows = []
+    with torch.no_grad():
+        for number, batch in enumerate(windows):
+            lesson = teach(model, batch, heads=False)
+            images = batch["images"].float() / 255
+            dense = model(images, NoAccelerator(), ("depth",))[0]["depth"]
+            row: dict[str, float] = {}
+
+            def depth_of(score: Any, restorer: Any, images: Any = images, **more: Any) -> Any:
+                return model(images, Pace(said(score), restorer, **{**how, **more}), ("depth",))[0]["depth"]
+
+            def note(name: str, depth: Any, row: Any = row, dense: Any = dense, batch: Any = batch) -> None:
+                row[name] = float((depth / dense).log().abs().mean())
+                if "depth" in batch:
+                    row[f"{name} abs_rel"] = depth_errors(
+                        depth[0].cpu().numpy(), batch["depth"][0].cpu().numpy()
+                    ).abs_rel
+
+            note("dense", dense)
+            others = choices(lesson.target, number)
+            for name, (scorer, restorer) in nets.items():
+                score = scorer(lesson.features)
+                note(f"{name}, copied", depth_of(score, None))
+                note(f"{name}, restored", depth_of(score, restorer))
+                by_lot = depth_of(others["by lot"], restorer, spread=0.0)
+                note(f"{name}, by lot", by_lot)
+                note(f"{name}, evenly", depth_of(torch.zeros_like(score), restorer, spread=1.0))
+                note(f"{name}, by attention", depth_of(others["by attention"], restorer, spread=0.0))
+                row[f"{name} spearman"] = rank_correlation(score, lesson.target)
+                change = F.avg_pool2d((by_lot / dense).log().abs(), model.patch)
+                row[f"{name} spearman_error"] = rank_correlation(score, change)
+            rows.append(row)
+    return rows
+
+
+def rank_correlation(a: Any, b: Any) -> float:
+    """Mean over frames of that of (B, S, h, w) and (B, S, h, w); NaN if all are constant."""
+    from ..evaluation import spearman
+
+    pairs = zip(a.flatten(0, 1).cpu().numpy(), b.flatten(0, 1).cpu().numpy(), strict=True)
+    found = [spearman(x.ravel(), y.ravel()) for x, y in pairs]
+    known = [f for f in found if np.isfinite(f)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def means(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: round(float(np.nanmean([row[name] for row in rows])), 5) for name in rows[0]}
+
+
+def comparison(rows: list[dict[str, float]], how: dict[str, Any]) -> str:
+    """Markdown: the networks of both stages, and other choices, at the same budget."""
+    from ..evaluation import interval, paired_difference
+
+    def of(name: str) -> np.ndarray:
+        return np.array([row.get(name, np.nan) for row in rows])
+
+    truth = "dense abs_rel" in rows[0]
+    lines = [
+        f"{len(rows)} validation windows; {how['ratio']:.0%} of the patches left out, spread {how['spread']:g}. Change: mean "
+        "|log depth / depth of the whole model|; differences to a choice by lot with the same restorer are paired, intervals 95 %.", "",
+        "| networks | choice, rebuilt by | change of depth | - by lot | AbsRel | - by lot |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    if truth:
+        lines.append(f"| whole model | all | | | {of('dense abs_rel').mean():.4f} | |")
+    titles = {"copied": "score, copying", "restored": "score, restorer", "by lot": "by lot, restorer", "evenly": "evenly, restorer",
+              "by attention": "by the attention target, restorer"}  # fmt: skip
+    for key in [k for k in rows[0] if ", " in k and not k.endswith("abs_rel")]:
+        name, _, choice = key.partition(", ")
+        cells = [name, titles[choice]]
+        for suffix in ("", " abs_rel") if truth else ("",):
+            ours, lot = of(key + suffix), of(f"{name}, by lot" + suffix)
+            middle, apart = interval(ours), paired_difference(ours, lot)
+            cells.append(f"{middle.value:.4f} ({middle.low:.4f} to {middle.high:.4f})")
+            cells.append("" if choice == "by lot" else f"{apart.value:+.4f} ({apart.low:+.4f} to {apart.high:+.4f})")
+        lines.append("| " + " | ".join(cells + [""] * (6 - len(cells))) + " |")
+    lines += [
+        "",
+        "| networks | Spearman with the attention target | with the change of each patch's depth |",
+        "|---|---|---|",
+    ]
+    for name in dict.fromkeys(k.removesuffix(" spearman") for k in rows[0] if k.endswith(" spearman")):
+        cells = [
+            f"{v.value:.3f} ({v.low:.3f} to {v.high:.3f})"
+            for v in (interval(of(f"{name} {k}")) for k in ("spearman", "spearman_error"))
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
