@@ -682,17 +682,35 @@ def with_words(config: Config, words: Iterable[str]) -> Config:
     return config.replace(**changes)
 
 
-def split_accelerator(text: str) -> tuple[str, list[str]]:
+def split_name(text: str) -> tuple[str, list[str]]:
     """NAME, or NAME:parameter=value,... as command lines give it -> name (which may be module:Class) and words parameter=value."""
     head, colon, tail = text.rpartition(":")
     name, given = (head, tail) if colon and ("=" in tail or not tail) else (text, "")
     return name, [word for word in given.split(",") if word]
 
 
+def own_parameters(registry: Registry, name: str, words: Iterable[str]) -> Any:
+    """The `Parameters` of that plug-in with some given as NAME=VALUE; None if it has none. Raises ConfigError."""
+    import yaml
+
+    kind = registry.parameters_of(name)
+    known = {} if kind is None else {p.name: p for p in parameters(kind)}
+    values = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if kind is None:
+            raise ConfigError(f"{word!r} is given to the {registry.kind} {name}, which has no parameters: leave it out")
+        if key not in known:
+            raise ConfigError(f"the {registry.kind} {name} has no parameter {key!r}{_suggest(key, known)}")
+        values[key] = known[key].coerce(value if known[key].type is str else yaml.safe_load(value))
+        known[key].check(values[key])
+    return None if kind is None else kind(**values)
+
+
 def with_accelerator(config: Config, text: str) -> Config:
-    """`config` with the accelerator that `text` names, see split_accelerator. Its parameters: those of the group `accelerator`, of the
+    """`config` with the accelerator that `text` names, see split_name. Its parameters: those of the group `accelerator`, of the
     plug-in's own, or any other. Raises ConfigError."""
-    name, given = split_accelerator(text)
+    name, given = split_name(text)
     config = config.replace(**{"accelerator.name": name})
     known = {p.name for p in config.parameters()}
     words = []

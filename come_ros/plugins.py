@@ -76,7 +76,7 @@ class Registry:
         except Exception as error:
             if name in self.own:
                 raise
-            raise ConfigError(f"cannot import {title}: {_one_line(error)}: fix that module") from error
+            raise ConfigError(f"cannot import {title}: {one_line(error)}: fix that module") from error
         for part in path.split("."):
             found = getattr(found, part, None)
         if not isinstance(found, type):
@@ -111,7 +111,8 @@ class Registry:
         return found
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Kind and message of an exception of somebody else's code."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -120,7 +121,7 @@ ACCELERATORS = Registry(
     "come_ros.accelerators",
     ("come_ros.accelerators:Accelerator",),
     {
-        "none": "come_ros.accelerators.base:Accelerator",
+        "none": "come_ros.accelerators:NoAccelerator",
         "come": "come_ros.accelerators.come:CoMe",
         "tome": "come_ros.accelerators.tome:ToMe",
         "good_token_hunting": "come_ros.accelerators.good_token_hunting:GoodTokenHunting",

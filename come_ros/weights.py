@@ -39,7 +39,7 @@ def read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of a .safetensors file, or of a .pt/.pth file read with weights_only. Raises CheckpointError."""
     if not os.path.isfile(path):
         raise CheckpointError(
-            f"weights file {path} does not exist: check weights:=, or leave it empty for the bundled model"
+            f"weights file {path} does not exist: check the path, or leave it out for the bundled model"
         )
     try:
         if path.endswith(".safetensors"):

@@ -1,7 +1,4 @@
-"""Every backbone at a size that a test runs in no time, with random weights; all their encoders are 48 wide.
-
-And what the bundled model, whatever its native side, makes of an image.
-"""
+"""Small models for tests (those of come_ros.testing), and what the bundled model, whatever its native side, makes of an image."""
 
 from __future__ import annotations
 
@@ -9,46 +6,12 @@ from typing import ClassVar
 
 import torch
 
-from come_ros.backbones.checkpoint import MODELS, bundled_weights, load_vggt
-from come_ros.backbones.da3 import DA3Sizes
+from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.backbones.graphs import Graphs, _Recording, put_together, taken_apart
-from come_ros.backbones.mapanything import MapAnythingSizes
-from come_ros.backbones.model import GeometryModel
-from come_ros.backbones.pi3 import Pi3Sizes
-from come_ros.backbones.vggt import VGGTSizes
 from come_ros.camera.preprocess import patch_grid_size
+from come_ros.testing.models import TINY, WIDTH, tiny
 
-WIDTH = 48
-
-TINY = {
-    "vggt": VGGTSizes(
-        image_side=70, native_side=70, dim=WIDTH, encoder_depth=2, encoder_heads=3, depth=4, heads=3,
-        taps=(0, 1, 2, 3), camera_depth=1, camera_heads=3, features=16, channels=(16, 16, 16, 16),
-    ),
-    "mapanything": MapAnythingSizes(
-        image_side=70, native_side=70, dim=WIDTH, encoder_depth=2, encoder_heads=3, trunk_dim=WIDTH, depth=4, heads=3,
-        taps=(1, 2), features=16, channels=(16, 16, 16, 16), pose_dim=16, scale_dim=8, map_dims=(16, 16), vector_dims=(16, 16),
-    ),
-    "pi3": Pi3Sizes(
-        image_side=70, native_side=70, dim=WIDTH, encoder_depth=2, encoder_heads=3, depth=4, heads=3, head_dim=WIDTH,
-        head_depth=1, head_heads=3, map_out=16, camera_out=16,
-    ),
-    "da3": DA3Sizes(
-        image_side=70, native_side=70, dim=WIDTH, heads=3, depth=6, alternate=2, taps=(0, 0, 1, 1), features=16,
-        channels=(16, 16, 16, 16),
-    ),
-}  # fmt: skip
-
-
-def tiny(backbone: str, seed: int = 0, std: float = 0.1, **sizes: object) -> GeometryModel:
-    """A small model of that kind; `sizes` differ from TINY's. Its cameras look ahead, so that the pipeline takes them for such."""
-    from dataclasses import replace
-
-    torch.manual_seed(seed)
-    model = MODELS[backbone](replace(TINY[backbone], **sizes))  # type: ignore[call-arg]
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=std)
-    return model.eval()
+__all__ = ["TINY", "WIDTH", "bundled_size", "kept_by_come", "tiny"]
 
 
 def bundled_size(width: int, height: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ ROS = {
     *("rosbag2_py", "rosgraph_msgs", "sensor_msgs", "sensor_msgs_py", "std_msgs", "std_srvs", "tf2_msgs", "tf2_ros"),
 }
 HEAVY = {"torch", "cupy", "triton"}
-HEAVY_FOLDERS = ("backbones", "accelerators", "kernels", "training")
+HEAVY_FOLDERS = ("backbones", "accelerators", "kernels", "testing", "training")
 TRAINING = (
     "tools/train.py",
     "training/losses.py",

@@ -6,11 +6,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from come_ros.config import Config, load_config, parameters, with_accelerator, with_words
-from come_ros.errors import ConfigError
+from come_ros.datasets.part import Part
+from come_ros.datasets.sequence import open_sequence
+from come_ros.errors import ConfigError, DatasetError
 from come_ros.plugins import ACCELERATORS, BACKBONES, READERS
+from come_ros.testing import ReaderContract
 
 MODULE = """
 from dataclasses import dataclass
@@ -43,6 +48,12 @@ class NotOne:
     pass
 
 
+class Fails(Accelerator):
+    @classmethod
+    def create(cls, config, model, weights):
+        return {}["no such key"]
+
+
 class Loose(Accelerator):
     @dataclass
     class Parameters:
@@ -70,9 +81,11 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "[come_ros.accelerators]\nevery = plugin_of_somebody:Every\nbroken = plugin_that_fails:X\ncome = plugin_of_somebody:Plain\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    ACCELERATORS.__dict__.pop("others", None)
+    for registry in (ACCELERATORS, READERS):
+        registry.__dict__.pop("others", None)
     yield
-    ACCELERATORS.__dict__.pop("others", None)
+    for registry in (ACCELERATORS, READERS):
+        registry.__dict__.pop("others", None)
     for name in [n for n in sys.modules if n.startswith("plugin_")]:
         del sys.modules[name]
 
@@ -147,6 +160,176 @@ def test_what_is_wrong_is_one_clear_line(words: list[str], message: str) -> None
     with pytest.raises(ConfigError) as raised:
         with_words(Config(), words)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_it_is_made_with_its_parameters(tmp_path: Path) -> None:
+    from come_ros.accelerators import make_accelerator, registered
+
+    made = make_accelerator(with_accelerator(Config(), "every:step=3"), None, "")  # type: ignore[arg-type]
+    assert type(made).__name__ == "Every" and made.step == 3  # type: ignore[attr-defined]
+    found = registered()
+    assert found["every"] is type(made) and "broken" not in found
+    with pytest.raises(ConfigError, match="plugin_of_somebody:Fails cannot be made: KeyError: 'no such key'"):
+        make_accelerator(with_accelerator(Config(), "plugin_of_somebody:Fails"), None, "")  # type: ignore[arg-type]
+
+
+BACKBONE = """
+from dataclasses import dataclass
+
+from come_ros.backbones.backbone import Backbone
+from come_ros.backbones.fake import FakeBackbone
+from come_ros.backbones.vggt import VGGT
+from come_ros.config import parameter
+from come_ros.plugins import BACKBONES
+
+
+class Mine(VGGT):
+    name, landmark, weights_from = "mine", "a.key.that.no.file.holds", "somebody's page"
+
+
+class Whole(FakeBackbone, Backbone):
+    name = "whole"
+
+    @dataclass(frozen=True)
+    class Parameters:
+        delay: float = parameter(0.0, "seconds of a window", low=0.0, high=1.0)
+
+    @classmethod
+    def create(cls, config):
+        return cls(delay_s=config.backbone_params.delay)
+"""
+
+
+def test_backbones_of_others_are_loaded(tmp_path: Path) -> None:
+    from come_ros.backbones import load_backbone
+    from come_ros.backbones.checkpoint import load_model, save_checkpoint
+    from come_ros.errors import CheckpointError
+    from come_ros.testing.models import TINY
+
+    (tmp_path / "plugin_backbones.py").write_text(BACKBONE)
+    mine = BACKBONES.load("plugin_backbones:Mine")
+    path = str(tmp_path / "mine.safetensors")
+    save_checkpoint(path, mine(TINY["vggt"]))
+    assert type(load_model("plugin_backbones:Mine", path)) is mine
+    config = Config().replace(backbone="plugin_backbones:Mine", weights=path, device="cpu")
+    assert load_backbone(config).predict(np.zeros((2, 56, 70, 3), np.uint8)).depth.shape == (2, 56, 70)
+    with pytest.raises(CheckpointError, match="holds weights of the backbone mine"):
+        load_model("vggt", path)
+    with pytest.raises(CheckpointError, match=r"set the parameter weights to a file \(somebody's page\)"):
+        load_backbone(config.replace(weights=""))
+
+    words = ["backbone=plugin_backbones:Whole", "backbone_params.delay=0.25"]
+    assert load_backbone(with_words(Config(), words)).delay_s == 0.25  # type: ignore[attr-defined]
+
+
+READER = """
+from dataclasses import dataclass
+
+import numpy as np
+
+from come_ros.config import parameter
+from come_ros.datasets.sequence import Sequence
+from come_ros.types import Frame
+
+
+class Rows(Sequence):
+    name, kind = "rows", "rows of grey values"
+
+    @dataclass(frozen=True)
+    class Parameters:
+        rate: float = parameter(10.0, "images per second", low=0.1, high=1000.0)
+
+    @classmethod
+    def accepts(cls, path):
+        return path.suffix == ".rows"
+
+    def __init__(self, path, own):
+        self.rows = [[int(word) for word in line.split()] for line in path.read_text().splitlines()]
+        self.step_ns, self.count = int(1e9 / own.rate), len(self.rows)
+
+    def iter_frames(self):
+        for i, row in enumerate(self.rows):
+            image = np.repeat(np.uint8([row])[..., None], 3, axis=2)
+            yield Frame(np.repeat(image, 40, axis=0), 1 + i * self.step_ns)
+
+    def iter_depth(self):
+        for frame in self.iter_frames():
+            yield frame.stamp_ns, np.full(frame.image.shape[:2], 2.0, np.float32)
+"""
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """A recording that only that reader knows; its entry point is installed."""
+    (tmp_path / "plugin_reader.py").write_text(READER)
+    with open(tmp_path / "somebody-1.0.dist-info" / "entry_points.txt", "a") as file:
+        file.write("[come_ros.datasets]\nrows = plugin_reader:Rows\n")
+    READERS.__dict__.pop("others", None)
+    path = tmp_path / "some.rows"
+    path.write_text("\n".join(" ".join(str((7 * i + 3 * j) % 256) for j in range(56)) for i in range(5)))
+    return path
+
+
+class TestReaderOfSomebody(ReaderContract):
+    @pytest.fixture(params=["recognised", "named", "module:Class, with a parameter"])
+    def source(self, request: pytest.FixtureRequest, rows: Path) -> str:
+        reader = {"recognised": "", "named": "rows::"}.get(request.param, "plugin_reader:Rows:rate=25::")
+        return f"{reader}{rows}"
+
+
+class TestImageFolder(ReaderContract):
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "images"
+        folder.mkdir()
+        for i in range(3):
+            Image.fromarray(np.full((30, 40, 3), 50 * i, np.uint8)).save(folder / f"{i}.png")
+        return folder
+
+
+def test_a_part_and_options_of_a_readers_recording(rows: Path) -> None:
+    with open_sequence(f"plugin_reader:Rows:rate=25::{rows}", part=Part(every=2, most=2)) as part:
+        assert [f.stamp_ns for f in part.iter_frames()] == [1, 1 + 2 * 40_000_000]
+    with pytest.raises(ConfigError, match="--fps 5 has no effect"):
+        open_sequence(rows, fps=5)
+    with pytest.raises(ConfigError, match="has no parameter 'rat'; did you mean 'rate'"):
+        open_sequence(f"rows:rat=5::{rows}")
+    with pytest.raises(ConfigError, match="there is no dataset reader 'lines'"):
+        open_sequence(f"lines::{rows}")
+    rows.write_text("seven")
+    with pytest.raises(
+        DatasetError, match=r"the dataset reader rows cannot open .*: ValueError: invalid literal"
+    ) as raised:
+        open_sequence(rows)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_broken_reader_leaves_other_recordings_alone(
+    rows: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "plugin_reader.py").write_text("import a_package_that_nobody_has\n")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(folder / "1.png")
+    assert open_sequence(folder).count == 1
+    assert "there is no module 'a_package_that_nobody_has'" in caplog.text
+
+
+def test_a_command_reads_it(rows: Path, tmp_path: Path) -> None:
+    from come_ros.tools import cli
+
+    words = [
+        "--set",
+        "backbone=fake",
+        "--set",
+        "keyframe.mode=every",
+        "--set",
+        "window.size=2",
+        "--set",
+        "window.overlap=1",
+    ]
+    assert cli.main(["bag", f"plugin_reader:Rows:rate=25::{rows}", "-o", str(tmp_path / "out"), *words]) == 0
+    assert (tmp_path / "out" / "map.ply").stat().st_size > 100
 
 
 def test_a_command_ends_with_that_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

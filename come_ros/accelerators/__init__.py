@@ -1,11 +1,14 @@
-"""Token reduction plug-ins: one file each, one registered name."""
+"""Token reduction plug-ins: one file each, listed by name in come_ros/plugins.py. README.md here tells how to write one."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from .. import plugins
 from ..config import Config
-from ..tokens import Layer, Tokens
+from ..errors import ComeRosError, ConfigError
+from ..tokens import Layer, Reach, Tokens
 from .base import Accelerator, NoAccelerator
 from .combined import combine
 from .come import CoMe
@@ -19,23 +22,12 @@ from .tome import ToMe
 if TYPE_CHECKING:
     from ..backbones.model import GeometryModel
 
-ACCELERATORS: dict[str, type[Accelerator]] = {
-    "none": NoAccelerator,
-    "come": CoMe,
-    "tome": ToMe,
-    "good_token_hunting": GoodTokenHunting,
-    "pace": Pace,
-    "fast": Fast,
-    "temporal": Temporal,
-    "random": Random,
-}
 COMBINATIONS: dict[str, tuple[str, ...]] = {
     f"{name}+good_token_hunting": tuple(f"ratio={ratio}" for ratio in (0.25, 0.5, 0.75)) for name in ("come", "pace")
 }
 """accelerators that work together, as names for `accelerator.name`, and what `come_ros eval --frontier` tries of them"""
 
 __all__ = [
-    "ACCELERATORS",
     "COMBINATIONS",
     "Accelerator",
     "CoMe",
@@ -45,17 +37,48 @@ __all__ = [
     "NoAccelerator",
     "Pace",
     "Random",
+    "Reach",
     "Temporal",
     "ToMe",
     "Tokens",
     "make_accelerator",
+    "registered",
 ]
+
+log = logging.getLogger("come_ros")
+
+
+def registered() -> dict[str, type[Accelerator]]:
+    """Name -> class of all accelerators that can be chosen by name. One of another package that cannot be used is left out, which is
+    logged."""
+    found = {}
+    for name in plugins.ACCELERATORS.names:
+        try:
+            found[name] = plugins.ACCELERATORS.load(name)
+        except ConfigError as error:
+            log.warning("%s", error)
+    return found
 
 
 def make_accelerator(config: Config, model: GeometryModel, weights: str) -> Accelerator:
     """The accelerator that `accelerator.name` asks for ("a+b": both), for a model read from the file `weights`.
 
-    Raises CheckpointError if a file that it needs is missing or fits another model, ConfigError if two cannot work together.
+    Raises CheckpointError if a file that it needs is missing or fits another model, ConfigError if two cannot work together or one of
+    another package fails.
     """
-    names = config.accelerator.name.split("+")
-    return combine([ACCELERATORS[name].create(config, model, weights) for name in names])
+    return combine([_create(name, config, model, weights) for name in config.accelerator.name.split("+")])
+
+
+def _create(name: str, config: Config, model: GeometryModel, weights: str) -> Accelerator:
+    kind = plugins.ACCELERATORS.load(name)
+    try:
+        made: Accelerator = kind.create(config, model, weights)
+    except ComeRosError:
+        raise
+    except Exception as error:
+        if name in plugins.ACCELERATORS.own:
+            raise
+        raise ConfigError(
+            f"the accelerator {name} cannot be made: {plugins.one_line(error)}: fix {kind.__qualname__}.create"
+        ) from error
+    return made

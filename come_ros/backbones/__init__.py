@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import Config
-from ..errors import ConfigError
+from ..errors import ComeRosError, ConfigError
+from ..plugins import BACKBONES, one_line
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -16,14 +17,13 @@ __all__ = ["load_backbone"]
 def load_backbone(config: Config) -> Backbone:
     """Build the model, read its weights, put it on its device. Slow; torch is imported here, not before.
 
-    Raises CheckpointError (weights missing or wrong) or ConfigError (device or precision cannot be had).
+    Raises CheckpointError (weights missing or wrong) or ConfigError (device or precision is not available, a plug-in cannot be used).
     """
-    if config.backbone == "fake":
-        from .fake import FakeBackbone
-
-        fake = FakeBackbone()
-        _check_inputs(config, getattr(fake, "inputs", frozenset()))
-        return fake
+    kind = BACKBONES.load(config.backbone)
+    if hasattr(kind, "create"):  # a whole backbone, no model for ours
+        made: Backbone = _created(kind, config)
+        _check_inputs(config, getattr(made, "inputs", frozenset()))
+        return made
 
     import torch
 
@@ -47,6 +47,20 @@ def load_backbone(config: Config) -> Backbone:
         heads_precision=config.heads_precision,
         optimize=config.optimize,
     )
+
+
+def _created(kind: Any, config: Config) -> Any:
+    """`kind.create(config)`. Raises ConfigError if one of another package fails."""
+    try:
+        return kind.create(config)
+    except ComeRosError:
+        raise
+    except Exception as error:
+        if config.backbone in BACKBONES.own:
+            raise
+        raise ConfigError(
+            f"the backbone {config.backbone} cannot be made: {one_line(error)}: fix {kind.__qualname__}.create"
+        ) from error
 
 
 def _check_inputs(config: Config, inputs: frozenset[str]) -> None:

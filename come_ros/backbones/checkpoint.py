@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..plugins import BACKBONES
 from ..weights import MODEL_FOLDER, fill, read_checkpoint
 from .da3 import DepthAnything3
 from .mapanything import MapAnything
@@ -19,6 +20,7 @@ from .pi3 import Pi3
 from .vggt import VGGT
 
 MODELS: dict[str, type[GeometryModel]] = {m.name: m for m in (VGGT, MapAnything, Pi3, DepthAnything3)}
+"""those built in"""
 
 _SIZES_KEY, _BACKBONE_KEY = "come_ros.sizes", "come_ros.backbone"  # in the safetensors metadata of our own files
 
@@ -26,14 +28,15 @@ _SIZES_KEY, _BACKBONE_KEY = "come_ros.sizes", "come_ros.backbone"  # in the safe
 def bundled_weights(backbone: str = "vggt") -> str:
     """Path of the small model that ships with the package. Raises CheckpointError if it is not there, or there is none."""
     if backbone != "vggt":
+        source = getattr(BACKBONES.load(backbone), "weights_from", "")
         raise CheckpointError(
-            f"no weights of the backbone {backbone} ship with come_ros: name a file with weights:=FILE "
-            f"({MODELS[backbone].weights_from}), or set backbone:=vggt"
+            f"no weights of the backbone {backbone} ship with come_ros: set the parameter weights to a file"
+            f"{f' ({source})' if source else ''}, or backbone to vggt"
         )
     path = os.path.join(MODEL_FOLDER, "vggt_tiny.safetensors")
     if not os.path.isfile(path):
         raise CheckpointError(
-            f"the bundled model is missing ({path}): reinstall come_ros, or name a file with weights:=FILE"
+            f"the bundled model is missing ({path}): reinstall come_ros, or set the parameter weights to a file"
         )
     return path
 
@@ -46,25 +49,29 @@ def load_vggt(path: str) -> VGGT:
 
 
 def load_model(backbone: str, path: str) -> GeometryModel:
-    """The model in fp32 on the CPU with the weights of `path`. backbone: one of MODELS, or "" for whichever the file holds.
+    """The model in fp32 on the CPU with the weights of `path`. backbone: its name, see plugins.BACKBONES, or "" for whichever of MODELS
+    the file holds.
 
     Sizes come from the file's own metadata (files written by save_checkpoint); a file without it must be a published one.
     Raises CheckpointError, naming the file and the keys, if it is unreadable, incomplete, of another shape or another backbone's.
     """
+    wanted: type[GeometryModel] | None = BACKBONES.load(backbone) if backbone else None
+    models = {**MODELS, **({wanted.name: wanted} if wanted is not None else {})}
     state, metadata = read_checkpoint(path)
     if _SIZES_KEY in metadata:
         found = metadata.get(_BACKBONE_KEY, "vggt")
     else:
-        found = next((m.name for m in MODELS.values() if m.landmark in m.own_names(state)), backbone or "vggt")
-    if found not in MODELS:
+        other = "vggt" if wanted is None else wanted.name
+        found = next((m.name for m in models.values() if m.landmark in m.own_names(state)), other)
+    if found not in models:
         raise CheckpointError(
             f"{path} holds weights of the backbone {found}, which this come_ros does not know: update it"
         )
-    if found != (backbone or found):
+    if wanted is not None and found != wanted.name:
         raise CheckpointError(
-            f"{path} holds weights of the backbone {found}, but {backbone} was asked for: set backbone:={found}, or give another file"
+            f"{path} holds weights of the backbone {found}, but {backbone} was asked for: set backbone to {found}, or give another file"
         )
-    kind = MODELS[found]
+    kind = models[found]
     if _SIZES_KEY in metadata:
         known = {f.name for f in dataclasses.fields(kind.sizes_type)}
         stored = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata[_SIZES_KEY]).items()}

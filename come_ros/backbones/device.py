@@ -98,10 +98,10 @@ def choose_device(wish: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # no driver, no device, or torch built without CUDA
         reason = str(error).splitlines()[0]
         if wish == "auto":
-            log.warning("no usable CUDA (%s): running on the CPU; set device:=cpu to silence this", reason)
+            log.warning("no usable CUDA (%s): running on the CPU; set device to cpu to silence this", reason)
             return torch.device("cpu")
         raise ConfigError(
-            f"device {wish!r} cannot be used ({reason}): set device:=auto or cpu, or install a CUDA build of torch"
+            f"device {wish!r} cannot be used ({reason}): set device to auto or cpu, or install a CUDA build of torch"
         ) from error
     return torch.device(name)
 

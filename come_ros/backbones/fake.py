@@ -73,6 +73,11 @@ class FakeBackbone:
             "attention": "none",
         }
 
+    @classmethod
+    def create(cls, config: Config) -> FakeBackbone:
+        """As `backbone: fake` asks for it."""
+        return cls()
+
     def configured(self, config: Config) -> FakeBackbone:
         """Another merge ratio, which counts for cost and memory only. All copies share the device and what is counted."""
         ratio = config.accelerator.ratio if config.accelerator.name != "none" else 0.0

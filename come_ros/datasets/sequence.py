@@ -17,6 +17,7 @@ from .image_file import SUFFIXES as IMAGES
 from .image_folder import ImageFolder, image_files
 from .part import Chosen, Part
 from .posed_images import PosedImages
+from .readers import accepting, make_reader, split_reader
 from .scannet import is_scannet, scannet
 from .seven_scenes import is_seven_scenes, seven_scenes
 from .storage import is_recording
@@ -84,17 +85,29 @@ def open_sequence(
     part: Part | None = None,
     levels: str = "auto",
 ) -> Sequence:
-    """What `path` is, opened. topic: the images' of a bag with several. fps: of folders of images, which are photographs without it,
-    and, in place of the container's times, of videos. rectify, levels: the parameters rectify and input.range. truth: topic of a bag
-    that tells the true path. depth: topic of a bag with depth, "none" for no depth; None for what belongs to the images. part: which
-    images; None for all.
+    """What `path` is, opened; READER::PATH has a reader of another package do it, see readers.py.
+
+    topic: the images' of a bag with several. fps: of folders of images, which are photographs without it, and, in place of the
+    container's times, of videos. rectify, levels: the parameters rectify and input.range. truth: topic of a bag that tells the true
+    path. depth: topic of a bag with depth, "none" for no depth; None for what belongs to the images. part: which images; None for all.
 
     Raises DatasetError, which lists what is accepted, and ConfigError for an option that has no effect on what `path` is.
     """
-    path, part = Path(path), part or Part()
+    reader, text = split_reader(str(path))
+    path, part = Path(text), part or Part()
     if not path.exists():
         raise DatasetError(f"{shown(path)} does not exist: give {ACCEPTED}")
     try:
+        if reader or (reader := accepting(path)):
+            _refuse(
+                path,
+                f"read by {reader}",
+                topic=topic,
+                fps=fps,
+                gt=truth,
+                depth_topic=None if depth == "none" else depth,
+            )
+            return PartOf(make_reader(reader, path), part, depth != "none")
         if is_recording(path):
             _refuse(path, "a bag, whose messages have stamps", fps=fps)
             return BagSequence(path, topic, rectify, truth, depth, part, levels)
@@ -244,6 +257,33 @@ class FolderSequence(Sequence):
     def truth(self) -> dict[int, F64]:
         pairs = zip(self._folder.stamps_ns, self._folder.poses, strict=True)
         return {stamp_ns: pose for stamp_ns, pose in pairs if pose is not None}
+
+
+class PartOf(Sequence):
+    """A part of what a reader of another package gives."""
+
+    def __init__(self, whole: Sequence, part: Part, with_depth: bool = True) -> None:
+        self._whole, self._part, self._with_depth = whole, part, with_depth
+        self.kind, self.topic, self.depth_topic, self.timed = whole.kind, whole.topic, whole.depth_topic, whole.timed
+        self.count = None if part else whole.count
+
+    def iter_frames(self) -> Iterator[Frame]:
+        chosen = Chosen(self._part)
+        for frame in self._whole.iter_frames():
+            if chosen.takes(frame.stamp_ns):
+                yield frame
+            if chosen.done:
+                break
+        self.unreadable, self.damage = self._whole.unreadable, self._whole.damage
+
+    def iter_depth(self) -> Iterator[tuple[int, F32]]:
+        return self._whole.iter_depth() if self._with_depth else iter(())
+
+    def truth(self) -> dict[int, F64]:
+        return self._whole.truth()
+
+    def close(self) -> None:
+        self._whole.close()
 
 
 class VideoSequence(Sequence):

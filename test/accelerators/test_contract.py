@@ -1,11 +1,9 @@
-"""What every registered accelerator promises, on a small random model."""
+"""What every accelerator promises, on a small random model: the contract for everybody, and how backbones call the steps."""
 
 import pytest
 import torch
-from models import tiny
 
 from come_ros.accelerators import (
-    ACCELERATORS,
     COMBINATIONS,
     Accelerator,
     CoMe,
@@ -24,8 +22,10 @@ from come_ros.accelerators.confidence import ConfidencePredictor
 from come_ros.accelerators.good_token_hunting import LayerPlan
 from come_ros.accelerators.pace_networks import Restorer, TokenScorer
 from come_ros.accelerators.random import Lot
-from come_ros.config import Accelerator as AcceleratorParameters
-from come_ros.config import Config, with_words
+from come_ros.config import Config
+from come_ros.plugins import ACCELERATORS
+from come_ros.testing import AcceleratorContract
+from come_ros.testing.accelerators import run, small_model, some_images
 from come_ros.tokens import SITES, Reach
 
 BLOCKS = ["encoder"] * 2 + ["frame", "global"] * 4
@@ -60,7 +60,6 @@ VARIANTS = {
     "pace copying": lambda ratio=0.5: Pace(seeded(lambda: TokenScorer(48, 8)), None, ratio=ratio, bias=True),
     "tome per_layer": lambda ratio=0.5: ToMe(BLOCKS, ratio=ratio, mode="per_layer"),
 }
-every_variant = pytest.mark.parametrize("name", sorted(VARIANTS))
 
 
 def seeded(make):
@@ -70,152 +69,23 @@ def seeded(make):
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny("vggt")
+    return small_model()
 
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.rand(2, 3, 3, 56, 70, generator=torch.Generator().manual_seed(1))
+    return some_images()
 
 
-def run(model, images, accelerator):
-    with torch.inference_mode():
-        return model(images, accelerator, ("camera", "depth", "points"))
-
-
-def test_registry_and_configuration_name_the_same_accelerators():
-    (choices,) = [
-        f.metadata["choices"] for f in AcceleratorParameters.__dataclass_fields__.values() if f.name == "name"
-    ]
-    assert set(choices) == set(ACCELERATORS) == set(MADE)
+def test_every_built_in_accelerator_is_tested_here():
+    assert set(ACCELERATORS.own) == set(MADE) == {"none", *(type(make()).name for make in MADE.values())}
     assert type(make_accelerator(Config(), None, "")) is NoAccelerator
 
 
-@pytest.mark.parametrize("name", sorted(ACCELERATORS))
-def test_every_accelerator_says_what_the_frontier_tries_of_it(name):
-    """`come_ros eval --frontier` finds it here: parameters of the group `accelerator`, from light to heavy use."""
-    settings = ACCELERATORS[name].frontier
-    assert len(set(settings)) == len(settings) >= (1 if name == "none" else 2)
-    assert name == "none" or "frontier" in vars(ACCELERATORS[name]), f"{name} must list its own settings"
-    for setting in settings:
-        words = [f"accelerator.{word}" for word in setting.split(",") if word]
-        assert with_words(Config(), [f"accelerator.name={name}", *words]).accelerator.name == name
-
-
-@every_variant
-def test_outputs_keep_their_shapes_and_are_finite(model, images, name):
-    accelerator = VARIANTS[name]()
-    assert accelerator.sites <= SITES
-    out, trunk = run(model, images, accelerator)
-    assert out["depth"].shape == out["depth_conf"].shape == (2, 3, 56, 70)
-    assert out["points"].shape == (2, 3, 56, 70, 3)
-    assert all(v.isfinite().all() for v in out.values())
-    assert set(trunk.levels) == set(model.taps)
-    assert all(t.shape == (2, 3, 5 + 4 * 5, 96) for t in trunk.levels.values())
-    assert 0 < accelerator.kept_ratio(trunk.plan) <= 1
-    assert 0 < trunk.read_ratio <= 1
-    mask = accelerator.merged(trunk.plan, 3, trunk.grid)
-    assert mask is None or (mask.shape == (6, 4, 5) and mask.dtype == torch.bool)
-
-
-@every_variant
-def test_other_frames_may_come_in_any_order(model, images, name):
-    out, _ = run(model, images, VARIANTS[name]())
-    swapped, _ = run(model, images[:, [0, 2, 1]], VARIANTS[name]())
-    assert torch.allclose(out["depth"][:, [0, 2, 1]], swapped["depth"], rtol=1e-4)
-
-
-@every_variant
-def test_nothing_to_reduce_changes_no_bit(model, images, name):
-    plain, _ = run(model, images, NoAccelerator())
-    accelerator = VARIANTS[name](ratio=0)
-    out, trunk = run(model, images, accelerator)
-    assert all(torch.equal(plain[key], out[key]) for key in plain)
-    assert (
-        accelerator.kept_ratio(trunk.plan) == trunk.read_ratio == 1
-        and accelerator.merged(trunk.plan, 3, trunk.grid) is None
-    )
-
-
-@every_variant
-def test_a_reduction_is_one(model, images, name):
-    """Not the identity by accident: less attention is computed, or, where tokens part again, outputs differ."""
-    plain, _ = run(model, images, NoAccelerator())
-    out, _ = run(model, images, VARIANTS[name]())
-    assert torch.equal(plain["depth"], out["depth"]) == (name == "none")
-
-
-@every_variant
-def test_special_tokens_stay_in_front_and_unchanged(model, images, name):
-    accelerator = VARIANTS[name]()
-    steps = {"compress": accelerator.compress, "restore": accelerator.restore}
-
-    def checked(step):
-        def call(tokens, plan, site):
-            after, plan = steps[step](tokens, plan, site)
-            n = tokens.special
-            assert after.special == n and torch.equal(after.x[:, :, :n], tokens.x[:, :, :n])
-            if step == "compress":
-                assert not after.positions[:, :, :n].any() and after.positions.shape[2] == after.x.shape[2]
-            return after, plan
-
-        return call
-
-    accelerator.compress, accelerator.restore = checked("compress"), checked("restore")
-    run(model, images, accelerator)
-
-
-@every_variant
-def test_shapes_depend_on_no_value(model, images, name):
-    """What CUDA graphs and TensorRT need; and the same window gives the same bits, whatever was run between."""
-    shapes = []
-
-    def watched(accelerator):
-        attend = accelerator.attend
-
-        def call(q, k, v, plan, layer):
-            shapes[-1].append((layer, q.shape, k.shape))
-            return attend(q, k, v, plan, layer)
-
-        accelerator.attend = call
-        return accelerator
-
-    accelerator, outs = watched(VARIANTS[name]()), []
-    for x in (images, 0.2 * images.flip(1), images):
-        shapes.append([])
-        outs.append(run(model, x, accelerator)[0])
-    assert shapes[0] == shapes[1] == shapes[2]
-    assert all(torch.equal(outs[0][key], outs[2][key]) for key in outs[0])
-
-
-@every_variant
-def test_scenes_never_mix(model, images, name):
-    both, _ = run(model, images, VARIANTS[name]())
-    alone, _ = run(model, images[1:], VARIANTS[name]())
-    torch.testing.assert_close(both["depth"][1:], alone["depth"], rtol=1e-4, atol=1e-5)
-
-
-@every_variant
-@pytest.mark.parametrize("size", [(1, 28, 42), (1, 98, 70), (3, 42, 98), (2, 14, 70)], ids=str)
-@pytest.mark.parametrize(
-    ("dtype", "ratio"),
-    [(torch.float32, 0.3), (torch.float32, 1.0), (torch.bfloat16, 1.0), (torch.float16, 0.3)],
-    ids=str,
-)
-def test_one_frame_odd_grids_and_half_precision_stay_finite(model, name, ratio, size, dtype):
-    frames, height, width = size
-    x = torch.rand(1, frames, 3, height, width, generator=torch.Generator().manual_seed(2))
-    accelerator = VARIANTS[name](ratio=ratio)
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        out, trunk = run(model, x, accelerator)
-    assert out["depth"].shape == (1, frames, height, width) and all(v.isfinite().all() for v in out.values())
-    assert 0 < accelerator.kept_ratio(trunk.plan) <= 1
-
-
-@every_variant
-def test_patches_that_are_all_alike_stay_finite(model, name):
-    out, _ = run(model, torch.full((1, 2, 3, 56, 70), 0.5), VARIANTS[name]())
-    assert all(v.isfinite().all() for v in out.values())
+class TestEveryAccelerator(AcceleratorContract):
+    @pytest.fixture(params=sorted(set(VARIANTS) - {"none"}))
+    def make(self, request):
+        return VARIANTS[request.param]
 
 
 class EverySiteIdentity(Accelerator):

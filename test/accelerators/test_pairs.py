@@ -6,16 +6,17 @@ import pytest
 import torch
 from models import WIDTH, tiny
 
-from come_ros.accelerators import ACCELERATORS, NoAccelerator, make_accelerator
+from come_ros.accelerators import NoAccelerator, make_accelerator
 from come_ros.accelerators.confidence import ConfidencePredictor, save_predictor
 from come_ros.accelerators.pace_networks import make_networks, save_networks
 from come_ros.backbones.checkpoint import MODELS
 from come_ros.backbones.model import ENCODED
 from come_ros.config import Config
 from come_ros.errors import ConfigError
+from come_ros.plugins import ACCELERATORS
 
 GRID = (4, 5)
-PAIRS = [(backbone, accelerator) for backbone in sorted(MODELS) for accelerator in sorted(ACCELERATORS)]
+PAIRS = [(backbone, accelerator) for backbone in sorted(MODELS) for accelerator in sorted(ACCELERATORS.own)]
 MODES = [(b, a, mode) for b, a in PAIRS for mode in (("fused", "per_layer") if a in ("come", "tome") else ("fused",))]
 every_pair = pytest.mark.parametrize(("backbone", "name", "mode"), MODES)
 

@@ -244,7 +244,7 @@ def test_files_of_every_backbone_come_back_equal_and_are_told_apart(tmp_path, ba
 
 @pytest.mark.parametrize("backbone", sorted(set(MODELS) - {"vggt"}))
 def test_without_weights_it_says_where_to_get_them(backbone):
-    with pytest.raises(CheckpointError, match=r"weights:=FILE \(.*Hugging Face\)"):
+    with pytest.raises(CheckpointError, match=r"weights to a file \(.*Hugging Face\)"):
         load_backbone(Config(backbone=backbone, device="cpu"))
 
 

@@ -263,7 +263,7 @@ def test_the_exponent_is_that_of_the_times():
 
 
 def test_every_accelerator_is_timed_beside_the_dense_model(tmp_path, capsys):
-    from come_ros.accelerators import ACCELERATORS, COMBINATIONS
+    from come_ros.accelerators import COMBINATIONS, registered
 
     file, plot = tmp_path / "bench.json", tmp_path / "bench.png"
     words = [
@@ -284,7 +284,7 @@ def test_every_accelerator_is_timed_beside_the_dense_model(tmp_path, capsys):
     assert cli.main(["bench", *words]) == 0
     result, told = json.loads(file.read_text()), capsys.readouterr().out
     there = {row["accelerator"] for row in result["rows"]}
-    assert there | set(result["left_out"]) == {*ACCELERATORS, *COMBINATIONS} and there >= {"come", "tome", "fast"}
+    assert there | set(result["left_out"]) == {*registered(), *COMBINATIONS} and there >= {"come", "tome", "fast"}
     for row in result["rows"]:
         own = row["own"]
         assert row["passes"] == 1, "the limit was over: one pass, no more"
@@ -355,11 +355,11 @@ def test_a_new_frame_in_a_sliding_window_is_timed(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["fast", "temporal"])
 def test_what_is_merged_inside_of_attention_is_an_own_step(backbone, x, name):
-    from come_ros.accelerators import ACCELERATORS
+    from come_ros.accelerators import registered
 
     spent = [0]
 
-    class Costs(ACCELERATORS[name]):
+    class Costs(registered()[name]):
         def condense(self, *args):
             spent[0] += 1
             return super().condense(*args)

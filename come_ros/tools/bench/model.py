@@ -101,10 +101,10 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _named(accelerators: Sequence[str]) -> Iterator[str]:
     """The same, ALL spelt out."""
-    from ...accelerators import ACCELERATORS, COMBINATIONS
+    from ...accelerators import COMBINATIONS, registered
 
     for name in accelerators:
-        yield from [n for n in [*ACCELERATORS, *COMBINATIONS] if n != DENSE] if name == ALL else [name]
+        yield from [n for n in [*registered(), *COMBINATIONS] if n != DENSE] if name == ALL else [name]
 
 
 def scaling(rows: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:

@@ -21,11 +21,11 @@ LIMITS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 def frontier_variants(backbone: Any, config: Config, height: int, width: int) -> tuple[list[Variant], dict[str, str]]:
     """The dense model, every registered accelerator and combination with all settings that are listed for it, smaller images; and which
     were left out, with the reason."""
-    from ...accelerators import ACCELERATORS, COMBINATIONS
+    from ...accelerators import COMBINATIONS, registered
     from ...errors import CheckpointError
 
     variants, left_out = [dense(backbone, config)], {}
-    tried = {name: kind.frontier for name, kind in ACCELERATORS.items() if name != "none"} | COMBINATIONS
+    tried = {name: kind.frontier for name, kind in registered().items() if name != "none"} | COMBINATIONS
     for name, settings in tried.items():
         try:
             variants += [accelerated(backbone, config, f"{name}:{setting}") for setting in settings]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...config import Config, split_accelerator, with_accelerator
+from ...config import Config, split_name, with_accelerator
 from ...types import U8, Prediction
 
 DENSE = "dense"
@@ -37,7 +37,7 @@ def accelerated(backbone: Any, config: Config, text: str) -> Variant:
 
     from ...accelerators import make_accelerator
 
-    name, words = split_accelerator(text)
+    name, words = split_name(text)
     config = with_accelerator(config, text)
     made = make_accelerator(config, backbone.model, backbone.description["weights"])
     words = [word for word in words if word not in ("edge_weight=0", "edge_weight=0.0")]

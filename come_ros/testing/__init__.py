@@ -1,0 +1,15 @@
+"""Tests that every plug-in should pass, for packages of your own. They need pytest.
+
+Inherit a contract in a test class of yours and give it the fixture `make`, or for readers `source`; see come_ros/accelerators/README.md.
+"""
+
+import pytest
+
+pytest.register_assert_rewrite(f"{__name__}.accelerators", f"{__name__}.backbones", f"{__name__}.readers")
+
+from .accelerators import AcceleratorContract  # noqa: E402
+from .backbones import BackboneContract  # noqa: E402
+from .models import tiny  # noqa: E402
+from .readers import ReaderContract  # noqa: E402
+
+__all__ = ["AcceleratorContract", "BackboneContract", "ReaderContract", "tiny"]
