@@ -708,18 +708,21 @@ def own_parameters(registry: Registry, name: str, words: Iterable[str]) -> Any:
 
 
 def with_accelerator(config: Config, text: str) -> Config:
-    """`config` with the accelerator that `text` names, see split_name. Its parameters: those of the group `accelerator`, of the
-    plug-in's own, or any other. Raises ConfigError."""
+    """`config` with the accelerator that `text` names, see split_name. Its parameters: those of the group `accelerator`, of
+    the plug-in's own, or any other by its full name. Raises ConfigError."""
     name, given = split_name(text)
     config = config.replace(**{"accelerator.name": name})
-    known = {p.name for p in config.parameters()}
+    known = [p.name for p in config.parameters()]
+    full = {n: n for n in known} | {
+        n.rpartition(".")[2]: n for n in known if n.startswith("accelerator.")
+    }  # its own win
     words = []
     for word in given:
-        key = word.partition("=")[0]
-        full = next(
-            (n for n in (f"accelerator.{key}", f"accelerator.params.{key}", key) if n in known), f"accelerator.{key}"
-        )
-        words.append(full + word.removeprefix(key))
+        key, equals, value = word.partition("=")
+        if key not in full:
+            near = [n for n in full if full[n].startswith("accelerator.") and "." not in n]
+            raise ConfigError(f"the accelerator {name} has no parameter {key!r}{_suggest(key, dict.fromkeys(near))}")
+        words.append(f"{full[key]}{equals}{value}")
     return with_words(config, words)
 
 
@@ -730,7 +733,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _suggest(name: str, known: Mapping[str, Parameter]) -> str:
+def _suggest(name: str, known: Mapping[str, Any]) -> str:
     import difflib
 
     near = difflib.get_close_matches(name, known, n=1)

@@ -137,6 +137,14 @@ def test_they_go_with_their_plug_in() -> None:
     assert with_accelerator(config, "every:ratio=0.25").accelerator.params.step == 3  # the same one keeps them
 
 
+def test_a_short_name_means_the_plug_ins_own_first() -> None:
+    with pytest.raises(ConfigError, match="the accelerator every has no parameter 'stp'; did you mean 'step'"):
+        with_accelerator(Config(), "every:stp=3")
+    with pytest.raises(ConfigError, match="the accelerator come has no parameter 'rato'; did you mean 'ratio'"):
+        with_accelerator(Config(), "come:rato=0.5")
+    assert with_accelerator(Config(), "come:kernels=torch,ratio=0.25").kernels == "torch"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -97,3 +97,38 @@ def test_changes_reach_the_node_all_or_none(make_node):
     assert assign(cov__rotation_floor=1).successful
     assert [c.window.size for c in seen] == [16, 16] and seen[-1].cov.rotation_floor == 1.0
     assert seen[-1].cloud.stride == 1 and node.get_parameter("cloud.stride").value == 1
+
+
+PLUGIN = """
+from dataclasses import dataclass
+
+from come_ros.accelerators import Accelerator
+from come_ros.config import parameter
+
+
+class Every(Accelerator):
+    @dataclass(frozen=True)
+    class Parameters:
+        step: int = parameter(2, "patches between those that are read", low=1, high=8, dynamic=True)
+        file: str = parameter("", "a file of its own")
+"""
+
+
+def test_a_plug_ins_own_parameters_are_declared_and_live(make_node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("torch")
+    (tmp_path / "plugin_for_ros.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name = ("-p", "accelerator.name:=plugin_for_ros:Every")
+    node = make_node(*name, "-p", "accelerator.params.step:=3")
+    config, seen = declare_parameters(node), []
+    follow_parameters(node, config, seen.append)
+    assert config.accelerator.params.step == node.get_parameter("accelerator.params.step").value == 3
+    told = node.describe_parameter("accelerator.params.step")
+    assert told.description == "patches between those that are read" and not told.read_only
+    assert node.describe_parameter("accelerator.params.file").read_only
+    assert node.set_parameters([Parameter("accelerator.params.step", value=5)])[0].successful
+    assert [c.accelerator.params.step for c in seen] == [5]
+    refused = node.set_parameters([Parameter("accelerator.params.step", value=9)])[0]
+    assert not refused.successful and node.get_parameter("accelerator.params.step").value == 5
+    with pytest.raises(ConfigError, match=r"did you mean 'accelerator\.params\.step'"):
+        declare_parameters(make_node(*name, "-p", "accelerator.params.stp:=3"))

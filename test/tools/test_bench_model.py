@@ -307,7 +307,7 @@ def test_every_accelerator_is_timed_beside_the_dense_model(tmp_path, capsys):
         (["--repeats", "0"], "--repeats is 0"),
         (["--limit", "-1"], "--limit is -1"),
         (["--accelerator", "come:ratio=2"], "accelerator.ratio is 2.0"),
-        (["--accelerator", "come:ratoi=0.5"], "unknown parameter 'ratoi'"),
+        (["--accelerator", "come:ratoi=0.5"], "has no parameter 'ratoi'"),
         (["--accelerator", "magic"], "accelerator.name is 'magic'"),
         (["--variant", "1b"], "--random-weights"),
         (
