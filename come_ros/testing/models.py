@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from ..backbones.model import GeometryModel
 from ..backbones.checkpoint import MODELS
 from ..backbones.da3 import DA3Sizes
 from ..backbones.mapanything import MapAnythingSizes
+from ..backbones.model import GeometryModel
 from ..backbones.pi3 import Pi3Sizes
 from ..backbones.vggt import VGGTSizes
 
