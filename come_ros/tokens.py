@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Layer(NamedTuple):
@@ -39,6 +40,19 @@ class Tokens(NamedTuple):
     keys: Tensor | None = None
     shared: Tensor | None = None
     fine: tuple[Tensor, ...] = ()
+
+
+class ModelShape(NamedTuple):
+    """What an accelerator is told of the model it is made for.
+
+    encoder_depth: blocks of the encoder. encoder_width: channels of its tokens. trunk: part of each alternating block, "frame" |
+    "global", in order. trunk_width: channels of the trunk's tokens.
+    """
+
+    encoder_depth: int
+    encoder_width: int
+    trunk: tuple[str, ...]
+    trunk_width: int
 
 
 class Reach(NamedTuple):

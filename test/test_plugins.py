@@ -34,7 +34,7 @@ class Every(Accelerator):
         strict: bool = parameter(False, "whether to be strict")
 
     @classmethod
-    def create(cls, config, model, weights):
+    def create(cls, config, shape, weights):
         made = cls()
         made.step = config.accelerator.params.step
         return made
@@ -50,7 +50,7 @@ class NotOne:
 
 class Fails(Accelerator):
     @classmethod
-    def create(cls, config, model, weights):
+    def create(cls, config, shape, weights):
         return {}["no such key"]
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 from .. import plugins
 from ..config import Config
 from ..errors import ComeRosError, ConfigError
-from ..tokens import Layer, Reach, Tokens
+from ..tokens import Layer, ModelShape, Reach, Tokens
 from .base import Accelerator, NoAccelerator
 from .combined import combine
 from .come import CoMe
@@ -18,9 +17,6 @@ from .pace import Pace
 from .random import Random
 from .temporal import Temporal
 from .tome import ToMe
-
-if TYPE_CHECKING:
-    from ..backbones.model import GeometryModel
 
 COMBINATIONS: dict[str, tuple[str, ...]] = {
     f"{name}+good_token_hunting": tuple(f"ratio={ratio}" for ratio in (0.25, 0.5, 0.75)) for name in ("come", "pace")
@@ -60,19 +56,19 @@ def registered() -> dict[str, type[Accelerator]]:
     return found
 
 
-def make_accelerator(config: Config, model: GeometryModel, weights: str) -> Accelerator:
+def make_accelerator(config: Config, shape: ModelShape, weights: str) -> Accelerator:
     """The accelerator that `accelerator.name` asks for ("a+b": both), for a model read from the file `weights`.
 
     Raises CheckpointError if a file that it needs is missing or fits another model, ConfigError if two cannot work together or one of
     another package fails.
     """
-    return combine([_create(name, config, model, weights) for name in config.accelerator.name.split("+")])
+    return combine([_create(name, config, shape, weights) for name in config.accelerator.name.split("+")])
 
 
-def _create(name: str, config: Config, model: GeometryModel, weights: str) -> Accelerator:
+def _create(name: str, config: Config, shape: ModelShape, weights: str) -> Accelerator:
     kind = plugins.ACCELERATORS.load(name)
     try:
-        made: Accelerator = kind.create(config, model, weights)
+        made: Accelerator = kind.create(config, shape, weights)
     except ComeRosError:
         raise
     except Exception as error:

@@ -7,7 +7,7 @@ handed along, so nothing is patched and two windows can never mix.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..kernels import KeyWeights, weighted_attention
-from ..tokens import Layer, Reach, Tokens
-
-if TYPE_CHECKING:
-    from ..backbones.model import GeometryModel
+from ..tokens import Layer, ModelShape, Reach, Tokens
 
 
 class Accelerator:
@@ -34,7 +31,7 @@ class Accelerator:
     own"""
 
     @classmethod
-    def create(cls, config: Config, model: GeometryModel, weights: str) -> Accelerator:
+    def create(cls, config: Config, shape: ModelShape, weights: str) -> Accelerator:
         """As `config.accelerator` asks for, for a model read from the file `weights`. Raises CheckpointError."""
         return cls()
 

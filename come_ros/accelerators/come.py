@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +21,9 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..kernels import KeyWeights, choose, group_members, merge_layout, merge_positions, merge_tokens, restore_tokens
-from ..tokens import Layer, Tokens
+from ..tokens import Layer, ModelShape, Tokens
 from .base import Accelerator
 from .confidence import bundled_predictor, load_predictor
-
-if TYPE_CHECKING:
-    from ..backbones.model import GeometryModel
 
 # fused: short from the planning block to the end, whole only between encoder and trunk and at the taps.
 # per_layer: the residual stream stays whole, every attention and every MLP runs short.
@@ -141,9 +138,9 @@ class CoMe(Accelerator):
         self.sites = MODES[mode] if ratio > 0 else frozenset()
 
     @classmethod
-    def create(cls, config: Config, model: GeometryModel, weights: str) -> CoMe:
+    def create(cls, config: Config, shape: ModelShape, weights: str) -> CoMe:
         path = config.accelerator.predictor or bundled_predictor(weights)
-        predictor, block = load_predictor(path, model)
+        predictor, block = load_predictor(path, shape)
         return cls(predictor, block, mode=config.accelerator.mode, kernels=config.kernels, **cls.dynamic(config))
 
     @classmethod

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-
-if TYPE_CHECKING:
-    from ..backbones.model import GeometryModel
+from ..tokens import ModelShape
 
 _KEY = "come_ros.predictor"  # in the safetensors metadata of our own files
 SCOPES = ("window", "frame", "pooled")
@@ -126,7 +123,7 @@ def save_predictor(path: str, predictor: ConfidencePredictor, block: int, about:
     os.replace(path + ".part", path)
 
 
-def load_predictor(path: str, model: GeometryModel) -> tuple[ConfidencePredictor, int]:
+def load_predictor(path: str, shape: ModelShape) -> tuple[ConfidencePredictor, int]:
     """A predictor in fp32 on the CPU, and the index of the encoder block it reads.
 
     A file of ours says its sizes; one of the released predictors is measured: its shapes give the sizes, and it reads the 15th of 24
@@ -135,7 +132,7 @@ def load_predictor(path: str, model: GeometryModel) -> tuple[ConfidencePredictor
     from ..weights import fill, read_checkpoint
 
     state, metadata = read_checkpoint(path)
-    depth = len(model.encoder_blocks())
+    depth = shape.encoder_depth
     if _KEY in metadata:
         sizes = json.loads(metadata[_KEY])
         block = int(sizes.pop("block"))
@@ -148,7 +145,7 @@ def load_predictor(path: str, model: GeometryModel) -> tuple[ConfidencePredictor
         tokens = state.get("register_token")
         sizes = {"width": width, "dim": dim, "registers": 0 if tokens is None else tokens.shape[1]}
         block = default_block(depth)
-    width = model.encoder_width
+    width = shape.encoder_width
     if sizes["width"] != width or not 0 <= block < depth:
         raise CheckpointError(
             f"{path} reads block {block} of an encoder of width {sizes['width']}, but this model's has {depth} blocks of width "

@@ -7,19 +7,14 @@ and the special ones receive patches), and which patch of a cell is the target f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from ..config import Config
-from ..tokens import Layer, Tokens
+from ..tokens import Layer, ModelShape, Tokens
 from .base import Accelerator
 from .matching import Merging, merge_into, merged_mean
 from .tome import cells
-
-if TYPE_CHECKING:
-    from ..backbones.model import GeometryModel
 
 PROTECTED = (
     10  # every so manieth patch of a frame neither goes nor receives: in the paper's place of the most salient ones
@@ -42,7 +37,7 @@ class Fast(Accelerator):
         self.sites = frozenset({"before_attention"}) if ratio > 0 else frozenset()
 
     @classmethod
-    def create(cls, config: Config, model: GeometryModel, weights: str) -> Fast:
+    def create(cls, config: Config, shape: ModelShape, weights: str) -> Fast:
         return cls(ratio=config.accelerator.ratio)
 
     def about(self) -> str:

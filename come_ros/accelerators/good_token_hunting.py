@@ -20,7 +20,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +27,8 @@ from torch import Tensor
 
 from ..config import Config
 from ..errors import CheckpointError
-from ..tokens import Layer, Reach, Tokens
+from ..tokens import Layer, ModelShape, Reach, Tokens
 from .base import Accelerator
-
-if TYPE_CHECKING:
-    from ..backbones.model import GeometryModel
 
 log = logging.getLogger("come_ros")
 
@@ -118,9 +114,9 @@ class GoodTokenHunting(Accelerator):
         self.sites = frozenset({"backbone_in"}) if ratio > 0 or frames else frozenset()
 
     @classmethod
-    def create(cls, config: Config, model: GeometryModel, weights: str) -> GoodTokenHunting:
+    def create(cls, config: Config, shape: ModelShape, weights: str) -> GoodTokenHunting:
         a = config.accelerator
-        depth = sum(part == "global" for part, _ in model.trunk_blocks())
+        depth = sum(part == "global" for part in shape.trunk)
         return cls(read_layer_plan(weights, depth, a.layer_plan), ratio=a.ratio, frames=a.frames, stride=a.stride)
 
     def about(self) -> str:

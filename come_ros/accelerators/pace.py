@@ -5,7 +5,6 @@ and before the dense heads all are rebuilt ("PaceVGGT", arXiv 2605.08371). Every
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +12,11 @@ from torch import Tensor
 
 from ..config import Config
 from ..kernels import KeyWeights
-from ..tokens import Layer, Tokens
+from ..tokens import Layer, ModelShape, Tokens
 from .base import Accelerator
 from .matching import Merging, best_match, merged_mean
 from .pace_networks import Lookup, Restorer, TokenScorer, bundled_networks, load_networks
 from .tome import patches_of, regrouped
-
-if TYPE_CHECKING:
-    from ..backbones.model import GeometryModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +65,9 @@ class Pace(Accelerator):
         self.sites = frozenset({"backbone_in", "tap"}) if ratio > 0 else frozenset()
 
     @classmethod
-    def create(cls, config: Config, model: GeometryModel, weights: str) -> Pace:
+    def create(cls, config: Config, shape: ModelShape, weights: str) -> Pace:
         a = config.accelerator
-        scorer, restorer = load_networks(a.pace or bundled_networks(weights), model)
+        scorer, restorer = load_networks(a.pace or bundled_networks(weights), shape)
         return cls(scorer, restorer, ratio=a.ratio, merge_budget=a.merge_budget, spread=float(scorer.spread))
 
     def about(self) -> str:

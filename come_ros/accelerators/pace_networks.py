@@ -6,16 +6,14 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-
-if TYPE_CHECKING:
-    from ..backbones.model import GeometryModel
+from ..tokens import ModelShape
 
 _KEY = "come_ros.pace"  # in the safetensors metadata
 SHARPNESS = 12.0
@@ -128,12 +126,12 @@ class Restorer(nn.Module):
         return found.scatter(1, lookup.kept[..., None].expand(-1, -1, x.shape[2]), x)
 
 
-def make_networks(model: GeometryModel, dim: int, spread: float = 0.0) -> tuple[TokenScorer, Restorer]:
+def make_networks(shape: ModelShape, dim: int, spread: float = 0.0) -> tuple[TokenScorer, Restorer]:
     """Untrained, for that model."""
-    level = model.trunk_blocks()[0][1].norm1.weight.shape[0]
-    hidden, depth = max(32, level // 2), sum(part == "frame" for part, _ in model.trunk_blocks())
-    return TokenScorer(model.encoder_width, dim, spread), Restorer(
-        model.encoder_width, level, dim, hidden=hidden, depth=depth
+    level = shape.trunk_width
+    hidden, depth = max(32, level // 2), sum(part == "frame" for part in shape.trunk)
+    return TokenScorer(shape.encoder_width, dim, spread), Restorer(
+        shape.encoder_width, level, dim, hidden=hidden, depth=depth
     )
 
 
@@ -158,7 +156,7 @@ def save_networks(path: str, scorer: TokenScorer, restorer: Restorer, about: dic
     os.replace(path + ".part", path)
 
 
-def load_networks(path: str, model: GeometryModel) -> tuple[TokenScorer, Restorer]:
+def load_networks(path: str, shape: ModelShape) -> tuple[TokenScorer, Restorer]:
     """In fp32 on the CPU. Raises CheckpointError, naming the file, if it is no such file or one for another model."""
     from ..weights import fill, read_checkpoint
 
@@ -166,11 +164,11 @@ def load_networks(path: str, model: GeometryModel) -> tuple[TokenScorer, Restore
     if _KEY not in metadata:
         raise CheckpointError(f"{path} holds no scorer and restorer of PaceVGGT: make them with come_ros train-pace")
     sizes = json.loads(metadata[_KEY])
-    level = model.trunk_blocks()[0][1].norm1.weight.shape[0]
-    if (sizes["width"], sizes["level"]) != (model.encoder_width, level):
+    level = shape.trunk_width
+    if (sizes["width"], sizes["level"]) != (shape.encoder_width, level):
         raise CheckpointError(
             f"{path} is for an encoder of width {sizes['width']} and a trunk of width {sizes['level']}, but this model's are "
-            f"{model.encoder_width} and {level}: make one for these weights with come_ros train-pace"
+            f"{shape.encoder_width} and {level}: make one for these weights with come_ros train-pace"
         )
     scorer = TokenScorer(sizes["width"], sizes["dim"])
     restorer = Restorer(sizes["width"], level, sizes["dim"], hidden=sizes["hidden"], depth=sizes["depth"])

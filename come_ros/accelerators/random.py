@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..config import Config
+from ..tokens import ModelShape
 from .come import CoMe, dynamic_parameters
 from .confidence import default_block
-
-if TYPE_CHECKING:
-    from ..backbones.model import GeometryModel
 
 KEY_BITS = 24
 
@@ -49,10 +47,10 @@ class Random(CoMe):
     frontier = tuple(f"ratio={ratio},group={group}" for group in ("2x2", "3x3") for ratio in (0.25, 0.5, 0.75))
 
     @classmethod
-    def create(cls, config: Config, model: GeometryModel, weights: str) -> Random:
-        block = default_block(len(model.encoder_blocks()))
+    def create(cls, config: Config, shape: ModelShape, weights: str) -> Random:
+        block = default_block(shape.encoder_depth)
         how = {"mode": config.accelerator.mode, "kernels": config.kernels}
-        return cls(Lot(model.encoder_width), block, **how, **cls.dynamic(config))
+        return cls(Lot(shape.encoder_width), block, **how, **cls.dynamic(config))
 
     @classmethod
     def dynamic(cls, config: Config) -> dict[str, Any]:

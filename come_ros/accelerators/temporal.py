@@ -8,19 +8,15 @@ counting for all of them (Co-Me's bias with unequal weights).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..config import Config
 from ..kernels import KeyWeights
-from ..tokens import Layer, Tokens
+from ..tokens import Layer, ModelShape, Tokens
 from .base import Accelerator
 from .matching import Merging, merge_into, merged_mean
-
-if TYPE_CHECKING:
-    from ..backbones.model import GeometryModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +44,7 @@ class Temporal(Accelerator):
         self.sites = frozenset({"backbone_in"}) if ratio > 0 else frozenset()
 
     @classmethod
-    def create(cls, config: Config, model: GeometryModel, weights: str) -> Temporal:
+    def create(cls, config: Config, shape: ModelShape, weights: str) -> Temporal:
         return cls(ratio=config.accelerator.ratio)
 
     def configured(self, config: Config) -> Temporal:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +13,9 @@ from torch import Tensor
 
 from ..config import Config
 from ..kernels import KeyWeights, choose, restore_tokens
-from ..tokens import Layer, Tokens
+from ..tokens import Layer, ModelShape, Tokens
 from .base import Accelerator
 from .matching import Merging, bipartite, merge_into, merged_mean, unmerged
-
-if TYPE_CHECKING:
-    from ..backbones.model import GeometryModel
 
 # fused: as published, tokens merge between attention and MLP and stay merged up to the taps.
 # per_layer: tokens merge before every attention and every MLP and part after it ("Token Merging for Fast Stable Diffusion", 2023).
@@ -98,9 +94,9 @@ class ToMe(Accelerator):
         self.sites = MODES[mode] if ratio > 0 else frozenset()
 
     @classmethod
-    def create(cls, config: Config, model: GeometryModel, weights: str) -> ToMe:
+    def create(cls, config: Config, shape: ModelShape, weights: str) -> ToMe:
         a = config.accelerator
-        blocks = ["encoder"] * len(model.encoder_blocks()) + [part for part, _ in model.trunk_blocks()]
+        blocks = ["encoder"] * shape.encoder_depth + list(shape.trunk)
         return cls(blocks, ratio=a.ratio, mode=a.mode, schedule=a.schedule, kernels=config.kernels)
 
     def about(self) -> str:

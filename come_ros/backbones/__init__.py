@@ -39,7 +39,7 @@ def load_backbone(config: Config) -> Backbone:
     return TorchBackbone(
         config.backbone,
         model,
-        make_accelerator(config, model, path),
+        make_accelerator(config, model.shape, path),
         device=config.device,
         precision=config.precision,
         weights=path,

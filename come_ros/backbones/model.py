@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..accelerators.base import Accelerator
 from ..camera.preprocess import patch_grid_size
-from ..tokens import Layer, Tokens
+from ..tokens import Layer, ModelShape, Tokens
 from .heads import in_chunks
 from .layers import Attention, Block, BlockParts, Rotary, rotary, rotate
 from .stream import Encoded
@@ -115,9 +115,11 @@ class GeometryModel(nn.Module, ABC):
     def encoder_blocks(self) -> list[Block]: ...
 
     @property
-    def encoder_width(self) -> int:
-        """Channels of the encoder's tokens."""
-        return self.encoder_blocks()[0].norm1.weight.shape[0]
+    def shape(self) -> ModelShape:
+        """What accelerators and their networks are made for."""
+        encoder, trunk = self.encoder_blocks(), self.trunk_blocks()
+        widths = (blocks[0].norm1.weight.shape[0] for blocks in (encoder, [block for _, block in trunk]))
+        return ModelShape(len(encoder), next(widths), tuple(part for part, _ in trunk), next(widths))
 
     @abstractmethod
     def encoder_output(self, encoded: Tokens, known: KnownTensors | None) -> Tokens:

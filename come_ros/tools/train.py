@@ -199,7 +199,7 @@ def train(args: argparse.Namespace) -> None:
     practised = 60.0 if args.start or args.steps else seconds / 60
     batches = loader(args.seed + 7919 * step, model.native_side, practised, args.batch, pictures, args.workers)
     merging = random.Random(args.seed + step)
-    predictor = load_predictor(args.predictor, model) if args.predictor else None
+    predictor = load_predictor(args.predictor, model.shape) if args.predictor else None
     if predictor:
         predictor[0].to(device)
     mean: dict[str, float] = {}

@@ -96,8 +96,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     weights = args.weights or bundled_weights()
     model = load_model("", weights).to(device).eval().requires_grad_(False)
     side = args.side or model.native_side
-    dim = args.dim or max(8, model.encoder_width // 4 // 8 * 8)
-    scorer, restorer = (network.to(device) for network in make_networks(model, dim, args.spread))
+    dim = args.dim or max(8, model.shape.encoder_width // 4 // 8 * 8)
+    scorer, restorer = (network.to(device) for network in make_networks(model.shape, dim, args.spread))
     how = {"ratio": args.ratio, "spread": args.spread}
     networks = torch.nn.ModuleDict({"scorer": scorer, "restorer": restorer})
     optimiser = torch.optim.AdamW(networks.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
@@ -188,7 +188,10 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
                     torch.save({**state, "log": log, "settings": settings}, state_path + ".part")
                     os.replace(state_path + ".part", state_path)
         save_networks(paths["distilled" if stage == 1 else "pace"], scorer, restorer, about)
-    nets = {name: load_networks(paths[file], model) for name, file in (("distilled", "distilled"), ("refined", "pace"))}
+    nets = {
+        name: load_networks(paths[file], model.shape)
+        for name, file in (("distilled", "distilled"), ("refined", "pace"))
+    }
     nets = {name: tuple(n.to(device) for n in pair) for name, pair in nets.items()}  # type: ignore[misc]
     rows = evaluate(model, nets, how, held)
     text = comparison(rows, how)

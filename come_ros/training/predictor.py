@@ -94,7 +94,7 @@ class Student:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.predictor = ConfidencePredictor(model.encoder_width, dim, scope=scope)
+            self.predictor = ConfidencePredictor(model.shape.encoder_width, dim, scope=scope)
         self.predictor.to(next(model.parameters()).device)
         self.block, self.loss, self.scope, self.seed = block, loss, scope, seed
         self.optimiser = torch.optim.AdamW(self.predictor.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)

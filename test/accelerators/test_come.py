@@ -117,20 +117,20 @@ def test_two_windows_in_two_threads_never_mix(model, predictor):
 def test_predictor_files_keep_their_sizes_and_block(tmp_path, model, predictor):
     path = str(tmp_path / "p.safetensors")
     save_predictor(path, ConfidencePredictor(48, 12, scope="pooled", activation="none"), 2)
-    loaded, block = load_predictor(path, model)
+    loaded, block = load_predictor(path, model.shape)
     assert (loaded.dim, loaded.scope, loaded.activation, block) == (12, "pooled", "none", 2)
     # a released one holds nothing but its tensors
     torch.save(predictor.state_dict(), tmp_path / "released.pt")
-    loaded, block = load_predictor(str(tmp_path / "released.pt"), model)
+    loaded, block = load_predictor(str(tmp_path / "released.pt"), model.shape)
     assert (loaded.dim, block) == (8, 1)
     tokens = torch.rand(1, 2, 6, 6, 48)
     assert torch.equal(loaded(tokens), predictor(tokens))
     save_predictor(path, ConfidencePredictor(32, 8), 0)
     with pytest.raises(CheckpointError, match="width 32"):
-        load_predictor(path, model)
+        load_predictor(path, model.shape)
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="no confidence predictor"):
-        load_predictor(str(tmp_path / "other.pt"), model)
+        load_predictor(str(tmp_path / "other.pt"), model.shape)
 
 
 @pytest.mark.parametrize("scope", ["window", "frame", "pooled"])

@@ -288,7 +288,7 @@ def test_the_name_in_the_configuration_may_hold_two(model, weights):
     with pytest.raises(ConfigError, match=r"come\+nothing.*must be one of"):
         Config().replace(**{"accelerator.name": "come+nothing"})
     config = Config().replace(**{"accelerator.name": "good_token_hunting", "accelerator.frames": 3})
-    made = make_accelerator(config, model, weights)
+    made = make_accelerator(config, model.shape, weights)
     assert isinstance(made, GoodTokenHunting) and made.frames == 3 and made.configured(config) is made
     assert made.configured(config.replace(**{"accelerator.stride": 3})).stride == 3
     assert Layer("global", 0).part == "global"

@@ -160,9 +160,9 @@ def test_files_keep_the_networks(tmp_path):
     torch.manual_seed(0)
     model = VGGT(SIZES)
     path = str(tmp_path / "pace.safetensors")
-    scorer, restorer = make_networks(model, 16, spread=0.5)
+    scorer, restorer = make_networks(model.shape, 16, spread=0.5)
     save_networks(path, scorer, restorer)
-    loaded, loaded_restorer = load_networks(path, model)
+    loaded, loaded_restorer = load_networks(path, model.shape)
     x = torch.randn(1, 2, 3, 4, 48)
     torch.testing.assert_close(loaded(x), scorer(x), rtol=1e-2, atol=1e-2)  # stored in half precision
     assert loaded_restorer.heads == restorer.heads and float(loaded.spread) == 0.5
@@ -170,11 +170,11 @@ def test_files_keep_the_networks(tmp_path):
         CheckpointError, match=r"width 48.*trunk of width 48, but this model's are 32 and 32.*train-pace"
     ):
         load_networks(
-            path, VGGT(VGGTSizes(**{**vars(SIZES), "dim": 32, "heads": 2, "encoder_heads": 2, "camera_heads": 2}))
+            path, VGGT(VGGTSizes(**{**vars(SIZES), "dim": 32, "heads": 2, "encoder_heads": 2, "camera_heads": 2})).shape
         )
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="no scorer and restorer"):
-        load_networks(str(tmp_path / "other.pt"), model)
+        load_networks(str(tmp_path / "other.pt"), model.shape)
 
 
 def test_what_makes_no_sense_is_refused():

@@ -45,10 +45,10 @@ def make(model, name, mode, predictor, **parameters):
     if name == "pace":
         torch.manual_seed(4)
         given["pace"] = os.path.join(os.path.dirname(predictor), f"pace_{model.name}.safetensors")
-        save_networks(given["pace"], *make_networks(model, 8))
+        save_networks(given["pace"], *make_networks(model.shape, 8))
     config = Config().replace(backbone=model.name, **{f"accelerator.{k}": v for k, v in given.items()})
     try:
-        return make_accelerator(config, model, "")
+        return make_accelerator(config, model.shape, "")
     except ConfigError as error:
         assert name in str(error) and model.name in str(error)
         pytest.skip(str(error))

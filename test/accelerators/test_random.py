@@ -46,7 +46,7 @@ def test_rounding_errors_change_nothing():
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
 def test_no_edge_votes_whatever_is_asked_for_first_or_later(ratio):
     config = Config.from_flat({"accelerator.name": "random", "accelerator.edge_weight": 3.0})
-    made = make_accelerator(config, tiny("vggt"), "")
+    made = make_accelerator(config, tiny("vggt").shape, "")
     later = made.configured(config.replace(**{"accelerator.ratio": ratio}))
     assert made.edge_weight == later.edge_weight == 0.0 and later.ratio == ratio
     assert (later is made) == (ratio == 0.5)

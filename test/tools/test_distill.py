@@ -67,7 +67,7 @@ def test_a_predictor_comes_out_that_the_accelerator_takes(done):
     config = Config.from_flat(
         {"accelerator.name": "come", "accelerator.predictor": str(done / "predictor.safetensors")}
     )
-    accelerator = make_accelerator(config, model, "")
+    accelerator = make_accelerator(config, model.shape, "")
     assert accelerator.predictor.dim == 8 and accelerator.plan_block(len(model.encoder_blocks())) == 1
 
 

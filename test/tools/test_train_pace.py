@@ -105,7 +105,7 @@ def test_a_scorer_is_told_the_ranks_of_the_errors_of_what_was_missing():
 def test_nothing_is_left_to_rebuild_where_all_is_kept(weights):
     """The whole model's levels, taken apart and put together, are its levels."""
     model = load_vggt(weights).eval().requires_grad_(False)
-    _, restorer = make_networks(model, 16)
+    _, restorer = make_networks(model.shape, 16)
     lesson = pace.teach(model, {"images": torch.randint(0, 256, (1, 2, 3, 42, 56), dtype=torch.uint8)})
     got = pace.rebuilt(model, restorer, lesson, torch.arange(12).expand(2, -1))
     assert list(got) == list(lesson.levels)
@@ -116,7 +116,7 @@ def test_nothing_is_left_to_rebuild_where_all_is_kept(weights):
 def test_either_stage_teaches_both_networks_and_leaves_the_model_alone(weights, stage):
     model = load_vggt(weights).eval().requires_grad_(False)
     torch.manual_seed(0)
-    scorer, restorer = make_networks(model, 16)
+    scorer, restorer = make_networks(model.shape, 16)
     batch = {"images": torch.randint(0, 256, (2, 2, 3, 42, 56), dtype=torch.uint8)}
     lesson = pace.teach(model, batch)
     optimiser = torch.optim.Adam([*scorer.parameters(), *restorer.parameters()], lr=3e-3)
@@ -150,7 +150,7 @@ def test_a_run_on_recordings_is_written_scored_and_resumed(weights, folder, tmp_
         assert all(scores[f"{name}, {way}"] > 0 for way in ("copied", "restored", "by lot", "evenly", "by attention"))
     assert scores["dense"] == 0 and "dense abs_rel" not in scores  # no truth in recordings
     model = load_vggt(weights)
-    scorer, restorer = load_networks(result["pace"], model)
+    scorer, restorer = load_networks(result["pace"], model.shape)
     assert scorer.norm.weight.shape == (32,) and restorer.q.weight.shape[0] == 8 and float(scorer.spread) == 1
     written = {"pace.safetensors", "distilled.safetensors", "state.pt", "curve.png", "log.json", "comparison.md"}
     assert {p.name for p in out.iterdir()} == written

@@ -89,7 +89,7 @@ class Wish:
         from ...accelerators import make_accelerator
 
         config = self.config(accelerator)
-        made = make_accelerator(config, backbone.model, backbone.description["weights"])
+        made = make_accelerator(config, backbone.model.shape, backbone.description["weights"])
         return backbone.accelerated(made.to(torch.device(backbone.device)))
 
 
@@ -132,7 +132,7 @@ def random_predictor(folder: Path, model: Any) -> str:
     from ...accelerators.confidence import ConfidencePredictor, default_block, save_predictor
 
     torch.manual_seed(SEED)
-    path, width = str(folder / "predictor.safetensors"), model.encoder_width
+    path, width = str(folder / "predictor.safetensors"), model.shape.encoder_width
     predictor = ConfidencePredictor(width, 32 if width < 512 else 128)  # as they come
     save_predictor(path, predictor, default_block(len(model.encoder_blocks())))
     return path

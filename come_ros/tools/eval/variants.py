@@ -39,7 +39,7 @@ def accelerated(backbone: Any, config: Config, text: str) -> Variant:
 
     name, words = split_name(text)
     config = with_accelerator(config, text)
-    made = make_accelerator(config, backbone.model, backbone.description["weights"])
+    made = make_accelerator(config, backbone.model.shape, backbone.description["weights"])
     words = [word for word in words if word not in ("edge_weight=0", "edge_weight=0.0")]
     family = " ".join([name, *(word.partition("=")[2] if word.startswith("group") else word
                                for word in words if not word.startswith("ratio="))])  # fmt: skip

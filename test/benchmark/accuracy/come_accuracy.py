@@ -75,7 +75,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = load_vggt(bundled_weights()).eval()
     args.side = args.side or model.native_side
-    bundled, block = load_predictor(str(Path(MODEL_FOLDER, "come_vggt_tiny.safetensors")), model)
+    bundled, block = load_predictor(str(Path(MODEL_FOLDER, "come_vggt_tiny.safetensors")), model.shape)
     teacher = Teacher()
     variants: dict[str, Any] = {}
     for p in (0.25, 0.5, 0.75):
@@ -83,7 +83,7 @@ def main() -> None:
             at = {"ratio": p, "group": group}
             name = f"p={p:g} {group[0]}x{group[1]}"
             variants[f"come {name}"] = CoMe(bundled, block, **at)
-            variants[f"random {name}"] = Random(Lot(model.encoder_width), block, **at)
+            variants[f"random {name}"] = Random(Lot(model.shape.encoder_width), block, **at)
     for group in ((2, 2), (3, 3)):
         at = {"ratio": 0.5, "group": group}
         name = f"p=0.5 {group[0]}x{group[1]}"
@@ -97,7 +97,7 @@ def main() -> None:
         variants[f"window budget {name}"] = CoMe(bundled, block, budget="window", **at)
         for given in args.predictor:
             label, _, path = given.partition("=")
-            other, at_block = load_predictor(path, model)
+            other, at_block = load_predictor(path, model.shape)
             variants[f"{label} {name}"] = CoMe(other, at_block, **at)
 
     found: dict[str, dict[str, list[dict[str, float]]]] = {}

@@ -96,7 +96,7 @@ def judge(model: Any, args: argparse.Namespace) -> None:
     """Depth error of Co-Me with each of them at its default group and ratio."""
     variants = {}
     for i, name in enumerate(students_of(model)):
-        predictor, block = load_predictor(str(args.output / f"{i}.safetensors"), model)
+        predictor, block = load_predictor(str(args.output / f"{i}.safetensors"), model.shape)
         variants[name] = CoMe(predictor, block)
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for label, truth in windows([ROOMS, *args.source], args.windows, model.native_side, model.patch):

@@ -77,8 +77,8 @@ def judge(args: argparse.Namespace, models: dict[str, tuple[Any, dict[str, Any]]
     for label, (model, state) in models.items():
         torch.manual_seed(0)
         side = args.side or model.native_side
-        predictor, block = load_predictor(PREDICTOR, model)
-        lot = Lot(model.encoder_width)
+        predictor, block = load_predictor(PREDICTOR, model.shape)
+        lot = Lot(model.shape.encoder_width)
         variants: dict[str, Any] = {}
         for group in ((2, 2), (3, 3)):
             at: dict[str, Any] = {"ratio": 0.5, "group": group}

@@ -159,7 +159,7 @@ class Bench:
         if "pace" in name:
             path = str(self.folder / "pace.safetensors")
             torch.manual_seed(self.scale.seed)
-            save_networks(path, *make_networks(backbone.model, 256))
+            save_networks(path, *make_networks(backbone.model.shape, 256))
             name += f"{',' if ':' in name else ':'}pace={path}"
         return wish.with_accelerator(backbone, name)
 
