@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import compressed
 from ..errors import FrameError
-from ..levels import FULL, Levels
 from ..types import F32, U8
+from . import compressed
+from .levels import FULL, Levels
 
 
 def _gray(a: NDArray[Any]) -> U8:

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..compressed import reason_of
+from ..camera.compressed import reason_of
+from ..camera.levels import FULL, Levels
 from ..errors import DatasetError
 from ..files import shown
-from ..levels import FULL, Levels
 from ..types import U8
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")

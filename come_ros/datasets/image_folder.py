@@ -6,9 +6,9 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..camera.levels import Levels
 from ..errors import DatasetError
 from ..files import shown
-from ..levels import Levels
 from ..types import F32, F64, Frame
 from .image_file import OneSize, left_out, read_picture, suffixes
 from .posed_images import natural

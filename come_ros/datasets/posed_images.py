@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..camera.levels import Levels
 from ..camera.rectify import Lens, Rectifier, rectifier_of
 from ..errors import DatasetError, FrameError
 from ..files import shown, text_of_file
 from ..geometry import is_finite_pose
-from ..levels import Levels
 from ..types import F32, F64, Frame
 from .image_file import OneSize, Picture, read_picture, read_stored
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..camera.rectify import Lens
-from ..transports import namespace
+from ..camera.transports import namespace
 from ..types import F32
 
 SAME_SHAPE = 0.02  # of width over height

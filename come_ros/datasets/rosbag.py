@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..camera import images
+from ..camera.levels import Levels
 from ..camera.rectify import Rectification, lens_from_camera_info
+from ..camera.transports import IMAGE, READ_TYPES, base_topic, namespace, transport_of
 from ..errors import DatasetError, FrameError
 from ..files import shown
 from ..geometry import is_finite_pose, matrix_from_quat_xyzw, transform
-from ..levels import Levels
 from ..messages import Messages, stamp_ns
-from ..transports import IMAGE, READ_TYPES, base_topic, namespace, transport_of
 from ..types import F32, F64, Frame
 from .part import Chosen, Part
 from .registered_depth import View, choose_depth, mismatch

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from .. import geometry
+from ..camera.levels import Levels
 from ..camera.rectify import Lens, Rectifier, rectifier_of
 from ..errors import DatasetError, FrameError
 from ..files import shown, text_of_file
-from ..levels import Levels
 from ..types import F32, F64, Frame
 from .image_file import OneSize, Picture, read_picture, read_stored
 from .stamps import nearest, stamp_ns_from_text

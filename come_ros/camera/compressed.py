@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import FrameError
-from .types import F32
+from ..errors import FrameError
+from ..types import F32
 
 DEPTH_CODEC = "compresseddepth"
 FILES = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")  # that are decoded, whatever the format says

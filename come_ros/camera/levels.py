@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import parse_range
-from .types import U8
+from ..config import parse_range
+from ..types import U8
 
 log = logging.getLogger("come_ros")
 
