@@ -27,6 +27,18 @@ MODELS: Mapping[str, tuple[int, ...]] = {
     "rational_polynomial": _POLYNOMIAL,
     "equidistant": (4,),
 }
+# The same lenses by other names: of kalibr, COLMAP, drivers and papers. Those of RealSense's inverse model are none of them.
+_NO_LENS = ("none", "pinhole", "perspective", "no_distortion", "undistorted", "rectified", "simple_pinhole")
+_OTHER_NAMES: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("radtan", "radial_tangential", "pinhole_radtan", "brown_conrady", "brown", "opencv", "plumbob", "radial"), "plumb_bob"
+    ),
+    **dict.fromkeys(("rational", "rational_poly", "thin_prism", "full_opencv", "rational_thin_prism"), "rational_polynomial"),
+    **dict.fromkeys(
+        ("fisheye", "opencv_fisheye", "kannala_brandt", "kannala_brandt4", "kannala", "kb4", "equi", "equidist", "pinhole_equi"),
+        "equidistant",
+    ),
+}  # fmt: skip
 # OpenCV finds the largest pinhole from some points of the border only: it is made narrower by these until all pixels fit.
 _ZOOMS = (1.0, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0)
 _MOST_ZOOM = 4.0  # of the focal length: a real lens needs less, and nonsense can look sound in a spot of the image
@@ -153,6 +165,13 @@ def lens_from_camera_info(info: Any, width: int, height: int, rectified: bool = 
     """
     k, p, d = (_numbers(info, name) for name in "kpd")
     full = (int(info.width), int(info.height))
+    if full == (0, 0):  # drivers that do not fill it in: K must be of this image then
+        if not _is_about_an_image(k, width, height):
+            return (
+                None,
+                "camera_info is empty (0x0 px, and no K that fits the image): the camera is not calibrated: calibrate it",
+            )
+        full = (width, height)
     shift, binning, size = _window(info, full)
     if (width, height) == full:  # many drivers give K for what they send, whatever binning they report
         shift, binning = (0, 0), (1, 1)
@@ -182,19 +201,64 @@ def lens_from_camera_info(info: Any, width: int, height: int, rectified: bool = 
         return pinhole, ""
     if not np.all(np.isfinite(d)):
         return None, "camera_info holds NaN or infinite distortion in d: calibrate the camera"
-    model = str(info.distortion_model)
+    model, coefficients, remark = normalised_distortion(str(info.distortion_model), tuple(d.tolist()))
+    if remark or not coefficients:
+        return pinhole, remark
+    return Lens(width, height, pinhole.fx, pinhole.fy, cx, cy, model, coefficients), ""
+
+
+def normalised_distortion(name: str, d: tuple[float, ...]) -> tuple[str, tuple[float, ...], str]:
+    """One of MODELS, its coefficients in one of the numbers that it may have, () for none, and a remark ("" if they can be used).
+
+    Names are read whatever their case and spelling; zeros at the end stand for nothing, and missing ones for zeros.
+    """
+    as_it_is = "the image is taken as it is"
+    word = "_".join(name.strip().lower().replace("-", " ").replace("_", " ").split())
+    model = _OTHER_NAMES.get(word, word)
+    if not any(d):
+        return "plumb_bob", (), ""
+    if word in _NO_LENS:
+        return (
+            "plumb_bob",
+            (),
+            (
+                f"camera_info has the distortion_model {name!r}, but d is not zero: {as_it_is}; set the model that d belongs to"
+            ),
+        )
+    used = d[: max(i for i, value in enumerate(d) if value) + 1]
+    if not word and len(d) > 4:  # only polynomials have so many
+        model = "plumb_bob"
     if model not in MODELS:
-        return pinhole, (
-            f"camera_info has the distortion_model {model!r}, but only {', '.join(MODELS)} are known: "
-            f"the image is taken as it is; publish a rectified one"
+        return (
+            "plumb_bob",
+            (),
+            (
+                f"camera_info has the distortion_model {name!r}, but only {', '.join(MODELS)} are known: {as_it_is}; publish a "
+                f"rectified one"
+            ),
         )
-    if d.size not in MODELS[model]:
-        allowed = " or ".join(str(n) for n in MODELS[model])
-        return pinhole, (
-            f"camera_info has {d.size} numbers in d, but {model} must have {allowed}: "
-            f"the image is taken as it is; calibrate the camera"
+    allowed = MODELS[model]
+    if len(d) in allowed:
+        return model, d, ""
+    count = next((n for n in allowed if n >= len(used)), 0)
+    # k1 k2 and then either p1 or k3: nobody knows
+    if not count or (len(used) == 3 and allowed is _POLYNOMIAL):
+        numbers = " or ".join(str(n) for n in allowed)
+        return (
+            "plumb_bob",
+            (),
+            (
+                f"camera_info has {len(d)} numbers in d, but {model} must have {numbers}: {as_it_is}; write them as that model has them"
+            ),
         )
-    return Lens(width, height, pinhole.fx, pinhole.fy, cx, cy, model, tuple(d.tolist())), ""
+    return model, (*used, *(0.0,) * (count - len(used))), ""
+
+
+def _is_about_an_image(k: F64, width: int, height: int) -> bool:
+    """Whether the principal point of K (9,) lies about the middle of an image of that size."""
+    if k.size != 9 or not np.isfinite(k).all() or not (k[0] > 0 and k[4] > 0):
+        return False
+    return bool(0.2 < k[2] / width < 0.8 and 0.2 < k[5] / height < 0.8)
 
 
 def _numbers(info: Any, name: str) -> F64:

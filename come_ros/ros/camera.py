@@ -9,9 +9,10 @@ from typing import NamedTuple
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from ..camera.rectify import Rectification
+from ..camera.rectify import Rectification, lens_from_camera_info
 from ..config import Config
 from ..errors import FrameError
+from ..levels import Levels
 from ..types import F64, U8
 from . import messages
 
@@ -53,6 +54,7 @@ class Camera:
         self._info_name = info
         self.info_topic: str = node.resolve_topic_name(info) if remapped(info) else beside
         self.rectification = Rectification(config.rectify, self.topic)
+        self._levels = Levels(config.input.range, self.topic)
         self.forget()
 
     def forget(self) -> None:
@@ -68,16 +70,26 @@ class Camera:
         """The message as a picture; camera_info is waited for until then (time.monotonic()). Raises FrameError."""
         encoding = messages.encoding_of(message)
         try:
-            image = messages.decode_image(message)
+            image = messages.decode_image(message, self._levels)
         except FrameError as error:
             raise FrameError(f"{self.topic}: {error}") from error
         height, width = image.shape[:2]
         if self.info is None:  # that of the first frames may be a little late: DDS discovers topic by topic
             self._came.wait(max(0.0, until_s - time.monotonic()))
         info, intrinsics = self.info, None
-        remark = f"no camera_info received on {self.info_topic}: remap `{self._info_name}` to a calibrated one"
+        remark = self._missing()
         if info is not None:
             image, intrinsics, remark = self.rectification.image(image, info)
         if intrinsics is None:
             remark += "; until then the predicted intrinsics are used"
         return Picture(image, intrinsics, encoding, width, height, remark)
+
+    def info_remark(self) -> str:
+        """What is wrong with the camera_info by itself, whatever the images are like; "" if nothing is."""
+        if self.info is None:
+            return self._missing()
+        width, height = int(self.info.width), int(self.info.height)
+        return lens_from_camera_info(self.info, max(width, 1), max(height, 1), self.rectification.rectified)[1]
+
+    def _missing(self) -> str:
+        return f"no camera_info received on {self.info_topic}: remap `{self._info_name}` to a calibrated one"

@@ -21,6 +21,7 @@ from sensor_msgs.msg import Image, PointCloud2, PointField
 
 from ..camera import images
 from ..errors import FrameError
+from ..levels import Levels
 from ..types import U8
 
 # What every distro's cv_bridge converts to the same bytes as images.py. rgb8 is not among them: it needs no conversion, and
@@ -45,13 +46,14 @@ class Converters:
         pictures = "numpy" if self.bridge is None else "cv_bridge"
         return f"images by {pictures}, clouds by {'numpy' if self.clouds is None else 'sensor_msgs_py'}"
 
-    def decode_image(self, message: Any) -> U8:
+    def decode_image(self, message: Any, levels: Levels | None = None) -> U8:
         """(H, W, 3) uint8 RGB of an Image or CompressedImage; it may share the message's memory. Raises FrameError.
 
         Compressed images are never cv_bridge's: it fills cut-off ones with grey.
         """
-        if self.bridge is None or images.is_compressed(message) or message.encoding not in _BRIDGED:
-            return images.decode_image(message)
+        by_us = self.bridge is None or images.is_compressed(message) or message.encoding not in _BRIDGED
+        if by_us or (levels is not None and message.encoding.endswith("16")):  # whose range cv_bridge does not know
+            return images.decode_image(message, levels)
         pixels = images.pixels_of(message)  # raises for what is cut off, which cv_bridge may not notice
         # it takes rows for whole pixels, needs the padding of the last row, and swaps bytes by a method that NumPy 2 lacks
         whole = message.step % pixels.strides[1] == 0 and len(message.data) >= message.step * message.height

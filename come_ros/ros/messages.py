@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2
 
 from ..camera.images import SUPPORTED, encoding_of
+from ..levels import Levels
 from ..messages import NANO, Messages, stamp_ns
 from ..types import F64, U8
 from .converters import converters
@@ -89,9 +90,9 @@ transform_message = ROS.transform
 odometry_message = ROS.odometry
 
 
-def decode_image(message: Any) -> U8:
+def decode_image(message: Any, levels: Levels | None = None) -> U8:
     """(H, W, 3) uint8 RGB of an Image or CompressedImage; it may share the message's memory. Raises FrameError."""
-    return converters().decode_image(message)
+    return converters().decode_image(message, levels)
 
 
 def points_of(message: PointCloud2) -> NDArray[Any]:

@@ -352,7 +352,11 @@ class ReconstructionNode(LifecycleNode):
     def _read_one(self, camera_of: Camera, message: Image | CompressedImage, arrival_ns: int) -> Frame:
         if self._first_frame_s is None:
             self._first_frame_s = arrival_ns * 1e-9
-        picture = camera_of.decode(message, self._first_frame_s + CAMERA_INFO_WAIT_S)
+        try:
+            picture = camera_of.decode(message, self._first_frame_s + CAMERA_INFO_WAIT_S)
+        except FrameError:  # of the image: camera_info may be well all the same
+            self.telemetry.camera_info = camera_of.info_remark() or "ok"
+            raise
         self.telemetry.encoding, self.telemetry.size = picture.encoding, f"{picture.width}x{picture.height}"
         remark = picture.remark
         self.telemetry.camera_info = remark or "ok"

@@ -239,10 +239,13 @@ def test_the_lens_or_why_there_is_none() -> None:
     ("fields", "told"),
     [
         (
-            {"distortion_model": "kannala", "d": [0.1]},
-            "'kannala', but only plumb_bob, rational_polynomial, equidistant",
+            {"distortion_model": "inverse_brown_conrady", "d": [0.1]},
+            "'inverse_brown_conrady', but only plumb_bob, rational_polynomial, equidistant",
         ),
-        ({"d": [0.1, 0.0, 0.0]}, "3 numbers in d, but plumb_bob must have 4 or 5 or 8 or 12 or 14"),
+        ({"d": [0.1, 0.0, 0.1]}, "3 numbers in d, but plumb_bob must have 4 or 5 or 8 or 12 or 14"),
+        ({"d": [0.1] * 15}, "15 numbers in d, but plumb_bob must have 4 or 5 or 8 or 12 or 14"),
+        ({"distortion_model": "none", "d": [0.1, 0, 0, 0, 0]}, "'none', but d is not zero"),
+        ({"distortion_model": "", "d": [0.1, 0.2, 0.1, 0.1]}, "'', but only plumb_bob"),
         ({"distortion_model": "equidistant", "d": [0.1] * 5}, "5 numbers in d, but equidistant must have 4"),
         ({"d": [1e300, 0.0, 0.0, 0.0]}, "folds the image over itself (d = 1e+300, 0, 0, 0)"),
         ({"d": [0.0, 0.05, 1.0, -1e9]}, "folds the image over itself"),  # OpenCV's best has a negative focal length
@@ -254,6 +257,38 @@ def test_a_distortion_that_cannot_be_used_is_said_and_the_image_taken_as_it_is(f
     got, intrinsics, remark = Rectification("auto", "image_raw").image(picture, info(**fields))
     assert got is picture and intrinsics[0, 0] == 50
     assert any(t in remark for t in told.split("|")) and "the image is taken as it is" in remark
+
+
+@pytest.mark.parametrize(
+    ("name", "d", "want"),
+    [
+        ("plumb_bob", [], ("plumb_bob", ())),
+        ("equidistant", [0.0] * 5, ("plumb_bob", ())),
+        ("anything at all", [0.0] * 3, ("plumb_bob", ())),
+        ("equidistant", [0.1, 0.2, 0.3, 0.4, 0.0], ("equidistant", (0.1, 0.2, 0.3, 0.4))),
+        ("equidistant", [0.1, 0.2, 0.3, 0.4, 0.0, 0.0, 0.0, 0.0], ("equidistant", (0.1, 0.2, 0.3, 0.4))),
+        ("equidistant", [0.1], ("equidistant", (0.1, 0.0, 0.0, 0.0))),
+        ("Kannala-Brandt", [0.1, 0.2, 0.0, 0.0], ("equidistant", (0.1, 0.2, 0.0, 0.0))),
+        ("FISHEYE", [0.1, 0.2, 0.3, 0.4], ("equidistant", (0.1, 0.2, 0.3, 0.4))),
+        ("Plumb_Bob", [0.1, 0.0, 0.0, 0.0, 0.0], ("plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.0))),
+        ("radial-tangential", [0.1, 0.2], ("plumb_bob", (0.1, 0.2, 0.0, 0.0))),
+        ("brown conrady", [0.1, 0.0, 0.0], ("plumb_bob", (0.1, 0.0, 0.0, 0.0))),
+        ("plumb_bob", [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], ("plumb_bob", (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.0, 0.0))),
+        ("plumb_bob", [0.1] + [0.0] * 19, ("plumb_bob", (0.1, 0.0, 0.0, 0.0))),
+        ("", [0.1, 0.2, 0.3, 0.4, 0.5], ("plumb_bob", (0.1, 0.2, 0.3, 0.4, 0.5))),
+        ("none", [], ("plumb_bob", ())),
+    ],
+)
+def test_distortion_is_read_as_it_was_meant(name, d, want) -> None:
+    lens, remark = lens_from_camera_info(info(distortion_model=name, d=d), 40, 30)
+    assert (lens.model, lens.d) == want and remark == ""
+
+
+def test_a_camera_info_without_a_size_counts_if_its_k_is_about_the_image() -> None:
+    assert lens_from_camera_info(info(width=0, height=0), 40, 30) == (Lens(40, 30, 50, 51, 20, 15), "")
+    for wrong in ({"k": [0.0] * 9}, {"k": [500.0, 0, 320, 0, 500, 240, 0, 0, 1]}):
+        lens, remark = lens_from_camera_info(info(width=0, height=0, **wrong), 40, 30)
+        assert lens is None and "camera_info is empty (0x0 px" in remark and "calibrate it" in remark
 
 
 def test_binning_and_region_of_interest_move_the_intrinsics() -> None:
