@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 
 from ..errors import DatasetError
+from ..files import shown
 from ..types import F64, Frame
 
 log = logging.getLogger("come_ros")
@@ -42,7 +44,7 @@ class Video:
         self.path, self.fps, self.intrinsics, self.camera = Path(path), fps, intrinsics, camera
         self.unreadable, self.damage = 0, ""
         if not self.path.is_file():
-            raise DatasetError(f"{self.path} does not exist: give a video file")
+            raise DatasetError(f"{shown(self.path)} does not exist: give a video file")
         capture = self._capture()
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.count: int | None = int(count) if count > 0 else None
@@ -51,11 +53,11 @@ class Video:
         capture.release()
         if not times:
             raise DatasetError(
-                f"{self.path} holds no image that OpenCV can decode: it is damaged, or to be converted to H.264"
+                f"{shown(self.path)} holds no image that OpenCV can decode: it is damaged, or to be converted to H.264"
             )
         if self.fps is None and len(times) > 1 and not times[1] > times[0] >= 0:
             self.fps = self._rate if 0 < self._rate <= 10_000 else 30.0
-            log.warning("%s tells no times: its images get stamps at %g per second (--fps)", self.path, self.fps)
+            log.warning("%s tells no times: its images get stamps at %g per second (--fps)", shown(self.path), self.fps)
 
     def iter_frames(self) -> Iterator[Frame]:
         """All images in order, one in memory at a time."""
@@ -84,20 +86,34 @@ class Video:
         self.unreadable = max(0, (self.count or 0) - index)
         # containers guess: one image more or less is no damage
         if self.count is not None and self.unreadable > max(1, 0.01 * self.count):
-            self.damage = f"{self.path} is damaged: {index} of {self.count} images could be decoded"
+            self.damage = f"{shown(self.path)} is damaged: {index} of {self.count} images could be decoded"
 
     def _capture(self) -> cv2.VideoCapture:
         told = cv2.utils.logging.getLogLevel()
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
-            capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
-            if not capture.isOpened():
-                capture = cv2.VideoCapture(str(self.path))  # builds without FFmpeg have another backend
+            with _openable(self.path) as name:
+                capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+                if not capture.isOpened():
+                    capture = cv2.VideoCapture(name)  # builds without FFmpeg have another backend
         finally:
             cv2.utils.logging.setLogLevel(told)
         if not capture.isOpened():
             raise DatasetError(
-                f"OpenCV cannot open the video {self.path}: it is damaged, or of a kind that this OpenCV does not decode; "
-                f"convert it (ffmpeg -i {self.path.name} -c:v libx264 video.mp4), or give its images in a folder"
+                f"OpenCV cannot open the video {shown(self.path)}: it is damaged, or of a kind that this OpenCV does not decode; "
+                f"convert it (ffmpeg -i {shown(self.path.name)} -c:v libx264 video.mp4), or give its images in a folder"
             )
         return capture
+
+
+@contextlib.contextmanager
+def _openable(path: Path) -> Iterator[str]:
+    """A name of the file that OpenCV can take while this lasts: it crashes at names that are not UTF-8."""
+    name = str(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        with open(path, "rb") as stream:
+            yield f"/proc/self/fd/{stream.fileno()}"
+    else:
+        yield name

@@ -41,6 +41,11 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `come_ros ARGV...` (default: this process's arguments) and returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(
+            stream, "reconfigure"
+        ):  # a terminal without Unicode, or a file name that is none, must not end a command
+            stream.reconfigure(errors="backslashreplace")
     name = _parser().parse_args(argv[:1] or ["--help"]).command  # --help and --version exit in here
     try:
         return _run_node(argv[1:]) if name == "node" else _run_tool(name, argv[1:])

@@ -25,6 +25,7 @@ from ..datasets.rooms import raycast, splits
 from ..datasets.rooms.camera import camera_path, degrade
 from ..datasets.rooms.scene import make_scene
 from ..errors import ComeRosError
+from ..files import shown
 
 SIZE = (320, 240)
 FRAMES, HZ = 200, 10.0
@@ -60,9 +61,19 @@ def run(options: argparse.Namespace) -> int:
     """0 if the node did its work and ended in order, 1 otherwise."""
     if not 0 < options.rate <= 100:
         raise DemoError(f"--rate is {options.rate:g}, but must lie in 0 .. 100")
+    if options.bag and options.bag_option:
+        raise DemoError(f"two bags are given, {options.bag} and --bag {options.bag_option}: leave one out")
+    given = options.bag or options.bag_option
+    if given:
+        _check_bag(Path(given))
+    defaults = {"frames": FRAMES, "size": f"{SIZE[0]}x{SIZE[1]}", "seed": SEED} if given else {"topic": None}
+    for name, default in defaults.items():
+        if getattr(options, name) != default:
+            what = "a bag" if given else "a rendered room"
+            raise DemoError(f"--{name} {getattr(options, name)} has no effect on {what}: leave it out")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    bag = options.bag or options.bag_option or render_room(out / INPUT, options.seed, options.frames, options.size)
+    bag = given or render_room(out / INPUT, options.seed, options.frames, options.size)
     title = f"come_ros {__version__}: " + (f"room {options.seed}" if bag == out / INPUT else Path(bag).name)
     metrics = play_and_score(
         bag, out, title, topic=options.topic, rate=options.rate, weights=options.weights, params=options.params
@@ -73,6 +84,18 @@ def run(options: argparse.Namespace) -> int:
     files = ", ".join(str(out / name) for name in RESULTS)
     print(f"\n{files}; {metrics['run']['seconds']:.0f} s live")
     return int(not sound(metrics))
+
+
+def _check_bag(path: Path) -> None:
+    """Raises DemoError unless it is there and looks like a recording of ROS."""
+    from ..datasets.storage import is_recording
+
+    if not path.exists():
+        raise DemoError(f"{shown(path)} does not exist: give a bag")
+    if not is_recording(path):
+        raise DemoError(
+            f"{shown(path)} is no ROS bag, which alone can be played: `come_ros bag` reads folders of images and videos"
+        )
 
 
 def sound(metrics: dict[str, Any]) -> bool:
