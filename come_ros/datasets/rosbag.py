@@ -75,6 +75,7 @@ class Bag:
         self.topic = ""
         self.broken: dict[str, int] = {}
         self._said: set[str] = set()
+        self._odd_names: set[str] = set()  # topics whose frame_ids are not UTF-8, all of them
         self._recording = open_recording(self.path)
         try:
             self._stores = {"cdr": _store(), "ros1": _store(ros1=True)}
@@ -265,11 +266,14 @@ class Bag:
 
     def _first(self, topic: str) -> Any:
         """The first message that can be read. Raises DatasetError if none of the first LOOKED_AT can."""
-        for number, (_, message) in enumerate(self._decoded(topic)):
-            if message is not None:
-                return message
-            if number >= LOOKED_AT:
-                break
+        for attempt in range(2):
+            for number, (_, message) in enumerate(self._decoded(topic)):
+                if message is not None:
+                    return message
+                if number >= LOOKED_AT:
+                    break
+            if attempt == 0:
+                self._odd_names.add(topic)
         raise DatasetError(
             f"{shown(self.path)} is damaged: it lists {topic}, but no message of it can be read: choose another topic, or record it again"
         )
@@ -423,7 +427,7 @@ class Bag:
         store = self._stores[channel.encoding]
         deserialize = store.deserialize_cdr if channel.encoding == "cdr" else store.deserialize_ros1
         try:
-            return deserialize(data, channel.type)
+            return deserialize(_ascii_frame(data) if channel.topic in self._odd_names else data, channel.type)
         except Exception:  # damaged bytes raise all kinds
             if channel.topic != self.topic:
                 self.broken[channel.topic] = self.broken.get(channel.topic, 0) + 1
@@ -436,6 +440,14 @@ class Bag:
 
     def _decoded(self, topic: str) -> Iterator[tuple[int, Any]]:
         return ((log_ns, message) for log_ns, _, message in self._mixed(topic))
+
+
+def _ascii_frame(data: bytes) -> bytes:
+    """A message that begins with a Header, with the bytes of its frame_id that are not ASCII replaced: it lies at the same place in
+    CDR and in ROS 1's form."""
+    length = int.from_bytes(data[12:16], "big" if data[:2] == b"\0\0" else "little")
+    name = data[16 : 16 + length]
+    return data[:16] + bytes(c if c < 128 else ord("_") for c in name) + data[16 + length :]
 
 
 def _as_large(depth: F32, size: tuple[int, int]) -> F32:

@@ -47,6 +47,8 @@ class _Contents:
     channels: dict[int, Channel] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
     parts: list[_Part] = field(default_factory=list)
+    whole: bool = True
+    """whether the schema of every channel is there"""
 
     def take(self, kind: int, record: memoryview) -> None:
         """Learns from a schema or a channel."""
@@ -59,6 +61,7 @@ class _Contents:
             number, schema = struct.unpack_from("<HH", record)
             topic, at = _text(record, 4)
             encoding, _ = _text(record, at)
+            self.whole = self.whole and (schema == 0 or schema in self.schemas)
             name, _ = self.schemas.get(schema, ("", ""))
             self.channels.setdefault(number, Channel(topic, type_name(name), encoding))
 
@@ -169,7 +172,7 @@ class McapFile(Storage):
         # without statistics, or with messages outside of chunks, a scan knows more
         if statistics is None or statistics[5] != len(out.parts) or (statistics[0] and not out.parts):
             raise _Damaged
-        if set(out.counts) - set(out.channels) or (statistics[0] and not out.counts):
+        if not out.whole or set(out.counts) - set(out.channels) or (statistics[0] and not out.counts):
             raise _Damaged
         return out
 
