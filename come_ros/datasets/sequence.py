@@ -28,6 +28,7 @@ from .video import Video
 
 log = logging.getLogger("come_ros")
 
+MOST_TOLD = 5  # images left out that are told of one by one
 ACCEPTED = (
     "a ROS 2 bag (its folder, .mcap or .db3), a ROS 1 .bag, a folder in the layout of TUM RGB-D (frames.txt or rgb.txt), 7-Scenes "
     "(frame-*.color.png) or ScanNet (color/, pose/), images with a transforms.json or a COLMAP model (sparse/0), "
@@ -240,9 +241,13 @@ class FolderSequence(Sequence):
                 frame = self._folder.frame(index)
             except DatasetError as error:
                 self.unreadable += 1
-                log.warning("an image is left out: %s", error)
+                if self.unreadable - self._unread <= MOST_TOLD:
+                    log.warning("an image is left out: %s", error)
                 continue
             yield frame
+        more = self.unreadable - self._unread - MOST_TOLD
+        if more > 0:
+            log.warning("%d more images are left out", more)
 
     def iter_depth(self) -> Iterator[tuple[int, F32]]:
         for index in self._indices() if self._with_depth else ():

@@ -63,7 +63,7 @@ def run(cases: int, first: int, tool_every: int) -> dict[str, object]:
             count = min(BATCH, end - seed)
             command = [sys.executable, __file__, "--batch", str(seed), str(count), str(originals), str(tool_every)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
-            *seeds, last = done.stdout.strip().splitlines() or [str(seed)]
+            last = (done.stdout.strip().splitlines() or [str(seed)])[-1]
             if done.returncode == 0:
                 tally = Tally(**json.loads(last))
                 for name in ("cases", "read", "refused", "tool_runs"):
@@ -100,7 +100,7 @@ def main() -> int:
         return 0
     result = run(options.cases, options.first, options.tool_every)
     print(json.dumps({k: v for k, v in result.items() if k != "faults"}), f"{len(result['faults'])} faults")  # type: ignore[arg-type]
-    write_result(RESULTS / "fuzz_recordings.json", result)
+    write_result(RESULTS, "fuzz_recordings", result)
     return int(bool(result["faults"]))
 
 
