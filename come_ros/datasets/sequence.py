@@ -142,6 +142,8 @@ def _why_nothing(path: Path) -> str:
     """What to give instead of `path`."""
     if path.is_file() and path.suffix.lower() in (*IMAGES, *HEIF):
         return f"{shown(path)} is a single image: give its folder, {shown(path.absolute().parent)}"
+    if path.is_file() and path.suffix.lower() in NOT_READ:
+        return f"{shown(path)} cannot be read: {NOT_READ[path.suffix.lower()]}"
     if path.is_dir():
         unread = [file for file in path.iterdir() if file.suffix.lower() in NOT_READ and not file.name.startswith(".")]
         if unread:

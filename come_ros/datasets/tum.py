@@ -185,7 +185,7 @@ def _words(line: str, columns: int) -> list[str]:
 
 def read_trajectory(path: Path) -> dict[int, F64]:
     """Stamp in ns -> (4, 4) of a TUM trajectory (stamp tx ty tz qx qy qz qw), oldest first; of EuRoC's, whose header has q_w before
-    q_x. Rows that are not finite, as trackers write where they were lost, are left out. Raises DatasetError."""
+    q_x. Rows that are not finite or have no rotation, as trackers write where they were lost, are left out. Raises DatasetError."""
     rows = read_list(path, 8)
     if not rows:
         raise DatasetError(f"{shown(path)} holds no poses: each row must be stamp tx ty tz qx qy qz qw")
@@ -196,9 +196,9 @@ def read_trajectory(path: Path) -> dict[int, F64]:
         )
     try:
         values = np.array([[float(word) for word in words[:7]] for _, words in rows]).reshape(-1, 7)
-        good = np.isfinite(values).all(axis=1)
+        good = np.isfinite(values).all(axis=1) & (np.linalg.norm(values[:, 3:], axis=1) > 1e-6)
         if not good.any():
-            raise ValueError("its numbers must be finite")
+            raise ValueError("its numbers must be finite, and its quaternions not zero")
         if _w_first(path):
             values = values[:, [0, 1, 2, 4, 5, 6, 3]]
         poses = geometry.transform(geometry.matrix_from_quat_xyzw(values[good, 3:]), values[good, :3])

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -6,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from come_ros import geometry
 from come_ros.datasets.image_folder import ImageFolder
 from come_ros.datasets.stamps import MAX_DIFFERENCE_NS, nearest, stamp_ns_from_text
-from come_ros.datasets.tum import TumSequence
+from come_ros.datasets.tum import TumSequence, read_trajectory
 from come_ros.errors import DatasetError
 
 STAMPS = ["1305031229.528748", "1305031229.596600", "1305031229.7"]
@@ -82,7 +84,7 @@ def test_poses_and_depth_are_optional(folder):
         ("frames.txt", "# nothing\n", "lists no images"),
         ("groundtruth.txt", "1.0 1 2 3 0 0 0\n", "has 7 columns, but needs 8"),
         ("groundtruth.txt", "1.0 1 2 3 0 0 0 x\n", "could not convert"),
-        ("groundtruth.txt", "1.0 1 2 3 0 0 0 0\n", "quaternion is zero"),
+        ("groundtruth.txt", "1.0 1 2 3 0 0 0 0\n", "quaternions not zero"),
         ("sequence.json", "{", "cannot read"),
         ("sequence.json", '{"camera": {"fx": 1}}', "fx, fy, cx, cy"),
     ],
@@ -148,3 +150,68 @@ def test_image_folders_that_cannot_be_used(tmp_path):
     for fps in (0, -1, float("nan"), float("inf")):
         with pytest.raises(DatasetError, match="fps"):
             ImageFolder(tmp_path, fps=fps)
+
+
+def _rows() -> list[str]:
+    return [f"170000000{i}.250000000 {0.5 * i} 1.5 -2 0.5 -0.5 0.5 0.5" for i in range(4)]
+
+
+def _written(form: str) -> bytes:
+    rows = _rows()
+    plain = "\n".join(rows)
+    words = [row.split() for row in rows]
+    nanoseconds = [[w[0].replace(".", ""), *w[1:]] for w in words]
+    w_first = [[*w[:4], w[7], *w[4:7]] for w in nanoseconds]
+    texts = {
+        "plain": plain,
+        "names": "timestamp tx ty tz qx qy qz qw\n" + plain,
+        "commas": plain.replace(" ", ","),
+        "commas and spaces": plain.replace(" ", ", "),
+        "tabs, CRLF": plain.replace(" ", "\t").replace("\n", "\r\n"),
+        "byte order mark": "\ufeff# path\n" + plain,
+        "byte order mark alone": "\ufeff" + plain,
+        "more columns": "\n".join(row + " 0.5 1" for row in rows),
+        "unsorted": "\n".join(reversed(rows)),
+        "lost": "\n".join(
+            [rows[0], "1700000000.5 nan nan nan nan nan nan nan", "1700000000.6 0 0 0 0 0 0 0", *rows[1:]]
+        ),
+        "nanoseconds": "\n".join(" ".join(w) for w in nanoseconds),
+        "EuRoC": "#timestamp [ns], p_x, p_y, p_z, q_w, q_x, q_y, q_z, v\n"
+        + "\n".join(",".join([*w, "0"]) for w in w_first),
+        "decimal commas": plain.replace(".", ","),
+    }
+    if form == "UTF-16":
+        return plain.encode("utf-16")
+    if form == "latin-1":
+        return ("# Strecke f\u00fcr Test\n" + plain).encode("latin-1")
+    return texts[form].encode()
+
+
+FORMS = ("plain", "names", "commas", "commas and spaces", "tabs, CRLF", "byte order mark", "byte order mark alone", "more columns",
+         "unsorted", "lost", "nanoseconds", "EuRoC", "decimal commas", "UTF-16", "latin-1")  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_paths_are_read_as_people_have_them(tmp_path: Path, form: str) -> None:
+    (tmp_path / "gt.txt").write_bytes(_written(form))
+    path = read_trajectory(tmp_path / "gt.txt")
+    assert list(path) == [1_700_000_000_250_000_000 + i * 10**9 for i in range(4)]
+    for i, pose in enumerate(path.values()):
+        np.testing.assert_allclose(pose[:3, 3], [0.5 * i, 1.5, -2])
+        np.testing.assert_allclose(pose[:3, :3], geometry.matrix_from_quat_xyzw([0.5, -0.5, 0.5, 0.5]), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "holds no poses"),
+        ("# only words\n", "holds no poses"),
+        ("1 0 0 0 0 1 0 0 0 0 1 0\n" * 5, "as KITTI's paths have, which tell no times"),
+        ("1.5 nan 0 0 0 0 0 1\n", "must be finite"),
+        ("1.5 0 0 0 0 0 0 0\n", "quaternions not zero"),
+    ],
+)
+def test_what_is_no_path_is_said(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "gt.txt").write_text(text)
+    with pytest.raises(DatasetError, match=told):
+        read_trajectory(tmp_path / "gt.txt")
