@@ -286,8 +286,9 @@ def _guarded(work: Callable[[], Any]) -> Any:
 def quiet() -> Any:
     """Without the warnings, of which there are thousands."""
     log = logging.getLogger("come_ros")
-    before, log.level = log.level, logging.CRITICAL
+    before = log.level
+    log.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        log.level = before
+        log.setLevel(before)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from ..camera.levels import Levels
 from ..camera.rectify import Rectification, lens_from_camera_info
 from ..config import Config
 from ..errors import FrameError
-from ..levels import Levels
 from ..types import F64, U8
 from . import messages
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import Image, PointCloud2, PointField
 
 from ..camera import images
+from ..camera.levels import Levels
 from ..errors import FrameError
-from ..levels import Levels
 from ..types import U8
 
 # What every distro's cv_bridge converts to the same bytes as images.py. rgb8 is not among them: it needs no conversion, and

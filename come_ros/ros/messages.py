@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import PointCloud2
 
 from ..camera.images import SUPPORTED, encoding_of
-from ..levels import Levels
+from ..camera.levels import Levels
 from ..messages import NANO, Messages, stamp_ns
 from ..types import F64, U8
 from .converters import converters

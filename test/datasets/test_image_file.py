@@ -14,11 +14,11 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 from recordings import HEIGHT, WIDTH, picture, write_images
 
+from come_ros.camera.levels import Levels
 from come_ros.datasets.image_file import GREY, read_picture, read_stored, size_of
 from come_ros.datasets.image_folder import ImageFolder
 from come_ros.datasets.sequence import open_sequence
 from come_ros.errors import ConfigError, DatasetError
-from come_ros.levels import Levels
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (5, 7, 3), np.uint8)

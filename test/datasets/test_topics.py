@@ -26,11 +26,11 @@ from recordings import (
     write,
 )
 
+from come_ros.camera.rectify import Lens
+from come_ros.camera.transports import base_topic, transport_of
 from come_ros.datasets.registered_depth import View, choose_depth, why_not
 from come_ros.datasets.rosbag import Bag
 from come_ros.errors import DatasetError
-from come_ros.rectify import Lens
-from come_ros.transports import base_topic, transport_of
 
 COLOUR, ALIGNED = "/camera/color", "/camera/aligned_depth_to_color"
 COUNT = 6

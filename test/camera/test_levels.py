@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from come_ros.levels import FULL, Levels
+from come_ros.camera.levels import FULL, Levels
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (60, 80), np.uint8)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from come_ros import images
-from come_ros.compressed import parse_format
+from come_ros.camera import images
+from come_ros.camera.compressed import parse_format
+from come_ros.camera.levels import Levels
 from come_ros.errors import FrameError
-from come_ros.levels import Levels
 
 RNG = np.random.default_rng(0)
 SMOOTH = cv2.GaussianBlur(RNG.integers(0, 256, (48, 64, 3), np.uint8), (0, 0), 3)
