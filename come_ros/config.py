@@ -348,7 +348,9 @@ class Config:
     )
     backbone_params: Any = field(default=None, metadata=_OWN)
     weights: str = _param("", "checkpoint file (.safetensors, or .pt); empty = the bundled small model of vggt")
-    threads: int = _param(0, "CPU threads of the model; 0 = all cores", low=0, high=256)
+    threads: int = _param(
+        0, "CPU threads of the model; 0 = auto: all cores, or fewer where other processes use them", low=0, high=256
+    )
     image_transport: str = _param(
         "raw", "raw: topic image (sensor_msgs/Image); compressed: image/compressed", choices=("raw", "compressed")
     )

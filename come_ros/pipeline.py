@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from .landmarks import landmarks_of
 from .odometry import Located, Odometry
 from .refine import Proposal, Refiner, Unrefined
 from .self_check import Comparison
+from .thread_governor import LiveThreads, ThreadState
+from .threads import usable_threads
 from .timeline import Place, Timeline, settled
 from .types import F64, Frame, Known, Prediction, Submap, Window
 from .window import MAX_GAP_NS, TIME_JUMP_NS, SlidingWindow, trimmed
@@ -89,6 +91,10 @@ class ReconstructionPipeline:
         self._ignoring = False
         self._told: set[str] = set()
         self._refused = 0
+        self._threads: LiveThreads | None = None
+        self._pass: tuple[float, Hashable] | None = (
+            None  # s of the last one, and what passes of that cost have in common
+        )
         self._warm_for: Any = None  # (model, shape of its images) that `compare` last ran
 
     @property
@@ -153,16 +159,34 @@ class ReconstructionPipeline:
         """Gives up the oldest keyframe that waits for a window, for newer ones, and returns it; None if there is none."""
         return self._window.give_up_oldest()
 
+    def follow_load(self) -> None:
+        """From now on, as many CPU threads run the model as are fastest under the load of the machine; results then differ in their last
+        bits from run to run. `threads` in the parameters, or a GPU: nothing changes. Takes some passes; the thread that runs the
+        model calls this."""
+        if self.config.threads or self.backbone.device.startswith("cuda") or usable_threads() == 1:
+            return
+        images = self._grey(self.governor.effort.window * self.cameras)
+        self._threads = LiveThreads(lambda frames: self.backbone.predict(images[:frames]), len(images))
+
+    @property
+    def threads(self) -> ThreadState | None:
+        """How many CPU threads the model uses; None if that does not follow the load."""
+        return None if self._threads is None else self._threads.governor.state
+
+    def _grey(self, frames: int) -> NDArray[np.uint8]:
+        """(frames, H, W, 3), as large as the images of windows will be."""
+        side = self.governor.effort.side
+        plan = plan_resize(4 * side, 3 * side, side, self.backbone.patch_size)
+        return np.full((frames, plan.height, plan.width, 3), 128, np.uint8)
+
     def warm_up(self, stop: Callable[[], bool] | None = None) -> None:
         """One pass over grey images, as many and as large as windows will be: kernels are compiled and memory is taken now, not in
         the first window. Raises Cancelled, OutOfMemory if nothing that is tried fits."""
         while True:
-            width = self.governor.effort.side
-            plan = plan_resize(4 * width, 3 * width, width, self.backbone.patch_size)
             # a CPU compiles nothing, and each pass takes its memory anew: one frame tells whether the model runs
             frames = self.governor.effort.window if self.backbone.device.startswith("cuda") else 1
             try:
-                self.backbone.predict(np.full((frames * self.cameras, plan.height, plan.width, 3), 128, np.uint8), stop)
+                self.backbone.predict(self._grey(frames * self.cameras), stop)
             except OutOfMemory as error:
                 failure = str(error)
             else:
@@ -204,6 +228,8 @@ class ReconstructionPipeline:
             log.info("memory was enough for a while: larger windows are tried again, %s", _effort_text(self.governor))
             self._follow_governor()
         clock.append(time.perf_counter())
+        kind = images.shape, prediction.reused, round(prediction.kept_ratio, 3), len(prediction.depth)
+        self._pass = None if failure else (clock[2] - clock[1], kind)
 
         prediction, residual = hold_rig(seen.frames, window.cameras, prediction)
         start = self._origin if self._aligner.started else origin_of(window.frames[0])
@@ -367,6 +393,8 @@ class ReconstructionPipeline:
 
     def observe(self, latency_s: float, frames: int) -> None:
         """A window of `frames` came out `latency_s` after the frame that triggered it came in: the governor may turn a knob."""
+        if self._threads is not None and self._pass is not None:
+            self._threads.passed(*self._pass)
         if self.governor.observe(latency_s, frames):
             log.info("latency target %g ms: %s", self.config.latency_target_ms, _effort_text(self.governor))
             self._follow_governor()

@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 
 from come_ros.ros.environment import isolated_dds_environment
+from come_ros.threads import spin_briefly
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_MEMORY = Path("/dev/shm")
@@ -31,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     With pytest-xdist, each of its workers is such a process.
     """
+    spin_briefly()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small: threads would mostly wait for each other
     log_dir = tempfile.mkdtemp(prefix="come_ros_test_log_")
     config.add_cleanup(lambda: shutil.rmtree(log_dir, ignore_errors=True))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config
 from ..errors import ComeRosError, ConfigError
 from ..plugins import BACKBONES, one_line
+from ..threads import taken_since_start, threads_at_start, usable_threads
 
 if TYPE_CHECKING:
     from .backbone import Backbone
 
 __all__ = ["load_backbone"]
+
+log = logging.getLogger("come_ros")
 
 
 def load_backbone(config: Config) -> Backbone:
@@ -31,8 +35,9 @@ def load_backbone(config: Config) -> Backbone:
     from .checkpoint import bundled_weights, load_model
     from .torch_backbone import TorchBackbone
 
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    threads = config.threads or _threads_at_start()
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
     path = config.weights or bundled_weights(config.backbone)
     model = load_model(config.backbone, path)
     _check_inputs(config, model.inputs)
@@ -61,6 +66,17 @@ def _created(kind: Any, config: Config) -> Any:
         raise ConfigError(
             f"the backbone {config.backbone} cannot be made: {one_line(error)}: fix {kind.__qualname__}.create"
         ) from error
+
+
+def _threads_at_start() -> int:
+    most, taken = usable_threads(), taken_since_start()
+    threads = threads_at_start(most, taken)
+    if threads < most:
+        log.warning(
+            "other processes use %.1f cores: the model starts with %d of %d threads; set threads to %d to repeat this run bit by bit",
+            taken, threads, most, threads,
+        )  # fmt: skip
+    return threads
 
 
 def _check_inputs(config: Config, inputs: frozenset[str]) -> None:

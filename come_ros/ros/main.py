@@ -12,6 +12,7 @@ import rclpy.task
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from ..errors import ConfigError
+from ..threads import begin
 from .environment import use_large_message_profile
 from .node import ReconstructionNode
 
@@ -19,6 +20,7 @@ from .node import ReconstructionNode
 def main(args: list[str] | None = None) -> int:
     """Runs the node until SIGINT or SIGTERM. 0 after a stop that was asked for, 1 if the parameters are invalid, DEVICE_LOST if the GPU
     answers no more."""
+    begin()
     use_large_message_profile()
     code, ended = _spin(args)
     if not ended:

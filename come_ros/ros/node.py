@@ -591,6 +591,7 @@ class ReconstructionNode(LifecycleNode):
             backbone=pipeline.backbone.description if pipeline else {},
             device=pipeline.backbone.device if pipeline else self.config.device,
             governor=pipeline.governor.state if pipeline else None,
+            threads=pipeline.threads if pipeline else None,
             memory=pipeline.backbone.memory() if pipeline and self.worker.lost is None else None,
         )
 

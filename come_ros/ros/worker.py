@@ -41,6 +41,8 @@ def load_pipeline(config: Config) -> ReconstructionPipeline:
     if config.backbone != "fake":
         begun = time.monotonic()
         pipeline.warm_up()
+        if config.backpressure == "latest":  # who wants all images wants the same results again
+            pipeline.follow_load()
         log.info("warmed up in %.1f s", time.monotonic() - begun)
     return pipeline
 

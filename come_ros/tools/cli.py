@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import ComeRosError
+from ..threads import begin
 
 COMMANDS = {
     "demo": "render a room (or take a bag), play it to the live node over DDS, score and draw what comes out",
@@ -40,6 +41,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `come_ros ARGV...` (default: this process's arguments) and returns its exit code."""
+    begin()
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(

@@ -58,6 +58,8 @@ INFERENCE: Mapping[str, str] = {
     "latency_ms_p95": "the same, 95th percentile",
     "latency_target_ms": "what was asked for; 0 = nothing",
     "governor_level": "steps taken to be in time, of all there are",
+    "threads": "CPU threads of the model now, of those it may use",
+    "slowdown": "how many times as long passes take as on an idle machine; nan = not known",
     "fps_out": "frames published per second, last 5 s",
     "vram_used_mb": "memory of the GPU; nan on the CPU",
     "vram_free_mb": "the same",

@@ -10,6 +10,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from ...alignment import MAX_DEPTH_RESIDUAL
 from ...config import Config
 from ...governor import State
+from ...thread_governor import ThreadState
 from ...types import DeviceMemory
 from .counters import Counts
 from .telemetry import Telemetry
@@ -22,8 +23,8 @@ HIGH_RESIDUAL = 0.7 * MAX_DEPTH_RESIDUAL  # of the gate that refuses a window
 
 @dataclass(frozen=True)
 class NodeView:
-    """What only the node knows. state: lifecycle label, or "paused". clock: "system", "sim" or "sim without /clock". governor, memory:
-    of the pipeline, None while there is none (memory: or on the CPU)."""
+    """What only the node knows. state: lifecycle label, or "paused". clock: "system", "sim" or "sim without /clock". governor, threads,
+    memory: of the pipeline, None while there is none (threads: or where they do not follow the load; memory: or on the CPU)."""
 
     state: str
     topic: str
@@ -38,6 +39,7 @@ class NodeView:
     qos_conflict: str = ""
     output_conflict: str = ""
     governor: State | None = None
+    threads: ThreadState | None = None
     memory: DeviceMemory | None = None
     backbone: Mapping[str, str] = field(default_factory=dict)
     device: str = "cpu"
@@ -123,7 +125,7 @@ def _input_faults(view: NodeView, telemetry: Telemetry, counts: Counts) -> Itera
 
 
 def _inference_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
-    rates, governor, memory = telemetry.rates(), view.governor, view.memory
+    rates, governor, threads, memory = telemetry.rates(), view.governor, view.threads, view.memory
     used_mb, free_mb = ("nan", "nan") if memory is None else (f"{memory.used:.0f}", f"{memory.free:.0f}")
     return {
         "state": view.state,
@@ -145,6 +147,8 @@ def _inference_values(view: NodeView, config: Config, telemetry: Telemetry) -> d
         "latency_ms_p95": f"{rates.latency_ms_p95:.1f}",
         "latency_target_ms": f"{config.latency_target_ms:g}",
         "governor_level": f"{governor.level} of {governor.levels}" if governor else "0",
+        "threads": f"{threads.threads} of {threads.most}" if threads else config.threads or "all",
+        "slowdown": f"{threads.slowdown:.2f}" if threads else "nan",
         "fps_out": f"{rates.fps_out:.2f}",
         "vram_used_mb": used_mb,
         "vram_free_mb": free_mb,
