@@ -63,7 +63,7 @@ def main() -> int:
             for name in options.rows
         ],
     }
-    write_result(options.out, "busy_robot", result, markdown(result), weights=[TINY])
+    write_result(options.out, "busy_robot", result, markdown(result), weights=TINY)
     print(markdown(result))
     return 0
 
@@ -153,7 +153,8 @@ def markdown(result: dict) -> str:
     ]
     for row in result["rows"]:
         lines.append(
-            f"| {row['name']} | {row['others']} | {row['p50']:.0f} | {row['p95']:.0f} | {row['max']:.0f} | {row['passes']} | {row['threads']} |"
+            f"| {row['name']} | {row['others']} | {row['p50']:.0f} | {row['p95']:.0f} | {row['max']:.0f} | {row['passes']} "
+            f"| {row['threads']} |"
         )
     rows = [
         row for row in result["rows"] if row["name"] == "auto" and row["others"] in MOST_MS and result["frames"] == 8
