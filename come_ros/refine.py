@@ -31,9 +31,11 @@ Mask = NDArray[np.bool_]
 Key = tuple[int, str]
 
 KEPT = 16  # published keyframes of each camera whose observations still count
+MIN_START = 8  # points that a first pose is taken from
 # Gates of a keyframe: below them it keeps the network's answer
-MIN_INLIERS = 12
-MIN_SHARE = 0.4  # of what is seen in it
+MIN_INLIERS = 30
+MANY_INLIERS = 200  # from so many on the depth's shape is corrected as far as they want, below in proportion
+MIN_SHARE = 0.6  # of what is seen in it
 MIN_SPREAD = 0.04  # standard deviation of the inliers' pixels across the narrower way, of the image's longer side
 MIN_SUPPORTED = 0.5  # share of the new keyframes that must pass where the network's window was refused
 
@@ -41,7 +43,7 @@ WIDE, KERNEL = 6.0, 2.0  # sigmas at which an observation counts half: first, wh
 OUTLIER = 4.0  # sigmas beyond which it is left out of the last solution
 ITERATIONS = 12, 12
 TOLERANCE = 1e-4
-SHARED_SIGMA = 0.3  # the correction of what is shared with the last window says how the new one is to be corrected, up to that share
+SHARED_SIGMA = 0.1  # the correction of what is shared with the last window says how the new one is to be corrected, up to that share
 # Where the network's poses were refused the camera is only taken not to move much
 STILL = np.deg2rad(20.0), 0.5
 FOCAL_SIGMA, SETTLED_FOCAL = 0.25, 0.004  # of the logarithm
@@ -235,6 +237,7 @@ class _Scene:
         if not self.old:
             self.free[0] = False
         self.supported = np.zeros(p.new, bool)
+        self.evidence = 1.0
         self.reason = ""
 
     # what is known of the new frames before the tracks are asked
@@ -318,7 +321,7 @@ class _Scene:
 
     @property
     def worth_it(self) -> bool:
-        return len(self.ids) >= MIN_INLIERS and bool(self.free.any())
+        return len(self.ids) >= MIN_START and bool(self.free.any())
 
     # start
 
@@ -355,7 +358,7 @@ class _Scene:
             expected, prior = self._expected(f)
             self.poses[f] = expected
             seen = at[np.isfinite(log_distance[self.landmark[at]])]
-            if self.free[f] and len(seen) >= MIN_INLIERS // 2:
+            if self.free[f] and len(seen) >= MIN_START:
                 which = self.landmark[seen]
                 points = Rays(anchors[which], directions[which], log_distance[which], variance[which])
                 matrix = _matrix(self.intrinsics[self.camera[f]])
@@ -365,7 +368,7 @@ class _Scene:
                 away = points.positions() - self.poses[f][:3, 3]
                 z = (away @ self.poses[f][:3, :3])[:, 2]
                 good = fit.inliers & (z > 0) & np.isfinite(self.log_depth[seen])
-                if np.count_nonzero(good) >= MIN_INLIERS // 2:
+                if np.count_nonzero(good) >= MIN_START:
                     scale = float(np.median(np.log(z[good]) - self.log_depth[seen][good]))
             self.start_scale[f] = scale
             fill(at[np.isnan(log_distance[self.landmark[at]]) & np.isfinite(self.log_depth[at])], scale)
@@ -422,6 +425,7 @@ class _Scene:
     def solve(self, kernel: float, iterations: int) -> bundle.Solution:
         """With the observations that are still in."""
         a = self.agreement
+        shape = np.where(np.arange(TERMS) == 0, 1.0, self.evidence)
         use = self.observed = np.flatnonzero(self.used & (self.frame != self.anchor[self.landmark]))
         with_depth = np.flatnonzero(self.used & np.isfinite(self.log_depth))
         # a network errs alike in all frames that see a point: together they count once
@@ -448,10 +452,11 @@ class _Scene:
             relatives=self._relatives(),
             corrected=np.arange(self.count) >= self.first_new,
             corrections=self.corrections,
-            common_sigma=a.common
+            common_sigma=shape
+            * a.common
             * (SHARED_SIGMA if self.shared else 1.0)
             * (1.0 if self.trusted or not self.old else 2.0),
-            own_sigma=a.own,
+            own_sigma=shape * a.own,
             log_focal_sigma=self.focal_sigma,
             unit=self.unit[0],
             unit_sigma=self.unit[1],
@@ -517,6 +522,7 @@ class _Scene:
         inliers, total = inliers + anchored, total + all_anchored
         spread = np.array([self._spread(f) for f in range(self.first_new, self.count)])
         self.supported = (inliers >= MIN_INLIERS) & (inliers >= MIN_SHARE * total) & (spread >= MIN_SPREAD)
+        self.evidence = float(np.clip(np.median(inliers) / MANY_INLIERS, 0.05, 1.0))
         worst = int(np.argmin(inliers))
         if not self.supported.all():
             self.reason = (
