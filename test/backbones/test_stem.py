@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerators.test_contract import VARIANTS, EverySiteIdentity, every_variant
+from accelerators.test_contract import VARIANTS, EverySiteIdentity
 from models import tiny
 
 from come_ros.accelerators import NoAccelerator
@@ -99,7 +99,7 @@ def test_folded_weights_compute_what_the_published_layers_do():
         folded(state)
 
 
-@every_variant
+@pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_every_accelerator_keeps_its_promises_over_a_stem(model, images, name):
     plain, _ = run(model, images, NoAccelerator())
     reduced, trunk = run(model, images, VARIANTS[name]())
