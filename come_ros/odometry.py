@@ -22,6 +22,7 @@ from .errors import FrameError
 from .geometry import inverse, rotation_from_vector, skew, transform, vector_from_rotation
 from .points import Points, guessed
 from .resection import resect
+from .timeline import Place, Timeline
 from .tracks import Tracker
 from .types import F64, Frame, Landmarks, Observations
 from .window import TIME_JUMP_NS
@@ -102,6 +103,7 @@ class Odometry:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.world = 0
+        self.timeline = Timeline()
         self._lock = threading.Lock()
         self._trackers = [Tracker(i * CAMERA_IDS) for i in range(max(1, len(config.camera_names)))]
         self._begin()
@@ -116,16 +118,16 @@ class Odometry:
         self._offset = np.eye(4)  # camera as estimated from camera as published
         self._drift = np.zeros((6, 6))  # variance since the landmarks' last keyframe that no point tells of
         self._depth = 1.0  # median, of the scene
-        self._newest_ns: int | None = None  # of all images
-        self._located_ns: int | None = None  # of those with a pose
+        self._located_ns: int | None = None  # the last stamp with a pose
 
     def reset(self) -> None:
         """The world starts again: images wait for landmarks of the new one."""
         with self._lock:
             self._restart()
+            self.timeline.reset()
+            self.world += 1
 
     def _restart(self) -> None:
-        self.world += 1
         for tracker in self._trackers:
             tracker.reset()
         self._begin()
@@ -142,7 +144,6 @@ class Odometry:
             if not self._is_next(frame):
                 return frame, []
             poses = self._catch_up()
-            self._newest_ns = frame.stamp_ns
             first, *others = (
                 dataclasses.replace(each, observations=self._seen(tracker, each))
                 for tracker, each in zip(self._trackers, frame.all_cameras, strict=False)
@@ -169,12 +170,13 @@ class Odometry:
         poses: list[Located] = []
         news, self._news = self._news, []
         for landmarks in news:
-            if landmarks.world != self.world:
+            stamp = landmarks.stamps_ns[-1]
+            known = stamp in self._history
+            # what a window found before stamps jumped back is of images that are none of ours
+            if landmarks.world != self.world or not (known or any(frame.stamp_ns == stamp for frame in self._pending)):
                 continue
-            common = [i for i, stamp in enumerate(landmarks.stamps_ns) if stamp in self._history]
-            if common:
-                stamp = landmarks.stamps_ns[common[-1]]
-                self._move(self._history[stamp], landmarks.odom_from_camera[common[-1]], landmarks)
+            if known:
+                self._move(self._history[stamp], landmarks.odom_from_camera[-1], landmarks)
             self._landmarks = landmarks
             self._drift = np.zeros((6, 6))
             self._points = self._points.joined(Points.of(landmarks))
@@ -183,15 +185,26 @@ class Odometry:
         return poses
 
     def _is_next(self, frame: Frame) -> bool:
-        """Whether the stamp goes on; where it jumps back as on_time_jump says, the world begins again or the points do."""
-        if self._newest_ns is None or frame.stamp_ns > self._newest_ns:
-            return True
-        if frame.stamp_ns >= self._newest_ns - TIME_JUMP_NS or self.config.on_time_jump == "ignore":
+        """Whether the frame is taken by its stamp, as the pipeline will; where stamps jump back as on_time_jump says, the world
+        begins again, or
+        the points do."""
+        newest = self.timeline.last_ns
+        if newest is not None and frame.stamp_ns < newest - TIME_JUMP_NS and self.config.on_time_jump == "ignore":
             return False
-        last = self._recent[-1][1] if self._recent else None
-        before = self._landmarks
+        place = self.timeline.place(frame.stamp_ns)
+        if place is Place.RETURN:  # the images since the pause had other stamps
+            self._history = OrderedDict((t, pose) for t, pose in self._history.items() if t < frame.stamp_ns)
+            self._recent = deque(
+                [(frame.stamp_ns - 1, pose) for _, pose in list(self._recent)[-1:]], maxlen=TWIST_POSES
+            )
+            self._located_ns = None
+        if place is not Place.JUMP:
+            return place in (Place.NEXT, Place.RETURN)
+        before, last = self._landmarks, self._recent[-1][1] @ self._offset if self._recent else None
         self._restart()
-        if self.config.on_time_jump == "keep_pose" and last is not None and before is not None:
+        if self.config.on_time_jump == "reset":
+            self.world += 1
+        elif before is not None and last is not None:
             nothing = np.empty((0, 3))
             self._landmarks = dataclasses.replace(
                 before, ids=np.empty(0, np.int64), positions=nothing, anchors=nothing, log_sigma=np.empty(0),

@@ -49,7 +49,7 @@ class ReconstructionPipeline:
 
     counts: how often it happened, by name: keyframes, not_keyframe, time, unusable (dropped frames), jumps (time went back), gaps,
     changes (of the images), windows, refused, restarts (of the alignment, after MAX_REFUSED refused windows in a row),
-    resets (of the world).
+    resets (of the world). world: the number of the present one.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class ReconstructionPipeline:
         self._aligner = WindowAligner(config.window.size * self.cameras, self.metric)
         self._refiner = Refiner(config, self.metric) if config.refine.mode == "bundle" else Unrefined()
         self.odometry = Odometry(config)
+        self.world = 0
         self._covariance = np.zeros((6, 6))
         self._model_images: dict[FrameName, NDArray[np.uint8]] = {}
         self._known: Known | None = None
@@ -122,6 +123,11 @@ class ReconstructionPipeline:
             self.counts["unusable"] += 1
             raise
         source = _Source.of(frame)
+        if frame.observations is not None and frame.observations.world > self.world:
+            # the odometry sees every image, and so before us where a world ends
+            if self._last is not None:
+                self._jump_back(self._last, source.stamp_ns)
+            self.world = frame.observations.world
         last = self._last
         if last is None:
             self._timeline.place(source.stamp_ns)
@@ -292,6 +298,7 @@ class ReconstructionPipeline:
             metric=self.metric,
             rig=residual,
             refinement=refinement.report,
+            world=self.world,
             reused=prediction.reused / len(seen),
             saved_ms=prediction.saved_ms,
             timings_ms={
@@ -350,7 +357,7 @@ class ReconstructionPipeline:
         """The offline loop: every keyframe of `frames`, in windows that share `window.overlap` of them. stop: as in `reconstruct`.
         located: is
         given the poses of all images, as they are known: what the landmarks of a submap tell comes after it."""
-        self._timeline.confirmations = 1  # `settled` has looked ahead
+        self._timeline.confirmations = self.odometry.timeline.confirmations = 1  # `settled` has looked ahead
         for frame in settled(frames, self._drop_outliers):
             if self.room() == 0:
                 yield from self._reconstruct_all(None, stop, located)
@@ -367,6 +374,7 @@ class ReconstructionPipeline:
         """Forgets all frames, poses and scale: the world starts anew at the next frame. The counts go on."""
         self.odometry.reset()
         self._forget_world()
+        self.world = max(self.world, self.odometry.world)
 
     def _forget_world(self) -> None:
         """All but the odometry, which begins a new world by itself where stamps jump back."""
@@ -381,6 +389,7 @@ class ReconstructionPipeline:
         self._refused = 0
         self._covariance = np.zeros((6, 6))
         self.counts["resets"] += 1
+        self.world += 1
 
     def set_config(self, config: Config) -> None:
         """Other dynamic parameters, from the next window on. The rest needs a new pipeline."""

@@ -23,7 +23,7 @@ class Observations:
     """Where points of the scene are seen in one image.
 
     ids: (n,) int64, ascending; a number names the same point in all images of the run. pixels: (n, 2) float64, x and y in the
-    image as rectified; pixel centres lie at whole numbers. world: which world it is of: they are numbered as they begin.
+    image as rectified; pixel centres lie at whole numbers. world: which one it is of, they are numbered as they begin.
     """
 
     ids: I64
@@ -254,6 +254,7 @@ class Submap:
     is the metre. rig: with several cameras whose places are known. reused: share of the window's frames that did not go through the
     encoder again, which saved about saved_ms. landmarks: what is known of the scene now, None if nothing new is.
     refinement: how the bundle went.
+    world: which one it is of, they are numbered as they begin.
     """
 
     frames: tuple[Frame, ...]
@@ -271,6 +272,7 @@ class Submap:
     rig: RigResidual | None = None
     landmarks: Landmarks | None = None
     refinement: Refinement = field(default_factory=lambda: Refinement())
+    world: int = 0
     reused: float = 0.0
     saved_ms: float = 0.0
 

@@ -34,8 +34,9 @@ from ..camera.rig import rig_remark
 from ..config import Config
 from ..errors import ComeRosError, DeviceLost, FrameError
 from ..geometry import is_finite_pose
-from ..outputs.motion import Motion, MotionEstimator, moving_frame
-from ..outputs.topics import OUTPUTS, FrameMessages, topic_of
+from ..odometry import Located
+from ..outputs.motion import Motion, MotionEstimator, motion_of
+from ..outputs.topics import OUTPUTS, FrameMessages, odometry_message, topic_of
 from ..outputs.world import World
 from ..types import F32, F64, Frame, Submap
 from . import messages
@@ -99,14 +100,23 @@ class ReconstructionNode(LifecycleNode):
         self.config = declare_parameters(self)
         follow_parameters(self, self.config, self._set_config)
         self.telemetry = Telemetry()
-        self.worker = Worker(self.config, self._read, self._publish, self.telemetry, self._tend, lost=self._on_lost)
+        self.worker = Worker(
+            self.config,
+            self._read,
+            self._publish,
+            self.telemetry,
+            self._tend,
+            lost=self._on_lost,
+            publish_pose=self._publish_pose,
+        )
         self.exit_code = 0
         self._loading: Future[None] | None = None
         self._load_error = ""
         self._state = "unconfigured"
         self._started = time.monotonic()
         self._motion = MotionEstimator()
-        self._step: Motion | None = None
+        self._shown_world = 0
+        self._following = threading.Lock()
         self._world = World(self.config, messages.ROS)
         self._latched: LatchedTopics | None = None
         self._tf = Tf(self, self.config)
@@ -203,6 +213,7 @@ class ReconstructionNode(LifecycleNode):
         self._world.metric = self.worker.pipeline is not None and self.worker.pipeline.metric
         self.telemetry.resets = 0
         self._motion.reset()
+        self._shown_world = 0
         self._tf = Tf(self, self.config)
         self._state = "inactive"
         log.info(
@@ -429,49 +440,72 @@ class ReconstructionNode(LifecycleNode):
 
     def _publish(self, submap: Submap, row: int, config: Config) -> None:
         """One message per topic for frame `row`, TF first; what nobody listens to is not built."""
-        self._follow_world()
-        frame, (moving, pose) = submap.frames[row], moving_frame(submap, row)
+        self._follow_world(submap.world)
+        frame = submap.frames[row]
         camera = self.cameras[row % len(self.cameras)]
         leads = camera is self.cameras[0]  # the robot is where that one says
+        at_image_rate = config.odometry.rate == "image"
         if leads:
-            self._step = self._motion.step(submap, row, config)
-            self._tf.send(frame.stamp_ns, moving, pose, time.monotonic() - (self._first_frame_s or 0.0))
+            motion = self._motion.step(submap, row, config)
+            self._keyframe_motion = motion
+            if not at_image_rate:
+                self._tell_motion(motion)
             if len(self.cameras) > 1:
                 self._tell_known("extrinsics", rig_remark(submap.rig))
-        made = FrameMessages(messages.ROS, submap, row, self._step, config)
+        made = FrameMessages(messages.ROS, submap, row, self._keyframe_motion, config)
         for topic, output in OUTPUTS.items():
             publisher = self._outputs.get((camera.name, topic))
-            if publisher is not None and publisher.get_subscription_count() > 0:
+            if topic != "odometry" and publisher is not None and publisher.get_subscription_count() > 0:
                 publisher.publish(output.build(made))
                 if topic == "points":
                     self.telemetry.points = made.cloud_points.size
-        self._world.add(frame.stamp_ns, pose if leads else None, lambda: made.odom_points)
+        if submap.world == self._shown_world:
+            self._world.add_points(lambda: made.odom_points)
         height, width = submap.depth[row].shape
-        self.telemetry.last_stamp_ns = frame.stamp_ns
+        if not at_image_rate:
+            self.telemetry.last_stamp_ns = frame.stamp_ns
         self.telemetry.resolution = f"{width}x{height}"
         self.telemetry.intrinsics_source = "predicted" if frame.intrinsics is None else "camera_info"
 
+    def _publish_pose(self, located: Located, config: Config) -> None:
+        """TF and odometry of one image; in the thread that locates."""
+        seen = located.frame.observations
+        self._follow_world(self._shown_world if seen is None else seen.world)
+        self._tell_motion(motion_of(located, config, self._world.metric))
+        self.telemetry.last_stamp_ns = located.frame.stamp_ns
+
+    def _tell_motion(self, motion: Motion) -> None:
+        self._tf.send(
+            motion.stamp_ns, motion.child, motion.odom_from_child, time.monotonic() - (self._first_frame_s or 0.0)
+        )
+        publisher = self._outputs.get((self.cameras[0].name, "odometry"))
+        if publisher is not None and publisher.get_subscription_count() > 0:
+            publisher.publish(odometry_message(messages.ROS, motion, self.config))
+        self._world.add_pose(motion.stamp_ns, motion.odom_from_child)
+
     def _tend(self) -> None:
-        """Between passes: what is to be said of the world, now and then."""
-        self._follow_world()
+        """Between passes: what is to be said of the world, now and then; parameters are those of the worker."""
+        if self._world.config is not self.worker.config:
+            self._world.set_config(self.worker.config)
+        if self.worker.pipeline is not None:
+            self.telemetry.resets = self.worker.pipeline.counts["resets"]
+            self._follow_world(self.worker.pipeline.world)
         if self._latched is not None:
             self._latched.publish(self._world, self._world.config)
 
-    def _follow_world(self) -> None:
-        """A new world begins where the pipeline began one; parameters are those of the worker."""
-        if self._world.config is not self.worker.config:
-            self._world.set_config(self.worker.config)
-        resets = self.worker.pipeline.counts["resets"] if self.worker.pipeline is not None else 0
-        if self.telemetry.resets != resets:
-            self.telemetry.resets = resets
-            self._motion.reset()
-            self._world.clear()
+    def _follow_world(self, number: int) -> None:
+        """What is published from now on is of that world: nothing of an older one is kept. Either thread may be the first to see it."""
+        with self._following:
+            if number > self._shown_world:
+                self._shown_world = number
+                self._motion.reset()
+                self._world.clear()
 
     # Services. Their work is done in other threads; awaiting it leaves the executor free.
 
     async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         log.info("reset: the world starts anew at the next frame")
-        return await self._answer(response, self.worker.reset(self._follow_world), "the world starts anew")
+        return await self._answer(response, self.worker.reset(self._tend), "the world starts anew")
 
     def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self.worker.pause(request.data)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from ..camera.sync import SetMatcher
 from ..config import Config
 from ..errors import Cancelled, ComeRosError, DeviceLost, FrameError
+from ..odometry import Located
 from ..types import Frame, Submap, Window
 from .diagnostics.counters import FrameCounters
 from .diagnostics.telemetry import Telemetry, Throttle
+from .locator import Locator
 from .ring import FrameRing
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ Read = Callable[[Any, int], Frame]
 
 Publish = Callable[[Submap, int, Config], None]
 """Sends everything about one row of a Submap."""
+
+PublishPose = Callable[[Located, Config], None]
+"""Sends the pose of one image."""
 
 
 def load_pipeline(config: Config) -> ReconstructionPipeline:
@@ -72,8 +77,10 @@ class Worker(threading.Thread):
         load: Callable[[Config], ReconstructionPipeline] = load_pipeline,
         *,
         lost: Callable[[DeviceLost], None] = lambda error: None,
+        publish_pose: PublishPose = lambda located, config: None,
     ) -> None:
-        """tend: called in the thread between passes, several times a second; it may publish, while a session lasts. lost: called in the
+        """publish_pose: called in the locator's thread where there is one. tend: called in the thread between passes, several times a
+        second; it may publish, while a session lasts. lost: called in the
         thread when the device answers no more; the thread then ends."""
         # daemon: a pass that does not come to an end must not keep the process alive
         super().__init__(name="come_worker", daemon=True)
@@ -94,6 +101,11 @@ class Worker(threading.Thread):
         self._stopping = threading.Event()
         self._session = 0  # odd while active
         self._publishing = threading.Lock()
+        self._publish_pose = publish_pose
+        self._telling = threading.Lock()  # poses; held for a moment only
+        # with backpressure "all" frames and windows take turns as in the bag tool, so poses are found in this thread
+        apart = config.odometry.rate == "image" and config.backpressure == "latest"
+        self.locator = Locator(self) if apart else None
 
     # Called from the executor's thread; none of these waits for the work to be done.
 
@@ -105,12 +117,16 @@ class Worker(threading.Thread):
         if self.paused:
             self.counters.drop("paused")
         elif self.cameras == 1:
-            self.counters.drop("busy", self.ring.put((message, arrival_ns)))
+            self._enqueue(message, arrival_ns)
         else:
             found = self.matcher.put(camera, stamp_ns, message)
             self.counters.drop("sync", found.dropped)
             for together in found.sets:
-                self.counters.drop("busy", self.cameras * self.ring.put((together, arrival_ns)))
+                self._enqueue(together, arrival_ns)
+
+    def _enqueue(self, message: Any, arrival_ns: int) -> None:
+        ring = self.ring if self.locator is None else self.locator.ring
+        self.counters.drop("busy", self.cameras * ring.put((message, arrival_ns)))
 
     def call(self, task: Callable[[], Any]) -> Future[Any]:
         """Run `task` in the thread, when the work before is done. The future gives what it returned, or raises what it raised."""
@@ -182,19 +198,20 @@ class Worker(threading.Thread):
             then()
 
         done = self.call(task)  # before the next session begins, so that no pass of it sees the old world
-        self._session += 2
+        with self._telling:
+            self._session += 2
         self._clear("paused")
         return done
 
     def activate(self) -> None:
         """A new session: what is put into the ring from now on is reconstructed."""
-        with self._publishing:
+        with self._publishing, self._telling:
             self._session |= 1
         self.ring.wake()
 
     def deactivate(self) -> None:
         """Ends the session: once this returns nothing more is published, and the ring is empty. A running pass is given up."""
-        with self._publishing:
+        with self._publishing, self._telling:
             self._session += self._session & 1
         self._clear("paused")
 
@@ -203,13 +220,84 @@ class Worker(threading.Thread):
         self._stopping.set()
         self.deactivate()
         self.ring.wake()
+        if self.locator is not None and self.locator.ident is not None:
+            self.locator.ring.wake()
+            self.locator.join(timeout_s)
         if self.ident is not None:
             self.join(timeout_s)
         if not self.is_alive():
             return True
         # the thread must not keep alive, through these, what its owner is about to destroy
-        self._read, self._publish, self._tend, self._on_lost = _gone, _gone, _gone, _gone
+        self._read, self._publish, self._tend, self._on_lost, self._publish_pose = _gone, _gone, _gone, _gone, _gone
         return False
+
+    def start(self) -> None:
+        """Starts the thread, and the locator's."""
+        super().start()
+        if self.locator is not None:
+            self.locator.start()
+
+    # Called from the thread that locates: the locator's, or the worker's own.
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    @property
+    def session(self) -> int:
+        """Odd while active; another number for each."""
+        return self._session
+
+    def locate(self, message: Any, arrival_ns: int, session: int) -> None:
+        """Reads a message, tells the camera's pose at it, and lets its frame wait for the worker, as long as the session lasts."""
+        pipeline = self.pipeline
+        frame = None if pipeline is None or not session & 1 else self._tracked(pipeline, message, arrival_ns, session)
+        if frame is None and (pipeline is None or not session & 1):
+            self.counters.drop("paused", self.cameras)
+        if frame is not None:
+            with self._telling:
+                if session == self._session:
+                    self.counters.drop("busy", self.cameras * self.ring.put((frame, arrival_ns)))
+                else:
+                    self.counters.drop("paused", self.cameras)
+
+    def tell_located(self, session: int) -> None:
+        """Tells the poses that a window's landmarks gave to images which waited for them."""
+        if self.pipeline is not None and session & 1:
+            self._tell(self.pipeline.odometry.located(), session)
+
+    def _tracked(self, pipeline: ReconstructionPipeline, message: Any, arrival_ns: int, session: int) -> Frame | None:
+        """The frame of a message, its pose told; None if it cannot be read, which is counted. Without points if tracking fails."""
+        try:
+            frame = self._read(message, arrival_ns)
+        except FrameError as error:
+            self._drop_unreadable()
+            self._telemetry.trouble("decode", str(error))
+            if self._may_log("decode"):
+                log.error("frame dropped: %s", error)
+            return None
+        except Exception as error:
+            self._drop_unreadable()
+            self._failed("decode", error)
+            return None
+        try:
+            begun = time.perf_counter()
+            frame, poses = pipeline.track(frame)
+            if poses:
+                self._telemetry.located(poses[-1], 1e3 * (time.perf_counter() - begun))
+            self._tell(poses, session)
+        except Exception as error:
+            self._failed("odometry", error)
+        return frame
+
+    def _tell(self, poses: list[Located], session: int) -> None:
+        for located in poses:
+            with self._telling:
+                if session != self._session:
+                    return
+                self._publish_pose(located, self.config)
+            if located.frame.arrival_ns:
+                self._telemetry.told((time.monotonic_ns() - located.frame.arrival_ns) * 1e-9)
 
     # The thread itself.
 
@@ -256,7 +344,7 @@ class Worker(threading.Thread):
             if waiting is None:
                 break
             self._make_room(pipeline)
-            self._add(pipeline, *waiting)
+            self._add(pipeline, *waiting, session)
             window = pipeline.take_window() if every else None
         window = window or pipeline.take_window(None if every else 1)
         if window is not None:
@@ -279,9 +367,13 @@ class Worker(threading.Thread):
         del self._kept[:lost]
         self.counters.drop("time", self.cameras * lost)
 
-    def _add(self, pipeline: ReconstructionPipeline, message: Any, arrival_ns: int) -> None:
+    def _add(self, pipeline: ReconstructionPipeline, message: Any, arrival_ns: int, session: int) -> None:
+        """A message, or a frame that the locator has read."""
+        apart = self.locator is not None
+        frame = message if apart else self._tracked(pipeline, message, arrival_ns, session)
+        if frame is None:
+            return
         try:
-            frame = self._read(message, arrival_ns)
             why = pipeline.add_frame(frame)
         except FrameError as error:
             self._drop_unreadable()
@@ -310,6 +402,11 @@ class Worker(threading.Thread):
         why = "rejected"
         try:
             submap = pipeline.reconstruct(window, lambda: self._stopping.is_set() or session != self._session)
+            pipeline.odometry.update(submap.landmarks)
+            if self.locator is None:
+                self.tell_located(session)
+            else:
+                self.locator.ring.wake()
             self._telemetry.alignment = submap.alignment
             self._telemetry.kept_ratio, self._telemetry.read_ratio = submap.kept_ratio, submap.read_ratio
             self._telemetry.reused, self._telemetry.saved_ms = submap.reused, submap.saved_ms
@@ -353,7 +450,8 @@ class Worker(threading.Thread):
 
     def _clear(self, reason: str) -> None:
         """What waits to be read is dropped."""
-        self.counters.drop(reason, self.cameras * self.ring.clear() + self.matcher.clear())
+        waiting = self.ring.clear() + (0 if self.locator is None else self.locator.ring.clear())
+        self.counters.drop(reason, self.cameras * waiting + self.matcher.clear())
 
     def _give_up(self, reason: str) -> None:
         self.counters.drop(reason, self.cameras * len(self._kept))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...odometry import Located
 from ...types import Alignment
 
 RECENT_S = 5.0
@@ -25,6 +26,18 @@ class Rates:
     latency_ms_p95: float
 
 
+@dataclass(frozen=True)
+class PoseRates:
+    """Of odometry at the camera's rate, over the last seconds: poses a second, from arrival to publication (median, p95, ms), and
+    what tracking
+    and locating took (median, ms). NaN: none."""
+
+    hz: float
+    latency_ms: float
+    latency_ms_p95: float
+    cost_ms: float
+
+
 class Telemetry:
     """Plain attributes may be set from any thread; rates are kept behind a lock."""
 
@@ -33,6 +46,10 @@ class Telemetry:
         self._lock = threading.Lock()
         self._arrivals: deque[float] = deque(maxlen=2000)
         self._results: deque[tuple[float, float]] = deque(maxlen=500)  # (when, latency in s)
+        self._poses: deque[tuple[float, float]] = deque(maxlen=2000)  # (when, latency in s)
+        self._pose_costs: deque[float] = deque(maxlen=100)  # ms
+        self.last_located: Located | None = None
+        self.lost = 0
         self._troubles: dict[str, tuple[float, str]] = {}
         self.active_since: float | None = None
         self.encoding = ""
@@ -60,6 +77,29 @@ class Telemetry:
         """A frame went out, `latency_s` after the frame that triggered its window came in."""
         with self._lock:
             self._results.append((self.clock(), latency_s))
+
+    def located(self, located: Located, cost_ms: float) -> None:
+        """The newest image has a pose, which took so long to find."""
+        with self._lock:
+            self._pose_costs.append(cost_ms)
+        self.last_located = located
+        self.lost += located.lost
+
+    def told(self, latency_s: float) -> None:
+        """A pose went out, `latency_s` after its image came in."""
+        with self._lock:
+            self._poses.append((self.clock(), latency_s))
+
+    def pose_rates(self, over_s: float = RECENT_S) -> PoseRates:
+        now = self.clock()
+        span = min(over_s, max(0.5, now - (now if self.active_since is None else self.active_since)))
+        with self._lock:
+            recent = [latency for t, latency in self._poses if now - t <= span]
+            costs = list(self._pose_costs) or [np.nan]
+        ms = np.array(recent or [np.nan]) * 1e3
+        return PoseRates(
+            len(recent) / span, float(np.median(ms)), float(np.percentile(ms, 95)), float(np.median(costs))
+        )
 
     def trouble(self, kind: str, text: str) -> None:
         """Something failed: remembered for some seconds."""

@@ -1,0 +1,38 @@
+"""The thread that locates the camera: it decodes and tracks every image, publishes its pose, and hands the frame on to the worker.
+
+It shares nothing with the model's pass but the odometry's lock, which is held for some milliseconds: a pose does not wait for the model.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from .ring import FrameRing
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+WAITING = 2  # messages: an older one than these is not worth a pose any more
+IDLE_S = 0.2
+
+
+class Locator(threading.Thread):
+    """Every message put into `ring` goes to the worker as a frame, or is counted there as dropped."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(name="come_locator", daemon=True)
+        self.ring: FrameRing[tuple[Any, int]] = FrameRing(WAITING)
+        self._worker = worker
+
+    def run(self) -> None:
+        while not self._worker.stopping:
+            self.step()
+
+    def step(self) -> None:
+        """One message, or a wait for one; landmarks that came meanwhile end it."""
+        session, waiting = self._worker.session, self.ring.pop()
+        if waiting is not None:
+            self._worker.locate(*waiting, session)
+        elif not self.ring.wait(IDLE_S):
+            self._worker.tell_located(session)
