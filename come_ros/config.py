@@ -268,7 +268,7 @@ class Refine:
 @dataclass(frozen=True)
 class OdometryParameters:
     rate: str = _param(
-        "keyframe",
+        "image",
         "image: ~/odometry and TF of every image, as soon as it is there; keyframe: of keyframes, when their window comes",
         choices=("image", "keyframe"),
     )

@@ -17,11 +17,12 @@ from ros.live_node import ROOT, NodeProcess, Peer
 
 @pytest.fixture
 def start_node() -> Iterator[Callable[..., NodeProcess]]:
-    """start_node(*ros_arguments, script=..., env=...) -> NodeProcess, ended after the test."""
+    """start_node(*ros_arguments, script=..., env=...) -> NodeProcess, ended after the test. Odometry is of keyframes, unless an argument
+    says otherwise: then all topics have the same stamps. Odometry at the camera's rate has tests of its own."""
     started: list[NodeProcess] = []
 
     def start(*arguments: str, **options: Any) -> NodeProcess:
-        started.append(NodeProcess(*arguments, **options))
+        started.append(NodeProcess("-p", "odometry.rate:=keyframe", *arguments, **options))
         return started[-1]
 
     yield start
