@@ -149,6 +149,8 @@ class Odometry:
                 for tracker, each in zip(self._trackers, frame.all_cameras, strict=False)
             )
             frame = dataclasses.replace(first, others=tuple(others))
+            if self.config.odometry.rate != "image":  # the points are for the bundle alone
+                return frame, []
             if self._landmarks is None:
                 # its image is not needed any more
                 self._pending.append(dataclasses.replace(frame, image=frame.image[:0], depth=None, others=()))

@@ -101,7 +101,12 @@ class ReconstructionPipeline:
     @property
     def tracks(self) -> bool:
         """Whether points are to be followed through all images, by `track`, before `add_frame` is given them."""
-        return self.config.odometry.rate == "image" or self.config.refine.mode == "bundle"
+        return self.locates or self.config.refine.mode == "bundle"
+
+    @property
+    def locates(self) -> bool:
+        """Whether `track` gives the poses of all images: odometry is of those, not of the keyframes when their window comes."""
+        return self.config.odometry.rate == "image"
 
     def track(self, frame: Frame) -> tuple[Frame, list[Located]]:
         """`frame` with the points seen in it, for `add_frame`, and the poses of images that are known now. Every image goes through here
@@ -308,7 +313,7 @@ class ReconstructionPipeline:
                 **({"refine": 1e3 * (clock[4] - clock[3])} if config.refine.mode != "none" else {}),
             },
         )
-        if not alignment.accepted or not self.tracks:
+        if not alignment.accepted or not self.locates:
             return submap
         return dataclasses.replace(submap, landmarks=landmarks_of(submap, plans[new], self._covariance))
 

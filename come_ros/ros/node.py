@@ -212,6 +212,7 @@ class ReconstructionNode(LifecycleNode):
         self._world = World(self.config, messages.ROS)
         self._world.metric = self.worker.pipeline is not None and self.worker.pipeline.metric
         self.telemetry.resets = 0
+        self.telemetry.lost, self.telemetry.last_located = 0, None
         self._motion.reset()
         self._shown_world = 0
         self._tf = Tf(self, self.config)

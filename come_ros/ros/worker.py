@@ -103,9 +103,7 @@ class Worker(threading.Thread):
         self._publishing = threading.Lock()
         self._publish_pose = publish_pose
         self._telling = threading.Lock()  # poses; held for a moment only
-        # with backpressure "all" frames and windows take turns as in the bag tool, so poses are found in this thread
-        apart = config.odometry.rate == "image" and config.backpressure == "latest"
-        self.locator = Locator(self) if apart else None
+        self.locator: Locator | None = None
 
     # Called from the executor's thread; none of these waits for the work to be done.
 
@@ -232,10 +230,13 @@ class Worker(threading.Thread):
         return False
 
     def start(self) -> None:
-        """Starts the thread, and the locator's."""
-        super().start()
-        if self.locator is not None:
+        """Starts the thread; and one that locates the camera, if poses are not to wait for windows. With backpressure "all" frames
+        and windows
+        take turns, as in the bag tool, so that the results are the same."""
+        if self.config.odometry.rate == "image" and self.config.backpressure == "latest":
+            self.locator = Locator(self)
             self.locator.start()
+        super().start()
 
     # Called from the thread that locates: the locator's, or the worker's own.
 

@@ -344,7 +344,7 @@ class Job:
             motion = self._motion.step(submap, row, self.config)
             said = FrameMessages(self._messages, submap, row, motion, self.config)
             self._note(said)
-            if not self.pipeline.tracks:
+            if not self.pipeline.locates:
                 self._moved(motion)
             if self._writer is None:
                 continue
@@ -527,7 +527,7 @@ class Job:
 
     def _odometry_measured(self, true_poses: dict[int, F64]) -> dict[str, Any]:
         """Of odometry at the camera's rate, and of its keyframes as their windows found them; nothing if it tells of those only."""
-        if not self.pipeline.tracks:
+        if not self.pipeline.locates:
             return {}
         keyframes = {
             "trajectory": trajectory_scores(self._keyframes, true_poses),

@@ -79,6 +79,14 @@ OUTPUT: Mapping[str, str] = {
     "scale_source": "none, fixed or model",
     "intrinsics_source": "camera_info, or predicted",
     "resets": "worlds begun anew since configure",
+    "pose_hz": "poses of images published per second, last 5 s; 0 with odometry.rate keyframe",
+    "pose_latency_ms": "from the arrival of an image to its pose, last 5 s, median",
+    "pose_latency_ms_p95": "the same, 95th percentile",
+    "pose_cost_ms": "what tracking and locating an image take, median",
+    "pose_points": "points with a known place in the last image",
+    "pose_inliers": "how many of them fit its pose",
+    "pose_error_px": "how well those fit, median",
+    "pose_lost": "images since configure whose pose was only carried on",
 }
 
 STATUSES: Mapping[str, Mapping[str, str]] = {"input": INPUT, "inference": INFERENCE, "output": OUTPUT}

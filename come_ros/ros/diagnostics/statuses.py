@@ -216,12 +216,37 @@ def _output_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict
         "scale_source": "model" if metric and not fixed else config.scale.mode,
         "intrinsics_source": telemetry.intrinsics_source,
         "resets": telemetry.resets,
+        **_pose_values(telemetry),
+    }
+
+
+def _pose_values(telemetry: Telemetry) -> dict[str, object]:
+    """Of odometry at the camera's rate."""
+    rates, last = telemetry.pose_rates(), telemetry.last_located
+    return {
+        "pose_hz": f"{rates.hz:.1f}",
+        "pose_latency_ms": f"{rates.latency_ms:.1f}",
+        "pose_latency_ms_p95": f"{rates.latency_ms_p95:.1f}",
+        "pose_cost_ms": f"{rates.cost_ms:.1f}",
+        "pose_points": "nan" if last is None else last.points,
+        "pose_inliers": "nan" if last is None else last.inliers,
+        "pose_error_px": "nan" if last is None else f"{last.error:.2f}",
+        "pose_lost": telemetry.lost,
     }
 
 
 def _output_faults(view: NodeView, config: Config, telemetry: Telemetry) -> Iterable[Fault]:
     if view.tf_conflict:
         yield ERROR, view.tf_conflict
+    last = telemetry.last_located
+    if last is not None and last.lost and view.state == "active":
+        yield (
+            WARN,
+            (
+                f"the pose is lost, {last.inliers} of {last.points} points fit, and only carried on until a window finds it: move the "
+                f"camera slower, or give it more light or texture"
+            ),
+        )
     if old := telemetry.recent("old"):
         yield WARN, f"{old}, longer than max_data_age: lower window.size or input.max_side, or raise max_data_age"
     if refused := telemetry.recent("rejected"):
