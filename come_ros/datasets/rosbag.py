@@ -88,8 +88,8 @@ class Bag:
             for channel in known:
                 if self.topics[channel.topic] == channel.type:
                     self.counts[channel.topic] = self.counts.get(channel.topic, 0) + channel.count
-            if self.damage:
-                log.warning("%s", self.damage)
+            for text in filter(None, (self.damage, self._recording.remark)):
+                log.warning("%s", text)
             if not self.topics:
                 raise DatasetError(self._why_empty())
             self._choose(topic)

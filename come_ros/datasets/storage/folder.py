@@ -67,21 +67,28 @@ def open_recording(path: Path) -> Recording:
     except BaseException:
         stack.close()
         raise
-    return Recording(path, storages, listed_damage(damage), plan.announced, stack)
+    return Recording(path, storages, listed_damage(damage), plan.announced, stack, plan.remark)
 
 
 class Recording:
     """Open files, read as one. A context manager.
 
     channels: those that hold messages, of all files. is_ros1: whether it is a ROS 1 bag. damage: what is missing or cannot be read,
-    "" if nothing is known to be lost; it may grow while messages are read.
+    "" if nothing is known to be lost; it may grow while messages are read. remark: what else is wrong, "" if nothing is.
     """
 
     def __init__(
-        self, path: Path, storages: list[Storage], missing: str, announced: int | None, stack: ExitStack
+        self,
+        path: Path,
+        storages: list[Storage],
+        missing: str,
+        announced: int | None,
+        stack: ExitStack,
+        remark: str = "",
     ) -> None:
         """missing: what was found so far. announced: messages by the metadata, None if it does not say. stack: closes all."""
         self.path, self._storages, self._missing, self._stack = path, storages, missing, stack
+        self.remark = remark
         self.is_ros1 = any(isinstance(storage, ros1.Ros1Bag) for storage in storages)
         merged: dict[tuple[str, str, str], Channel] = {}
         for channel in (c for storage in storages for c in storage.channels if c.count):
@@ -120,11 +127,13 @@ class Recording:
 
 @dataclass(frozen=True)
 class _Plan:
-    """files: to be read. damage: what is wrong with the list of them. announced: messages by the metadata, None if it does not say."""
+    """files: to be read. damage: which of them are missing. remark: what else is wrong with the list. announced: messages by the
+    metadata, None if it does not say."""
 
     files: list[Path]
     damage: tuple[str, ...] = ()
     announced: int | None = None
+    remark: str = ""
 
 
 def _plan_of(path: Path) -> _Plan:
@@ -139,7 +148,7 @@ def _plan_of(path: Path) -> _Plan:
                 raise StorageError(
                     f"{path} cannot be read as a bag: {error}, and it holds no .mcap or .db3 file"
                 ) from error
-            return _Plan(there, (f"{error}: all files of {path} are read; `ros2 bag reindex` writes it again",))
+            return _Plan(there, remark=f"{error}: all files of {path} are read; `ros2 bag reindex` writes it again")
         return _by_metadata(path, names, announced, there)
     if there:
         return _Plan(there)
