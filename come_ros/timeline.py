@@ -100,8 +100,8 @@ def settled(frames: Iterable[Frame], drop: Callable[[int], object]) -> Iterator[
     def leave_out(held: list[Frame], where: str) -> None:
         if held:
             log.warning(
-                "%d image%s with stamps far %s (%.9f s) left out: those that follow do not confirm them",
-                len(held), "" if len(held) == 1 else "s", where, held[0].stamp_ns * 1e-9,
+                "%d image%s with stamps far %s (%d.%09d s) left out: those that follow do not confirm them",
+                len(held), "" if len(held) == 1 else "s", where, *divmod(held[0].stamp_ns, 1_000_000_000),
             )  # fmt: skip
             drop(len(held))
             held.clear()

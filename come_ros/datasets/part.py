@@ -53,7 +53,8 @@ class Chosen:
         if self._first_ns is None:
             self._first_ns = stamp_ns
         after_s = (stamp_ns - self._first_ns) * 1e-9 - part.start_s
-        if self.done or after_s < 0 or (part.duration_s is not None and after_s >= part.duration_s):
+        early = part.start_s > 0 and after_s < 0  # without a start, one image with a wrong stamp is not to be lost here
+        if self.done or early or (part.duration_s is not None and after_s >= part.duration_s):
             return False
         number = self._inside
         self._inside += 1
