@@ -73,7 +73,7 @@ class WindowAligner:
         self.reset()
 
     def reset(self) -> None:
-        """The world starts anew: the camera of the next frame is taken to be level and at the origin."""
+        """A new world starts: the camera of the next frame is assumed to be level and at the origin."""
         self._published: OrderedDict[tuple[int, str], _Published] = OrderedDict()
         self._last_pose: F64 | None = None
         self._last_poses: dict[str, F64] = {}  # of each camera, in the set that was published last

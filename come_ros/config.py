@@ -554,7 +554,7 @@ class Parameter:
         return value
 
     def check(self, value: Any) -> None:
-        """Raises ConfigError if `value` has the wrong type, is out of range, or is none of the choices."""
+        """Raises ConfigError if `value` has the wrong type, is out of range, or is not one of the choices."""
         if type(value) is not self.type:
             raise ConfigError(
                 f"{self.name} is {value!r} ({type(value).__name__}), but must be {_KINDS[self.type]}: {self.doc}"

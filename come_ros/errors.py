@@ -2,7 +2,7 @@
 
 
 class ComeRosError(Exception):
-    """Base of every error that a user can cause and mend; tools print it as one line, without a traceback."""
+    """Base of every error that a user can cause and fix; tools print it as one line, without a traceback."""
 
 
 class ConfigError(ComeRosError, ValueError):

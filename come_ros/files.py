@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then renamed. Clouds as PLY and PCD, trajectories as TUM."""
+"""Files that are whole or not there: written under another name, then renamed. Clouds as PLY and PCD, trajectories as TUM."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def text_of_file(path: Path) -> str:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary stream that becomes the file `path` at the end; on any error `path` stays as it was and nothing is left beside it.
+    """A binary stream that becomes the file `path` at the end; on any error `path` stays as it was and no other file is left.
 
     Raises OutputError if it cannot be written (no such folder, no permission, disk full).
     """

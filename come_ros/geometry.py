@@ -86,7 +86,7 @@ def matrix_from_quat_xyzw(quat_xyzw: ArrayLike) -> F64:
     q = np.asarray(quat_xyzw, np.float64)
     norm = np.linalg.norm(q, axis=-1, keepdims=True)
     if not np.all(np.isfinite(norm) & (norm > 1e-12)):
-        raise ValueError("a quaternion is zero or not finite, so it is no rotation")
+        raise ValueError("a quaternion is zero or not finite, so it is not a rotation")
     x, y, z, w = np.moveaxis(q / norm, -1, 0)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],

@@ -35,7 +35,7 @@ OOM_RATIO, OOM_SIDE = 0.75, 392
 NO_GAIN, MOST_UNPAID = (
     (0.9, 1.03),
     2,
-)  # a change of latency between these is none; more than that slower, the machine got busy
+)  # a change of latency between these two does not count; above, the machine got busy
 # Share of a pass that merging saves: embedding, heads and what surrounds the model stay. A guess, until it was measured; and the most.
 MERGEABLE, MOST_MERGEABLE = 0.6, 0.95
 
@@ -93,7 +93,7 @@ class Governor:
         self.configure(config)
 
     def configure(self, config: Config) -> None:
-        """Other parameters. If they change what is asked for, steering starts anew from there."""
+        """Other parameters. If they change what is asked for, steering starts again from there."""
         self.config = config
         steerable = _ratio_counts(config)
         base = Effort(config.accelerator.ratio, config.window.size, config.input.max_side or self.native_side)

@@ -7,7 +7,7 @@ import numpy as np
 from .camera.preprocess import CropResize, uncrop_intrinsics
 from .types import F64, I64, Landmarks, Submap
 
-DEPTH_SIGMA = 0.2  # of the log depth that a network gives a pixel, beside those around it
+DEPTH_SIGMA = 0.2  # of the log depth that a network gives a pixel, relative to its neighbours
 
 
 def landmarks_of(submap: Submap, plans: list[CropResize], covariance: F64) -> Landmarks | None:

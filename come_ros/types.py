@@ -73,9 +73,9 @@ class Frame:
     image: (H0, W0, 3) uint8, RGB. stamp_ns: integer nanoseconds of the source's clock. camera: name of its optical frame.
     intrinsics: (3, 3) float64 in pixels of `image`, or None if unknown. arrival_ns: steady-clock time of its arrival
     (age runs from there), 0 offline. encoding: what it was before it was decoded, "" if that cannot change.
-    What is known beside, for models that take it: depth (H0, W0) float32 along z, of the same pixels, 0 or NaN where there is none;
+    What else is known, for models that take it: depth (H0, W0) float32 along z, of the same pixels, 0 or NaN where there is none;
     world_from_camera (4, 4), in any world that stays the same, such as that of a wheel odometry.
-    base_from_camera (4, 4), metres: where the camera sits on the robot, whose frame is called `base`, or, where that is "", beside the
+    base_from_camera (4, 4), metres: where the camera sits on the robot, whose frame is called `base`, or, where that is "", relative to the
     first camera of its set. others: with several cameras, the frames of the other ones, taken at about the same time. observations: the
     points that are followed through all images of this camera, None if none are.
     """
@@ -124,7 +124,7 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What is known of a window beside its images; NaN where it is not.
+    """What is known of a window besides its images; NaN where it is not.
 
     intrinsics: (S, 3, 3) in pixels of the model image. depth: (S, H, W) float32 along z. world_from_camera: (S, 4, 4). metric: whether
     depth and world_from_camera are in metres.

@@ -68,7 +68,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "camera_info_topic",
                 default_value="",
-                description="its CameraInfo; empty: camera_info beside the images",
+                description="its CameraInfo; empty: camera_info in the namespace of the images",
             ),
             DeclareLaunchArgument(
                 "image_transport",

@@ -43,7 +43,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "image_topic",
                 default_value="/*/image_raw",
-                description="images of each camera, with * for its name; camera_info beside them",
+                description="images of each camera, with * for its name; camera_info in the same namespace",
             ),
             DeclareLaunchArgument(
                 "video_devices",

@@ -24,7 +24,8 @@ class Accelerator:
     name = "none"
     sites: frozenset[str] = frozenset()
     takes: frozenset[str] = frozenset()
-    """what no other accelerator can have beside it: "tokens" (which patches there are), "keys" (whose keys are read across frames)"""
+    """what no other accelerator may change at the same time: "tokens" (which patches there are), "keys" (whose keys are
+    read across frames)"""
 
     frontier: tuple[str, ...] = ("",)
     """what `come_ros eval --frontier` tries of it: parameters of the group `accelerator`, as in "ratio=0.5,group=3x3"; each class its

@@ -165,7 +165,7 @@ class CoMe(Accelerator):
         )
 
     def to(self, device: torch.device) -> CoMe:
-        """Raises ConfigError if the kernels asked for cannot be had there."""
+        """Raises ConfigError if the kernels asked for are not available there."""
         self.predictor.to(device)
         choose(self.kernels, device)  # compiled now, not in the first window
         return self

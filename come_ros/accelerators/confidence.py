@@ -62,7 +62,7 @@ class ConfidencePredictor(nn.Module):
 
     width: channels of the encoder tokens. dim: of the predictor. activation: "expp1" (exp(x) + 1, as the teacher's confidence) or
     "none". scope: who attends to whom: "window" all patches of the window (the paper's), "frame" each frame by itself, "pooled" all
-    patches to the 4x4-averaged ones of the window (a sixteenth of the cost). registers: learned tokens beside the patches.
+    patches to the 4x4-averaged ones of the window (a sixteenth of the cost). registers: learned tokens next to the patches.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ def load_predictor(path: str, shape: ModelShape) -> tuple[ConfidencePredictor, i
     else:
         if "proj1.weight" not in state:
             raise CheckpointError(
-                f"{path} is no confidence predictor (no key proj1.weight): make one with come_ros distill"
+                f"{path} is not a confidence predictor (no key proj1.weight): make one with come_ros distill"
             )
         dim, width = state["proj1.weight"].shape
         tokens = state.get("register_token")

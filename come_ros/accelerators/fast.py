@@ -16,9 +16,7 @@ from .base import Accelerator
 from .matching import Merging, merge_into, merged_mean
 from .tome import cells
 
-PROTECTED = (
-    10  # every so manieth patch of a frame neither goes nor receives: in the paper's place of the most salient ones
-)
+PROTECTED = 10  # every 10th patch is neither merged nor merged into; the paper protects the most salient ones instead
 
 
 class Fast(Accelerator):

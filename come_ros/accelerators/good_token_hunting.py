@@ -208,7 +208,7 @@ def diverse_frames(descriptors: Tensor, k: int) -> Tensor:
 
 
 def layer_plan_path(weights: str) -> str:
-    """Where `come_ros calibrate` writes the layer plan of a weights file: beside it."""
+    """Where `come_ros calibrate` writes the layer plan of a weights file: next to it."""
     return os.path.splitext(weights)[0] + ".attention.json"
 
 
@@ -224,7 +224,7 @@ def fingerprint(weights: str) -> str:
 
 def read_layer_plan(weights: str, layers: int, path: str = "") -> LayerPlan:
     """The plan that `come_ros calibrate` wrote, for a model of so many global layers; without one, or if it was made for other weights,
-    LayerPlan.published (which is logged). path: the file; empty: beside the weights. Raises CheckpointError if it cannot be used.
+    LayerPlan.published (which is logged). path: the file; empty: the one next to the weights. Raises CheckpointError if it cannot be used.
     """
     file = path or layer_plan_path(weights)
     if not path and not os.path.isfile(file):

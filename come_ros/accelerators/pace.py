@@ -39,9 +39,9 @@ class PacePlan:
 class Pace(Accelerator):
     """ratio: share of each frame's patches that is not kept. merge_budget: share of all patches of the window that is merged into kept
     ones instead of left out; frames whose patches left over score higher merge more of them. bias: whether a key counts for all that
-    joined it. restorer: None copies the kept patch that is most alike. spread: how much an even lattice weighs beside the score, both in
+    joined it. restorer: None copies the kept patch that is most alike. spread: the weight of an even lattice relative to the score, both in
     standard deviations, when it is chosen who is kept: important patches lie side by side, and what lies far from all kept ones is
-    hard to rebuild (ours; 0, the paper's choice by score alone, leaves more error than a choice by lot).
+    hard to rebuild (ours; 0, the paper's choice by score alone, leaves more error than a random choice).
     """
 
     name = "pace"

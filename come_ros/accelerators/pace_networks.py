@@ -24,7 +24,7 @@ class TokenScorer(nn.Module):
     """Depth-wise convolutions over what the encoder gives: how much the model will look at each patch, as a logit."""
 
     def __init__(self, width: int, dim: int = 256, spread: float = 0.0) -> None:
-        """spread: what Pace is to choose by beside the score; lies in the file."""
+        """spread: the weight of an even choice relative to the score; stored in the file."""
         super().__init__()
         self.register_buffer("spread", torch.tensor(float(spread)))
         self.norm = nn.LayerNorm(width)

@@ -1,4 +1,4 @@
-"""`random`: groups merged by lot, the null model that a choice of groups must beat at as many kept tokens."""
+"""`random`: groups merged at random, the trivial baseline that a choice of groups must beat at as many kept tokens."""
 
 from __future__ import annotations
 

@@ -61,6 +61,6 @@ class Backbone(ABC):
         """(S, H, W, 3) uint8 RGB, sides multiples of patch_size -> Prediction. Raises Cancelled soon after stop() turns true,
         OutOfMemory, DeviceLost.
 
-        known: what is known beside the images; what is not among `inputs` is not looked at. step: of a sliding window; None makes
-        everything anew, for all frames.
+        known: what is known besides the images; what is not among `inputs` is ignored. step: of a sliding window; None
+        computes everything again, for all frames.
         """

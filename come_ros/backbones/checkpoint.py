@@ -26,7 +26,7 @@ _SIZES_KEY, _BACKBONE_KEY = "come_ros.sizes", "come_ros.backbone"  # in the safe
 
 
 def bundled_weights(backbone: str = "vggt") -> str:
-    """Path of the small model that ships with the package. Raises CheckpointError if it is not there, or there is none."""
+    """Path of the small model that ships with the package. Raises CheckpointError if the file is missing, or none ships."""
     if backbone != "vggt":
         source = getattr(BACKBONES.load(backbone), "weights_from", "")
         raise CheckpointError(
@@ -92,7 +92,7 @@ def load_model(backbone: str, path: str) -> GeometryModel:
 def save_checkpoint(
     path: str, model: GeometryModel, dtype: torch.dtype = torch.float16, extra: dict[str, str] | None = None
 ) -> None:
-    """Write `model` as safetensors with its sizes in the metadata; whole or not at all (beside, then rename)."""
+    """Write `model` as safetensors with its sizes in the metadata; whole or not at all (written under another name, then renamed)."""
     from safetensors.torch import save_file
 
     state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}

@@ -110,7 +110,7 @@ def choose_precision(wish: str, device: torch.device) -> torch.dtype:
     """fp32 on the CPU; on a GPU bf16, or fp16 below compute capability 8.0."""
     if device.type == "cpu":
         if wish in ("bf16", "fp16"):
-            raise ConfigError(f"precision is {wish!r}, but the CPU runs fp32 only: set precision:=auto or fp32")
+            raise ConfigError(f"precision is {wish!r}, but the CPU runs fp32 only: set precision to auto or fp32")
         return torch.float32
     if wish == "auto":
         wish = "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
@@ -122,7 +122,7 @@ def choose_attention_kernel(
 ) -> tuple[str, Callable[[], Any]]:
     """Name of the attention kernel, and a context in which scaled_dot_product_attention uses it and nothing slower by surprise.
 
-    wish: flash, cudnn, efficient, or auto: the fastest of them on this device, timed. Raises ConfigError if it cannot be had.
+    wish: flash, cudnn, efficient, or auto: the fastest of them on this device, timed. Raises ConfigError if it is not available.
     """
     if device.type == "cpu":
         return "torch SDPA, cpu flash", nullcontext

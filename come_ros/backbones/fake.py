@@ -38,7 +38,7 @@ class FakeBackbone:
     """Predicts from the image alone, the same every time: depth = 1 + 4 * gray / 255, poses STEP apart along x.
 
     delay_s: how long a window pretends to take. fail_on: called with the images of each window first; what it raises
-    comes out of `predict`. cost: seconds that a window takes beside that. needs: its memory, MiB, of which there is `free_mib`:
+    comes out of `predict`. cost: seconds that a window takes on top of that. needs: its memory, MiB, of which there is `free_mib`:
     more raises OutOfMemory. sleep: passes the time. loads: the last windows that were asked for.
     """
 

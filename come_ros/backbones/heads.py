@@ -88,7 +88,7 @@ def level_resize(index: int, channels: int) -> nn.Module:
 
 
 class _Scratch(Pyramid):
-    """The pyramid with what the published keys of VGGT keep beside it."""
+    """The pyramid with what the published keys of VGGT keep next to it."""
 
     def __init__(self, channels: tuple[int, ...], features: int, outputs: int, rectified: bool) -> None:
         super().__init__(features, rectified)

@@ -54,7 +54,7 @@ class MapAnythingSizes:
     depth: int = 16
     heads: int = 24
     layer_scale: bool = True  # in the trunk
-    taps: tuple[int, ...] = (7, 11)  # beside the encoder's output and the last block's
+    taps: tuple[int, ...] = (7, 11)  # besides the encoder's output and the last block's
     features: int = 256
     channels: tuple[int, ...] = (96, 192, 384, 768)
     pose_dim: int = 784
@@ -101,7 +101,7 @@ VARIANTS = {
 
 
 class MapAnything(GeometryModel):
-    """Images, and whatever is known beside them, to cameras and depth in metres. Parameter names are the published checkpoint's."""
+    """Images, and whatever else is known, to cameras and depth in metres. Parameter names are the published checkpoint's."""
 
     metric = True
     inputs = frozenset({"intrinsics", "depth", "poses"})

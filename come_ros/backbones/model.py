@@ -35,7 +35,7 @@ def never() -> None:
 
 
 class KnownTensors(NamedTuple):
-    """What is known of a scene beside its images, for models that take it; NaN where it is not. types.Known as tensors.
+    """What is known of a scene besides its images, for models that take it; NaN where it is not. types.Known as tensors.
 
     intrinsics (B, S, 3, 3), pixels. depth (B, S, H, W), along z. world_from_camera (B, S, 4, 4). metric (B, S) bool: whether depth
     and world_from_camera are in metres.
@@ -239,7 +239,7 @@ class GeometryModel(nn.Module, ABC):
 
 
 class RopeTables:
-    """Rotation tables for one pass, made anew only when the tokens' positions change.
+    """Rotation tables for one pass, made again only when the tokens' positions change.
 
     spatial_across_frames: if not, all patches have one position in global blocks.
     """
@@ -286,7 +286,7 @@ def run_block(
 ) -> tuple[Tokens, Any]:
     """One transformer block with the accelerator's steps around its attention and its MLP (sites: accelerators/base.py).
 
-    Tokens that the scene shares go through global blocks beside the others, past the accelerator's sites.
+    Tokens that the scene shares go through global blocks next to the others, past the accelerator's sites.
     """
     sites = accelerator.sites
     tokens = tokens._replace(layer=layer)

@@ -1,7 +1,7 @@
 """Sliding windows: what the encoder gave for a frame is kept while the frame is in the window, so that only new frames go through it.
 
 The encoder looks at each frame by itself, so for the dense model this changes nothing. An accelerator that plans within the encoder keeps
-its plan of a frame beside the tokens: what is merged in a frame is settled when it enters, by the frames that enter with it.
+its plan of a frame next to the tokens: what is merged in a frame is decided when it enters, by the frames that enter with it.
 """
 
 from __future__ import annotations

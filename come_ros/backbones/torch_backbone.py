@@ -52,7 +52,8 @@ class TorchBackbone(Backbone):
         heads_precision: str = "fp32",
         optimize: str = "none",
     ) -> None:
-        """attention, heads_precision, optimize: see config.py. Raises ConfigError if device, precision, kernel or graphs cannot be had."""
+        """attention, heads_precision, optimize: see config.py. Raises ConfigError if device, precision, kernel or graphs are not
+        available."""
         self.name = name
         self.patch_size, self.native_side = model.patch, model.native_side
         self.metric, self.inputs = model.metric, model.inputs

@@ -161,7 +161,7 @@ def pixels_of(message: Any) -> NDArray[Any]:
     if (encoding in _EVEN_WIDTH and width % 2) or (encoding in _PLANAR and height % 2):
         sides = "sides" if encoding in _PLANAR else "width"
         raise FrameError(
-            f"a {encoding} image of {width}x{height} px cannot be: its {sides} must be even; set the driver's size"
+            f"a {encoding} image of {width}x{height} px is not possible: its {sides} must be even; set the driver's size"
         )
     if encoding.startswith("bayer") and min(width, height) < _BAYER_SIDE:
         raise FrameError(
@@ -178,7 +178,7 @@ def decode_depth(message: Any) -> F32:
         raw, unit = compressed.decode_depth(message)
     elif is_compressed(message) or message.encoding not in _DEPTH:
         raise FrameError(
-            f"encoding {encoding_of(message)!r} is no depth image: it must be one of {', '.join(_DEPTH)}; set it in the driver"
+            f"encoding {encoding_of(message)!r} is not a depth image: it must be one of {', '.join(_DEPTH)}; set it in the driver"
         )
     else:
         kind, unit = _DEPTH[message.encoding]

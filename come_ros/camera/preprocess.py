@@ -105,7 +105,7 @@ def _model_from_source(plan: CropResize) -> NDArray[np.float64]:
 def crop_depth(depth: NDArray[np.float32], plan: CropResize) -> NDArray[np.float32]:
     """(plan.height, plan.width) float32 of `depth` (H, W) in the source's pixels, NaN where there is none.
 
-    Each pixel takes the nearest value; where that is none, the nearest surface among those that fall into it, so that sparse depth
+    Each pixel takes the nearest value; where that is invalid, the nearest surface among those that fall into it, so that sparse depth
     survives being made smaller. Values are never mixed: between two surfaces there is nothing.
     """
     height, width = depth.shape

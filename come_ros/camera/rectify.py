@@ -140,7 +140,7 @@ class Rectification:
     def depth(self, depth: F32, info: Any, topic: str) -> tuple[F32, str]:
         """`depth` (H, W), registered to the camera of `info`, in the pixels that `image` gives; and a remark, as for `image`.
 
-        topic: of the depth. Its name says whether it is itself rectified, which need not be so of the images beside it.
+        topic: of the depth. Its name says whether it is itself rectified, which the images need not be.
         """
         height, width = depth.shape
         seen, remark = lens_from_camera_info(info, width, height, self.rectified)

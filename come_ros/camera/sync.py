@@ -40,7 +40,7 @@ class SetMatcher(Generic[T]):
 
     def put(self, camera: int, stamp_ns: int, item: T) -> Matched[T]:
         """An item of camera number `camera`. One whose stamp is not newer than the last one's is dropped; if it goes back by more than
-        TIME_JUMP_NS, all that waits is dropped instead, and matching begins anew."""
+        TIME_JUMP_NS, all that waits is dropped instead, and matching begins again."""
         with self._lock:
             last, dropped = self._last[camera], 0
             if last is not None and stamp_ns <= last:

@@ -18,7 +18,7 @@ from ..types import F64
 from .posed_images import PosedImage, PosedImages, natural
 
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "dense/sparse", "colmap", ".")
-IMAGE_FOLDERS = ("images", "../images", "../../images", ".")  # beside the folder that is given, or above the model
+IMAGE_FOLDERS = ("images", "../images", "../../images", ".")  # next to the folder that is given, or above the model
 
 # by COLMAP's number: name, and parameters -> (fx, fy, cx, cy, model, coefficients) in OpenCV's order
 _Of = Callable[..., tuple[float, float, float, float, str, tuple[float, ...]]]

@@ -44,7 +44,7 @@ class ImageFolder:
         self.folder, self.intrinsics, self.camera = Path(folder), intrinsics, camera
         self.timed = fps is not None
         if not self.folder.is_dir():
-            raise DatasetError(f"{shown(self.folder)} is no folder: give the one that holds the images")
+            raise DatasetError(f"{shown(self.folder)} is not a folder: give the one that holds the images")
         self.paths = image_files(self.folder)
         if not self.paths:
             raise DatasetError(f"{shown(self.folder)} holds no images ({', '.join(suffixes())})")

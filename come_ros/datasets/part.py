@@ -1,4 +1,4 @@
-"""A part of a recording: from when, for how long, every how manieth image, and how many."""
+"""A part of a recording: start, duration, every n-th image, and how many."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class PosedImages:
         return Frame(image, self.stamps_ns[index], self.camera, None if lens is None else lens.intrinsics)
 
     def depth(self, index: int) -> F32 | None:
-        """(H, W) z-depth in metres in the pixels of image `index`, NaN where unknown; None if there is no depth image. Raises
+        """(H, W) z-depth in metres in the pixels of image `index`, NaN where unknown; None if there is not a depth image. Raises
         DatasetError."""
         about = self._images[index]
         if about.depth is None or not about.depth.is_file():

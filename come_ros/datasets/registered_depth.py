@@ -20,7 +20,7 @@ SAME_LENS = 0.05  # of the focal length, in units of the image's width; rectifie
 PLAUSIBLE_M = (0.05, 1000.0)  # median of a depth image
 _DEPTH_WORDS = {"depth", "aligned", "registered", "range", "distance", "z16", "z"}
 _REGISTERED_WORDS = {"aligned", "registered"}
-# What has the encodings of depth, but is none
+# topics with the encodings of depth that hold no depth
 _OTHER_WORDS = {
     "confidence", "conf", "thermal", "lwir", "mwir", "ir", "infra", "infrared", "disparity", "label", "labels", "mask", "semantic",
     "segmentation", "variance", "uncertainty", "sigma", "noise", "normal", "normals", "intensity", "amplitude", "cost", "error",

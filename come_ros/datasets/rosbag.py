@@ -303,7 +303,7 @@ class Bag:
             else:
                 pictures.setdefault(base_topic(topic), []).append(topic)
         for topic, why in unread.items():
-            log.info("%s is left aside: %s", topic, why)
+            log.info("%s is ignored: %s", topic, why)
         return pictures, depths, unread
 
     def __len__(self) -> int:

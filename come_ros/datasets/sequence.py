@@ -114,7 +114,7 @@ def open_sequence(
             return BagSequence(path, topic, rectify, truth, depth, part, levels)
         if truth is not None:
             raise DatasetError(
-                f"ground truth {truth} is no file, and {shown(path)} no bag that could hold such a topic: give a TUM file"
+                f"ground truth {truth} is not a file, and {shown(path)} not a bag that could hold such a topic: give a TUM file"
             )
         _refuse(path, "no bag", topic=topic, depth_topic=None if depth == "none" else depth)
         if path.is_file() and path.suffix.lower() in VIDEOS:
@@ -155,8 +155,8 @@ def _why_nothing(path: Path) -> str:
         ]
         if below:
             listed = ", ".join(shown(folder) for folder in below[:5]) + (", ..." if len(below) > 5 else "")
-            return f"{shown(path)} is no recording that can be read, but holds some: give one of {listed}"
-    return f"{shown(path)} is no recording that can be read: give {ACCEPTED}"
+            return f"{shown(path)} is not a recording that can be read, but holds some: give one of {listed}"
+    return f"{shown(path)} is not a recording that can be read: give {ACCEPTED}"
 
 
 def _known_layout(path: Path, rectify: bool, levels: str) -> TumSequence | PosedImages | None:

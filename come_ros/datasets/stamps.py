@@ -40,7 +40,7 @@ def stamp_ns_from_text(text: str) -> int:
     and more are nanoseconds already."""
     whole, _, part = text.partition(".")
     if not (whole.isdecimal() and (part.isdecimal() or not part)):
-        raise ValueError(f"{text!r} is no time in decimal seconds")
+        raise ValueError(f"{text!r} is not a time in decimal seconds")
     if len(whole) >= NANOSECOND_DIGITS and not part:
         return int(whole)
     return int(whole) * 1_000_000_000 + int((part + "000000000")[:9])

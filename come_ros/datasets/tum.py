@@ -50,7 +50,7 @@ class TumSequence:
         """
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise DatasetError(f"{self.folder} is no folder: give the one that holds frames.txt or rgb.txt")
+            raise DatasetError(f"{self.folder} is not a folder: give the one that holds frames.txt or rgb.txt")
         about = self._about()
         self.name: str = about.get("name", self.folder.name)
         self.camera: str = about.get("frame_id", "camera_optical_frame")
@@ -79,7 +79,7 @@ class TumSequence:
         return map(self.frame, range(len(self)))
 
     def depth(self, index: int) -> F32 | None:
-        """(H, W) z-depth of image `index` in metres, NaN where nothing was read; None if there is no depth image."""
+        """(H, W) z-depth of image `index` in metres, NaN where nothing was read; None if there is not a depth image."""
         path = self._depth[index]
         if path is None:
             return None
@@ -138,7 +138,7 @@ class TumSequence:
                 near = nearest([stamp for stamp, _ in rows], [stamp for stamp, _ in readings])
                 depth = [None if j is None else self.folder / readings[j][1][0] for j in near]
         else:
-            raise DatasetError(f"{self.folder} holds neither frames.txt nor rgb.txt: it is no TUM sequence")
+            raise DatasetError(f"{self.folder} holds neither frames.txt nor rgb.txt: it is not a TUM sequence")
         if not rows:
             raise DatasetError(f"{self.folder} lists no images")
         return [stamp for stamp, _ in rows], [self.folder / words[0] for _, words in rows], depth
@@ -191,7 +191,7 @@ def read_trajectory(path: Path) -> dict[int, F64]:
         raise DatasetError(f"{shown(path)} holds no poses: each row must be stamp tx ty tz qx qy qz qw")
     if all(len(words) == 11 for _, words in rows) and len({stamp for stamp, _ in rows}) < max(2, len(rows) // 2):
         raise DatasetError(
-            f"{shown(path)} has 12 columns, as KITTI's paths have, which tell no times: convert it "
+            f"{shown(path)} has 12 columns, as KITTI's paths have, which have no times: convert it "
             f"(evo_traj kitti {path.name} --save_as_tum) and put the images' stamps before its rows"
         )
     try:

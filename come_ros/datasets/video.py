@@ -57,7 +57,7 @@ class Video:
             )
         if self.fps is None and len(times) > 1 and not times[1] > times[0] >= 0:
             self.fps = self._rate if 0 < self._rate <= 10_000 else 30.0
-            log.warning("%s tells no times: its images get stamps at %g per second (--fps)", shown(self.path), self.fps)
+            log.warning("%s has no times: its images get stamps at %g per second (--fps)", shown(self.path), self.fps)
 
     def iter_frames(self) -> Iterator[Frame]:
         """All images in order, one in memory at a time."""

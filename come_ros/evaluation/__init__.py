@@ -1,4 +1,4 @@
-"""Errors against ground truth, each with its source; the null models that every figure stands beside are in `window`."""
+"""Errors against ground truth, each with its source; the trivial baselines for every figure are in `window`."""
 
 from .bootstrap import Interval, best_share, interval, paired_difference
 from .calibration import Calibration, calibration, spearman

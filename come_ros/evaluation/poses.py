@@ -29,7 +29,7 @@ def rotation_error_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def relative_pose_errors(world_from_camera: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Errors of each camera relative to the first: (rotation deg, translation direction deg, true rotation deg), each (S - 1,).
 
-    The direction is NaN where the true baseline is below LEAST_BASELINE_M. The true rotation is what the null model `identity` would
+    The direction is NaN where the true baseline is below LEAST_BASELINE_M. The true rotation is what the trivial baseline `identity` would
     get wrong.
     """
     first, others = [0] * (len(truth) - 1), range(1, len(truth))

@@ -25,7 +25,7 @@ from .window import mean_depth
 
 
 class DepthScores:
-    """Depth errors on the published pixels, frame by frame, of us and, on the very same pixels, of null models. Memory does not grow
+    """Depth errors on the published pixels, frame by frame, of us and, on the very same pixels, of trivial baselines. Memory does not grow
     with the frames.
 
     scales: metres per unit of our depth, one for each frame that could be compared.
@@ -74,7 +74,7 @@ class DepthScores:
 
 
 def rotation_scores(odom_from_camera: Mapping[int, F64], world_from_camera: Mapping[int, F64]) -> dict[str, Any] | None:
-    """Angles between consecutive used frames, and how far they are off; the null model says that nothing ever turns."""
+    """Angles between consecutive used frames, and how far they are off; the trivial baseline never turns."""
     stamps = sorted(world_from_camera)
     if len(stamps) < 2:
         return None
@@ -96,7 +96,7 @@ def trajectory_scores(
     """ATE and RPE (between consecutive used frames) by evo, aligned by Sim(3) and, `_se3`, with the scale left as it is; None for
     fewer than three poses.
 
-    Null models: not moving (any alignment puts it into the middle of the truth; no step has a length) and, for RPE, the constant
+    Trivial baselines: not moving (any alignment puts it into the middle of the truth; no step has a length) and, for RPE, the constant
     velocity in the camera's own axes that fits the truth best.
     """
     stamps = sorted(world_from_camera)
@@ -131,7 +131,7 @@ def trajectory_scores(
         elif name.startswith("rpe_translation"):
             out[name] = {"come_ros": result.get("rmse"), **nulls}
         else:
-            out[name] = result.get("rmse")  # its null model stands with the rotation scores
+            out[name] = result.get("rmse")  # its trivial baseline is with the rotation scores
     if problems := "; ".join(dict.fromkeys(r["problem"] for r in results.values() if "problem" in r)):
         out["problem"] = problems
     return out
@@ -148,7 +148,7 @@ def _evo(command: str, reference: Path, estimate: Path, *options: str) -> dict[s
     program = str(beside) if beside.is_file() else shutil.which(command)
     if program is None:
         return {"problem": f"{command} is not installed (pip install evo)"}
-    with tempfile.TemporaryDirectory() as home:  # its settings folder, made at the first run, is none of ours
+    with tempfile.TemporaryDirectory() as home:  # its settings folder, made at the first run, is not ours
         results = Path(home, "results.zip")
         done = subprocess.run(
             [program, "tum", str(reference), str(estimate), *options, "--no_warnings", "--save_results", str(results)],

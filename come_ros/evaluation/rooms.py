@@ -9,11 +9,11 @@ import numpy as np
 
 
 def score(model: Any, split: str, count: int, given: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Scores on `count` windows of 4 frames of a frozen split, beside three null models that know nothing of the images:
+    """Scores on `count` windows of 4 frames of a frozen split, next to three trivial baselines that know nothing of the images:
     one depth for all pixels, the training rooms' mean depth map, no rotation. Depth is scaled per window by the median ratio;
     scale_error, of metric models only, is the |logarithm| of that ratio. focal_error: |f / f* - 1|.
 
-    given: what the model is told beside the images, see GeometryModel.inputs; of depth one pixel in ten.
+    given: what the model is given besides the images, see GeometryModel.inputs; of depth one pixel in ten.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""All errors of one window against its truth, and the predictions of null models that see nothing, scored alike."""
+"""All errors of one window against its truth, and the predictions of trivial baselines, which see nothing, scored alike."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class WindowTruth:
 
 
 def mean_depth(shape: tuple[int, ...]) -> F32:
-    """(h, w) null model: the mean depth of the training rooms."""
+    """(h, w) trivial baseline: the mean depth of the training rooms."""
     import cv2
 
     return cv2.resize(np.load(MEAN_DEPTH).astype(np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)

@@ -66,7 +66,7 @@ def _folder() -> Path:
     for folder in (package / "cuda", package.parent / "cuda"):  # installed, or in a checkout
         if (folder / "common.cuh").is_file():
             return folder
-    raise FileNotFoundError(f"no CUDA sources in {package / 'cuda'} nor beside the package: reinstall come_ros")
+    raise FileNotFoundError(f"no CUDA sources in {package / 'cuda'} nor next to the package: reinstall come_ros")
 
 
 def merge_layout_launch(
@@ -204,7 +204,7 @@ def _choice(kernels: str, device_type: str, index: int) -> str:
 def choose(kernels: str, device: torch.device) -> str:
     """Which way kernels = auto, cupy or torch goes on `device`: "cupy" or "torch"; compiles at the first call for a device.
 
-    Raises ConfigError if `kernels` is cupy and that cannot be had: what was found, what is needed, how to get it.
+    Raises ConfigError if `kernels` is cupy and CuPy cannot be used: what was found, what is needed, how to get it.
     """
     index = device.index if device.index is not None else torch.cuda.current_device() if device.type == "cuda" else 0
     return _choice(kernels, device.type, index)

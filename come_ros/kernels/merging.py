@@ -1,7 +1,7 @@
 """Token merging, checked: each call runs the CUDA kernel or its torch twin, as `kernels` says (auto, cupy or torch).
 
 All raise ValueError if a tensor has the wrong shape, type, device or strides, alike for both ways, and ConfigError if `kernels` is
-cupy and that cannot be had. Only the twins (`torch`) have gradients. Shapes as in reference.py: R rows (frames) of P = h * w patches,
+cupy and CuPy cannot be used. Only the twins (`torch`) have gradients. Shapes as in reference.py: R rows (frames) of P = h * w patches,
 M groups, L patch tokens of a merged row.
 """
 

@@ -22,7 +22,7 @@ from .world import World
 
 
 class FrameMessages:
-    """The messages about frame `row` of `submap`, each made anew by the method that OUTPUTS names.
+    """The messages about frame `row` of `submap`, each made by the method that OUTPUTS names.
 
     All are stamped with the image's own time. Frames: the camera's optical one, or `config.odom_frame` for odometry and, with
     cloud.frame odom, for points.

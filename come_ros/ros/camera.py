@@ -33,7 +33,7 @@ class Camera:
     """name: "" for the only one; else its topics lie below that name.
 
     kind, topic, info_topic: of the images and their camera_info, remapped as image_transport does it: the compressed topic lies below
-    `image`, and camera_info beside it, unless they are remapped themselves. info: the last one that came.
+    `image`, and camera_info in the same namespace, unless they are remapped themselves. info: the last one that came.
     """
 
     def __init__(self, node: Node, config: Config, name: str = "") -> None:

@@ -148,7 +148,7 @@ def _tested_clouds() -> Any:
 def _dtype_of(message: PointCloud2) -> np.dtype[Any]:
     """That of one point. Raises FrameError if the cloud is cut off or has other fields than float32."""
     if any(f.datatype != PointField.FLOAT32 or f.count != 1 for f in message.fields):
-        raise FrameError("the cloud has fields that are no single float32 numbers: publish FLOAT32 fields of count 1")
+        raise FrameError("the cloud has fields that are not single float32 numbers: publish FLOAT32 fields of count 1")
     ends = [f.offset + 4 for f in message.fields]
     names = [f.name for f in message.fields]
     needed = message.row_step * (message.height - 1) + message.point_step * message.width if message.height else 0

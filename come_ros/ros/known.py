@@ -1,4 +1,4 @@
-"""What is known beside an image: the depth and the odometry that belong to its stamp. Plain arrays and clocks, no ROS.
+"""What is known besides an image: the depth and the odometry that belong to its stamp. Plain arrays and clocks, no ROS.
 
 Messages are put in by the executor's thread and asked for by the worker's, when it reads the image.
 """

@@ -101,12 +101,12 @@ def points_of(message: PointCloud2) -> NDArray[Any]:
 
 
 def pose_of(pose: Pose) -> F64:
-    """(4, 4) target_from_source of a Pose. Raises ValueError if its quaternion is none."""
+    """(4, 4) target_from_source of a Pose. Raises ValueError if its quaternion is not a rotation."""
     return _matrix(pose.position, pose.orientation)
 
 
 def matrix_of(edge: Transform) -> F64:
-    """(4, 4) parent_from_child of the Transform in a TransformStamped. Raises ValueError if its quaternion is none."""
+    """(4, 4) parent_from_child of the Transform in a TransformStamped. Raises ValueError if its quaternion is not a rotation."""
     return _matrix(edge.translation, edge.rotation)
 
 

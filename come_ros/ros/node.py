@@ -223,7 +223,7 @@ class ReconstructionNode(LifecycleNode):
             self.worker.pipeline.backbone.device if self.worker.pipeline else "?",
         )
         if self._world.metric:
-            log.info("the model is metric: lengths are metres, and windows are laid together without a change of scale")
+            log.info("the model is metric: lengths are metres, and windows are aligned without a change of scale")
         return super().on_configure(state)
 
     @_logged
@@ -314,7 +314,7 @@ class ReconstructionNode(LifecycleNode):
         self.worker.put(message, time.monotonic_ns(), index, stamp_ns)
 
     def _wanted_inputs(self) -> Iterator[tuple[type, str, Callable[[Any], None], str, int]]:
-        """Type, topic, callback, reliability and depth of the images, their camera_info, and what is known beside them."""
+        """Type, topic, callback, reliability and depth of the images, their camera_info, and what else is known."""
         wish = self.config.input.reliability, self.config.input.depth
         for index, camera in enumerate(self.cameras):
             yield camera.kind, camera.topic, functools.partial(self._on_image, index), *wish
@@ -505,12 +505,14 @@ class ReconstructionNode(LifecycleNode):
     # Services. Their work is done in other threads; awaiting it leaves the executor free.
 
     async def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        log.info("reset: the world starts anew at the next frame")
-        return await self._answer(response, self.worker.reset(self._tend), "the world starts anew")
+        log.info("reset: a new map and odometry origin start at the next frame")
+        return await self._answer(
+            response, self.worker.reset(self._tend), "a new map and odometry origin start at the next frame"
+        )
 
     def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self.worker.pause(request.data)
-        log.info("paused: frames are dropped, the model stays" if request.data else "goes on")
+        log.info("paused: frames are dropped, the model stays loaded" if request.data else "resumed")
         response.success, response.message = True, "paused" if request.data else "running"
         return response
 
@@ -559,7 +561,7 @@ class ReconstructionNode(LifecycleNode):
     def _on_lost(self, error: DeviceLost) -> None:
         """In the worker's thread: the device answers nothing any more."""
         log.fatal(
-            "the device is lost (%s): this process ends with exit code %d, so that whoever supervises it starts another",
+            "the GPU no longer answers (%s): this process ends with exit code %d, so that a supervisor can restart it",
             error, DEVICE_LOST,
         )  # fmt: skip
         self.exit_code = DEVICE_LOST

@@ -186,7 +186,7 @@ class Worker(threading.Thread):
         return self.call(task)
 
     def reset(self, then: Callable[[], None]) -> Future[None]:
-        """The world starts anew at the next frame: what is waiting or in work is given up, then the pipeline forgets, and `then`
+        """A new world starts at the next frame: what is waiting or in progress is cancelled, then the pipeline forgets, and `then`
         is called. When the future is done, nothing of the old world is published any more."""
 
         def task() -> None:

@@ -53,7 +53,7 @@ def configuration(options: argparse.Namespace) -> Config:
     config = with_words(config, options.set)
     if config.known.depth or config.known.odometry:
         log.warning(
-            "known.depth and known.odometry are for the node: here the recording's depth and poses are what results are held against"
+            "known.depth and known.odometry are for the node: here the recording's depth and poses are used for scoring"
         )
         config = config.replace(**{"known.depth": False, "known.odometry": False})
     return config
@@ -70,4 +70,4 @@ def add_common_arguments(parser: argparse.ArgumentParser, made: str) -> None:
     parser.add_argument("--side", type=int, default=0, help="longer side of the images, px (default: the model's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N (default %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on from the state in the output folder")
+    parser.add_argument("--resume", action="store_true", help="continue from the state in the output folder")

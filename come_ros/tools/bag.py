@@ -6,7 +6,7 @@ The output folder then holds
   output/         a ROS 2 bag (MCAP): input images and all that the node would publish, for `ros2 bag play`, RViz and Foxglove
   map.ply         one cloud of all frames
   trajectory.tum  the camera's path
-  metrics.json    counts, sizes, errors beside null models; what depends on the machine stands under `timings`
+  metrics.json    counts, sizes, errors next to trivial baselines; what depends on the machine is under `timings`
   overview.png    depth and map at a glance
   compare.png     with --compare: some frames by the accelerated and by the dense model, and where they differ
   run.yaml        parameters, versions, checksum of the weights
@@ -89,11 +89,11 @@ class BagError(ComeRosError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="bag, folder or video")
-    parser.add_argument("-o", "--out", required=True, metavar="DIR", help="output folder; is made if need be")
+    parser.add_argument("-o", "--out", required=True, metavar="DIR", help="output folder; created if missing")
     parser.add_argument("--topic", default=None, help="image topic of a bag that holds several")
     parser.add_argument("--params", metavar="FILE", default=None, help="ROS parameters file, as for the node")
     parser.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], help="one parameter, stronger than --params"
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="one parameter; wins over --params"
     )
     parser.add_argument("--weights", metavar="FILE", default=None, help="weights file instead of the bundled model")
     parser.add_argument(
@@ -116,17 +116,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images per second of a folder, whose images are else photographs that all count, or of a video in place of its own times",
     )
     parser.add_argument(
-        "--start", metavar="SECONDS", type=float, default=0.0, help="begin so long after the first image"
+        "--start", metavar="SECONDS", type=float, default=0.0, help="start this many seconds after the first image"
     )
-    parser.add_argument("--duration", metavar="SECONDS", type=float, default=None, help="end so long after the start")
+    parser.add_argument(
+        "--duration", metavar="SECONDS", type=float, default=None, help="stop this many seconds after the start"
+    )
     parser.add_argument("--every", metavar="N", type=int, default=1, help="every Nth image only")
-    parser.add_argument("--max-images", metavar="N", type=int, default=None, help="end after so many images")
+    parser.add_argument("--max-images", metavar="N", type=int, default=None, help="stop after this many images")
     parser.add_argument(
         "--compare",
         action="store_true",
         help="run each window dense as well: what the accelerator gains and costs; the other results stay as they are",
     )
-    parser.add_argument("--no-bag", action="store_true", help="leave output/ out")
+    parser.add_argument("--no-bag", action="store_true", help="do not write output/")
     parser.add_argument("--overwrite", action="store_true", help="replace the results that DIR holds; other files stay")
 
 

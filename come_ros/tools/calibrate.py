@@ -1,6 +1,6 @@
 """Measure where the model's global attention is spread out and where it is sharp, and write which layers may read fewer keys.
 
-Good Token Hunting (accelerator.name: good_token_hunting) reads that file, which lies beside the weights. A minute on a CPU for the small
+Good Token Hunting (accelerator.name: good_token_hunting) reads that file, which is next to the weights. A minute on a CPU for the small
 model; once per weights file.
 
 examples:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source", action="append", default=[], metavar="PATH",
         help="bag, folder of images, TUM folder or video to look at; may be repeated (default: procedural rooms)",
     )  # fmt: skip
-    parser.add_argument("-o", "--output", default="", help="the file to write (default: beside the weights)")
+    parser.add_argument("-o", "--output", default="", help="the file to write (default: next to the weights)")
     parser.add_argument("--picture", metavar="FILE", help="draw the entropy of each layer")
     parser.add_argument("--windows", type=int, default=16, help="default %(default)s")
     parser.add_argument("--frames", type=int, default=8, help="frames in a window (default %(default)s)")

@@ -1,4 +1,4 @@
-"""The command `come_ros`: finds the subcommand, parses its options, turns errors that a user can mend into one line.
+"""The command `come_ros`: finds the subcommand, parses its options, turns errors that a user can fix into one line.
 
 A subcommand is a module here: its docstring is its help (from a line "examples:" on, below the options), with
 `add_arguments(parser)` and `run(options) -> int | None` (exit code). It is imported only when called for, so that
@@ -23,12 +23,12 @@ COMMANDS = {
     "bag": "a bag, folder or video in; cloud, trajectory, depth and scores out, without DDS",
     "node": "run the live ROS 2 node; takes ROS arguments (--ros-args ...)",
     "train": "train the small model on procedural rooms",
-    "eval": "score the model, dense and accelerated, against ground truth, beside null models",
+    "eval": "score the model, dense and accelerated, against ground truth and trivial baselines",
     "bench": "time the model on this machine, dense and accelerated, or what surrounds it",
     "distill": "teach Co-Me's predictor which patches matter, from recordings or rendered rooms",
     "train-pace": "teach PaceVGGT which patches to keep, and to rebuild the others",
     "calibrate": "measure which layers of a model may read fewer keys (for Good Token Hunting)",
-    "doctor": "check this machine: what is there, what is missing, how to mend it",
+    "doctor": "check this machine: what is there, what is missing, how to fix it",
 }
 _NODE_HELP = """usage: come_ros node [--ros-args [-r FROM:=TO] [-p NAME:=VALUE] [--params-file FILE] ...]
 

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", default=f"{SIZE[0]}x{SIZE[1]}", metavar="WxH", help="their size (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=SEED, help="which room (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed of the room (default: %(default)s)")
     parser.add_argument("--weights", default=None, help="weights file instead of the bundled model")
     parser.add_argument("--params", default=None, help="ROS parameters file for the node")
 
@@ -112,7 +112,7 @@ def render_room(bag: Path, seed: int, frames: int, size: str) -> Path:
 
     if bag.exists():
         if not (bag / "metadata.yaml").is_file():
-            raise DemoError(f"{bag} is there, but is no bag: move it away, or choose another folder with --out")
+            raise DemoError(f"{bag} exists, but is not a bag: move it away, or choose another folder with --out")
         shutil.rmtree(bag)
     images, depths = [], []
     try:

@@ -37,11 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=int,
         default=2000,
-        help="training steps in all (default %(default)s); --resume may go on to more",
+        help="training steps in all (default %(default)s); --resume may continue to more",
     )
     parser.add_argument("--batch", type=int, default=32, help="frames in a step (default %(default)s)")
     parser.add_argument("--loss", choices=["ranking", "mse"], default="ranking", help="default %(default)s")
-    parser.add_argument("--scope", choices=["window", "frame", "pooled"], default="window", help="who attends to whom")
+    parser.add_argument(
+        "--scope",
+        choices=["window", "frame", "pooled"],
+        default="window",
+        help="attention of the predictor: within the window, within a frame, or none (pooled)",
+    )
     parser.add_argument("--dim", type=int, default=32, help="width of the predictor (default %(default)s)")
     parser.add_argument("--block", type=int, default=-1, help="encoder block to read, from 0 (default: 5/8 of the way)")
 
@@ -138,11 +143,11 @@ def resume(path: str, student: Student, settings: dict[str, Any]) -> tuple[int, 
         state = torch.load(path, weights_only=True)
         before, step, log = state.get("settings", {}), int(state["step"]), state["log"]
     except Exception as error:  # torch raises many kinds for damaged files
-        raise CheckpointError(f"cannot resume from {path}, it is damaged: leave --resume out to start anew") from error
+        raise CheckpointError(f"cannot resume from {path}, it is damaged: leave --resume out to start again") from error
     other = [f"--{k} {before[k]}, not {v}" for k, v in settings.items() if k != "steps" and before.get(k, v) != v]
     if other:
         raise CheckpointError(
-            f"{path} is of a run with {', '.join(other)}: give the same, or leave --resume out to start anew"
+            f"{path} is of a run with {', '.join(other)}: give the same, or leave --resume out to start again"
         )
     if step >= settings["steps"]:
         raise CheckpointError(

@@ -6,7 +6,7 @@ examples:
   come_ros train --minutes 100 -o out/train              the run that made the bundled model (then --export)
   come_ros train --minutes 100 -o out/train --resume     go on after an interruption
   come_ros train --backbone mapanything --steps 4000 -o out/ma --encoder come_ros/models/vggt_tiny.safetensors
-  come_ros train -o out/train --score test               scores of the checkpoint beside the null models
+  come_ros train -o out/train --score test               scores of the checkpoint next to trivial baselines
   come_ros train --variant tiny2 --material DIR --start come_ros/models/vggt_tiny.safetensors --batch 16 --threads 1 -o out/tiny2
                                                          the model with a stem: come_ros/training/README.md
   come_ros train -o out/train --export come_ros/models/vggt_tiny.safetensors
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=int,
         default=0,
-        help="train for so many steps instead of --minutes: the same windows on any machine (tiny2: always, default 60000)",
+        help="train for this many steps instead of --minutes: the same windows on any machine (tiny2: always, default 60000)",
     )
     parser.add_argument("--backbone", default="vggt", choices=["vggt", "mapanything"], help="(default vggt)")
     parser.add_argument("--variant", default="tiny", help="size of the backbone's model (default tiny)")
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--predictor",
         metavar="FILE",
-        help="of Co-Me: chooses the groups in two of three such steps, instead of the lot",
+        help="Co-Me predictor that chooses the groups in two of three such steps (default: random)",
     )
     parser.add_argument("--pictures", metavar="DIR", help="folder of photographs to hang into the rooms")
     parser.add_argument(
@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (bf16 there)")
     parser.add_argument("--batch", type=int, default=BATCH_FRAMES, help="frames in a batch (default %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes that render (default 1)")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in the output folder")
     parser.add_argument("--score", choices=["validation", "test"], help="only score the checkpoint on this split")
     parser.add_argument("--export", metavar="FILE", help="only write the checkpoint's weights as fp16 safetensors")
 

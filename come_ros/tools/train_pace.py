@@ -1,11 +1,11 @@
 """Teach PaceVGGT's two networks for a model that stays as it is: which patches to keep, and how to rebuild the others.
 
 Stage one, from what the whole model does: the scorer learns where it looks (each frame's camera token, and all tokens among one another),
-the restorer to rebuild its levels from a part of its patches, drawn by lot. Stage two, with the patches really left out: the
+the restorer to rebuild its levels from a part of its patches, drawn at random. Stage two, with the patches really left out: the
 restorer learns to give back the whole model's levels, and its losses; the scorer learns which patches that fails for, so that they
 are kept. In rooms the losses are told by the truth, in recordings by the whole model.
 
-At the end the networks of both stages stand beside choosing by lot, evenly, and by the attention itself, each with and without restorer.
+At the end the networks of both stages are compared with choosing at random, evenly, and by the attention itself, with and without restorer.
 
 examples:
   come_ros train-pace -o out/pace                                  on procedural rooms, for the bundled model
@@ -51,13 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes",
         type=float,
         default=0,
-        help="at most; a stage that its share ends early is said to be (0: no limit)",
+        help="time limit; a stage cut short is reported (0: no limit)",
     )
     parser.add_argument("--batch", type=int, default=16, help="frames in a step (default %(default)s)")
     parser.add_argument("--ratio", type=float, default=0.5, help="share of patches not kept (default %(default)s)")
     parser.add_argument(
         "--spread", type=float, default=SPREAD,
-        help="weight of an even choice beside the score (default %(default)s); 0: by score alone, as published",
+        help="weight of an even choice relative to the score (default %(default)s); 0: by score alone, as published",
     )  # fmt: skip
     parser.add_argument(
         "--dim", type=int, default=0, help="width of both networks (default: a quarter of the encoder's)"
@@ -179,7 +179,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
                     mean[name] = 0.95 * mean.get(name, value) + 0.05 * value
                 if at[stage] % EVERY == 0 or clock.share(at[stage]) >= 1:
                     entry(stage, mean)
-                    bar.set_postfix(restored=log[-1]["restored"], by_lot=log[-1]["by lot"])
+                    bar.set_postfix(restored=log[-1]["restored"], at_random=log[-1]["at random"])
                     state = {
                         "networks": networks.state_dict(),
                         "optimiser": optimiser.state_dict(),
@@ -209,12 +209,12 @@ def draw_curve(log: list[dict[str, Any]], path: str) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    ways = ("copied", "restored", "by lot", "evenly", "by attention")
+    ways = ("copied", "restored", "at random", "evenly", "by attention")
     panels = {
         "loss": {n: n for n in ("distill", "restore", "error", "task")},
         "rank correlation of the score": {
             "spearman": "with the attention target",
-            "spearman_error": "with the change of depth, by lot",
+            "spearman_error": "with the change of depth, at random",
         },
         "change of depth, mean |log|": {n: n for n in ways},
         "AbsRel to the truth": {"dense abs_rel": "whole model"} | {f"{n} abs_rel": n for n in ways},

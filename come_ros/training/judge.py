@@ -1,6 +1,6 @@
 """Scores by which a training run is watched: rendered rooms of a frozen split, and recordings with true depth or poses.
 
-Beside each stand the trivial baselines that know nothing of the images: constant depth, the mean depth map, no rotation.
+Next to each are the trivial baselines that know nothing of the images: constant depth, the mean depth map, no rotation.
 """
 
 from __future__ import annotations

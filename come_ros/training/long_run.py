@@ -336,7 +336,7 @@ def restore(path: str, plan: Plan | None = None) -> State:
     held = torch.load(path, map_location="cpu", weights_only=True)
     if "average" not in held or not has_stem(held.get("variant", "")):
         raise CheckpointError(
-            f"{path} is no checkpoint of a variant with a stem: resume it with the --variant that it has"
+            f"{path} is not a checkpoint of a variant with a stem: resume it with the --variant that it has"
         )
     state = _state(VGGT(VARIANTS[held["variant"]]), plan or Plan(), held["variant"], held["seed"], held["trained"])
     for name in ("model", "probe", "optimiser"):

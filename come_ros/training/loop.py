@@ -45,11 +45,11 @@ def read_state(path: str, settings: dict[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, weights_only=True)
         before = state["settings"]
     except Exception as error:  # torch raises many kinds for damaged files
-        raise CheckpointError(f"cannot resume from {path}, it is damaged: leave --resume out to start anew") from error
+        raise CheckpointError(f"cannot resume from {path}, it is damaged: leave --resume out to start again") from error
     if other := [
         f"--{k.replace('_', '-')} {before.get(k)}, not {v}" for k, v in settings.items() if before.get(k) != v
     ]:
         raise CheckpointError(
-            f"{path} is of a run with {', '.join(other)}: give the same, or leave --resume out to start anew"
+            f"{path} is of a run with {', '.join(other)}: give the same, or leave --resume out to start again"
         )
     return state

@@ -1,6 +1,6 @@
 """Losses of the model with a stem: motion that must not collapse, depth up to the window's scale, confidence as a likelihood.
 
-Beside losses.py, whose targets they compare to. Shapes: B scenes, S frames, h x w = n patches, H x W pixels.
+Goes with losses.py, whose targets they compare to. Shapes: B scenes, S frames, h x w = n patches, H x W pixels.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ from .pace import said, teach
 
 
 def choices(target: Any, seed: int) -> dict[str, Any]:
-    """How else patches can be chosen, as scores (B, S, h, w): by lot, and by the attention that the scorer is to foresee."""
+    """How else patches can be chosen, as scores (B, S, h, w): at random, and by the attention that the scorer is to foresee."""
     import torch
 
     lot = torch.rand(target.shape, generator=torch.Generator().manual_seed(seed)).to(target.device)
-    return {"by lot": lot, "by attention": target}
+    return {"at random": lot, "by attention": target}
 
 
 def evaluate(
@@ -24,9 +24,9 @@ def evaluate(
     """Of each window, the scores by name. nets: name -> (scorer, restorer) to be judged; how: Pace's parameters.
 
     "{name}, {choice}": mean |log depth / depth of the whole model|, choice being "copied" (kept patches copied in place of those left out),
-    "restored", and, restored as well, "by lot", "evenly", "by attention"; with " abs_rel" behind, depth against the truth, where there is
-    one, "dense abs_rel" that of the whole model. "{name} spearman": rank correlation of score and attention target, frame by frame;
-    "{name} spearman_error": of score and how much each patch's depth changes if patches are left out by lot (a patch that is kept
+    "restored", and, restored as well, "at random", "evenly", "by attention"; with " abs_rel" appended, depth against the truth where
+    it is known, "dense abs_rel" that of the whole model. "{name} spearman": rank correlation of score and attention target, frame by frame;
+    "{name} spearman_error": of score and how much each patch's depth changes if patches are left out at random (a patch that is kept
     changes little, so those chosen by the score itself say nothing of it).
     """
     import torch
@@ -59,12 +59,12 @@ def evaluate(
                 score = scorer(lesson.features)
                 note(f"{name}, copied", depth_of(score, None))
                 note(f"{name}, restored", depth_of(score, restorer))
-                by_lot = depth_of(others["by lot"], restorer, spread=0.0)
-                note(f"{name}, by lot", by_lot)
+                at_random = depth_of(others["at random"], restorer, spread=0.0)
+                note(f"{name}, at random", at_random)
                 note(f"{name}, evenly", depth_of(torch.zeros_like(score), restorer, spread=1.0))
                 note(f"{name}, by attention", depth_of(others["by attention"], restorer, spread=0.0))
                 row[f"{name} spearman"] = rank_correlation(score, lesson.target)
-                change = F.avg_pool2d((by_lot / dense).log().abs(), model.patch)
+                change = F.avg_pool2d((at_random / dense).log().abs(), model.patch)
                 row[f"{name} spearman_error"] = rank_correlation(score, change)
             rows.append(row)
     return rows
@@ -94,21 +94,21 @@ def comparison(rows: list[dict[str, float]], how: dict[str, Any]) -> str:
     truth = "dense abs_rel" in rows[0]
     lines = [
         f"{len(rows)} validation windows; {how['ratio']:.0%} of the patches left out, spread {how['spread']:g}. Change: mean "
-        "|log depth / depth of the whole model|; differences to a choice by lot with the same restorer are paired, intervals 95 %.", "",
-        "| networks | choice, rebuilt by | change of depth | - by lot | AbsRel | - by lot |", "|---|---|---|---|---|---|",
+        "|log depth / depth of the whole model|; differences to a random choice with the same restorer are paired, intervals 95 %.", "",
+        "| networks | choice, rebuilt by | change of depth | - random | AbsRel | - random |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     if truth:
         lines.append(f"| whole model | all | | | {of('dense abs_rel').mean():.4f} | |")
-    titles = {"copied": "score, copying", "restored": "score, restorer", "by lot": "by lot, restorer", "evenly": "evenly, restorer",
+    titles = {"copied": "score, copying", "restored": "score, restorer", "at random": "at random, restorer", "evenly": "evenly, restorer",
               "by attention": "by the attention target, restorer"}  # fmt: skip
     for key in [k for k in rows[0] if ", " in k and not k.endswith("abs_rel")]:
         name, _, choice = key.partition(", ")
         cells = [name, titles[choice]]
         for suffix in ("", " abs_rel") if truth else ("",):
-            ours, lot = of(key + suffix), of(f"{name}, by lot" + suffix)
+            ours, lot = of(key + suffix), of(f"{name}, at random" + suffix)
             middle, apart = interval(ours), paired_difference(ours, lot)
             cells.append(f"{middle.value:.4f} ({middle.low:.4f} to {middle.high:.4f})")
-            cells.append("" if choice == "by lot" else f"{apart.value:+.4f} ({apart.low:+.4f} to {apart.high:+.4f})")
+            cells.append("" if choice == "at random" else f"{apart.value:+.4f} ({apart.low:+.4f} to {apart.high:+.4f})")
         lines.append("| " + " | ".join(cells + [""] * (6 - len(cells))) + " |")
     lines += [
         "",

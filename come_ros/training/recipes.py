@@ -1,4 +1,4 @@
-"""What training one kind of model takes beside the loop: starting values, where its tokens are, the losses of its heads.
+"""What training one kind of model takes besides the loop: starting values, where its tokens are, the losses of its heads.
 
 `recipe_for(name)` gives a backbone's; a backbone without one cannot be trained here. Shapes as in losses.py.
 """
@@ -48,7 +48,7 @@ class Recipe:
         raise NotImplementedError
 
     def known(self, batch: Batch) -> KnownTensors | None:
-        """What the model is told beside the images of a training batch, drawn by lot."""
+        """What the model is given besides the images of a training batch, drawn at random."""
         return None
 
     def head_losses(self, model: Any, trunk: Trunk, want: Batch, size: tuple[int, int]) -> dict[str, Tensor]:

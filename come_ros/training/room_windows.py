@@ -26,7 +26,7 @@ from ..types import F32, F64, U8
 RENDERED = (224, 168)  # (W, H) of the images that windows are cut from
 SEQUENCE = 12  # frames rendered of each room
 POOL = 240  # sequences kept to draw windows from
-REUSE = 1.5  # windows drawn for each frame rendered, in frames: rendering is cheap beside training
+REUSE = 1.5  # windows drawn for each frame rendered, in frames: rendering is cheap compared with training
 PICTURE_SHARE = 0.3  # of a room's textures that become photographs, where there are any
 STAGED_SHARE = 0.4  # of rooms: with a desk or things on the floor, and a camera that watches them
 SPARSE_SHARE = 0.15  # nearly empty ones

@@ -248,7 +248,7 @@ class _ByLot:
 
 
 def merge_some(rng: random.Random, predictor: tuple[Any, int] | None) -> Any:
-    """Co-Me with groups of a random size and share for one step; chosen by the predictor (network, the block it reads) or by lot."""
+    """Co-Me with groups of a random size and share for one step; chosen by the predictor (network, the block it reads) or at random."""
     from ..accelerators.come import CoMe
 
     group = rng.choice([(2, 2), (3, 3), (3, 3)])

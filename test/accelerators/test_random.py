@@ -1,4 +1,4 @@
-"""Groups by lot: as many as Co-Me merges, the same for the same frame, others for another, and no pattern in them."""
+"""Random groups: as many as Co-Me merges, the same for the same frame, others for another, and no pattern in them."""
 
 import pytest
 import torch

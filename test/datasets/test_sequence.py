@@ -170,8 +170,8 @@ def test_a_damaged_chunk_and_a_missing_index_cost_no_other_chunk(tmp_path: Path)
     ("make", "text"),
     [
         (lambda p: p / "nowhere", r"nowhere does not exist: give a ROS 2 bag.*folder of images.*video"),
-        (lambda p: p, r"is no recording that can be read: give a ROS 2 bag"),
-        (lambda p: touch(p / "notes.txt"), r"notes\.txt is no recording that can be read: give a ROS 2 bag"),
+        (lambda p: p, r"is not a recording that can be read: give a ROS 2 bag"),
+        (lambda p: touch(p / "notes.txt"), r"notes\.txt is not a recording that can be read: give a ROS 2 bag"),
         (lambda p: touch(p / "x.mcap"), r"x\.mcap cannot be read as a bag"),
         (lambda p: touch(p / "x.db3"), r"x\.db3 cannot be read as a bag"),
         (lambda p: touch(p / "x.bag"), r"x\.bag cannot be read as a bag"),
@@ -194,7 +194,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, world: Truth) -> No
         open_sequence(write_bag(tmp_path / "bag", world), fps=5.0)
     with pytest.raises(ConfigError, match=r"a TUM folder, .* so that --fps 5.0 has no effect"):
         open_sequence(write_tum_folder(tmp_path / "tum", world), fps=5.0)
-    with pytest.raises(DatasetError, match=r"ground truth /x/gt.tum is no file, and .*images no bag"):
+    with pytest.raises(DatasetError, match=r"ground truth /x/gt.tum is not a file, and .*images no bag"):
         open_sequence(folder, truth="/x/gt.tum")
     with pytest.raises(DatasetError, match=r"must lie in 0"):
         open_sequence(folder, fps=-1)

@@ -62,7 +62,7 @@ def test_reset_begins_a_new_world_and_the_counters_go_on(start_node, peer: Peer)
     assert np.linalg.norm(pose_of(odometry[-1].pose.pose)[:3, 3]) > 0.01
 
     done = answer(peer, "reset")
-    assert (done.success, done.message) == (True, "the world starts anew")
+    assert (done.success, done.message) == (True, "a new map and odometry origin start at the next frame")
     wait_until(lambda: not path[-1].poses and not len(points_of(cloud[-1])), what="an empty path and map")
     assert not answer(peer, "save_map").success, "nothing is left to save"
     del odometry[:]

@@ -216,7 +216,7 @@ def test_scores_stand_beside_null_models(out: Path, world: Truth) -> None:
     steps = np.linalg.inv(world.world_from_camera[:-1]) @ world.world_from_camera[1:]
     still = float(np.sqrt((steps[:, :3, 3] ** 2).sum(axis=1).mean()))
     assert path["rpe_translation_rmse_m"]["not moving"] == pytest.approx(still, abs=1e-5)
-    # the stand-in's camera slides along a line, and evo aligns no lines: that is said, and the null models still stand
+    # the stand-in's camera slides along a line, and evo aligns no lines: that is said, and the trivial baselines still stand
     assert "Degenerate" in path["problem"] and path["ate_rmse_m"]["come_ros"] is None
     assert path["ate_rmse_m"]["not moving"] > 0
 
@@ -253,7 +253,7 @@ def test_truth_may_come_out_of_a_file(tmp_path: Path, plain: Path, world: Truth)
     assert (metrics["truth"]["poses"], metrics["truth"]["matched"]) == (2, 2)
     assert metrics["depth"] is None and metrics["trajectory"] is None
     turn = geometry.rotation_angle(two[world.stamps_ns[3]][:3, :3].T @ two[world.stamps_ns[4]][:3, :3])
-    # the stand-in's camera does not turn, so it errs as the null model does
+    # the stand-in's camera does not turn, so it errs as the trivial baseline does
     expected = pytest.approx(np.degrees(turn), abs=1e-4)
     assert metrics["rotation"]["median_deg"] == {"come_ros": expected, "no rotation": expected}
     assert not (tmp_path / "out" / "output").exists() and metrics["messages"] == {}
@@ -652,7 +652,7 @@ def damaged_database(path: Path, world: Truth) -> Path:
 
 BAD = {
     "no source": (lambda d, b, w: [d / "none"], "none does not exist: give a ROS 2 bag"),
-    "empty folder": (lambda d, b, w: [d], "is no recording that can be read: give a ROS 2 bag"),
+    "empty folder": (lambda d, b, w: [d], "is not a recording that can be read: give a ROS 2 bag"),
     "empty bag": (lambda d, b, w: [empty_bag(d / "e")], "is empty: record it again"),
     "no images": (lambda d, b, w: [poses_only(d / "p", w)], "holds no colour images; it has /pose"),
     "two cameras": (lambda d, b, w: [two_cameras(d / "t", w)], "choose one of /left/image_raw, /right/image_raw"),

@@ -345,7 +345,7 @@ def test_a_new_frame_in_a_sliding_window_is_timed(tmp_path, capsys):
     rows = json.loads(path.read_text())["rows"]
     assert len(rows) == 2 * 4
     for row in rows:
-        assert row["reused"] == pytest.approx(0 if row["mode"] == "anew" else 2 / 3)
+        assert row["reused"] == pytest.approx(0 if row["mode"] == "whole" else 2 / 3)
         assert row["step_ms"]["median"] > 0 and row["ratio"] > 0 and (row["saved_ms"] > 0) == (row["reused"] > 0)
         assert (row["kept_ratio"] < 1) == (row["accelerator"] == "come")
     told = capsys.readouterr().out

@@ -237,7 +237,7 @@ def test_the_exit_code_says_whether_a_run_can_work(monkeypatch: Patch, capsys) -
 def test_a_trial_pass_tells_what_a_frame_costs() -> None:
     pytest.importorskip("torch")
     finding = next(checks.largest_window(Config()))
-    assert finding.level == OK and "largest safe one has" in finding.text
+    assert finding.level == OK and "frames are safe" in finding.text
     failed = next(checks.largest_window(Config(weights="/none.safetensors")))
     assert failed.level == FAIL and "/none.safetensors does not exist" in failed.text
 
@@ -331,7 +331,7 @@ def table() -> str:
     """What is said of each fault."""
     import tempfile
 
-    rows = ["| seeded fault | level | said | fix |", "|---|---|---|---|"]
+    rows = ["| seeded fault | level | message | fix |", "|---|---|---|---|"]
     for name, (seed, _, _) in FAULTS.items():
         with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
             for f in seed(patch, Path(folder)):

@@ -1,4 +1,4 @@
-"""`come_ros eval`: windows with their truth, figures beside null models, the same again, and what is planted is found in the report."""
+"""`come_ros eval`: windows with their truth, figures next to trivial baselines, the same again, planted faults are found."""
 
 from __future__ import annotations
 
@@ -379,13 +379,13 @@ def test_the_path_of_a_recording_is_that_of_the_variant(
         ("none", None, None, None),
         ("come", 0.25, (2, 2), 3.0),
         ("come", 0.75, (3, 3), 0.0),
-        ("random", 0.5, (3, 3), 0.0),  # by lot, whatever was asked for
+        ("random", 0.5, (3, 3), 0.0),  # at random, whatever was asked for
     ]
     errors = [row["trajectory"]["ate_rmse_m"]["come_ros"] for row in found.values()]
     assert len(set(errors)) == len(errors)
 
 
-def test_the_best_of_each_bracket_is_held_against_its_rivals_and_null_models() -> None:
+def test_the_best_of_each_bracket_is_held_against_its_rivals_and_baselines() -> None:
     rng = np.random.default_rng(0)
     base = rng.uniform(0.1, 0.3, 24)
     scores = Scores()
@@ -402,7 +402,12 @@ def test_the_best_of_each_bracket_is_held_against_its_rivals_and_null_models() -
     assert first["null"] == "random ratio=0.6" and first["share"] == 1 and first["level"] == []
     assert first["vs_dense"]["value"] == pytest.approx(0.01) and first["vs_null"]["value"] == pytest.approx(-0.02)
     # within 0.7 and 0.6 there are just the same, below nobody is left
-    assert (second["limit"], second["down_to"], second["verdict"], second["rivals"]) == (0.8, 0.6, "null model", 2)
+    assert (second["limit"], second["down_to"], second["verdict"], second["rivals"]) == (
+        0.8,
+        0.6,
+        "baseline",
+        2,
+    )
     assert {second["best"], *second["level"]} == {"come ratio=0.6", "tome ratio=0.6"} and 0.1 < second["share"] < 1
 
 

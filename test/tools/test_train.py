@@ -155,7 +155,7 @@ def test_factored_losses_vanish_at_the_truth_in_any_unit(batch):
     )
     turned = TrueHeads(batch)
     turned.pose = turned.pose.clone()
-    turned.pose[:, 1:, :3, :3] = torch.eye(3)  # the null model of rotation
+    turned.pose[:, 1:, :3, :3] = torch.eye(3)  # the trivial baseline of rotation
     drawn = [terms(turned) for _ in range(8)]  # of the frames, which the lot may leave out
     assert drawn[0]["camera"] > 0.01 and max(t["points"] for t in drawn) > 0.01 and max(t["rays"] for t in drawn) < 1e-3
     rays = rays_of(batch["intrinsics"][0], (84, 112))
@@ -163,7 +163,7 @@ def test_factored_losses_vanish_at_the_truth_in_any_unit(batch):
     assert torch.allclose(truth / truth[..., 2:], rays, atol=1e-4)  # and the rays are those that known intrinsics give
 
 
-def test_what_is_known_is_drawn_by_lot_and_is_true(batch):
+def test_what_is_known_is_drawn_at_random_and_is_true(batch):
     torch.manual_seed(0)
     recipe, shares = MapAnythingRecipe(), []
     for _ in range(40):

@@ -147,7 +147,9 @@ def test_a_run_on_recordings_is_written_scored_and_resumed(weights, folder, tmp_
     scores = result["scores"]
     for name in ("distilled", "refined"):
         assert -1 <= scores[f"{name} spearman"] <= 1 and -1 <= scores[f"{name} spearman_error"] <= 1
-        assert all(scores[f"{name}, {way}"] > 0 for way in ("copied", "restored", "by lot", "evenly", "by attention"))
+        assert all(
+            scores[f"{name}, {way}"] > 0 for way in ("copied", "restored", "at random", "evenly", "by attention")
+        )
     assert scores["dense"] == 0 and "dense abs_rel" not in scores  # no truth in recordings
     model = load_vggt(weights)
     scorer, restorer = load_networks(result["pace"], model.shape)
@@ -156,7 +158,9 @@ def test_a_run_on_recordings_is_written_scored_and_resumed(weights, folder, tmp_
     assert {p.name for p in out.iterdir()} == written
     text = (out / "comparison.md").read_text()
     assert all(
-        f"| {name} | {choice}" in text for name in ("distilled", "refined") for choice in ("score, restorer", "by lot")
+        f"| {name} | {choice}" in text
+        for name in ("distilled", "refined")
+        for choice in ("score, restorer", "at random")
     )
 
     assert cli.main([*command, "--steps", "2", "--refine-steps", "3", "--resume"]) == 1

@@ -78,7 +78,7 @@ OUTPUT: Mapping[str, str] = {
     "scale": "metres per unit of the lengths; nan = unknown",
     "scale_source": "none, fixed or model",
     "intrinsics_source": "camera_info, or predicted",
-    "resets": "worlds begun anew since configure",
+    "resets": "new worlds (map and odometry origin) since configure",
     "pose_hz": "poses of images published per second, last 5 s; 0 with odometry.rate keyframe",
     "pose_latency_ms": "from the arrival of an image to its pose, last 5 s, median",
     "pose_latency_ms_p95": "the same, 95th percentile",

@@ -58,7 +58,7 @@ class Telemetry:
         self.camera_info = "none received yet"
         self.known: dict[
             str, str
-        ] = {}  # topic that a backbone is given beside the images -> "ok", or what is wrong with it
+        ] = {}  # topic that a backbone is given besides the images -> "ok", or what is wrong with it
         self.intrinsics_source = ""
         self.resolution = ""
         self.last_stamp_ns = 0

@@ -1,1 +1,1 @@
-"""Programs of their own beside the node: player, recorder, probe, and those that start them."""
+"""Programs besides the node: player, recorder, probe, and those that start them."""

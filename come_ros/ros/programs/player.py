@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=int, default=100, help="images of --pattern, of each camera")
     parser.add_argument("--hz", type=float, default=15.0, help="images per second of --pattern")
     parser.add_argument("--rate", type=float, default=1.0, help="speed relative to the recording")
-    parser.add_argument("--listeners", type=int, default=1, help="wait for so many subscriptions of each topic")
+    parser.add_argument("--listeners", type=int, default=1, help="wait for this many subscriptions of each topic")
     parser.add_argument("--reliability", choices=("best_effort", "reliable"), default="best_effort")
     return parser
 

@@ -29,8 +29,10 @@ PATIENCE_S = 5.0  # longer, for a topic that was asked for, and for its first im
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m come_ros.ros.programs.probe", description=__doc__)
     parser.add_argument("--topic", default="", help="image topic; empty: the only one there is")
-    parser.add_argument("--camera-info", default="", help="its camera_info; empty: beside the images")
-    parser.add_argument("--seconds", type=float, default=2.0, help="listen so long")
+    parser.add_argument(
+        "--camera-info", default="", help="its camera_info topic (default: in the namespace of the images)"
+    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="listen for this long, s")
     options = parser.parse_args(argv)
     with ros_process() as stop:
         node = Node("come_ros_probe", enable_rosout=False, start_parameter_services=False)

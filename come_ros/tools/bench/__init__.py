@@ -1,7 +1,7 @@
 """Time the model on this machine, dense and accelerated, one after the other on the same images; or what surrounds the model.
 
 Each pass is split by part (encoder head, predictor, merge, encoder tail, frame, global, restore, heads); a row also says how many
-patch tokens are left, what memory a pass takes beside weights and images (CPU: growth of the peak resident set of a process of its
+patch tokens are left, what memory a pass takes on top of weights and images (CPU: growth of the peak resident set of a process of its
 own; CUDA: torch.cuda.max_memory_allocated), how many FLOPs, what share of the speed of a large matrix product on this machine
 the trunk reaches, and how far its prediction is from the dense one's. The trunk is all but the heads; an accelerator's own steps are
 predictor, merge, restore. With three window lengths or more, the exponent of frames is fitted. Times are medians (p90) after a
@@ -54,25 +54,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--variant", metavar="NAME", help="with --random-weights: which size; vggt: tiny (default), 1b")
     model.add_argument("--weights", default="", metavar="FILE", help="weights file (default: the bundled tiny model)")
     model.add_argument(
-        "--random-weights", action="store_true", help="random weights: times hold, differences to dense say nothing"
+        "--random-weights",
+        action="store_true",
+        help="random weights: times are valid, differences to dense mean nothing",
     )
     model.add_argument("--source", metavar="PATH", help="bag, folder or video to take images from (a rendered room)")
     model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
     model.add_argument(
-        "--precision", default="auto", choices=["auto", "bf16", "fp16", "fp32"], help="of the trunk (%(default)s)"
+        "--precision",
+        default="auto",
+        choices=["auto", "bf16", "fp16", "fp32"],
+        help="precision of the trunk (default %(default)s)",
     )
     for name in ("attention", "heads_precision", "optimize"):
         (p,) = (p for p in parameters() if p.name == name)
         model.add_argument(f"--{name.replace('_', '-')}", default=p.default, choices=p.choices, help=p.doc)
     model.add_argument("--threads", type=int, default=0, help="CPU threads (0: all cores)")
-    model.add_argument("--warm-up", type=int, default=2, metavar="N", help="passes that do not count (%(default)s)")
+    model.add_argument(
+        "--warm-up",
+        type=int,
+        default=2,
+        metavar="N",
+        help="warm-up passes, which are not counted (default %(default)s)",
+    )
     model.add_argument(
         "--limit", type=float, default=0, metavar="SECONDS",
-        help="of each window length: then no further repeats, but one there is (0: none)",
+        help="stop repeating a window length after SECONDS (at least one pass; 0 = no limit)",
     )  # fmt: skip
     model.add_argument("--no-flops", action="store_true", help="do not count FLOPs, which takes a pass")
     model.add_argument(
-        "--no-memory", action="store_true", help="leave memory out: on the CPU it takes a process and a pass more"
+        "--no-memory",
+        action="store_true",
+        help="skip the memory measurement (on a CPU it costs one extra process and pass)",
     )
 
 

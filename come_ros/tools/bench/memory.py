@@ -26,8 +26,8 @@ def added_by_passes(
 ) -> dict[int, dict[str, float]]:
     """Number of frames -> added_mb: growth of the peak resident set over what was there before; peak_mb: that peak. Both 10^6 bytes.
 
-    One process makes all passes, from short to long; free memory is given back, and the peak taken anew, before each. model: see
-    model.Wish. images: .npy file (S, H, W, 3) uint8, of which the first so many are used. Raises ComeRosError if there is none; where
+    One process makes all passes, from short to long; free memory is given back, and the peak measured again, before each. model: see
+    model.Wish. images: .npy file (S, H, W, 3) uint8, of which the first ones are used. Raises ComeRosError if that fails; where
     memory ends, so do the rows.
     """
     ordered = sorted(set(frames))
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _reset_peak() -> float:
-    """Bytes resident now; from here on the kernel takes the peak anew, where it can (Linux)."""
+    """Bytes resident now; from here on the kernel measures the peak again, where it can (Linux)."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # what the warm-up has freed
     with contextlib.suppress(OSError):

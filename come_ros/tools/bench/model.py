@@ -220,7 +220,7 @@ def _trunk(parts: dict[str, float]) -> float:
 
 
 def _own_memory(wish: Wish, name: str, file: Path, frames: Sequence[int]) -> dict[int, dict[str, float]]:
-    """Number of frames -> added_mb: what one pass takes beside weights and images; peak_mb: with them. Told by a process of its own."""
+    """Number of frames -> added_mb: what one pass takes on top of weights and images; peak_mb: with them. In a process of its own."""
     try:
         return added_by_passes(dataclasses.asdict(wish), name, file, frames)
     except ComeRosError as error:  # the times are worth having all the same

@@ -1,4 +1,4 @@
-"""What one new frame costs in a sliding window: everything made anew, against keeping what the encoder gave for shared frames."""
+"""What one new frame costs in a sliding window: everything computed again, against keeping what the encoder gave for shared frames."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .subject import DENSE, check_counts, image_size, load_images, median_p90, r
 WINDOWS = [4, 8, 16, 32]
 # how the window goes on -> which frames of so many get depth, None for all
 MODES: dict[str, Callable[[int], tuple[int, ...] | None]] = {
-    "anew": lambda window: None,
+    "whole": lambda window: None,
     "kept": lambda window: None,
     "kept, one anchor": lambda window: (window - 2, window - 1),
     "kept, new frame only": lambda window: (window - 1,),
@@ -79,7 +79,7 @@ def rows_of(
     """One row for each model and mode, all of them in turn on the same windows, of `window` of the images (N, H, W, 3), each one image on.
 
     step_ms: images in host memory to results there. reused: share of the window's frames that did not go through the encoder; saved_ms:
-    see types.Prediction. ratio: of the dense model made anew to this row, median of the steps; None without one.
+    see types.Prediction. ratio: of the dense model computed again to this row, median of the steps; None without one.
     """
     caches = {(name, mode): EncoderCache() for name in models for mode in modes}
     ms: dict[tuple[str, str], list[float]] = {key: [] for key in caches}
@@ -88,13 +88,13 @@ def rows_of(
         shown = images[turn : turn + window]
         names = tuple((i, "camera") for i in range(turn, turn + window))
         for (name, mode), cache in caches.items():
-            step = None if mode == "anew" else Step(names, cache, MODES[mode](window))
+            step = None if mode == "whole" else Step(names, cache, MODES[mode](window))
             begun = time.perf_counter()
             prediction = models[name].predict(shown, step=step)
             if turn > warm_up:  # the first one fills the cache
                 ms[name, mode].append(1e3 * (time.perf_counter() - begun))
             last[name, mode] = prediction
-    dense = np.array(ms.get((DENSE, "anew"), []))
+    dense = np.array(ms.get((DENSE, "whole"), []))
     rows = []
     for (name, mode), taken in ms.items():
         prediction = last[name, mode]
@@ -121,9 +121,9 @@ def report(result: dict[str, Any]) -> str:
         f"come_ros {result['come_ros']}: {result['backbone']}, {result['weights']} ({result['parameters']} parameters), "
         f"{result['precision']} on {result['device']} ({result['machine']}, {result['threads']} threads); {width}x{height} px; "
         f"{result['repeats']} steps each, in turn; load {result['load_before']:.1f} before, {result['load_after']:.1f} after.", "",
-        "anew: the whole window each time. kept: the encoder runs on the new frame only. One anchor: so do the dense heads, and on one "
-        "shared frame, which carries the scale on (`window.anchors`). New frame only: what a metric model needs.", "",
-        "| window | accelerator | | images to results, ms (p90) | times as fast as dense anew | encoder reused | encoder saved, ms |",
+        "whole: the whole window is computed each time. kept: the encoder runs on the new frame only. One anchor: so do the dense "
+        "heads, and on one shared frame, which carries the scale on (`window.anchors`). New frame only: what a metric model needs.", "",
+        "| window | accelerator | | images to results, ms (p90) | speed-up over dense, whole | encoder reused | encoder saved, ms |",
         "|---" * 7 + "|",
     ]  # fmt: skip
     for row in result["rows"]:

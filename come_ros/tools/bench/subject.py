@@ -112,14 +112,14 @@ def wish_of(options: argparse.Namespace) -> Wish:
     if not options.random_weights:
         if options.variant:
             raise ConfigError(
-                f"--variant {options.variant} says which random weights to make, others tell it themselves: add --random-weights, or "
+                f"--variant {options.variant} chooses among random weights, weights files hold their own sizes: add --random-weights, or "
                 f"name a file of that size with --weights instead"
             )
         return wish
     known = variants(options.backbone)
     variant = options.variant or ("tiny" if "tiny" in known else next(iter(known)))
     if options.weights:
-        raise ConfigError(f"--weights {options.weights} and --random-weights: only one of them can be")
+        raise ConfigError(f"--weights {options.weights} and --random-weights: give only one of them")
     if variant not in known:
         raise ConfigError(f"--variant is {variant!r}, but {options.backbone} has {', '.join(known)}")
     return dataclasses.replace(wish, random=variant)

@@ -1,7 +1,7 @@
-"""Check this machine: what come_ros finds, what is missing, and how to mend it.
+"""Check this machine: what come_ros finds, what is missing, and how to fix it.
 
 Each line is OK, WARN (works, but worse than it could) or FAIL (a run cannot work), with the fix below it; the exit code is 1 if anything
-is FAIL. Looked at are Python and its packages, GPU and driver, the weights, memory (and the largest window that fits into it), ROS, DDS,
+is FAIL. It checks Python and its packages, GPU and driver, the weights, memory (and the largest window that fits into it), ROS, DDS,
 and the camera, TF and /clock of the ROS system that runs here. Nothing is changed, downloaded or published.
 
 examples:
@@ -28,9 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--topic", default="", help="image topic that must be there; default: the only one, if there is one"
     )
     parser.add_argument(
-        "--camera-info", default="", metavar="TOPIC", help="its camera_info; default: beside the images"
+        "--camera-info",
+        default="",
+        metavar="TOPIC",
+        help="its camera_info topic (default: in the namespace of the images)",
     )
-    parser.add_argument("--seconds", type=float, default=2.0, help="listen to it so long (default: 2)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="listen to it for this many seconds (default: 2)")
     parser.add_argument("--sim-time", action="store_true", help="/clock must be there")
     parser.add_argument("--params", metavar="FILE", help="parameters of the node, a YAML file")
     parser.add_argument(
@@ -57,6 +60,10 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps([f._asdict() for f in found], indent=2))
     else:
         print(
-            {OK: "All is well.", WARN: "Works, with the warnings above.", FAIL: "Something above cannot work."}[worst]
+            {
+                OK: "All is well.",
+                WARN: "Works, with the warnings above.",
+                FAIL: "At least one check failed: come_ros cannot run.",
+            }[worst]
         )
     return int(worst == FAIL)

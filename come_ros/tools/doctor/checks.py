@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ...config import Config
+from ...errors import ConfigError
+from ...plugins import ACCELERATORS, BACKBONES, READERS
 from .running_system import FAIL, OK, WARN, Finding, judge
 
 DEFAULT = Config()
@@ -39,12 +41,12 @@ _TRY_ROS = "import rclpy; rclpy.init(); rclpy.create_node('come_ros_doctor').des
 
 
 def examine(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
-    """Every check, in the order in which one would mend things."""
+    """Every check, in the order in which one would fix things."""
     yield from python()
     yield from libraries()
     yield from torch(config)
     yield from weights(config)
-    for check in (messages, profile, shared_memory, memory):
+    for check in (plug_ins, messages, profile, shared_memory, memory, cores):
         yield from check()
     if options.quick:
         return
@@ -63,7 +65,7 @@ def python() -> Iterator[Finding]:
 
 
 def libraries() -> Iterator[Finding]:
-    """What the pipeline imports beside torch."""
+    """What the pipeline imports besides torch."""
     for subject, module, package, apt in (
         ("NumPy", "numpy", "numpy", "python3-numpy"),
         ("Pillow", "PIL", "pillow", "python3-pil"),
@@ -125,7 +127,7 @@ def _driver(cuda: str) -> Iterator[Finding]:
         newest = int(driver.partition(".")[0])
     except (OSError, subprocess.SubprocessError, IndexError, ValueError):
         yield Finding(
-            WARN, "driver", "nvidia-smi does not tell its version", "check that it runs (not needed on Jetson)"
+            WARN, "driver", "nvidia-smi does not report its version", "check that it runs (not needed on Jetson)"
         )
         return
     least = LEAST_DRIVER.get(cuda.partition(".")[0], 0)
@@ -148,7 +150,7 @@ def _kernels(config: Config, torch: Any) -> Iterator[Finding]:
         elif gpu:
             yield Finding(WARN, "CuPy", f"{text}; token merging runs on torch alone", fix)
         else:
-            yield Finding(OK, "CuPy", f"{text}; only a GPU has a use for it")
+            yield Finding(OK, "CuPy", f"{text}; it is used on a GPU only")
         return
     yield Finding(OK, "CuPy", f"{cupy.__version__}, for the kernels of token merging")
     if not gpu:
@@ -186,7 +188,7 @@ def weights(config: Config = DEFAULT) -> Iterator[Finding]:
         fix = "reinstall come_ros; until then give a checkpoint with the parameter `weights`"
         yield Finding(FAIL, "weights", f"no bundled model in {MODELS}", fix)
     for file in files:
-        text = f"{file.name}, {file.stat().st_size / MIB:.1f} MiB, sha256 {_sha256(file)}"
+        text = f"{file.name}, {_size(file.stat().st_size)}, sha256 {_sha256(file)[:12]}..."
         try:
             tensors, licence = _contents(file)
         except Exception as error:  # safetensors raises its own kinds; missing safetensors is reported above
@@ -200,6 +202,10 @@ def weights(config: Config = DEFAULT) -> Iterator[Finding]:
             text += f", {tensors} tensors; its licence is not in the file"
             fix = "read the licence where you got it: facebook/VGGT-1B is for non-commercial use (README, Licences)"
             yield Finding(WARN, "weights", text, fix)
+
+
+def _size(count: int) -> str:
+    return f"{count / MIB:.1f} MiB" if count >= MIB else f"{count / 1024:.0f} KiB"
 
 
 def _sha256(file: Path) -> str:
@@ -258,9 +264,14 @@ def largest_window(config: Config) -> Iterator[Finding]:
         return
     free = said.get("free_mib", free_memory() / MIB)
     most = int(min(64, max(0.0, (SAFE_SHARE * free - said["base_mib"]) / max(said["frame_mib"], 1e-3))))
+    took = (
+        f"{config.window.size} frames of {said['size']} px take {said['seconds']:.2g} s on {said['device']}; "
+        if "seconds" in said
+        else ""
+    )
     text = (
-        f"the largest safe one has {most} frames at {said['size']} on {said['device']}: a frame takes {said['frame_mib']:.0f} MiB, "
-        f"the rest {said['base_mib']:.0f}, and {free:.0f} are free"
+        f"{took}it needs {said['base_mib']:.0f} MiB + {said['frame_mib']:.0f} MiB per frame, and {free:.0f} MiB are free: at most {most} "
+        f"frames are safe"
     )
     if most >= config.window.size:
         yield Finding(OK, "window", text)
@@ -309,7 +320,13 @@ def messages() -> Iterator[Finding]:
         yield Finding(OK, "messages", ", ".join(MESSAGES))
     if importlib.util.find_spec("tf2_msgs") is None:
         text = "not found: odometry is published, but nothing on /tf"
-        yield Finding(WARN, "tf2_msgs", text, "apt install ros-$ROS_DISTRO-tf2-msgs (there is no pip wheel of it)")
+        distro = os.environ.get("ROS_DISTRO")
+        there = (
+            f"apt install ros-{distro}-tf2-msgs"
+            if distro
+            else "ROS from pip has no such package: use a ROS installation if you need /tf"
+        )
+        yield Finding(WARN, "tf2_msgs", text, there)
     else:
         yield Finding(OK, "tf2_msgs", "found")
     for name in ("cv_bridge", "sensor_msgs_py"):
@@ -337,7 +354,7 @@ def profile() -> Iterator[Finding]:
             yield Finding(OK, "DDS profile", f"{name}={path}")
         else:
             fix = f"unset {name}: come_ros then uses its own"
-            yield Finding(FAIL, "DDS profile", f"{name} names {path}, which is no file", fix)
+            yield Finding(FAIL, "DDS profile", f"{name} names {path}, which is not a file", fix)
     if not chosen and config_file(PROFILE):
         for name, path in large_message_profile().items():
             yield Finding(OK, "DDS profile", f"{path}; give the camera driver the same: export {name}={path}")
@@ -367,7 +384,29 @@ def memory() -> Iterator[Finding]:
     free = free_memory()
     low = free < MEMORY_WANTED
     fix = "close something, or make the windows smaller (window.size, input.max_side)" if low else ""
-    yield Finding(WARN if low else OK, "memory", f"{free / MIB:.0f} MiB free, {os.cpu_count()} CPU cores", fix)
+    yield Finding(WARN if low else OK, "memory", f"{free / MIB:.0f} MiB free", fix)
+
+
+def cores() -> Iterator[Finding]:
+    """How many, and whether somebody else uses them."""
+    count, load = os.cpu_count() or 1, os.getloadavg()[0]
+    text = f"{count} cores, load {load:.1f} over the last minute"
+    if load > max(1.0, count / 2):
+        fix = "a model on the CPU is slower next to other processes: close them, or set threads to the cores that are left"
+        yield Finding(WARN, "CPU", text, fix)
+    else:
+        yield Finding(OK, "CPU", text)
+
+
+def plug_ins() -> Iterator[Finding]:
+    """Accelerators, backbones and readers of other packages that are found by their entry points."""
+    for registry in (ACCELERATORS, BACKBONES, READERS):
+        for name in registry.others:
+            try:
+                registry.load(name)
+                yield Finding(OK, "plug-in", f"{registry.kind} {name}, {registry.others[name].value}")
+            except ConfigError as error:
+                yield Finding(WARN, "plug-in", str(error), "fix or uninstall that package")
 
 
 def free_memory() -> int:

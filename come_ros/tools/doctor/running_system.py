@@ -44,7 +44,8 @@ def _topic(seen: Mapping[str, Any], config: Config, asked_for: str) -> Iterator[
         return
     if not seen["kind"]:
         text = f"nobody publishes images on {seen['topic']}; there are: {there}"
-        yield Finding(FAIL, "camera", text, "start the camera driver, or remap `image` to one of those")
+        fix = "start the camera driver" + (", or remap `image` to one of those" if seen["images"] else "")
+        yield Finding(FAIL, "camera", text, fix)
         return
     compressed = seen["kind"].endswith("CompressedImage")
     if asked_for and compressed != (config.image_transport == "compressed"):

@@ -1,12 +1,14 @@
 """What a window costs in memory here: python -m come_ros.tools.doctor.trial CONFIG, with CONFIG as JSON of dotted names.
 
-Prints one line of JSON: base_mib, frame_mib (a window of n frames needs base + n frame), size, device, free_mib (on a GPU); or error.
+Prints one line of JSON: base_mib, frame_mib (a window of n frames needs base + n frame), seconds (of one window of window.size), size,
+device, free_mib (on a GPU); or error.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -43,12 +45,17 @@ def measure(config: Config) -> dict[str, Any]:
     for frames in (FEW, MANY):
         backbone.predict(np.full((frames, plan.height, plan.width, 3), 128, np.uint8))
         peaks.append(_peak_mib(backbone.device))
+    window = np.full((config.window.size, plan.height, plan.width, 3), 128, np.uint8)
+    begun = time.perf_counter()
+    backbone.predict(window)  # the passes before were its warm-up
+    seconds = time.perf_counter() - begun
     frame = max(0.1, (peaks[1] - peaks[0]) / (MANY - FEW))
     memory = backbone.memory()
     start = 0.0 if memory is not None else before
     out = {
         "base_mib": max(0.0, peaks[0] - FEW * frame - start),
         "frame_mib": frame,
+        "seconds": seconds,
         "size": f"{plan.width}x{plan.height}",
         "device": backbone.device,
     }

@@ -1,4 +1,4 @@
-"""Scores the model, dense and accelerated, against ground truth, beside null models that see nothing.
+"""Scores the model, dense and accelerated, against ground truth and trivial baselines that see nothing.
 
 SOURCE is `rooms` (the frozen test rooms; the default), `thin` (rooms with poles, wires, legs, fences), or the path of a recording whose
 depth or camera path is known: a folder in the layout of TUM RGB-D, 7-Scenes or ScanNet, images with a COLMAP model or a
@@ -60,14 +60,20 @@ TIMED_WINDOWS, TIMED_REPEATS = 2, 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sources", metavar="SOURCE", nargs="*", default=[ROOMS], help="rooms, thin, or a path (rooms)")
+    parser.add_argument(
+        "sources", metavar="SOURCE", nargs="*", default=[ROOMS], help="rooms, thin, or a path (default: rooms)"
+    )
     parser.add_argument("-o", "--out", metavar="DIR", default="out/eval", help="output folder (%(default)s)")
-    parser.add_argument("--frontier", action="store_true", help="every accelerator over its ratios, and null models")
+    parser.add_argument(
+        "--frontier", action="store_true", help="every accelerator over its ratios, and trivial baselines"
+    )
     parser.add_argument(
         "--accelerator", action="append", metavar="ACCELERATOR",
         help="what to compare with the dense model; may be repeated; none for nothing (come)",
     )  # fmt: skip
-    parser.add_argument("--windows", type=int, default=64, help="of each source, evenly spread (%(default)s)")
+    parser.add_argument(
+        "--windows", type=int, default=64, help="windows of each source, evenly spread (default %(default)s)"
+    )
     parser.add_argument("--size", type=int, default=4, help="images of a window (%(default)s)")
     parser.add_argument("--stride", type=int, default=1, help="images from one to the next in a window (%(default)s)")
     parser.add_argument(
@@ -75,12 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--params", metavar="FILE", help="ROS parameters file, as for the node")
     parser.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], help="one parameter, stronger than --params"
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="one parameter; wins over --params"
     )
     parser.add_argument("--weights", metavar="FILE", help="weights file instead of the bundled model")
     parser.add_argument("--topic", help="image topic of a bag that holds several")
     parser.add_argument("--gt", metavar="TOPIC|FILE", help="true path: a topic of the bag, or a TUM file")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace the results that DIR holds; other files stay")
 
 

@@ -1,5 +1,5 @@
-"""Accuracy against latency against kept tokens, for every accelerator and two null models that each of them must beat: groups merged
-by lot, and smaller images at the same cost."""
+"""Accuracy against latency against kept tokens, for every accelerator and two trivial baselines that each of them must beat: groups
+merged at random, and smaller images at the same cost."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def latencies(variants: list[Variant], images: list[U8], repeats: int, bar: Any)
 
 
 def against_nulls(scores: Scores, variants: list[Variant], metric: str = "abs_rel") -> dict[str, dict[str, Any]]:
-    """variant -> paired difference of the metric to each null model at as many kept tokens ("random", "resolution"), over the same windows;
-    between two settings of a null model it is interpolated linearly, window by window; beyond its ends there is none."""
+    """variant -> paired difference of the metric to each trivial baseline at as many kept tokens ("random", "resolution"), over the same
+    windows; between two settings of a baseline it is interpolated linearly, window by window; not beyond its ends."""
     kept = {v.name: float(np.mean(scores.values(v.name, "kept_tokens"))) for v in variants}
     curves = {
         family: sorted(
@@ -107,7 +107,7 @@ def winners(
     costs: variant -> share of the dense one's. Of each limit: down_to, the least one within which there are just the same; best, the
     accelerator with the best mean; cost, value; vs_dense and vs_null, paired differences to the dense and to null, the best null
     model within the same limit; share, see best_share; level, the accelerators within the limit whose paired difference to the
-    best has zero in its interval. verdict: who is ahead of null models beyond doubt. Windows where the metric has no meaning are
+    best has zero in its interval. verdict: who is ahead of trivial baselines beyond doubt. Windows where the metric has no meaning are
     left out.
     """
     lower, out, before = LOWER_IS_BETTER[metric], [], None
@@ -136,14 +136,14 @@ def winners(
             "vs_dense": paired_difference(values[best], base, seed=seed)._asdict(),
             "share": float(shares[ours.index(best)]), "rivals": len(ours),
             "level": [n for n in order[1:] if _undecided(values[n], values[best], seed)],
-            "null": None, "vs_null": None, "verdict": "no null model within",
+            "null": None, "vs_null": None, "verdict": "no trivial baseline within",
         }  # fmt: skip
         if nulls:
             null = min(nulls, key=lambda n: values[n].mean() if lower else -values[n].mean())
             apart = paired_difference(values[best], values[null], seed=seed)
             ahead = apart.high < 0 if lower else apart.low > 0
             behind = apart.low > 0 if lower else apart.high < 0
-            verdict = "accelerator" if ahead else "null model" if behind else "undecided"
+            verdict = "accelerator" if ahead else "baseline" if behind else "undecided"
             row |= {"null": null, "vs_null": apart._asdict(), "verdict": verdict}
         out.append(row)
     return out
@@ -179,7 +179,7 @@ def _same_groups(variant: Variant, variants: list[Variant]) -> str | None:
 
 
 def _at(scores: Scores, curve: list[tuple[float, str]], where: float, metric: str) -> np.ndarray | None:
-    """(windows,) of a null model between its settings."""
+    """(windows,) of a trivial baseline between its settings."""
     places = [place for place, _ in curve]
     if len(curve) < 2 or not places[0] <= where <= places[-1]:
         return None

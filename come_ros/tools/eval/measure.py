@@ -1,4 +1,4 @@
-"""Every variant on every window, beside null models; and the summary with intervals."""
+"""Every variant on every window, next to trivial baselines; and the summary with intervals."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def measure(
     stopped: Any,
     quick: bool = False,
 ) -> Scores:
-    """Scores the variants, the first of which is the dense model, and the null models. expected: windows there will be, at most. bar:
+    """Scores the variants, the first of which is the dense model, and the trivial baselines. expected: windows there will be, at most. bar:
     updated once a window. stopped: polled. quick: see score_window. Raises Cancelled."""
     scores = Scores()
     shown = set(np.linspace(0, max(0, expected - 1), PICTURES + 2).round().astype(int)[1:-1].tolist())

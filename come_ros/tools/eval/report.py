@@ -124,7 +124,7 @@ def _frontier_table(result: dict[str, Any]) -> list[str]:
     lines += [
         "",
         "Differences of AbsRel are paired, with 95 % intervals; negative is better, bold: the interval is on one side of zero. "
-        f"Null models between two of their settings are interpolated. Times: {result['timings']['machine']}.",
+        f"Trivial baselines are interpolated between two of their settings. Times: {result['timings']['machine']}.",
     ]
     lines += _winner_tables(result)
     if result["recovered"]:
@@ -145,7 +145,7 @@ def _winner_tables(result: dict[str, Any]) -> list[str]:
         found: dict[str, list[dict[str, Any]]] = result["timings"]["winners"] if key == "time" else result["winners"]
         lines += ["", f"## Who is best at equal {where}", ""]
         lines += [
-            "| | at most, of dense | best accelerator | its share | value | - dense | best null model | - it | ahead | best again in | "
+            "| | at most, of dense | best accelerator | its share | value | - dense | best baseline | - it | ahead | best again in | "
             "level with it |",
             "|---" * 11 + "|",
         ]
@@ -180,10 +180,10 @@ def _sentence(metric: str, rows: list[dict[str, Any]], where: str) -> str:
     said: dict[str, list[str]] = {}
     for row in rows:
         what = {
-            "accelerator": f"{row['best'].split()[0]} beats every null model",
-            "null model": f"{(row['null'] or '').split()[0]} (a null model) beats every accelerator",
+            "accelerator": f"{row['best'].split()[0]} beats every trivial baseline",
+            "baseline": f"{(row['null'] or '').split()[0]} (a trivial baseline) beats every accelerator",
             "undecided": f"{row['best'].split()[0]} is best, not told apart from {(row['null'] or '').split()[0]}",
-        }.get(row["verdict"], f"{row['best'].split()[0]} is best, no null model is as cheap")
+        }.get(row["verdict"], f"{row['best'].split()[0]} is best, no trivial baseline is as cheap")
         said.setdefault(what, []).append(_at_most(row))
     return (
         f"* {TITLES[metric][0]}: "
@@ -281,7 +281,7 @@ def draw_plots(path: Path, result: dict[str, Any], scores: Scores, variants: Seq
 def _frontier_plot(plt: Any, result: dict[str, Any], variants: Sequence[Variant]) -> Any:
     """Accuracy against kept tokens, and against time; faint bars: 95 % of the paired difference to dense.
 
-    A colour is an accelerator, a marker the group, an open marker the edge vote or the other stride; null models are grey.
+    A colour is an accelerator, a marker the group, an open marker the edge vote or the other stride; trivial baselines are grey.
     """
     summary, times = result["summary"], result["timings"]["trunk"]
     kinds = [m for m in DRAWN if m in summary[DENSE]]
@@ -322,7 +322,7 @@ def _frontier_plot(plt: Any, result: dict[str, Any], variants: Sequence[Variant]
         if "abs_rel" in summary.get(n, {})
     }
     axes[0, 0].set_title(
-        "dashed: null models; off the axis: " + ", ".join(f"{n} {v:.3f}" for n, v in nulls.items()), fontsize=9
+        "dashed: trivial baselines; off the axis: " + ", ".join(f"{n} {v:.3f}" for n, v in nulls.items()), fontsize=9
     )
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
     return figure
@@ -336,7 +336,7 @@ def _window_plots(plt: Any, scores: Scores, variants: Sequence[Variant]) -> Any:
     for i, (name, curves) in enumerate(scores.curves.items()):
         left.plot(SHARES, np.nanmean([c for c, _ in curves], axis=0), f"C{i}-", lw=2, label=f"{name}: by confidence")
         left.plot(SHARES, np.nanmean([o for _, o in curves], axis=0), f"C{i}:", label=f"{name}: by the true error")
-    left.axhline(1, color="0.5", ls="--", label="by lot")
+    left.axhline(1, color="0.5", ls="--", label="random order")
     left.set(
         title="sparsification", xlabel="share of pixels left out", ylabel="AbsRel of the rest / of all", ylim=(0, None)
     )

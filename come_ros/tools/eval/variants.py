@@ -64,7 +64,7 @@ def smaller(backbone: Any, config: Config, height: int, width: int) -> Iterator[
 
 
 class SmallerImages:
-    """The dense model on (h, w) patches: images shrunk before, its maps enlarged after. The null model that reduces tokens by looking
+    """The dense model on (h, w) patches: images shrunk before, its maps enlarged after. The trivial baseline that reduces tokens by looking
     less closely."""
 
     def __init__(self, backbone: Any, h: int, w: int) -> None:

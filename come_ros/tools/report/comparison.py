@@ -1,4 +1,4 @@
-"""The accelerated model beside the dense one, window by window of a recording: figures and a picture."""
+"""The accelerated model next to the dense one, window by window of a recording: figures and a picture."""
 
 from __future__ import annotations
 

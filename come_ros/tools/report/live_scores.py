@@ -1,4 +1,4 @@
-"""What a live run is worth: counts, latencies, and errors against the truth beside null models that see nothing."""
+"""What a live run is worth: counts, latencies, and errors against the truth next to trivial baselines, which see nothing."""
 
 from __future__ import annotations
 

@@ -252,7 +252,7 @@ def points_and_colours(points: NDArray[Any]) -> tuple[F64, NDArray[np.float32]]:
 
 
 def accuracy_text(metrics: Mapping[str, Any]) -> list[str]:
-    """The most telling errors, with their null models, for the title."""
+    """The main errors, with their trivial baselines, for the title."""
     parts = []
     if metrics["depth"]:
         values = metrics["depth"]["per_frame"]

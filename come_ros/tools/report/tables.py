@@ -35,9 +35,9 @@ def table(metrics: Mapping[str, Any]) -> str:
 
 
 def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Depth, trajectory and rotation errors beside their null models, as aligned plain text."""
+    """Depth, trajectory and rotation errors next to their trivial baselines, as aligned plain text."""
     depth, path, turn = metrics["depth"], metrics["trajectory"], metrics["rotation"]
-    header = ("error against the truth", "come_ros", "null models, which see nothing")
+    header = ("error against the truth", "come_ros", "trivial baselines, which see nothing")
     rows: list[tuple[str, str, str]] = []
     for key, label in (("per_frame", "scaled per frame"), ("per_sequence", "scaled once")):
         for name, title in (("abs_rel", f"depth AbsRel, {label}"), ("delta", f"depth delta < 1.25, {label}")):
@@ -53,7 +53,7 @@ def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
     if depth:
         share = f"{100 * depth['coverage']:.0f} % of the truth's pixels were published"
         source = depth["mean_depth_map"]
-        lines.append(f"(depth: {share}, and only those count, for the null models too; mean depth map of {source})")
+        lines.append(f"(depth: {share}, and only those count, for the baselines too; mean depth map of {source})")
     if path:
         remark = "the alignment fits rotation and scale, so that 'not moving' is the worst there can be"
         lines.append(f"(path of {path['length_m']:.2f} m; {remark})")
@@ -64,7 +64,7 @@ def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _pair(values: Mapping[str, float] | None, digits: int) -> tuple[str, str]:
-    """Our value, and those of the null models."""
+    """Our value, and those of the trivial baselines."""
     if not values:
         return "n/a", "n/a"
     others = ", ".join(f"{name} {_text(v, digits)}" for name, v in values.items() if name != "come_ros")

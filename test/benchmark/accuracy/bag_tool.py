@@ -1,4 +1,4 @@
-"""`come_ros bag` with the bundled model on real sequences and rendered rooms: scores beside null models, times, sizes, repeatability.
+"""`come_ros bag` with the bundled model on real sequences and rendered rooms: scores beside trivial baselines, times, sizes, repeatability.
 
 Each recording is run twice in processes of their own. Writes results/bag_tool.json and results/bag_tool.md; recordings and pictures go
 to --out.
@@ -158,7 +158,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def _beside(values: dict[str, float | None] | None, digits: int) -> str:
-    """Our value in bold, the null models behind it."""
+    """Our value in bold, the trivial baselines behind it."""
     if not values:
         return "not scored"
     text = {k: "n/a" if v is None else f"{v:.{digits}f}" for k, v in values.items()}

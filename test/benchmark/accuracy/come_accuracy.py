@@ -3,7 +3,7 @@
 python test/benchmark/accuracy/come_accuracy.py [--source rooms --source FOLDER ...] [--predictor NAME=FILE ...] [--windows 64]
 -> results/come_accuracy.json and .md
 
-`come_ros eval --frontier` holds Co-Me against other accelerators and null models; here are its own parts, one by one.
+`come_ros eval --frontier` holds Co-Me against other accelerators and trivial baselines; here are its own parts, one by one.
 Every window is 4 frames of a source at the model's own size, or at --side. Depth is scaled per window by the median ratio. "kept" counts
 only the pixels that the variant did not merge, for dense too. Intervals: 95 %, bootstrap over windows.
 """

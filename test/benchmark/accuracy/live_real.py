@@ -100,7 +100,7 @@ def _latency(values: dict[str, float] | None) -> str:
 
 
 def _beside(values: dict[str, float | None] | None, digits: int) -> str:
-    """Our value in bold, the null models behind it."""
+    """Our value in bold, the trivial baselines behind it."""
     if not values:
         return "not scored"
     text = {k: "n/a" if v is None else f"{v:.{digits}f}" for k, v in values.items()}

@@ -110,7 +110,7 @@ def markdown(result: dict[str, Any]) -> str:
         "# Merging during training", "",
         f"Made by `python test/benchmark/accuracy/merge_training.py`: two models go on from one checkpoint ({result['checkpoint']}) for "
         f"{result['minutes']:g} minutes, one thread each, at the same time; in one, {result['merge']:.0%} of the steps merge groups (2x2 "
-        f"or 3x3, p of 0.25 to 0.75; a third of them by lot). {result['windows']} test rooms; predictor of the checkpoint. Steps, frames: "
+        f"or 3x3, p of 0.25 to 0.75; a third at random). {result['windows']} test rooms; predictor of the checkpoint. Steps, frames: "
         + "; ".join(f"{name} {m['steps']}, {m['frames']}" for name, m in models.items() if "steps" in m)
         + ". (..): change against the checkpoint, paired, 95 %.", "",
         "| AbsRel | " + " | ".join(models) + " |", "|---" * (len(models) + 1) + "|",
