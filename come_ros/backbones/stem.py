@@ -78,10 +78,22 @@ class EfficientNetStem(nn.Module):
         x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)), inplace=True)
         fine = []
         for i, block in enumerate(self.blocks):
-            x = block(x)
+            x = _learning(block, x) if _learns(block, x) else block(x)
             if i in FINE_BLOCKS:
                 fine.append(x)
         return x, fine
+
+
+def _learns(block: nn.Module, x: Tensor) -> bool:
+    """Whether there will be a step backwards through the block, on a CPU."""
+    return torch.is_grad_enabled() and x.device.type == "cpu" and next(block.parameters()).requires_grad
+
+
+def _learning(block: nn.Module, x: Tensor) -> Tensor:
+    """In fp32 whatever autocast says: backwards, depthwise convolutions of the CPU take twice as long in bf16."""
+    with torch.autocast("cpu", enabled=False):
+        out: Tensor = block(x.float())
+        return out
 
 
 class StemEncoder(PatchEncoder):

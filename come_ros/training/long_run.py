@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ..accelerators import Accelerator, NoAccelerator
 from ..backbones.checkpoint import load_vggt, save_checkpoint
 from ..backbones.device import choose_device
+from ..backbones.model import Trunk
 from ..backbones.stem import folded
 from ..backbones.vggt import VARIANTS, VGGT, inverse_log
 from ..datasets.material import Material, load_material
@@ -36,7 +37,7 @@ from .judge import Judge
 from .loop import denormals_flushed
 from .losses import attention_loss, correspondence, matching_loss, ray_loss, targets
 from .motion_losses import depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
-from .parallax import Mix, ParallaxStream
+from .parallax import Mix, loader
 from .recipes import recipe_for, some_frames
 from .tiny import LEARNING_RATE, MINUTES, initialise
 
@@ -217,6 +218,13 @@ class Watch(Accelerator):
         return super().attend(q, k, v, plan, layer)
 
 
+def of_frames(trunk: Trunk, rows: Tensor) -> Trunk:
+    """What heads read of some frames."""
+    return trunk._replace(
+        levels={i: t[:, rows] for i, t in trunk.levels.items()}, fine=tuple(t[:, rows] for t in trunk.fine)
+    )
+
+
 def losses(model: VGGT, probe: nn.ModuleDict, batch: dict[str, Tensor], fading: bool = True) -> dict[str, Tensor]:
     """Each term of the loss for one batch, unweighted but for what motion_loss weighs. fading: whether those that fade are wanted."""
     watch = Watch()
@@ -228,11 +236,9 @@ def losses(model: VGGT, probe: nn.ModuleDict, batch: dict[str, Tensor], fading: 
         trunk = model.run_trunk(images, watch)
         encodings = model.camera_head(trunk.levels[model.taps[-1]][:, :, 0]).float()
         rows = some_frames(s, images.device)
-        part = trunk._replace(
-            levels={i: t[:, rows] for i, t in trunk.levels.items()}, fine=tuple(t[:, rows] for t in trunk.fine)
-        )
-        depth_raw = model.run_dense_head(model.depth_head, part, size, lambda: None, chunk=64).float()
-        point_raw = model.run_dense_head(model.point_head, part, size, lambda: None, chunk=64).float()
+        some = rows[: (len(rows) + 1) // 2]  # points are an aid that is not kept: fewer frames teach enough
+        depth_raw = model.run_dense_head(model.depth_head, of_frames(trunk, rows), size, lambda: None, chunk=64).float()
+        point_raw = model.run_dense_head(model.point_head, of_frames(trunk, some), size, lambda: None, chunk=64).float()
         levels = [trunk.levels[i][:, :, trunk.special :] for i in model.taps]
         terms = motion_loss(encodings, want["encoding"])
         zero = encodings.new_zeros(())
@@ -247,7 +253,7 @@ def losses(model: VGGT, probe: nn.ModuleDict, batch: dict[str, Tensor], fading: 
                 [(q.float(), k.float()) for q, k in watch.seen], s, trunk.special, target, valid
             )
     depth, error = depth_loss(depth_raw[:, :, 0], want["depth"][:, rows])
-    point_error = (inverse_log(point_raw[:, :, :3].clamp(-6, 6)).movedim(2, -1) - want["points"][:, rows]).norm(dim=-1)
+    point_error = (inverse_log(point_raw[:, :, :3].clamp(-6, 6)).movedim(2, -1) - want["points"][:, some]).norm(dim=-1)
     dense = {
         "depth": depth,
         "depth sure": likelihood_loss(depth_raw[:, :, 1], error),
@@ -376,16 +382,25 @@ def learn(state: State, batch: dict[str, Tensor], earlier: VGGT | None) -> dict[
 
 @denormals_flushed()
 def train(
-    state: State, material: Material, output: str, earlier: VGGT | None, judge: Any, until_s: float = math.inf
+    state: State,
+    material: Material,
+    output: str,
+    earlier: VGGT | None,
+    judge: Callable[[VGGT], dict[str, Any]],
+    until_s: float = math.inf,
+    workers: int = 1,
 ) -> None:
-    """Train until the plan's last step, a signal (SIGTERM, SIGINT), or `until_s` seconds of training. judge(model) -> scores with a
-    `figure`, larger is better: the average of the best one is kept as best.pt."""
+    """Train until the plan's last step, a signal (SIGTERM, SIGINT), or `until_s` seconds of this process's time on the CPU.
+
+    judge(model) -> scores with a `figure`, larger is better: the average of the best one is kept as best.pt. workers: see loader.
+    """
     from tqdm import tqdm
 
     plan, last, best = state.plan, os.path.join(output, "last.pt"), os.path.join(output, "best.pt")
     device = next(state.model.parameters()).device
     # after a resume: other windows, not the same again
-    batches = ParallaxStream(state.seed + 7919 * state.step, material, plan.mix, state.model.patch).batches(plan.batch)
+    seed = state.seed + 7919 * state.step
+    batches = loader(seed, material, plan.mix, state.model.patch, plan.batch, workers)
     mean: dict[str, float] = {}
     stopped = False
 
@@ -442,7 +457,7 @@ def _write_log(state: State, output: str) -> None:
 def plan_of(args: argparse.Namespace) -> Plan:
     """The plan that the command line asks for. Raises ConfigError for an option that has no meaning here."""
     for name, usual in (("encoder", None), ("merge", 0.0), ("predictor", None), ("pictures", None), ("rate", LEARNING_RATE),
-                        ("minutes", MINUTES), ("workers", 1)):  # fmt: skip
+                        ("minutes", MINUTES)):  # fmt: skip
         if getattr(args, name) != usual:
             raise ConfigError(f"--{name} has no meaning for {args.variant}: leave it out")
     return dataclasses.replace(Plan(), steps=args.steps or Plan.steps, batch=args.batch)
@@ -486,7 +501,7 @@ def run(args: argparse.Namespace, recordings: Callable[[int, int, int], Mapping[
         earlier.to(choose_device(args.device))
     material = load_material(args.material) if args.material else Material()
     print(f"{state.variant} at step {state.step} of {plan.steps}; material: {material}")
-    train(state, material, args.output, earlier, judge("validation", 24))
+    train(state, material, args.output, earlier, judge("validation", 24), workers=args.workers)
 
 
 def export(checkpoint: str, target: str) -> None:

@@ -198,6 +198,30 @@ class ParallaxStream:
             }
 
 
+def loader(
+    seed: int, material: Material, mix: Mix, patch: int, batch_frames: int, workers: int = 1
+) -> Iterator[dict[str, Any]]:
+    """Endless batches. One worker is this process itself, so that all work shares one thread; more are processes of their own, which
+    share out the pool, so that rendering keeps up with a GPU."""
+    if workers <= 1:
+        return ParallaxStream(seed, material, mix, patch).batches(batch_frames)
+    import cv2
+    import torch
+    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+    class Stream(IterableDataset):
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            torch.set_num_threads(1)
+            cv2.setNumThreads(1)
+            info = get_worker_info()
+            assert info is not None
+            share = dataclasses.replace(mix, pool=max(4, mix.pool // workers))
+            own = ParallaxStream(seed + 104_729 * info.id, material, share, patch)
+            return own.batches(batch_frames, begin=max(4, 24 // workers))
+
+    return iter(DataLoader(Stream(), batch_size=None, num_workers=workers, prefetch_factor=4))
+
+
 def _draw(shares: Mapping[Any, float], rng: np.random.Generator) -> Any:
     keys, p = list(shares), np.array(list(shares.values()))
     return keys[rng.choice(len(keys), p=p / p.sum())]

@@ -111,7 +111,7 @@ def test_one_batch_over_and_over_is_learnt(small):
     torch.manual_seed(0)
     plan = dataclasses.replace(PLAN, steps=1000, rate=2e-3, warm_up=1)
     state = new_state("small2", 0, plan, None, small)
-    batch = next(long_run.ParallaxStream(1, Material(), plan.mix).batches(4))
+    batch = next(long_run.loader(1, Material(), plan.mix, 16, 4))
     terms = [long_run.learn(state, batch, None) for _ in range(30)]
     assert set(plan.weights) <= set(terms[0]) and all(torch.tensor(list(t.values())).isfinite().all() for t in terms)
     for name in ("depth", "turn", "flow"):
@@ -120,7 +120,7 @@ def test_one_batch_over_and_over_is_learnt(small):
 
 def test_windows_without_depth_teach_no_depth(small):
     state = new_state("small2", 0, PLAN, None, small)
-    batch = next(long_run.ParallaxStream(1, Material(), PLAN.mix).batches(4))
+    batch = next(long_run.loader(1, Material(), PLAN.mix, 16, 4))
     terms = long_run.losses(state.model, state.probe, batch | {"measured": torch.zeros(2)})
     assert terms["depth"] == terms["points sure"] == 0 and terms["turn"] > 0 and terms["flow"] > 0
 

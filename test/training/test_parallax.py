@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from come_ros.datasets.material import Material
-from come_ros.training.parallax import LEAST_OVERLAP, LENGTHS, SIZES, Mix, ParallaxStream, motion
+from come_ros.training.parallax import LEAST_OVERLAP, LENGTHS, SIZES, Mix, ParallaxStream, loader, motion
 
 
 def plane(poses, width=64, height=48, z=2.0, focal=50.0):
@@ -72,3 +72,10 @@ def test_batches_hold_as_many_frames_as_asked_for_and_begin_alike():
         assert a["images"].shape[0] * a["images"].shape[1] == 8 and a["images"].shape[3:] == (48, 64)
         assert all(a[name].equal(b[name]) for name in a)
     assert sum(LENGTHS.values()) == pytest.approx(1) and all(w % 16 == h % 16 == 0 for w, h in SIZES)
+
+
+def test_workers_draw_different_windows():
+    mix = Mix(pool=8, sizes={(64, 48): 1.0}, lengths={2: 1.0})
+    batches = list(itertools.islice(loader(7, Material(), mix, 16, 4, workers=2), 4))
+    assert all(b["images"].shape == (2, 2, 3, 48, 64) for b in batches)
+    assert not batches[0]["images"].equal(batches[1]["images"])

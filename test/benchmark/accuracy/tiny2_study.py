@@ -1,7 +1,9 @@
 """Short runs that choose what the long run of `tiny2` does: each arm differs from the first in one thing, and has the same CPU time.
 
+All but one begin with the model of a checkpoint whose encoder has learnt to imitate the earlier one's, and a new optimiser.
+
 examples:
-  python test/benchmark/accuracy/tiny2_study.py --material DIR --minutes 6 --watch tum_fr3_cabinet --watch tum_fr1_rpy -o out/tiny2_study
+  python test/benchmark/accuracy/tiny2_study.py --begin out/tiny2/last.pt --material DIR --watch tum_fr3_cabinet -o out/tiny2_study
 """
 
 from __future__ import annotations
@@ -18,16 +20,15 @@ from come_ros.datasets.material import Material, load_material
 from come_ros.tools.train import recorded_windows
 from come_ros.training import motion_losses
 from come_ros.training.judge import Judge
-from come_ros.training.long_run import Plan, earlier_model, new_state, train
+from come_ros.training.long_run import Plan, earlier_model, new_state, restore, train
 from come_ros.training.parallax import Mix
 
 SMALL_POOL = Mix(pool=40)
-PLAN = Plan(steps=100_000, imitate=100, warm_up=30, average=0.98, validate=10**9, mix=SMALL_POOL)
+PLAN = Plan(steps=100_000, imitate=0, warm_up=30, average=0.98, validate=10**9, mix=SMALL_POOL)
 # name -> (plan, whether it begins with the earlier model's trunk and heads, module constants)
 ARMS = {
     "as planned": (PLAN, True, {}),
     "trunk from nothing": (PLAN, False, {}),
-    "no imitation of the encoder first": (dataclasses.replace(PLAN, imitate=0), True, {}),
     "translation relative, floor 0.05": (PLAN, True, {"SHORT": 0.05, "DIRECTION_WEIGHT": 0.0, "LENGTH_WEIGHT": 0.0}),
     "no panoramas": (dataclasses.replace(PLAN, mix=dataclasses.replace(SMALL_POOL, panoramas=0.0)), True, {}),
     "no material": (PLAN, True, {"material": None}),
@@ -41,6 +42,7 @@ ARMS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--begin", metavar="FILE", required=True, help="checkpoint (last.pt) whose imitation is done")
     parser.add_argument("--material", metavar="DIR")
     parser.add_argument("--minutes", type=float, default=6.0, help="CPU time of each arm (default %(default)s)")
     parser.add_argument(
@@ -63,6 +65,7 @@ def main() -> None:
 
     judge, old = judge_at(256, 16), judge_at(earlier.native_side, earlier.patch)
     rows = {"baselines": judge.baselines(), "tiny as shipped": old(earlier)}
+    rows["as all but one begin"] = judge(restore(options.begin).model)
     for name in options.arm or ARMS:
         plan, warm, changes = ARMS[name]
         folder = out / name.replace(" ", "_")
@@ -70,10 +73,13 @@ def main() -> None:
         kept = {key: getattr(motion_losses, key) for key in changes if key != "material"}
         for key in kept:
             setattr(motion_losses, key, changes[key])
-        begin = earlier if warm else None
-        state = new_state("tiny2", options.seed, plan, begin)
+        state = new_state("tiny2", options.seed, plan, earlier if warm else None)
+        if warm:
+            held = restore(options.begin, plan)
+            state.model.load_state_dict(held.model.state_dict())
+            state.average.model.load_state_dict(held.model.state_dict())
         seen = Material() if "material" in changes else material
-        train(state, seen, str(folder), begin, judge, until_s=60 * options.minutes)
+        train(state, seen, str(folder), None, judge, until_s=60 * options.minutes)
         for key, value in kept.items():
             setattr(motion_losses, key, value)
         rows[name] = {
