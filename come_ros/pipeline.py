@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,12 @@ from .camera.preprocess import CropResize, check_image, cover, crop_depth, crop_
 from .camera.rig import hold_rig
 from .config import Config
 from .errors import FrameError, OutOfMemory
-from .evaluation import prediction_difference
 from .geometry import BODY_FROM_OPTICAL, inverse
 from .governor import Governor
 from .keyframes import KeyframeSelector
 from .landmarks import landmarks_of
 from .odometry import Located, Odometry
 from .refine import Proposal, Refiner, Unrefined
-from .self_check import Comparison
 from .thread_governor import LiveThreads, ThreadState
 from .threads import usable_threads
 from .timeline import Place, Timeline, settled
@@ -42,6 +40,14 @@ MAX_REFUSED = 3
 INTRINSICS_WINDOWS = 10
 # A camera whose images change all the time is told of so often.
 MOST_CHANGES_TOLD = 20
+
+
+class ModelInput(NamedTuple):
+    """stamps_ns: of the frames. images: (S, H, W, 3) uint8 RGB. known: what is known beside them, None if nothing."""
+
+    stamps_ns: tuple[int, ...]
+    images: NDArray[np.uint8]
+    known: Known | None
 
 
 class ReconstructionPipeline:
@@ -73,9 +79,7 @@ class ReconstructionPipeline:
         )
         self._keyframes = KeyframeSelector(config)
         self._window = SlidingWindow(config.window.size, config.window.overlap)
-        # stand-ins for a model need only predict
-        self.metric: bool = getattr(backbone, "metric", False)
-        self._takes: frozenset[str] = getattr(backbone, "inputs", frozenset())
+        self.metric = backbone.metric
         self._encoder_cache = EncoderCache()
         self.cameras = max(1, len(config.camera_names))
         self._aligner = WindowAligner(config.window.size * self.cameras, self.metric)
@@ -96,7 +100,6 @@ class ReconstructionPipeline:
         self._pass: tuple[float, Hashable] | None = (
             None  # s of the last one, and what passes of that cost have in common
         )
-        self._warm_for: Any = None  # (model, shape of its images) that `compare` last ran
 
     @property
     def tracks(self) -> bool:
@@ -219,7 +222,7 @@ class ReconstructionPipeline:
         self._known = self._known_of(seen, plans)
         clock.append(time.perf_counter())
         try:
-            prediction, failure = self._predict(self.backbone, images, stop, self._step(seen)), ""
+            prediction, failure = self.backbone.predict(images, stop, self._known, self._step(seen)), ""
         except OutOfMemory as error:
             prediction, failure = None, str(error)
         if prediction is None:  # out here, what the exception held on to is free
@@ -230,7 +233,7 @@ class ReconstructionPipeline:
             images = self._preprocess(seen, plans)
             self._known = self._known_of(seen, plans)
             try:
-                prediction = self._predict(self.backbone, images, stop, self._step(seen))
+                prediction = self.backbone.predict(images, stop, self._known, self._step(seen))
             except OutOfMemory:  # once is enough for one window; the next one is cheaper still
                 self.governor.out_of_memory(len(window))
                 self._follow_governor()
@@ -317,41 +320,13 @@ class ReconstructionPipeline:
             return submap
         return dataclasses.replace(submap, landmarks=landmarks_of(submap, plans[new], self._covariance))
 
-    def compare(self, stop: Callable[[], bool] | None = None) -> Comparison | None:
-        """The last window again, by the accelerated and then by the dense model; None if there was no window yet. Nothing else
-        changes. Before the first of a form both run untimed, until they are as fast as they will be. Raises Cancelled."""
+    @property
+    def last_input(self) -> ModelInput | None:
+        """What the model was given for the last window; None if there was none yet."""
         if not self._model_images:
             return None
-        images = np.stack(list(self._model_images.values()))
-        models = self.backbone, self.backbone.dense()
-        if self._warm_for != (self.backbone, images.shape):
-            # with CUDA graphs the first pass of a form runs step by step, and the second one is recorded
-            for _ in range(1 if self.backbone.description.get("optimize", "none") == "none" else 2):
-                for model in models:
-                    self._predict(model, images, stop)
-            self._warm_for = self.backbone, images.shape
-        start = time.perf_counter()
-        ours = self._predict(models[0], images, stop)
-        between = time.perf_counter()
-        dense = self._predict(models[1], images, stop)
-        end = time.perf_counter()
         stamps_ns = tuple(stamp for stamp, _ in self._model_images)
-        return Comparison(stamps_ns, ours, dense, ms=1e3 * (between - start), dense_ms=1e3 * (end - between))
-
-    def self_check(self, repeats: int = 3, stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
-        """The last window again, by the accelerated and by the dense model: what the accelerator gains and what it costs.
-
-        speedup (median time dense / accelerated), kept_ratio, read_ratio, ms, dense_ms, frames, and prediction_difference. None if
-        there was no window yet. Slow: 2 (repeats + 1) passes. Raises Cancelled.
-        """
-        timed = [c for c in (self.compare(stop) for _ in range(max(1, repeats))) if c is not None]
-        if not timed:
-            return None
-        first = timed[0]
-        ms, dense_ms = (float(np.median([getattr(c, name) for c in timed])) for name in ("ms", "dense_ms"))
-        ours = {"speedup": dense_ms / ms, "ms": ms, "dense_ms": dense_ms, "frames": len(first.ours.images)}
-        ours |= {"kept_ratio": first.ours.kept_ratio, "read_ratio": first.ours.read_ratio}
-        return {**ours, **prediction_difference(first.ours, first.dense)}
+        return ModelInput(stamps_ns, np.stack(list(self._model_images.values())), self._known)
 
     def run(
         self,
@@ -531,7 +506,7 @@ class ReconstructionPipeline:
 
     def _known_of(self, window: Window, plans: list[CropResize]) -> Known | None:
         """What the frames bring beside their images, as far as the model takes it and `config.known` lets it; None if nothing."""
-        wanted, takes = self.config.known, self._takes
+        wanted, takes = self.config.known, self.backbone.inputs
         known = Known.nothing(len(window), plans[0].height, plans[0].width, wanted.metric)
         for i, (frame, plan) in enumerate(zip(window.frames, plans, strict=True)):
             if "intrinsics" in takes and wanted.intrinsics and frame.intrinsics is not None:
@@ -544,7 +519,7 @@ class ReconstructionPipeline:
 
     def _step(self, window: Window) -> Step | None:
         """How `window` goes on from the one before; None if the model makes every window anew."""
-        if not getattr(self.backbone, "streams", False):
+        if not self.backbone.streams:
             return None
         names = tuple((frame.stamp_ns, frame.camera) for frame in window.frames)
         cache = self._encoder_cache if self.config.window.reuse else None
@@ -560,20 +535,6 @@ class ReconstructionPipeline:
         if most == 0 or len(ties) <= most:
             return None
         return (*ties[-most:], *range(old, len(window)))
-
-    def _predict(
-        self,
-        backbone: Backbone,
-        images: NDArray[np.uint8],
-        stop: Callable[[], bool] | None,
-        step: Step | None = None,
-    ) -> Prediction:
-        more: dict[str, Any] = {}  # stand-ins for a model take what they are given
-        if self._known is not None:
-            more["known"] = self._known
-        if step is not None:
-            more["step"] = step
-        return backbone.predict(images, stop, **more)
 
     def _preprocess(self, window: Window, plans: list[CropResize]) -> NDArray[np.uint8]:
         """(S, H, W, 3); shared frames were resized for the window before."""

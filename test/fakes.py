@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from come_ros import geometry
+from come_ros.backbones.backbone import Backbone
 from come_ros.errors import OutOfMemory
 from come_ros.types import F32, F64, U8, Frame, Prediction
 
@@ -90,7 +91,7 @@ class Noise:
     position: float = 0.0
 
 
-class TruthBackbone:
+class TruthBackbone(Backbone):
     """Recognises frames by their image and predicts the truth, in a random gauge and scale for each window.
 
     scales: range of metres per window unit. spoil: called with (index of the window, Prediction), returns the
@@ -102,10 +103,6 @@ class TruthBackbone:
     native_side = 70
     device = "cpu"
     description = {"backbone": "truth"}  # noqa: RUF012
-
-    def configured(self, config):
-        """Itself: nothing to set."""
-        return self
 
     def __init__(
         self,
@@ -120,7 +117,7 @@ class TruthBackbone:
         self._rng = np.random.default_rng(seed)
         self._signatures = np.stack([_signature(image) for image in truth.images])
 
-    def predict(self, images: U8, stop: Callable[[], bool] | None = None) -> Prediction:
+    def predict(self, images: U8, stop=None, known=None, step=None) -> Prediction:
         """The truth of images (S, H, W, 3), about the first camera of the window and in a unit of its own."""
         index = [int(np.argmin(np.abs(self._signatures - _signature(im)).mean(axis=1))) for im in images]
         self.seen.append(index)

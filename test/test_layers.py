@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors", "come_ros"),
     ("types", "plugins", "geometry"),
-    ("config", "messages", "weights", "kernels"),
+    ("config", "messages", "threads", "weights", "kernels"),
     ("files", "tokens"),
     ("accelerators",),
     # what a frame is and what a model makes of it
@@ -21,9 +21,9 @@ LAYERS = (
     # the pipeline's stages
     (
         *("agreement", "alignment", "bundle", "depth_correction", "governor", "keyframes", "landmarks", "odometry"),
-        *("points", "refine", "resection", "self_check", "timeline", "tracks", "window"),
+        *("points", "refine", "resection", "timeline", "tracks", "window"),
     ),
-    ("pipeline",),
+    ("pipeline", "self_check"),
     ("outputs",),
     ("datasets",),
     ("evaluation.recordings", "evaluation.rooms"),

@@ -11,6 +11,7 @@ from come_ros.config import Config
 from come_ros.errors import Cancelled, FrameError
 from come_ros.outputs.motion import UNKNOWN, MotionEstimator, moving_frame
 from come_ros.pipeline import INTRINSICS_WINDOWS, MAX_REFUSED, ReconstructionPipeline
+from come_ros.self_check import SelfCheck
 from come_ros.types import Frame
 
 CONFIG = Config().replace(**{"keyframe.mode": "every"})
@@ -331,24 +332,24 @@ def test_self_check_compares_the_last_window_with_the_dense_model():
 
     config = Config.from_flat({"window.size": 3, "window.overlap": 1, "keyframe.mode": "every", "device": "cpu"})
     pipeline = ReconstructionPipeline(config, load_backbone(config))
-    assert pipeline.self_check() is None
+    assert SelfCheck(pipeline).measure() is None
     rng = np.random.default_rng(0)
     for i in range(3):
         pipeline.add_frame(Frame(rng.integers(0, 256, (84, 112, 3), np.uint8), i + 1))
     pipeline.reconstruct(pipeline.take_window())
-    same = pipeline.self_check(1)
+    same = SelfCheck(pipeline).measure(1)
     assert (same["kept_ratio"], same["depth_abs_rel"], same["trans_rel"]) == (1.0, 0.0, 0.0)
     assert same["rot_deg"] < 0.02  # what the arc cosine of a rounded trace gives
     come = CoMe(ConfidencePredictor(160, 8).eval(), 1, ratio=1.0, group=(2, 2))
     pipeline.backbone = pipeline.backbone.accelerated(come)
-    merged = pipeline.self_check(1)
+    merged = SelfCheck(pipeline).measure(1)
     assert (
         merged["kept_ratio"] == pytest.approx(kept_by_come(*bundled_size(112, 84), 2, 1.0))
         and merged["depth_abs_rel"] > 0
         and merged["frames"] == 3
     )
     pipeline.set_config(Config.from_flat({**config.to_flat(), "accelerator.name": "come", "accelerator.ratio": 0.0}))
-    assert pipeline.self_check(1)["depth_abs_rel"] == 0.0
+    assert SelfCheck(pipeline).measure(1)["depth_abs_rel"] == 0.0
 
 
 class Informed(TruthBackbone):
@@ -361,7 +362,7 @@ class Informed(TruthBackbone):
         super().__init__(truth, scales=(1.0, 1.0))
         self.told = []
 
-    def predict(self, images, stop=None, known=None):
+    def predict(self, images, stop=None, known=None, step=None):
         self.told.append(known)
         return super().predict(images, stop)
 
@@ -445,7 +446,7 @@ def test_compare_tells_both_models_what_is_known():
     pipeline = pipeline_of(backbone)
     list(pipeline.run(informed_frames()))
     backbone.told.clear()
-    pipeline.compare()
+    SelfCheck(pipeline).compare()
     assert len(backbone.told) == 4, "once untimed, once timed, each of both models"
     assert all(known is backbone.told[0] is not None for known in backbone.told)
 

@@ -207,7 +207,7 @@ class Streaming(TruthBackbone):
         super().__init__(truth, **more)
         self.steps = []
 
-    def predict(self, images, stop=None, step=None):
+    def predict(self, images, stop=None, known=None, step=None):
         self.steps.append(step)
         out = super().predict(images, stop)
         if step.dense is None:
@@ -248,11 +248,11 @@ def test_memory_is_freed_before_a_window_is_tried_again():
     next(windows), next(windows)
     predict, held = backbone.predict, []
 
-    def short_of_memory(images, stop=None, **more):
+    def short_of_memory(images, *more):
         held.append(len(pipeline._encoder_cache))
         if len(held) == 1:
             raise OutOfMemory("full")
-        return predict(images, stop, **more)
+        return predict(images, *more)
 
     backbone.predict = short_of_memory
     submap = next(windows)

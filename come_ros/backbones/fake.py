@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from ..config import Config
 from ..errors import Cancelled, OutOfMemory
-from ..types import DeviceMemory, Prediction
+from ..types import DeviceMemory, Known, Prediction
+from .backbone import Backbone
+from .stream import Step
 
 STEP = 0.05  # how far the camera moves along its x from frame to frame
 FOCAL = 0.9  # focal length in widths of the image
@@ -34,7 +36,7 @@ class Load(NamedTuple):
         return self.frames * (self.height // 14) * (self.width // 14) * (1 - 8 / 9 * self.ratio)
 
 
-class FakeBackbone:
+class FakeBackbone(Backbone):
     """Predicts from the image alone, the same every time: depth = 1 + 4 * gray / 255, poses STEP apart along x.
 
     delay_s: how long a window pretends to take. fail_on: called with the images of each window first; what it raises
@@ -105,14 +107,13 @@ class FakeBackbone:
         """None unless there is a limit."""
         return DeviceMemory(0.0, self.free_mib) if np.isfinite(self.free_mib) else None
 
-    def free_memory(self) -> None:
-        """It keeps nothing."""
-
-    def dense(self) -> FakeBackbone:
-        """Itself: there is no accelerator."""
-        return self
-
-    def predict(self, images: NDArray[np.uint8], stop: Callable[[], bool] | None = None) -> Prediction:
+    def predict(
+        self,
+        images: NDArray[np.uint8],
+        stop: Callable[[], bool] | None = None,
+        known: Known | None = None,
+        step: Step | None = None,
+    ) -> Prediction:
         """Prediction of images (S, H, W, 3) uint8. Raises Cancelled within some 10 ms of `stop()` turning true."""
         self._shared["windows"] += 1
         load = Load(len(images), *images.shape[1:3], self._ratio)

@@ -14,6 +14,7 @@ from ..camera.sync import SetMatcher
 from ..config import Config
 from ..errors import Cancelled, ComeRosError, DeviceLost, FrameError
 from ..odometry import Located
+from ..self_check import SelfCheck
 from ..types import Frame, Submap, Window
 from .diagnostics.counters import FrameCounters
 from .diagnostics.telemetry import Telemetry, Throttle
@@ -175,10 +176,10 @@ class Worker(threading.Thread):
         return self.call(task)
 
     def self_check(self) -> Future[dict[str, float]]:
-        """The last window dense and accelerated, see ReconstructionPipeline.self_check; images wait meanwhile."""
+        """The last window dense and accelerated, see SelfCheck.measure; images wait meanwhile."""
 
         def task() -> dict[str, float]:
-            result = self.pipeline.self_check(stop=self._stopping.is_set) if self.pipeline is not None else None
+            result = SelfCheck(self.pipeline).measure(stop=self._stopping.is_set) if self.pipeline is not None else None
             if result is None:
                 raise FrameError("there was no window yet to check: activate the node and let images come in first")
             return result

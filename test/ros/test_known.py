@@ -103,7 +103,7 @@ class Echo(fake.FakeBackbone):
     '''Says what it is told.'''
     inputs, metric = frozenset({"intrinsics", "depth", "poses"}), True
 
-    def predict(self, images, stop=None, known=None):
+    def predict(self, images, stop=None, known=None, step=None):
         out = super().predict(images, stop)
         self.description["unit"] = "metre"
         if known is None:

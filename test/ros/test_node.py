@@ -28,7 +28,7 @@ sys.exit(main(sys.argv))
 STUCK = """
 import sys, time
 from come_ros.backbones import fake
-fake.FakeBackbone.predict = lambda self, images, stop=None: time.sleep(60)
+fake.FakeBackbone.predict = lambda *_: time.sleep(60)
 from come_ros.ros.main import main
 sys.exit(main(sys.argv))
 """

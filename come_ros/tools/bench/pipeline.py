@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
+from ...backbones.backbone import Backbone
+from ...backbones.stream import Step
 from ...camera import images
 from ...camera.rectify import Rectification
 from ...config import Config
@@ -32,7 +34,7 @@ from ...outputs.motion import Motion, MotionEstimator
 from ...outputs.topics import LATCHED, OUTPUTS, FrameMessages
 from ...outputs.voxel_map import VoxelMap
 from ...pipeline import ReconstructionPipeline
-from ...types import U8, Alignment, Frame, Prediction, Submap
+from ...types import U8, Alignment, Frame, Known, Prediction, Submap
 
 WIDTH, HEIGHT = 640, 480
 SIDES = (112, 518)  # longer side of the model's image
@@ -123,7 +125,7 @@ class Stages:
         }
 
 
-class FreeModel:
+class FreeModel(Backbone):
     """A backbone that costs nothing: it gives arrays made beforehand, a camera that slides along one scene with steps in it."""
 
     name, patch_size, native_side, device = "free", 14, 518, "cpu"
@@ -137,11 +139,14 @@ class FreeModel:
         self.window_from_camera[:, 0, 3] = 0.05 * np.arange(frames)
         self.intrinsics = np.tile(pinhole(width, height), (frames, 1, 1))
 
-    def configured(self, config: Config) -> FreeModel:
-        """Itself: nothing in it can be set."""
-        return self
-
-    def predict(self, images: U8, stop: Callable[[], bool] | None = None) -> Prediction:
+    def predict(
+        self,
+        images: U8,
+        stop: Callable[[], bool] | None = None,
+        known: Known | None = None,
+        step: Step | None = None,
+    ) -> Prediction:
+        """Those made beforehand, whatever the images are."""
         s = len(images)
         return Prediction(images, self.depth[:s], self.confidence[:s], self.window_from_camera[:s], self.intrinsics[:s])
 

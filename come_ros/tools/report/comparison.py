@@ -15,6 +15,7 @@ from ...evaluation import depth_scale, prediction_difference
 from ...files import whole_file
 from ...outputs.topics import darkened
 from ...pipeline import ReconstructionPipeline
+from ...self_check import SelfCheck
 from ...types import F32, U8
 from .picture import Evenly, evenly
 
@@ -39,7 +40,7 @@ class Comparisons:
 
     def __init__(self, pipeline: ReconstructionPipeline) -> None:
         self.seconds = 0.0
-        self._pipeline = pipeline
+        self._check = SelfCheck(pipeline)
         self._values: dict[str, list[float]] = {}
         self._pairs = Evenly()
 
@@ -48,8 +49,8 @@ class Comparisons:
         begun = time.perf_counter()
         try:
             if not self._values:
-                self._pipeline.compare(stop)  # the dense model has not run yet: its first pass is slow
-            both = self._pipeline.compare(stop)
+                self._check.compare(stop)  # the dense model has not run yet: its first pass is slow
+            both = self._check.compare(stop)
         except Cancelled:
             return
         finally:
