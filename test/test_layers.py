@@ -12,6 +12,7 @@ LAYERS = (
     ("errors", "come_ros"),
     ("types", "plugins", "geometry"),
     ("config", "messages", "threads", "weights", "kernels"),
+    ("thread_governor",),
     ("files", "tokens"),
     ("accelerators",),
     # what a frame is and what a model makes of it

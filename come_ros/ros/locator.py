@@ -6,21 +6,32 @@ It shares nothing with the model's pass but the odometry's lock, which is held f
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .ring import FrameRing
-
-if TYPE_CHECKING:
-    from .worker import Worker
 
 WAITING = 2  # messages: an older one than these is not worth a pose any more
 IDLE_S = 0.2
 
 
+class Tracking(Protocol):
+    """What the locator asks of the worker."""
+
+    @property
+    def stopping(self) -> bool: ...
+
+    @property
+    def session(self) -> int: ...
+
+    def locate(self, message: Any, arrival_ns: int, session: int) -> None: ...
+
+    def tell_located(self, session: int) -> None: ...
+
+
 class Locator(threading.Thread):
     """Every message put into `ring` goes to the worker as a frame, or is counted there as dropped."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Tracking) -> None:
         super().__init__(name="come_locator", daemon=True)
         self.ring: FrameRing[tuple[Any, int]] = FrameRing(WAITING)
         self._worker = worker
