@@ -65,7 +65,7 @@ class Levels:
         self._used = (low, high)
         before, self.range = self.range, _range_of(low, high, some.dtype.kind == "f")
         if self.range != before and self.range != (0.0, 65535.0):
-            log.info(
+            log.warning(
                 "%s%s: values of %g .. %g are shown to the model as 0 .. 255; input.range fixes that",
                 f"{self._stream}: " if self._stream else "", "more than 8 bits" if before is None else "a wider range",
                 *self.range,

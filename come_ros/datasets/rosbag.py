@@ -135,7 +135,7 @@ class Bag:
             why = "; ".join(f"the images on {t} cannot be read: {reason}" for t, reason in unread.items())
             raise DatasetError(
                 f"{shown(self.path)} holds no colour images{f' that can be read ({why})' if why else ''}; it has "
-                f"{_listed(self.topics)}: record the image topic too"
+                f"{_listed(self.topics)}: record the image topic too{self._thermal_hint()}"
             )
         elif len(pictures) > 1:
             raise DatasetError(
@@ -179,6 +179,11 @@ class Bag:
                     others,
                 )
         return best
+
+    def _thermal_hint(self) -> str:
+        """For bags of which a topic may be a thermal image, whose encoding is that of depth."""
+        maybe = [t for t in self._depths if self.topics[t] == IMAGE and "depth" not in t.lower()]
+        return f"; if {maybe[0]} is an image (thermal, infrared), give it as --topic" if maybe else ""
 
     def _is_thermal(self, topic: str) -> bool:
         """Whether a topic that was chosen has the encoding of depth, but may be an image all the same."""

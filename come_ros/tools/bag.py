@@ -180,6 +180,8 @@ def run(options: argparse.Namespace) -> int:
         if not job.used and cancelled is not None:
             print(f"come_ros bag: {failure}, before there was any result", file=sys.stderr)
             return 128 + cancelled
+        if not job.read and part and failure is None:
+            raise BagError(f"{shown(options.source)} has no image in the part that --start and --duration ask for")
         if not job.used:
             raise failure or BagError(f"{options.source} gave no result: {job.what_was_read()}")
         problems = job.finish()
@@ -193,7 +195,7 @@ def run(options: argparse.Namespace) -> int:
         raise failure  # a fault of ours, shown in full
     if failure is not None or problems:
         text = "; ".join(filter(None, [str(failure or ""), *problems]))
-        raise BagError(f"{text}; what came before ({job.used} frames used) is in {shown(options.out)}")
+        raise BagError(f"{text}; what could be made of the rest ({job.used} frames used) is in {shown(options.out)}")
     if job.used > 1 and job.alone == job.used:
         raise BagError(
             f"no two of the {job.used} images used could be reconstructed together, because size, encoding or camera change from each to "
@@ -589,6 +591,8 @@ def _truth_option(gt: str | None) -> tuple[Path | None, str | None]:
         return None, None
     if not gt.strip():
         raise ConfigError("--gt is empty: give a topic or a file, or leave it out")
+    if Path(gt).is_dir():
+        raise ConfigError(f"--gt {gt} is a folder: give the file in it that holds the path, such as groundtruth.txt")
     if _is_file(gt) or not gt.startswith("/"):
         return Path(gt), None
     return None, gt

@@ -681,6 +681,8 @@ BAD = {
     "truth of words": (lambda d, b, w: [b, "--gt", text_file(d / "g.tum", "1 a b c d e f g")], "g.tum: could not conv"),
     "no truth topic": (lambda d, b, w: [b, "--gt", "/x"], "no ground truth on '/x': choose one of /ground_truth"),
     "empty truth option": (lambda d, b, w: [b, "--gt", ""], "--gt is empty"),
+    "truth is a folder": (lambda d, b, w: [b, "--gt", str(d)], "is a folder: give the file in it"),
+    "part beyond the end": (lambda d, b, w: [b, "--start", "100"], "has no image in the part that --start and --duration ask for"),
     "empty truth": (lambda d, b, w: [b, "--gt", text_file(d / "g.tum", "\ufeff# no rows\n")], "g.tum holds no poses"),
     "offset without truth": (lambda d, b, w: [b, "--gt-offset", "1"], "--gt-offset 1 has no effect without --gt"),
     "odd offset": (lambda d, b, w: [b, "--gt", "/ground_truth/odometry", "--gt-offset", "x"], "--gt-offset is 'x', but must be"),
