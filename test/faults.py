@@ -37,10 +37,10 @@ MATRIX = (
     ),
     Row(
         "weights file missing",
-        "configure fails with the path; mended, it can be tried again",
+        "configure fails with the path; once that is fixed, it can be tried again",
         (
             "ros/test_node.py::test_a_missing_checkpoint_fails_configure_in_one_line",
-            "ros/test_lifecycle.py::test_a_failed_configure_can_be_mended_and_tried_again",
+            "ros/test_lifecycle.py::test_a_failed_configure_can_be_fixed_and_tried_again",
         ),
     ),
     Row(

@@ -116,7 +116,7 @@ def open_sequence(
             raise DatasetError(
                 f"ground truth {truth} is not a file, and {shown(path)} not a bag that could hold such a topic: give a TUM file"
             )
-        _refuse(path, "no bag", topic=topic, depth_topic=None if depth == "none" else depth)
+        _refuse(path, "not a bag", topic=topic, depth_topic=None if depth == "none" else depth)
         if path.is_file() and path.suffix.lower() in VIDEOS:
             return VideoSequence(Video(path, fps), part)
         if (folder := _known_layout(path, rectify != "off", levels)) is not None:

@@ -561,7 +561,7 @@ class ReconstructionNode(LifecycleNode):
     def _on_lost(self, error: DeviceLost) -> None:
         """In the worker's thread: the device answers nothing any more."""
         log.fatal(
-            "the GPU no longer answers (%s): this process ends with exit code %d, so that a supervisor can restart it",
+            "the device is lost (%s): this process ends with exit code %d, so that a supervisor can restart it",
             error, DEVICE_LOST,
         )  # fmt: skip
         self.exit_code = DEVICE_LOST

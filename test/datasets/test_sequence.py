@@ -186,9 +186,9 @@ def test_what_is_no_recording_is_told_in_one_line(tmp_path: Path, make: object, 
 
 def test_options_that_do_not_fit_are_refused(tmp_path: Path, world: Truth) -> None:
     folder = write_images(tmp_path / "images", world)
-    with pytest.raises(ConfigError, match=r"is no bag, so that --topic /a has no effect"):
+    with pytest.raises(ConfigError, match=r"is not a bag, so that --topic /a has no effect"):
         open_sequence(folder, topic="/a")
-    with pytest.raises(ConfigError, match=r"is no bag, so that --depth-topic /a has no effect"):
+    with pytest.raises(ConfigError, match=r"is not a bag, so that --depth-topic /a has no effect"):
         open_sequence(folder, depth="/a")
     with pytest.raises(ConfigError, match=r"a bag, .* so that --fps 5.0 has no effect"):
         open_sequence(write_bag(tmp_path / "bag", world), fps=5.0)

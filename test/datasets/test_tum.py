@@ -79,7 +79,7 @@ def test_poses_and_depth_are_optional(folder):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("frames.txt", "abc rgb/0.png\n", "line 1.*no time"),
+        ("frames.txt", "abc rgb/0.png\n", "line 1.*not a time"),
         ("frames.txt", "\n12.5\n", "line 2 has 1 columns, but needs 2"),
         ("frames.txt", "# nothing\n", "lists no images"),
         ("groundtruth.txt", "1.0 1 2 3 0 0 0\n", "has 7 columns, but needs 8"),
@@ -96,7 +96,7 @@ def test_damaged_lists_are_named(folder, name, text, message):
 
 
 def test_missing_folders_and_images_are_named(folder, tmp_path):
-    with pytest.raises(DatasetError, match="is no folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         TumSequence(folder / "nowhere")
     with pytest.raises(DatasetError, match="holds neither"):
         TumSequence(folder / "rgb")
@@ -118,7 +118,7 @@ def test_stamps_of_other_lengths():
     assert stamp_ns_from_text("12") == 12_000_000_000 and stamp_ns_from_text("12.5") == 12_500_000_000
     assert stamp_ns_from_text("1.1234567899") == 1_123_456_789
     for text in ("", "-1.0", "1e9", "1.2.3", "nan"):
-        with pytest.raises(ValueError, match="no time"):
+        with pytest.raises(ValueError, match="not a time"):
             stamp_ns_from_text(text)
 
 
@@ -145,7 +145,7 @@ def test_image_folders_are_read_in_natural_order(tmp_path):
 def test_image_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(DatasetError, match="holds no images"):
         ImageFolder(tmp_path)
-    with pytest.raises(DatasetError, match="is no folder"):
+    with pytest.raises(DatasetError, match="is not a folder"):
         ImageFolder(tmp_path / "nowhere")
     for fps in (0, -1, float("nan"), float("inf")):
         with pytest.raises(DatasetError, match="fps"):

@@ -98,7 +98,7 @@ def test_counts_start_at_zero_with_configure_and_go_on_through_deactivation(star
     assert peer.status("come: inference")["state"] == "inactive"
 
 
-def test_a_failed_configure_can_be_mended_and_tried_again(start_node, peer: Peer, tmp_path: Path) -> None:
+def test_a_failed_configure_can_be_fixed_and_tried_again(start_node, peer: Peer, tmp_path: Path) -> None:
     """FAILURE, one line, and the node is as it was."""
     flag = tmp_path / "broken"
     flag.touch()
