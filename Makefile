@@ -29,11 +29,12 @@ JOBS ?= 2
 unexport PYTHONPATH LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH ROS_DISTRO ROS_VERSION \
   ROS_PYTHON_VERSION RMW_IMPLEMENTATION PYTHONHOME VIRTUAL_ENV _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
-.PHONY: help venv demo test docs lint format clean clean-venv
+.PHONY: help venv demo test fast docs lint format clean clean-venv
 
 help:
 	@echo 'make demo [BAG=path]  render a room (or take a bag), run the live node on it over DDS; results in out/demo'
 	@echo 'make test [ARGS=...]  all tests, in JOBS=$(JOBS) processes (ARGS go to pytest)'
+	@echo 'make fast [ARGS=...]  those without DDS that are not slow: one to two minutes'
 	@echo 'make lint             ruff and mypy; make format lets ruff rewrite'
 	@echo 'make docs             write what the pages and config/come.yaml repeat from the code'
 	@echo 'make venv             only make $(VENV), which the others do by themselves: ROS 2, torch, come_ros ($(BIN)/come_ros)'
@@ -81,6 +82,10 @@ demo: venv
 # test/conftest.py keeps DDS on this machine, in a domain of its own, and fails if a process or shared memory is left behind
 test: venv
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+# no DDS, nothing slow
+fast: venv
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m 'not ros and not slow' $(ARGS)
 
 lint: venv
 	@$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from marks import given_to
 
 from come_ros.ros.environment import isolated_dds_environment
 from come_ros.threads import spin_briefly
@@ -44,15 +45,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What goes together to a worker of pytest-xdist (`--dist loadgroup`): a file, and all files that talk over DDS.
+    """Marks that fixtures give; and what goes together to a worker of pytest-xdist (`--dist loadgroup`): a file, and all files that talk
+    over DDS.
 
     So fixtures are made once, and no two nodes, nor their shared memory, are looked at by tests that know of one only.
     """
+    for item in items:
+        for mark in set(given_to(item)):
+            item.add_marker(mark)
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
-    over_dds = {
-        item.path for item in items if item.get_closest_marker("ros") or "peer" in getattr(item, "fixturenames", ())
-    }
+    over_dds = {item.path for item in items if item.get_closest_marker("ros")}
     for item in items:
         group = "dds" if item.path in over_dds else item.path.relative_to(ROOT).as_posix()
         item.add_marker(pytest.mark.xdist_group(group))

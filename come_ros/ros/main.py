@@ -15,14 +15,15 @@ from ..errors import ConfigError
 from ..threads import begin
 from .environment import use_large_message_profile
 from .node import ReconstructionNode
+from .worker import Load, load_pipeline
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
     """Runs the node until SIGINT or SIGTERM. 0 after a stop that was asked for, 1 if the parameters are invalid, DEVICE_LOST if the GPU
-    answers no more."""
+    answers no more. load: makes the pipeline from the configuration, for those who bring a model of their own."""
     begin()
     use_large_message_profile()
-    code, ended = _spin(args)
+    code, ended = _spin(args, load)
     if not ended:
         # A pass or a load that cannot be interrupted is abandoned: waiting for it may take minutes; a lost device may never let
         # the interpreter end. The DDS participant goes with the last reference to it: else its shared memory would stay behind.
@@ -33,14 +34,14 @@ def main(args: list[str] | None = None) -> int:
     return code
 
 
-def _spin(args: list[str] | None) -> tuple[int, bool]:
+def _spin(args: list[str] | None, load: Load) -> tuple[int, bool]:
     """Exit code, and whether the worker came to an end."""
     node: ReconstructionNode | None = None
     executor: SingleThreadedExecutor | None = None
     code, ended = 0, True
     try:
         rclpy.init(args=args)
-        node = ReconstructionNode()
+        node = ReconstructionNode(load)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         node.start()

@@ -49,7 +49,7 @@ from .latched import LatchedTopics
 from .log import RosLogHandler
 from .parameters import declare_parameters, follow_parameters
 from .tf import Tf
-from .worker import Worker
+from .worker import Load, Worker, load_pipeline
 
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS,
@@ -88,8 +88,8 @@ class ReconstructionNode(LifecycleNode):
     The executor's thread only stores references; decoding, inference, packing and publishing happen in the worker.
     """
 
-    def __init__(self, **arguments: Any) -> None:
-        """Raises ConfigError if a given parameter is unknown or invalid."""
+    def __init__(self, load: Load = load_pipeline, **arguments: Any) -> None:
+        """load: makes the pipeline, in the worker's thread. Raises ConfigError if a given parameter is unknown or invalid."""
         super().__init__("come", **arguments)
         # ROS levels and rosout for what the pipeline and the backbones say
         self._log_handler = RosLogHandler(self)
@@ -106,6 +106,7 @@ class ReconstructionNode(LifecycleNode):
             self._publish,
             self.telemetry,
             self._tend,
+            load,
             lost=self._on_lost,
             publish_pose=self._publish_pose,
         )

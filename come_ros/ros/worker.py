@@ -38,6 +38,10 @@ PublishPose = Callable[[Located, Config], None]
 """Sends the pose of one image."""
 
 
+Load = Callable[[Config], "ReconstructionPipeline"]
+"""Makes the pipeline with its model. Slow; raises ComeRosError."""
+
+
 def load_pipeline(config: Config) -> ReconstructionPipeline:
     """The pipeline with its model, warmed up. Slow: imports torch, reads the weights, compiles kernels."""
     from ..backbones import load_backbone
@@ -75,7 +79,7 @@ class Worker(threading.Thread):
         publish: Publish,
         telemetry: Telemetry,
         tend: Callable[[], None],
-        load: Callable[[Config], ReconstructionPipeline] = load_pipeline,
+        load: Load = load_pipeline,
         *,
         lost: Callable[[DeviceLost], None] = lambda error: None,
         publish_pose: PublishPose = lambda located, config: None,

@@ -12,10 +12,12 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed: pip install '.[ros]', or source a ROS installation")
 
 import rclpy
+from marks import gives
 from ros.live_node import ROOT, NodeProcess, Peer
 
 
 @pytest.fixture
+@gives("ros")
 def start_node() -> Iterator[Callable[..., NodeProcess]]:
     """start_node(*ros_arguments, script=..., env=...) -> NodeProcess, ended after the test. Odometry is of keyframes, unless an argument
     says otherwise: then all topics have the same stamps. Odometry at the camera's rate has tests of its own."""
@@ -31,6 +33,7 @@ def start_node() -> Iterator[Callable[..., NodeProcess]]:
 
 
 @pytest.fixture
+@gives("ros")
 def peer() -> Iterator[Peer]:
     context = rclpy.Context()
     rclpy.init(context=context)

@@ -44,6 +44,24 @@ def wait_until(condition: Callable[[], Any], timeout_s: float = PATIENCE_S, what
         time.sleep(0.01)
 
 
+WITH_MODEL = """
+import os, sys, time
+from come_ros import errors
+from come_ros.backbones.fake import FakeBackbone
+from come_ros.pipeline import ReconstructionPipeline
+from come_ros.ros.main import main
+SETUP
+def load(config):
+    return ReconstructionPipeline(config, BACKBONE)
+sys.exit(main(sys.argv, load))
+"""
+
+
+def node_with(backbone: str, setup: str = "") -> str:
+    """A program: the node with `backbone`, an expression, as its model; `setup` comes before it."""
+    return WITH_MODEL.replace("BACKBONE", backbone).replace("SETUP", setup)
+
+
 class NodeProcess:
     """`come` as a subprocess with its log; `script` runs instead of the module, to arrange a model for the test."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nav_msgs.msg import Odometry
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from ros.live_node import HEIGHT, START_NS, STEP_NS, WIDTH, K, Peer, picture, wait_until
+from ros.live_node import HEIGHT, START_NS, STEP_NS, WIDTH, K, Peer, node_with, picture, wait_until
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64
 
@@ -93,13 +93,13 @@ def test_odometry_of_another_frame_needs_the_cameras_place_in_it():
     np.testing.assert_allclose(placed.at(0, "cam", 0.05)[0][:3, 3], [1, 0, 2])
 
 
-ECHO = """
-import sys
+ECHO = node_with(
+    "Echo()",
+    """
 from dataclasses import replace
 import numpy as np
-from come_ros.backbones import fake
 
-class Echo(fake.FakeBackbone):
+class Echo(FakeBackbone):
     '''Says what it is told.'''
     inputs, metric = frozenset({"intrinsics", "depth", "poses"}), True
 
@@ -114,11 +114,8 @@ class Echo(fake.FakeBackbone):
             out, depth=np.where(np.isfinite(known.depth), known.depth, np.float32(9)), intrinsics=known.intrinsics,
             window_from_camera=poses if np.isfinite(poses).all() else out.window_from_camera,
         )
-
-fake.FakeBackbone = Echo
-from come_ros.ros.main import main
-sys.exit(main(sys.argv))
-"""
+""",
+)
 
 
 class Robot:

@@ -6,26 +6,13 @@ import os
 import signal
 from pathlib import Path
 
-from ros.live_node import PATIENCE_S, START_NS, STEP_NS, NodeProcess, Peer, picture, wait_until
+from ros.live_node import PATIENCE_S, START_NS, STEP_NS, NodeProcess, Peer, node_with, picture, wait_until
 from ros.test_node import EVERY, assert_ends_well, change_state, settled, started
 from ros.test_services import answer
 from std_srvs.srv import SetBool
 
 # else it keeps, now and then, ten MiB that were freed, and a leak could hide below that
 MALLOC_GIVES_BACK = {"MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
-ARRANGED = """
-import sys
-from come_ros.backbones import fake
-from come_ros import errors
-{change}
-from come_ros.ros.main import main
-sys.exit(main(sys.argv))
-"""
-
-
-def arranged(change: str) -> str:
-    """A node whose stand-in for a model was changed by a line or two of Python."""
-    return ARRANGED.format(change=change)
 
 
 def held(node: NodeProcess) -> tuple[int, int, float]:
@@ -102,14 +89,15 @@ def test_a_failed_configure_can_be_fixed_and_tried_again(start_node, peer: Peer,
     """FAILURE, one line, and the node is as it was."""
     flag = tmp_path / "broken"
     flag.touch()
-    script = arranged(f"""
-import os
-made = fake.FakeBackbone.__init__
-def init(self, *a, **k):
+    script = node_with(
+        "made()",
+        f"""
+def made():
     if os.path.exists({str(flag)!r}):
         raise errors.CheckpointError("weights file x does not exist: check weights:=")
-    made(self, *a, **k)
-fake.FakeBackbone.__init__ = init""")
+    return FakeBackbone()
+""",
+    )
     peer.listen_to_outputs()
     node = start_node(*EVERY, "-p", "autostart:=false", script=script)
     assert not change_state(peer, "configure")
@@ -155,10 +143,13 @@ def test_paused_frames_are_counted_and_the_model_stays(start_node, peer: Peer) -
 
 
 def test_a_lost_device_ends_the_process_with_code_70(start_node, peer: Peer) -> None:
-    script = arranged("""
+    script = node_with(
+        "FakeBackbone(fail_on=fail_on)",
+        """
 def fail_on(images):
     raise errors.DeviceLost("CUDA error: an illegal memory access was encountered")
-fake.FakeBackbone.__init__.__defaults__ = (0.0, fail_on)""")
+""",
+    )
     node = started(start_node, peer, script=script)
     peer.send(picture(0), START_NS)
     assert node.process.wait(PATIENCE_S) == 70, node.log
@@ -173,8 +164,7 @@ fake.FakeBackbone.__init__.__defaults__ = (0.0, fail_on)""")
 
 
 def test_short_memory_makes_windows_smaller_and_is_said(start_node, peer: Peer) -> None:
-    script = arranged("""
-fake.FakeBackbone.__init__.__kwdefaults__.update(needs=lambda load: load.frames, free_mib=5)""")
+    script = node_with("FakeBackbone(needs=lambda load: load.frames, free_mib=5)")
     node = started(start_node, peer, script=script)
     status = sent_one_by_one(peer, 14)
     assert int(status["used"]) == 14 - int(status["dropped_rejected"]) and int(status["used"]) >= 12
@@ -186,8 +176,7 @@ fake.FakeBackbone.__init__.__kwdefaults__.update(needs=lambda load: load.frames,
 
 
 def test_when_nothing_fits_the_node_stays_up_and_says_so(start_node, peer: Peer) -> None:
-    script = arranged("""
-fake.FakeBackbone.__init__.__kwdefaults__.update(needs=lambda load: load.frames, free_mib=0.5)""")
+    script = node_with("FakeBackbone(needs=lambda load: load.frames, free_mib=0.5)")
     node = started(start_node, peer, script=script)
     status = sent_one_by_one(peer, 6)
     assert (status["used"], status["dropped_rejected"]) == ("0", "6")
@@ -198,10 +187,10 @@ fake.FakeBackbone.__init__.__kwdefaults__.update(needs=lambda load: load.frames,
 
 
 def test_the_governor_steers_the_live_node(start_node, peer: Peer) -> None:
-    script = arranged("""
-from come_ros import governor
-governor.HOLD_S = 0.5
-fake.FakeBackbone.__init__.__kwdefaults__.update(cost=lambda load: 0.05 * load.frames)""")
+    script = node_with(
+        "FakeBackbone(cost=lambda load: 0.06 * load.frames * (1 - 0.4 * load.ratio))",
+        "from come_ros import governor\ngovernor.HOLD_S = 0.5",
+    )
     node = started(
         start_node, peer, "-p", "latency_target_ms:=270.0", "-p", "accelerator.name:=come", script=script
     )  # fmt: skip

@@ -8,7 +8,19 @@ import time
 
 import numpy as np
 import pytest
-from ros.live_node import HEIGHT, PATIENCE_S, START_NS, STEP_NS, WIDTH, K, NodeProcess, Peer, picture, wait_until
+from ros.live_node import (
+    HEIGHT,
+    PATIENCE_S,
+    START_NS,
+    STEP_NS,
+    WIDTH,
+    K,
+    NodeProcess,
+    Peer,
+    node_with,
+    picture,
+    wait_until,
+)
 from sensor_msgs.msg import CompressedImage, Image
 
 from come_ros.camera.preprocess import crop_intrinsics, plan_resize
@@ -17,29 +29,16 @@ from come_ros.ros import messages
 WITH_TF = ("-p", "backbone:=fake", "-p", "keyframe.mode:=every", "-p", "diagnostics.period:=0.2")
 EVERY = (*WITH_TF, "-p", "tf.mode:=off")
 
-SLOW = """
-import sys
-from come_ros.backbones import fake
-fake.FakeBackbone.__init__.__defaults__ = ({delay}, None)
-from come_ros.ros.main import main
-sys.exit(main(sys.argv))
-"""
-
-STUCK = """
-import sys, time
-from come_ros.backbones import fake
-fake.FakeBackbone.predict = lambda *_: time.sleep(60)
-from come_ros.ros.main import main
-sys.exit(main(sys.argv))
-"""
-
-LOADING = """
-import sys, time
-from come_ros.ros import worker
-worker.Worker.__init__.__defaults__ = (lambda config: time.sleep(60),)
-from come_ros.ros.main import main
-sys.exit(main(sys.argv))
-"""
+SLOW = node_with("FakeBackbone({delay})")
+LOADING = node_with("time.sleep(60)")
+STUCK = node_with(
+    "Stuck()",
+    """
+class Stuck(FakeBackbone):
+    def predict(self, *arguments, **more):
+        time.sleep(60)
+""",
+)
 
 
 def settled(peer: Peer, received: int) -> dict[str, str]:

@@ -7,7 +7,7 @@ import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from ros.live_node import Peer, wait_until
+from ros.live_node import Peer, node_with, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICY = ROOT / "config" / "come_policy.xml"
@@ -15,13 +15,13 @@ TF = {"/tf", "/tf_static"}
 LIFECYCLE = "/come/transition_event", "/come/change_state", "/come/get_", "/come/list_", "/come/describe_", "/come/set_"
 EVERY_NODE = {"/parameter_events", "/rosout", "/clock"}
 # a stand-in for a model that takes all that can be known beside images
-SCRIPT = """
-import sys
-from come_ros.backbones import fake
-fake.FakeBackbone.inputs = frozenset({"intrinsics", "depth", "poses"})
-from come_ros.ros.main import main
-sys.exit(main(sys.argv))
-"""
+SCRIPT = node_with(
+    "Informed()",
+    """
+class Informed(FakeBackbone):
+    inputs = frozenset({"intrinsics", "depth", "poses"})
+""",
+)
 KNOWN = ("-p", "known.depth:=true", "-p", "known.odometry:=true", "-p", "use_sim_time:=true")
 
 

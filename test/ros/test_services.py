@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ros.live_node import PATIENCE_S, START_NS, STEP_NS, Peer, picture, wait_until
+from ros.live_node import PATIENCE_S, START_NS, STEP_NS, Peer, node_with, picture, wait_until
 from ros.test_outputs import LATCHING, run, send, stamps, used
 from std_srvs.srv import Trigger
 
@@ -26,13 +26,7 @@ sys.exit(main(sys.argv))
 """
 FULL_DISK = FAULT.format(fault="raise OSError(28, 'No space left on device')")
 SLOW_DISK = FAULT.format(fault="while not os.path.exists({go_on!r}): time.sleep(0.02)")
-SLOW_MODEL = """
-import sys
-from come_ros.backbones import fake
-fake.FakeBackbone.__init__.__defaults__ = (600, None)
-from come_ros.ros.main import main
-sys.exit(main(sys.argv))
-"""
+SLOW_MODEL = node_with("FakeBackbone(600)")
 
 
 def call(peer: Peer, name: str) -> Any:
