@@ -191,8 +191,8 @@ def read_trajectory(path: Path) -> dict[int, F64]:
         raise DatasetError(f"{shown(path)} holds no poses: each row must be stamp tx ty tz qx qy qz qw")
     if all(len(words) == 11 for _, words in rows) and len({stamp for stamp, _ in rows}) < max(2, len(rows) // 2):
         raise DatasetError(
-            f"{shown(path)} has 12 columns, as KITTI's paths have, which have no times: convert it "
-            f"(evo_traj kitti {path.name} --save_as_tum) and put the images' stamps before its rows"
+            f"{shown(path)} has 12 columns, as KITTI's paths have, which have no times: write its poses as rows of "
+            f"stamp tx ty tz qx qy qz qw, with the stamps of its times.txt"
         )
     try:
         values = np.array([[float(word) for word in words[:7]] for _, words in rows]).reshape(-1, 7)
