@@ -114,7 +114,7 @@ def open_sequence(
             return BagSequence(path, topic, rectify, truth, depth, part, levels)
         if truth is not None:
             raise DatasetError(
-                f"ground truth {truth} is not a file, and {shown(path)} not a bag that could hold such a topic: give a TUM file"
+                f"ground truth {truth} is not a file, and {shown(path)} is not a bag that could hold such a topic: give a TUM file"
             )
         _refuse(path, "not a bag", topic=topic, depth_topic=None if depth == "none" else depth)
         if path.is_file() and path.suffix.lower() in VIDEOS:

@@ -194,7 +194,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, world: Truth) -> No
         open_sequence(write_bag(tmp_path / "bag", world), fps=5.0)
     with pytest.raises(ConfigError, match=r"a TUM folder, .* so that --fps 5.0 has no effect"):
         open_sequence(write_tum_folder(tmp_path / "tum", world), fps=5.0)
-    with pytest.raises(DatasetError, match=r"ground truth /x/gt.tum is not a file, and .*images no bag"):
+    with pytest.raises(DatasetError, match=r"ground truth /x/gt.tum is not a file, and .*images is not a bag"):
         open_sequence(folder, truth="/x/gt.tum")
     with pytest.raises(DatasetError, match=r"must lie in 0"):
         open_sequence(folder, fps=-1)
