@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .alignment import WindowAligner
 from .backbones.stream import EncoderCache, FrameName, Step
-from .camera.preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, plan_resize, preprocess
+from .camera.preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, image_plan, preprocess
 from .camera.rig import hold_rig
 from .config import Config
 from .errors import FrameError, OutOfMemory
@@ -190,7 +190,7 @@ class ReconstructionPipeline:
     def _grey(self, frames: int) -> NDArray[np.uint8]:
         """(frames, H, W, 3), as large as the images of windows will be."""
         side = self.governor.effort.side
-        plan = plan_resize(4 * side, 3 * side, side, self.backbone.patch_size)
+        plan = image_plan(self.backbone, 4 * side, 3 * side, side)
         return np.full((frames, plan.height, plan.width, 3), 128, np.uint8)
 
     def warm_up(self, stop: Callable[[], bool] | None = None) -> None:
@@ -496,12 +496,7 @@ class ReconstructionPipeline:
         """Of each frame. The first camera's image gives the size; those of the others are cut to it."""
         height, width = window.frames[0].image.shape[:2]
         side = self.governor.effort.side
-        size = getattr(self.backbone, "image_size", None)
-        plan = (
-            plan_resize(width, height, side, self.backbone.patch_size)
-            if size is None
-            else cover(width, height, *size(width, height, side))
-        )
+        plan = image_plan(self.backbone, width, height, side)
         return [cover(f.image.shape[1], f.image.shape[0], plan.width, plan.height) for f in window.frames]
 
     def _known_of(self, window: Window, plans: list[CropResize]) -> Known | None:

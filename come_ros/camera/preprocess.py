@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,23 @@ def check_image(image: NDArray[np.uint8]) -> None:
             f"an image of {width}x{height} px cannot be used: its sides must be {MIN_SIDE} px or more, and one at most {MAX_ASPECT} times "
             f"the other; set the camera's size"
         )
+
+
+@dataclass(frozen=True)
+class PlainSizes:
+    """What image_plan and eval ask of a model, for one that has no rule of its own."""
+
+    patch_size: int
+    native_side: int
+
+
+def image_plan(backbone: Any, width: int, height: int, side: int) -> CropResize:
+    """The crop of a (height, width) image for that model, whose longer side becomes about `side`: by its own rule, if it has one. Every
+    door asks here. Raises FrameError for an empty image."""
+    size = getattr(backbone, "image_size", None)  # stand-ins for a model need only predict
+    if size is None:
+        return plan_resize(width, height, side, backbone.patch_size)
+    return cover(width, height, *size(width, height, side))
 
 
 def plan_resize(width: int, height: int, side: int, patch: int) -> CropResize:

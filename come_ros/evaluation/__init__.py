@@ -1,6 +1,7 @@
 """Errors against ground truth, each with its source; the trivial baselines for every figure are in `window`."""
 
-from .bootstrap import Interval, best_share, interval, paired_difference
+from .baselines import Motion, ate_baselines, best_motion, constant_motion, random_walks, straight_line
+from .bootstrap import Interval, best_share, block_length, interval, paired_difference
 from .calibration import Calibration, calibration, spearman
 from .depth import DepthErrors, RatioHistogram, depth_errors, depth_scale, depth_ssim, edges, ssim
 from .points import PointErrors, point_errors, window_point_errors, world_points
@@ -19,12 +20,17 @@ __all__ = [
     "Calibration",
     "DepthErrors",
     "Interval",
+    "Motion",
     "PointErrors",
     "RatioHistogram",
     "ThinErrors",
+    "ate_baselines",
     "ate_rmse",
+    "best_motion",
     "best_share",
+    "block_length",
     "calibration",
+    "constant_motion",
     "depth_errors",
     "depth_scale",
     "depth_ssim",
@@ -35,11 +41,13 @@ __all__ = [
     "point_errors",
     "pose_auc",
     "prediction_difference",
+    "random_walks",
     "relative_pose_errors",
     "rotation_error_deg",
     "rpe_rmse",
     "spearman",
     "ssim",
+    "straight_line",
     "thin_errors",
     "window_point_errors",
     "world_points",

@@ -1,16 +1,20 @@
-"""Intervals of means over windows by the bootstrap (Efron 1979, percentile method), seeded: the same numbers give the same interval."""
+"""Intervals of means over windows by the bootstrap (Efron 1979, percentile method), seeded: the same numbers give the same interval.
+
+Consecutive windows of one recording are not independent: they are resampled in blocks of neighbours (Politis and Romano 1992, circular).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 RESAMPLES = 2000
 LEVEL = 95.0
-
-Statistic = Callable[..., np.ndarray]
+LEAST = 8
+"""independent windows from which on an interval is believed; with fewer it is far too narrow"""
 
 
 class Interval(NamedTuple):
@@ -21,17 +25,24 @@ class Interval(NamedTuple):
     high: float
 
 
-def interval(values: np.ndarray, median: bool = False, seed: int = 0) -> Interval:
-    """Mean (or median) of (n,) over windows, those that are NaN left out. All NaN: NaN."""
+def block_length(windows: int, independent: bool) -> int:
+    """Of neighbours that are resampled together: 1 if all windows are independent, else the cube root of their number."""
+    return 1 if independent else max(1, math.ceil(windows ** (1 / 3) - 1e-9))
+
+
+def interval(values: np.ndarray, median: bool = False, seed: int = 0, block: int = 1) -> Interval:
+    """Mean (or median) of (n,) over windows, those that are NaN left out. All NaN: NaN. block: see block_length."""
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
         return Interval(*(float("nan"),) * 3)
     of = np.median if median else np.mean
-    return Interval(float(of(values)), *_bounds(of(values[_picks(len(values), seed)], axis=1)))
+    return Interval(float(of(values)), *_bounds(of(values[_picks(len(values), seed, block)], axis=1)))
 
 
-def paired_difference(ours: np.ndarray, base: np.ndarray, relative: bool = False, seed: int = 0) -> Interval:
+def paired_difference(
+    ours: np.ndarray, base: np.ndarray, relative: bool = False, seed: int = 0, block: int = 1
+) -> Interval:
     """mean(ours) - mean(base) over the same windows, resampled together; relative: divided by mean(base). Windows where either is NaN
     are left out."""
     ours, base = np.asarray(ours, np.float64), np.asarray(base, np.float64)
@@ -39,7 +50,7 @@ def paired_difference(ours: np.ndarray, base: np.ndarray, relative: bool = False
     ours, base = ours[both], base[both]
     if not len(ours):
         return Interval(*(float("nan"),) * 3)
-    picks = _picks(len(ours), seed)
+    picks = _picks(len(ours), seed, block)
     a, b = ours[picks].mean(axis=1), base[picks].mean(axis=1)
     value = ours.mean() - base.mean()
     if not relative:
@@ -48,16 +59,18 @@ def paired_difference(ours: np.ndarray, base: np.ndarray, relative: bool = False
         return Interval(float(value / base.mean()), *_bounds((a - b) / b))
 
 
-def best_share(values: np.ndarray, lower_is_better: bool = True, seed: int = 0) -> np.ndarray:
+def best_share(values: np.ndarray, lower_is_better: bool = True, seed: int = 0, block: int = 1) -> np.ndarray:
     """(k,) of (k, n) values of k methods on the same windows: in what share of the resamples each has the best mean. It says how sure it
     is that the best of many is the best, which the interval of one of them, chosen afterwards, does not. No NaN."""
-    means = values[:, _picks(values.shape[1], seed)].mean(axis=2)
+    means = values[:, _picks(values.shape[1], seed, block)].mean(axis=2)
     first = np.argmin(means if lower_is_better else -means, axis=0)
     return np.bincount(first, minlength=len(values)) / RESAMPLES
 
 
-def _picks(n: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+@functools.lru_cache(maxsize=32)
+def _picks(n: int, seed: int, block: int) -> np.ndarray:
+    starts = np.random.default_rng(seed).integers(n, size=(RESAMPLES, -(-n // block)))
+    return ((starts[..., None] + np.arange(block)) % n).reshape(RESAMPLES, -1)[:, :n]
 
 
 def _bounds(means: np.ndarray) -> tuple[float, float]:

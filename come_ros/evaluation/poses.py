@@ -14,7 +14,8 @@ from .depth import depth_errors
 if TYPE_CHECKING:
     from ..types import Prediction
 
-LEAST_BASELINE_M = 0.02  # below, a translation has no direction worth the name
+LEAST_BASELINE = 0.02  # below, a translation has no direction worth the name; metres, for a truth in metres
+LEAST_PARALLAX = 0.01  # the same in median depths, for a truth in any unit
 AUC_DEG = (5, 10, 30)
 
 
@@ -26,26 +27,30 @@ def rotation_error_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.degrees(np.arctan2(sine, (np.trace(between, axis1=-2, axis2=-1) - 1) / 2))
 
 
-def relative_pose_errors(world_from_camera: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def relative_pose_errors(
+    world_from_camera: np.ndarray, truth: np.ndarray, least: float = LEAST_BASELINE
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Errors of each camera relative to the first: (rotation deg, translation direction deg, true rotation deg), each (S - 1,).
 
-    The direction is NaN where the true baseline is below LEAST_BASELINE_M. The true rotation is what the trivial baseline `identity` would
+    The direction is NaN where the true baseline is below `least`, in the truth's unit. The true rotation is what `identity` would
     get wrong.
     """
     first, others = [0] * (len(truth) - 1), range(1, len(truth))
-    rotation, direction = _pair_errors(world_from_camera, truth, first, others)
-    still, _ = _pair_errors(np.broadcast_to(np.eye(4), np.shape(truth)), truth, first, others)
+    rotation, direction = _pair_errors(world_from_camera, truth, first, others, least)
+    still, _ = _pair_errors(np.broadcast_to(np.eye(4), np.shape(truth)), truth, first, others, least)
     return rotation, direction, still
 
 
-def pair_pose_errors(world_from_camera: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pair_pose_errors(
+    world_from_camera: np.ndarray, truth: np.ndarray, least: float = LEAST_BASELINE
+) -> tuple[np.ndarray, np.ndarray]:
     """(rotation deg, translation direction deg) of all S (S - 1) / 2 pairs of cameras; the direction is NaN as above."""
     pairs = list(itertools.combinations(range(len(truth)), 2))
-    return _pair_errors(world_from_camera, truth, [i for i, _ in pairs], [j for _, j in pairs])
+    return _pair_errors(world_from_camera, truth, [i for i, _ in pairs], [j for _, j in pairs], least)
 
 
 def _pair_errors(
-    poses: np.ndarray, truth: np.ndarray, a: Sequence[int], b: Sequence[int]
+    poses: np.ndarray, truth: np.ndarray, a: Sequence[int], b: Sequence[int], least: float
 ) -> tuple[np.ndarray, np.ndarray]:
     a, b = list(a), list(b)
     est = np.linalg.inv(poses[a]) @ poses[b]
@@ -54,7 +59,7 @@ def _pair_errors(
     length = np.linalg.norm(t_ref, axis=1)
     cosine = np.einsum("si,si->s", t, t_ref) / np.maximum(np.linalg.norm(t, axis=1) * length, 1e-12)
     direction = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
-    return rotation_error_deg(est[:, :3, :3], ref[:, :3, :3]), np.where(length > LEAST_BASELINE_M, direction, np.nan)
+    return rotation_error_deg(est[:, :3, :3], ref[:, :3, :3]), np.where(length > least, direction, np.nan)
 
 
 def pose_auc(rotation_deg: np.ndarray, direction_deg: np.ndarray, threshold_deg: float) -> float:
@@ -76,6 +81,18 @@ def ate_rmse(world_from_camera: np.ndarray, truth: np.ndarray, with_scale: bool 
     ours, real = world_from_camera[:, :3, 3], truth[:, :3, 3]
     scale, rotation, translation = geometry.umeyama(ours, real, with_scale)
     return float(np.sqrt(((scale * ours @ rotation.T + translation - real) ** 2).sum(axis=1).mean()))
+
+
+def translation_lengths(world_from_camera: np.ndarray, truth: np.ndarray, scale: float) -> tuple[float, float]:
+    """(length of the path (N, 4, 4) over that of the truth, RMS error of a step's translation in the truth's unit), N >= 2, with the scale
+    that depth has: nothing is fitted to the path, so that a path that is too short shows."""
+    ours, real = (
+        (geometry.inverse(p[:-1]) @ p[1:])[:, :3, 3] for p in (np.asarray(world_from_camera), np.asarray(truth))
+    )
+    ours = scale * ours
+    length = float(np.linalg.norm(real, axis=1).sum())
+    ratio = float(np.linalg.norm(ours, axis=1).sum()) / length if length > 0 else float("nan")
+    return ratio, float(np.sqrt(((ours - real) ** 2).sum(axis=1).mean()))
 
 
 def rpe_rmse(

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from .. import geometry
 from ..files import write_tum
 from ..types import F32, F64
-from . import RatioHistogram, depth_errors, rotation_error_deg
+from . import RatioHistogram, ate_baselines, ate_rmse, depth_errors, rotation_error_deg
+from .poses import translation_lengths
 from .window import mean_depth
 
 
@@ -56,6 +57,11 @@ class DepthScores:
             self._sums[name] = self._sums.get(name, 0) + np.array([error.abs_rel, error.delta])
             self._histograms.setdefault(name, RatioHistogram()).add(depth, real, mask)
 
+    @property
+    def scale(self) -> float | None:
+        """Metres in one unit of ours, the median over frames; None if nothing could be compared."""
+        return float(np.median(self.scales)) if self.scales else None
+
     def result(self) -> dict[str, Any] | None:
         """None if nothing could be compared."""
         if not self._compared:
@@ -64,6 +70,7 @@ class DepthScores:
         return {
             "frames": self._frames,
             "coverage": self._compared / self._known,
+            "scale": self.scale,
             "mean_depth_map": "training rooms",
             "per_frame": {
                 name: dict(zip(("abs_rel", "delta"), (total / len(self.scales)).tolist(), strict=True))
@@ -74,7 +81,8 @@ class DepthScores:
 
 
 def rotation_scores(odom_from_camera: Mapping[int, F64], world_from_camera: Mapping[int, F64]) -> dict[str, Any] | None:
-    """Angles between consecutive used frames, and how far they are off; the trivial baseline never turns."""
+    """Angles between consecutive used frames, and how far they are off; next to what comes of no rotation, and of the constant one that
+    fits the truth best."""
     stamps = sorted(world_from_camera)
     if len(stamps) < 2:
         return None
@@ -83,21 +91,26 @@ def rotation_scores(odom_from_camera: Mapping[int, F64], world_from_camera: Mapp
     steps = [np.swapaxes(r[:-1], 1, 2) @ r[1:] for r in (ours, real)]
     off = rotation_error_deg(*steps)
     null = rotation_error_deg(np.broadcast_to(np.eye(3), steps[1].shape), steps[1])
+    constant = rotation_error_deg(np.broadcast_to(geometry.average_rotation(steps[1]), steps[1].shape), steps[1])
+    errors = {"come_ros": off, "no rotation": null, "constant rotation": constant}
     return {
         "pairs": len(off),
-        "median_deg": {"come_ros": float(np.median(off)), "no rotation": float(np.median(null))},
-        "rmse_deg": {"come_ros": float(np.sqrt(np.mean(off**2))), "no rotation": float(np.sqrt(np.mean(null**2)))},
+        "median_deg": {name: float(np.median(e)) for name, e in errors.items()},
+        "rmse_deg": {name: float(np.sqrt(np.mean(e**2))) for name, e in errors.items()},
     }
 
 
 def trajectory_scores(
-    odom_from_camera: Mapping[int, F64], world_from_camera: Mapping[int, F64]
+    odom_from_camera: Mapping[int, F64], world_from_camera: Mapping[int, F64], depth_scale: float | None = None
 ) -> dict[str, Any] | None:
     """ATE and RPE (between consecutive used frames) by evo, aligned by Sim(3) and, `_se3`, with the scale left as it is; None for
     fewer than three poses.
 
-    Trivial baselines: not moving (any alignment puts it into the middle of the truth; no step has a length) and, for RPE, the constant
-    velocity in the camera's own axes that fits the truth best.
+    Trivial baselines: see ate_baselines, each with the scale that suits it best; for RPE not moving, and the constant velocity in the
+    camera's own axes that fits the truth best.
+    scale: the truth's units in one of ours, as the alignment of the path has it. depth_scale: as depth has it, if that is known; then also
+    short: how many times too short the path is for the depth, scale / depth_scale; length_ratio: its length over the true one, and
+    ate_depth_scale_rmse_m, both under that scale.
     """
     stamps = sorted(world_from_camera)
     if len(stamps) < 3:
@@ -105,7 +118,7 @@ def trajectory_scores(
     real = np.stack([world_from_camera[t] for t in stamps])
     positions = real[:, :3, 3]
     steps = (geometry.inverse(real[:-1]) @ real[1:])[:, :3, 3]
-    still = _rms(positions - positions.mean(axis=0))
+    still = ate_baselines(real)
     nulls = {"not moving": _rms(steps), "constant velocity": _rms(steps - steps.mean(axis=0))}
     pairs = ("--delta", "1", "--delta_unit", "f")
     calls = {
@@ -127,11 +140,19 @@ def trajectory_scores(
     }
     for name, result in results.items():
         if name.startswith("ate"):
-            out[name] = {"come_ros": result.get("rmse"), "not moving": still}
+            out[name] = {"come_ros": result.get("rmse"), **still}
         elif name.startswith("rpe_translation"):
             out[name] = {"come_ros": result.get("rmse"), **nulls}
         else:
             out[name] = result.get("rmse")  # its trivial baseline is with the rotation scores
+    ours = np.stack([odom_from_camera[t] for t in stamps])
+    out["scale"] = float(geometry.umeyama(ours[:, :3, 3], positions)[0])
+    if depth_scale is not None and np.isfinite(depth_scale):
+        out["depth_scale"] = depth_scale
+        out["short"] = out["scale"] / depth_scale
+        out["length_ratio"], _ = translation_lengths(ours, real, depth_scale)
+        scaled = geometry.transform_poses(depth_scale, np.eye(3), np.zeros(3), ours)
+        out["ate_depth_scale_rmse_m"] = ate_rmse(scaled, real, with_scale=False)
     if problems := "; ".join(dict.fromkeys(r["problem"] for r in results.values() if "problem" in r)):
         out["problem"] = problems
     return out

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ..types import F32, F64, U8, Prediction
+from .baselines import Motion, best_motion, constant_motion, random_walks, straight_line
 from .calibration import Calibration, calibration
 from .depth import depth_errors, depth_scale, depth_ssim, edges
 from .points import window_point_errors, world_points
-from .poses import AUC_DEG, ate_rmse, pair_pose_errors, pose_auc, relative_pose_errors, rpe_rmse
+from .poses import (
+    AUC_DEG,
+    LEAST_BASELINE,
+    LEAST_PARALLAX,
+    ate_rmse,
+    pair_pose_errors,
+    pose_auc,
+    relative_pose_errors,
+    rpe_rmse,
+    translation_lengths,
+)
 from .thin import thin_errors
 
 MEAN_DEPTH = Path(__file__).resolve().parents[1] / "models" / "mean_depth.npy"
 """(h, w) mean depth of the training rooms, each frame scaled to median 1."""
 NULL_FOCAL = 0.75  # widths of the image: the middle of the training rooms' fields of view
+WALKS = 40  # of each window
 LEAST_KNOWN = 0.01  # share of a window's pixels; with fewer its depth is taken for unknown
 
 
@@ -37,6 +51,12 @@ class WindowTruth:
     world_from_camera: F64 | None = None
     intrinsics: F64 | None = None
     background: F32 | None = None
+
+    @cached_property
+    def least_baseline(self) -> float:
+        """Shorter translations have no direction worth the name; in the truth's unit, which need not be metres."""
+        middle = np.nan if self.depth is None else float(np.nanmedian(np.where(self.depth > 0, self.depth, np.nan)))
+        return LEAST_PARALLAX * middle if np.isfinite(middle) else LEAST_BASELINE
 
     @cached_property
     def edges(self) -> np.ndarray:
@@ -91,7 +111,8 @@ def score_window(
         row |= {"thin_precision": thin.precision, "thin_recall": thin.recall, "thin_f1": thin.f1}
         row |= {"thin_abs_rel": thin.abs_rel, "thin_pixels": thin.pixels}
     if truth.world_from_camera is not None:
-        row |= _pose_scores(prediction.window_from_camera, truth.world_from_camera)
+        scale = row.get("scale", float("nan"))
+        row |= pose_scores(prediction.window_from_camera, truth.world_from_camera, scale, truth.least_baseline)
     if truth.intrinsics is not None:
         focal = (prediction.intrinsics[:, 0, 0], prediction.intrinsics[:, 1, 1])
         off = [np.abs(f / truth.intrinsics[i, i] - 1) for i, f in enumerate(focal)]
@@ -110,6 +131,7 @@ def _depth_scores(prediction: Prediction, truth: F32, edge: np.ndarray, dense: P
     row = {
         "abs_rel": whole.abs_rel, "delta": whole.delta, "rmse": whole.rmse, "log_rmse": whole.log_rmse, "scale": scale,
         "ssim": depth_ssim(depth, truth, scale),
+        "frame_abs_rel": float(np.nanmean([depth_errors(d, t).abs_rel for d, t in zip(depth, truth, strict=True)])),
     }  # fmt: skip
     kept = np.ones(truth.shape, bool) if prediction.merged is None else ~prediction.merged
     base_scale = None if dense is None else depth_scale(dense.depth, truth)
@@ -129,22 +151,67 @@ def _confidence_scores(prediction: Prediction, truth: F32) -> dict[str, float]:
     return {"ause": trust.ause, "ause_chance": trust.chance, "ause_far": far.ause, "spearman": trust.spearman}
 
 
-def _pose_scores(window_from_camera: F64, truth: F64) -> dict[str, float]:
+def pose_scores(window_from_camera: F64, truth: F64, scale: float, least: float) -> dict[str, float]:
+    """Errors of poses (S, 4, 4). scale: the truth's units in one of the model's, as its depth has it; NaN if that is not known. least: see
+    WindowTruth.least_baseline."""
     if len(truth) < 2:
         return {}
-    rotation, direction, _ = relative_pose_errors(window_from_camera, truth)
-    pairs = pair_pose_errors(window_from_camera, truth)
+    rotation, direction, _ = relative_pose_errors(window_from_camera, truth, least)
+    pairs = pair_pose_errors(window_from_camera, truth, least)
     translation, turn = rpe_rmse(window_from_camera, truth)
+    length, step = translation_lengths(window_from_camera, truth, scale)
     row = {
         "rotation_deg": float(np.median(rotation)),
         "direction_deg": float(np.median(direction[np.isfinite(direction)])) if np.isfinite(direction).any() else np.nan,
         **{f"auc{t}": pose_auc(*pairs, t) for t in AUC_DEG},
         "rpe_rotation_deg": turn,
         "rpe_translation": translation,
+        "length_ratio": length,
+        "step_error": step,
     }  # fmt: skip
     if len(truth) > 2:
         row["ate"] = ate_rmse(window_from_camera, truth)
     return row
+
+
+class TruePath(NamedTuple):
+    """Of one window. world_from_camera: (S, 4, 4), None where unknown. least: see WindowTruth.least_baseline."""
+
+    world_from_camera: F64 | None
+    least: float
+
+
+MOTIONS = ("not moving", "straight line", "constant motion", "random walk", "best 5 % of random walks")
+
+
+def motion_baselines(paths: Sequence[TruePath], seed: int = 0) -> dict[str, list[dict[str, float]]]:
+    """Trivial baselines of motion, MOTIONS, for all windows of one source: name -> pose_scores of each window, {} where no poses are known.
+    They are in the truth's own unit, and the constant ones are fitted to the very windows (see baselines). Empty without poses."""
+    known = [p.world_from_camera for p in paths if p.world_from_camera is not None and len(p.world_from_camera) > 1]
+    if not known:
+        return {}
+    motion = best_motion(known)
+    rows = [_motion_rows(path, motion, seed + i) for i, path in enumerate(paths)]
+    return {name: [row.get(name, {}) for row in rows] for name in MOTIONS}
+
+
+def _motion_rows(path: TruePath, motion: Motion, seed: int) -> dict[str, dict[str, float]]:
+    truth = path.world_from_camera
+    if truth is None or len(truth) < 2:
+        return {}
+    said = {
+        "not moving": np.tile(np.eye(4), (len(truth), 1, 1)),
+        "straight line": straight_line(len(truth), motion.direction, motion.length),
+        "constant motion": constant_motion(len(truth), motion.step),
+    }
+    rows = {name: pose_scores(poses, truth, 1.0, path.least) for name, poses in said.items()}
+    walks = random_walks(len(truth), motion.length, WALKS, seed)
+    errors = {"step_error": [translation_lengths(walk, truth, 1.0)[1] for walk in walks]}
+    if len(truth) > 2:
+        errors["ate"] = [ate_rmse(walk, truth) for walk in walks]
+    rows["random walk"] = {name: float(np.mean(values)) for name, values in errors.items()}
+    rows["best 5 % of random walks"] = {name: float(np.percentile(values, 5)) for name, values in errors.items()}
+    return rows
 
 
 def _point_scores(prediction: Prediction, truth: WindowTruth, quick: bool) -> dict[str, float]:

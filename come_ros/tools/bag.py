@@ -490,7 +490,7 @@ class Job:
             "stream": {k: counts[k] for k in ("windows", "refused", "restarts", "jumps", "gaps", "changes")},
             "truth": {"poses": len(known), "matched": len(true_poses), **truth},
             "depth": self._depth_scores.result(),
-            "trajectory": trajectory_scores(self._poses, true_poses),
+            "trajectory": trajectory_scores(self._poses, true_poses, self._depth_scores.scale),
             "rotation": rotation_scores(self._poses, true_poses),
             **self._odometry_measured(true_poses),
             **({} if compared is None else {"compare": compared.result()}),
@@ -534,7 +534,7 @@ class Job:
         if not self.pipeline.locates:
             return {}
         keyframes = {
-            "trajectory": trajectory_scores(self._keyframes, true_poses),
+            "trajectory": trajectory_scores(self._keyframes, true_poses, self._depth_scores.scale),
             "rotation": rotation_scores(self._keyframes, true_poses),
         }
         return {"odometry": self._located.result(), "keyframes": keyframes}

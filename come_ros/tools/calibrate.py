@@ -81,7 +81,7 @@ def measure(weights: str, args: argparse.Namespace) -> np.ndarray:
     device = choose_device(args.device)
     model = load_model(args.backbone, weights).to(device).eval().requires_grad_(False)
     side = args.side or model.native_side
-    data = images_of_windows(args, side, model.patch)
+    data = images_of_windows(args, model, side)
     windows = []
     for i in tqdm(range(max(1, args.windows)), desc="calibrating", unit="window", disable=None):
         images = torch.from_numpy(next(data)).to(device).float() / 255
@@ -92,19 +92,19 @@ def measure(weights: str, args: argparse.Namespace) -> np.ndarray:
     return np.array(windows)
 
 
-def images_of_windows(args: argparse.Namespace, side: int, patch: int) -> Iterator[np.ndarray]:
+def images_of_windows(args: argparse.Namespace, model: Any, side: int) -> Iterator[np.ndarray]:
     """Endless windows (1, frames, 3, H, W) uint8 of training rooms, or of the recordings. Raises DatasetError."""
     from ..datasets.rooms.rooms import render_sequence
     from ..datasets.rooms.splits import SPLIT_SEEDS
     from ..training.data import RecordedWindows
 
     if args.source:
-        recorded = RecordedWindows(args.source, side, patch, args.seed)
+        recorded = RecordedWindows(args.source, model, side, args.seed)
         while True:
             yield recorded.batch(1, args.frames)
     for i in itertools.count():
         seed = SPLIT_SEEDS["train"][(args.seed * 1009 + i) % len(SPLIT_SEEDS["train"])]
-        height = patch * round(side * 3 / 4 / patch)
+        height = model.patch * round(side * 3 / 4 / model.patch)
         yield render_sequence(seed, frames=args.frames, width=side, height=height).images.transpose(0, 3, 1, 2)[None]
 
 

@@ -91,7 +91,7 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
         rng = np.random.default_rng((args.seed, step))
     # after a break the images are other ones, not the first ones again
     data = (
-        RecordedWindows(args.source, side, model.patch, args.seed + step)
+        RecordedWindows(args.source, model, side, args.seed + step)
         if args.source
         else RoomWindows(args.seed + step, side)
     )

@@ -132,11 +132,12 @@ def run(args: argparse.Namespace) -> int:
 
 def recorded_windows(names: list[str], count: int, side: int, patch: int) -> dict[str, list[Any]]:
     """WindowTruth of recordings by their names: `count` windows of 4 frames of each at most. Raises DatasetError."""
+    from ..camera.preprocess import PlainSizes
     from ..config import Config
     from .eval.sources import Cut, Source
 
     sources = [Source(name, Config()) for name in names]
-    return {source.label: list(source.windows(Cut(most=count), side, patch)) for source in sources}
+    return {source.label: list(source.windows(Cut(most=count), PlainSizes(patch, side))) for source in sources}
 
 
 @denormals_flushed()

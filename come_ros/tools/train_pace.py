@@ -125,7 +125,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     seed = args.seed + sum(at.values())  # other windows after an interruption
 
     if args.source:
-        recorded = RecordedWindows(args.source, side, model.patch, seed)
+        recorded = RecordedWindows(args.source, model, side, seed)
         batches = recorded_batches(recorded, args.batch, seed)
         held = [{"images": torch.from_numpy(w)[None]} for w in recorded.validation()[:VALIDATION_WINDOWS]]
     else:

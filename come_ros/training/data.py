@@ -51,9 +51,10 @@ class RoomWindows:
 class RecordedWindows:
     """Windows of neighbouring frames of recordings; the last tenth of each is kept for validation."""
 
-    def __init__(self, sources: list[str], side: int, patch: int, seed: int) -> None:
-        """Raises DatasetError if a recording cannot be read or is too short."""
-        from ..camera.preprocess import plan_resize, preprocess
+    def __init__(self, sources: list[str], model: Any, side: int, seed: int) -> None:
+        """model: whose images they become, with a longer side of about `side`. Raises DatasetError if a recording cannot be read or is
+        too short."""
+        from ..camera.preprocess import image_plan, preprocess
         from ..datasets.sequence import open_sequence
 
         self.rng = np.random.default_rng(seed)
@@ -63,7 +64,8 @@ class RecordedWindows:
                 images = []
                 for frame in sequence.iter_frames():
                     height, width = frame.image.shape[:2]
-                    images.append(preprocess(frame.image, plan_resize(width, height, side, patch)).transpose(2, 0, 1))
+                    plan = image_plan(model, width, height, side)
+                    images.append(preprocess(frame.image, plan).transpose(2, 0, 1))
             if len(images) < 10 or len({i.shape for i in images}) > 1:
                 raise DatasetError(f"{source} has {len(images)} images of {len({i.shape for i in images})} sizes: "
                                    f"give 10 or more of one size")  # fmt: skip

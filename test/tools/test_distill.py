@@ -10,6 +10,7 @@ from PIL import Image
 
 from come_ros.accelerators import make_accelerator
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
+from come_ros.camera.preprocess import PlainSizes
 from come_ros.config import Config
 from come_ros.errors import DatasetError
 from come_ros.tools import cli, distill
@@ -72,7 +73,7 @@ def test_a_predictor_comes_out_that_the_accelerator_takes(done):
 
 
 def test_windows_are_of_one_recording_and_never_of_what_is_held_back(sources):
-    data = RecordedWindows(list(sources), 112, 14, seed=5)
+    data = RecordedWindows(list(sources), PlainSizes(14, 112), 112, seed=5)
     assert [len(t) for t in data.train] == [27, 10] and [len(h) for h in data.held] == [3, 2]
     seen = set()
     for _ in range(60):
@@ -91,7 +92,7 @@ def test_windows_are_of_one_recording_and_never_of_what_is_held_back(sources):
 def test_too_few_images_are_an_error_that_says_so(tmp_path):
     few = folder_of_images(tmp_path / "few", 9)
     with pytest.raises(DatasetError, match=r"few has 9 images .*give 10 or more"):
-        RecordedWindows([few], 112, 14, 0)
+        RecordedWindows([few], PlainSizes(14, 112), 112, 0)
 
 
 def test_a_run_goes_on_to_more_steps_on_the_curve_of_its_new_length(done, sources, tmp_path, monkeypatch, capsys):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...camera.preprocess import plan_resize
+from ...camera.preprocess import image_plan
 from ...config import Config
 from ...errors import ComeRosError
 
@@ -40,7 +40,7 @@ def measure(config: Config) -> dict[str, Any]:
     before = _peak_mib("cpu")
     backbone = load_backbone(config)
     side = config.input.max_side or backbone.native_side
-    plan = plan_resize(4 * side, 3 * side, side, backbone.patch_size)
+    plan = image_plan(backbone, 4 * side, 3 * side, side)
     peaks = []
     for frames in (FEW, MANY):
         backbone.predict(np.full((frames, plan.height, plan.width, 3), 128, np.uint8))

@@ -1,17 +1,22 @@
-"""Scores the model, dense and accelerated, against ground truth and trivial baselines that see nothing.
+"""Scores the model, dense and accelerated, against ground truth, next to trivial baselines that can win.
 
 SOURCE is `rooms` (the frozen test rooms; the default), `thin` (rooms with poles, wires, legs, fences), or the path of a recording whose
 depth or camera path is known: a folder in the layout of TUM RGB-D, 7-Scenes or ScanNet, images with a COLMAP model or a
-transforms.json, a bag with depth or ground truth. Windows are cut out of each and run through the model as the node does it.
-Depth, poses, point clouds and confidence are scored; every figure has a 95 % interval over windows (seeded bootstrap), differences to
-the dense model are paired. The output folder then holds
+transforms.json, a bag with depth or ground truth. Windows are cut out of each and run through the model as the node does it: at its
+image size, and with known intrinsics where it takes them. Every source has tables of its own; nothing is averaged over sources.
+Depth, poses, point clouds and confidence are scored; every figure has a 95 % interval over windows (seeded bootstrap, in blocks where
+windows are neighbours in one recording), differences to the dense model are paired. With fewer than 8 independent windows nothing is
+bold and nobody wins. The trivial baselines: one depth for all pixels, the mean depth of the training rooms, single images, the same
+image n times, no attention across frames; for motion a camera that does not move, the best straight line, the best constant motion,
+random walks. The output folder then holds
   metrics.json    everything; what depends on the machine's speed stands under `timings`
-  metrics.md      the tables
+  metrics.md      one sentence for each accelerator, the tables, a verdict
   plots.png       sparsification, errors of single windows; with --frontier, the frontier
   windows.png     some windows side by side: input, truth, dense, accelerated, difference
 
 ACCELERATOR is a name, if need be with parameters of the group `accelerator`: come, come:ratio=0.75,group=2x2,edge_weight=1
---frontier instead tries every registered accelerator over its ratios, random groups, and the dense model on smaller images.
+--frontier instead tries every registered accelerator over its ratios, random groups, and the dense model on smaller images; with
+--accelerator only those, and the trivial baselines. Ctrl-C ends a run and keeps the windows that were complete (without pictures).
 
 examples:
   come_ros eval                                         the bundled model on 64 frozen test rooms, dense and with Co-Me
@@ -19,6 +24,7 @@ examples:
   come_ros eval rgbd_dataset_freiburg1_desk --stride 3  every third image
   come_ros eval bag.mcap --gt /vicon/odometry --topic /left/image
   come_ros eval --frontier -o out/frontier              accuracy against latency against kept tokens
+  come_ros eval --frontier --accelerator tome --accelerator my_package.mine:Mine
   come_ros eval --weights vggt.safetensors --accelerator none
 """
 
@@ -28,7 +34,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import re
 import sys
 import time
@@ -47,12 +52,20 @@ from ...files import write_text
 from ..arguments import Interrupts
 from ..report.results import ResultFolder
 from ..report.tables import for_json
-from .frontier import against_nulls, at_the_same_time, frontier_variants, latencies, recoveries, winners
+from .frontier import (
+    against_nulls,
+    at_the_same_time,
+    frontier_variants,
+    latencies,
+    recoveries,
+    winners,
+)
 from .measure import Scores, by_difficulty, measure, sequences, summary
 from .report import POINTS_OF, draw_plots, draw_windows, markdown
 from .sources import RENDERED, ROOMS, Cut, Source, sources_of
 from .trajectories import trajectories
-from .variants import Variant, accelerated, dense
+from .variants import WITHOUT_WINDOW, Variant, accelerated, dense, known_of, without_window
+from .verdict import sentences, verdict
 
 RESULTS = ("metrics.json", "metrics.md", "plots.png", "windows.png")
 DEFAULT = "come"
@@ -65,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--out", metavar="DIR", default="out/eval", help="output folder (%(default)s)")
     parser.add_argument(
-        "--frontier", action="store_true", help="every accelerator over its ratios, and trivial baselines"
+        "--frontier", action="store_true", help="every accelerator over its ratios, or those of --accelerator"
     )
     parser.add_argument(
         "--accelerator", action="append", metavar="ACCELERATOR",
@@ -103,8 +116,7 @@ def run(options: argparse.Namespace) -> int:
     counts = {source.name: source.count(cut) for source in sources}  # wrong paths are told before anything slow
     with ResultFolder(Path(options.out), RESULTS, options.overwrite) as folder, Interrupts() as stopped:
         backbone = _backbone(config)
-        side = config.input.max_side or backbone.native_side
-        windows = itertools.chain.from_iterable(source.windows(cut, side, backbone.patch_size) for source in sources)
+        windows = itertools.chain.from_iterable(source.windows(cut, backbone) for source in sources)
         first = next(windows, None)
         if first is None:
             raise ConfigError(
@@ -114,7 +126,8 @@ def run(options: argparse.Namespace) -> int:
         if options.frontier:
             if config.backbone == "fake":
                 raise ConfigError("--frontier needs a model with tokens: backbone fake has none")
-            variants, left_out = frontier_variants(backbone, config, *first.images.shape[1:3])
+            height, width = first.images.shape[1:3]
+            variants, left_out = frontier_variants(backbone, config, height, width, options.accelerator or ())
         else:
             variants, left_out = _variants(backbone, config, options.accelerator)
         timed: list[WindowTruth] = []
@@ -122,27 +135,41 @@ def run(options: argparse.Namespace) -> int:
         try:
             with tqdm(total=total, desc="scoring", unit="window", disable=None) as bar:
                 every = _noting(itertools.chain([first], windows), timed)
-                scores = measure(every, variants, total, bar, stopped, quick=options.frontier)
-            result = _result(options, config, backbone, cut, scores, variants, left_out)
-            if options.frontier:
-                _add_frontier(result, scores, variants, timed, options.seed)
-            else:
-                result["trajectories"] = _trajectories(sources, variants, stopped)
+                scores = measure(every, variants, total, bar, stopped, options.frontier, options.seed)
         except Cancelled:
-            print(f"come_ros eval: stopped by {stopped.name}, nothing is written", file=sys.stderr)
+            print(
+                f"come_ros eval: stopped by {stopped.name}, no window was complete: nothing is written", file=sys.stderr
+            )
             return 128 + (stopped.number or 0)
-        result.setdefault("timings", {})["seconds"] = time.perf_counter() - begun
-        result["timings"] = result.pop("timings")  # to the end, where it is easily left out
-        result = for_json(result)
+        variants = [v for v in variants if v.name not in scores.same]
+        result = _result(options, config, backbone, cut, scores, variants, left_out)
+        result["given"] = ", ".join(
+            ["images", *(["intrinsics"] if known_of(variants[0].backbone, config, first) is not None else [])]
+        )
+        ended = f"stopped by {stopped.name} after {len(scores.windows)} of {total} windows" if scores.stopped else ""
+        try:
+            if not ended:
+                if config.backbone != "fake":
+                    _add_times(result, variants, timed, stopped)
+                if not options.frontier:
+                    result["trajectories"] = _trajectories(sources, variants, stopped)
+        except Cancelled:
+            ended = f"stopped by {stopped.name} after all windows, before the rest was done"
+        result["stopped"] = ended
+        result = _finished(result, scores, variants, begun)
         text = markdown(result)
         folder.reserve.release()
         write_text(folder.path / "metrics.json", _compact(json.dumps(result, indent=1)) + "\n")
         write_text(folder.path / "metrics.md", text)
-        draw_plots(folder.path / "plots.png", result, scores, variants)
-        draw_windows(folder.path / "windows.png", scores, variants)
+        if not ended:  # pictures take seconds
+            draw_plots(folder.path / "plots.png", result, scores, variants)
+            draw_windows(folder.path / "windows.png", scores, variants)
         folder.publish()
     print(text)
-    print(f"{', '.join(RESULTS)} in {options.out}")
+    print(f"{', '.join(RESULTS if not ended else RESULTS[:2])} in {options.out}")
+    if ended:
+        print(f"come_ros eval: {ended}; what was complete is written", file=sys.stderr)
+        return 128 + (stopped.number or 0)
     return 0
 
 
@@ -171,8 +198,8 @@ def _variants(backbone: Any, config: Config, wanted: list[str] | None) -> tuple[
         except CheckpointError as error:
             if wanted:
                 raise
-            return variants, {text: str(error)}
-    return variants, {}
+            return [*variants, *without_window(backbone, config)], {text: str(error)}
+    return [*variants, *without_window(backbone, config)], {}
 
 
 def _noting(windows: Iterator[WindowTruth], noted: list[WindowTruth]) -> Iterator[WindowTruth]:
@@ -193,25 +220,37 @@ def _result(
     left_out: dict[str, str],
 ) -> dict[str, Any]:
     width, height = scores.size
-    by_source = {name: sum(source == name for source, _ in scores.windows) for name, _ in scores.windows}
     # of all single windows; of the frontier, which has many variants, what is drawn
     kept = {*POINTS_OF, "kept_tokens", "read_keys"} if options.frontier else set(scores.metrics)
     changed = {k: v for k, v in config.to_flat().items() if v != Config().get(k)}
+    of = {source: scores.of(source) for source in scores.sources}
     return {
         "come_ros": __version__,
         "model": {**backbone.description, "weights": os.path.basename(backbone.description["weights"])},
         "parameters": changed,
         "image": [width, height],
         "cut": {"size": cut.size, "stride": cut.stride, "step": cut.step or cut.size * cut.stride},
-        "windows": by_source,
-        "truth": {name: "rendered" if name in RENDERED else "recorded" for name in by_source},
+        "windows": {source: len(part.windows) for source, part in of.items()},
+        "truth": {name: "rendered" if name in RENDERED else "recorded" for name in of},
+        "path_window": [config.window.size, config.window.overlap],
         "seed": options.seed,
         "frontier": bool(options.frontier),
         "variants": [v.name for v in variants],
+        "baselines": [v.name for v in variants if v.trivial],
+        "same": scores.same,
+        "about": {v.family: v.about for v in variants if v.about and not v.trivial},
         "left_out": left_out,
-        "summary": summary(scores, options.seed),
-        "whole": sequences(scores),
-        "by_difficulty": by_difficulty(scores),
+        "sources": {
+            source: {
+                "independent": part.independent,
+                "block": part.block,
+                "summary": summary(part),
+                "whole": sequences(part).get(source, {}),
+                "by_difficulty": by_difficulty(part),
+            }
+            for source, part in of.items()
+        },
+        "order": [source for source, _ in scores.windows],
         "rows": {v: {m: scores.values(v, m).tolist() for m in scores.metrics if m in kept} for v in scores.rows},
     }
 
@@ -221,25 +260,40 @@ def _compact(text: str) -> str:
     return re.sub(r"\[[^\[\]{}\"]+\]", lambda found: " ".join(found[0].split()), text)
 
 
-def _add_frontier(
-    result: dict[str, Any], scores: Scores, variants: list[Variant], timed: list[WindowTruth], seed: int
-) -> None:
+def _add_times(result: dict[str, Any], variants: list[Variant], timed: list[WindowTruth], stopped: Any) -> None:
+    """Raises Cancelled."""
     images = [window.images for window in timed]
-    before = os.getloadavg()[0]
-    with tqdm(total=len(images) * (1 + TIMED_REPEATS), desc="timing", unit="pass", disable=None) as bar:
-        times = latencies(variants, images, TIMED_REPEATS, bar)
-    metrics = [m for m in POINTS_OF if m in scores.metrics]
-    result["against_nulls"] = {m: against_nulls(scores, variants, m) for m in metrics}
-    result["recovered"] = recoveries(scores, variants)
-    kept = {v.name: float(np.mean(scores.values(v.name, "kept_tokens"))) for v in variants}
-    took = {name: row["trunk_ratio"] for name, row in times.items()}
-    result["winners"] = {m: winners(scores, variants, kept, m, seed) for m in metrics}
-    result["timings"] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {before:.1f} before, {os.getloadavg()[0]:.1f} after",
-        "trunk": times,
-        "winners": {m: winners(scores, variants, took, m, seed) for m in metrics},
-        "resolution_at_the_same_time": at_the_same_time(scores, variants, times),
-    }
+    those = [
+        v for v in variants if v.name not in WITHOUT_WINDOW[:2]
+    ]  # those are several passes, of less than a window each
+    with tqdm(total=len(those), desc="timing", unit="variant", disable=None) as bar:
+        result["timings"] = latencies(those, images, TIMED_REPEATS, bar, stopped)
+
+
+def _finished(result: dict[str, Any], scores: Scores, variants: list[Variant], begun: float) -> dict[str, Any]:
+    """With what is concluded from all of it, ready for JSON: the frontier's comparisons, a sentence for each accelerator, the verdict. Who
+    is best at equal time is left out where the machine was busy."""
+    timings = result.setdefault("timings", {})
+    times = timings.get("of", {})
+    for source, about in result["sources"].items():
+        part = scores.of(source)
+        if result["frontier"]:
+            metrics = [m for m in POINTS_OF if np.isfinite(part.values(variants[0].name, m)).any()]
+            kept = {v.name: float(np.mean(part.values(v.name, "kept_tokens"))) for v in variants}
+            about["against_nulls"] = {m: against_nulls(part, variants, m) for m in metrics}
+            about["winners"] = {m: winners(part, variants, kept, m) for m in metrics}
+            about["recovered"] = recoveries(part, variants)
+            if times and not timings["busy"]:
+                took = {name: row["trunk_ratio"]["high"] for name, row in times.items()}
+                timings.setdefault("winners", {})[source] = {m: winners(part, variants, took, m) for m in metrics}
+                timed = [v for v in variants if v.name in times]
+                timings.setdefault("resolution_at_the_same_time", {})[source] = at_the_same_time(part, timed, times)
+        about["sentences"] = sentences(about, [v for v in variants if not v.trivial], timings)
+        about["verdict"] = verdict(part, result.get("trajectories", {}).get(source))
+    timings["seconds"] = time.perf_counter() - begun
+    result["timings"] = result.pop("timings")  # to the end, where it is easily left out
+    finished: dict[str, Any] = for_json(result)
+    return finished
 
 
 def _trajectories(sources: list[Source], variants: list[Variant], stopped: Any) -> dict[str, Any]:
@@ -247,7 +301,7 @@ def _trajectories(sources: list[Source], variants: list[Variant], stopped: Any) 
     out = {}
     for source in sources:
         if not source.rendered:
-            found = trajectories(source, variants, stopped)
+            found = trajectories(source, [v for v in variants if not v.trivial], stopped)
             if found:
                 out[source.label] = found
     return out

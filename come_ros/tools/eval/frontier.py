@@ -1,185 +1,238 @@
-"""Accuracy against latency against kept tokens, for every accelerator and two trivial baselines that each of them must beat: groups
-merged at random, and smaller images at the same cost."""
+"""Accuracy against latency against kept tokens, for every accelerator and the trivial baselines that each must beat: groups merged at
+random, smaller images at the same cost, and the model without what a window adds."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from ...config import Config
-from ...evaluation import best_share, paired_difference
+from ...config import Config, split_name
+from ...errors import Cancelled
+from ...evaluation import interval
 from ...types import U8
+from ..bench.machine import Machine
 from .measure import LOWER_IS_BETTER, Scores, thin_recovery
-from .variants import DENSE, RESOLUTION, Variant, accelerated, dense, smaller
+from .variants import DENSE, RESOLUTION, Variant, accelerated, dense, smaller, without_window
 
 RANDOM = "random"
 LIMITS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 """shares of the dense model's trunk time, or tokens, within which the best is looked for"""
+LEAST_PASSES = 6
+"""of a variant: with fewer, the interval of a median says nothing"""
 
 
-def frontier_variants(backbone: Any, config: Config, height: int, width: int) -> tuple[list[Variant], dict[str, str]]:
-    """The dense model, every registered accelerator and combination with all settings that are listed for it, smaller images; and which
-    were left out, with the reason."""
-    from ...accelerators import COMBINATIONS, registered
+def frontier_variants(
+    backbone: Any, config: Config, height: int, width: int, wanted: Sequence[str] = ()
+) -> tuple[list[Variant], dict[str, str]]:
+    """The dense model; every registered accelerator and combination with all settings that are listed for it, or `wanted`: a name with
+    all its settings, or NAME:parameter=value,... with just these; the trivial baselines. And which were left out, with the reason.
+    Raises ConfigError, CheckpointError for one that was asked for."""
+    from ...accelerators import COMBINATIONS
     from ...errors import CheckpointError
+    from ...plugins import ACCELERATORS
 
     variants, left_out = [dense(backbone, config)], {}
-    tried = {name: kind.frontier for name, kind in registered().items() if name != "none"} | COMBINATIONS
-    for name, settings in tried.items():
+    tried = {name: ACCELERATORS.load(name).frontier for name in ACCELERATORS.names if name not in ("none", RANDOM)}
+    tried |= COMBINATIONS
+    texts = [f"{name}:{setting}" if setting else name for name, settings in tried.items() for setting in settings]
+    if wanted:
+        texts = []
+        for text in wanted:
+            name, given = split_name(text)
+            settings = tried.get(name) or (() if "+" in name else ACCELERATORS.load(name).frontier) or ("",)
+            texts += [text] if given else [f"{name}:{setting}" if setting else name for setting in settings]
+    for text in dict.fromkeys(texts):
+        name = split_name(text)[0]
+        if name in left_out:
+            continue
         try:
-            variants += [accelerated(backbone, config, f"{name}:{setting}") for setting in settings]
+            variants.append(accelerated(backbone, config, text))
         except CheckpointError as error:  # its own network is missing
+            if wanted:
+                raise
             left_out[name] = str(error)
-    return [*variants, *smaller(backbone, config, height, width)], left_out
+    by_chance = [accelerated(backbone, config, f"{RANDOM}:{setting}") for setting in ACCELERATORS.load(RANDOM).frontier]
+    found = [*variants, *by_chance, *smaller(backbone, config, height, width), *without_window(backbone, config)]
+    return list({v.name: v for v in found}.values()), left_out
 
 
-def latencies(variants: list[Variant], images: list[U8], repeats: int, bar: Any) -> dict[str, dict[str, float]]:
-    """Median trunk milliseconds of each variant ("trunk_ms"), and of its ratio to the dense pass just before ("trunk_ratio"): all in turn,
-    so that what else the machine does hits all of them."""
+def latencies(
+    variants: list[Variant],
+    images: list[U8],
+    repeats: int,
+    bar: Any,
+    stopped: Callable[[], bool],
+    limit_s: float = 60.0,
+) -> dict[str, Any]:
+    """Times of each variant, with a pass of the dense model before each of its passes: what else the machine does hits both alike.
+
+    "of": variant -> trunk_ms and total_ms (medians), trunk_ratio and total_ratio to the dense model: {"value", "low", "high"}, median with
+    its 95 % interval over passes, and passes. And what `Machine` says. limit_s: for one variant; then no further repeats than
+    LEAST_PASSES. Raises Cancelled.
+    """
     from ..bench.split import timed, warmed
 
-    passes: dict[str, list[float]] = {v.name: [] for v in variants}
-    for turn in range(1 + repeats):
-        for window in images:
-            for v in variants:
-                model = v.backbone.dense if v.family == RESOLUTION else v.backbone
-                shown = v.backbone.shrink(window) if v.family == RESOLUTION else window
-                block = model.accelerator.plan_block(len(model.model.encoder_blocks()))
-                x = model.upload(shown)
-                if not turn:
-                    warmed(model, x)
-                parts, _, _ = timed(model, x, block)
+    base = next(v for v in variants if v.family == DENSE)
+    machine, out = Machine(), {}
+
+    def one(variant: Variant, shown: U8, warm: bool = False) -> tuple[float, float]:
+        if stopped():
+            raise Cancelled("on request")
+        model = variant.backbone.dense if variant.family == RESOLUTION else variant.backbone
+        x = model.upload(variant.backbone.shrink(shown) if variant.family == RESOLUTION else shown)
+        if warm:
+            warmed(model, x)
+        parts, _, _ = timed(model, x, model.accelerator.plan_block(len(model.model.encoder_blocks())))
+        total = sum(parts.values())
+        return total - parts["heads"], total
+
+    for v in variants:
+        bar.set_postfix_str(v.name)
+        begun, ours, theirs = time.monotonic(), [], []
+        for turn in range(1 + repeats):
+            if turn > 1 and time.monotonic() - begun > limit_s and len(ours) >= LEAST_PASSES:
+                break
+            for window in images:
+                pair = (one(base, window, not turn), one(v, window, not turn))
                 if turn:
-                    passes[v.name].append(sum(parts.values()) - parts["heads"])
-            bar.update()
-    base = np.array(passes[DENSE])
-    return {
-        name: {"trunk_ms": float(np.median(ms)), "trunk_ratio": float(np.median(np.array(ms) / base))}
-        for name, ms in passes.items()
-    }
+                    theirs.append(pair[0])
+                    ours.append(pair[1])
+        bar.update()
+        row: dict[str, Any] = {"passes": len(ours)}
+        for kind, i in (("trunk", 0), ("total", 1)):
+            mine, dense_ms = (np.array([p[i] for p in passes]) for passes in (ours, theirs))
+            row[f"{kind}_ms"] = float(np.median(mine))
+            if v is base:
+                row[f"{kind}_ratio"] = {"value": 1.0, "low": 1.0, "high": 1.0}
+            else:
+                row[f"{kind}_ratio"] = interval(mine / dense_ms, median=True)._asdict()
+        out[v.name] = row
+    return {**machine.report(), "of": out}
 
 
 def against_nulls(scores: Scores, variants: list[Variant], metric: str = "abs_rel") -> dict[str, dict[str, Any]]:
     """variant -> paired difference of the metric to each trivial baseline at as many kept tokens ("random", "resolution"), over the same
-    windows; between two settings of a baseline it is interpolated linearly, window by window; not beyond its ends."""
+    windows.
+
+    Random groups of one size, and smaller images, are a curve each; between two settings it is interpolated linearly, window by window;
+    beyond its ends there is none. Of several curves of random groups the one that is best there (by its mean) counts, as somebody would
+    choose it; "random" says of which size its groups are in "group".
+    """
     kept = {v.name: float(np.mean(scores.values(v.name, "kept_tokens"))) for v in variants}
-    curves = {
-        family: sorted(
-            ((kept[v.name], v.name) for v in variants if v.family.split()[0] == family or v.family == DENSE),
-            key=lambda point: point[0],
-        )
-        for family in (RANDOM, RESOLUTION)
-    }
+    lower = LOWER_IS_BETTER[metric]
+    ends = [(kept[v.name], v.name) for v in variants if v.family == DENSE]
+    curves: dict[str, dict[str, list[tuple[float, str]]]] = {RANDOM: {}, RESOLUTION: {}}
+    for v in variants:
+        kind = v.family.split()[0]
+        if kind in curves:
+            curves[kind].setdefault(v.family.removeprefix(kind).strip(), []).append((kept[v.name], v.name))
     out: dict[str, dict[str, Any]] = {}
     for v in variants:
+        if v.trivial or v.family == DENSE:
+            continue
         ours = scores.values(v.name, metric)
-        for family, curve in curves.items():
-            if v.family in (DENSE, RESOLUTION) or v.family.split()[0] == family:
+        for kind, of_kind in curves.items():
+            there = {
+                group: at
+                for group, points in of_kind.items()
+                if (at := _at(scores, sorted([*points, *ends]), kept[v.name], metric)) is not None
+            }
+            if not there:
                 continue
-            base = _same_groups(v, variants) if family == RANDOM else None
-            null = scores.values(base, metric) if base else _at(scores, curve, kept[v.name], metric)
-            if null is not None:
-                out.setdefault(v.name, {})[family] = paired_difference(ours, null)._asdict()
+            group = min(there, key=lambda g: np.nanmean(there[g]) * (1 if lower else -1))
+            out.setdefault(v.name, {})[kind] = {**scores.difference(ours, there[group]), "group": group}
     return out
 
 
 def at_the_same_time(
-    scores: Scores, variants: list[Variant], times: dict[str, dict[str, float]], metric: str = "abs_rel"
+    scores: Scores, variants: list[Variant], times: dict[str, dict[str, Any]], metric: str = "abs_rel"
 ) -> dict[str, Any]:
-    """variant -> paired difference of the metric to smaller images whose trunk takes as long, as above."""
-    curve = sorted((times[v.name]["trunk_ratio"], v.name) for v in variants if v.family in (DENSE, RESOLUTION))
+    """variant -> paired difference of the metric to smaller images whose trunk takes as long, as above. Times are known to an interval:
+    that of the difference covers the differences at both its ends."""
+    curve = sorted((times[v.name]["trunk_ratio"]["value"], v.name) for v in variants if v.family in (DENSE, RESOLUTION))
     out = {}
     for v in variants:
-        if v.family in (DENSE, RESOLUTION):
+        if v.trivial or v.family == DENSE:
             continue
-        null = _at(scores, curve, times[v.name]["trunk_ratio"], metric)
-        if null is not None:
-            out[v.name] = paired_difference(scores.values(v.name, metric), null)._asdict()
+        ratio, ours = times[v.name]["trunk_ratio"], scores.values(v.name, metric)
+        found = [
+            scores.difference(ours, null)
+            for end in ("value", "low", "high")
+            if (null := _at(scores, curve, ratio[end], metric)) is not None
+        ]
+        if len(found) == 3:
+            low, high = min(f["low"] for f in found), max(f["high"] for f in found)
+            sure = all(f["sure"] for f in found) and not low <= 0 <= high
+            out[v.name] = {"value": found[0]["value"], "low": low, "high": high, "sure": sure}
     return out
 
 
-def winners(
-    scores: Scores, variants: list[Variant], costs: dict[str, float], metric: str, seed: int = 0
-) -> list[dict[str, Any]]:
+def winners(scores: Scores, variants: list[Variant], costs: dict[str, float], metric: str) -> list[dict[str, Any]]:
     """Who is best by that metric within each of LIMITS of the dense model's cost, as far as somebody is.
 
-    costs: variant -> share of the dense one's. Of each limit: down_to, the least one within which there are just the same; best, the
-    accelerator with the best mean; cost, value; vs_dense and vs_null, paired differences to the dense and to null, the best null
-    model within the same limit; share, see best_share; level, the accelerators within the limit whose paired difference to the
-    best has zero in its interval. verdict: who is ahead of trivial baselines beyond doubt. Windows where the metric has no meaning are
-    left out.
+    costs: variant -> share of the dense one's; where it is known to an interval, its upper end, so that nobody is let in by noise. Of each
+    limit: down_to, the least one within which there are just the same; best, the accelerator with the best mean; cost, value;
+    vs_dense and vs_null, paired differences to the dense and to null, the best trivial baseline within the same limit; share, see
+    best_share; level, the accelerators within the limit whose paired difference to the best is not sure. verdict: who is ahead of
+    trivial baselines beyond doubt. Windows where the metric has no meaning are left out.
     """
     lower, out, before = LOWER_IS_BETTER[metric], [], None
+    variants = [v for v in variants if v.name in scores.rows and v.name in costs]
     there = np.isfinite(scores.values(DENSE, metric))
     if not there.any():
         return []
-    values = {v.name: scores.values(v.name, metric)[there] for v in variants}
-    base = values[DENSE]
-    is_null = {v.name: v.family.split()[0] in (RANDOM, RESOLUTION) for v in variants}
+    values = {v.name: np.where(there, scores.values(v.name, metric), np.nan) for v in variants}
+    whole = {n: bool(np.isfinite(v[there]).all()) for n, v in values.items()}
+    sign = 1 if lower else -1
+    is_null = {v.name: v.trivial for v in variants}
     for limit in LIMITS:
         within = [v.name for v in variants if v.name != DENSE and costs[v.name] <= limit]
-        ours, nulls = (
-            [n for n in within if is_null[n] == wanted and np.isfinite(values[n]).all()] for wanted in (False, True)
-        )
+        ours, nulls = ([n for n in within if is_null[n] == wanted and whole[n]] for wanted in (False, True))
         if not ours:
             break
         if (ours, nulls) == before:
             out[-1]["down_to"] = limit
             continue
         before = (ours, nulls)
-        shares = best_share(np.stack([values[n] for n in ours]), lower, seed)
-        order = sorted(ours, key=lambda n: values[n].mean() if lower else -values[n].mean())
+        shares = scores.best_share(np.stack([values[n][there] for n in ours]), lower)
+        order = sorted(ours, key=lambda n: sign * np.nanmean(values[n]))
         best = order[0]
         row: dict[str, Any] = {
-            "limit": limit, "down_to": limit, "best": best, "cost": costs[best], "value": float(values[best].mean()),
-            "vs_dense": paired_difference(values[best], base, seed=seed)._asdict(),
+            "limit": limit, "down_to": limit, "best": best, "cost": costs[best], "value": float(np.nanmean(values[best])),
+            "vs_dense": scores.difference(values[best], values[DENSE]),
             "share": float(shares[ours.index(best)]), "rivals": len(ours),
-            "level": [n for n in order[1:] if _undecided(values[n], values[best], seed)],
-            "null": None, "vs_null": None, "verdict": "no trivial baseline within",
+            "level": [n for n in order[1:] if not scores.difference(values[n], values[best])["sure"]],
+            "null": None, "vs_null": None, "verdict": "no baseline within",
         }  # fmt: skip
         if nulls:
-            null = min(nulls, key=lambda n: values[n].mean() if lower else -values[n].mean())
-            apart = paired_difference(values[best], values[null], seed=seed)
-            ahead = apart.high < 0 if lower else apart.low > 0
-            behind = apart.low > 0 if lower else apart.high < 0
-            verdict = "accelerator" if ahead else "baseline" if behind else "undecided"
-            row |= {"null": null, "vs_null": apart._asdict(), "verdict": verdict}
+            null = min(nulls, key=lambda n: sign * np.nanmean(values[n]))
+            apart = scores.difference(values[best], values[null])
+            ahead = sign * apart["value"] < 0
+            verdict = "undecided" if not apart["sure"] else "accelerator" if ahead else "baseline"
+            row |= {"null": null, "vs_null": apart, "verdict": verdict}
         out.append(row)
     return out
 
 
-def _undecided(a: np.ndarray, b: np.ndarray, seed: int) -> bool:
-    apart = paired_difference(a, b, seed=seed)
-    return apart.low <= 0 <= apart.high
-
-
 def recoveries(scores: Scores, variants: list[Variant]) -> dict[str, Any]:
     """variant with an edge vote -> what it wins back of what the same without loses on thin pixels; empty without thin structures."""
-    names = {v.name for v in variants}
+    names = {v.name for v in variants if v.name in scores.rows}
     out = {}
     for v in variants:
         words = v.name.split()
         plain = " ".join(word for word in words if not word.startswith("edge_weight="))
-        if plain != v.name and plain in names and "thin_recall" in scores.metrics:
+        if plain != v.name and {plain, v.name} <= names and "thin_recall" in scores.metrics:
             found = thin_recovery(scores, plain, v.name)
             if found is not None:
                 out[v.name] = found
     return out
 
 
-def _same_groups(variant: Variant, variants: list[Variant]) -> str | None:
-    """The random variant that merges as many groups of the same size, if there is one."""
-    wanted = {word for word in variant.name.split() if word.startswith(("ratio=", "group="))}
-    for v in variants:
-        words = set(v.name.split())
-        if v.family.split()[0] == RANDOM and words - {RANDOM} == wanted and wanted:
-            return v.name
-    return None
-
-
 def _at(scores: Scores, curve: list[tuple[float, str]], where: float, metric: str) -> np.ndarray | None:
-    """(windows,) of a trivial baseline between its settings."""
+    """(windows,) of a baseline between its settings."""
     places = [place for place, _ in curve]
     if len(curve) < 2 or not places[0] <= where <= places[-1]:
         return None

@@ -1,7 +1,8 @@
-"""Every variant on every window, next to trivial baselines; and the summary with intervals."""
+"""Every variant on every window, next to trivial baselines; and the summary of each source, with intervals."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,17 +10,27 @@ from typing import Any
 import numpy as np
 
 from ...errors import Cancelled
-from ...evaluation import RatioHistogram, interval, paired_difference
+from ...evaluation import RatioHistogram, best_share, block_length, interval, paired_difference
+from ...evaluation.bootstrap import LEAST
 from ...evaluation.difficulty import difficulty
-from ...evaluation.window import WindowTruth, null_predictions, score_window, window_calibration
+from ...evaluation.window import (
+    TruePath,
+    WindowTruth,
+    motion_baselines,
+    null_predictions,
+    score_window,
+    window_calibration,
+)
 from ...types import Prediction
+from .sources import RENDERED
 from .variants import DENSE, Variant
 
-MEDIANS = ("rotation_deg", "direction_deg")  # over windows as well: some are far off
+MEDIANS = ("rotation_deg", "direction_deg", "length_ratio")  # over windows as well: some are far off
 LOWER_IS_BETTER = {
-    "abs_rel": True, "delta": False, "rmse": True, "log_rmse": True, "edge_abs_rel": True,
+    "abs_rel": True, "frame_abs_rel": True, "delta": False, "rmse": True, "log_rmse": True, "edge_abs_rel": True,
     "plain_abs_rel": True, "edge_delta": False, "ssim": False,
-    "rotation_deg": True, "direction_deg": True, "auc5": False, "auc10": False, "auc30": False, "ate": True, "rpe_translation": True,
+    "rotation_deg": True, "direction_deg": True, "auc5": False, "auc10": False, "auc30": False, "ate": True,
+    "rpe_translation": True, "step_error": True,
     "rpe_rotation_deg": True, "focal_error": True, "accuracy": True, "completeness": True, "chamfer": True,
     "normal_consistency": False, "ause": True, "spearman": False, "thin_precision": False, "thin_recall": False, "thin_f1": False,
     "thin_abs_rel": True,
@@ -27,6 +38,7 @@ LOWER_IS_BETTER = {
 SORTED_BY_DIFFICULTY = ("delta", "abs_rel", "rotation_deg")
 PICTURES = 4
 LEAST_LOST = 0.01  # of that recall: a share of less says nothing
+ALIKE = 2  # windows in which a variant says the very same as another, bit for bit: it is not run any further
 SEEN_WELL = 0.5  # recall on thin pixels: of windows where the dense model has less, there is little to lose
 
 
@@ -42,18 +54,24 @@ class Picture:
 @dataclass(eq=False)
 class Scores:
     """rows: variant -> its errors, window by window. windows: (source, index) of each. whole: source -> variant -> errors under one
-    scale. difficulty: measures of each window. curves: variant -> sparsification curves, window by
-    window. pictures: some windows, evenly spread."""
+    scale. difficulty: measures of each window. paths: what is known of its cameras. curves: variant -> sparsification curves, window by
+    window. pictures: some windows, evenly spread. same: variant -> the one before it that says the very same. stopped: it was ended
+    before the last window."""
 
     rows: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     windows: list[tuple[str, int]] = field(default_factory=list)
     whole: dict[str, dict[str, RatioHistogram]] = field(default_factory=dict)
     difficulty: list[dict[str, float]] = field(default_factory=list)
+    paths: list[TruePath] = field(default_factory=list)
     curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
+    same: dict[str, str] = field(default_factory=dict)
+    stopped: bool = False
     size: tuple[int, int] = (0, 0)
     """(width, height) of the model's images"""
     images: int = 0
+    seed: int = 0
+    """of the bootstrap"""
 
     def values(self, variant: str, metric: str) -> np.ndarray:
         """(windows,) NaN where it has no meaning."""
@@ -64,6 +82,56 @@ class Scores:
         """All that was measured of any window."""
         return list(dict.fromkeys(name for rows in self.rows.values() for row in rows for name in row))
 
+    @property
+    def sources(self) -> list[str]:
+        """Whose windows these are, in order."""
+        return list(dict.fromkeys(source for source, _ in self.windows))
+
+    def of(self, source: str) -> Scores:
+        """Those of one source. Sources are never mixed: what holds in one says nothing of another."""
+        at = [i for i, (name, _) in enumerate(self.windows) if name == source]
+        if len(at) == len(self.windows):
+            return self
+        return Scores(
+            {name: [rows[i] for i in at] for name, rows in self.rows.items()},
+            [self.windows[i] for i in at],
+            {name: whole for name, whole in self.whole.items() if name == source},
+            [self.difficulty[i] for i in at],
+            [self.paths[i] for i in at],
+            same=self.same, stopped=self.stopped, size=self.size, images=self.images, seed=self.seed,
+        )  # fmt: skip
+
+    @property
+    def rendered(self) -> bool:
+        """Every window is a place of its own; those of a recording are neighbours."""
+        return all(source in RENDERED for source, _ in self.windows)
+
+    @property
+    def block(self) -> int:
+        """Neighbouring windows that are resampled together."""
+        return block_length(len(self.windows), self.rendered)
+
+    @property
+    def independent(self) -> int:
+        """How many windows' worth of evidence there is."""
+        return len(self.windows) // self.block
+
+    def interval(self, variant: str, metric: str) -> dict[str, float]:
+        """Mean or median of a metric, with its interval."""
+        found = interval(self.values(variant, metric), metric in MEDIANS, self.seed, self.block)
+        return found._asdict()
+
+    def difference(self, ours: np.ndarray, base: np.ndarray) -> dict[str, Any]:
+        """Paired difference of (windows,) of a metric, as of paired_difference. sure: its interval is on one side of zero, and there are
+        enough windows to believe that."""
+        found = paired_difference(ours, base, seed=self.seed, block=self.block)
+        there = int((np.isfinite(ours) & np.isfinite(base)).sum()) // self.block
+        return {**found._asdict(), "sure": bool((found.low > 0 or found.high < 0) and there >= LEAST)}
+
+    def best_share(self, values: np.ndarray, lower_is_better: bool) -> np.ndarray:
+        """See evaluation.best_share."""
+        return best_share(values, lower_is_better, self.seed, self.block)
+
 
 def measure(
     windows: Iterable[WindowTruth],
@@ -72,15 +140,30 @@ def measure(
     bar: Any,
     stopped: Any,
     quick: bool = False,
+    seed: int = 0,
 ) -> Scores:
-    """Scores the variants, the first of which is the dense model, and the trivial baselines. expected: windows there will be, at most. bar:
-    updated once a window. stopped: polled. quick: see score_window. Raises Cancelled."""
-    scores = Scores()
+    """Scores the variants, the first of which is the dense model, and the trivial baselines that run no model. expected: windows there
+    will be, at most. bar: updated once a window. stopped: polled, also within a pass; the windows that were complete by then are kept.
+    quick: see score_window. Raises Cancelled if there is none."""
+    scores = Scores(seed=seed)
     shown = set(np.linspace(0, max(0, expected - 1), PICTURES + 2).round().astype(int)[1:-1].tolist())
+    said_so_far: dict[str, list[bytes]] = {}
     for number, truth in enumerate(windows):
-        if stopped():
-            raise Cancelled("on request")
-        said = {v.name: v.predict(truth.images) for v in variants}
+        left = [v for v in variants if v.name not in scores.same]
+        try:
+            said = {}
+            for v in left:
+                if stopped():
+                    raise Cancelled("on request")
+                said[v.name] = v.predict(truth, stopped)
+        except Cancelled:
+            if not scores.windows:
+                raise
+            scores.stopped = True
+            break
+        if number < ALIKE:
+            for name, prediction in said.items():
+                said_so_far.setdefault(name, []).append(_digest(prediction))
         dense = said[DENSE]
         for name, prediction in {**said, **null_predictions(truth.images)}.items():
             base = dense if name in said and name != DENSE else None
@@ -93,18 +176,47 @@ def measure(
             if trust is not None:
                 scores.curves.setdefault(name, []).append((trust.curve, trust.oracle))
         if number in shown:
-            scores.pictures.append(Picture(truth, dense, said[variants[1].name] if len(variants) > 1 else None))
+            scores.pictures.append(Picture(truth, dense, said.get(variants[1].name) if len(variants) > 1 else None))
         scores.difficulty.append({} if quick else difficulty(truth))
         scores.windows.append((truth.source, truth.index))
+        scores.paths.append(TruePath(truth.world_from_camera, truth.least_baseline))
         scores.size = (truth.images.shape[2], truth.images.shape[1])
         scores.images = len(truth.images)
+        if number == ALIKE - 1:
+            _leave_out_alike(scores, said_so_far)
         bar.update()
+    for source in scores.sources:
+        at = [i for i, (name, _) in enumerate(scores.windows) if name == source]
+        for name, rows in motion_baselines([scores.paths[i] for i in at], seed).items():
+            whole_run = scores.rows.setdefault(name, [{} for _ in scores.windows])
+            for i, row in zip(at, rows, strict=True):
+                whole_run[i] = row
     return scores
 
 
-def summary(scores: Scores, seed: int = 0) -> dict[str, Any]:
-    """variant -> metric -> {"value", "low", "high"} with the 95 % interval over windows, and "vs_dense": the same of the paired difference
-    (of means). Metrics without any value are left out."""
+def _digest(prediction: Prediction) -> bytes:
+    """Tells predictions apart that differ in a bit."""
+    digest = hashlib.sha256()
+    for array in (prediction.depth, prediction.confidence, prediction.window_from_camera, prediction.intrinsics):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()
+
+
+def _leave_out_alike(scores: Scores, said: dict[str, list[bytes]]) -> None:
+    """Settings that change nothing here (a grid that no layer reads, a cap) are no rivals of themselves."""
+    first: dict[tuple[bytes, ...], str] = {}
+    for name, digests in said.items():
+        earlier = first.setdefault(tuple(digests), name)
+        if earlier != name:
+            scores.same[name] = earlier
+            del scores.rows[name]
+            for whole in scores.whole.values():
+                whole.pop(name, None)
+
+
+def summary(scores: Scores) -> dict[str, Any]:
+    """Of one source: variant -> metric -> {"value", "low", "high"} with the 95 % interval over windows, and "vs_dense": the paired
+    difference (of means), see Scores.difference. Metrics without any value are left out."""
     out: dict[str, Any] = {}
     for variant in scores.rows:
         mine: dict[str, Any] = {}
@@ -112,10 +224,11 @@ def summary(scores: Scores, seed: int = 0) -> dict[str, Any]:
             values = scores.values(variant, metric)
             if not np.isfinite(values).any():
                 continue
-            mine[metric] = interval(values, metric in MEDIANS, seed)._asdict()
+            mine[metric] = scores.interval(variant, metric)
             if metric in LOWER_IS_BETTER and variant != DENSE:
                 base = scores.values(DENSE, metric)
-                mine[metric]["vs_dense"] = paired_difference(values, base, seed=seed)._asdict()
+                if np.isfinite(base).any():
+                    mine[metric]["vs_dense"] = scores.difference(values, base)
         out[variant] = mine
     return out
 

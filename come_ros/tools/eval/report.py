@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from ...evaluation import depth_scale
+from ...evaluation.bootstrap import LEAST
 from .measure import LOWER_IS_BETTER, SORTED_BY_DIFFICULTY, Scores
 from .variants import DENSE, Variant
 
 # metric -> (title, digits)
 TITLES = {
-    "abs_rel": ("depth AbsRel", 4), "rmse": ("depth RMSE", 3), "log_rmse": ("depth log-RMSE", 4), "delta": ("depth delta < 1.25", 4),
+    "abs_rel": ("depth AbsRel", 4), "frame_abs_rel": ("depth AbsRel, scaled frame by frame", 4),
+    "rmse": ("depth RMSE", 3), "log_rmse": ("depth log-RMSE", 4), "delta": ("depth delta < 1.25", 4),
     "edge_abs_rel": ("depth AbsRel at edges", 4), "plain_abs_rel": ("depth AbsRel elsewhere", 4),
     "kept_abs_rel": ("depth AbsRel, kept pixels", 4),
     "kept_dense_abs_rel": ("  the dense model there", 4), "merged_abs_rel": ("depth AbsRel, merged pixels", 4),
@@ -23,7 +25,9 @@ TITLES = {
     "thin_f1": ("thin structures, F1", 3), "thin_abs_rel": ("depth AbsRel, thin structures", 3),
     "rotation_deg": ("rotation to the first image, deg (median)", 2), "direction_deg": ("translation direction, deg (median)", 1),
     "auc5": ("pose AUC@5 deg", 3), "auc10": ("pose AUC@10 deg", 3), "auc30": ("pose AUC@30 deg", 3),
-    "ate": ("ATE in a window, Sim(3)", 4), "rpe_translation": ("RPE translation", 4), "rpe_rotation_deg": ("RPE rotation, deg", 2),
+    "length_ratio": ("length of translation / true, under the depth scale (median)", 3),
+    "step_error": ("translation of a step, under the depth scale", 4),
+    "ate": ("ATE in a window, Sim(3)", 4), "rpe_translation": ("RPE translation, Sim(3)", 4), "rpe_rotation_deg": ("RPE rotation, deg", 2),
     "focal_error": ("focal length, relative", 4), "accuracy": ("points, accuracy", 4), "completeness": ("points, completeness", 4),
     "chamfer": ("points, Chamfer", 4), "normal_consistency": ("points, normal consistency", 3),
     "spearman": ("confidence, Spearman", 3), "ause": ("confidence, AUSE", 4), "ause_chance": ("  of no confidence", 4),
@@ -33,7 +37,7 @@ TITLES = {
 }  # fmt: skip
 POINTS_OF = {
     "abs_rel": "depth AbsRel", "edge_abs_rel": "AbsRel at depth edges", "rpe_rotation_deg": "rotation between images, deg",
-    "ate": "ATE in a window", "chamfer": "points, Chamfer", "thin_f1": "F1 on thin structures",
+    "step_error": "translation of a step", "chamfer": "points, Chamfer", "thin_f1": "F1 on thin structures",
 }  # fmt: skip
 """what is asked of the frontier: who is best by it; and what its plot shows, but for edges"""
 MEASURES = {
@@ -44,34 +48,70 @@ DRAWN = ("abs_rel", "rpe_rotation_deg", "chamfer", "thin_f1")
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """All tables, of the result as it goes into JSON."""
+    """All tables, of the result as it goes into JSON: for each source what it comes to, then the tables, then the verdict."""
     width, height = result["image"]
     model, cut = result["model"], result["cut"]
     windows = ", ".join(f"{n} of {name}" for name, n in result["windows"].items())
-    lines = [
-        "# Evaluation",
+    lines = ["# Evaluation", ""]
+    for source, about in result["sources"].items():
+        lines += [f"* {source}: {sentence}" for sentence in about["sentences"]]
+    lines += [
         "",
         f"come_ros {result['come_ros']}: {model['backbone']}, {model['weights']} ({model['parameters']} parameters), "
-        f"{model['precision']} on {model['device']}; windows: {windows}, of {cut['size']} images at {width}x{height} px. "
-        "Depth is scaled by each window's median ratio; (..) are 95 % intervals over windows, bootstrap; lengths are in the truth's "
-        "unit.",
+        f"{model['precision']} on {model['device']}; windows: {windows}, of {cut['size']} images at {width}x{height} px. The model "
+        f"is given {result['given']}. Depth is scaled by each window's median ratio; (..) are 95 % intervals over windows, bootstrap; "
+        "lengths are in the truth's unit.",
     ]
+    if result["stopped"]:
+        lines += ["", f"**{result['stopped'].capitalize()}.**"]
     if result["parameters"]:
         lines += ["", "Parameters: " + ", ".join(f"{k}={v}" for k, v in result["parameters"].items()) + "."]
+    for text in dict.fromkeys(result["about"].values()):
+        lines += ["", text]
     for name, reason in result["left_out"].items():
         lines += ["", f"{name} is left out: {reason}."]
-    lines += [""] + (_frontier_table(result) if result["frontier"] else _table(result))
-    if result["by_difficulty"]:
-        lines += ["", "## By difficulty", ""] + _difficulty_table(result["by_difficulty"])
-    lines += ["", "## One scale for all windows of a source", ""] + _whole_table(result)
-    if result.get("trajectories"):
-        lines += ["", "## The path of the whole recording", ""] + _path_table(result["trajectories"])
+    if result["same"]:
+        said = ", ".join(f"{name} (as {first})" for name, first in result["same"].items())
+        lines += ["", f"Bit for bit the same as another in the first windows, and run once: {said}."]
+    for source, about in result["sources"].items():
+        lines += ["", f"## {source}", "", _evidence(result, source, about), ""]
+        lines += _frontier_table(result, source) if result["frontier"] else _table(result, about)
+        if about["by_difficulty"]:
+            lines += ["", "### By difficulty", "", *_difficulty_table(about["by_difficulty"])]
+        if about["whole"]:
+            lines += ["", "### One scale for all windows", "", *_whole_table(about["whole"])]
+        found = (result.get("trajectories") or {}).get(source)
+        if found:
+            size, overlap = result["path_window"]
+            lines += [
+                "",
+                f"### The path of the whole recording (windows of {size}, overlap {overlap})",
+                "",
+                *_path_table(found),
+            ]
+    lines += ["", "## Verdict", ""]
+    for source, about in result["sources"].items():
+        lines += [f"* {source}: {sentence}" for sentence in about["verdict"]]
     return "\n".join(lines) + "\n"
 
 
-def _table(result: dict[str, Any]) -> list[str]:
-    """Metrics down, variants across; then what acceleration changes."""
-    summary = result["summary"]
+def _evidence(result: dict[str, Any], source: str, about: dict[str, Any]) -> str:
+    """How much the windows of a source prove."""
+    n, independent, block = result["windows"][source], about["independent"], about["block"]
+    text = f"{n} windows"
+    if result["truth"][source] == "recorded":
+        text += (
+            f" of one recording: neighbours are alike, so that they are resampled in blocks of {block}, and count as {independent} "
+            "independent ones. What holds here says nothing of another place"
+        )
+    if independent < LEAST:
+        text += f". With fewer than {LEAST} independent windows nothing is bold and nobody wins: such an interval is far too narrow"
+    return text + "."
+
+
+def _table(result: dict[str, Any], about: dict[str, Any]) -> list[str]:
+    """Of one source: metrics down, variants across; then what acceleration changes."""
+    summary = about["summary"]
     names = list(summary)
     metrics = [m for m in TITLES if any(m in summary[n] for n in names)]
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
@@ -80,7 +120,7 @@ def _table(result: dict[str, Any]) -> list[str]:
         lines.append(f"| {title} | " + " | ".join(_cell(summary[n].get(metric), digits) for n in names) + " |")
     others = [n for n in result["variants"] if n != DENSE]
     if others:
-        lines += ["", "## Accelerated against dense, paired", "", "| | " + " | ".join(others) + " |"]
+        lines += ["", "### Against dense, paired", "", "| | " + " | ".join(others) + " |"]
         lines.append("|---" * (len(others) + 1) + "|")
         for metric in metrics:
             if metric in LOWER_IS_BETTER:
@@ -88,16 +128,21 @@ def _table(result: dict[str, Any]) -> list[str]:
                     _difference(summary[n].get(metric), TITLES[metric][1], LOWER_IS_BETTER[metric]) for n in others
                 ]
                 lines.append(f"| {TITLES[metric][0].removesuffix(' (median)')} | {' | '.join(cells)} |")
-        lines += ["", "Bold: the interval is on one side of zero. Differences are of means over windows."]
+        lines += [
+            "",
+            "Bold: the interval is on one side of zero, and there are windows enough. Differences are of means over windows.",
+        ]
     return lines
 
 
-def _frontier_table(result: dict[str, Any]) -> list[str]:
-    """Variants down."""
-    summary, times = result["summary"], result["timings"]["trunk"]
-    nulls, later = result["against_nulls"].get("abs_rel", {}), result["timings"]["resolution_at_the_same_time"]
-    shown = [m for m in ("delta", "edge_abs_rel", "thin_recall", "thin_precision", "thin_f1", "thin_abs_rel", "ssim",
-                         "rotation_deg", "auc30", "ate", "accuracy", "completeness", "chamfer")
+def _frontier_table(result: dict[str, Any], source: str) -> list[str]:
+    """Of one source: variants down."""
+    about, timings = result["sources"][source], result["timings"]
+    summary, times = about["summary"], timings.get("of", {})
+    nulls = about["against_nulls"].get("abs_rel", {})
+    later = timings.get("resolution_at_the_same_time", {}).get(source, {})
+    shown = [m for m in ("frame_abs_rel", "delta", "edge_abs_rel", "thin_recall", "thin_precision", "thin_f1", "thin_abs_rel", "ssim",
+                         "rotation_deg", "direction_deg", "length_ratio", "step_error", "auc30", "accuracy", "completeness", "chamfer")
              if m in summary[DENSE]]  # fmt: skip
     head = [
         "",
@@ -113,24 +158,28 @@ def _frontier_table(result: dict[str, Any]) -> list[str]:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, row in summary.items():
         cells = [name, _cell(row.get("kept_tokens"), 2, False), _cell(row.get("read_keys"), 2, False)]
-        cells += [f"{times[name]['trunk_ms']:.1f}", f"{times[name]['trunk_ratio']:.2f}"] if name in times else ["", ""]
+        cells += [f"{times[name]['trunk_ms']:.1f}", _cell(times[name]["trunk_ratio"], 2)] if name in times else ["", ""]
         cells.append(_cell(row.get("abs_rel"), 4))
         cells.append(_difference(row.get("abs_rel"), 4, True))
         for null in ("random", "resolution"):
-            cells.append(_difference({"vs_dense": nulls.get(name, {}).get(null)}, 4, True))
+            found = nulls.get(name, {}).get(null)
+            group = f" [{found['group']}]" if found and found["group"] else ""
+            cells.append(_difference({"vs_dense": found}, 4, True) + group)
         cells.append(_difference({"vs_dense": later.get(name)}, 4, True))
         cells += [_cell(row.get(m), TITLES[m][1], False) for m in shown]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        "Differences of AbsRel are paired, with 95 % intervals; negative is better, bold: the interval is on one side of zero. "
-        f"Trivial baselines are interpolated between two of their settings. Times: {result['timings']['machine']}.",
+        "Differences of AbsRel are paired, with 95 % intervals; negative is better, bold: the interval is on one side of zero, and there "
+        "are windows enough. Random groups of one size, and smaller images, are a curve each, between two of whose settings is "
+        "interpolated; of random groups the size in [] is the best at as many tokens, and counts. "
+        + (f"Times: {timings['machine']}." if times else "Nothing was timed."),
     ]
-    lines += _winner_tables(result)
-    if result["recovered"]:
-        lines += ["", "## Thin structures that the dense model sees (windows with recall >= 0.5)", "",
+    lines += _winner_tables(result, source)
+    if about["recovered"]:
+        lines += ["", "### Thin structures that the dense model sees (windows with recall >= 0.5)", "",
                   "| | windows | recall, dense | merged without the vote | with it | won back |", "|---|---|---|---|---|---|"]  # fmt: skip
-        for name, r in result["recovered"].items():
+        for name, r in about["recovered"].items():
             share = "nothing was lost" if r["recovered"] is None else f"{r['recovered']:.0%}"
             lines.append(
                 f"| {name} | {r['windows']} | {r['dense']:.3f} | {r['merged']:.3f} | {r['refined']:.3f} | {share} |"
@@ -138,12 +187,19 @@ def _frontier_table(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _winner_tables(result: dict[str, Any]) -> list[str]:
+def _winner_tables(result: dict[str, Any], source: str) -> list[str]:
     """Who wins where: a table for equal time, one for equal tokens, and a sentence for each metric."""
+    about, timings = result["sources"][source], result["timings"]
+    if about["independent"] < LEAST:
+        return ["", f"Nobody is ranked: {about['independent']} independent windows are fewer than {LEAST}."]
     lines = []
     for key, where in (("time", "trunk time"), ("tokens", "kept tokens")):
-        found: dict[str, list[dict[str, Any]]] = result["timings"]["winners"] if key == "time" else result["winners"]
-        lines += ["", f"## Who is best at equal {where}", ""]
+        lines += ["", f"### Who is best at equal {where}", ""]
+        if key == "time" and source not in timings.get("winners", {}):
+            why = timings.get("busy") or "nothing was timed"
+            lines += [f"Not ranked by time: {why}. Run it again on a machine that does nothing else."]
+            continue
+        found: dict[str, list[dict[str, Any]]] = timings["winners"][source] if key == "time" else about["winners"]
         lines += [
             "| | at most, of dense | best accelerator | its share | value | - dense | best baseline | - it | ahead | best again in | "
             "level with it |",
@@ -165,8 +221,9 @@ def _winner_tables(result: dict[str, Any]) -> list[str]:
     lines += [
         "",
         'Best: by the mean over windows. The winner was chosen on the same windows, so its figure flatters it; "best again in" is the '
-        "share of 2000 resamples in which it wins once more among so many. Level: paired difference to the best with zero in its "
-        "95 % interval. Methods that only read fewer keys keep all tokens, and stand under time alone.",
+        "share of 2000 resamples in which it wins once more among so many. Level: not told apart from the best. A share of time is the "
+        "upper end of its interval, so that nobody is within a limit by chance. Methods that only read fewer keys keep all tokens, and "
+        "stand under time alone.",
     ]
     return lines
 
@@ -181,8 +238,8 @@ def _sentence(metric: str, rows: list[dict[str, Any]], where: str) -> str:
     for row in rows:
         what = {
             "accelerator": f"{row['best'].split()[0]} beats every trivial baseline",
-            "baseline": f"{(row['null'] or '').split()[0]} (a trivial baseline) beats every accelerator",
-            "undecided": f"{row['best'].split()[0]} is best, not told apart from {(row['null'] or '').split()[0]}",
+            "baseline": f"{row['null']} (a trivial baseline) beats every accelerator",
+            "undecided": f"{row['best'].split()[0]} is best, not told apart from {row['null']}",
         }.get(row["verdict"], f"{row['best'].split()[0]} is best, no trivial baseline is as cheap")
         said.setdefault(what, []).append(_at_most(row))
     return (
@@ -206,35 +263,36 @@ def _difficulty_table(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
     return [*lines, "", "Each cell: depth delta < 1.25, AbsRel, rotation to the first image in degrees."]
 
 
-def _whole_table(result: dict[str, Any]) -> list[str]:
-    lines = ["| source | variant | AbsRel | delta < 1.25 | RMSE | log-RMSE |", "|---|---|---|---|---|---|"]
-    for source, variants in result["whole"].items():
-        for name, e in variants.items():
-            cells = " | ".join(
-                _number(e[k], d) for k, d in (("abs_rel", 4), ("delta", 4), ("rmse", 3), ("log_rmse", 4))
-            )
-            lines.append(f"| {source} | {name} | {cells} |")
-    return lines if len(lines) > 2 else ["No depth is known."]
+def _whole_table(whole: dict[str, Any]) -> list[str]:
+    """Of one source: variant -> errors."""
+    lines = ["| variant | AbsRel | delta < 1.25 | RMSE | log-RMSE |", "|---|---|---|---|---|"]
+    for name, e in whole.items():
+        cells = " | ".join(_number(e[k], d) for k, d in (("abs_rel", 4), ("delta", 4), ("rmse", 3), ("log_rmse", 4)))
+        lines.append(f"| {name} | {cells} |")
+    return lines
 
 
-def _path_table(trajectories: dict[str, Any]) -> list[str]:
-    lines = ["| source | variant | poses | ATE, Sim(3) (not moving) | ATE, SE(3) | RPE translation (constant velocity) | "
-             "RPE rotation, deg (no rotation) |", "|---" * 7 + "|"]  # fmt: skip
+def _path_table(variants: dict[str, Any]) -> list[str]:
+    """Of one source: variant -> its path, each figure with its trivial baselines."""
+    head = ["variant", "poses", "ATE, Sim(3) (straight line; random walk, best 5 % of them; not moving)",
+            "ATE, SE(3) under the depth scale", "length / true", "RPE translation (constant velocity)",
+            "RPE rotation, deg (constant; none)"]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     problems = []
-    for source, variants in trajectories.items():
-        for name, found in variants.items():
-            path, turn = found["trajectory"], found["rotation"]
-            if path is None:
-                lines.append(f"| {source} | {name} | fewer than 3 |" + " |" * 4)
-                continue
-            problems += [path["problem"]] if "problem" in path else []
-            ate, rpe = path["ate_rmse_m"], path["rpe_translation_rmse_m"]
-            lines.append(
-                f"| {source} | {name} | {path['poses']} | {_number(ate['come_ros'], 3)} ({_number(ate['not moving'], 3)}) | "
-                f"{_number(path['ate_se3_rmse_m']['come_ros'], 3)} | {_number(rpe['come_ros'], 3)} "
-                f"({_number(rpe['constant velocity'], 3)}) | {_number(path['rpe_rotation_rmse_deg'], 2)} "
-                f"({_number(turn['rmse_deg']['no rotation'], 2)}) |"
-            )
+    for name, found in variants.items():
+        path, turn = found["trajectory"], found["rotation"]
+        if path is None:
+            lines.append(f"| {name} | fewer than 3 |" + " |" * 5)
+            continue
+        problems += [path["problem"]] if "problem" in path else []
+        ate, rpe, rms = path["ate_rmse_m"], path["rpe_translation_rmse_m"], turn["rmse_deg"]
+        lines.append(
+            f"| {name} | {path['poses']} | {_number(ate['come_ros'], 3)} ({_number(ate['straight line'], 3)}; "
+            f"{_number(ate['random walk'], 3)}, {_number(ate['best 5 % of random walks'], 3)}; {_number(ate['not moving'], 3)}) | "
+            f"{_number(path.get('ate_depth_scale_rmse_m'), 3)} | {_number(path.get('length_ratio'), 3)} | "
+            f"{_number(rpe['come_ros'], 3)} ({_number(rpe['constant velocity'], 3)}) | {_number(path['rpe_rotation_rmse_deg'], 2)} "
+            f"({_number(rms['constant rotation'], 2)}; {_number(rms['no rotation'], 2)}) |"
+        )
     return lines + [line for problem in dict.fromkeys(problems) for line in ("", problem)]
 
 
@@ -252,7 +310,7 @@ def _difference(value: dict[str, Any] | None, digits: int, lower_is_better: bool
     if d is None or d["value"] is None:
         return ""
     text = f"{d['value']:+.{digits}f}"
-    if d["low"] > 0 or d["high"] < 0:
+    if d["sure"]:
         text = f"**{text}**"
     return f"{text} ({d['low']:+.{digits}f} to {d['high']:+.{digits}f})"
 
@@ -262,7 +320,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def draw_plots(path: Path, result: dict[str, Any], scores: Scores, variants: Sequence[Variant]) -> None:
-    """The frontier, or sparsification and the errors of single windows. Raises OSError."""
+    """The frontier of the first source, or sparsification and the errors of single windows. Raises OSError."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -271,7 +329,8 @@ def draw_plots(path: Path, result: dict[str, Any], scores: Scores, variants: Seq
     figure = _frontier_plot(plt, result, variants) if result["frontier"] else _window_plots(plt, scores, variants)
     width, height = result["image"]
     figure.suptitle(
-        f"{result['model']['weights']}, {width}x{height} px, {sum(result['windows'].values())} windows of {result['cut']['size']}",
+        f"{result['model']['weights']}, {width}x{height} px, "
+        + ", ".join(f"{n} windows of {name}" for name, n in result["windows"].items()),
         fontsize=11,
     )
     figure.savefig(path, format="png", dpi=85)
@@ -279,51 +338,69 @@ def draw_plots(path: Path, result: dict[str, Any], scores: Scores, variants: Seq
 
 
 def _frontier_plot(plt: Any, result: dict[str, Any], variants: Sequence[Variant]) -> Any:
-    """Accuracy against kept tokens, and against time; faint bars: 95 % of the paired difference to dense.
+    """Accuracy against kept tokens, and against time, a pair of columns for each source; faint bars: 95 % of the paired difference to
+    dense.
 
-    A colour is an accelerator, a marker the group, an open marker the edge vote or the other stride; trivial baselines are grey.
+    A colour is an accelerator, a marker the group, an open marker the edge vote or another rule; trivial baselines are grey.
     """
-    summary, times = result["summary"], result["timings"]["trunk"]
-    kinds = [m for m in DRAWN if m in summary[DENSE]]
-    figure, axes = plt.subplots(len(kinds), 2, figsize=(15, 4.4 * len(kinds)), layout="constrained", squeeze=False)
-    families = list(dict.fromkeys(v.family for v in variants if v.family != DENSE))
-    names = list(dict.fromkeys(f.split()[0] for f in families if f.split()[0] not in ("random", "resolution")))
-    for row, metric in zip(axes, kinds, strict=True):
-        base = summary[DENSE][metric]["value"]
-        for axis, where in zip(row, ("kept_tokens", "trunk"), strict=True):
-            for family in families:
-                name, *words = family.split()
-                points = sorted(
-                    (
-                        summary[v.name]["kept_tokens"]["value"]
-                        if where == "kept_tokens"
-                        else times[v.name]["trunk_ratio"],
-                        *(summary[v.name][metric]["vs_dense"][k] for k in ("value", "low", "high")),
-                    )
-                    for v in variants
-                    if v.family == family
-                )
-                x, value, low, high = np.array(points, float).T
-                colour = f"C{names.index(name) % 10}" if name in names else {"random": "0.55"}.get(name, "k")
-                marker = "s" if "3x3" in words else "o"
-                other = any(w.startswith("edge_weight") or w == "stride=3" for w in words)
-                axis.errorbar(x, base + value, [value - low, high - value], fmt="none", ecolor=colour, alpha=0.25, lw=3)
-                axis.plot(x, base + value, marker + ("-" if name in names else "--"), ms=6, lw=1.4, color=colour, label=family,
-                          mfc="w" if other else colour)  # fmt: skip
-            axis.plot(1, base, "*", color="gold", mec="k", ms=16, label="dense", zorder=5)
-            axis.axhline(base, color="k", lw=0.6)
-            axis.set(ylabel=POINTS_OF[metric] + (", lower is better" if LOWER_IS_BETTER[metric] else ", higher is better"),
-                     xlabel="kept tokens / all" if where == "kept_tokens" else "trunk time / dense")  # fmt: skip
-            axis.invert_xaxis()
-            axis.grid(alpha=0.3)
-    nulls = {
-        n: summary[n]["abs_rel"]["value"]
-        for n in ("constant depth", "mean depth map")
-        if "abs_rel" in summary.get(n, {})
-    }
-    axes[0, 0].set_title(
-        "dashed: trivial baselines; off the axis: " + ", ".join(f"{n} {v:.3f}" for n, v in nulls.items()), fontsize=9
+    sources, times = result["sources"], result["timings"].get("of", {})
+    kinds = [m for m in DRAWN if any(m in about["summary"][DENSE] for about in sources.values())]
+    figure, axes = plt.subplots(
+        max(1, len(kinds)),
+        2 * len(sources),
+        figsize=(15 * len(sources), 4.4 * max(1, len(kinds))),
+        layout="constrained",
+        squeeze=False,
     )
+    left = [v for v in variants if v.name in result["rows"] and v.family != DENSE]
+    families = list(dict.fromkeys(v.family for v in left))
+    names = list(dict.fromkeys(v.family.split()[0] for v in left if not v.trivial))
+    for column, (source, about) in enumerate(sources.items()):
+        summary = about["summary"]
+        for row, metric in zip(axes, kinds, strict=False):
+            if metric not in summary[DENSE]:
+                continue
+            base = summary[DENSE][metric]["value"]
+            for axis, where in zip(row[2 * column : 2 * column + 2], ("kept_tokens", "trunk"), strict=True):
+                for family in families:
+                    name, *words = family.split()
+                    points = sorted(
+                        (
+                            summary[v.name]["kept_tokens"]["value"]
+                            if where == "kept_tokens"
+                            else times[v.name]["trunk_ratio"]["value"],
+                            *(summary[v.name][metric]["vs_dense"][k] for k in ("value", "low", "high")),
+                        )
+                        for v in left
+                        if v.family == family
+                        and (where == "kept_tokens" or v.name in times)
+                        and "vs_dense" in summary[v.name].get(metric, {})
+                    )
+                    if not points:
+                        continue
+                    x, value, low, high = np.array(points, float).T
+                    colour = f"C{names.index(name) % 10}" if name in names else {"random": "0.55"}.get(name, "k")
+                    marker = "s" if "3x3" in words else "o"
+                    other = any(w.startswith(("edge_weight", "rule")) for w in words)
+                    spread = [value - low, high - value]
+                    axis.errorbar(x, base + value, spread, fmt="none", ecolor=colour, alpha=0.25, lw=3)
+                    axis.plot(x, base + value, marker + ("-" if name in names else "--"), ms=6, lw=1.4, color=colour,
+                              label=family, mfc="w" if other else colour)  # fmt: skip
+                axis.plot(1, base, "*", color="gold", mec="k", ms=16, label="dense", zorder=5)
+                axis.axhline(base, color="k", lw=0.6)
+                better = "lower is better" if LOWER_IS_BETTER[metric] else "higher is better"
+                axis.set(ylabel=f"{POINTS_OF[metric]}, {better}",
+                         xlabel="kept tokens / all (cheaper to the right)" if where == "kept_tokens" else
+                         "trunk time / dense" + (" (busy machine)" if result["timings"].get("busy") else ""))  # fmt: skip
+                axis.invert_xaxis()
+                axis.grid(alpha=0.3)
+        blind = {
+            n: summary[n]["abs_rel"]["value"]
+            for n in ("constant depth", "mean depth map")
+            if "abs_rel" in summary.get(n, {})
+        }
+        off = ", ".join(f"{n} {v:.3f}" for n, v in blind.items())
+        axes[0, 2 * column].set_title(f"{source}; dashed: trivial baselines; off the axis: {off}", fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
     return figure
 
@@ -336,7 +413,7 @@ def _window_plots(plt: Any, scores: Scores, variants: Sequence[Variant]) -> Any:
     for i, (name, curves) in enumerate(scores.curves.items()):
         left.plot(SHARES, np.nanmean([c for c, _ in curves], axis=0), f"C{i}-", lw=2, label=f"{name}: by confidence")
         left.plot(SHARES, np.nanmean([o for _, o in curves], axis=0), f"C{i}:", label=f"{name}: by the true error")
-    left.axhline(1, color="0.5", ls="--", label="random order")
+    left.axhline(1, color="0.5", ls="--", label="at random")
     left.set(
         title="sparsification", xlabel="share of pixels left out", ylabel="AbsRel of the rest / of all", ylim=(0, None)
     )
@@ -357,7 +434,7 @@ def _window_plots(plt: Any, scores: Scores, variants: Sequence[Variant]) -> Any:
             ylabel=y,
             xlim=(0, limit),
             ylim=(0, limit),
-            title="a point is a window; above the line is worse",
+            title="each dot is a window; below the diagonal is better",
             aspect="equal",
         )
         if axis.get_legend_handles_labels()[0]:

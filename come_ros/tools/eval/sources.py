@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ...camera.preprocess import crop_intrinsics, in_model_pixels, plan_resize, preprocess
+from ...camera.preprocess import CropResize, crop_intrinsics, image_plan, in_model_pixels, preprocess
 from ...config import Config
 from ...datasets.sequence import Sequence, open_sequence
 from ...datasets.stamps import nearest
@@ -23,6 +24,9 @@ log = logging.getLogger("come_ros")
 
 ROOMS, THIN = "rooms", "thin"
 RENDERED = (ROOMS, THIN)
+
+Plan = Callable[[int, int], CropResize]
+"""(width, height) of an image -> how the model's image lies in it"""
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,15 @@ class Source:
         with self.open() as sequence:
             return cut.most if sequence.count is None else len(cut.starts(sequence.count))
 
-    def windows(self, cut: Cut, side: int, patch: int) -> Iterator[WindowTruth]:
-        """In order, at the size that the pipeline would give them: `side` px at most, multiples of `patch`. Raises DatasetError if
-        there is nothing to compare with."""
-        yield from _rendered(self.name, cut, side, patch) if self.rendered else _recorded(self, cut, side, patch)
+    def windows(self, cut: Cut, backbone: Any) -> Iterator[WindowTruth]:
+        """In order, at the size that the pipeline would give them, see preprocess.image_plan. Raises DatasetError if there is nothing to
+        compare with."""
+        side = self.config.input.max_side or backbone.native_side
+
+        def plan(width: int, height: int) -> CropResize:
+            return image_plan(backbone, width, height, side)
+
+        yield from _rendered(self.name, cut, plan) if self.rendered else _recorded(self, cut, plan)
 
 
 def sources_of(names: Iterable[str], config: Config, topic: str | None, gt: str | None) -> list[Source]:
@@ -102,10 +111,10 @@ def sources_of(names: Iterable[str], config: Config, topic: str | None, gt: str 
     return [s if labels.count(s.label) == 1 else replace(s, label=s.name) for s in sources]
 
 
-def _rendered(name: str, cut: Cut, side: int, patch: int) -> Iterator[WindowTruth]:
+def _rendered(name: str, cut: Cut, plan_of: Plan) -> Iterator[WindowTruth]:
     if cut.stride != 1 or cut.step:
         raise ConfigError(f"--stride and --step have no meaning for {name}, whose windows are rendered: leave them out")
-    plan = plan_resize(640, 480, side, patch)
+    plan = plan_of(640, 480)
     size = {"frames": cut.size, "width": plan.width, "height": plan.height}
     if name == ROOMS:
         from ...datasets.rooms.rooms import test_windows
@@ -129,7 +138,7 @@ class _Seen:
     source_size: tuple[int, int]
 
 
-def _recorded(source: Source, cut: Cut, side: int, patch: int) -> Iterator[WindowTruth]:
+def _recorded(source: Source, cut: Cut, plan_of: Plan) -> Iterator[WindowTruth]:
     """Two passes: the images of the chosen windows are kept at the model's size, then depth is looked up for them."""
     with source.open() as sequence:
         poses = source.truth(sequence)
@@ -140,7 +149,7 @@ def _recorded(source: Source, cut: Cut, side: int, patch: int) -> Iterator[Windo
         for i, frame in enumerate(sequence.iter_frames()):
             if i in wanted:
                 try:
-                    seen[i] = _small(frame, side, patch)
+                    seen[i] = _small(frame, plan_of)
                 except FrameError as error:
                     log.warning("an image is left out: %s", error)
     if not starts or not seen:
@@ -164,9 +173,9 @@ def _recorded(source: Source, cut: Cut, side: int, patch: int) -> Iterator[Windo
             yield window
 
 
-def _small(frame: Frame, side: int, patch: int) -> _Seen:
+def _small(frame: Frame, plan_of: Plan) -> _Seen:
     height, width = frame.image.shape[:2]
-    plan = plan_resize(width, height, side, patch)
+    plan = plan_of(width, height)
     intrinsics = None if frame.intrinsics is None else crop_intrinsics(frame.intrinsics, plan)
     small = Frame(preprocess(frame.image, plan), frame.stamp_ns, frame.camera, intrinsics)
     return _Seen(small, (height, width))

@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ...camera.preprocess import in_model_pixels
 from ...datasets.stamps import nearest
 from ...errors import Cancelled
-from ...evaluation import ate_rmse, rpe_rmse
+from ...evaluation import ate_rmse, depth_scale, rpe_rmse
 from ...evaluation.recordings import rotation_scores, trajectory_scores
 from ...pipeline import ReconstructionPipeline
-from ...types import F64, Frame
+from ...types import F32, F64, Frame
 from .sources import Source
 from .variants import Variant
+
+EVERY = 4  # rows and columns of depth that tell its scale
 
 
 def trajectories(source: Source, variants: Sequence[Variant], stopped: Any) -> dict[str, Any]:
@@ -31,25 +34,39 @@ def trajectories(source: Source, variants: Sequence[Variant], stopped: Any) -> d
             source.open() as sequence,
             tqdm(total=sequence.count, desc=f"path, {variant.name}", unit="img", disable=None) as bar,
         ):
-            poses = _odometry(source, variant, _watched(sequence.iter_frames(), bar, stopped))
+            poses, depth = _odometry(variant, _watched(sequence.iter_frames(), bar, stopped), stopped)
         stamps, known = sorted(poses), list(truth.values())
         near = nearest(stamps, list(truth))
         real = {t: known[i] for t, i in zip(stamps, near, strict=True) if i is not None}
-        path = trajectory_scores(poses, real)
+        path = trajectory_scores(poses, real, _depth_scale(source, depth))
         if path is not None and "problem" in path:
             _fill(path, poses, real)
         out[variant.name] = {"trajectory": path, "rotation": rotation_scores(poses, real)}
     return out
 
 
-def _odometry(source: Source, variant: Variant, frames: Iterator[Frame]) -> dict[int, F64]:
-    """Stamp -> odom_from_camera of every used frame."""
+def _odometry(variant: Variant, frames: Iterator[Frame], stopped: Any) -> tuple[dict[int, F64], dict[int, F32]]:
+    """Stamp -> odom_from_camera of every used frame, and its depth at every EVERY-th pixel. Raises Cancelled."""
     pipeline = ReconstructionPipeline(variant.config, variant.backbone)
     poses: dict[int, F64] = {}
-    for submap in pipeline.run(frames):
-        for frame, pose in zip(submap.frames, submap.odom_from_camera, strict=True):
-            poses[frame.stamp_ns] = pose.copy()
-    return poses
+    depth: dict[int, F32] = {}
+    for submap in pipeline.run(frames, stopped):
+        for frame, pose, pixels in zip(submap.frames, submap.odom_from_camera, submap.depth, strict=True):
+            poses[frame.stamp_ns], depth[frame.stamp_ns] = pose.copy(), pixels[::EVERY, ::EVERY].copy()
+    return poses, depth
+
+
+def _depth_scale(source: Source, depth: dict[int, F32]) -> float | None:
+    """The truth's units in one of the path's, as depth has it: the median over frames, None if none has true depth."""
+    stamps, scales = sorted(depth), []
+    with source.open() as sequence:
+        for stamp, metres in sequence.iter_depth():
+            (i,) = nearest([stamp], stamps) if stamps else (None,)
+            if i is not None:
+                ours = depth[stamps[i]]
+                scales.append(depth_scale(ours, in_model_pixels(metres, ours.shape)))
+    known = [s for s in scales if np.isfinite(s)]
+    return float(np.median(known)) if known else None
 
 
 def _watched(frames: Iterator[Frame], bar: Any, stopped: Any) -> Iterator[Frame]:

@@ -1,34 +1,66 @@
-"""What is scored side by side: the dense model, accelerated ones, and the dense model on smaller images."""
+"""What is scored side by side: the dense model, accelerated ones, and what they must beat that needs no accelerator."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ...config import Config, split_name, with_accelerator
-from ...types import U8, Prediction
+from ...config import Accelerator, Config, split_name, with_accelerator
+from ...evaluation.window import WindowTruth
+from ...types import U8, Known, Prediction
 
 DENSE = "dense"
 RESOLUTION = "resolution"
+SINGLE, REPEATED, ALONE = "single images", "the same image n times", "no cross-frame attention"
+WITHOUT_WINDOW = (SINGLE, REPEATED, ALONE)
+"""the model without what a window adds: each frame by itself; copies of it; all frames, none of which sees another"""
 MOST_SQUASH = 0.12  # of the aspect ratio, by going to whole patches
+NOT_IN_NAMES = (
+    "name",
+    "params",
+    "predictor",
+    "pace",
+    "layer_plan",
+)  # of the group accelerator: files, and what stands there anyhow
 
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """name: as in tables. family: what varies along a line of the plot, without its ratio. backbone: with `predict`. config: what it was
-    made from."""
+    """name: as in tables, unique. family: what varies along a line of the plot, without its ratio. backbone: with `predict`. config: what
+    it was made from. trivial: whether it is a baseline, not a rival."""
 
     name: str
     family: str
     backbone: Any
     config: Config
+    trivial: bool = False
 
-    def predict(self, images: U8) -> Prediction:
-        """Of (S, H, W, 3) images."""
-        return self.backbone.predict(images)
+    def predict(self, window: WindowTruth, stop: Callable[[], bool] | None = None) -> Prediction:
+        """Of its images, and of what the node would know of them, see known_of."""
+        known = known_of(self.backbone, self.config, window)
+        more: dict[str, Any] = {} if known is None else {"known": known}
+        return self.backbone.predict(window.images, stop, **more)
+
+    @property
+    def about(self) -> str:
+        """What the accelerator says of itself, "" if there is none."""
+        found = getattr(getattr(self.backbone, "accelerator", None), "about", None)
+        return "" if found is None else found()
+
+
+def known_of(backbone: Any, config: Config, window: WindowTruth) -> Known | None:
+    """What the node gives a model that takes it: the intrinsics, which come with every camera_info. Depth and odometry it would know only
+    from other sensors."""
+    takes = "intrinsics" in getattr(backbone, "inputs", ())
+    if not (takes and config.known.intrinsics) or window.intrinsics is None:
+        return None
+    known = Known.nothing(*window.images.shape[:3], config.known.metric)
+    known.intrinsics[:] = window.intrinsics
+    return known
 
 
 def accelerated(backbone: Any, config: Config, text: str) -> Variant:
@@ -37,19 +69,46 @@ def accelerated(backbone: Any, config: Config, text: str) -> Variant:
 
     from ...accelerators import make_accelerator
 
-    name, words = split_name(text)
+    name, given = split_name(text)
     config = with_accelerator(config, text)
     made = make_accelerator(config, backbone.model.shape, backbone.description["weights"])
-    words = [word for word in words if word not in ("edge_weight=0", "edge_weight=0.0")]
+    words = _words(config, given)
     family = " ".join([name, *(word.partition("=")[2] if word.startswith("group") else word
                                for word in words if not word.startswith("ratio="))])  # fmt: skip
     accelerator = made.to(torch.device(backbone.device))
-    return Variant(" ".join([name, *words]), family, backbone.accelerated(accelerator), config)
+    return Variant(" ".join([name, *words]), family, backbone.accelerated(accelerator), config, name == "random")
+
+
+def _words(config: Config, given: list[str]) -> list[str]:
+    """The parameters that name a variant: those given, and whatever else of the accelerator is not as it comes, wherever that was said;
+    so that two that differ never share a name."""
+    usual, words = Accelerator(), dict(word.split("=", 1) for word in given)
+    for field in dataclasses.fields(usual):
+        value = getattr(config.accelerator, field.name)
+        if field.name not in NOT_IN_NAMES and value != getattr(usual, field.name):
+            words.setdefault(field.name, f"{value:g}" if isinstance(value, float) else str(value))
+    if config.accelerator.edge_weight == 0:
+        words.pop("edge_weight", None)  # of Co-Me, there is none
+    return [f"{name}={value}" for name, value in words.items()]
 
 
 def dense(backbone: Any, config: Config) -> Variant:
     """The model without an accelerator."""
     return Variant(DENSE, DENSE, backbone.dense(), config.replace(**{"accelerator.name": "none"}))
+
+
+def without_window(backbone: Any, config: Config) -> Iterator[Variant]:
+    """The trivial baselines of WITHOUT_WINDOW, of the dense model. Of a stand-in without layers, not the last of them."""
+    config = config.replace(**{"accelerator.name": "none"})
+    yield Variant(SINGLE, SINGLE, OneByOne(backbone.dense(), 1), config, True)
+    yield Variant(REPEATED, REPEATED, OneByOne(backbone.dense(), None), config, True)
+    if not hasattr(backbone, "model"):
+        return
+    from ...accelerators.good_token_hunting import GoodTokenHunting, LayerPlan
+
+    layers = sum(part == "global" for part, _ in backbone.model.trunk_blocks())
+    alone = GoodTokenHunting(LayerPlan(layers, layers), frames=10**6)
+    yield Variant(ALONE, ALONE, backbone.accelerated(alone), config, True)
 
 
 def smaller(backbone: Any, config: Config, height: int, width: int) -> Iterator[Variant]:
@@ -60,15 +119,48 @@ def smaller(backbone: Any, config: Config, height: int, width: int) -> Iterator[
     for h in range(rows - 1, max(1, rows // 2 - 1), -1):
         w = round(columns * h / rows)
         if w >= 2 and abs(w * rows / (h * columns) - 1) <= MOST_SQUASH:
-            yield Variant(f"{RESOLUTION} {w * patch}x{h * patch}", RESOLUTION, SmallerImages(backbone, h, w), config)
+            images = SmallerImages(backbone, h, w)
+            yield Variant(f"{RESOLUTION} {w * patch}x{h * patch}", RESOLUTION, images, config, True)
+
+
+class OneByOne:
+    """The dense model on each image by itself, or on `copies` of it (None: as many as the window has). All cameras stand where the first
+    one does: one image knows no motion."""
+
+    def __init__(self, dense: Any, copies: int | None) -> None:
+        self.dense, self.copies = dense, copies
+        self.inputs = getattr(dense, "inputs", frozenset())
+
+    def predict(self, images: U8, stop: Callable[[], bool] | None = None, known: Known | None = None) -> Prediction:
+        """Of (S, H, W, 3) images. Raises Cancelled."""
+        n, found = self.copies or len(images), []
+        for i, image in enumerate(images):
+            of_it = None if known is None else _copies(known, i, n)
+            more: dict[str, Any] = {} if of_it is None else {"known": of_it}
+            found.append(self.dense.predict(np.repeat(image[None], n, axis=0), stop, **more))
+        depth, confidence, k = (
+            np.stack([getattr(p, name)[0] for p in found]) for name in ("depth", "confidence", "intrinsics")
+        )
+        return Prediction(images, depth, confidence, np.tile(np.eye(4), (len(images), 1, 1)), k)
+
+
+def _copies(known: Known, frame: int, n: int) -> Known:
+    """What is known of one frame, n times over."""
+    arrays = {
+        f.name: np.repeat(value[frame : frame + 1], n, axis=0)
+        for f in dataclasses.fields(known)
+        if isinstance(value := getattr(known, f.name), np.ndarray)
+    }
+    return dataclasses.replace(known, **arrays)
 
 
 class SmallerImages:
-    """The dense model on (h, w) patches: images shrunk before, its maps enlarged after. The trivial baseline that reduces tokens by looking
-    less closely."""
+    """The dense model on (h, w) patches: images shrunk before, its maps enlarged after. The trivial baseline that reduces tokens by
+    looking less closely."""
 
     def __init__(self, backbone: Any, h: int, w: int) -> None:
         self.dense, self.size = backbone.dense(), (h * backbone.patch_size, w * backbone.patch_size)
+        self.inputs = getattr(self.dense, "inputs", frozenset()) & {"intrinsics"}
 
     def shrink(self, images: U8) -> U8:
         """(S, H, W, 3) -> (S, *size, 3), as the pipeline resizes."""
@@ -79,14 +171,18 @@ class SmallerImages:
         how: Any = Image.BICUBIC  # type: ignore[attr-defined]
         return np.stack([np.asarray(Image.fromarray(image).resize((width, height), how)) for image in images])
 
-    def predict(self, images: U8) -> Prediction:
-        """Of (S, H, W, 3) images, in their pixels."""
+    def predict(self, images: U8, stop: Callable[[], bool] | None = None, known: Known | None = None) -> Prediction:
+        """Of (S, H, W, 3) images, in their pixels. Raises Cancelled."""
         import cv2
 
         height, width = images.shape[1:3]
-        p = self.dense.predict(self.shrink(images))
         sy, sx = height / self.size[0], width / self.size[1]
         grow = np.array([[sx, 0, 0.5 * sx - 0.5], [0, sy, 0.5 * sy - 0.5], [0, 0, 1.0]])
+        more: dict[str, Any] = {}
+        if known is not None:
+            more["known"] = Known.nothing(len(images), *self.size, known.metric)
+            more["known"].intrinsics[:] = np.linalg.inv(grow) @ known.intrinsics
+        p = self.dense.predict(self.shrink(images), stop, **more)
         depth, confidence = (
             np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in maps])
             for maps in (p.depth, p.confidence)

@@ -156,7 +156,7 @@ def score(run: LiveRun, recording: Recording, truth: Truth, image_topic: str, no
         },
         "rate_hz": {"input": (len(run.sent) - 1) / played_s, "output": counts["used"] / played_s},
         "depth": depth.result(),
-        "trajectory": trajectory_scores(recording.odom_from_camera, truth.world_from_camera),
+        "trajectory": trajectory_scores(recording.odom_from_camera, truth.world_from_camera, depth.scale),
         "rotation": rotation_scores(recording.odom_from_camera, truth.world_from_camera),
         "model": {k: os.path.basename(recording.inference.get(k, "")) for k in MODEL_KEYS},
         "run": {

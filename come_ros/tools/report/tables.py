@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+TOO_SHORT = 1.5  # two scales that differ by more than this are not the same
 MODEL_KEYS = ("backbone", "weights", "device", "precision", "resolution")
 
 
@@ -55,12 +56,32 @@ def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
         source = depth["mean_depth_map"]
         lines.append(f"(depth: {share}, and only those count, for the baselines too; mean depth map of {source})")
     if path:
-        remark = "the alignment fits rotation and scale, so that 'not moving' is the worst there can be"
+        remark = (
+            "ATE, Sim(3): rotation and scale are fitted, so that 'not moving' is the worst there can be, and a straight line or a random "
+            "walk may win; each has the scale that suits it best"
+        )
         lines.append(f"(path of {path['length_m']:.2f} m; {remark})")
+        if path.get("short") is not None:
+            lines.append(f"({path_text(path)})")
         lines += [f"({path['problem']})"] if "problem" in path else []
     if not (depth or path):
         lines.append("(the bag holds no truth: no depth, no path)")
     return lines
+
+
+def path_text(path: Mapping[str, Any]) -> str:
+    """Both scales, and what follows from them, of trajectory_scores with a depth_scale."""
+    short, said = path["short"], "as long as the depth says"
+    if short > TOO_SHORT or short < 1 / TOO_SHORT:
+        said = (
+            f"{short:.3g} times too short for the depth"
+            if short > 1
+            else f"{1 / short:.3g} times too long for the depth"
+        )
+    return (
+        f"depth is scaled x{path['depth_scale']:.3g} to the truth, the path x{path['scale']:.3g}: path {said}; under the scale of depth "
+        f"it has {path['length_ratio']:.3g} of the true length"
+    )
 
 
 def _pair(values: Mapping[str, float] | None, digits: int) -> tuple[str, str]:

@@ -28,6 +28,7 @@ from come_ros.accelerators.come import merged_patches
 from come_ros.accelerators.confidence import load_predictor
 from come_ros.accelerators.random import Lot
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
+from come_ros.camera.preprocess import PlainSizes
 from come_ros.config import Config
 from come_ros.evaluation import depth_errors, paired_difference, relative_pose_errors
 from come_ros.evaluation.window import WindowTruth
@@ -116,7 +117,9 @@ def windows(sources: list[str], most: int, side: int, patch: int) -> Iterator[tu
     """Of each source, with its label, those whose depth is known."""
     for source in sources_of(sources, Config(), None, None):
         for truth in tqdm(
-            source.windows(Cut(most=most), side, patch), desc=source.label, total=source.count(Cut(most=most))
+            source.windows(Cut(most=most), PlainSizes(patch, side)),
+            desc=source.label,
+            total=source.count(Cut(most=most)),
         ):
             if truth.depth is not None:
                 yield source.label, truth

@@ -1,0 +1,98 @@
+"""What an evaluation comes to, in words: one sentence for each accelerator, and what the model is worth next to trivial baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...evaluation.bootstrap import LEAST
+from ...evaluation.window import MOTIONS
+from .measure import LOWER_IS_BETTER, Scores
+from .variants import DENSE, SINGLE, Variant
+
+BLIND = ("constant depth", "mean depth map")
+QUESTIONS = (
+    ("abs_rel", "depth (AbsRel)", BLIND),
+    ("frame_abs_rel", "what the window adds to depth (AbsRel frame by frame)", (SINGLE,)),
+    ("rotation_deg", "rotation (deg to the first image)", ("not moving", "constant motion")),
+    ("step_error", "translation of a step (under the depth scale)", ("not moving", "straight line", "constant motion", MOTIONS[-1])),
+    ("direction_deg", "direction of translation (deg)", ("straight line", "constant motion")),
+    ("ate", "shape of the path (ATE, Sim(3))", ("straight line", MOTIONS[-1])),
+)  # fmt: skip
+"""metric, what is asked, and the trivial baselines that it is asked against: the best of them counts"""
+TOO_SHORT = 2.0  # a path that is off by this factor is said to be
+
+
+def sentences(about: dict[str, Any], variants: Sequence[Variant], timings: dict[str, Any]) -> list[str]:
+    """One for each accelerator: its time and its error, against the dense model. about: of one source, with its summary."""
+    out = []
+    for v in variants:
+        found = about["summary"].get(v.name, {})
+        metric = next((m for m in ("abs_rel", "rotation_deg") if m in found), None)
+        if v.name == DENSE or metric is None:
+            continue
+        said = [_time(timings, v.name), f"{_kept(found)} of the tokens"]
+        d = found[metric].get("vs_dense")
+        if d is not None:
+            better = (d["value"] < 0) == LOWER_IS_BETTER[metric]
+            how = ("better" if better else "worse") + ", sure" if d["sure"] else "not told apart from dense"
+            title, digits = ("AbsRel", 4) if metric == "abs_rel" else ("rotation", 2)
+            said.append(f"{title} {d['value']:+.{digits}f} ({how})")
+        out.append(f"{v.name}: {', '.join(filter(None, said))}.")
+    return out
+
+
+def _time(timings: dict[str, Any], name: str) -> str:
+    row = timings.get("of", {}).get(name)
+    if row is None:
+        return ""
+    ratio = row["total_ratio"]
+    text = f"{ratio['value']:.2f} of the time ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    return text + (", measured on a busy machine" if timings["busy"] else "")
+
+
+def _kept(found: dict[str, Any]) -> str:
+    return f"{found['kept_tokens']['value']:.2f}" if "kept_tokens" in found else "1"
+
+
+def verdict(scores: Scores, paths: dict[str, Any] | None = None) -> list[str]:
+    """Of the dense model on one source: what beats the trivial baselines and what does not. paths: of the whole recording, by variant."""
+    if scores.independent < LEAST:
+        return [
+            f"no verdict: {len(scores.windows)} windows are worth {scores.independent} independent ones here, and with fewer than {LEAST} "
+            f"an interval says nothing; give more windows"
+        ]
+    out = []
+    for metric, title, baselines in QUESTIONS:
+        ours = scores.values(DENSE, metric)
+        lower = LOWER_IS_BETTER[metric]
+        there = [b for b in baselines if b in scores.rows and np.isfinite(scores.values(b, metric)).any()]
+        if not there or not np.isfinite(ours).any():
+            continue
+        best = min(there, key=lambda b: np.nanmean(scores.values(b, metric)) * (1 if lower else -1))
+        apart = scores.difference(ours, scores.values(best, metric))
+        better = (apart["value"] < 0) == lower
+        text = ("better than" if better else "WORSE than") if apart["sure"] else "not told apart from"
+        means = ", ".join(f"{np.nanmean(v):.3g}" for v in (ours, scores.values(best, metric)))
+        out.append(f"{title}: {text} {best} ({means})")
+    length = scores.values(DENSE, "length_ratio")
+    if np.isfinite(length).any():
+        out.append(length_text(float(np.nanmedian(length)), "translations in a window"))
+    found = (paths or {}).get(DENSE)
+    path = found and found["trajectory"]
+    if path and path.get("length_ratio") is not None:
+        out.append(length_text(path["length_ratio"], "the path of the whole recording"))
+    return out
+
+
+def length_text(ratio: float, what: str) -> str:
+    """ratio: length over the true one, under the scale of depth."""
+    if ratio <= 0:
+        return f"{what}: no length at all"
+    if ratio < 1 / TOO_SHORT:
+        return f"{what}: {1 / ratio:.3g} times too short for the depth"
+    if ratio > TOO_SHORT:
+        return f"{what}: {ratio:.3g} times too long for the depth"
+    return f"{what}: {ratio:.2f} of the true length"
