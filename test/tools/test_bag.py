@@ -216,7 +216,7 @@ def test_scores_stand_beside_null_models(out: Path, world: Truth) -> None:
     steps = np.linalg.inv(world.world_from_camera[:-1]) @ world.world_from_camera[1:]
     still = float(np.sqrt((steps[:, :3, 3] ** 2).sum(axis=1).mean()))
     assert path["rpe_translation_rmse_m"]["not moving"] == pytest.approx(still, abs=1e-5)
-    # the stand-in's camera slides along a line, and evo aligns no lines: that is said, and the trivial baselines still stand
+    # the stand-in's camera slides along a line, and evo aligns no lines: that is said, and the baselines still stand
     assert "Degenerate" in path["problem"] and path["ate_rmse_m"]["come_ros"] is None
     assert path["ate_rmse_m"]["not moving"] > 0
 
@@ -253,9 +253,14 @@ def test_truth_may_come_out_of_a_file(tmp_path: Path, plain: Path, world: Truth)
     assert (metrics["truth"]["poses"], metrics["truth"]["matched"]) == (2, 2)
     assert metrics["depth"] is None and metrics["trajectory"] is None
     turn = geometry.rotation_angle(two[world.stamps_ns[3]][:3, :3].T @ two[world.stamps_ns[4]][:3, :3])
-    # the stand-in's camera does not turn, so it errs as the trivial baseline does
+    # the stand-in's camera does not turn, so it errs as the trivial baseline does; the best rotation of one step is that step
     expected = pytest.approx(np.degrees(turn), abs=1e-4)
-    assert metrics["rotation"]["median_deg"] == {"come_ros": expected, "no rotation": expected}
+    none = pytest.approx(0, abs=1e-4)
+    assert metrics["rotation"]["median_deg"] == {
+        "come_ros": expected,
+        "no rotation": expected,
+        "constant rotation": none,
+    }
     assert not (tmp_path / "out" / "output").exists() and metrics["messages"] == {}
 
 
@@ -838,3 +843,22 @@ def test_the_picture_shows_what_was_merged_where_something_was(tmp_path: Path) -
 def test_the_model_is_not_told_what_results_are_held_against(plain: Path, tmp_path: Path, caplog) -> None:
     assert run(plain, tmp_path / "out", "--set", "known.depth=true", "--set", "known.odometry=true") == 0
     assert "known.depth and known.odometry are for the node" in caplog.text
+
+
+def test_a_path_much_shorter_than_its_depth_says_is_said_to_be(world: Truth) -> None:
+    """Sim(3) hides it: the path is scaled by one number and depth by another."""
+    from come_ros.tools.scores import accuracy_lines, path_text, rotation_scores, trajectory_scores
+
+    real = dict(zip(world.stamps_ns.tolist(), world.world_from_camera, strict=True))
+    ours = {stamp: pose.copy() for stamp, pose in real.items()}
+    for pose in ours.values():
+        pose[:3, 3] *= 0.02
+    path = trajectory_scores(ours, real, depth_scale=2.0)
+    assert path["scale"] == pytest.approx(50) and path["short"] == pytest.approx(25)
+    assert path["length_ratio"] == pytest.approx(0.04) and path["ate_rmse_m"]["come_ros"] < 1e-3
+    assert path["ate_depth_scale_rmse_m"] == pytest.approx(0.96 * path["ate_rmse_m"]["not moving"], rel=0.05)
+    lines = "\n".join(accuracy_lines({"depth": None, "trajectory": path, "rotation": rotation_scores(ours, real)}))
+    assert "depth is scaled x2 to the truth, the path x50: path 25 times too short for the depth" in lines
+    assert "straight line" in lines and "random walk" in lines and "constant rotation" in lines
+    assert "as long as the depth says" in path_text({**path, "short": 1.1})
+    assert "short" not in trajectory_scores(ours, real)

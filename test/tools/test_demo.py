@@ -63,7 +63,7 @@ def test_demo_ends_well_and_every_frame_is_accounted_for(demo: tuple[Path, int])
         assert 0 < metrics["latency_ms"][topic]["p50"] <= metrics["latency_ms"][topic]["p95"]
     for scaled in ("per_frame", "per_sequence"):
         assert set(metrics["depth"][scaled]) == {"come_ros", "constant depth", "mean depth map"}
-    assert set(metrics["rotation"]["median_deg"]) == {"come_ros", "no rotation"}
+    assert set(metrics["rotation"]["median_deg"]) == {"come_ros", "no rotation", "constant rotation"}
     assert metrics["trajectory"]["ate_rmse_m"]["not moving"] > 0
     # two ways to the same number: ours, and the evo command's
     ours, evo = metrics["rotation"]["rmse_deg"]["come_ros"], metrics["trajectory"]["rpe_rotation_rmse_deg"]
