@@ -847,7 +847,8 @@ def test_the_model_is_not_told_what_results_are_held_against(plain: Path, tmp_pa
 
 def test_a_path_much_shorter_than_its_depth_says_is_said_to_be(world: Truth) -> None:
     """Sim(3) hides it: the path is scaled by one number and depth by another."""
-    from come_ros.tools.scores import accuracy_lines, path_text, rotation_scores, trajectory_scores
+    from come_ros.evaluation.recordings import rotation_scores, trajectory_scores
+    from come_ros.tools.report.tables import accuracy_lines, path_text
 
     real = dict(zip(world.stamps_ns.tolist(), world.world_from_camera, strict=True))
     ours = {stamp: pose.copy() for stamp, pose in real.items()}
