@@ -133,34 +133,33 @@ class Solution:
     converged: bool
 
 
-def solve(problem: Problem, max_iterations: int = 20, tolerance: float = 1e-5) -> Solution:
-    """Minimises the sum of all terms from the start given; ends when a step gains less than `tolerance` of the cost.
+def solve(problem: Problem, max_iterations: int = 20, tolerance: float = 1e-5, covariance: bool = True) -> Solution:
+    """Minimises the sum of all terms from the start given; ends when a step gains less than `tolerance` of the cost. covariance: whether
+    the solution's covariance and informations are wanted, else they are NaN.
 
     Never worse than the start: a step that does not lower the cost is not taken. Raises ValueError if something is not finite.
     """
     layout = _Layout(problem)
-    values = layout.start()
-    terms = layout.evaluate(values, jacobians=True)
-    start_cost = cost = terms.cost
-    if not np.isfinite(cost):
+    terms = layout.evaluate(layout.start())
+    start_cost = terms.cost
+    if not np.isfinite(start_cost):
         raise ValueError("the start of a bundle adjustment is not finite: leave out frames and landmarks that are not")
     damping, converged, iterations = FIRST_DAMPING, False, 0
     system = layout.system(terms)
     while iterations < max_iterations and not converged:
         iterations += 1
         step = system.step(damping)
-        trial = layout.moved(values, step)
-        after = layout.evaluate(trial, jacobians=False).cost
-        if after < cost:
-            converged = cost - after <= tolerance * cost
-            values, cost, damping = trial, after, max(LEAST_DAMPING, 0.1 * damping)
-            terms = layout.evaluate(values, jacobians=True)
-            system = layout.system(terms)
+        trial = layout.evaluate(layout.moved(terms.values, step))
+        if trial.cost < terms.cost:
+            converged = terms.cost - trial.cost <= tolerance * terms.cost
+            terms, damping = trial, max(LEAST_DAMPING, 0.1 * damping)
+            if not converged or covariance:
+                system = layout.system(terms)
         else:
             # nothing is gained by a step that is already tiny
-            converged = step.size < 1e-12 or damping >= MOST_DAMPING or after <= cost * (1 + 1e-14)
+            converged = step.size < 1e-12 or damping >= MOST_DAMPING or trial.cost <= terms.cost * (1 + 1e-14)
             damping = min(MOST_DAMPING, 10 * damping)
-    return layout.solution(values, terms, system, start_cost, iterations, converged)
+    return layout.solution(terms, system if covariance else None, start_cost, iterations, converged)
 
 
 class _Values(NamedTuple):
@@ -200,13 +199,99 @@ class _Columns:
         self.mixed = None if landmark is None else (landmark[:, None] * n + columns).ravel()
 
 
+class _Sights:
+    """N lines of sight from frames to landmarks whose Jacobians have the same columns.
+
+    rows: (N,) of the term they belong to. by_frame, by_anchor, by_correction, by_focal: whether the residual depends on such unknowns.
+    Without the first two and the focal length all but the inverse depth is constant: Y = fixed + w way is made once.
+    """
+
+    def __init__(
+        self, layout: _Layout, rows: Ints, frame: Ints, landmark: Ints, by_frame: bool, by_anchor: bool, by_correction: bool,
+        by_own_focal: bool,
+    ) -> None:  # fmt: skip
+        p = layout.problem
+        self.rows, self.frame, self.landmark = rows, frame[rows], landmark[rows]
+        self.anchor = p.anchor[self.landmark]
+        self.by_frame, self.by_anchor, self.by_correction = by_frame, by_anchor, by_correction
+        self.by_focal = bool(len(layout.focal))
+        self.by_own_focal = by_own_focal and self.by_focal
+        self.still = not (by_frame or by_anchor or self.by_focal)
+        self.kept: tuple[F64, F64] | None = None
+        columns = [np.zeros((len(rows), 0), np.intp)]
+        if by_frame:
+            columns.append(layout.pose_column[self.frame])
+        if by_anchor:
+            columns.append(layout.pose_column[self.anchor])
+        if by_correction:
+            columns.append(layout.correction_column[self.frame])
+        if self.by_own_focal:
+            columns.append(layout.focal_column[p.camera[self.frame]][:, None])
+        if self.by_focal:
+            columns.append(layout.focal_column[p.camera[self.anchor]][:, None])
+        self.columns = _Columns(np.concatenate(columns, axis=1), self.landmark, layout.size)
+
+    def look(self, view: _View) -> tuple[F64, F64]:
+        """Y (N, 3), and its derivative by the logarithm of the inverse depth (N, 3)."""
+        if self.kept is None:
+            back = np.swapaxes(view.rotations[self.frame], 1, 2)
+            way = _rotated(back, view.positions[self.anchor] - view.positions[self.frame])
+            kept = _rotated(back, view.turned[self.landmark]), way
+            self.kept = kept if self.still else None
+        else:
+            kept = self.kept
+        moved = view.inverse_depth[self.landmark, None] * kept[1]
+        return kept[0] + moved, moved
+
+    def jacobian(self, view: _View, to_y: F64, y: F64, basis: F64 | None, own_focal: F64 | None) -> F64:
+        """(N, d, K) of residuals whose derivative by Y is `to_y` (N, d, 3)."""
+        parts = [np.zeros((*to_y.shape[:2], 0))]
+        if self.by_frame or self.by_anchor or self.by_focal:
+            world = to_y @ np.swapaxes(view.rotations[self.frame], 1, 2)
+            shift = world * view.inverse_depth[self.landmark, None, None]
+        if self.by_frame:
+            parts += [to_y @ skew(y), -shift]
+        if self.by_anchor or self.by_focal:
+            rays, in_anchor = view.rays[self.landmark], world @ view.rotations[self.anchor]
+        if self.by_anchor:
+            parts += [-in_anchor @ skew(rays), shift]
+        if self.by_correction and basis is not None:
+            parts.append(basis)
+        if self.by_own_focal and own_focal is not None:
+            parts.append(own_focal)
+        if self.by_focal:  # a longer focal length draws the ray of a pixel to the axis
+            parts.append(in_anchor @ (rays * np.array([-1.0, -1.0, 0.0]))[:, :, None])
+        return np.concatenate(parts, axis=2)
+
+
+class _View(NamedTuple):
+    """What all lines of sight share at given values of the unknowns."""
+
+    rotations: F64  # (F, 3, 3)
+    positions: F64  # (F, 3)
+    focal: F64  # (C, 2)
+    rays: F64  # (L, 3) b
+    turned: F64  # (L, 3) R_a b
+    inverse_depth: F64  # (L,)
+
+
+class _Sight(NamedTuple):
+    """Of one group of lines of sight."""
+
+    y: F64
+    by_depth: F64
+    residual: F64  # (N, d), neither weighted nor normalised
+    weight: F64  # (N,)
+
+
 class _Terms(NamedTuple):
     cost: float
-    blocks: list[_Block]
+    values: _Values
+    view: _View
+    seen: list[_Sight]
+    depths: list[_Sight]
+    relatives: list[tuple[F64, F64, F64, F64, F64]]  # turn, its weight, shift, its weight, way
     to_prior: F64  # (P,) gradient of the priors
-    pixels: F64
-    pixel_weights: F64
-    log_depths: F64
 
 
 class _System:
@@ -269,27 +354,10 @@ class _Layout:
         self.focal_column[focal] = poses + corrections + np.arange(len(focal))
         self.unit_column = self.size - 1 if self.unit else self.size
 
-        seen = p.reprojections
-        anchor = p.anchor[seen.landmark]
         # most observations of old landmarks are by constant frames: they only say something of the depth
-        moving = p.free[seen.frame] | p.free[anchor]
-        moving |= (self.focal_column[p.camera[seen.frame]] < self.size) | (
-            self.focal_column[p.camera[anchor]] < self.size
-        )
-        self.moving, self.still = np.flatnonzero(moving), np.flatnonzero(~moving)
-        f, a = seen.frame[self.moving], anchor[self.moving]
-        columns = [self.pose_column[f], self.pose_column[a]]
-        if len(focal):
-            columns += [self.focal_column[p.camera[f]][:, None], self.focal_column[p.camera[a]][:, None]]
-        self.moving_columns = _Columns(np.concatenate(columns, axis=1), seen.landmark[self.moving], self.size)
-        self.still_columns = _Columns(np.zeros((len(self.still), 0), np.intp), seen.landmark[self.still], self.size)
-
-        d = p.depths
-        anchor = p.anchor[d.landmark]
-        columns = [self.pose_column[d.frame], self.pose_column[anchor], self.correction_column[d.frame]]
-        if len(focal):
-            columns += [self.focal_column[p.camera[anchor]][:, None]]
-        self.depth_columns = _Columns(np.concatenate(columns, axis=1), d.landmark, self.size)
+        seen, d = p.reprojections, p.depths
+        self.seen = self._grouped(seen.frame, seen.landmark, np.zeros(len(seen.frame), bool), own_focal=True)
+        self.depths = self._grouped(d.frame, d.landmark, self._is_corrected(d.frame), own_focal=False)
         self.relative_columns = [
             _Columns(
                 np.concatenate(
@@ -317,6 +385,25 @@ class _Layout:
             prior[self.unit_column, self.unit_column] = p.unit_sigma**-2
         self.prior = prior[: self.size, : self.size]
 
+    def _is_corrected(self, frame: Ints) -> NDArray[np.bool_]:
+        if not len(self.corrected):
+            return np.zeros(len(frame), bool)
+        return np.asarray(self.problem.corrected[frame], bool)
+
+    def _grouped(self, frame: Ints, landmark: Ints, corrected: NDArray[np.bool_], own_focal: bool) -> list[_Sights]:
+        """Lines of sight by what moves them; one from a landmark's own anchor does not depend on where that is."""
+        p = self.problem
+        anchor = p.anchor[landmark]
+        apart = frame != anchor
+        keys = np.stack([p.free[frame] & apart, p.free[anchor] & apart, corrected], axis=1)
+        groups = []
+        for by_frame, by_anchor, by_correction in np.ndindex(2, 2, 2):
+            rows = np.flatnonzero((keys == [by_frame, by_anchor, by_correction]).all(axis=1))
+            if len(rows):
+                flags = bool(by_frame), bool(by_anchor), bool(by_correction)
+                groups.append(_Sights(self, rows, frame, landmark, *flags, own_focal))
+        return groups
+
     def start(self) -> _Values:
         p = self.problem
         corrections = p.corrections if len(p.corrections) else np.zeros((len(p.free), self.terms))
@@ -341,128 +428,110 @@ class _Layout:
             out[self.unit_column] = values.log_unit
         return out
 
-    def evaluate(self, values: _Values, jacobians: bool) -> _Terms:
-        """All residuals, weighted by their kernels, and what they cost. Without `jacobians` the blocks are empty."""
+    def evaluate(self, values: _Values) -> _Terms:
+        """All residuals with the weights that their kernels give them, and what they cost."""
         p = self.problem
-        rotations, positions = values.poses[:, :3, :3], values.poses[:, :3, 3]
-        inverse_depth = np.exp(np.clip(values.log_inverse_depth, -50, 50))
+        rotations = values.poses[:, :3, :3]
         focal = p.intrinsics[:, :2] * np.exp(values.log_focal)[:, None]
         cameras = p.camera[p.anchor]
         rays = np.ones((len(p.anchor), 3))
         rays[:, :2] = (p.anchor_pixels - p.intrinsics[cameras, 2:]) / focal[cameras]
-        turned = _rotated(rotations[p.anchor], rays)  # R_a b
-
-        def seen_from(frame: Ints, landmark: Ints) -> tuple[F64, F64]:
-            """Y (N, 3) and R_i^T (p_a - p_i)."""
-            back = np.swapaxes(rotations[frame], 1, 2)
-            way = _rotated(back, positions[p.anchor[landmark]] - positions[frame])
-            return _rotated(back, turned[landmark]) + inverse_depth[landmark, None] * way, way
-
-        blocks: list[_Block] = []
+        view = _View(
+            rotations, values.poses[:, :3, 3], focal, rays, _rotated(rotations[p.anchor], rays),
+            np.exp(np.clip(values.log_inverse_depth, -50, 50)),
+        )  # fmt: skip
         v = self.prior_values(values)
         to_prior = self.prior @ v
         cost = float(v @ to_prior)
 
-        # reprojection
-        seen = p.reprojections
-        y, way = seen_from(seen.frame, seen.landmark)
-        z = np.maximum(y[:, 2], MIN_DEPTH_RATIO)
-        scale = focal[p.camera[seen.frame]]
-        normal = y[:, :2] / z[:, None]
-        pixels = scale * normal + p.intrinsics[p.camera[seen.frame], 2:] - seen.pixels
-        weight, robust = _cauchy((pixels**2).sum(axis=1) / seen.sigma**2, seen.kernel)
-        cost += robust
-        if jacobians:
-            root = np.sqrt(weight) / seen.sigma
-            # d pixel / d Y: (N, 2, 3)
-            to_y = np.zeros((len(y), 2, 3))
-            to_y[:, 0, 0], to_y[:, 1, 1] = scale[:, 0] / z, scale[:, 1] / z
-            to_y[:, :, 2] = -scale * normal / z[:, None]
-            to_y[y[:, 2] < MIN_DEPTH_RATIO, :, 2] = 0.0
-            to_y *= root[:, None, None]
-            residual = pixels * root[:, None]
-            to_landmark = (to_y @ (way * inverse_depth[seen.landmark, None])[:, :, None])[:, :, 0]
-            m = self.moving
-            f, lm = seen.frame[m], seen.landmark[m]
-            a = p.anchor[lm]
-            to_y_m = to_y[m]
-            world = to_y_m @ np.swapaxes(rotations[f], 1, 2)  # d pixel / d (R_i Y)
-            shift = world * inverse_depth[lm, None, None]
-            parts = [to_y_m @ skew(y[m]), -shift, -(world @ rotations[a]) @ skew(rays[lm]), shift]
-            if len(self.focal):
-                flat = rays[lm] * np.array([-1.0, -1.0, 0.0])
-                parts += [
-                    (scale[m] * normal[m] * root[m, None])[:, :, None],
-                    ((world @ rotations[a]) @ flat[:, :, None]),
-                ]
-            blocks.append(_Block(residual[m], np.concatenate(parts, axis=2), self.moving_columns, to_landmark[m]))
-            s = self.still
-            blocks.append(_Block(residual[s], np.zeros((len(s), 2, 0)), self.still_columns, to_landmark[s]))
+        seen = []
+        for group in self.seen:
+            y, by_depth = group.look(view)
+            z = np.maximum(y[:, 2:], MIN_DEPTH_RATIO)
+            camera = p.camera[group.frame]
+            residual = focal[camera] * y[:, :2] / z + p.intrinsics[camera, 2:] - p.reprojections.pixels[group.rows]
+            squares = (residual**2).sum(axis=1) / p.reprojections.sigma[group.rows] ** 2
+            weight, robust = _cauchy(squares, p.reprojections.kernel)
+            cost += robust
+            seen.append(_Sight(y, by_depth, residual, weight))
 
-        # depth
-        d = p.depths
-        y, way = seen_from(d.frame, d.landmark)
-        z = np.maximum(y[:, 2], MIN_DEPTH_RATIO)
-        log_depths = np.log(z) - values.log_inverse_depth[d.landmark] - d.log_depth
-        log_depths -= (d.basis * values.corrections[d.frame]).sum(axis=1)
-        weight, robust = _cauchy((log_depths / d.sigma) ** 2, d.kernel)
-        cost += robust
-        if jacobians:
-            root = np.sqrt(weight) / d.sigma
-            to_y = np.zeros((len(y), 1, 3))
-            to_y[:, 0, 2] = np.where(y[:, 2] < MIN_DEPTH_RATIO, 0.0, root / z)
-            w = inverse_depth[d.landmark]
-            to_landmark = to_y[:, :, 2] * (way[:, 2] * w)[:, None] - root[:, None]
-            a = p.anchor[d.landmark]
-            world = to_y @ np.swapaxes(rotations[d.frame], 1, 2)
-            shift = world * w[:, None, None]
-            parts = [
-                to_y @ skew(y), -shift, -(world @ rotations[a]) @ skew(rays[d.landmark]), shift,
-                -(root[:, None] * d.basis)[:, None, :],
-            ]  # fmt: skip
-            if len(self.focal):
-                parts += [(world @ rotations[a]) @ (rays[d.landmark] * np.array([-1.0, -1.0, 0.0]))[:, :, None]]
-            jacobian = np.concatenate(parts, axis=2)
-            # a landmark's depth in its own anchor does not depend on where that is
-            jacobian[d.frame == a, :, :12] = 0.0
-            blocks.append(_Block((log_depths * root)[:, None], jacobian, self.depth_columns, to_landmark))
+        depths = []
+        for group in self.depths:
+            y, by_depth = group.look(view)
+            z = np.maximum(y[:, 2], MIN_DEPTH_RATIO)
+            residual = np.log(z) - values.log_inverse_depth[group.landmark] - p.depths.log_depth[group.rows]
+            if group.by_correction:
+                residual -= (p.depths.basis[group.rows] * values.corrections[group.frame]).sum(axis=1)
+            weight, robust = _cauchy((residual / p.depths.sigma[group.rows]) ** 2, p.depths.kernel)
+            cost += robust
+            depths.append(_Sight(y, by_depth, residual[:, None], weight))
 
-        # poses in each other
-        for r, columns in zip(p.relatives, self.relative_columns, strict=True):
-            first, second = rotations[r.first], rotations[r.second]
-            back = np.swapaxes(first, 1, 2)
+        relatives = []
+        for r in p.relatives:
+            back = np.swapaxes(rotations[r.first], 1, 2)
             unit = np.where(r.metric, p.unit * np.exp(values.log_unit), 1.0)
-            turn = vector_from_rotation(np.swapaxes(r.first_from_second[:, :3, :3], 1, 2) @ back @ second)
-            way = _rotated(back, positions[r.second] - positions[r.first])
-            shift = way / unit[:, None] - r.first_from_second[:, :3, 3]
-            for residual, sigma, is_turn in ((turn, r.sigma[:, 0], True), (shift, r.sigma[:, 1], False)):
-                weight, robust = _cauchy((residual**2).sum(axis=1) / sigma**2, r.kernel)
-                cost += robust
-                if not jacobians:
-                    continue
-                root = np.sqrt(weight) / sigma
-                jacobian = np.zeros((len(residual), 3, 13))
-                if is_turn:
-                    to_second = _right_jacobian_inverse(turn)
-                    jacobian[:, :, 6:9] = to_second
-                    jacobian[:, :, 0:3] = -to_second @ np.swapaxes(second, 1, 2) @ first
-                else:
-                    per_unit = 1 / unit[:, None, None]
-                    jacobian[:, :, 0:3] = skew(way) * per_unit
-                    jacobian[:, :, 3:6], jacobian[:, :, 9:12] = -back * per_unit, back * per_unit
-                    jacobian[:, :, 12] = np.where(r.metric[:, None], -way / unit[:, None], 0.0)
-                jacobian *= root[:, None, None]
-                blocks.append(_Block(residual * root[:, None], jacobian, columns, np.zeros((0, 3))))
+            turn = vector_from_rotation(np.swapaxes(r.first_from_second[:, :3, :3], 1, 2) @ back @ rotations[r.second])
+            way = _rotated(back, view.positions[r.second] - view.positions[r.first]) / unit[:, None]
+            shift = way - r.first_from_second[:, :3, 3]
+            turn_weight, robust = _cauchy((turn**2).sum(axis=1) / r.sigma[:, 0] ** 2, r.kernel)
+            shift_weight, robust_too = _cauchy((shift**2).sum(axis=1) / r.sigma[:, 1] ** 2, r.kernel)
+            cost += robust + robust_too
+            relatives.append((turn, turn_weight, shift, shift_weight, way))
+        return _Terms(0.5 * cost, values, view, seen, depths, relatives, to_prior)
 
-        weight, _ = _cauchy((pixels**2).sum(axis=1) / seen.sigma**2, seen.kernel)
-        return _Terms(0.5 * cost, blocks, to_prior, pixels, weight, log_depths)
+    def blocks(self, terms: _Terms) -> list[_Block]:
+        """The residuals weighted and normalised, with their Jacobians; the reprojections first."""
+        p, view = self.problem, terms.view
+        blocks = []
+        for group, sight in zip(self.seen, terms.seen, strict=True):
+            root = np.sqrt(sight.weight) / p.reprojections.sigma[group.rows]
+            z = np.maximum(sight.y[:, 2], MIN_DEPTH_RATIO)
+            scale = view.focal[p.camera[group.frame]] * (root / z)[:, None]
+            to_y = np.zeros((len(z), 2, 3))
+            to_y[:, 0, 0], to_y[:, 1, 1] = scale[:, 0], scale[:, 1]
+            ahead = np.where(sight.y[:, 2] < MIN_DEPTH_RATIO, 0.0, 1 / z)
+            to_y[:, :, 2] = -scale * sight.y[:, :2] * ahead[:, None]
+            own = (scale * sight.y[:, :2])[:, :, None] if group.by_own_focal else None
+            jacobian = group.jacobian(view, to_y, sight.y, None, own)
+            to_landmark = (to_y @ sight.by_depth[:, :, None])[:, :, 0]
+            blocks.append(_Block(sight.residual * root[:, None], jacobian, group.columns, to_landmark))
+        for group, sight in zip(self.depths, terms.depths, strict=True):
+            root = np.sqrt(sight.weight) / p.depths.sigma[group.rows]
+            ahead = sight.y[:, 2] >= MIN_DEPTH_RATIO
+            to_y = np.zeros((len(root), 1, 3))
+            to_y[:, 0, 2] = np.where(ahead, root / np.maximum(sight.y[:, 2], MIN_DEPTH_RATIO), 0.0)
+            basis = -(root[:, None] * p.depths.basis[group.rows])[:, None, :] if group.by_correction else None
+            jacobian = group.jacobian(view, to_y, sight.y, basis, None)
+            to_landmark = to_y[:, 0, 2] * sight.by_depth[:, 2] - root
+            blocks.append(_Block(sight.residual * root[:, None], jacobian, group.columns, to_landmark[:, None]))
+        for r, columns, (turn, turn_weight, shift, shift_weight, way) in zip(
+            p.relatives, self.relative_columns, terms.relatives, strict=True
+        ):
+            first, second = view.rotations[r.first], view.rotations[r.second]
+            back = np.swapaxes(first, 1, 2)
+            unit = np.where(r.metric, p.unit * np.exp(terms.values.log_unit), 1.0)[:, None, None]
+            by_turn, by_shift = np.zeros((len(turn), 3, 13)), np.zeros((len(turn), 3, 13))
+            by_turn[:, :, 6:9] = _right_jacobian_inverse(turn)
+            by_turn[:, :, 0:3] = -by_turn[:, :, 6:9] @ np.swapaxes(second, 1, 2) @ first
+            by_shift[:, :, 0:3] = skew(way)
+            by_shift[:, :, 3:6], by_shift[:, :, 9:12] = -back / unit, back / unit
+            by_shift[:, :, 12] = np.where(r.metric[:, None], -way, 0.0)
+            for residual, jacobian, weight, sigma in (
+                (turn, by_turn, turn_weight, r.sigma[:, 0]),
+                (shift, by_shift, shift_weight, r.sigma[:, 1]),
+            ):
+                root = np.sqrt(weight) / sigma
+                blocks.append(
+                    _Block(residual * root[:, None], jacobian * root[:, None, None], columns, np.zeros((0, 3)))
+                )
+        return blocks
 
     def system(self, terms: _Terms) -> _System:
         """Sums the blocks up: each entry of a Jacobian product has its fixed place, so the order of the sums is fixed, too."""
         n, landmarks = self.size + 1, len(self.problem.anchor)
         hessian, gradient = np.zeros(n * n), np.zeros(n)
         mixed, landmark, landmark_gradient = np.zeros(landmarks * n), np.zeros(landmarks), np.zeros(landmarks)
-        for block in terms.blocks:
+        for block in self.blocks(terms):
             columns, j, r = block.columns, block.jacobian, block.residual
             if j.shape[2]:
                 products = np.einsum("ndi,ndj->nij", j, j)
@@ -483,18 +552,31 @@ class _Layout:
         )
 
     def solution(
-        self, values: _Values, terms: _Terms, system: _System, start_cost: float, iterations: int, converged: bool
+        self, terms: _Terms, system: _System | None, start_cost: float, iterations: int, converged: bool
     ) -> Solution:
-        p = self.problem
+        p, values = self.problem, terms.values
         poses = 6 * len(self.free)
-        information = np.zeros(len(p.anchor))
-        for block in terms.blocks[:2]:  # the reprojections
-            information += np.bincount(block.columns.landmark, (block.to_landmark**2).sum(axis=1), len(p.anchor))  # type: ignore[arg-type]
-        covariance = system.covariance()
+        covariance = np.full((self.size, self.size), np.nan)
+        information = np.full(len(p.anchor), np.nan)
+        if system is not None:
+            covariance = system.covariance()
+            information[:] = 0.0
+            for block in self.blocks(terms)[: len(self.seen)]:
+                information += np.bincount(
+                    block.columns.landmark,
+                    (block.to_landmark**2).sum(axis=1),
+                    len(p.anchor),  # type: ignore[arg-type]
+                )
         focal_sigma = np.zeros(len(p.intrinsics))
         focal_sigma[self.focal] = np.sqrt(np.diagonal(covariance)[self.focal_column[self.focal]])
         intrinsics = p.intrinsics.copy()
         intrinsics[:, :2] *= np.exp(values.log_focal)[:, None]
+        residuals, weights = np.zeros((len(p.reprojections.frame), 2)), np.zeros(len(p.reprojections.frame))
+        for group, sight in zip(self.seen, terms.seen, strict=True):
+            residuals[group.rows], weights[group.rows] = sight.residual, sight.weight
+        depth_residuals = np.zeros(len(p.depths.frame))
+        for group, sight in zip(self.depths, terms.depths, strict=True):
+            depth_residuals[group.rows] = sight.residual[:, 0]
         return Solution(
             world_from_camera=values.poses,
             log_inverse_depth=values.log_inverse_depth,
@@ -507,9 +589,9 @@ class _Layout:
             log_focal_sigma=focal_sigma,
             unit_sigma=float(np.sqrt(covariance[-1, -1])) if self.unit else 0.0,
             landmark_information=information,
-            residuals=terms.pixels,
-            weights=terms.pixel_weights,
-            depth_residuals=terms.log_depths,
+            residuals=residuals,
+            weights=weights,
+            depth_residuals=depth_residuals,
             iterations=iterations,
             converged=converged,
         )

@@ -193,7 +193,7 @@ class Refiner:
         scene.start()
         if not scene.worth_it:
             return self._left_alone(scene, "hardly any point is seen in two keyframes")
-        solution = scene.solve(WIDE, ITERATIONS[0])
+        solution = scene.solve(WIDE, ITERATIONS[0], rough=True)
         scene.prune(solution)
         if not scene.supported.any():
             return self._left_alone(scene, scene.reason)
@@ -422,7 +422,7 @@ class _Scene:
 
     # terms
 
-    def solve(self, kernel: float, iterations: int) -> bundle.Solution:
+    def solve(self, kernel: float, iterations: int, rough: bool = False) -> bundle.Solution:
         """With the observations that are still in."""
         a = self.agreement
         shape = np.where(np.arange(TERMS) == 0, 1.0, self.evidence)
@@ -461,7 +461,7 @@ class _Scene:
             unit=self.unit[0],
             unit_sigma=self.unit[1],
         )
-        solution = bundle.solve(problem, iterations, TOLERANCE)
+        solution = bundle.solve(problem, iterations, 10 * TOLERANCE if rough else TOLERANCE, covariance=not rough)
         self.poses, self.log_inverse_depth = solution.world_from_camera, solution.log_inverse_depth
         self.corrections, self.intrinsics = solution.corrections, solution.intrinsics
         self.unit = solution.unit, self.unit[1]
