@@ -66,6 +66,26 @@ class DepthImage:
         row, column = np.mgrid[step // 2 : height : step, step // 2 : width : step]
         return column.ravel(), row.ravel()
 
+    def on_grid(self) -> F64:
+        """Logarithm of the depth (n,) there, NaN where there is none."""
+        column, row = self.grid()
+        return _log(self.depth[row, column])
+
+    def around(self, pixels: F64, values: F64, reach: float) -> F32:
+        """(H, W) at least 1: `values` (n,), 1 and more, of pixels (n, 2) of the camera's image, fading to 1 within `reach` widths."""
+        height, width = self.depth.shape
+        cell = max(1, round(reach * width / 2))
+        rows, columns = -(-height // cell), -(-width // cell)
+        plan = self.plan
+        place = ((pixels + 0.5 - [plan.left, plan.top]) * plan.scale - 0.5) / cell
+        y, x = np.arange(rows)[:, None] + 0.5, np.arange(columns)[None, :] + 0.5
+        coarse = np.ones((rows, columns))
+        for (u, v), value in zip(place, values, strict=True):
+            fade = np.exp(-0.5 * ((x - u) ** 2 + (y - v) ** 2))
+            np.maximum(coarse, 1 + fade * (value - 1), out=coarse)
+        whole = np.repeat(np.repeat(coarse, cell, axis=0), cell, axis=1)
+        return np.asarray(whole[:height, :width], np.float32)
+
     def fit(self, log_target: F64, prior_sigma: F64) -> F64 | None:
         """The correction (TERMS,) that takes this depth to the logarithms `log_target` (n,) of another one, on `grid`, robustly; None if
         they have too little in common. prior_sigma: (TERMS,) how large the terms are without reason."""

@@ -1,0 +1,647 @@
+"""One window as a bundle adjustment: where it starts, which terms it has, what it leaves out, and what comes of it."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import bundle
+from .agreement import LEAST, MOST, Agreement
+from .camera.preprocess import CropResize, uncrop_intrinsics
+from .depth_correction import TERMS, DepthImage
+from .geometry import inverse, is_finite_pose, rotation_angle
+from .resection import Rays, resect
+from .types import F32, F64, I64, Alignment, Frame, Observations, Prediction, Refinement
+
+Ints = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+Key = tuple[int, str]
+
+KEPT = 16  # published keyframes of each camera whose observations still count
+MIN_START = 8  # points that a first pose is taken from
+# Gates of a keyframe: below them it keeps the network's answer
+MIN_INLIERS = 30
+MIN_SHARE = 0.6  # of what is seen in it
+MIN_SPREAD = 0.04  # standard deviation of the inliers' pixels across the narrower way, of the image's longer side
+MIN_SUPPORTED = 0.5  # share of the new keyframes that must pass where the network's window was refused
+MANY_INLIERS = 200  # from so many on the depth's shape is corrected as far as they want, below in proportion
+
+WIDE, KERNEL = 6.0, 2.0  # sigmas at which an observation counts half: first, while the start is rough, and in the end
+OUTLIER = 4.0  # sigmas beyond which it is left out of the last solution
+ITERATIONS = 12, 12
+TOLERANCE = 1e-4
+SHARED = 0.1  # of the correction's spread: what is left of it where shared frames tell how the network errs now
+REFUSED = 2.0  # and where the network's window was refused
+# Where the network's poses were refused, or as good as unknown, the camera is only taken not to move much
+STILL = np.deg2rad(20.0), 0.5  # rad, and of the scene's depth
+FOCAL_SIGMA, SETTLED_FOCAL = 0.25, 0.004  # of the logarithm
+RIG_SIGMA = np.deg2rad(0.3), 0.003  # of extrinsics, rad and m
+WHEEL_SIGMA = np.deg2rad(0.5), 0.01  # of a step by known odometry, rad and m
+WHEEL_SLIP = 0.02  # and of its length
+UNIT_SIGMA = 1.5  # of the logarithm of the odometry's units per metre, before anything is measured
+USUAL_DEPTH_M = 3.0  # of the scene, until then
+WIDTH = 640.0  # px, of the image that the pixel noise is about
+DOUBT = 2.5  # sigmas of the depth by which a landmark may lie off before the confidence around it falls
+REACH = 0.08  # of the image's width: how far around
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A window of S frames by the network, the last `new` of them not published yet.
+
+    plans: how each image was cut for it. alignment, odom_from_camera: (S, 4, 4), how the aligner lays it onto what was published; where
+    that was refused the poses are the last one. depth, confidence: (N, H, W) of the N new frames, depth in odometry units, NaN where
+    invalid. cameras: how many there are. metric_odometry: whether frames' world_from_camera are in metres.
+    """
+
+    frames: tuple[Frame, ...]
+    new: int
+    plans: list[CropResize]
+    prediction: Prediction
+    alignment: Alignment
+    odom_from_camera: F64
+    depth: F32
+    confidence: F32
+    cameras: int = 1
+    metric_odometry: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What is published of the N new frames.
+
+    accepted: whether tracks vouch for the window. odom_from_camera: (N, 4, 4). depth, confidence: (N, H, W). scale: odometry units per
+    window unit. refined: (N,) bool. covariance: (N, 6, 6) of each pose with the published ones as they are: position, then rotation (a
+    vector from the left), in the odometry frame. state: for the next window, None if nothing is remembered. agreements: what was learnt
+    of each camera.
+    """
+
+    accepted: bool
+    odom_from_camera: F64
+    depth: F32
+    confidence: F32
+    scale: float
+    refined: Mask
+    covariance: F64
+    report: Refinement
+    state: State | None = None
+    agreements: dict[str, Agreement] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Published:
+    """A keyframe that is published, with what is seen in it."""
+
+    camera: str
+    pose: F64
+    intrinsics: F64 | None  # (4,) fx, fy, cx, cy as given; None: as estimated
+    seen: Observations
+    log_depth: F64  # (n,) of what is published there
+    log_grid: F64  # the same on the grid of DepthImage
+
+
+@dataclass(frozen=True, eq=False)
+class Focal:
+    """Of a camera that nobody calibrated. intrinsics: (4,). sigma: of the logarithm of the focal length."""
+
+    intrinsics: F64
+    sigma: float
+
+
+def _no_rays() -> Rays:
+    return Rays(np.empty((0, 3)), np.empty((0, 3)), np.empty(0), np.empty(0))
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a window leaves to the next one: keyframes, landmarks by id (ascending), focal lengths, and the odometry's units per metre
+    with the sigma of its logarithm, None if nothing measured it."""
+
+    published: OrderedDict[Key, Published] = field(default_factory=OrderedDict)
+    ids: I64 = field(default_factory=lambda: np.empty(0, np.int64))
+    rays: Rays = field(default_factory=_no_rays)
+    focals: dict[str, Focal] = field(default_factory=dict)
+    unit: tuple[float, float] | None = None
+
+
+class _Steps(NamedTuple):
+    """Measured poses of frames in others, as bundle.Relatives wants them."""
+
+    first: list[int]
+    second: list[int]
+    pose: list[F64]
+    sigma: list[tuple[float, float]]
+    metric: list[bool]
+
+    def add(self, first: int, second: int, pose: F64, turn: float, shift: float, metric: bool = False) -> None:
+        self.first.append(first)
+        self.second.append(second)
+        self.pose.append(pose)
+        self.sigma.append((turn, shift))
+        self.metric.append(metric)
+
+    def relatives(self, kernel: float) -> bundle.Relatives:
+        return bundle.Relatives(
+            np.array(self.first), np.array(self.second), np.array(self.pose), np.array(self.sigma), np.array(self.metric), kernel
+        )  # fmt: skip
+
+
+class Scene:
+    """The F frames of a window's bundle are the published ones that are kept, then the N new ones.
+
+    supported: (N,) bool, the new frames that enough tracks speak for. reason: why not all of them do.
+    """
+
+    def __init__(
+        self, proposal: Proposal, state: State, agreements: dict[str, Agreement], unit: tuple[float, float] | None
+    ) -> None:
+        """agreements: by camera; copies of them learn. unit: the odometry's units per metre and the sigma of its logarithm, None if it
+        is to be measured."""
+        p = self.proposal = proposal
+        self.state = state
+        self.agreements = {name: copy.deepcopy(a) for name, a in agreements.items()}
+        self.fresh = p.frames[len(p.frames) - p.new :]
+        self.fresh_plans = p.plans[len(p.plans) - p.new :]
+        old = list(state.published.values())
+        self.first_new, self.count = len(old), len(old) + p.new
+        self.names = [k.camera for k in old] + [f.camera for f in self.fresh]
+        self.keys = [*state.published, *((f.stamp_ns, f.camera) for f in self.fresh)]
+        self.row = {(f.stamp_ns, f.camera): i for i, f in enumerate(p.frames)}
+        self.trusted = p.alignment.accepted
+        self.poses = np.concatenate(
+            [np.array([k.pose for k in old]).reshape(-1, 4, 4), p.odom_from_camera[len(p.frames) - p.new :]]
+        )
+        self.free = np.arange(self.count) >= self.first_new
+        if not old:
+            self.free[0] = False
+        self.fixed_unit = unit
+        self.unit = unit or state.unit
+        self.supported = np.zeros(p.new, bool)
+        self.reason = ""
+        self._evidence = 1.0
+        widths = np.array([max(0.5, f.image.shape[1] / WIDTH) for f in self.fresh])
+        self._per_width = float(widths.max())
+        self.pixel = self._agreement(self.first_new).pixel * self._per_width
+        self._expect_depths()
+        self._place_cameras(old)
+        self._gather(old)
+
+    def _agreement(self, frame: int) -> Agreement:
+        return self.agreements[self.names[frame]]
+
+    def _of_frames(self, name: str) -> F64:
+        """(F,) one of the agreements' sigmas, of each frame's camera."""
+        return np.array([getattr(self.agreements[n], name) for n in self.names])
+
+    # what is known before the tracks are asked
+
+    def _expect_depths(self) -> None:
+        """A correction that the window's shared frames need to agree with what is published of them is needed by its new ones, too."""
+        p = self.proposal
+        fits: dict[str, list[F64]] = {}
+        for i, frame in enumerate(p.frames[: len(p.frames) - p.new]):
+            row, known = p.prediction.row(i), self.state.published.get((frame.stamp_ns, frame.camera))
+            if row is None or known is None or not self.trusted:
+                continue
+            a = self.agreements[frame.camera]
+            image = DepthImage.of(p.prediction.depth[row] * np.float32(p.alignment.scale), p.plans[i])
+            fit = image.fit(known.log_grid, 2 * np.maximum(a.common, a.own))
+            if fit is not None:
+                fits.setdefault(frame.camera, []).append(fit)
+        self.images = [DepthImage.of(d, plan) for d, plan in zip(p.depth, self.fresh_plans, strict=True)]
+        self.shared = bool(fits)
+        every = [fit for of_camera in fits.values() for fit in of_camera]
+        usual = np.median(every, axis=0) if every else np.zeros(TERMS)
+        self.expected = [np.median(fits[f.camera], axis=0) if f.camera in fits else usual for f in self.fresh]
+
+    def _place_cameras(self, old: list[Published]) -> None:
+        """Cameras, each once for every set of intrinsics; those that nobody gave are unknown."""
+        p, focals = self.proposal, dict(self.state.focals)
+        for i, frame in enumerate(self.fresh):
+            if frame.intrinsics is None and frame.camera not in focals:
+                k = p.prediction.intrinsics[len(p.frames) - p.new + i]
+                focals[frame.camera] = Focal(_four(uncrop_intrinsics(k, self.fresh_plans[i])), FOCAL_SIGMA)
+        given = [k.intrinsics for k in old]
+        given += [None if f.intrinsics is None else _four(f.intrinsics) for f in self.fresh]
+        rows: dict[tuple[str, bytes], int] = {}
+        values, sigmas = [], []
+        self.focal_of: dict[str, int] = {}
+        self.camera = np.zeros(self.count, np.intp)
+        for i, (name, k) in enumerate(zip(self.names, given, strict=True)):
+            key = name, b"" if k is None else k.tobytes()
+            if key not in rows:
+                rows[key] = len(values)
+                values.append(focals[name].intrinsics if k is None else k)
+                sigmas.append(0.0 if k is not None or focals[name].sigma < SETTLED_FOCAL else focals[name].sigma)
+                if k is None:
+                    self.focal_of[name] = rows[key]
+            self.camera[i] = rows[key]
+        self.intrinsics, self.focal_sigma = np.array(values), np.array(sigmas)
+
+    def _gather(self, old: list[Published]) -> None:
+        """One table of all that is seen of points which a new frame sees, too, frame by frame."""
+        seen = [k.seen for k in old] + [f.observations or _NOTHING for f in self.fresh]
+        ids = np.concatenate([s.ids for s in seen])
+        pixels = np.concatenate([s.pixels for s in seen])
+        frame = np.repeat(np.arange(len(seen)), [len(s) for s in seen])
+        sampled = [image.at(s.pixels) for image, s in zip(self.images, seen[self.first_new :], strict=True)]
+        by_network = [v + t @ c for (v, t), c in zip(sampled, self.expected, strict=True)]
+        log_depth = np.concatenate([k.log_depth for k in old] + by_network)
+        constant = np.zeros((len(ids) - sum(len(v) for v in by_network), TERMS))
+        terms = np.concatenate([constant, *(t for _, t in sampled)])
+
+        unique, point, times = np.unique(ids, return_inverse=True, return_counts=True)
+        wanted = np.zeros(len(unique), bool)
+        wanted[point[frame >= self.first_new]] = True
+        keep = (wanted & (times >= 2))[point]
+        self.frame, self.pixels, self.log_depth, self.terms = frame[keep], pixels[keep], log_depth[keep], terms[keep]
+        self.ids, self.landmark = np.unique(ids[keep], return_inverse=True)
+        _, self.first = np.unique(self.landmark, return_index=True)
+        self.anchor = self.frame[self.first]  # a landmark lies where its oldest frame has it
+        self.used = np.ones(len(self.frame), bool)
+        self.observed = np.zeros(0, np.intp)
+        k = self.intrinsics[self.camera[self.frame]]
+        self.rays = np.ones((len(self.frame), 3))
+        self.rays[:, :2] = (self.pixels - k[:, 2:]) / k[:, :2]
+
+    @property
+    def worth_it(self) -> bool:
+        """Whether there is anything to be solved."""
+        return len(self.ids) >= MIN_START and bool(self.free.any())
+
+    # start
+
+    def start(self) -> None:
+        """Poses by resection from the landmarks that are known, and a first distance of the others: by the network."""
+        length = np.linalg.norm(self.rays, axis=1)
+        n = len(self.ids)
+        anchors, directions = np.zeros((n, 3)), np.zeros((n, 3))
+        log_distance, variance = np.full(n, np.nan), np.full(n, np.nan)
+        _, mine, theirs = np.intersect1d(self.ids, self.state.ids, assume_unique=True, return_indices=True)
+        known = self.state.rays
+        anchors[mine], directions[mine] = known.anchors[theirs], known.directions[theirs]
+        log_distance[mine], variance[mine] = known.log_distance[theirs], known.variance[theirs]
+        depth_sigma = self._of_frames("depth")
+
+        def fill(at: Ints, scale: float) -> None:
+            """Landmarks that only the network knows, where the observations `at` see them."""
+            at = at[np.isnan(log_distance[self.landmark[at]]) & np.isfinite(self.log_depth[at])]
+            pose, which = self.poses[self.frame[at]], self.landmark[at]
+            anchors[which] = pose[:, :3, 3]
+            directions[which] = np.einsum("nij,nj->ni", pose[:, :3, :3], self.rays[at] / length[at, None])
+            log_distance[which] = self.log_depth[at] + scale + np.log(length[at])
+            variance[which] = (2 * depth_sigma[self.frame[at]]) ** 2
+
+        of_frame = np.split(np.arange(len(self.frame)), np.searchsorted(self.frame, np.arange(1, self.count)))
+        for f in range(self.first_new):  # seen before, but in no second frame until now
+            fill(of_frame[f], 0.0)
+        self._depth = _usual(log_distance, self.log_depth)
+        self.corrections = np.zeros((self.count, TERMS))
+        scale = 0.0
+        for f in range(self.first_new, self.count):
+            at = of_frame[f]
+            expected, prior = self._expected(f)
+            if self.free[f]:
+                self.poses[f] = expected
+            seen = at[np.isfinite(log_distance[self.landmark[at]])]
+            if self.free[f] and len(seen) >= MIN_START:
+                which = self.landmark[seen]
+                points = Rays(anchors[which], directions[which], log_distance[which], variance[which])
+                k = intrinsics_matrix(self.intrinsics[self.camera[f]])
+                fit = resect(points, self.pixels[seen], k, 2 * self.pixel, expected, prior)
+                if np.isfinite(fit.world_from_camera).all():
+                    self.poses[f] = fit.world_from_camera
+                away = points.positions() - self.poses[f][:3, 3]
+                z = away @ self.poses[f][:3, 2]
+                good = fit.inliers & (z > 0) & np.isfinite(self.log_depth[seen])
+                if np.count_nonzero(good) >= MIN_START:
+                    scale = float(np.median(np.log(z[good]) - self.log_depth[seen][good]))
+            self.corrections[f, 0] = scale
+            fill(at, scale)
+        pose = self.poses[self.anchor]
+        points_ = anchors + np.exp(log_distance)[:, None] * directions
+        z = np.einsum("ni,ni->n", pose[:, :3, 2], points_ - pose[:, :3, 3])
+        with np.errstate(invalid="ignore"):
+            usual = float(np.median(z[z > 0])) if (z > 0).any() else self._depth
+            self.log_inverse_depth = -np.log(np.where(z > 0.01 * usual, z, usual))
+
+    def _before(self, f: int) -> int | None:
+        """The frame of the same camera before frame `f`."""
+        return next((i for i in range(f - 1, -1, -1) if self.names[i] == self.names[f]), None)
+
+    def _network_pose(self, a: int, b: int) -> F64 | None:
+        """a_from_b by the network, in odometry units; None if it does not know both, or was refused."""
+        p = self.proposal
+        i, j = self.row.get(self.keys[a]), self.row.get(self.keys[b])
+        if i is None or j is None or not self.trusted:
+            return None
+        poses = np.asarray(p.prediction.window_from_camera, np.float64)[[i, j]]
+        if not is_finite_pose(poses).all():
+            return None
+        step = inverse(poses[0]) @ poses[1]
+        step[:3, 3] *= p.alignment.scale
+        return np.asarray(step, np.float64)
+
+    def _expected(self, f: int) -> tuple[F64, F64]:
+        """Where frame `f` should be before it is looked at, and the covariance (6, 6) of that."""
+        turn, shift = self._agreement(f).rotation, max(self._agreement(f).translation, 0.1)
+        before = self._before(f)
+        pose = self.poses[f].copy()
+        if before is not None:
+            step = self._network_pose(before, f)
+            pose = self.poses[before] @ (np.eye(4) if step is None else step)
+            turn, shift = STILL if step is None else (turn, shift)
+        return pose, np.diag(np.repeat([(2 * shift * self._depth) ** 2, (2 * turn) ** 2], 3))
+
+    # terms
+
+    def solve(self, kernel: float, iterations: int, rough: bool = False) -> bundle.Solution:
+        """With the observations that are still in. rough: as a start for the next one."""
+        use = self.observed = np.flatnonzero(self.used & (self.frame != self.anchor[self.landmark]))
+        deep = np.flatnonzero(self.used & np.isfinite(self.log_depth))
+        # a network errs alike in all frames that see a point: together they count once
+        times = np.bincount(self.landmark[deep], minlength=len(self.ids))[self.landmark[deep]]
+        a = self._agreement(self.first_new)
+        spread = np.where(np.arange(TERMS) == 0, 1.0, self._evidence)
+        common = spread * a.common * (SHARED if self.shared else 1.0)
+        if not self.trusted and self.first_new:
+            common = common * REFUSED
+        measured, unit = self._measured()
+        problem = bundle.Problem(
+            world_from_camera=self.poses,
+            free=self.free,
+            camera=self.camera,
+            intrinsics=self.intrinsics,
+            anchor=self.anchor,
+            anchor_pixels=self.pixels[self.first],
+            log_inverse_depth=self.log_inverse_depth,
+            reprojections=bundle.Reprojections(
+                self.frame[use], self.landmark[use], self.pixels[use], np.full(len(use), self.pixel), kernel
+            ),
+            depths=bundle.Depths(
+                self.frame[deep], self.landmark[deep], self.log_depth[deep], self.terms[deep],
+                self._of_frames("depth")[self.frame[deep]] * np.sqrt(times), KERNEL,
+            ),
+            relatives=tuple(filter(len_of, (self._by_network().relatives(KERNEL), measured.relatives(np.inf)))),
+            corrected=np.arange(self.count) >= self.first_new,
+            corrections=self.corrections,
+            common_sigma=common,
+            own_sigma=spread * a.own,
+            log_focal_sigma=self.focal_sigma,
+            unit=unit[0],
+            unit_sigma=unit[1] if any(measured.metric) else 0.0,
+        )  # fmt: skip
+        solution = bundle.solve(problem, iterations, 10 * TOLERANCE if rough else TOLERANCE, covariance=not rough)
+        self.poses, self.log_inverse_depth = solution.world_from_camera, solution.log_inverse_depth
+        self.corrections, self.intrinsics = solution.corrections, solution.intrinsics
+        if any(measured.metric) and self.fixed_unit is None:
+            self.unit = solution.unit, solution.unit_sigma if not rough else unit[1]
+        return solution
+
+    def _by_network(self) -> _Steps:
+        """From keyframe to keyframe of a camera, and, where nobody says how cameras sit, between those of a set."""
+        steps = _Steps([], [], [], [], [])
+        for f in range(self.first_new, self.count):
+            first = self._first_of_set(f)
+            others = [self._before(f)]
+            if first != f and self.fresh[f - self.first_new].base_from_camera is None:
+                others.append(first)
+            for before in others:
+                if before is None or not (self.free[f] or self.free[before]):
+                    continue
+                step = self._network_pose(before, f)
+                if step is None and before == first:
+                    continue
+                a = self._agreement(f)
+                turn, shift = STILL if step is None else (a.rotation, a.translation)
+                steps.add(before, f, np.eye(4) if step is None else step, turn, shift * self._depth)
+        return steps
+
+    def _first_of_set(self, f: int) -> int:
+        """The first camera's frame of the set that the new frame `f` is of."""
+        return f - (f - self.first_new) % self.proposal.cameras
+
+    def _measured(self) -> tuple[_Steps, tuple[float, float]]:
+        """How the cameras of a set sit, and how known odometry has the sets; and the unit to start from, with its sigma."""
+        p, steps = self.proposal, _Steps([], [], [], [], [])
+        for f in range(self.first_new, self.count):
+            frame, first = self.fresh[f - self.first_new], self._first_of_set(f)
+            leader = self.fresh[first - self.first_new]
+            if first != f and frame.base_from_camera is not None and leader.base_from_camera is not None:
+                pose = inverse(leader.base_from_camera) @ frame.base_from_camera
+                steps.add(first, f, np.asarray(pose, np.float64), *RIG_SIGMA, True)
+            row = self.row[self.keys[f]]
+            before = p.frames[row - p.cameras] if row >= p.cameras else None
+            if first != f or before is None or frame.world_from_camera is None or before.world_from_camera is None:
+                continue
+            if (before.stamp_ns, before.camera) not in self.keys or not p.metric_odometry:
+                continue
+            step = np.asarray(inverse(before.world_from_camera) @ frame.world_from_camera, np.float64)
+            turn, shift = WHEEL_SIGMA
+            a = self.keys.index((before.stamp_ns, before.camera))
+            steps.add(a, f, step, turn, shift + WHEEL_SLIP * float(np.linalg.norm(step[:3, 3])), True)
+        return steps, self.unit or (self._depth / USUAL_DEPTH_M, UNIT_SIGMA)
+
+    # gates
+
+    def prune(self, solution: bundle.Solution) -> None:
+        """Leaves out what does not fit, and all that is seen in the frames that too little is left of."""
+        error = np.linalg.norm(solution.residuals, axis=1)
+        fresh = self.frame[self.observed] >= self.first_new
+        if fresh.any():
+            # the norm of two Gaussian coordinates has the median 1.18 sigma
+            now = float(np.clip(np.median(error[fresh]) / 1.1774 / self._per_width, LEAST["pixel"], MOST["pixel"]))
+            a = self._agreement(self.first_new)
+            a.learn("pixel", now)
+            self.pixel = float(np.sqrt(now * a.pixel)) * self._per_width
+        fits = error <= OUTLIER * self.pixel
+        self.used[self.observed[~fits]] = False
+        # a landmark that no second frame speaks for says nothing
+        good = np.bincount(self.landmark[self.observed[fits]], minlength=len(self.ids)) > 0
+        self.used &= good[self.landmark]
+        everywhere = np.concatenate([self.frame[self.observed], self.anchor])
+        fitting = np.concatenate([self.frame[self.observed[fits]], self.anchor[good]])
+        total = np.bincount(everywhere, minlength=self.count)[self.first_new :]
+        inliers = np.bincount(fitting, minlength=self.count)[self.first_new :]
+        spread = np.array([self._spread(f) for f in range(self.first_new, self.count)])
+        self.supported = (inliers >= MIN_INLIERS) & (inliers >= MIN_SHARE * total) & (spread >= MIN_SPREAD)
+        self._evidence = float(np.clip(np.median(inliers) / MANY_INLIERS, 0.05, 1.0))
+        if not self.supported.all():
+            worst = int(np.argmin(inliers))
+            self.reason = (
+                f"{np.count_nonzero(~self.supported)} of {len(inliers)} keyframes hold too few tracks: {inliers[worst]} of "
+                f"{total[worst]} fit, but {MIN_INLIERS} and {MIN_SHARE:.0%} must, all over the image"
+            )
+        # frames that nothing speaks for follow the network from their neighbours
+        for f in np.flatnonzero(~self.supported) + self.first_new:
+            self.used[self.frame == f] = False
+        self.used &= self.used[self.first][self.landmark]
+
+    def _spread(self, f: int) -> float:
+        pixels = self.pixels[self.used & (self.frame == f)]
+        if len(pixels) < 3:
+            return 0.0
+        narrower = float(np.linalg.eigvalsh(np.cov(pixels.T))[0])
+        return float(np.sqrt(max(0.0, narrower))) / max(self.fresh[f - self.first_new].image.shape[:2])
+
+    # what comes of it
+
+    def outcome(self, solution: bundle.Solution) -> Outcome:
+        """Of the last solution."""
+        p, first = self.proposal, self.first_new
+        error = np.linalg.norm(solution.residuals, axis=1)
+        fits = error <= OUTLIER * self.pixel
+        poses = self.poses[first:]
+        total = np.array(self.expected) + self.corrections[first:]
+        depth = np.stack([image.corrected(c) for image, c in zip(self.images, total, strict=True)])
+        self._learn(solution)
+        report = Refinement(
+            landmarks=len(np.unique(self.landmark[self.observed[fits]])),
+            observations=len(self.observed),
+            inliers=int(np.count_nonzero(fits)),
+            error_px=float(np.median(error[fits])) if fits.any() else float("nan"),
+            refined=float(self.supported.mean()),
+            reason=self.reason,
+            iterations=solution.iterations,
+        )
+        return Outcome(
+            accepted=bool(self.supported.mean() >= MIN_SUPPORTED),
+            odom_from_camera=poses,
+            depth=depth,
+            confidence=self._doubted(solution),
+            scale=p.alignment.scale * float(np.exp(np.median(total[:, 0]))),
+            refined=self.supported,
+            covariance=self._covariance(solution),
+            report=report,
+            state=self.state_of(poses, solution, depth),
+            agreements=self.agreements,
+        )
+
+    def network_covariance(self) -> F64:
+        """(N, 6, 6) of poses that only the network tells: the errors of its steps add up."""
+        variance = np.zeros(self.proposal.new)
+        out = np.zeros((self.proposal.new, 6, 6))
+        for i in range(self.proposal.new):
+            a = self._agreement(self.first_new + i)
+            steps = 1 + i // self.proposal.cameras
+            variance[i] = steps
+            out[i] = np.diag(np.repeat([steps * (a.translation * self._depth) ** 2, steps * a.rotation**2], 3))
+        return out
+
+    def _covariance(self, solution: bundle.Solution) -> F64:
+        """The solver's, from rotation in the camera's axes and position to position and rotation in the odometry frame."""
+        out = np.zeros((self.proposal.new, 6, 6))
+        for i, f in enumerate(np.flatnonzero(self.free)):
+            block = solution.covariance[6 * i : 6 * i + 6, 6 * i : 6 * i + 6]
+            to = np.zeros((6, 6))
+            to[:3, 3:], to[3:, :3] = np.eye(3), self.poses[f, :3, :3]
+            out[f - self.first_new] = to @ block @ to.T
+        return out
+
+    def _doubted(self, solution: bundle.Solution) -> F32:
+        """The network's confidence, less around landmarks that lie elsewhere than its corrected depth."""
+        confidence = self.proposal.confidence
+        deep = np.flatnonzero(self.used & np.isfinite(self.log_depth))
+        sure = solution.landmark_information[self.landmark[deep]]
+        sigma = np.sqrt(self._of_frames("depth")[self.frame[deep]] ** 2 + 1 / np.maximum(sure, 1e-6))
+        off = np.abs(solution.depth_residuals) / sigma
+        out = confidence
+        for i, image in enumerate(self.images):
+            at = (self.frame[deep] == self.first_new + i) & (off > DOUBT)
+            if not at.any():
+                continue
+            if out is confidence:
+                out = confidence.copy()
+            out[i] = confidence[i] / image.around(self.pixels[deep[at]], off[at] / DOUBT, REACH)
+        return out
+
+    def _learn(self, solution: bundle.Solution) -> None:
+        """What the network was off by, where tracks alone tell."""
+        deep = np.flatnonzero(self.used & np.isfinite(self.log_depth))
+        frame, information = self.frame[deep], solution.landmark_information[self.landmark[deep]]
+        for name, a in self.agreements.items():
+            mine = [f for f in range(self.first_new, self.count) if self.names[f] == name]
+            told = np.isin(frame, mine) & (information > (2 / a.depth) ** 2)
+            if np.count_nonzero(told) >= MIN_INLIERS:
+                a.learn("depth", 1.4826 * float(np.median(np.abs(solution.depth_residuals[told]))))
+            turns, shifts = [], []
+            for f in mine:
+                before = self._before(f)
+                step = None if before is None else self._network_pose(before, f)
+                pair = [i - self.first_new for i in (f, before) if i is not None and i >= self.first_new]
+                if before is None or step is None or not self.supported[pair].all():
+                    continue
+                refined = inverse(self.poses[before]) @ self.poses[f]
+                turns.append(float(rotation_angle(step[:3, :3].T @ refined[:3, :3])))
+                shifts.append(float(np.linalg.norm(step[:3, 3] - refined[:3, 3])) / self._depth)
+            if turns:
+                # the norm of three Gaussian coordinates has the median 1.54 sigma
+                a.learn("rotation", float(np.median(turns)) / 1.538)
+                a.learn("translation", float(np.median(shifts)) / 1.538)
+
+    def state_of(self, poses: F64, solution: bundle.Solution | None, depth: F32) -> State:
+        """What is known once (N, 4, 4) poses and (N, H, W) depth are published; without a solution the landmarks stay as they are."""
+        published = OrderedDict(self.state.published)
+        for frame, pose, z, plan in zip(self.fresh, poses, depth, self.fresh_plans, strict=True):
+            image, seen = DepthImage.of(z, plan), frame.observations or _NOTHING
+            published[frame.stamp_ns, frame.camera] = Published(
+                frame.camera, pose.copy(), None if frame.intrinsics is None else _four(frame.intrinsics), seen,
+                image.at(seen.pixels)[0], image.on_grid(),
+            )  # fmt: skip
+        while len(published) > KEPT * self.proposal.cameras:
+            published.popitem(last=False)
+        focals = dict(self.state.focals)
+        for name, c in self.focal_of.items():
+            known = solution is None or self.focal_sigma[c] == 0
+            sigma = self.focal_sigma[c] if known or solution is None else solution.log_focal_sigma[c]
+            focals[name] = Focal(self.intrinsics[c], float(sigma))
+        if solution is None:
+            return State(published, self.state.ids, self.state.rays, focals, self.state.unit)
+
+        k = self.intrinsics[self.camera[self.anchor]]
+        rays = np.ones((len(self.ids), 3))
+        rays[:, :2] = (self.pixels[self.first] - k[:, 2:]) / k[:, :2]
+        length, pose = np.linalg.norm(rays, axis=1), self.poses[self.anchor]
+        good = np.bincount(self.landmark[self.observed], minlength=len(self.ids)) > 0
+        information = solution.landmark_information + self._of_frames("depth")[self.anchor] ** -2.0
+        mine = Rays(
+            pose[good, :3, 3],
+            np.einsum("nij,nj->ni", pose[:, :3, :3], rays / length[:, None])[good],
+            (np.log(length) - self.log_inverse_depth)[good],
+            1 / information[good],
+        )
+        alive = np.concatenate([k.seen.ids for k in published.values()])
+        stay = ~np.isin(self.state.ids, self.ids) & np.isin(self.state.ids, alive)
+        ids = np.concatenate([self.state.ids[stay], self.ids[good]])
+        order = np.argsort(ids)
+        both = zip(self.state.rays, mine, strict=True)
+        merged = Rays(*(np.concatenate([before[stay], now])[order] for before, now in both))
+        return State(published, ids[order], merged, focals, None if self.fixed_unit else self.unit)
+
+
+_NOTHING = Observations(np.empty(0, np.int64), np.empty((0, 2)))
+
+
+def len_of(relatives: bundle.Relatives) -> int:
+    return len(relatives.first)
+
+
+def _usual(log_distance: F64, log_depth: F64) -> float:
+    some = np.concatenate([log_distance, log_depth])
+    some = some[np.isfinite(some)]
+    return float(np.exp(np.median(some))) if len(some) else 1.0
+
+
+def _four(intrinsics: F64) -> F64:
+    """(4,) fx, fy, cx, cy of (3, 3)."""
+    return np.array([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]])
+
+
+def intrinsics_matrix(four: F64) -> F64:
+    """(3, 3) of (4,)."""
+    return np.array([[four[0], 0, four[2]], [0, four[1], four[3]], [0, 0, 1]])
