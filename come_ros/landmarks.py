@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from .camera.preprocess import CropResize, uncrop_intrinsics
+from .resection import Rays
 from .types import F64, I64, Landmarks, Submap
 
 DEPTH_SIGMA = 0.2  # of the log depth that a network gives a pixel, relative to its neighbours
@@ -50,3 +53,24 @@ def landmarks_of(submap: Submap, plans: list[CropResize], covariance: F64) -> La
         tuple(submap.frames[i].stamp_ns for i in first), submap.odom_from_camera[first], last.camera, k, covariance,
         last.observations.world,
     )  # fmt: skip
+
+
+def with_known(landmarks: Landmarks, ids: I64, rays: Rays, origin: F64, metres: float) -> Landmarks:
+    """`landmarks` with those that the bundle knows better: `ids` (m,), ascending, along `rays` in the aligner's frame, whose place in the
+    odometry frame is `origin` (4, 4) and whose unit is `metres` long."""
+    if not len(ids):
+        return landmarks
+
+    def placed(points: F64) -> F64:
+        return metres * points @ origin[:3, :3].T + origin[:3, 3]
+
+    other = ~np.isin(landmarks.ids, ids)
+    every = np.concatenate([landmarks.ids[other], ids])
+    order = np.argsort(every)
+    return dataclasses.replace(
+        landmarks,
+        ids=every[order],
+        positions=np.concatenate([landmarks.positions[other], placed(rays.positions())])[order],
+        anchors=np.concatenate([landmarks.anchors[other], placed(rays.anchors)])[order],
+        log_sigma=np.concatenate([landmarks.log_sigma[other], np.sqrt(rays.variance)])[order],
+    )

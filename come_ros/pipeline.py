@@ -20,8 +20,8 @@ from .errors import FrameError, OutOfMemory
 from .geometry import BODY_FROM_OPTICAL, inverse
 from .governor import Governor
 from .keyframes import KeyframeSelector
-from .landmarks import landmarks_of
-from .odometry import Located, Odometry
+from .landmarks import landmarks_of, with_known
+from .odometry import Located, Odometry, carried
 from .refine import Proposal, Refiner, Unrefined
 from .thread_governor import LiveThreads, ThreadState
 from .threads import usable_threads
@@ -87,6 +87,7 @@ class ReconstructionPipeline:
         self.odometry = Odometry(config)
         self.world = 0
         self._covariance = np.zeros((6, 6))
+        self._newest: F64 | None = None
         self._model_images: dict[FrameName, NDArray[np.uint8]] = {}
         self._known: Known | None = None
         self._origin: F64 | None = None
@@ -255,32 +256,26 @@ class ReconstructionPipeline:
         if prediction.meaningful is not None:
             depth[~prediction.meaningful[rows]] = np.nan
         clock.append(time.perf_counter())
-        refinement = self._refiner.refine(
-            Proposal(
-                seen.frames,
-                seen.new,
-                plans,
-                prediction,
-                alignment,
-                odom_from_camera,
-                depth,
-                prediction.confidence[rows],
-            )
-        )
-        if refinement.accepted and not alignment.accepted:
+        proposal = Proposal(
+            seen.frames, seen.new, plans, prediction, alignment, odom_from_camera, depth, prediction.confidence[rows],
+            window.cameras, config.known.metric,
+        )  # fmt: skip
+        refined, by_network = self._refiner.refine(proposal), alignment.accepted
+        if refined.accepted and not by_network:
             alignment = dataclasses.replace(alignment, accepted=True, reason="")
-        alignment = dataclasses.replace(alignment, scale=refinement.scale)
+        alignment = dataclasses.replace(alignment, scale=refined.scale)
         new = slice(len(seen) - seen.new if alignment.accepted else len(seen), None)
         published = slice(0 if alignment.accepted else seen.new, None)
         frames = seen.frames[new]
-        odom_from_camera = refinement.odom_from_camera[published]
-        depth, confidence = refinement.depth[published], refinement.confidence[published]
+        odom_from_camera = refined.odom_from_camera[published]
+        depth, confidence = refined.depth[published], refined.confidence[published]
         if alignment.accepted:
             self._aligner.commit(frames, alignment.scale, odom_from_camera, depth, confidence)
-            self._refiner.commit(refinement)
+            self._refiner.commit(refined)
             self._window.commit(window)
             self._origin = start
-            self._intrinsics.add(seen.frames, plans, prediction)
+            if by_network:
+                self._intrinsics.add(seen.frames, plans, prediction)
             self._refused = 0
         else:
             alignment = dataclasses.replace(alignment, reason=alignment.reason + self._refuse())
@@ -297,7 +292,7 @@ class ReconstructionPipeline:
             images=prediction.images[new],
             depth=depth * np.float32(metres),
             confidence=confidence,
-            intrinsics=self._intrinsics.of(frames, plans[new]),
+            intrinsics=self._intrinsics.of(frames, plans[new], self._refiner.intrinsics),
             odom_from_camera=odom_from_camera,
             alignment=dataclasses.replace(alignment, scale=alignment.scale * metres),
             merged=None if prediction.merged is None else prediction.merged[new],
@@ -305,7 +300,7 @@ class ReconstructionPipeline:
             read_ratio=prediction.read_ratio,
             metric=self.metric,
             rig=residual,
-            refinement=refinement.report,
+            refinement=refined.report,
             world=self.world,
             reused=prediction.reused / len(seen),
             saved_ms=prediction.saved_ms,
@@ -316,9 +311,22 @@ class ReconstructionPipeline:
                 **({"refine": 1e3 * (clock[4] - clock[3])} if config.refine.mode != "none" else {}),
             },
         )
-        if not alignment.accepted or not self.locates:
+        if not alignment.accepted or not self.tracks:
             return submap
-        return dataclasses.replace(submap, landmarks=landmarks_of(submap, plans[new], self._covariance))
+        origin = np.eye(4) if self._origin is None else self._origin
+        self._covariance = self._drifted(submap, refined.covariance[-window.cameras], origin, metres)
+        landmarks = landmarks_of(submap, plans[new], self._covariance)
+        if landmarks is not None:
+            landmarks = with_known(landmarks, *self._refiner.landmarks(), origin, metres)
+        return dataclasses.replace(submap, landmarks=landmarks)
+
+    def _drifted(self, submap: Submap, covariance: F64, origin: F64, metres: float) -> F64:
+        """(6, 6) of the first camera's newest pose since the world began; covariance: what this window adds, in the aligner's frame."""
+        newest = submap.odom_from_camera[-self.cameras][:3, 3]
+        lever = newest - (newest if self._newest is None else self._newest)
+        self._newest = newest
+        turn = np.kron(np.diag([metres, 1.0]), origin[:3, :3])
+        return carried(self._covariance, lever) + turn @ covariance @ turn.T
 
     @property
     def last_input(self) -> ModelInput | None:
@@ -367,7 +375,7 @@ class ReconstructionPipeline:
         self._last = None
         self._timeline.reset()
         self._refused = 0
-        self._covariance = np.zeros((6, 6))
+        self._covariance, self._newest = np.zeros((6, 6)), None
         self.counts["resets"] += 1
         self.world += 1
 
@@ -602,12 +610,14 @@ class _Intrinsics:
             if len(windows) < INTRINSICS_WINDOWS:
                 windows.append(np.asarray(prediction.intrinsics[of_camera], np.float64))
 
-    def of(self, frames: tuple[Frame, ...], plans: list[CropResize]) -> F64:
-        """(N, 3, 3) in pixels of the model's image."""
+    def of(self, frames: tuple[Frame, ...], plans: list[CropResize], estimated: Callable[[Frame], F64 | None]) -> F64:
+        """(N, 3, 3) in pixels of the model's image. estimated: those of a frame's image by the bundle, None if it has none."""
         out = np.empty((len(frames), 3, 3))
         for row, frame, plan in zip(out, frames, plans, strict=True):
             if frame.intrinsics is not None:
                 row[:] = crop_intrinsics(frame.intrinsics, plan)
+            elif (by_bundle := estimated(frame)) is not None:
+                row[:] = crop_intrinsics(by_bundle, plan)
             else:
                 row[:] = np.median(np.concatenate(self._predicted[frame.camera, plan]), axis=0)
         return out

@@ -14,8 +14,9 @@ import numpy as np
 
 from .agreement import Agreement
 from .config import Config
+from .resection import Rays
 from .scene import ITERATIONS, KERNEL, WIDE, Outcome, Proposal, Scene, State, intrinsics_matrix
-from .types import F64, Frame, Refinement
+from .types import F64, I64, Frame, Refinement
 
 
 class Unrefined:
@@ -29,6 +30,10 @@ class Unrefined:
 
     def intrinsics(self, frame: Frame) -> F64 | None:
         return None
+
+    def landmarks(self) -> tuple[I64, Rays]:
+        state = State()
+        return state.ids, state.rays
 
     def restart(self) -> None:
         pass
@@ -73,6 +78,10 @@ class Refiner:
         """(3, 3) in pixels of the image of `frame`, as estimated; None if they are given with it, or unknown yet."""
         focal = self._state.focals.get(frame.camera)
         return None if frame.intrinsics is not None or focal is None else intrinsics_matrix(focal.intrinsics)
+
+    def landmarks(self) -> tuple[I64, Rays]:
+        """Ids (n,), ascending, and places of the points that are known, in the aligner's frame."""
+        return self._state.ids, self._state.rays
 
     def agreement(self, camera: str) -> Agreement:
         """How far the network is trusted with that camera."""

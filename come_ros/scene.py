@@ -224,8 +224,11 @@ class Scene:
         p, focals = self.proposal, dict(self.state.focals)
         for i, frame in enumerate(self.fresh):
             if frame.intrinsics is None and frame.camera not in focals:
-                k = p.prediction.intrinsics[len(p.frames) - p.new + i]
-                focals[frame.camera] = Focal(_four(uncrop_intrinsics(k, self.fresh_plans[i])), FOCAL_SIGMA)
+                k = uncrop_intrinsics(p.prediction.intrinsics[len(p.frames) - p.new + i], self.fresh_plans[i])
+                height, width = frame.image.shape[:2]
+                if not (np.isfinite(k).all() and k[0, 0] > 0 and k[1, 1] > 0):
+                    k = intrinsics_matrix(np.array([width, width, (width - 1) / 2, (height - 1) / 2], np.float64))
+                focals[frame.camera] = Focal(_four(k), FOCAL_SIGMA)
         given = [k.intrinsics for k in old]
         given += [None if f.intrinsics is None else _four(f.intrinsics) for f in self.fresh]
         rows: dict[tuple[str, bytes], int] = {}
