@@ -345,8 +345,11 @@ def restore(path: str, plan: Plan | None = None) -> State:
             f"{path} is not a checkpoint of a variant with a stem: resume it with the --variant that it has"
         )
     state = _state(VGGT(VARIANTS[held["variant"]]), plan or Plan(), held["variant"], held["seed"], held["trained"])
+    peaks = [group["peak"] for group in state.optimiser.param_groups]
     for name in ("model", "probe", "optimiser"):
         getattr(state, name).load_state_dict(held[name])
+    for group, peak in zip(state.optimiser.param_groups, peaks, strict=True):  # the plan's, not those it began with
+        group["peak"] = peak
     state.average.model.load_state_dict(held["average"])
     state.average.steps = held["average_steps"]
     for name in ("step", "frames", "seconds", "best", "log"):
