@@ -634,36 +634,18 @@ def parse_range(setting: str) -> tuple[float, float] | None:
 
 
 def load_config(path: str, base: Config | None = None) -> Config:
-    """Config from a ROS parameters file (root key `/**` or a node name, then `ros__parameters`), on top of `base`.
+    """Config from a ROS parameters file, as the node `/come` reads it (parameter_file.py), on top of `base`.
 
     Raises ConfigError if the file cannot be read, is no such file, or holds an unknown or invalid parameter.
     """
-    import yaml
+    from .parameter_file import read_parameters
 
-    try:
-        with open(path, encoding="utf-8") as fh:
-            tree = yaml.safe_load(fh)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ConfigError(
-            f"cannot read the parameters file {path}: {reason}: check its path, and that it is YAML"
-        ) from error
-    if not isinstance(tree, dict) or not all(
-        isinstance(v, dict) and isinstance(v.get("ros__parameters"), dict) for v in tree.values()
-    ):
-        raise ConfigError(
-            f"{path} is not a ROS parameters file: it needs a root key such as '/**:' with 'ros__parameters:' below it"
-        )
-    flat: dict[str, Any] = {}
-    for node in tree.values():
-        flat.update(_flatten(node["ros__parameters"]))
-    flat.pop("use_sim_time", None)  # rclpy's own
-    return (base or Config()).replace(**flat)
+    return (base or Config()).replace(**read_parameters(path))
 
 
 def with_words(config: Config, words: Iterable[str]) -> Config:
-    """`config` with parameters as they are given on a command line, each NAME=VALUE with VALUE as in YAML. Raises ConfigError."""
-    import yaml
+    """`config` with parameters as they are given on a command line, each NAME=VALUE with VALUE as ROS reads it. Raises ConfigError."""
+    from .parameter_file import read_value
 
     given: dict[str, str] = {}
     for word in words:
@@ -677,10 +659,7 @@ def with_words(config: Config, words: Iterable[str]) -> Config:
         kinds |= {p.name: p.type for p in parameters(kind, prefix)}
     changes: dict[str, Any] = {}
     for name, value in given.items():
-        try:
-            changes[name] = value if kinds.get(name) is str else yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"'{name}={value}': {value!r} is not a value that YAML can read") from error
+        changes[name] = value if kinds.get(name) is str else read_value(value)
     return config.replace(**changes)
 
 
@@ -693,7 +672,7 @@ def split_name(text: str) -> tuple[str, list[str]]:
 
 def own_parameters(registry: Registry, name: str, words: Iterable[str]) -> Any:
     """The `Parameters` of that plug-in with some given as NAME=VALUE; None if it has none. Raises ConfigError."""
-    import yaml
+    from .parameter_file import read_value
 
     kind = registry.parameters_of(name)
     known = {} if kind is None else {p.name: p for p in parameters(kind)}
@@ -704,7 +683,7 @@ def own_parameters(registry: Registry, name: str, words: Iterable[str]) -> Any:
             raise ConfigError(f"{word!r} is given to the {registry.kind} {name}, which has no parameters: leave it out")
         if key not in known:
             raise ConfigError(f"the {registry.kind} {name} has no parameter {key!r}{_suggest(key, known)}")
-        values[key] = known[key].coerce(value if known[key].type is str else yaml.safe_load(value))
+        values[key] = known[key].coerce(value if known[key].type is str else read_value(value))
         known[key].check(values[key])
     return None if kind is None else kind(**values)
 

@@ -130,7 +130,7 @@ def test_config_errors_are_ours_and_value_errors() -> None:
     assert issubclass(ConfigError, ComeRosError) and issubclass(ConfigError, ValueError)
 
 
-@pytest.mark.parametrize("root", ["/**", "come", "/robot/come"])
+@pytest.mark.parametrize("root", ["/**", "come", "/come", "/**/come", "/*"])
 def test_a_parameters_file_is_read_nested_or_dotted(tmp_path: Path, root: str) -> None:
     file = tmp_path / "my.yaml"
     body = "{use_sim_time: true, device: cpu, window: {size: 6}, cloud.stride: 2}"
@@ -142,10 +142,12 @@ def test_a_parameters_file_is_read_nested_or_dotted(tmp_path: Path, root: str) -
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("window: {size: 6}\n", "is not a ROS parameters file"),
-        ("- 1\n", "is not a ROS parameters file"),
-        ("", "is not a ROS parameters file"),
-        ("/**: {ros__parameters: 3}\n", "is not a ROS parameters file"),
+        ("window: {size: 6}\n", "not a ROS parameters file"),
+        ("- 1\n", "not a ROS parameters file"),
+        ("/**: {ros__parameters: 3}\n", "holds no parameters"),
+        ("/robot/come: {ros__parameters: {device: cpu}}\n", "gives parameters to /robot/come, but nothing to /come"),
+        ("/**: {ros__parameters: {device: }}\n", "has no value"),
+        ("/**: {ros__parameters: {cameras: [a, 1]}}\n", "several types"),
         ("/**: [", "cannot read the parameters file"),
         ("/**: {ros__parameters: {window: {sice: 6}}}\n", "did you mean 'window.size'"),
         ("/**: {ros__parameters: {window: {size: 600}}}\n", "2 .. 64"),
@@ -161,7 +163,7 @@ def test_a_bad_parameters_file_is_refused(tmp_path: Path, text: str, said: str) 
 def test_a_missing_parameters_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the parameters file .*nowhere\.yaml"):
         load_config(str(tmp_path / "nowhere.yaml"))
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    (tmp_path / "binary.yaml").write_bytes(b"/**: \xff\xfe\x00\x81")
     with pytest.raises(ConfigError, match="cannot read the parameters file"):
         load_config(str(tmp_path / "binary.yaml"))
 

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors", "come_ros"),
     ("types", "plugins", "geometry"),
-    ("config", "messages", "threads", "weights", "kernels"),
+    ("parameter_file", "threads"),
+    ("config", "messages", "weights", "kernels"),
     ("thread_governor",),
     ("files", "tokens"),
     ("accelerators",),

@@ -13,17 +13,27 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from ..errors import ConfigError
 from ..threads import begin
+from .arguments import check_environment, explained, params_files, ros_arguments
 from .environment import use_large_message_profile
 from .node import ReconstructionNode
 from .worker import Load, load_pipeline
 
 
 def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
-    """Runs the node until SIGINT or SIGTERM. 0 after a stop that was asked for, 1 if the parameters are invalid, DEVICE_LOST if the GPU
-    answers no more. load: makes the pipeline from the configuration, for those who bring a model of their own."""
+    """Runs the node until SIGINT or SIGTERM. args: of the command line, without the program's name. load: makes the pipeline from the
+    configuration, for those who bring a model of their own.
+
+    0 after a stop that was asked for; 1 if the node could not be made, for one reason that is logged in one line; 2 if `args` hold
+    what neither the node nor ROS knows; DEVICE_LOST if the GPU answers no more.
+    """
+    try:
+        arguments = ros_arguments(sys.argv[1:] if args is None else args)
+    except ConfigError as error:
+        print(f"come_ros node: {error}", file=sys.stderr)
+        return 2
     begin()
     use_large_message_profile()
-    code, ended = _spin(args, load)
+    code, ended = _spin(arguments, load)
     if not ended:
         # A pass or a load that cannot be interrupted is abandoned: waiting for it may take minutes; a lost device may never let
         # the interpreter end. The DDS participant goes with the last reference to it: else its shared memory would stay behind.
@@ -34,23 +44,21 @@ def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
     return code
 
 
-def _spin(args: list[str] | None, load: Load) -> tuple[int, bool]:
+def _spin(arguments: list[str], load: Load) -> tuple[int, bool]:
     """Exit code, and whether the worker came to an end."""
     node: ReconstructionNode | None = None
     executor: SingleThreadedExecutor | None = None
     code, ended = 0, True
     try:
-        rclpy.init(args=args)
-        node = ReconstructionNode(load)
+        node = _made(arguments, load)
+        if node is None:
+            return 1, True
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         node.start()
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except ConfigError as error:
-        rclpy.logging.get_logger("come").fatal(str(error))
-        code = 1
     except Exception:
         if not _signalled():
             raise
@@ -64,6 +72,30 @@ def _spin(args: list[str] | None, load: Load) -> tuple[int, bool]:
             node.destroy_node()
         rclpy.try_shutdown()
     return code, ended
+
+
+def _made(arguments: list[str], load: Load) -> ReconstructionNode | None:
+    """The node; None, with one line that says why, if it cannot be made. Raises KeyboardInterrupt if a signal came meanwhile."""
+    try:
+        check_environment()
+        rclpy.init(args=["come_node", *arguments])
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:  # before init is through no signal can have shut it down
+        print(f"come_ros node: {explained(error)}", file=sys.stderr)
+        return None
+    try:
+        node = ReconstructionNode(load)
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        if _signalled():
+            raise KeyboardInterrupt from error
+        rclpy.logging.get_logger("come").fatal(explained(error))
+        return None
+    for path in params_files(arguments):
+        node.check_params_file(path)
+    return node
 
 
 def _signalled(within_s: float = 0.5) -> bool:

@@ -38,6 +38,7 @@ from ..odometry import Located
 from ..outputs.motion import Motion, MotionEstimator, motion_of
 from ..outputs.topics import OUTPUTS, FrameMessages, odometry_message, topic_of
 from ..outputs.world import World
+from ..parameter_file import read_entries
 from ..types import F32, F64, Frame, Submap
 from . import messages
 from .camera import Camera
@@ -67,18 +68,28 @@ DEVICE_LOST = 70  # exit code: only a restart helps (EX_SOFTWARE)
 _OVERRIDABLE = QoSOverridingOptions(OVERRIDABLE)
 
 
-def _logged(transition: Callable[..., TransitionCallbackReturn]) -> Callable[..., TransitionCallbackReturn]:
-    """rclpy turns an exception in a transition into ERROR without a word; this one says it."""
+def _reported(transition: Callable[..., TransitionCallbackReturn]) -> Callable[..., TransitionCallbackReturn]:
+    """rclpy turns an exception in a transition into ERROR without a word. Here it is one line in the log and in the diagnostics, and
+    the node returns to where it was."""
 
     @functools.wraps(transition)
-    def told(self: Any, state: LifecycleState) -> TransitionCallbackReturn:
+    def reported(self: ReconstructionNode, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             return transition(self, state)
         except Exception as error:
-            log.error("%s failed: %s: %s", transition.__name__, type(error).__name__, error, exc_info=error)
-            return ERROR
+            self._fault = f"cannot {transition.__name__.removeprefix('on_')}: {_why(error)}"
+            log.error("%s", self._fault)
+            log.debug("%s", self._fault, exc_info=error)
+            if transition.__name__ == "on_configure":
+                self._release()
+            elif transition.__name__ == "on_activate":
+                self._leave_session()
+                self._state = "inactive"
+            else:
+                return ERROR
+            return FAILURE
 
-    return told
+    return reported
 
 
 class ReconstructionNode(LifecycleNode):
@@ -112,7 +123,7 @@ class ReconstructionNode(LifecycleNode):
         )
         self.exit_code = 0
         self._loading: Future[None] | None = None
-        self._load_error = ""
+        self._fault = ""
         self._state = "unconfigured"
         self._started = time.monotonic()
         self._motion = MotionEstimator()
@@ -160,6 +171,19 @@ class ReconstructionNode(LifecycleNode):
 
     # Parameters and topics
 
+    def check_params_file(self, path: str) -> None:
+        """Warns if a parameters file gives nothing to this node: ROS says nothing of it."""
+        name = self.get_fully_qualified_name()
+        try:
+            entries = read_entries(path)
+        except ComeRosError:
+            return  # rcl took it, with its own parser
+        if entries and not any(entry.applies_to(name) for entry in entries):
+            log.warning(
+                "%s gives parameters to %s, but nothing to this node, %s: write '/**:' or '%s:' as its key",
+                path, ", ".join(dict.fromkeys(entry.node for entry in entries)), name, name,
+            )  # fmt: skip
+
     def _set_config(self, config: Config) -> None:
         if config.diagnostics.period != self.config.diagnostics.period:
             self._diagnostics_timer.timer_period_ns = round(config.diagnostics.period * 1e9)
@@ -181,7 +205,7 @@ class ReconstructionNode(LifecycleNode):
         if self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 
-    @_logged
+    @_reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Loads the model; FAILURE, with one line that says why, if that cannot be done."""
         loading, self._loading = self._loading or self.worker.load(self.config), None
@@ -192,10 +216,10 @@ class ReconstructionNode(LifecycleNode):
         error = loading.exception()
         if error is not None:
             self._state = "unconfigured"
-            self._load_error = f"cannot configure: {_why(error)}"
-            log.error("%s", self._load_error)
+            self._fault = f"cannot configure: {_why(error)}"
+            log.error("%s", self._fault)
             return FAILURE
-        self._load_error = ""
+        self._fault = ""
         self._summarised = self.worker.counters.snapshot()
         self._outputs = {
             (camera.name, topic): self.create_lifecycle_publisher(
@@ -227,7 +251,7 @@ class ReconstructionNode(LifecycleNode):
             log.info("the model is metric: lengths are metres, and windows are aligned without a change of scale")
         return super().on_configure(state)
 
-    @_logged
+    @_reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribes."""
         self._first_frame_s = None
@@ -250,7 +274,7 @@ class ReconstructionNode(LifecycleNode):
         )
         return done
 
-    @_logged
+    @_reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Drops the subscriptions; what was still waiting is counted as paused."""
         self._leave_session()
@@ -258,20 +282,20 @@ class ReconstructionNode(LifecycleNode):
         log.info("inactive")
         return super().on_deactivate(state)
 
-    @_logged
+    @_reported
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Frees the model."""
         self._release()
         return super().on_cleanup(state)
 
-    @_logged
+    @_reported
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._leave_session()
         self._release()
         self._state = "finalized"
         return super().on_shutdown(state)
 
-    @_logged
+    @_reported
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._leave_session()
         self._release()
@@ -621,7 +645,7 @@ class ReconstructionNode(LifecycleNode):
             clock=clock,
             tf=self._tf.edge.choice or f"{self._tf.edge.mode} (undecided)",
             tf_conflict=self._tf.edge.conflict,
-            load_error=self._load_error,
+            fault=self._fault,
             worker_alive=self.worker.is_alive(),
             lost=str(self.worker.lost or ""),
             qos_conflict="; ".join(filter(None, (each.conflict for each in self._inputs))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,13 @@ from rclpy.parameter import Parameter as RosParameter
 
 from ..config import Config, Parameter
 from ..errors import ConfigError
+from ..parameter_file import FOREIGN
 
-_FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")  # declared by rclpy itself
+_QOS = {
+    "reliability": ("reliable", "best_effort", "system_default"),
+    "durability": ("volatile", "transient_local", "system_default"),
+    "history": ("keep_last", "keep_all", "system_default"),
+}
 
 
 def descriptor(parameter: Parameter) -> ParameterDescriptor:
@@ -39,11 +45,32 @@ def declare_parameters(node: Node) -> Config:
     # rclpy checks one by one, with its own words and refusing 1 for 1.0, so the given values pass through Config first. There is
     # no public way to list them; the attribute is the same from Humble on.
     given: dict[str, RosParameter] = node._parameter_overrides
-    values = {name: p.value for name, p in given.items() if not name.startswith(_FOREIGN)}
+    for name, p in given.items():
+        if name.startswith("qos_overrides."):
+            _check_qos(name, p.value)
+    values = {name: p.value for name, p in given.items() if not name.startswith(FOREIGN)}
     config = Config.from_flat(values)
     for parameter in config.parameters():
         node.declare_parameter(parameter.name, config.get(parameter.name), descriptor(parameter), ignore_override=True)
     return config
+
+
+def _check_qos(name: str, value: Any) -> None:
+    """Raises ConfigError if an override of a topic's QoS has no meaning: rclpy would fail later, or ignore it."""
+    match = re.fullmatch(r"qos_overrides\.(/[^.]*)\.(publisher|subscription)(_\w+)?\.(\w+)", name)
+    policies = (*_QOS, "depth")
+    if match is None or match[4] not in policies:
+        raise ConfigError(
+            f"{name} is not a QoS override: write qos_overrides./TOPIC.publisher.POLICY or qos_overrides./TOPIC.subscription.POLICY, "
+            f"POLICY one of {', '.join(policies)}"
+        )
+    if match[4] == "depth":
+        if type(value) is not int or value < 1:
+            raise ConfigError(
+                f"{name} is {value!r}, but must be a whole number of 1 or more: the messages that a queue holds"
+            )
+    elif value not in _QOS[match[4]]:
+        raise ConfigError(f"{name} is {value!r}, but must be one of {', '.join(_QOS[match[4]])}")
 
 
 def follow_parameters(node: Node, config: Config, changed: Callable[[Config], None]) -> None:

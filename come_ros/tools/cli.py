@@ -30,11 +30,13 @@ COMMANDS = {
     "calibrate": "measure which layers of a model may read fewer keys (for Good Token Hunting)",
     "doctor": "check this machine: what is there, what is missing, how to fix it",
 }
-_NODE_HELP = """usage: come_ros node [--ros-args [-r FROM:=TO] [-p NAME:=VALUE] [--params-file FILE] ...]
+_NODE_HELP = """usage: come_ros node [--params FILE] [--set NAME=VALUE] ... [--ros-args [-r FROM:=TO] [-p NAME:=VALUE] ...]
 
-Runs the live node. Topics are remapped and parameters set as for any ROS 2 node; the README lists both.
+Runs the live node. Topics are remapped and parameters set as for any ROS 2 node; --params and --set are those of the other commands.
+config/README.md lists the parameters, come_ros/ros/README.md the topics.
 
 examples:
+  come_ros node --set window.size=6 --ros-args -r image:=/camera/image_raw
   come_ros node --ros-args -r image:=/camera/image_raw
   come_ros node --ros-args -r image:=/camera/image_raw --params-file my.yaml -p window.size:=6"""
 

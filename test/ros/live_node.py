@@ -53,7 +53,7 @@ from come_ros.ros.main import main
 SETUP
 def load(config):
     return ReconstructionPipeline(config, BACKBONE)
-sys.exit(main(sys.argv, load))
+sys.exit(main(load=load))
 """
 
 

@@ -15,7 +15,7 @@ WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None
 from come_ros.ros.main import main
-sys.exit(main(sys.argv))
+sys.exit(main())
 """
 
 

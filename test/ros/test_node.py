@@ -278,7 +278,7 @@ def spin(self):
     except KeyboardInterrupt:  # which C++ code of rclpy makes something else of
         raise RuntimeError("Unable to convert call argument '0' to Python object") from None
 main.SingleThreadedExecutor.spin = spin
-sys.exit(main.main(sys.argv))
+sys.exit(main.main())
 """
 
 

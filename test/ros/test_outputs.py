@@ -35,7 +35,7 @@ for topic, output in topics.OUTPUTS.items():
 cloud.points = told("cloud", cloud.points)
 cloud.valid_mask = told("mask", cloud.valid_mask)
 from come_ros.ros.main import main
-sys.exit(main(sys.argv))
+sys.exit(main())
 """
 
 

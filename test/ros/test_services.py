@@ -22,7 +22,7 @@ def fsync(fd):
     {fault}
 files.os.fsync = fsync
 from come_ros.ros.main import main
-sys.exit(main(sys.argv))
+sys.exit(main())
 """
 FULL_DISK = FAULT.format(fault="raise OSError(28, 'No space left on device')")
 SLOW_DISK = FAULT.format(fault="while not os.path.exists({go_on!r}): time.sleep(0.02)")

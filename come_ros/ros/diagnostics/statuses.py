@@ -33,7 +33,7 @@ class NodeView:
     clock: str
     tf: str
     tf_conflict: str = ""
-    load_error: str = ""
+    fault: str = ""
     worker_alive: bool = True
     lost: str = ""
     qos_conflict: str = ""
@@ -165,8 +165,8 @@ def _inference_faults(view: NodeView, config: Config, telemetry: Telemetry) -> I
         )
     elif not view.worker_alive:
         yield ERROR, "the worker thread is dead: restart the node, and report its log"
-    if view.load_error:
-        yield ERROR, view.load_error
+    if view.fault:
+        yield ERROR, view.fault
     for kind in ("inference", "worker"):
         if failure := telemetry.recent(kind):
             yield ERROR, f"{failure}: see the log of the node"

@@ -69,7 +69,7 @@ def test_every_key_has_its_meaning_and_every_meaning_its_key():
         ("input", 1, "--clock", {"clock": "sim without /clock"}),
         ("input", 1, "remap `camera_info`", {"_camera_info": "no camera_info received: remap `camera_info`"}),
         ("inference", 2, "restart the node", {"worker_alive": False}),
-        ("inference", 2, "weights", {"load_error": "cannot configure: weights"}),
+        ("inference", 2, "weights", {"fault": "cannot configure: weights"}),
         ("inference", 2, "log of the node", {"_inference": "RuntimeError: out of memory"}),
         ("output", 2, "set tf.mode", {"tf_conflict": "TF conflict: set tf.mode to auto"}),
         ("output", 1, "max_data_age", {"_old": "a result took 3 s"}),

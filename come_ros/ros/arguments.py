@@ -1,0 +1,79 @@
+"""What the node's command line and environment say, checked before ROS reads them: ROS swallows some faults and explains few."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import MutableMapping, Sequence
+from itertools import pairwise
+
+from ..errors import ConfigError
+
+LARGEST_DOMAIN = 232  # whose ports still lie below 65536
+_PLACE = re.compile(r",? at \S+:\d+")  # where in rcl's sources
+_HINTS = {
+    "parameter override rule": "write -p NAME:=VALUE, as in -p window.size:=6",
+    "remap rule": "write -r FROM:=TO, as in -r image:=/camera/image_raw; names hold letters, digits, _ and /",
+    "params file": "check its path and its form: a root key such as '/**:', then 'ros__parameters:', then NAME: VALUE (config/README.md)",
+    "log level": "write --log-level debug, info, warn, error or fatal",
+    "logging directory": "set ROS_LOG_DIR to a folder that can be written",
+}
+
+
+def ros_arguments(words: Sequence[str]) -> list[str]:
+    """`words` of the command line, without the program's name, as rclpy takes them.
+
+    --params FILE and --set NAME=VALUE, which all other commands take, become --params-file and -p. Raises ConfigError for words that
+    are no ROS arguments: ROS would ignore them.
+    """
+    ours: list[str] = []
+    ros: list[str] = []
+    rest = iter(words)
+    in_ros = False
+    for word in rest:
+        if word == "--ros-args":
+            in_ros = True
+        elif in_ros and word == "--":
+            in_ros = False
+        elif in_ros:
+            ros.append(word)
+        elif word in ("--params", "--set") or word.startswith(("--params=", "--set=")):
+            name, equals, value = word.partition("=")
+            if not equals and (value := next(rest, "")) == "":
+                raise ConfigError(f"{name} needs a value: write {_USE[name]}")
+            if name == "--set" and "=" not in value:
+                raise ConfigError(f"--set {value!r} must be NAME=VALUE, such as window.size=6")
+            ours += ["--params-file", value] if name == "--params" else ["-p", value.replace("=", ":=", 1)]
+        else:
+            raise ConfigError(
+                f"{word!r} is not an argument of the node: it takes {_USE['--params']}, {_USE['--set']}, and ROS arguments after "
+                f"--ros-args (come_ros node --help)"
+            )
+    return ["--ros-args", *ours, *ros] if ours or ros else []
+
+
+_USE = {"--params": "--params FILE", "--set": "--set NAME=VALUE"}
+
+
+def params_files(arguments: Sequence[str]) -> list[str]:
+    """The files that follow --params-file in what ros_arguments returned."""
+    return [b for a, b in pairwise(arguments) if a == "--params-file"]
+
+
+def check_environment(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Gives ROS a folder for its log where there is no home to put it. Raises ConfigError if ROS_DOMAIN_ID is no domain."""
+    domain = environment.get("ROS_DOMAIN_ID", "")
+    if domain and not (re.fullmatch("[0-9]+", domain) and int(domain) <= LARGEST_DOMAIN):
+        raise ConfigError(
+            f"ROS_DOMAIN_ID is {domain!r}, but must be a whole number in 0 .. {LARGEST_DOMAIN}: set it to that of the robot, or unset it"
+        )
+    if not any(environment.get(name) for name in ("ROS_LOG_DIR", "ROS_HOME", "HOME")):
+        environment["ROS_LOG_DIR"] = os.path.join(tempfile.gettempdir(), "come_ros_log")
+
+
+def explained(error: BaseException) -> str:
+    """One line for what rclpy raised while it started: without places in its sources, with the fix where it is known."""
+    text = _PLACE.sub("", " ".join(str(error).split())).strip(" ,")
+    hint = next((fix for key, fix in _HINTS.items() if key in text), "")
+    return f"{text or type(error).__name__}{': ' if hint else ''}{hint}"
