@@ -69,6 +69,7 @@ from ..types import F64, Frame, Submap
 from .arguments import Interrupts, configuration
 from .report.bag_report import provenance, size_of, table, truth_problem, weights_of
 from .report.comparison import Comparisons, comparison_text
+from .report.figures import not_drawn
 from .report.picture import POINTS, Evenly, Overview, Shown, accuracy_text, draw, evenly, points_and_colours
 from .report.results import ResultFolder, cannot_write
 from .report.tables import for_json
@@ -435,17 +436,22 @@ class Job:
             "trajectory.tum": lambda: write_tum(path / "trajectory.tum", snapshot.trajectory),
             "map.ply": lambda: write_ply(path / "map.ply", snapshot.points),
             "run.yaml": lambda: write_text(path / "run.yaml", self._description()),
+        }
+        pictures: dict[str, Callable[[], Any]] = {
             "overview.png": lambda: draw(path / "overview.png", self._overview(), self._title()),
         }
         if metrics.get("compare"):
             assert self._comparisons is not None
             about = f"come_ros {__version__}: {Path(self.name).name}\n{comparison_text(metrics)}"
-            steps["compare.png"] = functools.partial(self._comparisons.draw, path / "compare.png", about)
+            pictures["compare.png"] = functools.partial(self._comparisons.draw, path / "compare.png", about)
         problems += [_problem(name, step) for name, step in steps.items()]
+        problems += [not_drawn(path / name, step) for name, step in pictures.items()]
         timings = metrics.pop("timings")  # to the end, where it is easily left out
         metrics["messages"] = dict(sorted(self._counts.items()))
         metrics["map"] = {"points": len(snapshot.points), "voxel": self.config.map.voxel}
-        metrics["bytes"] = {name: size_of(path / name) for name in (RECORDING, *steps) if (path / name).exists()}
+        metrics["bytes"] = {
+            name: size_of(path / name) for name in (RECORDING, *steps, *pictures) if (path / name).exists()
+        }
         metrics["timings"] = timings
         text = json.dumps(for_json(metrics), indent=2) + "\n"
         problems.append(_problem("metrics.json", lambda: write_text(path / "metrics.json", text)))

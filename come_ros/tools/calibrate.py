@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from .report.figures import draw_or_warn
+
 HEADS, QUERIES = 4, 50  # sampled in each layer and window, as in the original study
 
 
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     path = args.output or layer_plan_path(weights)
     write_text(path, json.dumps(content, indent=1) + "\n")
     if args.picture:
-        draw(entropy, plan.local, plan.grid, args.picture)
+        draw_or_warn(args.picture, lambda: draw(entropy, plan.local, plan.grid, args.picture))
     print(report(mean.tolist(), plan.local, plan.grid, path))
     return 0
 
@@ -152,10 +154,9 @@ def report(entropy: list[float], local: int, grid: int, path: str) -> str:
 
 def draw(entropy: np.ndarray, local: int, grid: int, path: str) -> None:
     """Entropy by layer, every window a dot, with what follows from it."""
-    import matplotlib
+    from .report.figures import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     from ..accelerators.good_token_hunting import THRESHOLDS
 

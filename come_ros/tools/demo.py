@@ -26,6 +26,7 @@ from ..datasets.rooms.camera import camera_path, degrade
 from ..datasets.rooms.scene import make_scene
 from ..errors import ComeRosError
 from ..files import shown
+from .report.figures import draw_or_warn
 
 SIZE = (320, 240)
 FRAMES, HZ = 200, 10.0
@@ -177,7 +178,10 @@ def play_and_score(
     write_tum(out / "trajectory.tum", recording.odom_from_camera)
     if not recording.depth:
         raise DemoError(f"the node published no depth: see {out / 'node.log'} and {out / 'metrics.json'}")
-    draw(out / "overview.png", overview_of(bag, recording, truth, topic), f"{title}\n{_figures(metrics)}")
+    picture = out / "overview.png"
+    draw_or_warn(
+        picture, lambda: draw(picture, overview_of(bag, recording, truth, topic), f"{title}\n{_figures(metrics)}")
+    )
     return metrics
 
 

@@ -13,6 +13,7 @@ then: accelerator.name: come, accelerator.predictor: out/distill/predictor.safet
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from ..training.data import RecordedWindows, RoomWindows, draw_batch
 from ..training.loop import denormals_flushed
 from ..training.predictor import GROUP, LAST_RATE, LEARNING_RATE, RATIO, Student, agreement, teach
 from .arguments import add_common_arguments
+from .report.figures import draw_or_warn
 
 EVERY = 100  # steps between two scores
 
@@ -120,7 +122,8 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
                 }
                 torch.save(state, path + ".part")
                 os.replace(path + ".part", path)
-                draw_curve(log, args.loss, os.path.join(args.output, "curve.png"))
+                curve = os.path.join(args.output, "curve.png")
+                draw_or_warn(curve, functools.partial(draw_curve, log, args.loss, curve))
     about = {"licence": "Apache-2.0", "made_by": "come_ros distill", "steps": str(step), "loss": args.loss,
              "seed": str(args.seed), "weights": os.path.basename(weights)}  # fmt: skip
     save_predictor(os.path.join(args.output, "predictor.safetensors"), student.predictor.cpu(), block, about)
@@ -167,10 +170,9 @@ def resume(path: str, student: Student, settings: dict[str, Any]) -> tuple[int, 
 
 def draw_curve(log: list[dict[str, Any]], loss: str, path: str) -> None:
     """Loss, rank correlation and mask overlap against the step."""
-    import matplotlib
+    from .report.figures import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
     for axis, (name, title) in zip(axes, _curves(loss), strict=True):

@@ -42,6 +42,7 @@ from ..training.tiny import (
     rate_at,
     restore,
 )
+from .report.figures import draw_or_warn
 
 if TYPE_CHECKING:
     pass
@@ -206,6 +207,7 @@ def train(args: argparse.Namespace) -> None:
     mean: dict[str, float] = {}
     bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
     last, next_log, next_score = time.monotonic(), seconds + 30, seconds + 600
+    curve = os.path.join(args.output, "curve.png")
 
     def share() -> float:
         return step / args.steps if args.steps else seconds / (60 * args.minutes)
@@ -234,7 +236,7 @@ def train(args: argparse.Namespace) -> None:
             save()
             with open(os.path.join(args.output, "log.json"), "w", encoding="utf-8") as fh:
                 json.dump(log, fh)
-            draw_curve(log, os.path.join(args.output, "curve.png"))
+            draw_or_warn(curve, lambda: draw_curve(log, curve))
             last = time.monotonic()  # scoring is not training time
     bar.close()
     log.append(
@@ -248,15 +250,14 @@ def train(args: argparse.Namespace) -> None:
         }
     )
     save()
-    draw_curve(log, os.path.join(args.output, "curve.png"))
+    draw_or_warn(curve, lambda: draw_curve(log, curve))
     print(json.dumps(log[-1], indent=2))
 
 
 def draw_curve(log: list[dict[str, Any]], path: str) -> None:
-    import matplotlib
+    from .report.figures import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
     minutes = [e["seconds"] / 60 for e in log]

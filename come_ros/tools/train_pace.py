@@ -30,6 +30,7 @@ from ..training.loop import Clock, denormals_flushed, read_state
 from ..training.pace import L_DISTILL, L_ERROR, L_RESTORE, L_TASK, Lesson, distill_losses, refine_losses, teach
 from ..training.pace_scores import comparison, evaluate, means
 from .arguments import add_common_arguments
+from .report.figures import draw_or_warn
 
 # of the learning rate: peak, share of a stage until it; then cosine to 0
 RATE, WARM_UP, WEIGHT_DECAY = 3e-3, 0.05, 0.01
@@ -138,7 +139,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         networks.eval()
         found = means(evaluate(model, {"": (scorer, restorer)}, how, held[:VALIDATION_WINDOWS]))
         log.append({"step": sum(at.values()), "stage": stage, **losses, **{k.strip(", "): v for k, v in found.items()}})
-        draw_curve(log, os.path.join(args.output, "curve.png"))
+        curve = os.path.join(args.output, "curve.png")
+        draw_or_warn(curve, lambda: draw_curve(log, curve))
 
     if not log:
         entry(0, {})
@@ -204,10 +206,9 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
 def draw_curve(log: list[dict[str, Any]], path: str) -> None:
     """Losses, rank correlations and depth against the step; a line where stage two begins."""
-    import matplotlib
+    from .report.figures import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     ways = ("copied", "restored", "at random", "evenly", "by attention")
     panels = {

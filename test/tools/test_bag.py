@@ -863,3 +863,16 @@ def test_a_path_much_shorter_than_its_depth_says_is_said_to_be(world: Truth) -> 
     assert "straight line" in lines and "random walk" in lines and "constant rotation" in lines
     assert "as long as the depth says" in path_text({**path, "short": 1.1})
     assert "short" not in trajectory_scores(ours, real)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_other_result(
+    tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no font was found")
+
+    monkeypatch.setattr("come_ros.tools.bag.draw", fails)
+    assert run(plain, tmp_path / "out", "--no-bag") == 1
+    there = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert there == ["map.ply", "metrics.json", "run.yaml", "trajectory.tum"]
+    assert "overview.png could not be drawn: RuntimeError: no font was found" in capsys.readouterr().err

@@ -30,6 +30,7 @@ from pathlib import Path
 from ...config import parameters
 from ...errors import ConfigError
 from ...files import write_text
+from ..report.figures import draw_or_warn
 from . import report
 
 MODELS = [c for p in parameters() if p.name == "backbone" for c in p.choices if c != "fake"]
@@ -112,6 +113,6 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             write_text(options.json, json.dumps(result, indent=2) + "\n")
     if options.plot and not options.stream:
-        report.draw(options.plot, result)
+        draw_or_warn(options.plot, lambda: report.draw(options.plot, result))
     print((stream if options.stream else report).report(result))
     return 0

@@ -116,10 +116,9 @@ def _label(accelerator: str) -> str:
 
 def draw(path: Path, result: dict[str, Any]) -> None:
     """Latency of the trunk and of the whole against frames, and what the longest window's is made of. Raises OutputError."""
-    import matplotlib
+    from ..report.figures import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
     from matplotlib.ticker import LogLocator, ScalarFormatter
 
     rows = [row for row in result["rows"] if not row["error"]]

@@ -50,6 +50,7 @@ from ...errors import Cancelled, CheckpointError, ConfigError
 from ...evaluation.window import WindowTruth
 from ...files import write_text
 from ..arguments import Interrupts
+from ..report.figures import draw_or_warn
 from ..report.results import ResultFolder
 from ..report.tables import for_json
 from .frontier import (
@@ -162,11 +163,12 @@ def run(options: argparse.Namespace) -> int:
         write_text(folder.path / "metrics.json", _compact(json.dumps(result, indent=1)) + "\n")
         write_text(folder.path / "metrics.md", text)
         if not ended:  # pictures take seconds
-            draw_plots(folder.path / "plots.png", result, scores, variants)
-            draw_windows(folder.path / "windows.png", scores, variants)
+            plots, pictures = folder.path / "plots.png", folder.path / "windows.png"
+            draw_or_warn(plots, lambda: draw_plots(plots, result, scores, variants))
+            draw_or_warn(pictures, lambda: draw_windows(pictures, scores, variants))
         folder.publish()
     print(text)
-    print(f"{', '.join(RESULTS if not ended else RESULTS[:2])} in {options.out}")
+    print(f"{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {options.out}")
     if ended:
         print(f"come_ros eval: {ended}; what was complete is written", file=sys.stderr)
         return 128 + (stopped.number or 0)

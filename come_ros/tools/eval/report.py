@@ -321,10 +321,9 @@ def _number(value: float | None, digits: int) -> str:
 
 def draw_plots(path: Path, result: dict[str, Any], scores: Scores, variants: Sequence[Variant]) -> None:
     """The frontier of the first source, or sparsification and the errors of single windows. Raises OSError."""
-    import matplotlib
+    from ..report.figures import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure = _frontier_plot(plt, result, variants) if result["frontier"] else _window_plots(plt, scores, variants)
     width, height = result["image"]
@@ -446,10 +445,9 @@ def _window_plots(plt: Any, scores: Scores, variants: Sequence[Variant]) -> Any:
 
 def draw_windows(path: Path, scores: Scores, variants: Sequence[Variant]) -> None:
     """One image of some windows: input, truth, dense, accelerated, what that changed. Raises OSError."""
-    import matplotlib
+    from ..report.figures import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     other = variants[1].name if len(variants) > 1 else ""
     columns = 5 if other else 3

@@ -82,10 +82,9 @@ class Comparisons:
 
     def draw(self, path: Path, title: str) -> None:
         """Image, both depths, their difference and what was merged, of some windows, as PNG. Needs at least one window."""
-        import matplotlib
+        from .figures import pyplot
 
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
+        plt = pyplot()
 
         start_ns = self._pairs.kept[0].stamp_ns
         pairs = [self._pairs.kept[i] for i in evenly(len(self._pairs.kept))]

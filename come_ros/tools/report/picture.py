@@ -95,10 +95,9 @@ def evenly(count: int) -> list[int]:
 
 def draw(path: Path, overview: Overview, title: str) -> None:
     """Writes the picture as PNG. Needs at least one frame."""
-    import matplotlib
+    from .figures import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     names = ["input", "depth", "true depth", "confidence"]
     if any(frame.overlay is not None for frame in overview.frames):

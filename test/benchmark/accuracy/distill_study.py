@@ -133,10 +133,9 @@ def table(result: dict[str, Any]) -> str:
 
 
 def draw(log: dict[str, list[dict[str, float]]], path: Path) -> None:
-    import matplotlib
+    from come_ros.tools.report.figures import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     for axis, key, title in zip(

@@ -111,10 +111,9 @@ def summary(seen: list[Seen], phases: list[tuple[str, float]]) -> dict:
 
 
 def draw(seen: list[Seen], phases: list[tuple[str, float]], path: Path) -> None:
-    import matplotlib
+    from come_ros.tools.report.figures import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     when = [s.when for s in seen]
     figure, axes = plt.subplots(4, 1, sharex=True, figsize=(10, 7), gridspec_kw={"height_ratios": [3, 1, 1, 1]})

@@ -478,10 +478,9 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def draw(samples: list[Sample], result: dict[str, Any], path: Path) -> None:
-    import matplotlib
+    from come_ros.tools.report.figures import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     t = np.array([s.t for s in samples]) / 60
     figure, axes = plt.subplots(5, 1, sharex=True, figsize=(11, 11), gridspec_kw={"height_ratios": [2, 1.5, 2, 2, 2]})

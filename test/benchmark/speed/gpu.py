@@ -881,10 +881,9 @@ def predicted_bar(predicted: dict[str, Any], key: str, model: str, field: str) -
 
 def draw(path: Path, result: dict[str, Any]) -> None:
     """Latency against frames, beside what FLOPs predict; and one new frame in sliding windows."""
-    import matplotlib
+    from come_ros.tools.report.figures import pyplot
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     rows = result["rows"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.8), layout="constrained")
