@@ -71,7 +71,10 @@ def decode(message: Any) -> NDArray[Any]:
         ):  # colours of 16 bits, which Pillow cuts to 8
             import cv2
 
-            return np.ascontiguousarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)[..., 2::-1])
+            colours = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            if colours is None:
+                raise ValueError("its pixels cannot be decoded")
+            return np.ascontiguousarray(colours[..., 2::-1])
         with Pillow.open(io.BytesIO(data), formats=FILES) as picture:
             return pixels_of_picture(picture)
     except Exception as error:  # the decoders let all kinds through for damaged bytes: SyntaxError for a PNG, for one

@@ -196,7 +196,8 @@ class Bag:
         return True
 
     def _choose_depth(self, wish: str | None) -> None:
-        self.depth_topic, self.depth_remarks = "", ()
+        self.depth_topic = ""
+        self.depth_remarks: tuple[str, ...] = ()
         if wish == "none":
             return
         image = self._view(self.topic)

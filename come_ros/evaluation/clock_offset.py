@@ -74,8 +74,8 @@ def find_offset(estimate: Mapping[int, F64], truth: Mapping[int, F64]) -> Offset
             f"{LEAST_CORRELATION} and {LEAST_LEAD} are needed): give the offset in seconds"
         )
     fine, again = best_of(offsets[best] - step, offsets[best] + step, step / 20)
-    top = int(np.argmax(again))
-    return Offset(start - base - round(float(fine[top]) * 1e9), float(again[top]))
+    at_best = int(np.argmax(again))
+    return Offset(start - base - round(float(fine[at_best]) * 1e9), float(again[at_best]))
 
 
 def _steps(poses: F64) -> tuple[F64, F64]:

@@ -176,7 +176,7 @@ def _by_metadata(path: Path, names: list[str], announced: int | None, there: lis
         raise StorageError(
             f"{path} cannot be read as a bag: {', '.join(names) or 'nothing'} is listed in its {METADATA}, but not there: copy it too"
         )
-    damage = ()
+    damage: tuple[str, ...] = ()
     if lost:
         damage = (f"{len(lost)} of {len(names)} files of {path} are missing ({', '.join(lost)}): copy them too",)
     return _Plan([*found, *renamed], damage, announced)
