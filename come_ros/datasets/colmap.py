@@ -39,7 +39,7 @@ _NUMBERS = {name: number for number, (name, _, _) in CAMERAS.items()}
 class _Image(NamedTuple):
     name: str
     camera: int
-    world_from_camera: F64
+    world_from_camera: F64 | None
 
 
 def find_model(folder: Path) -> Path | None:
@@ -109,7 +109,8 @@ def _image(name: str, camera: int, quat_wxyz: tuple[float, ...], translation: tu
     """COLMAP tells camera_from_world."""
     w, x, y, z = quat_wxyz
     camera_from_world = geometry.transform(geometry.matrix_from_quat_xyzw([x, y, z, w]), translation)
-    return _Image(name, camera, geometry.inverse(camera_from_world))
+    pose = geometry.inverse(camera_from_world)
+    return _Image(name, camera, pose if bool(geometry.is_finite_pose(pose)) else None)
 
 
 def _cameras_text(path: Path) -> Iterator[tuple[int, Lens]]:

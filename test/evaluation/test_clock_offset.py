@@ -50,3 +50,14 @@ def test_nothing_is_made_up() -> None:
     circle = {i * 10**8: transform(rotation_from_vector([0, 0, 0.1 * i]), np.zeros(3)) for i in range(100)}
     with pytest.raises(DatasetError, match="found no offset"):
         find_offset(circle, circle)
+
+
+def test_paths_at_the_stamps_of_the_images_fall_onto_them() -> None:
+    rng = np.random.default_rng(1)
+    stamps = np.cumsum(rng.uniform(0.06, 0.08, 80))
+    truth = {round(t * 1e9): pose(t) for t in stamps}
+    estimate = {
+        round(t * 1e9) + EPOCH: pose(t) @ transform(rotation_from_vector(rng.normal(0, 0.02, 3)), np.zeros(3))
+        for t in stamps[5:70]
+    }
+    assert abs(find_offset(estimate, truth).ns - EPOCH) < 1000
