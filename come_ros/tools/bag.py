@@ -539,9 +539,10 @@ class Job:
         """Of odometry at the camera's rate, and of its keyframes as their windows found them; nothing if it tells of those only."""
         if not self.pipeline.locates:
             return {}
+        of_keyframes = {stamp: pose for stamp, pose in true_poses.items() if stamp in self._keyframes}
         keyframes = {
-            "trajectory": trajectory_scores(self._keyframes, true_poses, self._depth_scores.scale),
-            "rotation": rotation_scores(self._keyframes, true_poses),
+            "trajectory": trajectory_scores(self._keyframes, of_keyframes, self._depth_scores.scale),
+            "rotation": rotation_scores(self._keyframes, of_keyframes),
         }
         return {"odometry": self._located.result(), "keyframes": keyframes}
 

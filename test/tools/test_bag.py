@@ -481,6 +481,16 @@ def test_results_are_not_overwritten_unasked(tmp_path: Path, plain: Path, capsys
     assert (out / "notes.txt").read_text() == "mine" and (out / "output" / "output.mcap").is_file()
 
 
+def test_images_between_keyframes_have_truth_too(tmp_path: Path, bag: Path) -> None:
+    assert (
+        run(bag, tmp_path / "out", "--set", "keyframe.mode=time", "--set", "keyframe.min_interval=0.25", "--no-bag")
+        == 0
+    )
+    metrics = metrics_of(tmp_path / "out")
+    assert 3 < metrics["frames"]["used"] < COUNT and metrics["truth"]["matched"] >= metrics["frames"]["used"]
+    assert metrics["depth"] is not None and metrics["rotation"] is not None
+
+
 def test_depth_is_taken_from_the_nearest_reading(world: Truth) -> None:
     from come_ros.datasets.stamps import NearestDepth
 
