@@ -19,7 +19,7 @@ import numpy as np
 from .camera.preprocess import check_image
 from .config import Config
 from .errors import FrameError
-from .geometry import inverse, rotation_from_vector, skew, transform, vector_from_rotation
+from .geometry import inverse, nearest_rotation, rotation_from_vector, skew, transform, vector_from_rotation
 from .points import Points, guessed
 from .resection import resect
 from .timeline import Place, Timeline
@@ -115,6 +115,7 @@ class Odometry:
         self._pending: deque[Frame] = deque(maxlen=PENDING)
         self._history: OrderedDict[int, F64] = OrderedDict()  # stamp -> pose, as it is seen now
         self._recent: deque[tuple[int, F64]] = deque(maxlen=TWIST_POSES)
+        self._motion = np.zeros(6), 0.0  # see _velocity
         self._offset = np.eye(4)  # camera as estimated from camera as published
         self._drift = np.zeros((6, 6))  # variance since the landmarks' last keyframe that no point tells of
         self._depth = 1.0  # median, of the scene
@@ -228,13 +229,14 @@ class Odometry:
             here = np.linalg.norm(self._points.at(mine[sure]).rays.positions() - before[:3, 3], axis=1)
             there = np.linalg.norm(new.at(theirs[sure]).rays.positions() - after[:3, 3], axis=1)
             scale = float(np.median(there / here))
-        rotation = after[:3, :3] @ before[:3, :3].T
+        rotation = nearest_rotation(after[:3, :3] @ before[:3, :3].T)
         translation = after[:3, 3] - scale * rotation @ before[:3, 3]
 
         def moved(pose: F64) -> F64:
             return transform(rotation @ pose[:3, :3], scale * rotation @ pose[:3, 3] + translation)
 
         published = self._recent[-1][1] @ self._offset if self._recent else None
+        self._motion = self._motion[0] * np.repeat([scale, 1.0], 3), self._motion[1]
         self._points = self._points.moved(rotation, translation, scale)
         self._history = OrderedDict((stamp, moved(pose)) for stamp, pose in self._history.items())
         self._recent = deque(((stamp, moved(pose)) for stamp, pose in self._recent), maxlen=TWIST_POSES)
@@ -277,7 +279,7 @@ class Odometry:
         self._offset = faded(self._offset, dt)
         lever = pose[:3, 3] - landmarks.odom_from_camera[-1][:3, 3]
         total = carried(landmarks.covariance, lever) + self._drift + covariance
-        twist, weights = self._velocity()
+        self._motion = twist, weights = self._velocity()
         turn = np.kron(np.eye(2), pose[:3, :3].T)
         unknown = lost or weights == 0
         twist_covariance = UNKNOWN * np.eye(6) if unknown else weights * turn @ covariance @ turn.T
@@ -292,7 +294,7 @@ class Odometry:
             near = int(np.argmin([abs(stamp - stamp_ns) for stamp in landmarks.stamps_ns]))
             pose, sigma = landmarks.odom_from_camera[near], np.array([MOST_SHIFT, MOST_TURN])
         else:
-            velocity, _ = self._velocity()
+            velocity, _ = self._motion
             pose = self._recent[-1][1] @ displaced(velocity * min(dt, LONGEST_PREDICTION_S))
             sigma = np.array([ACCELERATION, ANGULAR_ACCELERATION]) * dt * max(dt, LEAST_DT_S)
             sigma = np.minimum(sigma, [MOST_SHIFT, MOST_TURN])

@@ -16,6 +16,7 @@ from .types import F64, I64, Landmarks, Observations
 
 GUESSED_SIGMA = 0.4  # of the log distance of a point whose neighbours tell it
 KNOWN_SIGMA = 0.02  # below it a point's own filter rests: motion between two images is not known better
+GIVEN_SIGMA = 0.1  # the same of a point that a window gave: it has better reasons
 LONGEST_STEP = 0.5  # of the log distance by one image
 CAUTION = 1.5  # sigmas: the poses that the filter takes for true are none
 NEIGHBOURS, NEAR = 3, 10.0  # how many neighbours tell a distance, and px below which one is as good as another
@@ -55,17 +56,13 @@ class Points(NamedTuple):
         return both.at(np.argsort(both.ids))
 
     def moved(self, rotation: F64, translation: F64, scale: float) -> Points:
-        """After x -> scale rotation x + translation."""
-        anchors, directions, log_distance, variance = self.rays
-        rays = Rays(
-            scale * anchors @ rotation.T + translation, directions @ rotation.T, log_distance + np.log(scale), variance
-        )
-        return self._replace(rays=rays)
+        """After x -> rotation scale x + translation."""
+        return self._replace(rays=self.rays.moved(rotation, scale=scale, translation=translation))
 
     def learnt(self, rows: NDArray[np.intp], fit: Fit, k: F64, sigma: float) -> Points:
-        """After an image in which `fit` is about the points `rows`: the distances that no window gave are corrected by the residuals;
-        those that did not fit are forgotten. k: (3, 3). sigma: px."""
-        own = fit.inliers & ~self.given[rows] & (self.rays.variance[rows] > KNOWN_SIGMA**2)
+        """After an image in which `fit` is about the points `rows`: distances that are not well known are corrected by the residuals, and
+        points that no window gave are forgotten if they did not fit. k: (3, 3). sigma: px."""
+        own = fit.inliers & (self.rays.variance[rows] > np.where(self.given[rows], GIVEN_SIGMA, KNOWN_SIGMA) ** 2)
         which = rows[own]
         anchors, directions, log_distance, variance = self.rays
         by_distance = view(Rays(*(a[which] for a in self.rays)), fit.world_from_camera, k).by_distance
@@ -84,10 +81,10 @@ def guessed(seen: Observations, known: NDArray[np.intp], depth: F64, world_from_
     """Points for all that is `seen` but not `known` (m,) rows of it, whose z-depth (m,) tells that of the others. m >= 1."""
     new = np.setdiff1d(np.arange(len(seen)), known)
     pixels, told = seen.pixels[new], seen.pixels[known]
-    away = ((pixels[:, None] - told[None]) ** 2).sum(axis=2)
+    away = (pixels**2).sum(axis=1)[:, None] + (told**2).sum(axis=1) - 2.0 * pixels @ told.T
     count = min(NEIGHBOURS, len(known))
     near = np.argpartition(away, count - 1, axis=1)[:, :count]
-    weight = 1 / (np.take_along_axis(away, near, axis=1) + NEAR**2)
+    weight = 1 / (np.maximum(np.take_along_axis(away, near, axis=1), 0.0) + NEAR**2)
     log_depth = (weight * np.log(depth)[near]).sum(axis=1) / weight.sum(axis=1)
     ray = np.column_stack([(pixels - k[:2, 2]) / k[[0, 1], [0, 1]], np.ones(len(pixels))])
     length = np.linalg.norm(ray, axis=1)

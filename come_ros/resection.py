@@ -14,15 +14,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import inverse, rotation_from_vector, skew, transform, vector_from_rotation
+from .geometry import inverse, nearest_rotation, rotation_from_vector, skew, transform
 from .types import F64
 
 KERNEL = 2.5  # sigmas at which an observation starts to count less
 INLIER = 3.5  # sigmas up to which it is one
 LEAST = 8  # points that a search from scratch takes
 FEW = 0.5  # below this share of inliers the pose is looked for from scratch as well
-STEPS = 8
-SETTLED = 1e-6  # rad, and of the position
+STEPS = 10
+SETTLED = 1e-5  # rad, and of the position
 MOST_TURN = 0.5  # rad in one step
 
 
@@ -37,6 +37,13 @@ class Rays(NamedTuple):
     def positions(self) -> F64:
         """(n, 3)"""
         return self.anchors + np.exp(self.log_distance)[:, None] * self.directions
+
+    def moved(self, rotation: F64, translation: F64, scale: float) -> Rays:
+        """After x -> rotation scale x + translation."""
+        return Rays(
+            scale * self.anchors @ rotation.T + translation, self.directions @ rotation.T,
+            self.log_distance + np.log(scale), self.variance,
+        )  # fmt: skip
 
 
 class View(NamedTuple):
@@ -94,11 +101,12 @@ def view(points: Rays, world_from_camera: F64, k: F64) -> View:
 def _descend(points: Rays, pixels: F64, k: F64, sigma: float, start: F64, expected: F64, information: F64) -> Fit:
     pose = start.copy()
     hessian = information
-    for _ in range(STEPS):
+    for count in range(STEPS):
         seen = view(points, pose, k)
         residuals = pixels - seen.pixels
         squares, slack, along = _normalised(residuals, seen.by_distance, points.variance, sigma)
-        width = KERNEL * max(1.0, 1.5 * float(np.sqrt(np.median(squares)))) if len(squares) else KERNEL
+        # wide enough for the start, and narrow soon: wide kernels let outliers hold the pose where they are still so wide
+        width = KERNEL * max(1.0, 1.5 * 0.5**count * float(np.sqrt(np.median(squares)))) if len(squares) else KERNEL
         weights = 1 / (1 + squares / width**2) / sigma**2
         turn = pose[:3, :3]
         # a point in the camera moves by -R^T dp + R^T [away]x dtheta
@@ -108,13 +116,14 @@ def _descend(points: Rays, pixels: F64, k: F64, sigma: float, start: F64, expect
         flat, whitened = by_pose.reshape(-1, 6), (weights[:, None, None] * by_pose).reshape(-1, 6)
         loose = (weights * slack)[:, None] * projected
         hessian = whitened.T @ flat - loose.T @ projected + information
-        off = np.concatenate([expected[:3, 3] - pose[:3, 3], vector_from_rotation(expected[:3, :3] @ turn.T)])
+        off = np.concatenate([expected[:3, 3] - pose[:3, 3], _log(expected[:3, :3] @ turn.T)])
         right = whitened.T @ residuals.ravel() - loose.T @ along + information @ off
         step = np.linalg.solve(hessian, right)
         step *= min(1.0, MOST_TURN / max(float(np.linalg.norm(step[3:])), 1e-12))
-        pose = transform(rotation_from_vector(step[3:]) @ turn, pose[:3, 3] + step[:3])
+        pose = transform(cv2.Rodrigues(step[3:])[0] @ turn, pose[:3, 3] + step[:3])
         if np.abs(step).max() < SETTLED * max(1.0, float(np.abs(pose[:3, 3]).max())):
             break
+    pose = transform(nearest_rotation(pose[:3, :3]), pose[:3, 3])  # errors of rounding would grow from image to image
     seen = view(points, pose, k)
     residuals = pixels - seen.pixels
     squares, _, _ = _normalised(residuals, seen.by_distance, points.variance, sigma)
@@ -133,6 +142,11 @@ def _normalised(residuals: F64, by_distance: F64, variance: F64, sigma: float) -
     along = (by_distance * residuals).sum(axis=1)
     squares = ((residuals * residuals).sum(axis=1) - slack * along**2) / sigma**2
     return np.maximum(squares, 0.0), slack, along
+
+
+def _log(rotation: F64) -> F64:
+    """(3,) rotation vector of one (3, 3); OpenCV's is several times as fast as one for batches."""
+    return np.asarray(cv2.Rodrigues(rotation)[0], np.float64).ravel()
 
 
 def _from_scratch(positions: F64, pixels: F64, k: F64, tolerance: float) -> F64 | None:
