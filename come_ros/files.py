@@ -80,6 +80,15 @@ def write_text(path: str | Path, text: str) -> None:
         stream.write(text.encode("utf-8", "backslashreplace"))
 
 
+def write_safetensors(path: str | Path, tensors: Mapping[str, Any], about: Mapping[str, str]) -> None:
+    """Torch tensors by name, with `about` as metadata. safetensors' own writer makes files that only their owner can read, and not
+    whole; this one follows the umask, as all results do. Raises OutputError."""
+    from safetensors.torch import save
+
+    with whole_file(path) as stream:
+        stream.write(save(dict(tensors), dict(about)))
+
+
 def write_ply(path: str | Path, points: NDArray[Any]) -> None:
     """Points of cloud.POINT_DTYPE (n,) as a binary PLY with x y z red green blue confidence. Raises OutputError."""
     kind = [

@@ -1,12 +1,13 @@
 """Files that are whole or not there; what is written can be read by others."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 
 from come_ros.errors import OutputError
-from come_ros.files import whole_file, write_pcd, write_ply, write_tum
+from come_ros.files import whole_file, write_pcd, write_ply, write_safetensors, write_tum
 from come_ros.outputs.cloud import POINT_DTYPE
 
 
@@ -57,3 +58,16 @@ def test_tum_keeps_nanoseconds(tmp_path):
         "0.000000005 0.000000000 0.000000000 0.000000000 0.000000000 0.000000000 0.000000000 1.000000000",
         "1700000000.123456789 0.000000000 0.000000000 0.000000000 0.000000000 0.000000000 0.000000000 1.000000000",
     ]
+
+
+def test_weights_can_be_read_by_whom_the_umask_lets(tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file
+
+    before = os.umask(0o022)
+    try:
+        write_safetensors(tmp_path / "w.safetensors", {"a": torch.arange(3)}, {"made_by": "a test"})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "w.safetensors").stat().st_mode & 0o777 == 0o644
+    assert load_file(tmp_path / "w.safetensors")["a"].tolist() == [0, 1, 2]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..files import write_safetensors
 from ..tokens import ModelShape
 
 _KEY = "come_ros.predictor"  # in the safetensors metadata of our own files
@@ -114,13 +115,10 @@ def default_block(encoder_depth: int) -> int:
 
 def save_predictor(path: str, predictor: ConfidencePredictor, block: int, about: dict[str, str] | None = None) -> None:
     """As fp16 safetensors, with all that is needed to read it. block: index of the encoder block it was trained on."""
-    from safetensors.torch import save_file
-
     p = predictor
     sizes = {"width": p.width, "dim": p.dim, "activation": p.activation, "scope": p.scope, "registers": p.registers}
     state = {k: v.detach().half().contiguous() for k, v in p.state_dict().items()}
-    save_file(state, path + ".part", {_KEY: json.dumps({**sizes, "block": block}), **(about or {})})
-    os.replace(path + ".part", path)
+    write_safetensors(path, state, {_KEY: json.dumps({**sizes, "block": block}), **(about or {})})
 
 
 def load_predictor(path: str, shape: ModelShape) -> tuple[ConfidencePredictor, int]:

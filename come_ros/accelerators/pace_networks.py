@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..files import write_safetensors
 from ..tokens import ModelShape
 
 _KEY = "come_ros.pace"  # in the safetensors metadata
@@ -137,8 +138,6 @@ def make_networks(shape: ModelShape, dim: int, spread: float = 0.0) -> tuple[Tok
 
 def save_networks(path: str, scorer: TokenScorer, restorer: Restorer, about: dict[str, str] | None = None) -> None:
     """Both in one safetensors file, fp16, with the sizes needed to read it."""
-    from safetensors.torch import save_file
-
     networks = {"scorer": scorer, "restorer": restorer}
     state = {
         f"{n}.{k}": v.detach().half().contiguous().clone()
@@ -152,8 +151,7 @@ def save_networks(path: str, scorer: TokenScorer, restorer: Restorer, about: dic
         "dim": restorer.q.weight.shape[0],
         "hidden": restorer.corrections["frame"].layer.weight.shape[1],  # type: ignore[union-attr]
     }
-    save_file(state, path + ".part", {_KEY: json.dumps(sizes), **(about or {})})
-    os.replace(path + ".part", path)
+    write_safetensors(path, state, {_KEY: json.dumps(sizes), **(about or {})})
 
 
 def load_networks(path: str, shape: ModelShape) -> tuple[TokenScorer, Restorer]:

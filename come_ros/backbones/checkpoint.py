@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..files import write_safetensors
 from ..plugins import BACKBONES
 from ..weights import MODEL_FOLDER, fill, read_checkpoint
 from .da3 import DepthAnything3
@@ -92,14 +93,10 @@ def load_model(backbone: str, path: str) -> GeometryModel:
 def save_checkpoint(
     path: str, model: GeometryModel, dtype: torch.dtype = torch.float16, extra: dict[str, str] | None = None
 ) -> None:
-    """Write `model` as safetensors with its sizes in the metadata; whole or not at all (written under another name, then renamed)."""
-    from safetensors.torch import save_file
-
+    """Write `model` as safetensors with its sizes in the metadata; whole or not at all. Raises OutputError."""
     state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
-    beside = path + ".part"
     about = {_BACKBONE_KEY: model.name, _SIZES_KEY: json.dumps(dataclasses.asdict(model.sizes))}
-    save_file(state, beside, metadata={**about, **(extra or {})})
-    os.replace(beside, path)
+    write_safetensors(path, state, {**about, **(extra or {})})
 
 
 def variants(backbone: str) -> dict[str, Any]:

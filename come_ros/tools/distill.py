@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError
+from ..files import whole_file
 from ..training.data import RecordedWindows, RoomWindows, draw_batch
 from ..training.loop import denormals_flushed
 from ..training.predictor import GROUP, LAST_RATE, LEARNING_RATE, RATIO, Student, agreement, teach
@@ -120,8 +121,8 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
                     "log": log,
                     "settings": settings,
                 }
-                torch.save(state, path + ".part")
-                os.replace(path + ".part", path)
+                with whole_file(path) as stream:
+                    torch.save(state, stream)
                 curve = os.path.join(args.output, "curve.png")
                 draw_or_warn(curve, functools.partial(draw_curve, log, args.loss, curve))
     about = {"licence": "Apache-2.0", "made_by": "come_ros distill", "steps": str(step), "loss": args.loss,

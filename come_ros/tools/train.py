@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
 from ..evaluation.rooms import score
+from ..files import whole_file
 from ..training.loop import denormals_flushed
 from ..training.room_windows import load_pictures, loader
 from ..training.tiny import (
@@ -193,8 +194,8 @@ def train(args: argparse.Namespace) -> None:
             "minutes": args.minutes,
             "seed": args.seed,
         }
-        torch.save(state, path + ".part")
-        os.replace(path + ".part", path)
+        with whole_file(path) as stream:
+            torch.save(state, stream)
 
     pictures = load_pictures(args.pictures) if args.pictures else []
     # after a resume: other windows, not the same again; a model that begins trained needs no curriculum, which goes by the clock

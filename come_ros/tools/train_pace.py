@@ -25,6 +25,7 @@ import time
 from typing import Any
 
 from ..errors import ConfigError
+from ..files import whole_file
 from ..training.data import recorded_batches, room_batches, room_validation
 from ..training.loop import Clock, denormals_flushed, read_state
 from ..training.pace import L_DISTILL, L_ERROR, L_RESTORE, L_TASK, Lesson, distill_losses, refine_losses, teach
@@ -187,8 +188,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
                         "optimiser": optimiser.state_dict(),
                         "at": at,
                     }
-                    torch.save({**state, "log": log, "settings": settings}, state_path + ".part")
-                    os.replace(state_path + ".part", state_path)
+                    with whole_file(state_path) as stream:
+                        torch.save({**state, "log": log, "settings": settings}, stream)
         save_networks(paths["distilled" if stage == 1 else "pace"], scorer, restorer, about)
     nets = {
         name: load_networks(paths[file], model.shape)
