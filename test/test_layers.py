@@ -23,7 +23,7 @@ LAYERS = (
     # the pipeline's stages
     (
         *("agreement", "alignment", "bundle", "depth_correction", "governor", "keyframes", "landmarks", "odometry"),
-        *("points", "refine", "resection", "timeline", "tracks", "window"),
+        *("points", "refine", "resection", "scene", "timeline", "tracks", "window"),
     ),
     ("pipeline", "self_check"),
     ("outputs",),
