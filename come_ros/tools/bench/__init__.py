@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to compare with the dense model; may be repeated; all: every registered one; none: nothing (come)",
     )  # fmt: skip
     model.add_argument("--backbone", default="vggt", choices=MODELS, help="model family (%(default)s)")
-    model.add_argument("--variant", metavar="NAME", help="with --random-weights: which size; vggt: tiny (default), 1b")
+    model.add_argument(
+        "--variant", metavar="NAME", help="with --random-weights: which size; vggt: tiny (default), tiny2, 1b"
+    )
     model.add_argument("--weights", default="", metavar="FILE", help="weights file (default: the bundled tiny model)")
     model.add_argument(
         "--random-weights",
