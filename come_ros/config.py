@@ -717,5 +717,6 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _suggest(name: str, known: Mapping[str, Any]) -> str:
     import difflib
 
-    near = difflib.get_close_matches(name, known, n=1)
+    inside = [full for full in known if full.startswith(f"{name}.")]  # a group in place of a parameter
+    near = inside[:1] or difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"

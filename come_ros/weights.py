@@ -49,6 +49,11 @@ def read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
                 return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
         if path.endswith((".pt", ".pth")):
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(loaded, dict) and {"model", "optimiser"} <= loaded.keys():
+                raise CheckpointError(
+                    f"{path} is a training checkpoint: write its weights first, with `come_ros train -o {os.path.dirname(path) or '.'} "
+                    f"--export FILE.safetensors`"
+                )
             for key in ("model", "state_dict"):
                 if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
                     loaded = loaded[key]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from come_ros.config import Config, Parameter, load_config, parameters
+from come_ros.config import Config, Parameter, load_config, parameters, with_words
 from come_ros.errors import ComeRosError, ConfigError
 
 ALL = {p.name: p for p in parameters()}
@@ -172,3 +172,8 @@ def test_a_missing_parameters_file_is_named(tmp_path: Path) -> None:
 def test_the_range_of_images_must_be_a_range(setting: str) -> None:
     with pytest.raises(ConfigError, match=r"input.range is .* must be auto, full"):
         Config().replace(**{"input.range": setting})
+
+
+def test_a_group_in_place_of_a_parameter_is_understood() -> None:
+    with pytest.raises(ConfigError, match=r"unknown parameter 'accelerator'; did you mean 'accelerator\.name'"):
+        with_words(Config(), ["accelerator=come"])

@@ -284,8 +284,8 @@ def test_every_command_describes_itself(name: str, capsys: pytest.CaptureFixture
 
 
 def test_an_unknown_command_is_refused() -> None:
-    done = run_command("bga")
-    assert done.returncode == 2 and "invalid choice" in done.stderr
+    done = run_command("bags")
+    assert done.returncode == 2 and "invalid choice: 'bags'; did you mean 'bag'?" in done.stderr
 
 
 class _Tool:

@@ -164,14 +164,17 @@ def run(options: argparse.Namespace) -> int:
         truth = _truth_of_file(gt_file) if gt_file else passes[0].truth()
         if options.gt and not truth:
             raise DatasetError(f"--gt: {options.gt} holds no poses that can be read: there is nothing to score against")
+        nothing = ConfigError(
+            "--compare: there is nothing to compare with the dense model, accelerator.name is 'none': add "
+            "--set accelerator.name=come"
+        )
+        if options.compare and config.accelerator.name == "none":
+            raise nothing  # before the model is loaded
         folder = stack.enter_context(ResultFolder(Path(options.out), RESULTS, options.overwrite))
         stopped = stack.enter_context(Interrupts())
         pipeline = _reproducible_pipeline(config)
         if options.compare and pipeline.backbone.description["accelerator"] == "none":
-            raise ConfigError(
-                "--compare: there is nothing to compare with the dense model, accelerator.name is 'none': add "
-                "--set accelerator.name=come"
-            )
+            raise nothing
         job = Job(
             options.source, config, pipeline, passes, truth, folder, not options.no_bag, options.compare, gt_offset
         )

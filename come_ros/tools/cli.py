@@ -8,6 +8,7 @@ A subcommand is a module here: its docstring is its help (from a line "examples:
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import re
@@ -50,7 +51,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream, "reconfigure"
         ):  # a terminal without Unicode, or a file name that is none, must not end a command
             stream.reconfigure(errors="backslashreplace")
-    name = _parser().parse_args(argv[:1] or ["--help"]).command  # --help and --version exit in here
+    parser = _parser()
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        parser.error(
+            f"invalid choice: {argv[0]!r}"
+            + (f"; did you mean {near[0]!r}?" if near else f"; commands are {', '.join(COMMANDS)}")
+        )
+    name = parser.parse_args(argv[:1] or ["--help"]).command  # --help and --version exit in here
     try:
         return _run_node(argv[1:]) if name == "node" else _run_tool(name, argv[1:])
     except ComeRosError as error:

@@ -45,6 +45,13 @@ def test_a_file_without_sizes_must_be_the_published_model(tmp_path, small):
         load_vggt(path)
 
 
+def test_a_training_checkpoint_is_to_be_exported_first(tmp_path, small):
+    path = str(tmp_path / "last.pt")
+    torch.save({"model": small.state_dict(), "optimiser": {}, "step": 3}, path)
+    with pytest.raises(CheckpointError, match=r"last\.pt is a training checkpoint: write its weights first.*--export"):
+        load_vggt(path)
+
+
 def test_missing_and_unexpected_keys_are_named_and_the_track_head_is_dropped(tmp_path, small, monkeypatch):
     monkeypatch.setitem(VARIANTS, "1b", SMALL)
     state = small.state_dict()

@@ -37,7 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sim-time", action="store_true", help="/clock must be there")
     parser.add_argument("--params", metavar="FILE", help="parameters of the node, a YAML file")
     parser.add_argument(
-        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="single parameters, such as weights=FILE"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUE",
+        help="single parameters, such as weights=FILE; may be repeated",
     )
     parser.add_argument("--quick", action="store_true", help="leave out the trial pass and the running ROS system")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")

@@ -127,8 +127,8 @@ def comparison_text(metrics: dict[str, Any]) -> str:
         return f"{values['p50']:{form}}{unit} (p90 {values['p90']:{form}})"
 
     return (
-        f"{found['windows']} windows accelerated against dense, medians: {both(took['speedup'], '.2f', 'x')} as fast with "
+        f"{found['windows']} windows, accelerated against dense, medians: speed-up {both(took['speedup'], '.2f', 'x')}, "
         f"{100 * found['kept_ratio']['p50']:.0f} % of the tokens kept and {100 * found['read_ratio']['p50']:.0f} % of the keys read; "
         f"depth AbsRel {both(found['depth_abs_rel'], '.3f')}, rotation "
-        f"{both(found['rot_deg'], '.2f', ' deg')}, translation {both(found['trans_rel'], '.3f')} of the depth"
+        f"{both(found['rot_deg'], '.2f', ' deg')}, translation {both(found['trans_rel'], '.3f')} of the median depth"
     )

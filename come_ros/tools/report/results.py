@@ -125,6 +125,8 @@ class GuardedStream:
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
     """The same in our words."""
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return OutputError(f"cannot write to {path}: it, or a part of it, is a file: name a folder")
     return OutputError(f"cannot write to {path}: {error.strerror or error}: choose a folder with room and permission")
 
 

@@ -19,7 +19,7 @@ def table(metrics: Mapping[str, Any]) -> str:
         ("frames", f"{frames['bag']} in the bag, {frames['sent']} sent, {frames['received']} received, "
                    f"{frames['used']} used, {frames['pending']} pending"),
         ("  dropped", dropped),
-        ("  adds up", "yes" if frames["balanced"] else "NO: received is not used + pending + dropped"),
+        ("  counts consistent", "yes" if frames["balanced"] else "NO: received is not used + pending + dropped"),
         ("messages", ", ".join(f"{n} {topic}" for topic, n in metrics["messages"].items())),
     ]  # fmt: skip
     if metrics["run"]["tf_from_odometry"]:
