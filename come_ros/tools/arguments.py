@@ -6,9 +6,12 @@ import argparse
 import logging
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 from ..config import Config, load_config, with_words
+from ..errors import OutputError
+from ..files import shown
 
 log = logging.getLogger("come_ros")
 
@@ -70,4 +73,32 @@ def add_common_arguments(parser: argparse.ArgumentParser, made: str) -> None:
     parser.add_argument("--side", type=int, default=0, help="longer side of the images, px (default: the model's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N (default %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="continue from the state in the output folder")
+    add_resume_arguments(parser)
+
+
+def add_resume_arguments(parser: argparse.ArgumentParser) -> None:
+    """What happens to a run that is in the output folder already: `training_folder` follows it."""
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="continue from the state in the output folder")
+    how.add_argument("--overwrite", action="store_true", help="replace an earlier run in the output folder")
+
+
+def training_folder(args: argparse.Namespace, state: str) -> Path:
+    """Makes the output folder of a training run. state: name of the file that a run can be resumed from.
+
+    Raises OutputError if a run is there and neither --resume nor --overwrite says what to do with it, or if the folder cannot be made.
+    """
+    folder = Path(args.output)
+    there = [path.name for path in folder.glob("*") if path.name == state or path.suffix == ".safetensors"]
+    if there and not (args.resume or args.overwrite):
+        raise OutputError(
+            f"{shown(folder)} already holds a run ({', '.join(sorted(there))}): continue it with --resume, replace it with --overwrite, "
+            f"or choose another folder with -o"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {shown(folder)}: {error.strerror}: choose a folder with room and permission"
+        ) from error
+    return folder

@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source", action="append", default=[], metavar="PATH",
         help="bag, folder of images, TUM folder or video to look at; may be repeated (default: procedural rooms)",
     )  # fmt: skip
-    parser.add_argument("-o", "--output", default="", help="the file to write (default: next to the weights)")
+    parser.add_argument("-o", "--output", default="", help="the file to write (default: next to --weights)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
     parser.add_argument("--picture", metavar="FILE", help="draw the entropy of each layer")
     parser.add_argument("--windows", type=int, default=16, help="default %(default)s")
     parser.add_argument("--frames", type=int, default=8, help="frames in a window (default %(default)s)")
@@ -43,9 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..accelerators.good_token_hunting import THRESHOLDS, LayerPlan, fingerprint, layer_plan_path
     from ..backbones.checkpoint import bundled_weights
+    from ..errors import OutputError
     from ..files import write_text
 
     weights = args.weights or bundled_weights(args.backbone)
+    path = args.output or layer_plan_path(weights)
+    if not (args.output or args.weights):
+        raise OutputError(
+            f"{path} belongs to the installation: name a file with -o, and give it as accelerator.layer_plan"
+        )
+    if os.path.exists(path) and not args.overwrite:
+        raise OutputError(f"{path} exists: replace it with --overwrite, or name another file with -o")
     entropy = measure(weights, args)
     mean = entropy.mean(0)
     plan = LayerPlan.from_entropy(mean.tolist())
@@ -61,7 +70,6 @@ def run(args: argparse.Namespace) -> int:
         "weights": os.path.basename(weights),
         "fingerprint": fingerprint(weights),
     }
-    path = args.output or layer_plan_path(weights)
     write_text(path, json.dumps(content, indent=1) + "\n")
     if args.picture:
         draw_or_warn(args.picture, lambda: draw(entropy, plan.local, plan.grid, args.picture))

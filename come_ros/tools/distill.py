@@ -28,7 +28,7 @@ from ..files import whole_file
 from ..training.data import RecordedWindows, RoomWindows, draw_batch
 from ..training.loop import denormals_flushed
 from ..training.predictor import GROUP, LAST_RATE, LEARNING_RATE, RATIO, Student, agreement, teach
-from .arguments import add_common_arguments
+from .arguments import add_common_arguments, training_folder
 from .report.figures import draw_or_warn
 
 EVERY = 100  # steps between two scores
@@ -76,7 +76,7 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     from ..backbones.checkpoint import bundled_weights, load_model
     from ..backbones.device import choose_device
 
-    os.makedirs(args.output, exist_ok=True)
+    training_folder(args, "state.pt")
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     device = choose_device(args.device)

@@ -43,6 +43,7 @@ from ..training.tiny import (
     rate_at,
     restore,
 )
+from .arguments import add_resume_arguments, training_folder
 from .report.figures import draw_or_warn
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (bf16 there)")
     parser.add_argument("--batch", type=int, default=BATCH_FRAMES, help="frames in a batch (default %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes that render (default 1)")
-    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in the output folder")
+    add_resume_arguments(parser)
     parser.add_argument("--score", choices=["validation", "test"], help="only score the checkpoint on this split")
     parser.add_argument("--export", metavar="FILE", help="only write the checkpoint's weights as fp16 safetensors")
 
@@ -110,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
     from ..training import long_run
 
     if args.backbone == "vggt" and long_run.has_stem(args.variant):
+        if not (args.export or args.score):
+            training_folder(args, "last.pt")
         long_run.run(args, functools.partial(recorded_windows, args.watch))
         return 0
     if args.material or args.watch:
@@ -118,7 +121,6 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.threads:
         torch.set_num_threads(args.threads)
-    os.makedirs(args.output, exist_ok=True)
     if args.export:
         export(os.path.join(args.output, "last.pt"), args.export)
     elif args.score:
@@ -128,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
         with open(os.path.join(args.output, f"scores_{args.score}.json"), "w", encoding="utf-8") as fh:
             json.dump(scores, fh, indent=2)
     else:
+        training_folder(args, "last.pt")
         train(args)
     return 0
 

@@ -30,7 +30,7 @@ from ..training.data import recorded_batches, room_batches, room_validation
 from ..training.loop import Clock, denormals_flushed, read_state
 from ..training.pace import L_DISTILL, L_ERROR, L_RESTORE, L_TASK, Lesson, distill_losses, refine_losses, teach
 from ..training.pace_scores import comparison, evaluate, means
-from .arguments import add_common_arguments
+from .arguments import add_common_arguments, training_folder
 from .report.figures import draw_or_warn
 
 # of the learning rate: peak, share of a stage until it; then cosine to 0
@@ -92,7 +92,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             f"--ratio is {args.ratio:g}, --spread {args.spread:g}, --minutes {args.minutes:g}, but the first must lie between 0 and 1, the "
             "others must be 0 or more"
         )
-    os.makedirs(args.output, exist_ok=True)
+    training_folder(args, "state.pt")
     torch.manual_seed(args.seed)
     device = choose_device(args.device)
     weights = args.weights or bundled_weights()

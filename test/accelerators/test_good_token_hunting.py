@@ -183,6 +183,11 @@ def test_calibration_is_written_beside_the_weights_and_read_again(weights, tmp_p
     assert "| 3 |" in capsys.readouterr().out
     plan = read_layer_plan(weights, 4)
     assert plan == LayerPlan.from_entropy(content["entropy"]) == LayerPlan(content["local"], content["grid"])
+    # neither that file nor the installation's is touched unasked
+    assert cli.main(["calibrate", "--weights", weights, *options]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert cli.main(["calibrate", *options]) == 1
+    assert "name a file with -o" in capsys.readouterr().err
 
 
 def test_entropy_is_one_where_all_keys_are_alike_and_zero_where_one_takes_all():

@@ -1,5 +1,6 @@
 """`come_ros distill` on recordings: a predictor comes out that Co-Me can use; a run that was broken off goes on."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from come_ros.camera.preprocess import PlainSizes
 from come_ros.config import Config
 from come_ros.errors import DatasetError
 from come_ros.tools import cli, distill
+from come_ros.tools.arguments import training_folder
 from come_ros.tools.distill import rate_at
 from come_ros.training.data import RecordedWindows, draw_batch
 from come_ros.training.predictor import Student
@@ -169,3 +171,14 @@ def test_predictors_of_other_backbones(tmp_path, sources, backbone):
     assert made.accelerator.block == 1
     images = np.random.default_rng(0).integers(0, 256, (2, 56, 70, 3), np.uint8)
     assert made.predict(images).kept_ratio < 0.8
+
+
+def test_a_run_that_is_there_is_neither_replaced_nor_continued_unasked(done, sources, tmp_path, capsys):
+    before = {path.name: path.read_bytes() for path in done.iterdir()}
+    assert run(done, sources, "--steps", 3) == 1
+    assert "--resume" in (said := capsys.readouterr().err) and "--overwrite" in said and "predictor.safetensors" in said
+    assert {path.name: path.read_bytes() for path in done.iterdir()} == before
+    # another folder with other things in it is no run
+    (tmp_path / "notes.txt").write_text("mine")
+    args = argparse.Namespace(output=str(tmp_path), resume=False, overwrite=False)
+    assert training_folder(args, "state.pt") == tmp_path
