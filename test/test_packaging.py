@@ -250,6 +250,16 @@ def test_the_readme_is_short_and_leads_to_every_page() -> None:
     assert all(f"({page})" in text for page in PAGES[1:])
 
 
+def test_every_dependency_has_its_reason_in_the_readme(metadata: dict[str, Any]) -> None:
+    section = README.read_text(encoding="utf-8").partition("## Dependencies, and why")[2].lower()
+    asked = {name_of(r) for r in metadata["install_requires"]} | {
+        name_of(r) for extra in metadata["extras_require"].values() for r in extra
+    }
+    known = {"cupy-cuda12x": "cupy", "cupy-cuda13x": "cupy", "opencv-python-headless": "opencv"}
+    named = {known.get(n, "ros-*-msgs" if n.endswith("-msgs") or n == "ros-std-srvs" else n) for n in asked}
+    assert not {n for n in named if n not in section and not n.startswith("types-")}
+
+
 def test_the_robots_page_lists_every_output() -> None:
     from come_ros.outputs.topics import LATCHED, OUTPUTS
 
