@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,9 @@ from come_ros.datasets.part import Part
 from come_ros.datasets.sequence import open_sequence
 from come_ros.errors import ConfigError, DatasetError
 from come_ros.plugins import ACCELERATORS, BACKBONES, READERS
-from come_ros.testing import ReaderContract
+from come_ros.testing import AcceleratorContract, ReaderContract
+
+ROOT = Path(__file__).resolve().parents[1]
 
 MODULE = """
 from dataclasses import dataclass
@@ -345,3 +349,26 @@ def test_a_command_ends_with_that_line(capsys: pytest.CaptureFixture[str], tmp_p
 
     assert cli.main(["bag", str(tmp_path), "-o", str(tmp_path / "out"), "--set", "accelerator.name=broken"]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("come_ros bag: cannot import the accelerator broken")
+
+
+class TestTheExampleOfThePage(AcceleratorContract):
+    """come_ros/accelerators/README.md, "Write your own accelerator": the code as it is printed there."""
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Any:
+        page = (ROOT / "come_ros" / "accelerators" / "README.md").read_text(encoding="utf-8")
+        blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
+        code, test = (text for language, text in blocks if language == "python")
+        (tmp_path / "my_accelerators").mkdir()
+        (tmp_path / "my_accelerators" / "__init__.py").touch()
+        (tmp_path / "my_accelerators" / "stride.py").write_text(code)
+        made: dict[str, Any] = {}
+        exec(compile(test, "test_stride.py", "exec"), made)
+        (parameters_file,) = (text for language, text in blocks if language == "yaml")
+        (tmp_path / "my.yaml").write_text(
+            parameters_file.replace("name: stride", "name: my_accelerators.stride:Stride")
+        )
+        assert load_config(str(tmp_path / "my.yaml")).accelerator.params.step == 4
+        yield made["TestStride"].make.__wrapped__(None)
+        for name in [n for n in sys.modules if n.startswith("my_accelerators")]:
+            del sys.modules[name]
