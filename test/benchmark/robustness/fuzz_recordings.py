@@ -53,7 +53,7 @@ def batch(first: int, count: int, originals: Path, tool_every: int) -> None:
 
 
 def run(cases: int, first: int, tool_every: int) -> dict[str, object]:
-    total = Tally()
+    total, told = Tally(), 0
     begun = time.perf_counter()
     with (
         tempfile.TemporaryDirectory(prefix="come_ros_fuzz_") as folder,
@@ -83,8 +83,9 @@ def run(cases: int, first: int, tool_every: int) -> dict[str, object]:
                 total.cases += 1
                 next_seed = culprit + 1
             bar.update(next_seed - seed)
-            for fault in total.faults[-3:]:
+            for fault in total.faults[told:]:
                 tqdm.write(fault)
+            told = len(total.faults)
             seed = next_seed
     return {**dataclasses.asdict(total), "first_seed": first, "seconds": round(time.perf_counter() - begun, 1)}
 
