@@ -318,3 +318,16 @@ def test_images_that_are_missing_are_left_out(tmp_path: Path, world: Truth) -> N
         assert len(list(sequence.iter_frames())) == COUNT - 1 and sequence.unreadable == 1
     with pytest.raises(DatasetError, match="names no images"):
         PosedImages("thing", [])
+
+
+def test_a_pose_of_colmap_that_is_not_finite_is_unknown(tmp_path: Path) -> None:
+    import recordings
+
+    recordings.write_images(tmp_path / "images", 3)
+    model = tmp_path / "sparse" / "0"
+    model.mkdir(parents=True)
+    (model / "cameras.txt").write_text("1 PINHOLE 40 30 30 30 20 15\n")
+    rows = [f"{i + 1} 1 0 0 0 {'nan' if i == 1 else -0.1 * i} 0 0 1 {i:02}.png\n\n" for i in range(3)]
+    (model / "images.txt").write_text("".join(rows))
+    with open_sequence(tmp_path) as source:
+        assert len(list(source.iter_frames())) == 3 and len(source.truth()) == 2
