@@ -15,7 +15,7 @@ results of what came before.
 
 examples:
   come_ros bag my_bag -o out                          a bag with one camera
-  come_ros bag run.mcap -o out --topic /left/image    which of its cameras
+  come_ros bag run.mcap -o out --topic /left/image    one of its cameras
   come_ros bag run.mcap -o out --gt /vicon/odometry   scored against poses in the bag
   come_ros bag video.mp4 -o out --gt path.tum         scored against a TUM file
   come_ros bag images/ -o out                         photographs: every one counts

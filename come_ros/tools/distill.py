@@ -1,4 +1,4 @@
-"""Teach a small predictor to foresee, from an early encoder block, how sure the whole model will be of each patch (for Co-Me).
+"""Teach a small predictor to estimate, from an early encoder block, how confident the whole model will be about each patch (for Co-Me).
 
 No labels: the frozen model is the teacher, so your own recordings will do, in minutes. Loss: logistic ranking of pairs of patches
 ("Co-Me", 2025, eq. for L), or z-scored squared error to compare with.
@@ -6,7 +6,7 @@ No labels: the frozen model is the teacher, so your own recordings will do, in m
 examples:
   come_ros distill -o out/distill                                  on procedural rooms, for the bundled model
   come_ros distill -o out/site --source my_bag --source photos/    adapt it to a place
-  come_ros distill -o out/distill --resume                         go on after an interruption
+  come_ros distill -o out/distill --resume                         continue after an interruption
 then: accelerator.name: come, accelerator.predictor: out/distill/predictor.safetensors
 """
 

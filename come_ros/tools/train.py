@@ -1,10 +1,8 @@
-"""Train a small model (`tiny`) on procedural rooms: one loop for all backbones, from top to bottom.
-
-What differs between backbones is in recipes.py, the losses that they share in losses.py.
+"""Train a small model (`tiny`, or a small `mapanything`) on procedural rooms, and score it on rooms that it has never seen.
 
 examples:
   come_ros train --minutes 100 -o out/train              the run that made the bundled model (then --export)
-  come_ros train --minutes 100 -o out/train --resume     go on after an interruption
+  come_ros train --minutes 100 -o out/train --resume     continue after an interruption
   come_ros train --backbone mapanything --steps 4000 -o out/ma --encoder come_ros/models/vggt_tiny.safetensors
   come_ros train -o out/train --score test               scores of the checkpoint next to trivial baselines
   come_ros train --variant tiny2 --material DIR --start come_ros/models/vggt_tiny.safetensors --batch 16 --threads 1 -o out/tiny2

@@ -3,7 +3,7 @@
 Stage one, from what the whole model does: the scorer learns where it looks (each frame's camera token, and all tokens among one another),
 the restorer to rebuild its levels from a part of its patches, drawn at random. Stage two, with the patches really left out: the
 restorer learns to give back the whole model's levels, and its losses; the scorer learns which patches that fails for, so that they
-are kept. In rooms the losses are told by the truth, in recordings by the whole model.
+are kept. In rooms the losses compare with the truth, in recordings with the whole model.
 
 At the end the networks of both stages are compared with choosing at random, evenly, and by the attention itself, with and without restorer.
 
@@ -11,7 +11,7 @@ examples:
   come_ros train-pace -o out/pace                                  on procedural rooms, for the bundled model
   come_ros train-pace -o out/site --source my_bag --source photos/ adapt it to a place
   come_ros train-pace -o out/pace --minutes 10                     as many steps of either stage as fit into ten minutes
-  come_ros train-pace -o out/pace --resume                         go on after an interruption
+  come_ros train-pace -o out/pace --resume                         continue after an interruption
 then: accelerator.name: pace, accelerator.pace: out/pace/pace.safetensors
 """
 

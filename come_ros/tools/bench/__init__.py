@@ -5,10 +5,10 @@ patch tokens are left, what memory a pass takes on top of weights and images (CP
 own; CUDA: torch.cuda.max_memory_allocated), how many FLOPs, what share of the speed of a large matrix product on this machine
 the trunk reaches, and how far its prediction is from the dense one's. The trunk is all but the heads; an accelerator's own steps are
 predictor, merge, restore. With three window lengths or more, the exponent of frames is fitted. Times are medians (p90) after a
-warm-up, ratios medians over passes that ran one after the other. On a machine that does something else besides, times are too high;
-the load is noted.
+warm-up, ratios medians over passes that ran one after the other. On a busy machine times are too high;
+the load is reported.
 
-ACCELERATOR is a name, if need be with parameters (all that the configuration holds): come, come:ratio=0.75,group=2x2,mode=per_layer
+ACCELERATOR is a name, optionally with parameters (any of the configuration): come, come:ratio=0.75,group=2x2,mode=per_layer
 
 examples:
   come_ros bench                                                  the bundled model, dense and with Co-Me

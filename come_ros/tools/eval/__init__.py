@@ -14,7 +14,7 @@ random walks. The output folder then holds
   plots.png       sparsification, errors of single windows; with --frontier, the frontier
   windows.png     some windows side by side: input, truth, dense, accelerated, difference
 
-ACCELERATOR is a name, if need be with parameters of the group `accelerator`: come, come:ratio=0.75,group=2x2,edge_weight=1
+ACCELERATOR is a name, optionally with parameters of the group `accelerator`: come, come:ratio=0.75,group=2x2,edge_weight=1
 --frontier instead tries every registered accelerator over its ratios, random groups, and the dense model on smaller images; with
 --accelerator only those, and the trivial baselines. Ctrl-C ends a run and keeps the windows that were complete (without pictures).
 
