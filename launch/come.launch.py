@@ -16,7 +16,7 @@ from come_ros.ros.environment import large_message_profile
 
 SHARED_CONFIG = PathJoinSubstitution([FindPackageShare("come_ros"), "config"])
 EITHER = ["true", "false"]
-BACKBONES = [choice for p in parameters() if p.name == "backbone" for choice in p.choices]
+(BACKBONES,) = (p.range_text() for p in parameters() if p.name == "backbone")
 
 
 def start(context: LaunchContext) -> list[Node]:
@@ -95,8 +95,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "backbone",
                 default_value="",
-                choices=["", *BACKBONES],
-                description="model family; empty: as the params_file says",
+                description=f"model family: {BACKBONES}; empty: as the params_file says",
             ),
             DeclareLaunchArgument(
                 "device", default_value="", description="auto, cpu or cuda:N; empty: as the params_file says"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..files import write_safetensors
 from ..plugins import BACKBONES
 from ..weights import MODEL_FOLDER, fill, read_checkpoint
@@ -100,6 +100,11 @@ def save_checkpoint(
 
 
 def variants(backbone: str) -> dict[str, Any]:
-    """Name -> sizes of the backbone's models."""
-
-    return sys.modules[MODELS[backbone].__module__].VARIANTS
+    """Name -> sizes of the backbone's models: VARIANTS of the module of its class. Raises ConfigError if it has none."""
+    kind = BACKBONES.load(backbone)
+    found: dict[str, Any] = getattr(sys.modules[kind.__module__], "VARIANTS", {})
+    if not found:
+        raise ConfigError(
+            f"the backbone {backbone} has no sizes for random weights: its module needs VARIANTS, name -> sizes"
+        )
+    return found

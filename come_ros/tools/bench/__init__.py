@@ -51,7 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--accelerator", action="append", metavar="ACCELERATOR",
         help="what to compare with the dense model; may be repeated; all: every registered one; none: nothing (come)",
     )  # fmt: skip
-    model.add_argument("--backbone", default="vggt", choices=MODELS, help="model family (%(default)s)")
+    model.add_argument(
+        "--backbone",
+        default="vggt",
+        metavar="NAME",
+        help=f"model family: {', '.join(MODELS)}, or one of another package (%(default)s)",
+    )
     model.add_argument(
         "--variant", metavar="NAME", help="with --random-weights: which size; vggt: tiny (default), tiny2, 1b"
     )

@@ -13,6 +13,7 @@ import numpy as np
 from ...backbones.checkpoint import variants
 from ...config import Config, with_accelerator
 from ...errors import ConfigError, DatasetError
+from ...plugins import BACKBONES
 from ...types import U8
 
 DENSE = "none"
@@ -58,7 +59,6 @@ class Wish:
         import torch
 
         from ...accelerators import Accelerator
-        from ...backbones.checkpoint import MODELS
         from ...backbones.device import choose_device, choose_precision
         from ...backbones.torch_backbone import TorchBackbone
 
@@ -67,7 +67,7 @@ class Wish:
         device = choose_device(self.device)
         choose_precision(self.precision, device)  # a wrong one is told before a large model is made
         with torch.device("meta"):
-            model = MODELS[self.backbone](variants(self.backbone)[self.random])  # type: ignore[call-arg]
+            model = BACKBONES.load(self.backbone)(variants(self.backbone)[self.random])
         model.to_empty(device=device)
         generator = torch.Generator(device).manual_seed(SEED)
         with torch.no_grad():
