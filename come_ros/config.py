@@ -276,8 +276,8 @@ class OdometryParameters:
 
 @dataclass(frozen=True)
 class Cov:
-    position_floor: float = _param(0.01, "least variance of position, m2", low=1e-12, high=1e6, dynamic=True)
-    rotation_floor: float = _param(0.001, "least variance of rotation, rad2", low=1e-12, high=1e6, dynamic=True)
+    position_floor: float = _param(1e-6, "least variance of position, m2", low=1e-12, high=1e6, dynamic=True)
+    rotation_floor: float = _param(1e-6, "least variance of rotation, rad2", low=1e-12, high=1e6, dynamic=True)
 
 
 @dataclass(frozen=True)

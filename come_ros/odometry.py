@@ -40,7 +40,10 @@ LONGEST_PREDICTION_S = 0.5  # a velocity is believed so long, then the camera is
 FADE_S = 0.3
 PENDING = 1200  # images that wait for the first landmarks
 HISTORY = 1200  # images that a window may come late
-TWIST_S, TWIST_POSES = 0.4, 6  # the last poses, which the velocity is taken from
+TWIST_S, LEAST_TWIST_POSES, TWIST_POSES = 0.21, 3, 8  # the last poses, which the velocity is taken from
+# What a velocity errs by, sigma of each axis, beyond the noise of the poses: a share of how far it changed since the last image, and of
+# itself; measured against the truth of recordings and rooms.
+CHANGE_SHARE, TWIST_SHARE = 0.5, 0.03
 MIN_SCALE_POINTS, SCALE_SIGMA = 10, 0.15  # points that both know so well tell how the unit changed
 CAMERA_IDS = 1 << 40  # each camera's points have numbers of their own
 
@@ -279,10 +282,13 @@ class Odometry:
         self._offset = faded(self._offset, dt)
         lever = pose[:3, 3] - landmarks.odom_from_camera[-1][:3, 3]
         total = carried(landmarks.covariance, lever) + self._drift + covariance
+        before = self._motion[0]
         self._motion = twist, weights = self._velocity()
+        change, size = ((a.reshape(2, 3) ** 2).mean(axis=1) for a in (twist - before, twist))
+        unseen = np.diag(np.repeat(CHANGE_SHARE**2 * change + TWIST_SHARE**2 * size, 3))
         turn = np.kron(np.eye(2), pose[:3, :3].T)
         unknown = lost or weights == 0
-        twist_covariance = UNKNOWN * np.eye(6) if unknown else weights * turn @ covariance @ turn.T
+        twist_covariance = UNKNOWN * np.eye(6) if unknown else weights * turn @ covariance @ turn.T + unseen
         error = float(np.median(np.linalg.norm(fit.residuals[fit.inliers], axis=1))) if inliers else float("nan")
         return Located(
             frame, pose @ self._offset, total, twist, twist_covariance, len(here), inliers, error, lost
@@ -306,14 +312,13 @@ class Odometry:
         where their differences are not. And its variance, in those of a pose, 1/s2; 0 if there is only one."""
         now, last = self._recent[-1]
         near = [(stamp, pose) for stamp, pose in self._recent if now - stamp <= TWIST_S * 1e9]
-        if len(near) < 2:
-            near = list(self._recent)[-2:]
+        near = max(near, list(self._recent)[-LEAST_TWIST_POSES:], key=len)
         if len(near) < 2:
             return np.zeros(6), 0.0
         seconds = np.array([(stamp - now) * 1e-9 for stamp, _ in near])
         from_last = inverse(last) @ np.stack([pose for _, pose in near])
         values = np.hstack([from_last[:, :3, 3], vector_from_rotation(from_last[:, :3, :3])])
-        weights = np.linalg.pinv(np.vander(seconds, 3 if len(near) >= 4 else 2, increasing=True))[1]
+        weights = np.linalg.pinv(np.vander(seconds, min(3, len(near)), increasing=True))[1]
         return weights @ values, float(weights @ weights)
 
 

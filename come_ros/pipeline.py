@@ -16,12 +16,13 @@ from .backbones.stream import EncoderCache, FrameName, Step
 from .camera.preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, image_plan, preprocess
 from .camera.rig import hold_rig
 from .config import Config
+from .drift import Drift, by_network
 from .errors import FrameError, OutOfMemory
 from .geometry import BODY_FROM_OPTICAL, inverse
 from .governor import Governor
 from .keyframes import KeyframeSelector
 from .landmarks import landmarks_of, with_known
-from .odometry import Located, Odometry, carried
+from .odometry import UNKNOWN, Located, Odometry
 from .refine import Proposal, Refiner, Unrefined
 from .thread_governor import LiveThreads, ThreadState
 from .threads import usable_threads
@@ -86,8 +87,7 @@ class ReconstructionPipeline:
         self._refiner = Refiner(config, self.metric) if config.refine.mode == "bundle" else Unrefined()
         self.odometry = Odometry(config)
         self.world = 0
-        self._covariance = np.zeros((6, 6))
-        self._newest: F64 | None = None
+        self._drift = Drift()
         self._model_images: dict[FrameName, NDArray[np.uint8]] = {}
         self._known: Known | None = None
         self._origin: F64 | None = None
@@ -311,22 +311,27 @@ class ReconstructionPipeline:
                 **({"refine": 1e3 * (clock[4] - clock[3])} if config.refine.mode != "none" else {}),
             },
         )
-        if not alignment.accepted or not self.tracks:
+        if not alignment.accepted:
             return submap
         origin = np.eye(4) if self._origin is None else self._origin
-        self._covariance = self._drifted(submap, refined.covariance[-window.cameras], origin, metres)
-        landmarks = landmarks_of(submap, plans[new], self._covariance)
+        covariance = self._drifted(submap, refined.covariance[-window.cameras], origin, metres)
+        landmarks = landmarks_of(submap, plans[new], covariance) if self.tracks else None
         if landmarks is not None:
             landmarks = with_known(landmarks, *self._refiner.landmarks(), origin, metres)
-        return dataclasses.replace(submap, landmarks=landmarks)
+        return dataclasses.replace(submap, covariance=covariance, landmarks=landmarks)
 
     def _drifted(self, submap: Submap, covariance: F64, origin: F64, metres: float) -> F64:
         """(6, 6) of the first camera's newest pose since the world began; covariance: what this window adds, in the aligner's frame."""
-        newest = submap.odom_from_camera[-self.cameras][:3, 3]
-        lever = newest - (newest if self._newest is None else self._newest)
-        self._newest = newest
+        depth = submap.depth[-self.cameras]
+        usual = float(np.median(depth[np.isfinite(depth)])) if np.isfinite(depth).any() else 0.0
         turn = np.kron(np.diag([metres, 1.0]), origin[:3, :3])
-        return carried(self._covariance, lever) + turn @ covariance @ turn.T
+        if submap.refinement.refined > 0:
+            added = turn @ covariance @ turn.T
+        elif submap.alignment.shared or not self._drift.started:
+            added = by_network(submap.alignment, usual)
+        else:  # the pose was only carried over
+            added = UNKNOWN * np.eye(6)
+        return self._drift.add(submap.odom_from_camera[:: self.cameras], added, usual)
 
     @property
     def last_input(self) -> ModelInput | None:
@@ -375,7 +380,7 @@ class ReconstructionPipeline:
         self._last = None
         self._timeline.reset()
         self._refused = 0
-        self._covariance, self._newest = np.zeros((6, 6)), None
+        self._drift = Drift()
         self.counts["resets"] += 1
         self.world += 1
 

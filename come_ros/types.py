@@ -253,6 +253,7 @@ class Submap:
     odom_from_camera: (N, 4, 4). timings_ms: stage -> milliseconds. metric: whether the model's own unit
     is the metre. rig: with several cameras whose places are known. reused: share of the window's frames that did not go through the
     encoder again, which saved about saved_ms. landmarks: what is known of the scene now, None if nothing new is.
+    covariance: (6, 6) of the first camera's newest pose, as in Landmarks.
     refinement: how the bundle went.
     world: which one it is of, they are numbered as they begin.
     """
@@ -271,6 +272,7 @@ class Submap:
     metric: bool = False
     rig: RigResidual | None = None
     landmarks: Landmarks | None = None
+    covariance: F64 = field(default_factory=lambda: np.zeros((6, 6)))
     refinement: Refinement = field(default_factory=lambda: Refinement())
     world: int = 0
     reused: float = 0.0

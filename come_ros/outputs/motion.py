@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import Config
+from ..drift import by_network
 from ..geometry import inverse, skew, vector_from_rotation
 from ..odometry import UNKNOWN, Located, carried
 from ..types import F64, Submap
@@ -104,7 +105,8 @@ class MotionEstimator:
         # seen from the moving frame as it is now: the displacement turned into its axes; the rotation vector is the same in both
         linear = last_from_now[:3, :3].T @ last_from_now[:3, 3] / dt
         angular = vector_from_rotation(last_from_now[:3, :3]) / dt
-        twist_variance = np.minimum(UNKNOWN, 2.0 * pose_variance / dt**2)  # difference of two poses
+        # the difference of two poses of a window
+        twist_variance = np.minimum(UNKNOWN, 2.0 * _window_variance(submap, row) / dt**2)
         twist_variance[pose_variance >= UNKNOWN] = UNKNOWN
         return _diagonal(stamp_ns, moving, pose, np.concatenate([linear, angular]), pose_variance, twist_variance)
 
@@ -122,19 +124,20 @@ def _diagonal(stamp_ns: int, child: str, pose: F64, twist: F64, pose_variance: F
     return Motion(stamp_ns, child, pose, twist, np.diag(pose_variance), np.diag(twist_variance))
 
 
+def _window_variance(submap: Submap, row: int) -> F64:
+    """(6,) what the window of `row` adds to the error of a pose, if nothing but the network tells it."""
+    depth = submap.depth[row]
+    usual = float(np.median(depth[np.isfinite(depth)])) if np.isfinite(depth).any() else 0.0
+    return np.diag(by_network(submap.alignment, usual))
+
+
 def _pose_variance(submap: Submap, row: int, config: Config, carried_over: bool) -> F64:
+    """(6,) since the world began."""
     if carried_over:
         return np.full(6, UNKNOWN)
-    alignment = submap.alignment
-    rotation = config.cov.rotation_floor + alignment.rotation_residual**2
+    since = np.diag(submap.covariance)
+    variance = np.where(since > 0, since, _window_variance(submap, row))
+    variance = np.maximum(variance, np.repeat([config.cov.position_floor, config.cov.rotation_floor], 3))
     if config.scale.mode == "none" and not submap.metric:
-        position = UNKNOWN
-    else:
-        depth = submap.depth[row]
-        usual = float(np.median(depth[np.isfinite(depth)])) if np.isfinite(depth).any() else 0.0
-        # residuals are relative to the depth of the scene
-        position = (
-            config.cov.position_floor + (usual * (alignment.translation_residual + alignment.depth_residual)) ** 2
-        )
-    variance = np.repeat([position, rotation], 3)
+        variance[:3] = UNKNOWN
     return np.where(np.isfinite(variance), np.minimum(variance, UNKNOWN), UNKNOWN)

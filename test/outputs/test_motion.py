@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from come_ros.config import Config
-from come_ros.geometry import compose, rotation_from_vector, transform, vector_from_rotation
-from come_ros.outputs.motion import UNKNOWN, MotionEstimator
+from come_ros.drift import NETWORK_MOVE, NETWORK_TURN, Drift, by_network
+from come_ros.geometry import compose, inverse, rotation_from_vector, transform, vector_from_rotation
+from come_ros.odometry import Located
+from come_ros.outputs.motion import UNKNOWN, MotionEstimator, motion_of
 from come_ros.types import Alignment, Frame, Submap
 
 METRES = Config().replace(**{"scale.mode": "fixed"})
@@ -42,13 +46,50 @@ def test_twist_is_that_of_the_motion_seen_from_the_camera():
     assert np.all((second.twist_variance > 0) & (second.twist_variance < UNKNOWN))
 
 
-def test_variances_are_the_floor_and_what_the_alignment_left_over():
+def test_variances_are_what_a_window_adds_and_no_less_than_the_floor():
     residuals = {"rotation_residual": 0.1, "translation_residual": 0.02, "depth_residual": 0.03}
     window = submap([np.eye(4)], [1], **residuals)
+    position, rotation = 9 * (NETWORK_MOVE**2 + 0.05**2), NETWORK_TURN**2 + 0.1**2
     known = MotionEstimator().step(window, 0, METRES).pose_variance
-    np.testing.assert_allclose(known, [0.01 + (3 * 0.05) ** 2] * 3 + [0.001 + 0.01] * 3)
+    np.testing.assert_allclose(known, [position] * 3 + [rotation] * 3)
     unknown = MotionEstimator().step(window, 0, Config()).pose_variance
-    np.testing.assert_allclose(unknown, [UNKNOWN] * 3 + [0.001 + 0.01] * 3)
+    np.testing.assert_allclose(unknown, [UNKNOWN] * 3 + [rotation] * 3)
+    floored = METRES.replace(**{"cov.position_floor": 2.0, "cov.rotation_floor": 3.0})
+    np.testing.assert_allclose(MotionEstimator().step(window, 0, floored).pose_variance, [2.0] * 3 + [3.0] * 3)
+
+
+def test_since_the_world_began_variances_only_grow():
+    drift, before = Drift(), np.zeros(6)
+    for i in range(10):
+        window = submap([transform(np.eye(3), [0.1 * i, 0, 0])], [i + 1])
+        covariance = drift.add(window.odom_from_camera, by_network(window.alignment, 3.0), 3.0)
+        window = dataclasses.replace(window, covariance=covariance)
+        now = MotionEstimator().step(window, 0, METRES).pose_variance
+        assert (now > before).all()
+        before = now
+    assert np.rad2deg(np.sqrt(before[5])) > 20, "ten windows of the network alone"
+
+
+def test_a_located_image_tells_of_the_robot_and_nothing_of_unknown_lengths():
+    mount = transform(rotation_from_vector([0.1, 0.2, -0.3]), [0.5, 0.0, 0.2])
+    frame = dataclasses.replace(submap([np.eye(4)], [7]).frames[0], base="base_link", base_from_camera=mount)
+    pose = transform(rotation_from_vector([0.0, 0.3, 0.0]), [1.0, 2.0, 3.0])
+    step = np.array([0.1, 0.0, 0.0, 0.0, 0.0, 0.2])
+    spread = np.diag([0.01, 0.02, 0.03, 1e-4, 2e-4, 3e-4])
+    located = Located(frame, pose, spread, step, spread, 100, 90, 0.3, False)
+    motion = motion_of(located, METRES, metric=False)
+    np.testing.assert_allclose(motion.odom_from_child, pose @ inverse(mount))
+    # the twist of the base, carried on for a moment, moves the camera as its own twist does
+    dt = 1e-5
+    for twist, body, start in ((step, np.eye(4), pose), (motion.twist, mount, pose @ inverse(mount))):
+        moved = start @ transform(rotation_from_vector(dt * twist[3:]), dt * twist[:3]) @ body
+        np.testing.assert_allclose(
+            moved, pose @ transform(rotation_from_vector(dt * step[3:]), dt * step[:3]), atol=1e-9
+        )
+    assert np.linalg.eigvalsh(motion.pose_covariance).min() > 0 and motion.child == "base_link"
+    unknown = motion_of(located, Config(), metric=False)
+    assert (unknown.pose_variance[:3] == UNKNOWN).all() and (unknown.pose_variance[3:] < 1).all()
+    assert not unknown.pose_covariance[:3, 3:].any()
 
 
 def test_what_was_only_carried_over_is_unknown():
