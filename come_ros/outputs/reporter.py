@@ -1,0 +1,77 @@
+"""What is published of every submap and of every located image, row by row. The node and the bag tool only say where it goes."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from ..config import Config
+from ..messages import Messages
+from ..odometry import Located
+from ..types import Submap
+from .motion import Motion, MotionEstimator, motion_of
+from .topics import OUTPUTS, FrameMessages
+from .world import World
+
+
+class Sink(Protocol):
+    """Where it goes."""
+
+    def frame(self, topic: str, made: FrameMessages) -> None:
+        """One of OUTPUTS but odometry, of a used frame. The message is built by whoever wants it, see topics.Output."""
+
+    def moved(self, motion: Motion, config: Config) -> None:
+        """A new pose: TF and odometry."""
+
+    def new_world(self) -> None:
+        """What comes from now on has nothing to do with what came before."""
+
+
+class Reporter:
+    """Follows the pipeline: motion between frames, messages, path and map, and where a new world begins.
+
+    world: path and map so far. `add_row` is called in the pipeline's thread, `add_located` in the one that locates.
+    """
+
+    def __init__(self, sink: Sink, messages: Messages, config: Config, metric: bool, cameras: int = 1) -> None:
+        """config: of the world. metric: whether the model's unit is the metre. cameras: rows of each instant, the first of which leads."""
+        self.world = World(config, messages)
+        self.world.metric = metric
+        self._sink, self._messages, self._cameras = sink, messages, cameras
+        self._estimator = MotionEstimator()
+        self._number = 0  # of the world, see Submap.world
+        self._following = threading.Lock()
+
+    def add_row(self, submap: Submap, row: int, config: Config) -> FrameMessages:
+        """Frame `row` of a submap: its pose first, unless each image's is told by itself, then its messages, then the map."""
+        self.follow(submap.world)
+        if row % self._cameras == 0:  # the robot is where that camera says
+            self._motion = self._estimator.step(submap, row, config)
+            if config.odometry.rate != "image":
+                self._moved(self._motion, config)
+        made = FrameMessages(self._messages, submap, row, self._motion, config)
+        for topic in OUTPUTS:
+            if topic != "odometry":
+                self._sink.frame(topic, made)
+        if submap.world == self._number:
+            self.world.add_points(lambda: made.odom_points)
+        return made
+
+    def add_located(self, located: Located, config: Config) -> None:
+        """The pose of one image."""
+        seen = located.frame.observations
+        self.follow(self._number if seen is None else seen.world)
+        self._moved(motion_of(located, config, self.world.metric), config)
+
+    def follow(self, number: int) -> None:
+        """What is published from now on is of that world: nothing of an older one is kept. Either thread may be the first to see it."""
+        with self._following:
+            if number > self._number:
+                self._number = number
+                self._estimator.reset()
+                self.world.clear()
+                self._sink.new_world()
+
+    def _moved(self, motion: Motion, config: Config) -> None:
+        self._sink.moved(motion, config)
+        self.world.add_pose(motion.stamp_ns, motion.odom_from_child)
