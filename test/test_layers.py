@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors", "come_ros"),
-    ("types", "plugins", "geometry"),
+    ("types", "plugins", "geometry", "parameter_file"),
     ("parameter_file", "threads"),
     ("config", "messages", "weights", "kernels"),
     ("thread_governor",),
