@@ -22,6 +22,9 @@ import numpy as np
 import pytest
 from fakes import Truth, trajectory, truth_of
 
+from come_ros.tools import bag as tools_bag
+from come_ros.tools.bag import add_arguments
+
 pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[tools]'")
 pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]'")
 
@@ -30,7 +33,6 @@ from come_ros.datasets.rosbag import Bag, BagWriter
 from come_ros.errors import ConfigError
 from come_ros.files import write_tum
 from come_ros.outputs.topics import OUTPUTS
-from come_ros.tools import bag as bag_tool
 from come_ros.tools import cli
 from come_ros.tools.report.results import GuardedStream, Reserve
 from come_ros.types import Frame
@@ -84,7 +86,7 @@ def out(tmp_path_factory: pytest.TempPathFactory, bag: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than all the rest; `out` and the processes of their own draw."""
-    monkeypatch.setattr("come_ros.tools.bag.draw", lambda path, overview, title: path.write_bytes(b"picture"))
+    monkeypatch.setattr("come_ros.tools.bag.job.draw", lambda path, overview, title: path.write_bytes(b"picture"))
 
 
 def run(source: Path | str, out: Path, *arguments: str) -> int:
@@ -310,12 +312,12 @@ def test_a_part_of_a_recording(tmp_path: Path, plain: Path, bag: Path, world: Tr
         (("--start", "-1"), "--start"),
     ):
         with pytest.raises(ConfigError, match=text):
-            bag_tool.run(bag_options(plain, tmp_path / "c", *wrong))
+            tools_bag.run(bag_options(plain, tmp_path / "c", *wrong))
 
 
 def bag_options(source: Path, out: Path, *arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    bag_tool.add_arguments(parser)
+    add_arguments(parser)
     return parser.parse_args([str(source), "-o", str(out), *FAKE, *arguments])
 
 
@@ -881,7 +883,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_other_result(
     def fails(*_: object) -> None:
         raise RuntimeError("no font was found")
 
-    monkeypatch.setattr("come_ros.tools.bag.draw", fails)
+    monkeypatch.setattr("come_ros.tools.bag.job.draw", fails)
     assert run(plain, tmp_path / "out", "--no-bag") == 1
     there = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert there == ["map.ply", "metrics.json", "run.yaml", "trajectory.tum"]

@@ -53,14 +53,7 @@ from ..arguments import Interrupts
 from ..report.figures import draw_or_warn
 from ..report.results import ResultFolder
 from ..report.tables import for_json
-from .frontier import (
-    against_nulls,
-    at_the_same_time,
-    frontier_variants,
-    latencies,
-    recoveries,
-    winners,
-)
+from .frontier import against_nulls, at_the_same_time, frontier_variants, latencies, recoveries, winners
 from .measure import Scores, by_difficulty, measure, sequences, summary
 from .report import POINTS_OF, draw_plots, draw_windows, markdown
 from .sources import RENDERED, ROOMS, Cut, Source, sources_of

@@ -1,0 +1,275 @@
+"""Reconstructs a recording: every frame in order, in this one process, without DDS and without ROS.
+
+SOURCE is a ROS 2 bag (its folder, .mcap or .db3), a ROS 1 .bag, a folder in the layout of TUM RGB-D, 7-Scenes or ScanNet, images with a
+COLMAP model or a transforms.json, a folder of images, or a video.
+The output folder then holds
+  output/         a ROS 2 bag (MCAP): input images and all that the node would publish, for `ros2 bag play`, RViz and Foxglove
+  map.ply         one cloud of all frames
+  trajectory.tum  the camera's path
+  metrics.json    counts, sizes, errors next to trivial baselines; what depends on the machine is under `timings`
+  overview.png    depth and map at a glance
+  compare.png     with --compare: some frames by the accelerated and by the dense model, and where they differ
+  run.yaml        parameters, versions, checksum of the weights
+The same input gives the same bytes on the same machine (but for `timings`). What is damaged half way, or stopped by Ctrl-C, leaves the
+results of what came before.
+
+examples:
+  come_ros bag my_bag -o out                          a bag with one camera
+  come_ros bag run.mcap -o out --topic /left/image    one of its cameras
+  come_ros bag run.mcap -o out --gt /vicon/odometry   scored against poses in the bag
+  come_ros bag video.mp4 -o out --gt path.tum         scored against a TUM file
+  come_ros bag images/ -o out                         photographs: every one counts
+  come_ros bag images/ -o out --fps 30                a folder of images of a video, 30 per second
+  come_ros bag video.mp4 -o out --gt path.tum --gt-offset auto --start 10 --duration 30
+  come_ros bag my_bag -o out --set accelerator.name=come --compare
+  come_ros bag my_bag -o out --weights vggt.pt --set window.size=12 --set keyframe.mode=every
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ...config import Config
+from ...datasets.part import Part
+from ...datasets.sequence import open_sequence
+from ...datasets.storage import is_recording
+from ...datasets.tum import read_trajectory
+from ...errors import Cancelled, ComeRosError, ConfigError, DatasetError
+from ...files import shown
+from ...pipeline import ReconstructionPipeline
+from ...types import F64
+from ..arguments import Interrupts, configuration
+from ..report.bag_report import table, truth_problem
+from ..report.results import ResultFolder
+from .job import Job
+from .output import RECORDING
+
+RESULTS = (RECORDING, "map.ply", "trajectory.tum", "metrics.json", "overview.png", "compare.png", "run.yaml")
+
+
+class BagError(ComeRosError):
+    """A recording gave no result, or not the whole one."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="bag, folder or video")
+    parser.add_argument("-o", "--out", required=True, metavar="DIR", help="output folder; created if missing")
+    parser.add_argument("--topic", default=None, help="image topic of a bag that holds several")
+    parser.add_argument("--params", metavar="FILE", default=None, help="ROS parameters file, as for the node")
+    parser.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="one parameter; wins over --params"
+    )
+    parser.add_argument("--weights", metavar="FILE", default=None, help="weights file instead of the bundled model")
+    parser.add_argument(
+        "--gt", metavar="TOPIC|FILE", default=None,
+        help="true path of the camera's optical frame: a topic of the bag (Odometry, PoseStamped) or a TUM file "
+        "(default: /ground_truth/odometry, or the TUM folder's own)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gt-offset", metavar="SECONDS|auto", default=None,
+        help="added to the stamps of --gt; auto finds it by how both paths turn and move (a video begins at 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--depth-topic", metavar="TOPIC|none", default=None,
+        help="depth of a bag that results are scored against (default: the one that belongs to the images)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fps",
+        type=float,
+        default=None,
+        help="images per second of a folder, whose images are else photographs that all count, or of a video in place of its own times",
+    )
+    parser.add_argument(
+        "--start", metavar="SECONDS", type=float, default=0.0, help="start this many seconds after the first image"
+    )
+    parser.add_argument(
+        "--duration", metavar="SECONDS", type=float, default=None, help="stop this many seconds after the start"
+    )
+    parser.add_argument("--every", metavar="N", type=int, default=1, help="every Nth image only")
+    parser.add_argument("--max-images", metavar="N", type=int, default=None, help="stop after this many images")
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="run each window dense as well: what the accelerator gains and costs; the other results stay as they are",
+    )
+    parser.add_argument("--no-bag", action="store_true", help="do not write output/")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results that DIR holds; other files stay")
+
+
+def run(options: argparse.Namespace) -> int:
+    """0 if all of it was reconstructed, 128 + number if a signal ended it. Raises ComeRosError, also when the results of the first part
+    were written."""
+    started = time.perf_counter()
+    config = configuration(options)
+    _check_folders(Path(options.source), Path(options.out))
+    part = Part(options.start, options.duration, options.every, options.max_images)
+    gt_file, gt_topic = _truth_option(options.gt)
+    gt_offset = _offset_option(options.gt_offset, options.gt)
+    with ExitStack() as stack:
+        stack.enter_context(_warnings_once())
+        # one for each pass: frames, depth and raw messages are read side by side, none ahead of what is needed
+        passes = [
+            stack.enter_context(
+                open_sequence(
+                    options.source,
+                    options.topic,
+                    options.fps,
+                    config.rectify,
+                    gt_topic,
+                    options.depth_topic,
+                    part,
+                    config.input.range,
+                )
+            )
+            for _ in range(3)
+        ]
+        config = _for_photographs(config, passes[0].timed)
+        truth = _truth_of_file(gt_file) if gt_file else passes[0].truth()
+        if options.gt and not truth:
+            raise DatasetError(f"--gt: {options.gt} holds no poses that can be read: there is nothing to score against")
+        nothing = ConfigError(
+            "--compare: there is nothing to compare with the dense model, accelerator.name is 'none': add "
+            "--set accelerator.name=come"
+        )
+        if options.compare and config.accelerator.name == "none":
+            raise nothing  # before the model is loaded
+        folder = stack.enter_context(ResultFolder(Path(options.out), RESULTS, options.overwrite))
+        stopped = stack.enter_context(Interrupts())
+        pipeline = _reproducible_pipeline(config)
+        if options.compare and pipeline.backbone.description["accelerator"] == "none":
+            raise nothing
+        job = Job(
+            options.source, config, pipeline, passes, truth, folder, not options.no_bag, options.compare, gt_offset
+        )
+        job.load_s = time.perf_counter() - started
+        failure = job.reconstruct(stopped)
+        cancelled = stopped.number if isinstance(failure, Cancelled) else None
+        if not job.used and cancelled is not None:
+            print(f"come_ros bag: {failure}, before there was any result", file=sys.stderr)
+            return 128 + cancelled
+        if not job.read and part and failure is None:
+            raise BagError(f"{shown(options.source)} has no image in the part that --start and --duration ask for")
+        if not job.used:
+            raise failure or BagError(f"{options.source} gave no result: {job.what_was_read()}")
+        problems = job.finish()
+        folder.publish()
+    print(table(job.metrics))
+    print(f"\n{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {shown(options.out)}")
+    if cancelled is not None:
+        print(f"come_ros bag: {failure}; what came before is in {options.out}", file=sys.stderr)
+        return 128 + cancelled
+    if failure is not None and not isinstance(failure, ComeRosError):
+        raise failure  # a fault of ours, shown in full
+    if failure is not None or problems:
+        text = "; ".join(filter(None, [str(failure or ""), *problems]))
+        raise BagError(f"{text}; what could be made of the rest ({job.used} frames used) is in {shown(options.out)}")
+    if job.used > 1 and job.alone == job.used:
+        raise BagError(
+            f"no two of the {job.used} images used could be reconstructed together, because size, encoding or camera change from each to "
+            f"the next: what is in {shown(options.out)} has no common path"
+        )
+    if options.gt and not job.metrics["truth"]["matched"]:
+        raise BagError(
+            f"--gt: {truth_problem(job.metrics['truth'])}; the results without scores are in {shown(options.out)}"
+        )
+    return 0
+
+
+def _check_folders(source: Path, out: Path) -> None:
+    """Results must not become input, nor replace it. Raises ConfigError."""
+    if not source.exists():
+        return
+    inside = source.resolve()
+    if out.resolve() == inside and not is_recording(source):
+        raise ConfigError(
+            f"-o {shown(out)} is the source itself: its images and the results would mix: choose another folder"
+        )
+    for name in RESULTS:
+        place = (out / name).resolve()
+        if inside == place or place in inside.parents:
+            raise ConfigError(
+                f"-o {shown(out)} would replace the source {shown(source)} by results: choose another folder"
+            )
+
+
+def _truth_option(gt: str | None) -> tuple[Path | None, str | None]:
+    """File, and topic, of --gt. Raises ConfigError."""
+    if gt is None:
+        return None, None
+    if not gt.strip():
+        raise ConfigError("--gt is empty: give a topic or a file, or leave it out")
+    if Path(gt).is_dir():
+        raise ConfigError(f"--gt {gt} is a folder: give the file in it that holds the path, such as groundtruth.txt")
+    if _is_file(gt) or not gt.startswith("/"):
+        return Path(gt), None
+    return None, gt
+
+
+def _offset_option(text: str | None, gt: str | None) -> float | str:
+    """Seconds, or "auto", of --gt-offset. Raises ConfigError."""
+    if text is None:
+        return 0.0
+    if gt is None:
+        raise ConfigError(f"--gt-offset {text} has no effect without --gt: leave it out, or give the truth")
+    if text == "auto":
+        return text
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = float("nan")
+    if not abs(seconds) < 1e11:
+        raise ConfigError(f"--gt-offset is {text!r}, but must be a number of seconds, or auto")
+    return seconds
+
+
+def _for_photographs(config: Config, timed: bool) -> Config:
+    """Photographs were chosen by whoever took them: without times every one is a keyframe, unless keyframe.* say otherwise."""
+    if timed or config.keyframe != Config().keyframe:
+        return config
+    return config.replace(**{"keyframe.mode": "every"})
+
+
+def _truth_of_file(path: Path) -> dict[int, F64]:
+    try:
+        return read_trajectory(path)
+    except DatasetError as error:
+        raise DatasetError(f"--gt: {error}: give a TUM file, with rows of stamp tx ty tz qx qy qz qw") from error
+
+
+def _is_file(path: str | None) -> bool:
+    return path is not None and Path(path).is_file()
+
+
+def _reproducible_pipeline(config: Config) -> ReconstructionPipeline:
+    """Made so that the same input gives the same bytes: a fixed number of threads, and sums in a fixed order."""
+    if config.backbone != "fake":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        import torch
+
+        torch.use_deterministic_algorithms(True, warn_only=True)  # some operations on a GPU have no such way
+        torch.backends.cudnn.benchmark = False
+    return ReconstructionPipeline(config)
+
+
+class _warnings_once:
+    """While it lasts, each warning of ours is told once: a recording is read several times."""
+
+    def __enter__(self) -> None:
+        told: set[str] = set()
+
+        def once(record: logging.LogRecord) -> bool:
+            text = record.getMessage()
+            return not (text in told or told.add(text))  # type: ignore[func-returns-value]
+
+        self._once = once
+        logging.getLogger("come_ros").addFilter(once)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        logging.getLogger("come_ros").removeFilter(self._once)

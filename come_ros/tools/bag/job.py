@@ -1,0 +1,341 @@
+"""One recording on its way through the pipeline, and what is measured on the way."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import json
+import logging
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ... import __version__
+from ...camera.preprocess import in_model_pixels
+from ...config import Config
+from ...datasets.sequence import Sequence
+from ...datasets.stamps import NearestDepth, nearest
+from ...errors import Cancelled, DatasetError, OutputError
+from ...evaluation.clock_offset import find_offset
+from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_scores
+from ...files import shown, write_ply, write_text, write_tum
+from ...odometry import Located, LocatedCounts
+from ...outputs.motion import Motion
+from ...outputs.reporter import Reporter
+from ...outputs.topics import FrameMessages
+from ...pipeline import ReconstructionPipeline
+from ...types import F64, Frame, Submap
+from ..arguments import Interrupts
+from ..report.bag_report import provenance, size_of, weights_of
+from ..report.comparison import Comparisons, comparison_text
+from ..report.figures import not_drawn
+from ..report.picture import POINTS, Evenly, Overview, Shown, accuracy_text, draw, evenly, points_and_colours
+from ..report.results import ResultFolder
+from ..report.tables import for_json
+from .output import RECORDING, NoOutput, OutputBag, Recorded
+
+log = logging.getLogger("come_ros")
+
+
+class Job:
+    """One recording on its way through the pipeline. Memory does not grow with it, but for the poses.
+
+    used: frames with a result. superseded: frames with a result that a jump of time took away. alone: used frames that were in a window
+    of their own. metrics: all that was measured, after `finish`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: Config,
+        pipeline: ReconstructionPipeline,
+        passes: list[Sequence],
+        truth: dict[int, F64],
+        folder: ResultFolder,
+        record: bool,
+        compare: bool = False,
+        truth_offset: float | str = 0.0,
+    ) -> None:
+        """passes: the recording, opened three times. truth: stamp -> world_from_camera (4, 4), may be empty. record: whether
+        output/ is wanted. compare: whether every window runs dense as well. truth_offset: s, added to the stamps of the truth, or
+        "auto". Raises OutputError."""
+        self.name, self.config, self.pipeline, self.folder = name, config, pipeline, folder
+        self.used = self.read = self.superseded = self.alone = 0
+        self._truth_offset = truth_offset
+        self.load_s = self.seconds = 0.0
+        self.metrics: dict[str, Any] = {}
+        self._source, depths, self._inputs_source = passes
+        self._true_poses, self._true_depth = truth, NearestDepth(depths.iter_depth())
+        self._stopped = ""
+        self._output = OutputBag(folder, config) if record else NoOutput()
+        # the map is wanted in any case
+        with_map = config.replace(**{"map.enabled": True})
+        self._reporter = Reporter(self, self._output.messages, with_map, pipeline.metric)
+        self._timings: dict[str, list[float]] = {}
+        self._poses: dict[int, F64] = {}  # as odometry tells them
+        self._keyframes: dict[int, F64] = {}  # as their windows found them
+        self._matched: dict[int, F64] = {}  # true poses of the used frames
+        self._comparisons = Comparisons(pipeline) if compare else None
+        self.new_world()
+
+    # What the reporter says
+
+    def new_world(self) -> None:
+        """As new: at the start, and when time jumped back and the pipeline forgot all."""
+        self._depth_scores = DepthScores()
+        self._shown = Evenly()
+        self.superseded += self.used
+        self.used = self.alone = 0
+        self._located = LocatedCounts()
+        self._poses.clear()
+        self._keyframes.clear()
+
+    def moved(self, motion: Motion, config: Config) -> None:
+        """A pose for odometry, TF and scores."""
+        self._poses[motion.stamp_ns] = motion.odom_from_child
+        self._output.moved(motion, config)
+
+    def frame(self, topic: str, made: FrameMessages) -> None:
+        """A topic about a used frame."""
+        self._output.frame(topic, made)
+
+    # Its way through the pipeline
+
+    def reconstruct(self, stopped: Interrupts) -> Exception | None:
+        """Runs it all; why it came to an end before the recording did, None if it did not. Results so far are there in any case."""
+        begun = time.perf_counter()
+        failure: Exception | None = None
+        try:
+            with tqdm(total=self._source.count, desc="reconstructing", unit="img", disable=None) as bar:
+                submaps = self.pipeline.run(self._frames(stopped, bar.update), stopped, self._locate)
+                inputs = self._output.inputs(self._inputs_source)
+                for recorded in heapq.merge(inputs, self._outputs(submaps, stopped), key=itemgetter(0)):
+                    self._output.write(*recorded)
+        except Cancelled:
+            failure = Cancelled(f"stopped by {stopped.name} after {self.read} images")
+        except Exception as error:  # whatever it is, what came before is kept
+            failure = error
+        self.seconds = time.perf_counter() - begun - (self._comparisons.seconds if self._comparisons else 0.0)
+        if failure is None and self._stopped:
+            failure = DatasetError(self._stopped)
+        if failure is not None:
+            self._stopped = " ".join(str(failure).split()) or type(failure).__name__
+        return failure
+
+    def _frames(self, stopped: Interrupts, progress: Callable[[int], Any]) -> Iterator[Frame]:
+        """All images; where nothing more can be read is the end, so that the last window is still made."""
+        try:
+            for frame in self._source.iter_frames():
+                if stopped():
+                    raise Cancelled("on request")
+                self.read += 1
+                progress(1)
+                yield frame
+        except DatasetError as error:
+            self._stopped = str(error)
+        self._stopped = self._stopped or self._source.damage
+
+    def _outputs(self, submaps: Iterator[Submap], stopped: Interrupts) -> Iterator[Recorded]:
+        """What is published of every image and of every used frame, by stamps, TF first. What a submap's landmarks tell of its images comes
+        after it, so that it is put in order when the next one is there."""
+        failure: Exception | None = None
+        horizon = 0
+        try:
+            for submap in submaps:
+                yield from self._output.until(horizon)
+                horizon = submap.frames[-1].stamp_ns if submap.frames else horizon
+                self._take(submap)
+                if self._comparisons is not None:
+                    self._comparisons.add(stopped)
+        except Exception as error:  # whatever it is, what came before is written
+            failure = error
+        yield from self._output.until(None)
+        if failure is not None:
+            raise failure
+
+    def _take(self, submap: Submap) -> None:
+        """A window's frames."""
+        for stage, ms in submap.timings_ms.items():
+            self._timings.setdefault(stage, []).append(ms)
+        if len(submap):
+            self._reporter.follow(submap.world)
+        if len(submap) == 1 and submap.alignment.shared == 0:
+            self.alone += 1
+        for row in range(len(submap)):
+            self._note(self._reporter.add_row(submap, row, self.config))
+
+    def _locate(self, poses: list[Located]) -> None:
+        """Poses of images."""
+        for located in poses:
+            self._located.add(located)
+            self._reporter.add_located(located, self.config)
+
+    def _note(self, said: FrameMessages) -> None:
+        """Adds a used frame to scores and picture."""
+        submap, row, frame = said.submap, said.row, said.frame
+        self.used += 1
+        # a copy: a view would keep the whole window in memory
+        self._keyframes[frame.stamp_ns] = submap.odom_from_camera[row].copy()
+        depth = said.depth_pixels()
+        depth[np.isinf(depth)] = np.nan
+        real = self._true_depth.at(frame.stamp_ns)
+        if real is not None:
+            real = in_model_pixels(real, depth.shape)
+            self._depth_scores.add(depth, real)
+        confidence = np.where(np.isfinite(depth), submap.confidence[row], np.float32(np.nan))
+        overlay = None if submap.merged is None else said.overlay_pixels()
+        self._shown.offer(Shown(frame.stamp_ns, frame.image, depth, confidence, real, overlay))
+
+    def finish(self) -> list[str]:
+        """Writes all files but what cannot be written, which is told. Needs at least one used frame."""
+        path = self.folder.path
+        metrics = self.metrics = self._measured()
+        snapshot = self._reporter.world.snapshot()
+        problems = [_problem(RECORDING, lambda: self._output.close(self._reporter.world, max(self._poses)))]
+        self.folder.reserve.release()
+        steps: dict[str, Callable[[], Any]] = {
+            "trajectory.tum": lambda: write_tum(path / "trajectory.tum", snapshot.trajectory),
+            "map.ply": lambda: write_ply(path / "map.ply", snapshot.points),
+            "run.yaml": lambda: write_text(path / "run.yaml", self._description()),
+        }
+        pictures: dict[str, Callable[[], Any]] = {
+            "overview.png": lambda: draw(path / "overview.png", self._overview(), self._title()),
+        }
+        if metrics.get("compare"):
+            assert self._comparisons is not None
+            about = f"come_ros {__version__}: {Path(self.name).name}\n{comparison_text(metrics)}"
+            pictures["compare.png"] = functools.partial(self._comparisons.draw, path / "compare.png", about)
+        problems += [_problem(name, step) for name, step in steps.items()]
+        problems += [not_drawn(path / name, step) for name, step in pictures.items()]
+        timings = metrics.pop("timings")  # to the end, where it is easily left out
+        metrics["messages"] = dict(sorted(self._output.counts.items()))
+        metrics["map"] = {"points": len(snapshot.points), "voxel": self.config.map.voxel}
+        metrics["bytes"] = {
+            name: size_of(path / name) for name in (RECORDING, *steps, *pictures) if (path / name).exists()
+        }
+        metrics["timings"] = timings
+        text = json.dumps(for_json(metrics), indent=2) + "\n"
+        problems.append(_problem("metrics.json", lambda: write_text(path / "metrics.json", text)))
+        return list(filter(None, problems))
+
+    def _measured(self) -> dict[str, Any]:
+        truth = self._place_truth()
+        stamps, known = sorted(self._poses), list(self._true_poses)
+        near = nearest(stamps, known)
+        true_poses = {t: self._true_poses[known[i]] for t, i in zip(stamps, near, strict=True) if i is not None}
+        self._matched.update(true_poses)
+        counts = self.pipeline.counts
+        waiting = self.pipeline.fresh
+        compared = self._comparisons
+        lost = {
+            "unreadable": self._source.unreadable,
+            **{reason: counts[reason] for reason in ("not_keyframe", "time", "unusable")},
+            "rejected": counts["keyframes"] - self.used - self.superseded - waiting,
+            "superseded": self.superseded,
+        }
+        return {
+            "come_ros": __version__,
+            "source": str(self.name),
+            "kind": self._source.kind,
+            "topic": self._source.topic,
+            "depth_topic": self._source.depth_topic,
+            "stopped": self._stopped or None,
+            "frames": {
+                "source": self._source.count, "read": self.read, "used": self.used, "pending": waiting, "dropped": lost,
+            },
+            "stream": {k: counts[k] for k in ("windows", "refused", "restarts", "jumps", "gaps", "changes")},
+            "truth": {"poses": len(known), "matched": len(true_poses), **truth},
+            "depth": self._depth_scores.result(),
+            "trajectory": trajectory_scores(self._poses, true_poses, self._depth_scores.scale),
+            "rotation": rotation_scores(self._poses, true_poses),
+            **self._odometry_measured(true_poses),
+            **({} if compared is None else {"compare": compared.result()}),
+            "model": {**self.pipeline.backbone.description, "weights": os.path.basename(weights_of(self.pipeline))},
+            "timings": {
+                "load_s": self.load_s,
+                "reconstruct_s": self.seconds,
+                "images_per_s": self.read / self.seconds,
+                "frames_used_per_s": self.used / self.seconds,
+                "window_ms": {
+                    stage: {"p50": float(np.percentile(ms, 50)), "p95": float(np.percentile(ms, 95))}
+                    for stage, ms in self._timings.items()
+                },
+                **({} if compared is None else {"compare": compared.timings()}),
+                "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            },
+        }  # fmt: skip
+
+    def _place_truth(self) -> dict[str, Any]:
+        """Moves the true poses by their offset in time; that offset, and the times that truth and images cover, s."""
+        moved: dict[str, Any] = {}
+        if self._truth_offset == "auto" and self._true_poses:
+            try:
+                offset = find_offset(self._poses, self._true_poses)
+            except DatasetError as error:
+                moved["problem"] = str(error)
+            else:
+                moved.update(offset_s=offset.ns * 1e-9, offset_correlation=offset.correlation)
+                self._true_poses = {stamp + offset.ns: pose for stamp, pose in self._true_poses.items()}
+        elif self._truth_offset:
+            offset_ns = round(float(self._truth_offset) * 1e9)
+            moved["offset_s"] = offset_ns * 1e-9
+            self._true_poses = {stamp + offset_ns: pose for stamp, pose in self._true_poses.items()}
+        for name, poses in (("from_to_s", self._true_poses), ("images_from_to_s", self._poses)):
+            if poses:
+                moved[name] = [min(poses) * 1e-9, max(poses) * 1e-9]
+        return moved
+
+    def _odometry_measured(self, true_poses: dict[int, F64]) -> dict[str, Any]:
+        """Of odometry at the camera's rate, and of its keyframes as their windows found them; nothing if it tells of those only."""
+        if not self.pipeline.locates:
+            return {}
+        of_keyframes = {stamp: pose for stamp, pose in true_poses.items() if stamp in self._keyframes}
+        keyframes = {
+            "trajectory": trajectory_scores(self._keyframes, of_keyframes, self._depth_scores.scale),
+            "rotation": rotation_scores(self._keyframes, of_keyframes),
+        }
+        return {"odometry": self._located.result(), "keyframes": keyframes}
+
+    def _description(self) -> str:
+        import yaml
+
+        return str(yaml.safe_dump(provenance(self.name, self.config, self.pipeline), sort_keys=False))
+
+    def _overview(self) -> Overview:
+        frames = [s for s in self._shown.kept if s.real is not None] or self._shown.kept
+        points = self._reporter.world.snapshot().points
+        some = np.random.default_rng(0).permutation(len(points))[:POINTS]
+        scales = self._depth_scores.scales
+        return Overview(
+            [frames[i] for i in evenly(len(frames))], min(self._poses), *points_and_colours(points[some]), self._poses,
+            self._matched, float(np.median(scales)) if scales else None, f"map of {len(self._poses)} frames",
+        )  # fmt: skip
+
+    def _title(self) -> str:
+        parts = [f"{self.read} images, {self.used} used", *accuracy_text(self.metrics)]
+        return f"come_ros {__version__}: {shown(Path(self.name).name)}\n{'   |   '.join(parts)}"
+
+    def what_was_read(self) -> str:
+        """In words, for those who got no result."""
+        counts = self.pipeline.counts
+        refused = counts["keyframes"] - self.superseded - self.pipeline.fresh
+        lost = {"damaged": self._source.unreadable, "too little motion": counts["not_keyframe"], "stamp not newer": counts["time"],
+                "unusable": counts["unusable"], "in refused windows": refused}  # fmt: skip
+        text = ", ".join(f"{n} {reason}" for reason, n in lost.items() if n)
+        return f"{self.read} images were read, none could be used ({text or 'there are too few'})"
+
+
+def _problem(name: str, write: Callable[[], Any]) -> str:
+    """Why a result could not be written, "" if it was."""
+    try:
+        write()
+    except (OSError, OutputError) as error:
+        return f"{name} is missing or not whole: {getattr(error, 'strerror', None) or error}"
+    return ""

@@ -1,0 +1,142 @@
+"""output/ of `come_ros bag`: a ROS 2 bag with the input images and all that the node would publish, in the order of stamps."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
+from typing import Any
+
+from ...config import Config
+from ...datasets.rosbag import BagWriter, rosbags_messages
+from ...datasets.sequence import BagSequence, Sequence
+from ...errors import DatasetError, OutputError
+from ...geometry import inverse
+from ...outputs.motion import Motion
+from ...outputs.topics import LATCHED, OUTPUTS, FrameMessages, odometry_message
+from ...outputs.world import World
+from ..report.results import ResultFolder, cannot_write
+
+NODE = "/come"
+RECORDING = "output"
+TF, ODOMETRY, FRAME = range(3)  # the order of what has the same stamp
+
+Recorded = tuple[int, str, str, Any]
+"""(time of recording in ns, topic, type, bytes)"""
+
+
+class NoOutput:
+    """Nothing is recorded. counts: messages by topic."""
+
+    def __init__(self) -> None:
+        self.messages = rosbags_messages()
+        self.counts: dict[str, int] = {}
+
+    def inputs(self, source: Sequence) -> Iterable[Recorded]:
+        """What went in, to be recorded at the times of the images."""
+        return ()
+
+    def frame(self, topic: str, made: FrameMessages) -> None:
+        """A topic about a used frame."""
+
+    def moved(self, motion: Motion, config: Config) -> None:
+        """A pose, for TF and odometry."""
+
+    def until(self, stamp_ns: int | None) -> list[Recorded]:
+        """Takes what is ready, up to that stamp (None: all of it), in order."""
+        return []
+
+    def write(self, stamp_ns: int, topic: str, kind: str, data: Any, latched: bool = False) -> None:
+        """Raises OutputError if that cannot be done."""
+
+    def close(self, world: World, stamp_ns: int) -> None:
+        """At the end: what is latched, of the world as it is then."""
+
+
+class OutputBag(NoOutput):
+    """Records all of it, in a bag below `folder`."""
+
+    def __init__(self, folder: ResultFolder, config: Config) -> None:
+        """Raises DatasetError, OutputError."""
+        self._folder, self._config = folder, config
+        self._writer = BagWriter(folder.path / RECORDING, guard=folder.reserve.guard)
+        self.messages = self._writer.messages
+        self.counts = {}
+        self._ready: list[tuple[tuple[int, int], Recorded]] = []
+
+    def inputs(self, source: Sequence) -> Iterator[Recorded]:
+        """A bag's own bytes, else messages made of the frames."""
+        build = self.messages
+        try:
+            if isinstance(source, BagSequence):
+                bag = source.bag
+                for log_ns, topic, data in bag.iter_raw(bag.topic, bag.camera_info_topic):
+                    yield _stamp_of_bytes(data) or log_ns, topic, bag.topics[topic], data
+                return
+            for frame in source.iter_frames():
+                head = build.header(frame.stamp_ns, frame.camera)
+                height, width = frame.image.shape[:2]
+                if frame.intrinsics is not None:
+                    info = build.camera_info(frame.intrinsics, width, height, head)
+                    yield self._recorded(frame.stamp_ns, "/camera/camera_info", info)
+                yield self._recorded(frame.stamp_ns, "/camera/image_raw", build.image(frame.image, head))
+        except DatasetError:  # reported by the pass that reconstructs
+            return
+
+    def frame(self, topic: str, made: FrameMessages) -> None:
+        """Made ready, to be written when it is in order."""
+        self._put(FRAME, made.frame.stamp_ns, f"{NODE}/{topic}", OUTPUTS[topic].build(made))
+
+    def moved(self, motion: Motion, config: Config) -> None:
+        """Made ready: TF, and odometry."""
+        if config.tf.mode != "off":
+            self._put(TF, motion.stamp_ns, "/tf", self._transform(motion, config))
+        self._put(ODOMETRY, motion.stamp_ns, f"{NODE}/odometry", odometry_message(self.messages, motion, config))
+
+    def until(self, stamp_ns: int | None) -> list[Recorded]:
+        """TF and odometry come before what else has their stamp."""
+        self._ready.sort(key=itemgetter(0))
+        count = len(self._ready) if stamp_ns is None else sum(order[0] <= stamp_ns for order, _ in self._ready)
+        ready, self._ready = self._ready[:count], self._ready[count:]
+        return [recorded for _, recorded in ready]
+
+    def write(self, stamp_ns: int, topic: str, kind: str, data: Any, latched: bool = False) -> None:
+        """Into the bag."""
+        try:
+            self._writer.put_raw(topic, kind, data, stamp_ns, latched)
+        except OSError as error:
+            raise cannot_write(self._folder.out, error) from error
+        self.counts[topic] = self.counts.get(topic, 0) + 1
+        if self._folder.reserve.full:
+            raise OutputError(
+                f"cannot write to {self._folder.out}: {self._folder.reserve.full}: make room and run it again"
+            )
+
+    def close(self, world: World, stamp_ns: int) -> None:
+        """Adds what is latched, if there is room, and closes the bag in any case."""
+        try:
+            if not self._folder.reserve.full:
+                for name, topic in LATCHED.items():
+                    self.write(*self._recorded(stamp_ns, f"{NODE}/{name}", topic.build(world)), latched=True)
+        finally:
+            self._writer.close()
+
+    def _put(self, order: int, stamp_ns: int, topic: str, message: Any) -> None:
+        self._ready.append(((stamp_ns, order), self._recorded(stamp_ns, topic, message)))
+
+    def _recorded(self, stamp_ns: int, topic: str, message: Any) -> Recorded:
+        return stamp_ns, topic, message.__msgtype__, self._writer.serialized(message)
+
+    def _transform(self, motion: Motion, config: Config) -> Any:
+        """The one edge, as `tf.mode` says; nothing else is recorded that could be the camera's parent, so auto is forward."""
+        odom_from_child, edge = motion.odom_from_child, (config.odom_frame, motion.child)
+        if config.tf.mode == "inverse":
+            odom_from_child, edge = inverse(odom_from_child), edge[::-1]
+        transform = self.messages.transform(odom_from_child, motion.stamp_ns, *edge)
+        return self.messages.make("tf2_msgs/msg/TFMessage", transforms=[transform])
+
+
+def _stamp_of_bytes(data: bytes) -> int:
+    """Nanoseconds of a serialized message that begins with a Header."""
+    sec, nanosec = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
+    return int(sec) * 1_000_000_000 + int(nanosec)
