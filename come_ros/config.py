@@ -30,14 +30,17 @@ def _param(
     dynamic: bool = False,
     joined: bool = False,
     plugins: Registry | None = None,
+    node_only: bool = False,
 ) -> Any:
     """A dataclass field with its range; `dynamic` ones may be set while the node runs (from the next window on); of a `joined` one
-    several choices may be given, with + between them or as a list; of one with `plugins` the choices are those registered there."""
+    several choices may be given, with + between them or as a list; of one with `plugins` the choices are those registered there; a
+    `node_only` one is read by the live node alone."""
     choices = tuple(plugins.own) if plugins is not None else choices
     return field(
         default=default,
         metadata={
             "doc": doc, "low": low, "high": high, "choices": choices, "dynamic": dynamic, "joined": joined, "plugins": plugins,
+            "node_only": node_only,
         },
     )  # fmt: skip
 
@@ -124,8 +127,9 @@ class Input:
         "best_effort",
         "QoS of the image subscription; best_effort matches every publisher; auto: reliable if all publishers are",
         choices=("best_effort", "reliable", "auto"),
+        node_only=True,
     )
-    depth: int = _param(5, "QoS history depth of the image subscription", low=1, high=200)
+    depth: int = _param(5, "QoS history depth of the image subscription", low=1, high=200, node_only=True)
     max_side: int = _param(
         0,
         "longer side of the model's image, px, from 112 on; 0 = the model's own size",
@@ -156,9 +160,12 @@ class Known:
         low=0.0,
         high=1.0,
         dynamic=True,
+        node_only=True,
     )
     base_from_camera: str = _param(
-        "", "'x y z qx qy qz qw' of the camera's optical frame in odometry's child frame; empty = the two are the same"
+        "",
+        "'x y z qx qy qz qw' of the camera's optical frame in odometry's child frame; empty = the two are the same",
+        node_only=True,
     )
 
 
@@ -221,7 +228,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Map:
-    enabled: bool = _param(False, "keep a map of all frames: ~/map_points and ~/save_map", dynamic=True)
+    enabled: bool = _param(False, "keep a map of all frames: ~/map_points and ~/save_map", dynamic=True, node_only=True)
     voxel: float = _param(
         0.05,
         "edge of a voxel, which holds one point, m; a change empties the map",
@@ -242,9 +249,13 @@ class Map:
         low=0.01,
         high=10.0,
         dynamic=True,
+        node_only=True,
     )
     save_dir: str = _param(
-        "~/.ros/come_ros", "~/save_map writes into a new folder below this one, named by the time", dynamic=True
+        "~/.ros/come_ros",
+        "~/save_map writes into a new folder below this one, named by the time",
+        dynamic=True,
+        node_only=True,
     )
 
 
@@ -288,13 +299,19 @@ class Tf:
         choices=("auto", "forward", "inverse", "off"),
     )
     lookup_timeout: float = _param(
-        0.2, "longest wait of the first image for the transform from base_frame to the camera, s", low=0.0, high=5.0
+        0.2,
+        "longest wait of the first image for the transform from base_frame to the camera, s",
+        low=0.0,
+        high=5.0,
+        node_only=True,
     )
 
 
 @dataclass(frozen=True)
 class Diagnostics:
-    period: float = _param(1.0, "seconds between messages on /diagnostics", low=0.1, high=60.0, dynamic=True)
+    period: float = _param(
+        1.0, "seconds between messages on /diagnostics", low=0.1, high=60.0, dynamic=True, node_only=True
+    )
 
 
 @dataclass(frozen=True)
@@ -309,7 +326,11 @@ class Oom:
 @dataclass(frozen=True)
 class Sync:
     slop: float = _param(
-        0.02, "with several cameras: largest difference of stamps within one set of images, s", low=0.0, high=0.5
+        0.02,
+        "with several cameras: largest difference of stamps within one set of images, s",
+        low=0.0,
+        high=0.5,
+        node_only=True,
     )
 
 
@@ -352,7 +373,10 @@ class Config:
         0, "CPU threads of the model; 0 = auto: all cores, or fewer where other processes use them", low=0, high=256
     )
     image_transport: str = _param(
-        "raw", "raw: topic image (sensor_msgs/Image); compressed: image/compressed", choices=("raw", "compressed")
+        "raw",
+        "raw: topic image (sensor_msgs/Image); compressed: image/compressed",
+        choices=("raw", "compressed"),
+        node_only=True,
     )
     cameras: str = _param(
         "",
@@ -368,6 +392,7 @@ class Config:
         "latest",
         "latest: process the newest keyframes whenever the model is free; all: process every keyframe in full windows, as come_ros bag",
         choices=("latest", "all"),
+        node_only=True,
     )
     max_data_age: float = _param(
         2.0,
@@ -375,6 +400,7 @@ class Config:
         low=0.0,
         high=60.0,
         dynamic=True,
+        node_only=True,
     )
     latency_target_ms: float = _param(
         0.0,
@@ -382,6 +408,7 @@ class Config:
         low=0.0,
         high=10_000.0,
         dynamic=True,
+        node_only=True,
     )
     on_time_jump: str = _param(
         "reset",
@@ -395,14 +422,20 @@ class Config:
     base_frame: str = _param(
         "",
         "robot frame for odometry and TF, if TF or extrinsics give the camera's pose on the robot; empty = the camera's own frame",
+        node_only=True,
     )
     extrinsics: str = _param(
         "",
         "'camera_frame: x y z qx qy qz qw; ...' of optical frames in base_frame, instead of TF; empty = use TF",
+        node_only=True,
     )
-    camera_optical_frame: str = _param("camera_optical_frame", "frame_id used when an image's header has none")
+    camera_optical_frame: str = _param(
+        "camera_optical_frame", "frame_id used when an image's header has none", node_only=True
+    )
     path_max_size: int = _param(2000, "number of latest poses in ~/path", low=1, high=100_000, dynamic=True)
-    autostart: bool = _param(True, "configure and activate at start; false: leave both to a lifecycle manager")
+    autostart: bool = _param(
+        True, "configure and activate at start; false: leave both to a lifecycle manager", node_only=True
+    )
     accelerator: Accelerator = field(default_factory=Accelerator)
     input: Input = field(default_factory=Input)
     known: Known = field(default_factory=Known)
@@ -541,6 +574,7 @@ class Parameter:
     dynamic: bool
     joined: bool = False
     plugins: Registry | None = None
+    node_only: bool = False
 
     def coerce(self, value: Any) -> Any:
         """`value` as it was meant: whole numbers pass for float ones (YAML `1` for `1.0`), and YAML reads the bare words off and on
@@ -596,6 +630,7 @@ def parameters(group: type = Config, prefix: str = "") -> Iterator[Parameter]:
                 m["dynamic"],
                 m["joined"],
                 m["plugins"],
+                m["node_only"],
             )
         else:
             yield from parameters(f.default_factory, prefix + f.name + ".")  # type: ignore[arg-type]

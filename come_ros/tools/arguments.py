@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, load_config, with_words
+from ..config import Config, load_config, parameters, with_words
 from ..errors import OutputError
 from ..files import shown
 
@@ -54,6 +54,8 @@ def configuration(options: argparse.Namespace) -> Config:
     if options.weights is not None:
         config = config.replace(weights=options.weights)
     config = with_words(config, options.set)
+    if unread := [p.name for p in parameters() if p.node_only and config.get(p.name) != p.default]:
+        log.warning("only the live node reads %s: no effect here", ", ".join(unread))
     if config.known.depth or config.known.odometry:
         log.warning(
             "known.depth and known.odometry are for the node: here the recording's depth and poses are used for scoring"
