@@ -23,7 +23,8 @@ from .governor import Governor
 from .keyframes import KeyframeSelector
 from .landmarks import landmarks_of, with_known
 from .odometry import UNKNOWN, Located, Odometry
-from .refine import Proposal, Refiner, Unrefined
+from .refine import Refiner, Unrefined
+from .scene import Proposal
 from .thread_governor import LiveThreads, ThreadState
 from .threads import usable_threads
 from .timeline import Place, Timeline, settled

@@ -22,7 +22,17 @@ LAYERS = (
     ("evaluation",),  # of arrays; whole recordings and rooms stand further up
     # the pipeline's stages
     (
-        *("agreement", "alignment", "bundle", "depth_correction", "governor", "keyframes", "landmarks", "odometry"),
+        *(
+            "agreement",
+            "alignment",
+            "bundle",
+            "depth_correction",
+            "drift",
+            "governor",
+            "keyframes",
+            "landmarks",
+            "odometry",
+        ),
         *("points", "refine", "resection", "scene", "timeline", "tracks", "window"),
     ),
     ("pipeline", "self_check"),
