@@ -5,19 +5,18 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # the ROS 2 that pip has wheels of: one virtual environment for each, side by side
-ROS ?= kilted
-ifeq ($(ROS),kilted)
+ROS ?= jazzy
+ifeq ($(ROS),jazzy)
 VENV := .venv
-REQUIREMENTS := .ci/requirements.txt
-else ifeq ($(ROS),jazzy)
-VENV := .venv-jazzy
-REQUIREMENTS := .ci/requirements-jazzy.txt
+else ifeq ($(ROS),kilted)
+VENV := .venv-kilted
 else
-$(error ROS=$(ROS) cannot be had from pip: give kilted (the default) or jazzy, as in: make test ROS=jazzy)
+$(error ROS=$(ROS) is not available from pip: give jazzy (the default) or kilted, as in: make test ROS=kilted)
 endif
+REQUIREMENTS := .ci/requirements-$(ROS).txt
 
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.come_ros_installed
+STAMP := $(VENV)/.come_ros_$(ROS)
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -41,7 +40,7 @@ help:
 	@echo 'make clean            remove caches, build folders and out/; make clean-venv removes $(VENV)'
 	@echo
 	@echo 'With each of them:'
-	@echo '  ROS=$(ROS)  the ROS 2 from pip: kilted, in .venv, or jazzy, in .venv-jazzy'
+	@echo '  ROS=$(ROS)  the ROS 2 from pip: jazzy (LTS), in .venv, or kilted, in .venv-kilted'
 	@echo 'Read when $(VENV) is made:'
 	@echo '  PYTHON=$(PYTHON)  Python 3.10 to 3.13'
 	@echo '  TORCH=$(TORCH)  what pip installs as torch: a requirement, a wheel file, or --index-url and more'
@@ -64,6 +63,11 @@ $(STAMP): $(REQUIREMENTS) .ci/requirements-common.txt setup.py
 	  'come_ros needs Python 3.10 or newer as "$(PYTHON)": install one, or name it: make PYTHON=python3.12 $(MAKECMDGOALS)' >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo \
 	  '"$(PYTHON)" cannot make virtual environments; on Debian and Ubuntu: sudo apt install python3-venv' >&2; exit 1; }
+	@# made for another ROS, or another version of this one: the files of two would mix
+	@wanted=ros_rclpy-$$(sed -n 's/^ros-rclpy.*==//p' $(REQUIREMENTS)).dist-info; \
+	  for found in $(VENV)/lib/python*/site-packages/ros_rclpy-*.dist-info; do \
+	    if test -d "$$found" && test "$${found##*/}" != "$$wanted"; then \
+	      echo '$(VENV): made for another ROS 2 than $(ROS), so it is made again'; rm -rf $(VENV); fi; done
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/pip.log
 	$(call pip_install,torch,$(TORCH))

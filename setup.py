@@ -47,11 +47,11 @@ setup(
         "cuda12": [*TORCH, "cupy-cuda12x>=13", APT_NUMPY],
         "cuda13": [*TORCH, "cupy-cuda13x>=13.6", APT_NUMPY],
         "ros": [
-            "ros-rclpy[fastrtps]==9.1.2",
-            "ros-sensor-msgs==5.5.1",
-            "ros-nav-msgs==5.5.1",
-            "ros-std-srvs==5.5.1",
-            "ros-diagnostic-msgs==5.5.1",
+            "ros-rclpy[fastrtps]==7.1.6",
+            "ros-sensor-msgs==5.3.6",
+            "ros-nav-msgs==5.3.6",
+            "ros-std-srvs==5.3.6",
+            "ros-diagnostic-msgs==5.3.6",
             OPENCV,
         ],
         "tools": [

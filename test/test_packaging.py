@@ -118,7 +118,7 @@ def pinned(file: str) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-jazzy.txt"])
+@pytest.mark.parametrize("file", ["requirements-jazzy.txt", "requirements-kilted.txt"])
 def test_every_package_asked_for_is_pinned_once(metadata: dict[str, Any], file: str) -> None:
     lines = pinned(file)
     assert all("==" in line for line in lines)
@@ -130,14 +130,14 @@ def test_every_package_asked_for_is_pinned_once(metadata: dict[str, Any], file: 
 
 
 def test_the_two_ros_are_not_mixed(metadata: dict[str, Any]) -> None:
-    kilted, jazzy = (
+    jazzy, kilted = (
         {name_of(line): line for line in pinned(file) if line.startswith("ros-")}
-        for file in ("requirements.txt", "requirements-jazzy.txt")
+        for file in ("requirements-jazzy.txt", "requirements-kilted.txt")
     )
     asked_for = {r for r in metadata["extras_require"]["ros"] if r.startswith("ros-")}
-    assert asked_for <= set(kilted.values()) and {name_of(r) for r in asked_for} <= set(jazzy)
-    messages = {name for name, line in kilted.items() if line.endswith("==5.5.1")}
-    assert len(messages) >= 5 and {jazzy[name].partition("==")[2] for name in messages} == {"5.3.6"}
+    assert asked_for <= set(jazzy.values()) and {name_of(r) for r in asked_for} <= set(kilted)
+    messages = {name for name, line in jazzy.items() if line.endswith("==5.3.6")}
+    assert len(messages) >= 5 and {kilted[name].partition("==")[2] for name in messages} == {"5.5.1"}
     assert (kilted["ros-rclpy"], jazzy["ros-rclpy"]) == ("ros-rclpy[fastrtps]==9.1.2", "ros-rclpy[fastrtps]==7.1.6")
 
 
@@ -158,12 +158,56 @@ def test_make_names_the_ros_that_there_are(ros: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "venv", "requirements"),
-    [((), ".venv", "requirements.txt"), (("ROS=jazzy",), ".venv-jazzy", "requirements-jazzy.txt")],
+    [((), ".venv", "requirements-jazzy.txt"), (("ROS=kilted",), ".venv-kilted", "requirements-kilted.txt")],
 )
 def test_each_ros_has_its_own_environment(arguments: tuple[str, ...], venv: str, requirements: str) -> None:
     done = dry_make("test", *arguments)
     assert f" -r .ci/{requirements} " in done.stdout and done.stdout.strip().endswith("--dist loadgroup")
     assert f"\n{venv}/bin/python -m pytest" in done.stdout
+
+
+PYTHON = """#!/bin/sh
+# stands in for Python and pip: makes environments that write down what is installed, and rclpy's mark
+case "$*" in
+  "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m pip "*) venv=$(dirname "$(dirname "$0")"); echo "$*" >> "$venv/installed"
+    version=$(echo "$*" | sed -n 's#.* -r \\([^ ]*\\).*#\\1#p' | xargs -r sed -n 's/^ros-rclpy.*==//p')
+    test -z "$version" || mkdir -p "$venv/lib/python3/site-packages/ros_rclpy-$version.dist-info" ;;
+esac
+"""
+
+
+def test_an_environment_of_another_ros_is_made_again(tmp_path: Path) -> None:
+    make = shutil.which("make") or pytest.skip("make is not installed")
+    for name in ("Makefile", "setup.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    python, venv = tmp_path / "python", tmp_path / ".venv"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+
+    def made() -> str:
+        done = subprocess.run(
+            [make, "venv", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, text=True, check=True,
+            env={"PATH": os.environ["PATH"]},
+        )  # fmt: skip
+        return done.stdout
+
+    assert "again" not in made() and made().count(".venv: ") == 0, "there is nothing to do the second time"
+    (found,) = venv.glob("lib/*/site-packages/ros_rclpy-*")
+    assert found.name == "ros_rclpy-7.1.6.dist-info"
+    # as earlier releases left it: Kilted, and a stamp that does not say so
+    found.rename(found.with_name("ros_rclpy-9.1.2.dist-info"))
+    next(venv.glob(".come_ros_*")).rename(venv / ".come_ros_installed")
+    (venv / "old").touch()
+    assert "made for another ROS 2 than jazzy, so it is made again" in made()
+    assert not (venv / "old").exists() and found.is_dir()
+    # a change of what is installed does not throw it away
+    (venv / "old").touch()
+    with open(tmp_path / ".ci" / "requirements-common.txt", "a") as file:
+        file.write("\n")
+    os.utime(tmp_path / ".ci" / "requirements-common.txt", (2e9, 2e9))
+    assert "again" not in made() and (venv / "old").exists()
 
 
 def test_the_workflow_for_ros_containers_names_what_there_is(metadata: dict[str, Any]) -> None:

@@ -13,7 +13,11 @@ import pytest
 from benchmark import stamped
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [p for p in ROOT.rglob("README.md") if not {".venv", ".venv-jazzy", "out", "build", "install"} & set(p.parts)]
+PAGES = [
+    p
+    for p in ROOT.rglob("README.md")
+    if not any(part.startswith(".venv") or part in ("out", "build", "install") for part in p.parts)
+]
 EARLIER = "measured with earlier weights"
 
 

@@ -28,7 +28,7 @@ def nvrtc() -> ctypes.CDLL:
     found = {name: path for place in places for name in NAMES for path in place.glob(f"cu*/lib/{name}.so.*")}
     if len(found) < len(NAMES):
         missing(
-            "no NVRTC to compile the kernels: pip install nvidia-cuda-nvrtc, in the version of .ci/requirements.txt"
+            "no NVRTC to compile the kernels: pip install nvidia-cuda-nvrtc, in the version of .ci/requirements-common.txt"
         )
     return [ctypes.CDLL(str(found[name])) for name in NAMES][-1]
 
