@@ -22,7 +22,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BAG ?=
 ARGS ?=
-JOBS ?= 2
+# two cores, and tests that mostly wait for nodes
+JOBS ?= 3
 
 # a ROS installation sourced in this shell would mix with the one from pip
 unexport PYTHONPATH LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH ROS_DISTRO ROS_VERSION \
@@ -85,11 +86,11 @@ demo: venv
 
 # test/conftest.py keeps DDS on this machine, in a domain of its own, and fails if a process or shared memory is left behind
 test: venv
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 # no DDS, nothing slow
 fast: venv
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m 'not ros and not slow' $(ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m 'not ros and not slow' $(ARGS)
 
 lint: venv
 	@$(BIN)/ruff check .

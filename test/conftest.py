@@ -25,6 +25,7 @@ SHARED_MEMORY = Path("/dev/shm")
 UNHURRIED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("come_ros", derandomize=True, **UNHURRIED)
 hypothesis.settings.register_profile("search", **UNHURRIED)
+PROGRAMS = {"test_soak", "test_demo", "test_bench", "test_doctor"}  # of the tests over DDS: about half, by time
 SESSION = "COME_ROS_TEST_SESSION"  # every process started by a test inherits it, however far its parents are gone
 
 
@@ -45,10 +46,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks that fixtures give; and what goes together to a worker of pytest-xdist (`--dist loadgroup`): a file, and all files that talk
-    over DDS.
+    """Marks that fixtures give; and what goes together to a worker of pytest-xdist (`--dist loadgroup`): a file, so that its fixtures are
+    made once, and files that talk over DDS.
 
-    So fixtures are made once, and no two nodes, nor their shared memory, are looked at by tests that know of one only.
+    Those mostly wait, so they come first, and in two groups: each worker has a domain of its own, but within one no two nodes are looked
+    at by tests that know of one only.
     """
     for item in items:
         for mark in set(given_to(item)):
@@ -57,8 +59,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     over_dds = {item.path for item in items if item.get_closest_marker("ros")}
     for item in items:
-        group = "dds" if item.path in over_dds else item.path.relative_to(ROOT).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+        file = item.path.relative_to(ROOT).as_posix()
+        group = "" if item.path not in over_dds else "programs" if item.path.stem in PROGRAMS else "node"
+        item.add_marker(pytest.mark.xdist_group(group or file))
+    items.sort(key=lambda item: item.path not in over_dds)
 
 
 @pytest.fixture(scope="session")

@@ -162,7 +162,9 @@ def test_make_names_the_ros_that_there_are(ros: str) -> None:
 )
 def test_each_ros_has_its_own_environment(arguments: tuple[str, ...], venv: str, requirements: str) -> None:
     done = dry_make("test", *arguments)
-    assert f" -r .ci/{requirements} " in done.stdout and done.stdout.strip().endswith("--dist loadgroup")
+    assert f" -r .ci/{requirements} " in done.stdout and done.stdout.strip().endswith(
+        "--dist loadgroup --no-loadscope-reorder"
+    )
     assert f"\n{venv}/bin/python -m pytest" in done.stdout
 
 

@@ -38,6 +38,7 @@ def test_lowered_weights_are_what_autocast_makes_of_them(name):
     assert changed and not any(w in n for n in changed for w in ("head", "norm", "ls1", "conf_", "point_", "cam_dec"))
 
 
+@pytest.mark.slow
 def test_parts_of_blocks_compile_once_for_all_blocks_of_a_kind():
     compiled, counts = [], []
 

@@ -22,6 +22,7 @@ def test_the_originals_are_sound(originals: dict[str, Path]) -> None:
         assert name == "parameters" or read_all(path) > 2, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(2))
 def test_damaged_recordings_are_read_as_far_as_they_are_whole(
     originals: dict[str, Path], tmp_path: Path, part: int, monkeypatch: pytest.MonkeyPatch

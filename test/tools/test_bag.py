@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import pytest
 from fakes import Truth, trajectory, truth_of
+from marks import gives
 
 from come_ros.tools import bag as tools_bag
 from come_ros.tools.bag import add_arguments
@@ -76,6 +77,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory, world: Truth) -> Path:
 
 
 @pytest.fixture(scope="module")
+@gives("slow")
 def out(tmp_path_factory: pytest.TempPathFactory, bag: Path) -> Path:
     """The results of one run."""
     folder = tmp_path_factory.mktemp("bag") / "out"
@@ -109,6 +111,7 @@ def decoded(path: Path) -> Iterator[tuple[str, str, int, Any]]:
             yield channel.topic, schema.name, message.log_time, content
 
 
+@pytest.mark.slow
 def test_all_results_are_there_and_nothing_else(out: Path) -> None:
     assert {p.name for p in out.iterdir()} == {
         *("output", "map.ply", "trajectory.tum", "metrics.json", "overview.png", "run.yaml")
@@ -223,6 +226,7 @@ def test_scores_stand_beside_null_models(out: Path, world: Truth) -> None:
     assert path["ate_rmse_m"]["not moving"] > 0
 
 
+@pytest.mark.slow
 def test_trajectories_are_scored_by_evo(world: Truth) -> None:
     from come_ros.evaluation.recordings import trajectory_scores
 
@@ -277,6 +281,7 @@ def test_truth_at_other_times_is_said(tmp_path: Path, plain: Path, capsys: pytes
     assert "--gt-offset SECONDS or auto moves them" in said.err and (tmp_path / "out" / "map.ply").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", ["1000000.5", "auto"])
 def test_truth_of_another_clock_is_moved(
     tmp_path: Path, plain: Path, world: Truth, offset: str, capsys: pytest.CaptureFixture[str]
@@ -296,6 +301,7 @@ def test_truth_of_another_clock_is_moved(
     assert "its stamps are moved by 1000000.500 s" in said.out
 
 
+@pytest.mark.slow
 def test_a_part_of_a_recording(tmp_path: Path, plain: Path, bag: Path, world: Truth) -> None:
     part = ("--start", "0.35", "--duration", "1.25", "--every", "2", "--max-images", "6")
     assert run(bag, tmp_path / "a", *part) == 0
@@ -378,6 +384,7 @@ def hashes(out: Path) -> dict[str, str]:
     return {name: hashlib.sha256(content).hexdigest() for name, content in found.items()}
 
 
+@pytest.mark.slow
 def test_the_bundled_model_gives_the_same_bytes_in_two_processes(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
     small = write_bag(tmp_path / "in", truth_of(trajectory("curve", 10), height=60, width=80), truth=False)
@@ -390,6 +397,7 @@ def test_the_bundled_model_gives_the_same_bytes_in_two_processes(tmp_path: Path)
     assert len(first) == 7 and first == second
 
 
+@pytest.mark.slow
 def test_ros_is_not_imported(tmp_path: Path, plain: Path) -> None:
     code = (
         "import sys; from come_ros.tools import cli; "
@@ -573,6 +581,7 @@ def test_damage_in_the_middle(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert_finished(tmp_path / "out", "is damaged", of=40)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_in_order(tmp_path: Path, sent: signal.Signals, code: int) -> None:
     source = large_bag(tmp_path / "in", 400)
@@ -781,6 +790,7 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
 MERGED = ("backbone=vggt", "device=cpu", "threads=1", "accelerator.name=come", "accelerator.group=2x2")
 
 
+@pytest.mark.slow
 def test_comparing_says_what_merging_gains_and_costs_and_changes_nothing_else(
     plain: Path, tmp_path: Path, capsys
 ) -> None:

@@ -190,6 +190,7 @@ def test_what_does_not_fit_is_told_in_its_row_only(backbone, x, monkeypatch):
     assert rows["come"]["trunk_ms"]["median"] > 0
 
 
+@pytest.mark.slow
 def test_the_command_measures_every_row_and_writes_it(tmp_path, capsys):
     file, plot = tmp_path / "bench.json", tmp_path / "bench.png"
     more = "come:ratio=0.75,group=2x2,mode=per_layer"
@@ -242,6 +243,7 @@ def test_random_weights_are_said_to_be_random(tmp_path, capsys):
     assert dense["kept_ratio"] == 1
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own(tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((8, 84, 112, 3), np.uint8))
     took = memory.added_by_passes({"device": "cpu", "threads": 1}, "come", tmp_path / "images.npy", [8, 1])
@@ -262,6 +264,7 @@ def test_the_exponent_is_that_of_the_times():
     assert model.scaling(rows[:1])["a"] == dict.fromkeys(("trunk", "trunk_long", "total", "total_long"))
 
 
+@pytest.mark.slow
 def test_every_accelerator_is_timed_beside_the_dense_model(tmp_path, capsys):
     from come_ros.accelerators import COMBINATIONS, registered
 
@@ -336,6 +339,7 @@ def test_on_a_gpu_parts_make_up_the_pass(tmp_path):
     assert ours["parts_ms"]["predictor"] > 0 and ours["parts_ms"]["restore"] > 0
 
 
+@pytest.mark.slow
 def test_a_new_frame_in_a_sliding_window_is_timed(tmp_path, capsys):
     path, common = (
         tmp_path / "stream.json",
@@ -379,6 +383,7 @@ def test_what_is_merged_inside_of_attention_is_an_own_step(backbone, x, name):
     assert all(torch.equal(trunk.levels[tap], plain.levels[tap]) for tap in plain.levels)
 
 
+@pytest.mark.slow
 def test_with_graphs_every_timed_pass_is_replayed_and_heads_are_heads(monkeypatch):
     from tqdm import tqdm
 

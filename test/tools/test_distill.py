@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from marks import gives
 from PIL import Image
 
 from come_ros.accelerators import make_accelerator
@@ -47,6 +48,7 @@ def run(out, sources, *words):
 
 
 @pytest.fixture(scope="module")
+@gives("slow")
 def done(tmp_path_factory, sources):
     """A run of three steps."""
     out = tmp_path_factory.mktemp("distilled") / "out"
@@ -61,6 +63,7 @@ def copied(done, to):
     return to
 
 
+@pytest.mark.slow
 def test_a_predictor_comes_out_that_the_accelerator_takes(done):
     assert {p.name for p in done.iterdir()} == {"predictor.safetensors", "state.pt", "log.json", "curve.png"}
     log = json.loads((done / "log.json").read_text())
@@ -97,6 +100,7 @@ def test_too_few_images_are_an_error_that_says_so(tmp_path):
         RecordedWindows([few], PlainSizes(14, 112), 112, 0)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_more_steps_on_the_curve_of_its_new_length(done, sources, tmp_path, monkeypatch, capsys):
     out = copied(done, tmp_path / "out")
     before = torch.load(out / "state.pt", weights_only=True)
@@ -117,6 +121,7 @@ def test_a_run_goes_on_to_more_steps_on_the_curve_of_its_new_length(done, source
     assert (out / "predictor.safetensors").read_bytes() != (done / "predictor.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_sees_other_images_than_the_first_ones_again(done, sources, tmp_path, monkeypatch):
     batches, draw = [], draw_batch
     monkeypatch.setattr(distill, "draw_batch", lambda *args: batches.append(draw(*args)) or batches[-1])

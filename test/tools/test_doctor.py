@@ -234,6 +234,7 @@ def test_the_exit_code_says_whether_a_run_can_work(monkeypatch: Patch, capsys) -
     assert cli.main(["doctor", "--set", "window.size=99"]) == 1, "a wrong parameter is an error"
 
 
+@pytest.mark.slow
 def test_a_trial_pass_tells_what_a_frame_costs() -> None:
     pytest.importorskip("torch")
     finding = next(checks.largest_window(Config()))

@@ -333,6 +333,7 @@ def read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_bundled_model_on_rooms_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("rooms", "thin", "--windows", "2", "--size", "3")
     assert run_eval(*words, "-o", str(tmp_path / "a")) == 0
@@ -381,6 +382,7 @@ def test_the_bundled_model_on_rooms_twice(tmp_path: Path, capsys: pytest.Capture
     assert run_eval(*words, "-o", str(tmp_path / "b")) == 1 and "already holds results" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_recording_also_gets_the_path_of_the_whole(tmp_path: Path, world: Truth) -> None:
     folder = write_folder(tmp_path / "seq-01", world)
     code = run_eval(str(folder), "-o", str(tmp_path / "out"), "--set", "backbone=fake", "--set", "keyframe.mode=every")
@@ -401,6 +403,7 @@ def test_a_recording_also_gets_the_path_of_the_whole(tmp_path: Path, world: Trut
     assert "| dense | 12 |" in markdown(result) and "(windows of 8, overlap 4)" in markdown(result)
 
 
+@pytest.mark.slow
 def test_the_path_of_a_recording_is_that_of_the_variant(
     tmp_path: Path, world: Truth, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,6 +456,7 @@ def test_the_best_of_each_bracket_is_held_against_its_rivals_and_baselines() -> 
     assert {second["best"], *second["level"]} == {"come ratio=0.6", "tome ratio=0.6"} and 0.1 < second["share"] < 1
 
 
+@pytest.mark.slow
 def test_the_frontier_has_every_accelerator_and_its_null_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def run(folder, *words):
     return json.loads((folder / "gpu.json").read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_rows_are_measured_once_and_failures_told(tmp_path, monkeypatch, capsys):
     only = ["--only", "ceiling copy", "pass 84x84 1", "kernel merge"]
     monkeypatch.setattr(
@@ -56,6 +57,7 @@ def test_rows_are_measured_once_and_failures_told(tmp_path, monkeypatch, capsys)
     assert (tmp_path / "gpu.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_predicted_flops_are_those_of_a_pass(tmp_path):
     b = gpu.Bench(gpu.Scale.tiny(), "cpu", {})
     predictor = ConfidencePredictor(48, 32).eval().requires_grad_(False)

@@ -138,6 +138,7 @@ class TrueHeads:
         return self.log_scale
 
 
+@pytest.mark.slow
 def test_factored_losses_vanish_at_the_truth_in_any_unit(batch):
     recipe = MapAnythingRecipe()
 
@@ -256,6 +257,7 @@ def test_an_encoder_is_taken_from_another_backbone(tmp_path):
         tiny.begin_encoder(path, MapAnything(mapanything.VARIANTS["tiny"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["vggt", "mapanything"])
 def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch, backbone):
     few = {name: value[:2] for name, value in batch.items()}

@@ -139,6 +139,7 @@ def test_either_stage_teaches_both_networks_and_leaves_the_model_alone(weights, 
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_run_on_recordings_is_written_scored_and_resumed(weights, folder, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["train-pace", "-o", str(out), "--source", folder, "--weights", weights, "--batch", "4", "--dim", "8"]

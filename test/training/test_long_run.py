@@ -75,6 +75,7 @@ def test_it_begins_with_the_stem_and_the_earlier_trunk_and_heads(small, earlier)
         begin(dataclasses.replace(SMALL, depth=2, taps=(0, 0, 1, 1)), 0, stem, earlier)
 
 
+@pytest.mark.slow
 def test_a_run_stops_goes_on_and_exports(small, earlier, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
@@ -109,6 +110,7 @@ def test_a_run_stops_goes_on_and_exports(small, earlier, tmp_path):
     torch.testing.assert_close(ours["depth"], theirs["depth"], rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 def test_one_batch_over_and_over_is_learnt(small):
     torch.manual_seed(0)
     plan = dataclasses.replace(PLAN, steps=1000, rate=2e-3, warm_up=1)

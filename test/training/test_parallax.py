@@ -40,6 +40,7 @@ def stream():
     return s
 
 
+@pytest.mark.slow
 def test_most_windows_move_and_all_see_the_first_frame(stream):
     moved, shared = [], []
     for _ in range(30):

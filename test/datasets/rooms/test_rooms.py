@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from marks import gives
 
 from come_ros.datasets.rooms import camera, raycast, rooms, splits
 from come_ros.datasets.rooms.scene import BOX, CYLINDER, LAY_DOWN, SPHERE, Scene, make_scene, yaw_rotation
@@ -51,6 +52,7 @@ def pixel_rays(intrinsics, width, height):
 
 
 @pytest.fixture(scope="module")
+@gives("slow")
 def windows():
     """The frozen test split, rendered once for the tests that judge it."""
     return list(rooms.test_windows())
@@ -189,6 +191,7 @@ def test_split_seeds_are_disjoint():
         assert a.stop <= b.start or b.stop <= a.start
 
 
+@pytest.mark.slow
 def test_frozen_split_has_its_fingerprint(windows):
     assert [w.seed for w in windows] == list(splits.SPLIT_SEEDS["test"][:64])
     assert rooms.depth_fingerprint(windows) == splits.TEST_SPLIT_SHA256
