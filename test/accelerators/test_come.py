@@ -129,7 +129,7 @@ def test_predictor_files_keep_their_sizes_and_block(tmp_path, model, predictor):
     with pytest.raises(CheckpointError, match="width 32"):
         load_predictor(path, model.shape)
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="no confidence predictor"):
+    with pytest.raises(CheckpointError, match="is not a confidence predictor"):
         load_predictor(str(tmp_path / "other.pt"), model.shape)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -140,8 +141,7 @@ def test_a_node_that_cannot_start_says_why_and_nothing_is_left(tmp_path: Path, s
 
 
 def test_a_node_that_dies_ends_the_run(tmp_path: Path, small_bag: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = {p.name for p in Path("/dev/shm").glob("*fastdds*")}
-    nodes = []
+    nodes, memory = [], set()
     start = Processes.start
 
     def remember(self: Processes, name: str, *arguments: str) -> object:
@@ -150,13 +150,16 @@ def test_a_node_that_dies_ends_the_run(tmp_path: Path, small_bag: Path, monkeypa
 
     def kill_at(text: str, sent: int) -> None:
         if sent >= 10:
-            dict(nodes)["node"]._process.kill()
+            node = dict(nodes)["node"]._process
+            maps = Path(f"/proc/{node.pid}/maps").read_text()
+            memory.update(re.findall(r"/dev/shm/(fastdds_[0-9a-f]+)$", maps, re.MULTILINE))
+            node.kill()
 
     monkeypatch.setattr(Processes, "start", remember)
     with pytest.raises(LiveError, match=r"the node has ended by itself \(exit code -9\)"):
         run_live(Camera.of_bag(small_bag), tmp_path, ["-p", "backbone:=fake"], progress=kill_at)
     assert not running(tmp_path)
-    assert not unmapped({p.name for p in Path("/dev/shm").glob("*fastdds*")} - memory)
+    assert memory and not [name for name in memory if Path("/dev/shm", name).exists()]
 
 
 def test_ctrl_c_leaves_nothing_running(tmp_path: Path, small_bag: Path) -> None:
@@ -249,15 +252,3 @@ def running(folder: Path) -> list[str]:
         if int(entry.name) != os.getpid() and f"ROS_LOG_DIR={folder}".encode() in environment and command:
             found.append(command.replace(b"\0", b" ").decode())
     return found
-
-
-def unmapped(names: set[str]) -> set[str]:
-    """Those in shared memory that no living process uses: others may run DDS on this machine too."""
-    time.sleep(0.2)
-    mapped = b""
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        try:
-            mapped += maps.read_bytes()
-        except OSError:
-            continue
-    return {name for name in names if os.fsencode(f"/dev/shm/{name}") not in mapped and Path("/dev/shm", name).exists()}

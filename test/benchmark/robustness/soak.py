@@ -86,6 +86,7 @@ class Soak:
         from lifecycle_msgs.srv import ChangeState
         from nav_msgs.msg import Odometry
         from ros.live_node import Peer
+        from sensor_msgs.msg import CameraInfo
         from std_srvs.srv import SetBool, Trigger
 
         self.node, self.frames, self.period, self.sample_s = node, frames, 1 / hz, sample_s
@@ -97,7 +98,7 @@ class Soak:
         self.steady: list[tuple[float, int]] = []  # (s, frames used) of undisturbed stretches
         self.configured: list[
             tuple[int, int]
-        ] = []  # (used, odometry messages) of each time between configure and cleanup
+        ] = []  # (used, published keyframes) of each time between configure and cleanup
         self.bar = tqdm(unit=" s", disable=None)
         self._begun = self._due = time.monotonic()
         self._index, self._next_sample = 0, 0.0
@@ -105,7 +106,7 @@ class Soak:
         self._when: OrderedDict[int, float] = OrderedDict()  # stamp -> when it was published
         self._status: dict[str, dict[str, str]] = {}
         self._before: dict[str, int] = {}  # counts of times of configuration that are over
-        self._odometry, self._told = 0, 0
+        self._frames, self._told = 0, 0  # _frames: keyframes published since configure
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
         self.peer = Peer(self._context)
@@ -117,6 +118,7 @@ class Soak:
         }
         self.peer.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self.peer.node.create_subscription(Odometry, "/come/odometry", self._on_odometry, 100)
+        self.peer.node.create_subscription(CameraInfo, "/come/depth/camera_info", self._on_frame, 100)
 
     def close(self) -> None:
         self.bar.close()
@@ -134,8 +136,10 @@ class Soak:
                 counts[r] for r in REASONS
             )
 
+    def _on_frame(self, message: Any) -> None:
+        self._frames += 1
+
     def _on_odometry(self, message: Any) -> None:
-        self._odometry += 1
         sent = self._when.pop(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec, None)
         if sent is not None:
             self.latencies.append(time.monotonic() - sent)
@@ -200,14 +204,14 @@ class Soak:
         seen = self.checks
 
         def at_rest() -> bool:
-            return self.checks >= seen + 2 and self._now()["pending"] == 0 and self._now()["used"] == self._odometry
+            return self.checks >= seen + 2 and self._now()["pending"] == 0 and self._now()["used"] == self._frames
 
         try:
             self.until(at_rest, 10.0, "the last results")
         except TimeoutError:
             if not self.node.running():
                 raise
-        self.configured.append((self._now()["used"], self._odometry))
+        self.configured.append((self._now()["used"], self._frames))
 
     def _send(self) -> None:
         from come_ros.ros import messages
@@ -282,15 +286,15 @@ class Soak:
         self._sample(time.monotonic())
 
     def _measure_steadily(self, seconds: float) -> None:
-        begun, used = time.monotonic(), self._odometry
+        begun, used = time.monotonic(), self._frames
         self.feed(seconds)
-        self.steady.append((time.monotonic() - begun, self._odometry - used))
+        self.steady.append((time.monotonic() - begun, self._frames - used))
 
     def count_anew(self, before: dict[str, int]) -> None:
         """Counts begin at zero with the next configure. before: the totals so far."""
         self._before = before
         self._status.clear()
-        self._odometry = 0
+        self._frames = 0
 
 
 def nothing(soak: Soak) -> None:
@@ -410,7 +414,7 @@ def summary(soak: Soak, offline: list[float], seconds: float, stop: tuple[float,
         ("diagnostics whose counts do not add up", soak.unbalanced, "<=", 0),
         ("frames pending at the end", counts["pending"], "<=", 0),
         (
-            "frames used without an odometry message, or the reverse",
+            "frames used that were not published, or the reverse",
             sum(abs(u - o) for u, o in soak.configured),
             "<=",
             0,
