@@ -11,7 +11,10 @@ from come_ros.backbones.graphs import Graphs, _Recording, put_together, taken_ap
 from come_ros.camera.preprocess import patch_grid_size
 from come_ros.testing.models import TINY, WIDTH, tiny
 
-__all__ = ["TINY", "WIDTH", "bundled_size", "kept_by_come", "tiny"]
+__all__ = ["ROUNDING", "TINY", "WIDTH", "bundled_size", "kept_by_come", "tiny"]
+
+# Of the largest value: float32 sums of some hundred terms, which each CPU adds up in an order of its own. A mistake is far larger.
+ROUNDING = 5e-6
 
 
 def bundled_size(width: int, height: int) -> tuple[int, int]:

@@ -24,7 +24,8 @@ def test_the_predictor_equals_the_reference(recorded, activation):
     width, dim = case["tokens"].shape[-1], case["state_dict"]["proj1.weight"].shape[0]
     predictor = ConfidencePredictor(width, dim, activation=activation)
     predictor.load_state_dict(case["state_dict"])
-    assert (predictor(case["tokens"]) - case["confidence"]).abs().max() <= 1e-5
+    # with expp1 the values span orders of magnitude
+    torch.testing.assert_close(predictor(case["tokens"]), case["confidence"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [*CASES, "merge1d"])
