@@ -12,8 +12,8 @@ from .geometry import inverse, rotation_angle
 from .odometry import carried
 from .types import F64, Alignment
 
-TURN_SHARE, LEAST_TURN = 0.03, 0.001  # of the angle turned; rad
-MOVE_SHARE, DEPTH_SHARE = 0.2, 0.007  # of the way moved; of the depth
+TURN_SHARE, LEAST_TURN = 0.02, 0.001  # of the angle turned; rad
+MOVE_SHARE, DEPTH_SHARE = 0.15, 0.006  # of the way moved; of the depth
 # What a window adds where nothing but the network tells its poses, besides how badly it fits the last one: rad; of the depth.
 NETWORK_TURN, NETWORK_MOVE = float(np.deg2rad(8.0)), 0.1
 

@@ -18,8 +18,8 @@ MOST_PER_CELL = 2  # where points draw together, the oldest ones stay
 LONGEST_SIDE = 1000  # px: larger images are halved until they fit; flow on more pixels costs more and is no surer
 BORDER = 8  # px at the edge of the image where no point begins or stays: half a window of flow
 
-WINDOW = (15, 15)  # of flow, px
-STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 10, 0.03)
+WINDOW, COARSE_WINDOW = (13, 13), (11, 11)  # of flow, px; on the small images
+STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 8, 0.03)
 COARSE = 4  # flow starts on an image so much smaller, with LEVELS levels more: it reaches about a third of the image
 LEVELS = 3
 LEAST_SHIFT = 1.0  # px of the small image: less is found from rest
@@ -127,21 +127,21 @@ def _coarse(before: U8, after: U8, points: F32) -> F32:
     a, b = (np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8) for image in (before, after))
     scale = np.array(size, np.float32) / np.array(before.shape[::-1], np.float32)
     start = np.asarray((points + 0.5) * scale - 0.5, np.float32)
-    there, found, difference = _lucas_kanade(a, b, start, start, LEVELS)
+    there, found, difference = _lucas_kanade(a, b, start, start, LEVELS, COARSE_WINDOW)
     shift, _ = cv2.phaseCorrelate(a.astype(np.float32), b.astype(np.float32), cv2.createHanningWindow(size, cv2.CV_32F))
     if np.hypot(*shift) > LEAST_SHIFT:
-        moved, found_too, other = _lucas_kanade(a, b, start, start + np.array(shift, np.float32), 1)
+        moved, found_too, other = _lucas_kanade(a, b, start, start + np.array(shift, np.float32), 1, COARSE_WINDOW)
         closer = found_too & (~found | (other < difference))
         there = np.where(closer[:, None], moved, there)
     return np.asarray((there + 0.5) / scale - 0.5, np.float32)
 
 
 def _lucas_kanade(
-    before: U8, after: U8, points: F32, guess: F32, levels: int
+    before: U8, after: U8, points: F32, guess: F32, levels: int, window: tuple[int, int] = WINDOW
 ) -> tuple[F32, NDArray[np.bool_], NDArray[np.float32]]:
     """Where points (n, 2) went, starting to look at `guess`, whether that was found (n,), and by how many grey levels they differ (n,)."""
     there, found, difference = cv2.calcOpticalFlowPyrLK(
-        before, after, points, guess.copy(), winSize=WINDOW, maxLevel=levels, criteria=STEPS, flags=cv2.OPTFLOW_USE_INITIAL_FLOW
+        before, after, points, guess.copy(), winSize=window, maxLevel=levels, criteria=STEPS, flags=cv2.OPTFLOW_USE_INITIAL_FLOW
     )  # fmt: skip
     return np.asarray(there, np.float32), np.asarray(found).ravel() > 0, np.asarray(difference, np.float32).ravel()
 
