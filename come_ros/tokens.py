@@ -43,7 +43,7 @@ class Tokens(NamedTuple):
 
 
 class ModelShape(NamedTuple):
-    """What an accelerator is told of the model it is made for.
+    """What an accelerator knows of the model it is made for.
 
     encoder_depth: blocks of the encoder. encoder_width: channels of its tokens. trunk: part of each alternating block, "frame" |
     "global", in order. trunk_width: channels of the trunk's tokens.

@@ -4,7 +4,7 @@ layers of few patches of those ("Good Token Hunting", arXiv 2605.23892). No trai
 Stage one chooses frames by farthest-point sampling, once a window. Stage two differs by layer: the first global layers stay within
 each frame, the next ones read a strided grid of patches, the others all patches of the chosen frames.
 
-Different from the paper: frames are told apart by the mean of the model's own patch tokens, not by MegaLoc (a network for place
+Different from the paper: frames are distinguished by the mean of the model's own patch tokens, not by MegaLoc (a network for place
 recognition with its own weights, at 322 px); how many are read is a share of the window unless `frames` says a number (there: 25);
 the first one chosen is frame 0, as in the authors' code (paper: any). A measured plan (see LayerPlan.from_entropy) thins no layer of
 a model whose attention is spiky throughout, as that of the bundled `tiny`: then only frames are chosen, and `about` says so.
@@ -47,7 +47,7 @@ PUBLISHED, LEAST_PUBLISHED = (
 )  # local and thinned; of the models that they were published for, the fewest global layers
 
 Descriptor = Callable[[Tokens], Tensor]
-"""Tokens before the first trunk block -> (B, S, D), by which frames are told apart."""
+"""Tokens before the first trunk block -> (B, S, D), by which frames are distinguished."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class ChosenFrames:
 
 class GoodTokenHunting(Accelerator):
     """layers: what which global layer reads. frames: how many are read; 0: the share 1 - ratio of the window. stride: of the grid of
-    patches. ratio 0 with frames 0 reduces nothing. descriptor: how frames are told apart, see pooled.
+    patches. ratio 0 with frames 0 reduces nothing. descriptor: how frames are distinguished, see pooled.
     """
 
     name = "good_token_hunting"
@@ -123,7 +123,7 @@ class GoodTokenHunting(Accelerator):
         local, grid = self.layers.local, self.layers.grid - self.layers.local
         half = ": stage two is off, only frames are chosen" * (self.layers.grid == 0)
         layers = f"{local} global layers stay within their frame, {grid} read a grid{half}"
-        return f"{self.name}: {layers}; frames are told apart by own tokens, not by MegaLoc."
+        return f"{self.name}: {layers}; frames are distinguished by own tokens, not by MegaLoc."
 
     def configured(self, config: Config) -> GoodTokenHunting:
         a = config.accelerator

@@ -1,5 +1,5 @@
 """ToMe: in every block the most similar tokens become one, so that tokens grow fewer on the way (Bolya et al., "Token Merging: Your ViT
-but Faster", ICLR 2023). No training. Which are similar is told by the keys of the attention just run.
+but Faster", ICLR 2023). No training. Similarity is measured by the keys of the attention just run.
 """
 
 from __future__ import annotations

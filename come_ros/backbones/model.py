@@ -96,7 +96,7 @@ class GeometryModel(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def published_sizes(cls, state: Mapping[str, Tensor]) -> Any:
-        """The sizes of a published weights file, told from its tensors under our names."""
+        """The sizes of a published weights file, derived from its tensors under our names."""
 
     @classmethod
     def own_names(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -123,7 +123,7 @@ class Rectification:
     def image(self, picture: U8, info: Any) -> tuple[U8, F64 | None, str]:
         """`picture` without distortion, its intrinsics (3, 3) or None, and a remark ("" if all is well).
 
-        info: the CameraInfo. What cannot be used of it is said in the remark, and the picture is returned as it is.
+        info: the CameraInfo. The remark says what cannot be used of it; the picture is then returned as it is.
         """
         height, width = picture.shape[:2]
         lens, remark = lens_from_camera_info(info, width, height, self.rectified)

@@ -28,7 +28,7 @@ from .video import Video
 
 log = logging.getLogger("come_ros")
 
-MOST_TOLD = 5  # images left out that are told of one by one
+MOST_TOLD = 5  # images left out that are logged one by one
 ACCEPTED = (
     "a ROS 2 bag (its folder, .mcap or .db3), a ROS 1 .bag, a folder in the layout of TUM RGB-D (frames.txt or rgb.txt), 7-Scenes "
     "(frame-*.color.png) or ScanNet (color/, pose/), images with a transforms.json or a COLMAP model (sparse/0), "

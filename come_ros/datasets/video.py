@@ -17,7 +17,7 @@ from ..types import F64, Frame
 
 log = logging.getLogger("come_ros")
 
-# FFmpeg reads it at its first use; what is wrong is said below, in one line
+# FFmpeg reads it at its first use; errors are reported below, in one line
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")

@@ -76,7 +76,7 @@ class RatioHistogram:
         self._missing = 0
 
     def add(self, depth: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> None:
-        """Pixels of one frame; which of them count is told in `depth_errors`."""
+        """Pixels of one frame; which of them count is described in `depth_errors`."""
         depth, truth, good = _comparable(depth, truth, mask)
         d, t = depth[good], truth[good]
         logs = np.clip(np.log(d / t), -self.REACH, self.REACH)

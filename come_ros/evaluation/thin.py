@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RING_PX = 7  # about a structure: half a patch of 14 px
-LEAST_STEP = 1.1  # structure and background must differ by this ratio to be told apart
+LEAST_STEP = 1.1  # structure and background must differ by this ratio to be distinguished
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is said, topic by topic: of every used frame, and of the world so far. The node and the bag tool publish from these lists.
+"""What is published, topic by topic: of every used frame, and of the world so far. The node and the bag tool publish from these lists.
 
 Each message is built only when it is asked for.
 """

@@ -42,7 +42,7 @@ class World:
     """Poses and map of the frames published since the world began, in `config.odom_frame`. Any thread may call it.
 
     The path is kept as messages: each pose is built once, not again for each path. The map is there only if map.enabled.
-    path_changes, map_changes: grow whenever there is something new to be said of them. metric: whether the model's unit is the metre.
+    path_changes, map_changes: grow whenever there is something new to publish of them. metric: whether the model's unit is the metre.
     """
 
     metric = False

@@ -292,7 +292,7 @@ class ReconstructionNode(LifecycleNode):
         self.telemetry.last_stamp_ns = located.frame.stamp_ns
 
     def _tend(self) -> None:
-        """Between passes: what is to be said of the world, now and then; parameters are those of the worker."""
+        """Between passes: publishes what is due of the world; parameters are those of the worker."""
         world = self._reporter.world
         if world.config is not self.worker.config:
             world.set_config(self.worker.config)
@@ -307,7 +307,7 @@ class ReconstructionNode(LifecycleNode):
     def _on_lost(self, error: DeviceLost) -> None:
         """In the worker's thread: the device answers nothing any more."""
         log.fatal(
-            "the device is lost (%s): this process ends with exit code %d, so that a supervisor can restart it",
+            "the GPU no longer answers (%s): this process ends with exit code %d, so that a supervisor can restart it",
             error, DEVICE_LOST,
         )  # fmt: skip
         self.exit_code = DEVICE_LOST

@@ -136,7 +136,7 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
 def resume(path: str, student: Student, settings: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
     """Puts the state in the file `path` into the student; (steps done, log). settings: those of the run to come.
 
-    With other steps than before, the rest follows the curve of the new ones, which is said. Raises CheckpointError if there is no such
+    With other steps than before, the rest follows the curve of the new ones, which is logged. Raises CheckpointError if there is no such
     file, if it is of another student, or if the steps asked for are done.
     """
     import torch

@@ -366,7 +366,9 @@ def test_the_bundled_model_on_rooms_twice(tmp_path: Path, capsys: pytest.Capture
     assert rows[DENSE]["abs_rel"]["value"] < rows["constant depth"]["abs_rel"]["value"]
     assert rows["come"]["kept_tokens"]["value"] < 1 and "vs_dense" in rows["come"]["abs_rel"]
     sentence = result["sources"]["rooms"]["sentences"][0]
-    assert re.match(r"come: \d\.\d\d of the time .*, 0\.56 of the tokens, AbsRel \+0\.\d+ \(not told apart", sentence)
+    assert re.match(
+        r"come: \d\.\d\d of the time .*, 0\.56 of the tokens, AbsRel \+0\.\d+ \(not distinguishable", sentence
+    )
     assert said.index(sentence) < said.index("| depth AbsRel |") < said.index("no verdict: 2 windows are worth 2")
     assert "**+" not in said and "**-" not in said, "nothing is sure of two windows"
     assert "| depth AbsRel |" in said and (tmp_path / "a" / "metrics.md").read_text() in said

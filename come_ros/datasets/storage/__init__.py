@@ -1,4 +1,4 @@
-"""The files of ROS recordings: MCAP, SQLite and ROS 1 bags, each told by its content; whole or damaged.
+"""The files of ROS recordings: MCAP, SQLite and ROS 1 bags, each recognised by its content; whole or damaged.
 
 Only topics, types and bytes are read here: no message definition is parsed, so an unrelated topic cannot spoil a recording.
 """

@@ -64,7 +64,7 @@ Fault = tuple[bytes, str]
 
 
 def _status(name: str, hardware: str, values: Mapping[str, object], faults: Iterable[Fault]) -> DiagnosticStatus:
-    """The worst fault gives the level; all of them are told, the worst first."""
+    """The worst fault gives the level; the message lists all of them, the worst first."""
     faults = sorted(faults, key=lambda fault: fault[0], reverse=True)
     return DiagnosticStatus(
         level=faults[0][0] if faults else OK,

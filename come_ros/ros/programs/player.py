@@ -72,7 +72,7 @@ def _play(
     source: Iterator[Message],
     stop: threading.Event,
 ) -> int:
-    """images: the topics whose messages are told of."""
+    """images: the topics whose messages are reported."""
     qos = QoSProfile(depth=10, reliability=getattr(ReliabilityPolicy, options.reliability.upper()))
     publishers = {name: node.create_publisher(message_type(kind), name, qos) for name, kind in types.items()}
     while min(p.get_subscription_count() for p in publishers.values()) < options.listeners:

@@ -259,7 +259,7 @@ def _reproducible_pipeline(config: Config) -> ReconstructionPipeline:
 
 
 class _warnings_once:
-    """While it lasts, each warning of ours is told once: a recording is read several times."""
+    """While it lasts, each warning of ours is logged once: a recording is read several times."""
 
     def __enter__(self) -> None:
         told: set[str] = set()

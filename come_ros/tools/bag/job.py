@@ -194,7 +194,7 @@ class Job:
         self._shown.offer(Shown(frame.stamp_ns, frame.image, depth, confidence, real, overlay))
 
     def finish(self) -> list[str]:
-        """Writes all files but what cannot be written, which is told. Needs at least one used frame."""
+        """Writes all files; those that cannot be written are logged. Needs at least one used frame."""
         path = self.folder.path
         metrics = self.metrics = self._measured()
         snapshot = self._reporter.world.snapshot()

@@ -1,4 +1,4 @@
-"""How time, or any other growing number, is spent by the parts of a model: told from the pipeline's own steps, nothing is patched.
+"""How time, or any other growing number, is spent by the parts of a model: measured at the pipeline's own steps, nothing is patched.
 
 A backbone calls `check` before each block and the accelerator's steps around it. `Split` takes a reading at each of them; the
 accelerator's `reach` says which block it was. Reading a clock gives the time of each part, reading a counter its FLOPs.
@@ -171,7 +171,7 @@ def warmed(backbone: Any, x: Any) -> None:
 
 
 def count_flops(backbone: Any, x: Any, plan_block: int | None) -> dict[str, float]:
-    """FLOPs by part of one pass, told from the shapes of its matrix products, convolutions and attention: a multiply-add counts 2, all
+    """FLOPs by part of one pass, computed from the shapes of its matrix products, convolutions and attention: a multiply-add counts 2, all
     else nothing. Kernels that torch.compile made are not seen (FlexAttention on a GPU: kernels/attention.py)."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count

@@ -43,7 +43,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     wish = wish_of(options)
     names = list(dict.fromkeys([DENSE, *(options.accelerator or ["come"])]))
     for name in names:
-        wish.config(name)  # a wrong word is told before anything slow
+        wish.config(name)  # a wrong word is refused before anything slow
     backbone = wish.load()
     with tempfile.TemporaryDirectory() as folder:
         if wish.random:

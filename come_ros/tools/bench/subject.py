@@ -65,7 +65,7 @@ class Wish:
         if self.threads:
             torch.set_num_threads(self.threads)
         device = choose_device(self.device)
-        choose_precision(self.precision, device)  # a wrong one is told before a large model is made
+        choose_precision(self.precision, device)  # a wrong one is refused before a large model is made
         with torch.device("meta"):
             model = BACKBONES.load(self.backbone)(variants(self.backbone)[self.random])
         model.to_empty(device=device)

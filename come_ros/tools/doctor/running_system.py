@@ -115,7 +115,7 @@ def _camera_info(seen: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _tf(seen: Mapping[str, Any], config: Config) -> Iterator[Finding]:
     if seen["tf"] is None or config.tf.mode == "off":
-        return  # whether tf2_msgs is there is said elsewhere
+        return  # whether tf2_msgs is installed is reported elsewhere
     for child, parents in seen["tf"].items():
         if len(parents) > 1:
             text = f"{child} has several parents: {', '.join(parents)}"

@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     cut = Cut(options.size, options.stride, options.step, options.windows)
     sources = sources_of(options.sources, config, options.topic, options.gt)
     begun = time.perf_counter()
-    counts = {source.name: source.count(cut) for source in sources}  # wrong paths are told before anything slow
+    counts = {source.name: source.count(cut) for source in sources}  # wrong paths are refused before anything slow
     with ResultFolder(Path(options.out), RESULTS, options.overwrite) as folder, Interrupts() as stopped:
         backbone = _backbone(config)
         windows = itertools.chain.from_iterable(source.windows(cut, backbone) for source in sources)

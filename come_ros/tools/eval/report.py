@@ -221,7 +221,7 @@ def _winner_tables(result: dict[str, Any], source: str) -> list[str]:
     lines += [
         "",
         'Best: by the mean over windows. The winner was chosen on the same windows, so its figure flatters it; "best again in" is the '
-        "share of 2000 resamples in which it wins once more among so many. Level: not told apart from the best. A share of time is the "
+        "share of 2000 resamples in which it wins once more among so many. Level: like the best within noise. A share of time is the "
         "upper end of its interval, so that nobody is within a limit by chance. Methods that only read fewer keys keep all tokens, and "
         "stand under time alone.",
     ]
@@ -239,7 +239,7 @@ def _sentence(metric: str, rows: list[dict[str, Any]], where: str) -> str:
         what = {
             "accelerator": f"{row['best'].split()[0]} beats every trivial baseline",
             "baseline": f"{row['null']} (a trivial baseline) beats every accelerator",
-            "undecided": f"{row['best'].split()[0]} is best, not told apart from {row['null']}",
+            "undecided": f"{row['best'].split()[0]} is best, not distinguishable from {row['null']}",
         }.get(row["verdict"], f"{row['best'].split()[0]} is best, no trivial baseline is as cheap")
         said.setdefault(what, []).append(_at_most(row))
     return (

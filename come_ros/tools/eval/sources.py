@@ -105,7 +105,7 @@ class Source:
 
 
 def sources_of(names: Iterable[str], config: Config, topic: str | None, gt: str | None) -> list[Source]:
-    """Each once; those whose paths end alike are told by the whole path."""
+    """Each once; those whose paths end alike are named by the whole path."""
     sources = [Source(name, config, topic, gt) for name in dict.fromkeys(names)]
     labels = [source.label for source in sources]
     return [s if labels.count(s.label) == 1 else replace(s, label=s.name) for s in sources]

@@ -22,7 +22,7 @@ QUESTIONS = (
     ("ate", "shape of the path (ATE, Sim(3))", ("straight line", MOTIONS[-1])),
 )  # fmt: skip
 """metric, what is asked, and the trivial baselines that it is asked against: the best of them counts"""
-TOO_SHORT = 2.0  # a path that is off by this factor is said to be
+TOO_SHORT = 2.0  # a path that is off by this factor is reported
 
 
 def sentences(about: dict[str, Any], variants: Sequence[Variant], timings: dict[str, Any]) -> list[str]:
@@ -37,7 +37,7 @@ def sentences(about: dict[str, Any], variants: Sequence[Variant], timings: dict[
         d = found[metric].get("vs_dense")
         if d is not None:
             better = (d["value"] < 0) == LOWER_IS_BETTER[metric]
-            how = ("better" if better else "worse") + ", sure" if d["sure"] else "not told apart from dense"
+            how = ("better" if better else "worse") + ", sure" if d["sure"] else "not distinguishable from dense"
             title, digits = ("AbsRel", 4) if metric == "abs_rel" else ("rotation", 2)
             said.append(f"{title} {d['value']:+.{digits}f} ({how})")
         out.append(f"{v.name}: {', '.join(filter(None, said))}.")
@@ -74,7 +74,7 @@ def verdict(scores: Scores, paths: dict[str, Any] | None = None) -> list[str]:
         best = min(there, key=lambda b: np.nanmean(scores.values(b, metric)) * (1 if lower else -1))
         apart = scores.difference(ours, scores.values(best, metric))
         better = (apart["value"] < 0) == lower
-        text = ("better than" if better else "WORSE than") if apart["sure"] else "not told apart from"
+        text = ("better than" if better else "WORSE than") if apart["sure"] else "not distinguishable from"
         means = ", ".join(f"{np.nanmean(v):.3g}" for v in (ours, scores.values(best, metric)))
         out.append(f"{title}: {text} {best} ({means})")
     length = scores.values(DENSE, "length_ratio")

@@ -38,7 +38,7 @@ class Shown:
 
 @dataclass(eq=False)
 class Overview:
-    """What is drawn. frames: a few, evenly over the run. start_ns: what their times are told from. points: (N, 3) in the
+    """What is drawn. frames: a few, evenly over the run. start_ns: what their times are relative to. points: (N, 3) in the
     odometry frame, colours: (N, 3) in 0..1. odom_from_camera, world_from_camera: stamp -> (4, 4) as published and as it was, where
     known. scale: metres per unit of the published depth, None if unknown. cloud: what the cloud is, for its title."""
 
