@@ -6,8 +6,6 @@ numbers.
 
 from __future__ import annotations
 
-from functools import reduce
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -35,11 +33,6 @@ def inverse(target_from_source: ArrayLike) -> F64:
     pose = np.asarray(target_from_source, np.float64)
     rotation = np.swapaxes(pose[..., :3, :3], -1, -2)
     return transform(rotation, -(rotation @ pose[..., :3, 3:])[..., 0])
-
-
-def compose(*transforms: ArrayLike) -> F64:
-    """a_from_b, b_from_c, ... -> a_from_z."""
-    return reduce(np.matmul, (np.asarray(t, np.float64) for t in transforms))
 
 
 def apply(target_from_source: ArrayLike, points: ArrayLike) -> F64:

@@ -64,7 +64,6 @@ class State(NamedTuple):
     """
 
     effort: Effort
-    target_ms: float
     level: int
     levels: int
     limited: bool
@@ -117,7 +116,7 @@ class Governor:
     @property
     def state(self) -> State:
         return State(
-            self.effort, self.config.latency_target_ms, self.level, len(self.levels) - 1, self._limited,
+            self.effort, self.level, len(self.levels) - 1, self._limited,
             self.step, len(self.ladder) - 1, self.oom_count, self._exhausted,
         )  # fmt: skip
 

@@ -158,10 +158,6 @@ class ReconstructionPipeline:
             least_new = self._window.size - overlap
         return self._window.take(least_new)
 
-    def flush(self) -> Window | None:
-        """At the end: a window of whatever is fresh, None if nothing is."""
-        return self._window.take(1)
-
     @property
     def fresh(self) -> int:
         """Keyframes that wait for a window."""

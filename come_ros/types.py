@@ -156,7 +156,7 @@ class Prediction:
 
     images: (S, H, W, 3) uint8, the model's input. depth: (S, H, W) float32, along z. confidence: (S, H, W) float32, > 1 for
     VGGT (1 + exp), larger is surer. window_from_camera: (S, 4, 4). intrinsics: (S, 3, 3) in pixels of the model image, as
-    predicted. points: (S, H, W, 3) float32 of the point head in the window's frame, or None if not asked for.
+    predicted.
     merged: (S, H, W) bool, pixels whose tokens an accelerator reduced, or None if it reduced none.
     kept_ratio: share of patch tokens that the trunk really processed; read_ratio: share of the patches whose keys its global
     attention read. meaningful: (S, H, W) bool, False where the model says that
@@ -170,7 +170,6 @@ class Prediction:
     confidence: F32
     window_from_camera: F64
     intrinsics: F64
-    points: F32 | None = None
     merged: NDArray[np.bool_] | None = None
     kept_ratio: float = 1.0
     read_ratio: float = 1.0

@@ -27,7 +27,6 @@ from .registered_depth import View, choose_depth, mismatch
 from .storage import Channel, open_recording
 
 if TYPE_CHECKING:
-    from .rooms.rooms import SyntheticSequence
     from .tum import TumSequence
 
 log = logging.getLogger("come_ros")
@@ -597,14 +596,6 @@ def _latched_profile() -> Any:
         QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, never, never,
         QosLiveliness.AUTOMATIC, never, False,
     )  # fmt: skip
-
-
-def write_synthetic(path: str | Path, sequence: SyntheticSequence, camera: str = CAMERA, storage: str = "mcap") -> None:
-    """A rendered sequence with depth, poses and intrinsics as a new bag. Raises DatasetError."""
-    with BagWriter(path, storage) as bag:
-        for i, stamp in enumerate(sequence.stamps_ns):
-            frame = Frame(sequence.images[i], int(stamp), camera, sequence.intrinsics)
-            bag.write(frame, sequence.depth[i], sequence.world_from_camera[i])
 
 
 def write_tum(path: str | Path, sequence: TumSequence, storage: str = "mcap") -> None:

@@ -15,11 +15,10 @@ SHARES = np.linspace(0, 0.95, 20)
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """shares: (K,) of pixels left out. curve, oracle: (K,) mean error of the rest, divided by that of all. ause: area between them, 0 is
-    perfect. chance: the same area for confidence that knows nothing (its curve is flat). spearman: rank correlation of confidence
-    and -error, 1 is perfect, 0 nothing, NaN if either is constant."""
+    """curve, oracle: (K,) mean error of the pixels that are left, by share left out (SHARES), divided by that of all. ause: area between them,
+    0 is perfect. chance: the same area for confidence that knows nothing (its curve is flat). spearman: rank correlation of
+    confidence and -error, 1 is perfect, 0 nothing, NaN if either is constant."""
 
-    shares: np.ndarray
     curve: np.ndarray
     oracle: np.ndarray
     ause: float
@@ -33,14 +32,14 @@ def calibration(confidence: np.ndarray, error: np.ndarray, shares: np.ndarray = 
     c, e = np.asarray(confidence, np.float64)[good], np.asarray(error, np.float64)[good]
     if not len(e) or not e.mean() > 0:
         nothing = np.full(len(shares), np.nan)
-        return Calibration(shares, nothing, nothing, float("nan"), float("nan"), float("nan"))
+        return Calibration(nothing, nothing, float("nan"), float("nan"), float("nan"))
     _, tie, count = np.unique(c, return_inverse=True, return_counts=True)
     expected = (np.bincount(tie, e) / count)[tie]
     curve = _curve(expected[np.argsort(-c, kind="stable")], shares)
     oracle = _curve(np.sort(e), shares)
     span = shares[-1] - shares[0]
     return Calibration(
-        shares, curve, oracle, _area(curve - oracle, shares) / span, _area(1 - oracle, shares) / span, spearman(c, -e)
+        curve, oracle, _area(curve - oracle, shares) / span, _area(1 - oracle, shares) / span, spearman(c, -e)
     )
 
 

@@ -56,10 +56,6 @@ class LatchedTopics:
             took = self._clock() - begun
             self._next[topic] = begun + max(1 / latched.rate(config), took / MOST_TIME)
 
-    def hurry(self) -> None:
-        """Whatever changed is due now."""
-        self._next.clear()
-
     def destroy(self, node: LifecycleNode) -> None:
         for publisher in self._publishers.values():
             node.destroy_lifecycle_publisher(publisher)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from come_ros.config import Config
 from come_ros.drift import NETWORK_MOVE, NETWORK_TURN, Drift, by_network
-from come_ros.geometry import compose, inverse, rotation_from_vector, transform, vector_from_rotation
+from come_ros.geometry import inverse, rotation_from_vector, transform, vector_from_rotation
 from come_ros.odometry import Located
 from come_ros.outputs.motion import UNKNOWN, MotionEstimator, motion_of
 from come_ros.types import Alignment, Frame, Submap
@@ -39,7 +39,7 @@ def test_twist_is_that_of_the_motion_seen_from_the_camera():
     turn = rotation_from_vector([0.0, 0.02, 0.0])
     step = transform(turn, turn @ [0.0, 0.0, 0.15])
     motions = MotionEstimator()
-    window = submap([start, compose(start, step)], [10**18, 10**18 + 10**8])
+    window = submap([start, start @ step], [10**18, 10**18 + 10**8])
     first, second = (motions.step(window, row, METRES) for row in range(2))
     assert not first.twist.any() and np.all(first.twist_variance == UNKNOWN)
     np.testing.assert_allclose(second.twist, [0, 0, 1.5, 0, 0.2, 0], atol=1e-9)

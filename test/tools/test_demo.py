@@ -19,11 +19,12 @@ pytest.importorskip("rclpy", reason="rclpy is not installed: pip install '.[ros]
 pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]'")
 
 from come_ros.datasets.rooms.rooms import render_sequence
-from come_ros.datasets.rosbag import write_synthetic
+from come_ros.datasets.rosbag import BagWriter
 from come_ros.ros.programs.live import Camera, LiveError, Processes, _clear, run_live
 from come_ros.tools import cli
 from come_ros.tools.report.live_scores import read_recording, read_truth, score
 from come_ros.tools.report.tables import table
+from come_ros.types import Frame
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +127,11 @@ def test_wrong_options_are_one_line(
 @pytest.fixture(scope="module")
 def small_bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bag") / "bag"
-    write_synthetic(path, render_sequence(20_000_512, frames=60, width=64, height=48, rate_hz=10.0))
+    room = render_sequence(20_000_512, frames=60, width=64, height=48, rate_hz=10.0)
+    with BagWriter(path) as bag:
+        for i, stamp in enumerate(room.stamps_ns):
+            frame = Frame(room.images[i], int(stamp), intrinsics=room.intrinsics)
+            bag.write(frame, room.depth[i], room.world_from_camera[i])
     return path
 
 
