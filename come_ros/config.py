@@ -54,7 +54,7 @@ _OWN = {"own": True}
 
 
 @dataclass(frozen=True)
-class Accelerator:
+class AcceleratorParameters:
     name: str = _param(
         "none",
         "token reduction method; two that work together are joined by +, as in come+good_token_hunting",
@@ -436,7 +436,7 @@ class Config:
     autostart: bool = _param(
         True, "configure and activate at start; false: leave both to a lifecycle manager", node_only=True
     )
-    accelerator: Accelerator = field(default_factory=Accelerator)
+    accelerator: AcceleratorParameters = field(default_factory=AcceleratorParameters)
     input: Input = field(default_factory=Input)
     known: Known = field(default_factory=Known)
     window: WindowParameters = field(default_factory=WindowParameters)

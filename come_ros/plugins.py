@@ -145,4 +145,4 @@ BACKBONES = Registry(
     },
     "backbone_params.",
 )
-READERS = Registry("dataset reader", "come_ros.datasets", ("come_ros.datasets.sequence:Sequence",), {})
+READERS = Registry("dataset reader", "come_ros.datasets", ("come_ros.datasets.sequence:Recording",), {})

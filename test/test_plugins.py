@@ -240,11 +240,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from come_ros.config import parameter
-from come_ros.datasets.sequence import Sequence
+from come_ros.datasets.sequence import Recording
 from come_ros.types import Frame
 
 
-class Rows(Sequence):
+class Rows(Recording):
     name, kind = "rows", "rows of grey values"
 
     @dataclass(frozen=True)

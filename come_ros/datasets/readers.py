@@ -1,6 +1,6 @@
 """Readers of other packages: given as READER::PATH, where READER is NAME or module:Class, or because they accept what they are shown.
 
-A reader is a subclass of sequence.Sequence with `accepts(path) -> bool` as a class method; it is made with the path, and with its
+A reader is a subclass of sequence.Recording with `accepts(path) -> bool` as a class method; it is made with the path, and with its
 `Parameters`, if it declares any, as a second argument: READER:name=value,...::PATH.
 """
 
@@ -40,7 +40,7 @@ def accepting(path: Path) -> str:
 
 
 def make_reader(reader: str, path: Path) -> Any:
-    """The Sequence that READER makes of `path`. Raises ConfigError if there is no such reader or parameter, DatasetError if it fails."""
+    """The Recording that READER makes of `path`. Raises ConfigError if there is no such reader or parameter, DatasetError if it fails."""
     name, words = split_name(reader)
     kind, own = READERS.load(name), own_parameters(READERS, name, words)
     try:

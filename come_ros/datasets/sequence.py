@@ -36,13 +36,13 @@ ACCEPTED = (
 )
 
 
-class Sequence(ABC):
+class Recording(ABC):
     """One camera's images in order, with depth and true path where the source knows them. A context manager.
 
     kind: what it is, in words. topic: the images' in a bag, else "". depth_topic: where `iter_depth` comes from in a bag, else "".
     timed: whether stamps are times; those of photographs are not, so that each of them counts. count: images it holds, None if
     unknown before they are read. unreadable: images that `iter_frames` left out so far. damage: why images may be missing, "" if none
-    are. Each `iter_` method starts again from the first image and may be called while another one runs on another Sequence, not on
+    are. Each `iter_` method starts again from the first image and may be called while another one runs on another Recording, not on
     this one.
     """
 
@@ -69,7 +69,7 @@ class Sequence(ABC):
     def close(self) -> None:  # noqa: B027
         """Lets go of files, if any are held."""
 
-    def __enter__(self) -> Sequence:
+    def __enter__(self) -> Recording:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
@@ -85,7 +85,7 @@ def open_sequence(
     depth: str | None = None,
     part: Part | None = None,
     levels: str = "auto",
-) -> Sequence:
+) -> Recording:
     """What `path` is, opened; READER::PATH has a reader of another package do it, see readers.py.
 
     topic: the images' of a bag with several. fps: of folders of images, which are photographs without it, and, in place of the
@@ -173,7 +173,7 @@ def _known_layout(path: Path, rectify: bool, levels: str) -> TumSequence | Posed
     return colmap(path, rectify, levels) if find_model(path) is not None else None
 
 
-class BagSequence(Sequence):
+class BagSequence(Recording):
     """A bag; `bag` is the thing itself."""
 
     def __init__(
@@ -221,7 +221,7 @@ class BagSequence(Sequence):
         self.bag.close()
 
 
-class FolderSequence(Sequence):
+class FolderSequence(Recording):
     """Images on disk, one file each."""
 
     def __init__(
@@ -266,10 +266,10 @@ class FolderSequence(Sequence):
         return {stamp_ns: pose for stamp_ns, pose in pairs if pose is not None}
 
 
-class PartOf(Sequence):
+class PartOf(Recording):
     """A part of what a reader of another package gives."""
 
-    def __init__(self, whole: Sequence, part: Part, with_depth: bool = True) -> None:
+    def __init__(self, whole: Recording, part: Part, with_depth: bool = True) -> None:
         self._whole, self._part, self._with_depth = whole, part, with_depth
         self.kind, self.topic, self.depth_topic, self.timed = whole.kind, whole.topic, whole.depth_topic, whole.timed
         self.count = None if part else whole.count
@@ -293,7 +293,7 @@ class PartOf(Sequence):
         self._whole.close()
 
 
-class VideoSequence(Sequence):
+class VideoSequence(Recording):
     """A video file."""
 
     kind = "video"

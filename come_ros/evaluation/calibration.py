@@ -15,9 +15,11 @@ SHARES = np.linspace(0, 0.95, 20)
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """curve, oracle: (K,) mean error of the pixels that are left, by share left out (SHARES), divided by that of all. ause: area between them,
-    0 is perfect. chance: the same area for confidence that knows nothing (its curve is flat). spearman: rank correlation of
-    confidence and -error, 1 is perfect, 0 nothing, NaN if either is constant."""
+    """curve, oracle: (K,) mean error of the pixels that are left, by share left out (SHARES), divided by that of all.
+
+    ause: area between them, 0 is perfect. chance: the same area for confidence that knows nothing (its curve is flat). spearman: rank
+    correlation of confidence and -error, 1 is perfect, 0 nothing, NaN if either is constant.
+    """
 
     curve: np.ndarray
     oracle: np.ndarray

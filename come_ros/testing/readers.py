@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ..datasets.sequence import Sequence, open_sequence
+from ..datasets.sequence import Recording, open_sequence
 
 
 class ReaderContract:
@@ -24,11 +24,11 @@ class ReaderContract:
         with open_sequence(source) as sequence:
             yield sequence
 
-    def test_it_says_what_it_is(self, opened: Sequence) -> None:
+    def test_it_says_what_it_is(self, opened: Recording) -> None:
         assert opened.kind and isinstance(opened.kind, str)
         assert opened.count is None or opened.count > 0
 
-    def test_images_are_rgb_in_the_order_of_their_stamps(self, opened: Sequence) -> None:
+    def test_images_are_rgb_in_the_order_of_their_stamps(self, opened: Recording) -> None:
         frames = list(opened.iter_frames())
         assert frames and (opened.count is None or len(frames) + opened.unreadable == opened.count)
         for frame in frames:
@@ -38,17 +38,17 @@ class ReaderContract:
         stamps = [frame.stamp_ns for frame in frames]
         assert stamps == sorted(set(stamps)), "stamps must grow from image to image"
 
-    def test_it_can_be_read_again(self, opened: Sequence) -> None:
+    def test_it_can_be_read_again(self, opened: Recording) -> None:
         first, second = ([(f.stamp_ns, f.image.tobytes()) for f in opened.iter_frames()] for _ in range(2))
         assert first == second
 
-    def test_depth_fits_the_images(self, opened: Sequence) -> None:
+    def test_depth_fits_the_images(self, opened: Recording) -> None:
         sizes = {frame.stamp_ns: frame.image.shape[:2] for frame in opened.iter_frames()}
         for _, depth in opened.iter_depth():
             assert depth.dtype == np.float32 and depth.shape in sizes.values()
             assert not (depth <= 0).any(), "unknown depth is NaN"
 
-    def test_true_poses_are_rigid_and_in_order(self, opened: Sequence) -> None:
+    def test_true_poses_are_rigid_and_in_order(self, opened: Recording) -> None:
         truth = opened.truth()
         assert list(truth) == sorted(truth)
         for pose in truth.values():

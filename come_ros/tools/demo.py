@@ -149,7 +149,7 @@ def play_and_score(
 ) -> dict[str, Any]:
     """Plays `bag` to the live node; leaves recording, metrics, picture in `out`. The metrics. Raises ComeRosError."""
     from ..files import write_tum
-    from ..ros.programs.live import Camera, run_live
+    from ..ros.programs.live import PlayedCamera, run_live
     from .report.live_scores import read_recording, read_truth, score
     from .report.picture import draw, overview_of
 
@@ -159,7 +159,7 @@ def play_and_score(
             if not Path(file).is_file():
                 raise DemoError(f"{file} does not exist")
             arguments += [str(v) for v in given]
-    camera = Camera.of_bag(bag, topic, rate)
+    camera = PlayedCamera.of_bag(bag, topic, rate)
     for name in RESULTS:  # of a run before: must not be taken for this one's if it fails
         (out / name).unlink(missing_ok=True)
     with tqdm(total=_images(bag, topic), unit="img", disable=None) as bar:

@@ -32,7 +32,7 @@ WITHOUT_SHARE = 0.1  # of windows that may have less
 TRIES = 8
 
 
-class Window(NamedTuple):
+class TrainingWindow(NamedTuple):
     """images (S, 3, H, W) uint8 RGB, depth (S, H, W) float32 m, camera_from_first (S, 4, 4) float32, intrinsics (3, 3) float32; measured
     () float32: 1 if the depth is true, 0 if it only tells which pixels see the same."""
 
@@ -151,7 +151,7 @@ class ParallaxStream:
         assert best is not None
         return best
 
-    def window(self, frames: int, size: tuple[int, int]) -> Window:
+    def window(self, frames: int, size: tuple[int, int]) -> TrainingWindow:
         """`frames` of one sequence or panorama at (W, H) = size."""
         rng = self.rng
         measured = not self.material.panoramas or frames == 1 or rng.random() > self.mix.panoramas
@@ -169,7 +169,7 @@ class ParallaxStream:
             pose = mirror @ pose @ mirror
             k[0, 2] = images.shape[2] - 1 - k[0, 2]
         images = spoil(np.ascontiguousarray(images), rng)
-        return Window(
+        return TrainingWindow(
             np.ascontiguousarray(images.transpose(0, 3, 1, 2)),
             np.ascontiguousarray(depth),
             pose.astype(np.float32),
@@ -178,7 +178,7 @@ class ParallaxStream:
         )
 
     def batches(self, batch_frames: int, begin: int = 24) -> Iterator[dict[str, Any]]:
-        """Tensors by the names of Window's fields, windows stacked: as many as `batch_frames` frames make. begin: sequences rendered
+        """Tensors by the fields of TrainingWindow, windows stacked: as many as `batch_frames` frames make. begin: sequences rendered
         before the first batch."""
         import torch
 
@@ -194,7 +194,7 @@ class ParallaxStream:
                 debt -= SEQUENCE
             yield {
                 n: torch.from_numpy(np.stack(x))
-                for n, x in zip(Window._fields, zip(*windows, strict=True), strict=True)
+                for n, x in zip(TrainingWindow._fields, zip(*windows, strict=True), strict=True)
             }
 
 

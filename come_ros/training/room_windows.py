@@ -37,7 +37,7 @@ SHARES = {1.0: 0.4, 4 / 3: 0.45, 2 / 3: 0.15}  # of batches, by the longer side 
 ASPECTS = {(4, 3): 0.6, (16, 9): 0.2, (1, 1): 0.1, (3, 4): 0.1}  # of batches, by width over height
 
 
-class Window(NamedTuple):
+class TrainingWindow(NamedTuple):
     """images (S, 3, H, W) uint8 RGB, depth (S, H, W) float32 m, camera_from_first (S, 4, 4) float32, intrinsics (3, 3) float32."""
 
     images: U8
@@ -115,7 +115,7 @@ class WindowStream:
             w, h = round(w * 0.75 / 14) * 14, round(h * 0.75 / 14) * 14
         return w, h
 
-    def window(self, frames: int, reach: float, size: tuple[int, int] | None = None) -> Window:
+    def window(self, frames: int, reach: float, size: tuple[int, int] | None = None) -> TrainingWindow:
         """`frames` of one sequence at (W, H) = size; reach in (0, 1]: how far apart in it they may lie, the curriculum."""
         rng = self.rng
         s = self.pool[rng.integers(len(self.pool))]
@@ -133,7 +133,7 @@ class WindowStream:
             pose = mirror @ pose @ mirror
             k[0, 2] = images.shape[2] - 1 - k[0, 2]
         images = spoil(np.ascontiguousarray(images), rng)
-        return Window(
+        return TrainingWindow(
             np.ascontiguousarray(images.transpose(0, 3, 1, 2)),
             np.ascontiguousarray(depth),
             pose.astype(np.float32),
@@ -141,7 +141,7 @@ class WindowStream:
         )
 
     def batches(self, batch_frames: int) -> Iterator[dict[str, Any]]:
-        """Tensors by the names of Window's fields, windows stacked: as many as `batch_frames` frames make."""
+        """Tensors by the names of TrainingWindow's fields, windows stacked: as many as `batch_frames` frames make."""
         import torch
 
         while len(self.pool) < 24:
@@ -162,7 +162,7 @@ class WindowStream:
                 debt -= SEQUENCE
             yield {
                 n: torch.from_numpy(np.stack(x))
-                for n, x in zip(Window._fields, zip(*windows, strict=True), strict=True)
+                for n, x in zip(TrainingWindow._fields, zip(*windows, strict=True), strict=True)
             }
 
 

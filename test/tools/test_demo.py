@@ -20,7 +20,7 @@ pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]
 
 from come_ros.datasets.rooms.rooms import render_sequence
 from come_ros.datasets.rosbag import BagWriter
-from come_ros.ros.programs.live import Camera, LiveError, Processes, _clear, run_live
+from come_ros.ros.programs.live import LiveError, PlayedCamera, Processes, _clear, run_live
 from come_ros.tools import cli
 from come_ros.tools.report.live_scores import read_recording, read_truth, score
 from come_ros.tools.report.tables import table
@@ -139,9 +139,9 @@ def test_a_node_that_cannot_start_says_why_and_nothing_is_left(tmp_path: Path, s
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"nothing")
     with pytest.raises(LiveError, match=r"cannot read the weights file|cannot configure"):
-        run_live(Camera.of_bag(small_bag), tmp_path, ["-p", f"weights:={bad}"])
+        run_live(PlayedCamera.of_bag(small_bag), tmp_path, ["-p", f"weights:={bad}"])
     with pytest.raises(LiveError, match=r"(?s)the node has ended by itself.*windows\.size"):
-        run_live(Camera.of_bag(small_bag), tmp_path, ["-p", "windows.size:=4"])
+        run_live(PlayedCamera.of_bag(small_bag), tmp_path, ["-p", "windows.size:=4"])
     assert not running(tmp_path)
 
 
@@ -162,7 +162,7 @@ def test_a_node_that_dies_ends_the_run(tmp_path: Path, small_bag: Path, monkeypa
 
     monkeypatch.setattr(Processes, "start", remember)
     with pytest.raises(LiveError, match=r"the node has ended by itself \(exit code -9\)"):
-        run_live(Camera.of_bag(small_bag), tmp_path, ["-p", "backbone:=fake"], progress=kill_at)
+        run_live(PlayedCamera.of_bag(small_bag), tmp_path, ["-p", "backbone:=fake"], progress=kill_at)
     assert not running(tmp_path)
     assert memory and not [name for name in memory if Path("/dev/shm", name).exists()]
 
@@ -203,14 +203,14 @@ def test_only_shared_memory_that_nobody_has_goes_and_locks_go_with_it(tmp_path: 
 
 def test_delivery_over_dds(tmp_path: Path) -> None:
     """60 images of 640x480 at 15 Hz, best effort, as test/benchmark/robustness/delivery.py does with 1000."""
-    run = run_live(Camera.of_pattern(640, 480, 60, 15.0), tmp_path, ["-p", "backbone:=fake"], record_inputs=False)
+    run = run_live(PlayedCamera.of_pattern(640, 480, 60, 15.0), tmp_path, ["-p", "backbone:=fake"], record_inputs=False)
     recording = read_recording(run.recording)
     assert len(run.sent) == 60 and run.settled
     assert int(recording.input["received"]) >= 59
 
 
 def test_delivery_of_two_cameras_that_share_a_window(tmp_path: Path) -> None:
-    camera = Camera.of_pattern(320, 240, 20, 10.0, ("left", "right"))
+    camera = PlayedCamera.of_pattern(320, 240, 20, 10.0, ("left", "right"))
     arguments = ["-p", "backbone:=fake", "-p", "keyframe.mode:=every", "-p", "tf.mode:=off"]
     run = run_live(camera, tmp_path, arguments, record_inputs=False)
     recording = read_recording(run.recording)
@@ -227,9 +227,9 @@ def test_perfect_answers_score_perfectly(small_bag: Path) -> None:
     from come_ros.datasets.rosbag import Bag
     from come_ros.geometry import BODY_FROM_OPTICAL
     from come_ros.ros.programs.live import LiveRun
-    from come_ros.tools.report.live_scores import Recording
+    from come_ros.tools.report.live_scores import Published
 
-    recording = Recording(points_frame="c", camera="c")
+    recording = Published(points_frame="c", camera="c")
     with Bag(small_bag) as bag:
         for (stamp, pose), (_, depth) in zip(bag.truth().items(), bag.iter_depth(), strict=True):
             recording.odom_from_camera[stamp] = BODY_FROM_OPTICAL @ pose

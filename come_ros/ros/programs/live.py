@@ -56,7 +56,7 @@ class LiveRun:
 
 
 @dataclass(frozen=True)
-class Camera:
+class PlayedCamera:
     """What is played. arguments: of come_ros.ros.programs.player. inputs: topic -> type of all it publishes. names: of several cameras,
     whose topics are /NAME/..."""
 
@@ -68,23 +68,23 @@ class Camera:
     names: tuple[str, ...] = ()
 
     @staticmethod
-    def of_bag(path: str | Path, topic: str | None = None, rate: float = 1.0) -> Camera:
+    def of_bag(path: str | Path, topic: str | None = None, rate: float = 1.0) -> PlayedCamera:
         """Raises DatasetError."""
         from ...datasets.rosbag import Bag
 
         with Bag(path, topic) as bag:
             inputs = {t: bag.topics[t] for t in (bag.topic, bag.camera_info_topic) if t}
             arguments = (str(path), "--topic", bag.topic, "--rate", str(rate))
-            return Camera(arguments, bag.topic, bag.camera_info_topic, inputs, bag.compressed)
+            return PlayedCamera(arguments, bag.topic, bag.camera_info_topic, inputs, bag.compressed)
 
     @staticmethod
-    def of_pattern(width: int, height: int, count: int, hz: float, names: Sequence[str] = ()) -> Camera:
+    def of_pattern(width: int, height: int, count: int, hz: float, names: Sequence[str] = ()) -> PlayedCamera:
         """Moving noise, of several cameras if names are given: to count what arrives."""
         size = ("--pattern", f"{width}x{height}", "--count", str(count), "--hz", str(hz))
         arguments = (*size, "--cameras", *names) if names else size
         topics, kinds = ("image_raw", "camera_info"), ("sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo")
         inputs = {f"/{n}/{t}": kind for n in names or ("camera",) for t, kind in zip(topics, kinds, strict=True)}
-        return Camera(arguments, *list(inputs)[:2], inputs, names=tuple(names))
+        return PlayedCamera(arguments, *list(inputs)[:2], inputs, names=tuple(names))
 
     def remaps(self) -> list[str]:
         """ROS arguments that connect the node to it."""
@@ -100,7 +100,7 @@ class Camera:
 
 
 def run_live(
-    camera: Camera,
+    camera: PlayedCamera,
     out: Path,
     node_arguments: Sequence[str] = (),
     record_inputs: bool = True,

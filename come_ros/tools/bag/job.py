@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ... import __version__
 from ...camera.preprocess import in_model_pixels
 from ...config import Config
-from ...datasets.sequence import Sequence
+from ...datasets.sequence import Recording
 from ...datasets.stamps import NearestDepth, nearest
 from ...errors import Cancelled, DatasetError, OutputError
 from ...evaluation.clock_offset import find_offset
@@ -56,7 +56,7 @@ class Job:
         name: str,
         config: Config,
         pipeline: ReconstructionPipeline,
-        passes: list[Sequence],
+        passes: list[Recording],
         truth: dict[int, F64],
         folder: ResultFolder,
         record: bool,

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...config import Config
 from ...datasets.rosbag import BagWriter, rosbags_messages
-from ...datasets.sequence import BagSequence, Sequence
+from ...datasets.sequence import BagSequence, Recording
 from ...errors import DatasetError, OutputError
 from ...geometry import inverse
 from ...outputs.motion import Motion
@@ -32,7 +32,7 @@ class NoOutput:
         self.messages = rosbags_messages()
         self.counts: dict[str, int] = {}
 
-    def inputs(self, source: Sequence) -> Iterable[Recorded]:
+    def inputs(self, source: Recording) -> Iterable[Recorded]:
         """What went in, to be recorded at the times of the images."""
         return ()
 
@@ -64,7 +64,7 @@ class OutputBag(NoOutput):
         self.counts = {}
         self._ready: list[tuple[tuple[int, int], Recorded]] = []
 
-    def inputs(self, source: Sequence) -> Iterator[Recorded]:
+    def inputs(self, source: Recording) -> Iterator[Recorded]:
         """A bag's own bytes, else messages made of the frames."""
         build = self.messages
         try:

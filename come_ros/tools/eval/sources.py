@@ -13,7 +13,7 @@ import numpy as np
 
 from ...camera.preprocess import CropResize, crop_intrinsics, image_plan, in_model_pixels, preprocess
 from ...config import Config
-from ...datasets.sequence import Sequence, open_sequence
+from ...datasets.sequence import Recording, open_sequence
 from ...datasets.stamps import nearest
 from ...datasets.tum import read_trajectory
 from ...errors import ConfigError, DatasetError, FrameError
@@ -77,12 +77,12 @@ class Source:
     def rendered(self) -> bool:
         return self.name in RENDERED
 
-    def open(self) -> Sequence:
+    def open(self) -> Recording:
         """Raises DatasetError."""
         gt_topic = self.gt if self.gt is not None and not Path(self.gt).is_file() else None
         return open_sequence(self.name, self.topic, None, self.config.rectify, gt_topic)
 
-    def truth(self, sequence: Sequence) -> dict[int, F64]:
+    def truth(self, sequence: Recording) -> dict[int, F64]:
         """Stamp -> world_from_camera. Raises DatasetError."""
         return read_trajectory(Path(self.gt)) if self.gt and Path(self.gt).is_file() else sequence.truth()
 
@@ -181,7 +181,7 @@ def _small(frame: Frame, plan_of: Plan) -> _Seen:
     return _Seen(small, (height, width))
 
 
-def _depth(sequence: Sequence, seen: dict[int, _Seen]) -> dict[int, F32]:
+def _depth(sequence: Recording, seen: dict[int, _Seen]) -> dict[int, F32]:
     """Stamp of an image -> its depth at the model's size: that of the nearest reading within 20 ms."""
     found: dict[int, tuple[int, F32]] = {}
     stamps = sorted(seen)

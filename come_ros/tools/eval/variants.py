@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...config import Accelerator, Config, split_name, with_accelerator
+from ...config import AcceleratorParameters, Config, split_name, with_accelerator
 from ...evaluation.window import WindowTruth
 from ...types import U8, Known, Prediction
 
@@ -82,7 +82,7 @@ def accelerated(backbone: Any, config: Config, text: str) -> Variant:
 def _words(config: Config, given: list[str]) -> list[str]:
     """The parameters that name a variant: those given, and whatever else of the accelerator is not as it comes, wherever that was said;
     so that two that differ never share a name."""
-    usual, words = Accelerator(), dict(word.split("=", 1) for word in given)
+    usual, words = AcceleratorParameters(), dict(word.split("=", 1) for word in given)
     for field in dataclasses.fields(usual):
         value = getattr(config.accelerator, field.name)
         if field.name not in NOT_IN_NAMES and value != getattr(usual, field.name):

@@ -28,7 +28,7 @@ class ScoreError(ComeRosError):
 
 
 @dataclass(eq=False)
-class Recording:
+class Published:
     """What the node published, by stamp of the image. counts: messages by topic. arrivals: topic -> {stamp: when, ns}.
 
     odom_from_camera: (4, 4). depth: (h, w), NaN where none. intrinsics: (3, 3). points: structured, as published, in
@@ -54,14 +54,14 @@ class Recording:
         return float(self.inference.get("kept_ratio", 1.0)) < 1
 
 
-def read_recording(path: Path, node: str = "/come") -> Recording:
+def read_recording(path: Path, node: str = "/come") -> Published:
     """Raises ScoreError if the file is damaged."""
     from mcap.exceptions import McapError
     from mcap.reader import make_reader
     from rosbags.typesys import Stores, get_typestore
 
     store = get_typestore(Stores.ROS2_JAZZY)
-    out = Recording()
+    out = Published()
     try:
         with open(path, "rb") as stream:
             for schema, channel, message in make_reader(stream).iter_messages():
@@ -84,7 +84,7 @@ def read_recording(path: Path, node: str = "/come") -> Recording:
     return out
 
 
-def _take(out: Recording, name: str, stamp: int, message: Any) -> None:
+def _take(out: Published, name: str, stamp: int, message: Any) -> None:
     if name == "odometry":
         p, q = message.pose.pose.position, message.pose.pose.orientation
         rotation = geometry.matrix_from_quat_xyzw([q.x, q.y, q.z, q.w])
@@ -113,7 +113,7 @@ class Truth:
     depth: dict[int, F32]
 
 
-def read_truth(path: str | Path, recording: Recording, topic: str | None = None) -> Truth:
+def read_truth(path: str | Path, recording: Published, topic: str | None = None) -> Truth:
     """Truth of `path` for the frames of a recording: the nearest within 20 ms. Raises DatasetError."""
     with Bag(path, topic) as bag:
         poses = bag.truth()
@@ -130,7 +130,7 @@ def read_truth(path: str | Path, recording: Recording, topic: str | None = None)
         return Truth(len(bag), world_from_camera, depth)
 
 
-def score(run: LiveRun, recording: Recording, truth: Truth, image_topic: str, node: str = "/come") -> dict[str, Any]:
+def score(run: LiveRun, recording: Published, truth: Truth, image_topic: str, node: str = "/come") -> dict[str, Any]:
     """Everything that is measured, ready for JSON; NaN never occurs, None stands for what is not known."""
     dropped = {k[len("dropped_") :]: int(v) for k, v in recording.input.items() if k.startswith("dropped_")}
     counts = {k: int(recording.input.get(k, -1)) for k in ("received", "used", "pending")}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ... import geometry
 from ...datasets.rosbag import Bag
 from ...types import F32, F64, U8
-from .live_scores import Recording, Truth
+from .live_scores import Published, Truth
 
 ROWS = 3
 POINTS_OF_A_FRAME = 6000
@@ -52,7 +52,7 @@ class Overview:
     cloud: str = "published cloud"
 
 
-def overview_of(bag: str | Path, recording: Recording, truth: Truth, topic: str | None = None) -> Overview:
+def overview_of(bag: str | Path, recording: Published, truth: Truth, topic: str | None = None) -> Overview:
     """Of what a live run recorded. Needs at least one frame with depth."""
     known = sorted(truth.depth) or sorted(recording.depth)
     stamps = [known[i] for i in evenly(len(known))]
@@ -149,7 +149,7 @@ def _scale(depth: F32, real: F32 | None) -> float:
     return float(np.median(real[both] / depth[both])) if real is not None and both.any() else 1.0
 
 
-def _confidence(recording: Recording, stamp: int) -> F32:
+def _confidence(recording: Published, stamp: int) -> F32:
     """(h, w) out of the published points, put back to their pixels; NaN where there is no point."""
     out = np.full(recording.depth[stamp].shape, np.nan, np.float32)
     points = recording.points.get(stamp)
@@ -227,7 +227,7 @@ def _world_from_odom(overview: Overview) -> tuple[float, F64, F64]:
     return scale, rotation, (real[:, :3, 3] - scale * ours[:, :3, 3] @ rotation.T).mean(axis=0)
 
 
-def _cloud(recording: Recording) -> tuple[F64, NDArray[np.float32]]:
+def _cloud(recording: Published) -> tuple[F64, NDArray[np.float32]]:
     """Some points of every frame in the odometry frame (N, 3), and their colours (N, 3) in 0..1."""
     rng = np.random.default_rng(0)
     every, colours = [np.empty((0, 3))], [np.empty((0, 3), np.float32)]

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import TINY, write_result
 
 from come_ros.datasets.tum import read_trajectory
-from come_ros.ros.programs.live import Camera, run_live
+from come_ros.ros.programs.live import PlayedCamera, run_live
 from come_ros.tools.demo import SEED, render_room
 from come_ros.tools.report.live_scores import read_recording
 
@@ -45,7 +45,7 @@ def main() -> None:
         "--no-bag",
     ]
     subprocess.run(command, check=True)
-    run = run_live(Camera.of_bag(bag, rate=args.rate), out / "node", ["-p", "backpressure:=all"])
+    run = run_live(PlayedCamera.of_bag(bag, rate=args.rate), out / "node", ["-p", "backpressure:=all"])
     node = read_recording(run.recording)
     tool = dict(read_trajectory(out / "tool" / "trajectory.tum"))
     both = sorted(set(tool) & set(node.odom_from_camera))

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import TINY, write_result
 
 from come_ros.outputs.topics import topic_of
-from come_ros.ros.programs.live import Camera, run_live
+from come_ros.ros.programs.live import PlayedCamera, run_live
 from come_ros.tools.report.live_scores import read_recording
 
 RESULTS = Path(__file__).with_name("results")
@@ -66,7 +66,7 @@ def measure(backbone: str, names: tuple[str, ...], options: argparse.Namespace) 
     """One run. names: of the cameras; () for a single one."""
     width, height = (int(v) for v in options.size.split("x"))
     arguments = [f"backbone:={backbone}", f"keyframe.mode:={KEYFRAMES}", "tf.mode:=off"]
-    camera = Camera.of_pattern(width, height, options.count, options.hz, names)
+    camera = PlayedCamera.of_pattern(width, height, options.count, options.hz, names)
     images = options.count * max(1, len(names))
     with tempfile.TemporaryDirectory() as folder, tqdm(total=images, unit="img", disable=None) as bar:
 
