@@ -139,7 +139,7 @@ def test_without_tracks_the_network_is_published_bit_for_bit_and_it_is_said_why(
 
 def test_few_tracks_do_not_move_the_network() -> None:
     truth = scene("curve")
-    frames = with_tracks(truth, points_of(truth, 200))
+    frames = with_tracks(truth, points_of(truth, 150))
     assert max(len(f.observations) for f in frames) < 30
     ours, network = run(truth, frames), run(truth, truth.frames(True), NONE)
     assert np.array_equal(poses(ours), poses(network))
@@ -354,19 +354,17 @@ def test_known_odometry_carries_where_there_are_few_tracks() -> None:
 
 def test_confidence_falls_where_landmarks_contradict_the_depth() -> None:
     truth = scene("curve")
+    row, column = np.mgrid[:HEIGHT, :WIDTH]
+    # two of four blocks are wrong, one too near, one too far: no smooth correction takes that out
+    block = (row // 28 % 2) + 2 * (column // 28 % 2)
+    factor = np.exp(np.select([block == 0, block == 3], [0.7, -0.7], 0.0)).astype(np.float32)
 
-    def bump(window: int, prediction: Prediction) -> Prediction:
-        depth = prediction.depth.copy()
-        height, width = depth.shape[1:]
-        depth[:, height // 3 : 2 * height // 3, width // 3 : 2 * width // 3] *= 3.0
-        return dataclasses.replace(prediction, depth=depth)
+    def blocks(window: int, prediction: Prediction) -> Prediction:
+        return dataclasses.replace(prediction, depth=prediction.depth * factor)
 
-    submaps = run(truth, with_tracks(truth, points_of(truth, 8000)), noise=Noise(rotation=0.02), spoil=bump)
-    confidence = np.concatenate([s.confidence for s in submaps[1:]])
-    height, width = confidence.shape[1:]
-    inside = confidence[:, height // 3 : 2 * height // 3, width // 3 : 2 * width // 3].mean()
-    outside = confidence[:, :, : width // 6].mean()
-    assert inside < 0.9 * outside
+    submaps = run(truth, with_tracks(truth, points_of(truth, 8000)), noise=Noise(rotation=0.02), spoil=blocks)
+    confidence = np.concatenate([s.confidence for s in submaps]).mean(axis=0)
+    assert confidence[factor != 1].mean() < 0.9 * confidence[factor == 1].mean()
 
 
 def test_two_runs_give_the_same_bytes() -> None:
