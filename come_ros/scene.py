@@ -46,7 +46,7 @@ WHEEL_SLIP = 0.02  # and of its length
 UNIT_SIGMA = 1.5  # of the logarithm of the odometry's units per metre, before anything is measured
 USUAL_DEPTH_M = 3.0  # of the scene, until then
 WIDTH = 640.0  # px, of the image that the pixel noise is about
-DOUBT = 1.5  # sigmas of the depth by which a landmark may lie off before the confidence around it falls
+DOUBT = 2.5  # sigmas of the depth by which a landmark may lie off before the confidence around it falls
 REACH = 0.08  # of the image's width: how far around
 
 
