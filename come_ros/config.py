@@ -270,7 +270,7 @@ class Scale:
 @dataclass(frozen=True)
 class Refine:
     mode: str = _param(
-        "none",
+        "bundle",
         "bundle: poses and depth are held against points that are followed from image to image; none: as the network has them",
         choices=("bundle", "none"),
     )

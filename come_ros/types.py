@@ -6,6 +6,7 @@ pixel centres lie at whole numbers. S frames, model images of H x W pixels.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -64,6 +65,17 @@ class Landmarks:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def sure(self, log_sigma: float = 0.1) -> Landmarks:
+        """Those whose distance is known as well as that."""
+        good = self.log_sigma < log_sigma
+        return dataclasses.replace(
+            self,
+            ids=self.ids[good],
+            positions=self.positions[good],
+            anchors=self.anchors[good],
+            log_sigma=self.log_sigma[good],
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from come_ros.pipeline import INTRINSICS_WINDOWS, MAX_REFUSED, ReconstructionPip
 from come_ros.self_check import SelfCheck
 from come_ros.types import Frame
 
-CONFIG = Config().replace(**{"keyframe.mode": "every"})
+# what the network says, and nothing of tracks: see test_refine.py for those
+CONFIG = Config().replace(**{"keyframe.mode": "every", "refine.mode": "none"})
 TRUTH = truth_of(trajectory("curve", 22))
 
 

@@ -414,6 +414,8 @@ class Worker(threading.Thread):
             else:
                 self.locator.ring.wake()
             self._telemetry.alignment = submap.alignment
+            self._telemetry.refinement = submap.refinement
+            self._telemetry.refine_ms = submap.timings_ms.get("refine", float("nan"))
             self._telemetry.kept_ratio, self._telemetry.read_ratio = submap.kept_ratio, submap.read_ratio
             self._telemetry.reused, self._telemetry.saved_ms = submap.reused, submap.saved_ms
             age_s = (time.monotonic_ns() - new[-1].arrival_ns) * 1e-9

@@ -212,11 +212,26 @@ def _output_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict
         "points": "not subscribed" if telemetry.points < 0 else telemetry.points,
         "align_residual": "nan" if alignment is None else f"{alignment.depth_residual:.4f}",
         "align_shared": "nan" if alignment is None else alignment.shared,
+        **_refinement_values(config, telemetry),
         "scale": f"{config.scale.fixed:g}" if fixed else "1" if metric else "nan",
         "scale_source": "model" if metric and not fixed else config.scale.mode,
         "intrinsics_source": telemetry.intrinsics_source,
         "resets": telemetry.resets,
         **_pose_values(telemetry),
+    }
+
+
+def _refinement_values(config: Config, telemetry: Telemetry) -> dict[str, object]:
+    """Of the bundle of the last window."""
+    went = telemetry.refinement
+    return {
+        "refine_mode": config.refine.mode,
+        "refined": f"{went.refined:.2f}",
+        "refine_reason": went.reason or "ok",
+        "landmarks": went.landmarks,
+        "landmark_inliers": f"{went.inliers} of {went.observations}",
+        "reprojection_px": f"{went.error_px:.2f}",
+        "refine_ms": f"{telemetry.refine_ms:.1f}",
     }
 
 

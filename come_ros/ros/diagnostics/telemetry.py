@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...odometry import Located
-from ...types import Alignment
+from ...types import Alignment, Refinement
 
 RECENT_S = 5.0
 
@@ -64,6 +64,8 @@ class Telemetry:
         self.last_stamp_ns = 0
         self.points = -1
         self.alignment: Alignment | None = None
+        self.refinement = Refinement()
+        self.refine_ms = float("nan")
         self.kept_ratio = self.read_ratio = 1.0
         self.reused, self.saved_ms = 0.0, 0.0  # see types.Submap
         self.resets = 0

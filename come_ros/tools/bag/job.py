@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 from pathlib import Path
@@ -31,7 +32,7 @@ from ...outputs.motion import Motion
 from ...outputs.reporter import Reporter
 from ...outputs.topics import FrameMessages
 from ...pipeline import ReconstructionPipeline
-from ...types import F64, Frame, Submap
+from ...types import F64, Frame, Refinement, Submap
 from ..arguments import Interrupts
 from ..report.bag_report import provenance, size_of, weights_of
 from ..report.comparison import Comparisons, comparison_text
@@ -91,6 +92,7 @@ class Job:
         """As new: at the start, and when time jumped back and the pipeline forgot all."""
         self._depth_scores = DepthScores()
         self._shown = Evenly()
+        self._refined: list[tuple[int, Refinement]] = []  # new frames of each window, and how the bundle went
         self.superseded += self.used
         self.used = self.alone = 0
         self._located = LocatedCounts()
@@ -166,6 +168,8 @@ class Job:
             self._timings.setdefault(stage, []).append(ms)
         if len(submap):
             self._reporter.follow(submap.world)
+        if len(submap):
+            self._refined.append((len(submap), submap.refinement))
         if len(submap) == 1 and submap.alignment.shared == 0:
             self.alone += 1
         for row in range(len(submap)):
@@ -191,7 +195,16 @@ class Job:
             self._depth_scores.add(depth, real)
         confidence = np.where(np.isfinite(depth), submap.confidence[row], np.float32(np.nan))
         overlay = None if submap.merged is None else said.overlay_pixels()
-        self._shown.offer(Shown(frame.stamp_ns, frame.image, depth, confidence, real, overlay))
+        seen = frame.observations
+        tracks = None if seen is None or self.config.refine.mode == "none" else seen.pixels
+        known = None if tracks is None or submap.landmarks is None else submap.landmarks.sure()
+        self._shown.offer(
+            Shown(
+                frame.stamp_ns, frame.image, depth, confidence, real, overlay, tracks,
+                None if known is None or seen is None else np.isin(seen.ids, known.ids),
+                None if known is None else known.positions,
+            )
+        )  # fmt: skip
 
     def finish(self) -> list[str]:
         """Writes all files; those that cannot be written are logged. Needs at least one used frame."""
@@ -251,6 +264,7 @@ class Job:
                 "source": self._source.count, "read": self.read, "used": self.used, "pending": waiting, "dropped": lost,
             },
             "stream": {k: counts[k] for k in ("windows", "refused", "restarts", "jumps", "gaps", "changes")},
+            **self._refinement_measured(),
             "truth": {"poses": len(known), "matched": len(true_poses), **truth},
             "depth": self._depth_scores.result(),
             "trajectory": trajectory_scores(self._poses, true_poses, self._depth_scores.scale),
@@ -271,6 +285,25 @@ class Job:
                 "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             },
         }  # fmt: skip
+
+    def _refinement_measured(self) -> dict[str, Any]:
+        """How the bundle went: share of the keyframes that it vouches for, and medians over the windows; nothing where it is off."""
+        if self.config.refine.mode == "none" or not self._refined:
+            return {}
+        frames = sum(n for n, _ in self._refined)
+        went = [r for _, r in self._refined if r.inliers]
+        reasons = Counter(r.reason.split(":")[0] for _, r in self._refined if r.reason)
+        return {
+            "refinement": {
+                "refined": sum(n * r.refined for n, r in self._refined) / frames,
+                "windows": len(went),
+                "landmarks": float(np.median([r.landmarks for r in went])) if went else None,
+                "inlier_share": sum(r.inliers for r in went) / sum(r.observations for r in went) if went else None,
+                "error_px": float(np.median([r.error_px for r in went])) if went else None,
+                "iterations": float(np.median([r.iterations for r in went])) if went else None,
+                "why_not": dict(reasons.most_common(5)),
+            }
+        }
 
     def _place_truth(self) -> dict[str, Any]:
         """Moves the true poses by their offset in time; that offset, and the times that truth and images cover, s."""

@@ -63,6 +63,19 @@ def truth_problem(truth: dict[str, Any]) -> str:
     )
 
 
+def _refinement_row(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    refined = metrics.get("refinement")
+    if not refined:
+        return []
+    text = f"{refined['refined']:.0%} of the frames"
+    if refined["windows"]:
+        text += (
+            f"; {refined['landmarks']:.0f} landmarks a window, {refined['inlier_share']:.0%} of the observations fit, to "
+            f"{refined['error_px']:.2f} px (medians); {metrics['timings']['window_ms']['refine']['p50']:.0f} ms a window"
+        )
+    return [("refined", text), *(("", f"{n} windows: {reason}") for reason, n in refined["why_not"].items())]
+
+
 def table(metrics: dict[str, Any]) -> str:
     """The metrics as aligned plain text."""
     frames, stream, timings = metrics["frames"], metrics["stream"], metrics["timings"]
@@ -72,6 +85,7 @@ def table(metrics: dict[str, Any]) -> str:
         ("source", f"{shown(metrics['source'])}: {metrics['kind']}{' ' + metrics['topic'] if metrics['topic'] else ''}"),
         ("images", f"{frames['read']} read, {frames['used']} used; not used: {dropped}"),
         ("windows", f"{stream['windows']}, {stream['refused']} refused; model p50 {model['p50']:.0f} ms, p95 {model['p95']:.0f} ms"),
+        *_refinement_row(metrics),
         ("speed", f"{timings['images_per_s']:.1f} images/s, {timings['reconstruct_s']:.1f} s in all, after {timings['load_s']:.1f} s "
                   f"to load; {timings['peak_memory_mb']:.0f} MB of memory"),
         ("map", f"{metrics['map']['points']} points, one in each voxel of {metrics['map']['voxel']:g}"),

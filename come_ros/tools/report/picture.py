@@ -26,7 +26,8 @@ ABOVE_CAMERA = 0.25  # the cloud is cut at this height over the camera, so that 
 class Shown:
     """A frame in the picture. image: the input (H, W, 3), or None. depth: (h, w) as published, confidence: (h, w), both NaN where
     nothing was published. real: (h, w) true depth in metres, or None. overlay: (h, w, 3) the image as the model saw it, dark where its
-    tokens were merged, or None if none were."""
+    tokens were merged, or None if none were. tracks: (n, 2) pixels of the input where points are followed, known: (n,) bool, which of
+    them are landmarks, landmarks: (m, 3) places of those in the odometry frame; None if there are none."""
 
     stamp_ns: int
     image: U8 | None
@@ -34,6 +35,9 @@ class Shown:
     confidence: F32
     real: F32 | None
     overlay: U8 | None = None
+    tracks: F64 | None = None
+    known: NDArray[np.bool_] | None = None
+    landmarks: F64 | None = None
 
 
 @dataclass(eq=False)
@@ -124,6 +128,13 @@ def _draw_frame(figure: Any, row: Any, frame: Shown, start_ns: int) -> None:
     colours = {"cmap": "turbo_r", "vmin": low, "vmax": high, "interpolation": "nearest"}
     if frame.image is not None:
         row[0].imshow(frame.image)
+        if frame.tracks is not None:
+            known = np.zeros(len(frame.tracks), bool) if frame.known is None else frame.known
+            for which, colour in ((~known, "#ffb000"), (known, "#40ff60")):
+                row[0].plot(*frame.tracks[which].T, ".", color=colour, ms=1.5, mew=0)
+            row[0].set_title(f"{len(known)} tracks, {int(known.sum())} landmarks (green)", fontsize=9)
+            height, width = frame.image.shape[:2]
+            row[0].set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     row[0].set_ylabel(f"{(frame.stamp_ns - start_ns) * 1e-9:.1f} s", fontsize=11)
     drawn = row[1].imshow(shown, **colours)
     row[1].set_title(f"scaled x{scale:.2f} to the truth" if real is not None else "in the model's unit", fontsize=9)
@@ -178,6 +189,12 @@ def _draw_map(axis: Any, overview: Overview) -> None:
     order = np.argsort(xyz[:, 2])
     size = float(np.clip(COVERED / max(1, len(xyz)), 2, 40))
     axis.scatter(*xyz[order, :2].T, c=colours[order], s=size, linewidths=0, rasterized=True)
+
+    landmarks = [frame.landmarks for frame in overview.frames if frame.landmarks is not None]
+    if landmarks:
+        places = scale * np.concatenate(landmarks) @ rotation.T + translation
+        places = places[places[:, 2] < cut]
+        axis.plot(*places[:, :2].T, ".", color="#40ff60", ms=1.5, mew=0, alpha=0.7)
 
     paths = [(path, "#ff2a2a", "-", "estimated, as the cloud lies")]
     if known:
