@@ -96,7 +96,7 @@ class Refiner:
 
     def refine(self, proposal: Proposal) -> Outcome:
         """The new frames as the bundle has them, or, where it cannot tell, as proposed."""
-        cameras = {frame.camera for frame in proposal.frames}
+        cameras = {frame.camera for frame in proposal.frames} | {k.camera for k in self._state.published.values()}
         scene = Scene(proposal, self._state, {name: self.agreement(name) for name in cameras}, self._unit())
         scene.start()
         if not scene.worth_it:

@@ -360,7 +360,7 @@ def test_confidence_falls_where_landmarks_contradict_the_depth(monkeypatch: pyte
     row, column = np.mgrid[:HEIGHT, :WIDTH]
     # two of four blocks are wrong, one too near, one too far: no smooth correction takes that out
     block = (row // 28 % 2) + 2 * (column // 28 % 2)
-    factor = np.exp(np.select([block == 0, block == 3], [0.7, -0.7], 0.0)).astype(np.float32)
+    factor = np.exp(np.select([block == 0, block == 3], [1.2, -1.2], 0.0)).astype(np.float32)
 
     def blocks(window: int, prediction: Prediction) -> Prediction:
         return dataclasses.replace(prediction, depth=prediction.depth * factor)

@@ -16,7 +16,9 @@ from come_ros.messages import stamp_ns
 from come_ros.outputs.topics import LATCHED, OUTPUTS
 from come_ros.ros.messages import message_type, points_of
 
+# what the stand-in says, and nothing of tracks: depth is then the brightness of a pixel
 NODE = ("-p", "backbone:=fake", "-p", "keyframe.mode:=every", "-p", "diagnostics.period:=0.2", "-p", "tf.mode:=off")
+NODE = (*NODE, "-p", "refine.mode:=none")
 LATCHING = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 COUNTING = """
