@@ -542,7 +542,7 @@ class _Layout:
                 landmark += np.bincount(columns.landmark, (to**2).sum(axis=1), landmarks)
                 landmark_gradient += np.bincount(columns.landmark, (to * r).sum(axis=1), landmarks)
                 if j.shape[2]:
-                    mixed += np.bincount(columns.mixed, np.einsum("ndi,nd->ni", j, to).ravel(), landmarks * n)
+                    mixed += np.bincount(columns.mixed, np.einsum("ndi,nd->ni", j, to).ravel(), landmarks * n)  # type: ignore[arg-type]
         return _System(
             hessian.reshape(n, n)[:-1, :-1] + self.prior,
             gradient[:-1] + terms.to_prior,
@@ -563,7 +563,7 @@ class _Layout:
             information[:] = 0.0
             for block in self.blocks(terms)[: len(self.seen)]:
                 information += np.bincount(
-                    block.columns.landmark,
+                    block.columns.landmark,  # type: ignore[arg-type]
                     (block.to_landmark**2).sum(axis=1),
                     len(p.anchor),  # type: ignore[arg-type]
                 )

@@ -6,7 +6,7 @@ One copy of what a message says; `Messages` is given the classes. Pictures come 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ class Messages:
 
     def fields(self, point: np.dtype[Any]) -> list[Any]:
         """PointFields of a structured type of little-endian float32 fields. Raises ValueError for any other."""
-        fields = point.fields or {}
+        fields: Mapping[str, Any] = point.fields or {}
         if any(kind != np.dtype("<f4") for kind, *_ in fields.values()):
             raise ValueError(f"a cloud's fields must be little-endian float32, not {point}")
         return [

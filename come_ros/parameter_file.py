@@ -183,4 +183,4 @@ def _number(text: str) -> float | None:
 
 def _tagged(tree: yaml.ScalarNode) -> bool:
     """Whether the file itself names the type of a plain text (!!str 3)."""
-    return yaml.SafeLoader("").resolve(yaml.ScalarNode, tree.value, (True, False)) != tree.tag
+    return yaml.SafeLoader("").resolve(yaml.ScalarNode, tree.value, (True, False)) != tree.tag  # type: ignore[no-untyped-call]

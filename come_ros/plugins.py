@@ -96,7 +96,7 @@ class Registry:
         kind = getattr(found, "Parameters", None)
         if kind is None:
             return
-        if not (dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen):  # type: ignore[attr-defined]
+        if not (dataclasses.is_dataclass(kind) and getattr(kind, "__dataclass_params__").frozen):  # noqa: B009
             raise ConfigError(f"{title} cannot be used: its Parameters must be a dataclass with frozen=True")
         if wrong := [f.name for f in dataclasses.fields(kind) if "doc" not in f.metadata]:
             raise ConfigError(

@@ -232,10 +232,11 @@ class Scene:
         given = [k.intrinsics for k in old]
         given += [None if f.intrinsics is None else _four(f.intrinsics) for f in self.fresh]
         rows: dict[tuple[str, bytes], int] = {}
-        values, sigmas = [], []
+        values: list[F64] = []
+        sigmas: list[float] = []
         self.focal_of: dict[str, int] = {}
         self.camera = np.zeros(self.count, np.intp)
-        for i, (name, k) in enumerate(zip(self.names, given, strict=True)):
+        for i, (name, k) in enumerate(zip(self.names, given, strict=True)):  # type: ignore[assignment]
             key = name, b"" if k is None else k.tobytes()
             if key not in rows:
                 rows[key] = len(values)

@@ -46,12 +46,13 @@ class SelfCheck:
                 for model in models:
                     model.predict(given.images, stop, given.known)
             self._warm_for = ours, given.images.shape
-        made, ms = [], []
+        made: list[Prediction] = []
+        ms: list[float] = []
         for model in models:
             begun = time.perf_counter()
             made.append(model.predict(given.images, stop, given.known))
             ms.append(1e3 * (time.perf_counter() - begun))
-        return Comparison(given.stamps_ns, *made, *ms)
+        return Comparison(given.stamps_ns, made[0], made[1], ms[0], ms[1])
 
     def measure(self, repeats: int = 3, stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
         """What the accelerator gains and what it costs, on the last window.

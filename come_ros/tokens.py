@@ -15,7 +15,7 @@ class Layer(NamedTuple):
     """
 
     part: str
-    index: int
+    index: int  # type: ignore[assignment]  # tuple.index is never asked for
     shared: int = 0
 
 
@@ -63,7 +63,7 @@ class Reach(NamedTuple):
     """
 
     across: bool
-    index: Tensor | None = None
+    index: Tensor | None = None  # type: ignore[assignment]
 
 
 # Where a backbone offers its tokens. Around the stack of blocks (`Tokens` of all frames):

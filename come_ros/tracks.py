@@ -129,7 +129,7 @@ def _coarse(before: U8, after: U8, points: F32) -> F32:
     start = np.asarray((points + 0.5) * scale - 0.5, np.float32)
     there, found, difference = _lucas_kanade(a, b, start, start, LEVELS, COARSE_WINDOW)
     shift, _ = cv2.phaseCorrelate(a.astype(np.float32), b.astype(np.float32), cv2.createHanningWindow(size, cv2.CV_32F))
-    if np.hypot(*shift) > LEAST_SHIFT:
+    if np.hypot(shift[0], shift[1]) > LEAST_SHIFT:
         moved, found_too, other = _lucas_kanade(a, b, start, start + np.array(shift, np.float32), 1, COARSE_WINDOW)
         closer = found_too & (~found | (other < difference))
         there = np.where(closer[:, None], moved, there)

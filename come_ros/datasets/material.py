@@ -63,9 +63,9 @@ def load_material(folder: str | Path) -> Material:
             continue
         image = np.ascontiguousarray(image[:, :, ::-1])
         if path.suffix.lower() == ".webp" and path.parent.name == SHEETS:
-            textures += cells(image)
+            textures += cells(image)  # type: ignore[arg-type]
         elif min(image.shape[:2]) >= LEAST_SIDE:
-            pictures.append(image)
+            pictures.append(image)  # type: ignore[arg-type]
     if not textures and not pictures and not panoramas:
         raise DatasetError(
             f"{folder} holds no textures ({SHEETS}/*.webp), panoramas (*.hdr) or pictures (*.png, *.jpg): name the folder into which "
@@ -125,7 +125,7 @@ def _tiled(texture: U8, rng: np.random.Generator) -> U8:
     n = 2 if rng.random() < 0.6 else 1
     one = cv2.resize(texture, (side // n, side // n), interpolation=cv2.INTER_AREA if n > 1 else cv2.INTER_CUBIC)
     image = np.tile(one, (n, n, 1))
-    return image.transpose(1, 0, 2) if rng.random() < 0.5 else image
+    return image.transpose(1, 0, 2) if rng.random() < 0.5 else image  # type: ignore[return-value]
 
 
 def _cut(picture: U8, rng: np.random.Generator) -> U8:
@@ -133,4 +133,4 @@ def _cut(picture: U8, rng: np.random.Generator) -> U8:
     side, shorter = TEXTURE_SIZE, min(picture.shape[:2])
     extent = int(rng.uniform(min(LEAST_SIDE, shorter), shorter))
     v, u = (int(rng.integers(n - extent + 1)) for n in picture.shape[:2])
-    return cv2.resize(picture[v : v + extent, u : u + extent], (side, side), interpolation=cv2.INTER_AREA)
+    return cv2.resize(picture[v : v + extent, u : u + extent], (side, side), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]

@@ -39,7 +39,7 @@ def view(panorama: U8, world_from_camera: F64, intrinsics: F64, size: tuple[int,
     column = ((azimuth / (2 * math.pi) + 0.5) * width - 0.5) % width
     row = ((elevation / math.pi + 0.5) * height - 0.5).clip(0, height - 1)
     joined = cv2.copyMakeBorder(panorama, 0, 0, 0, 1, cv2.BORDER_WRAP)  # the column after the last is the first
-    return cv2.remap(joined, column.astype(np.float32), row.astype(np.float32), cv2.INTER_LINEAR)
+    return cv2.remap(joined, column.astype(np.float32), row.astype(np.float32), cv2.INTER_LINEAR)  # type: ignore[return-value]
 
 
 def turning_path(rng: np.random.Generator, frames: int, field_of_view: float) -> F64:

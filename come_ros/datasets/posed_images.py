@@ -86,7 +86,7 @@ class PosedImages:
         picture = self._picture(about)
         height, width = picture.image.shape[:2]
         lens = self._lens(about, height, width)
-        depth_lens = None if about.depth_lens is None else resized(about.depth_lens, *depth.shape, about.depth)
+        depth_lens = None if about.depth_lens is None else resized(about.depth_lens, *depth.shape, about.depth)  # type: ignore[call-arg]
         depth = in_pixels_of(depth, (height, width), lens, depth_lens)
         if picture.hidden is not None:  # what is transparent was not seen
             depth = np.where(picture.hidden, np.float32(np.nan), depth)

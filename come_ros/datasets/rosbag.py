@@ -530,7 +530,7 @@ class BagWriter:
             self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin[storage.upper()])
             self._writer.open()
             if guard is not None:
-                self._writer.storage.bio = guard(self._writer.storage.bio)
+                self._writer.storage.bio = guard(self._writer.storage.bio)  # type: ignore[union-attr]
         except (WriterError, OSError) as error:
             raise DatasetError(f"cannot write the bag {self.path}: {error}") from error
 

@@ -105,7 +105,7 @@ class RatioHistogram:
         log_squares = float(n @ logs**2) + self._missing * MISSING_LOG_ERROR**2
         return DepthErrors(
             off / pixels, float(right / pixels), pixels,
-            float(np.sqrt(max(squares, 0.0) / pixels)), float(np.sqrt(log_squares / pixels)),
+            float(np.sqrt(max(float(squares), 0.0) / pixels)), float(np.sqrt(log_squares / pixels)),
         )  # fmt: skip
 
 

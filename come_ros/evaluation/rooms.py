@@ -82,7 +82,7 @@ def _truth(s: Any, given: tuple[str, ...], device: Any) -> Any:
         known.depth[some] = s.depth[some]
     arrays = (known.intrinsics, known.depth, known.world_from_camera)
     metric = torch.ones(1, len(known.depth), dtype=torch.bool, device=device)
-    return KnownTensors(*(torch.from_numpy(a)[None].float().to(device) for a in arrays), metric)
+    return KnownTensors(*(torch.from_numpy(a)[None].float().to(device) for a in arrays), metric)  # type: ignore[call-arg]
 
 
 @functools.lru_cache(maxsize=1)

@@ -201,7 +201,7 @@ def _motion_rows(path: TruePath, motion: Motion, seed: int) -> dict[str, dict[st
         return {}
     said = {
         "not moving": np.tile(np.eye(4), (len(truth), 1, 1)),
-        "straight line": straight_line(len(truth), motion.direction, motion.length),
+        "straight line": straight_line(len(truth), motion.direction.tolist(), motion.length),
         "constant motion": constant_motion(len(truth), motion.step),
     }
     rows = {name: pose_scores(poses, truth, 1.0, path.least) for name, poses in said.items()}

@@ -99,7 +99,8 @@ def converters() -> Converters:
 
 def choose() -> Converters:
     """The packages that are installed and convert rightly."""
-    found, remarks = {}, []
+    found: dict[str, Any] = {}
+    remarks: list[str] = []
     for name, test in (("cv_bridge", _tested_bridge), ("sensor_msgs_py", _tested_clouds)):
         found[name] = None
         try:

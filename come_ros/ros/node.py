@@ -10,7 +10,8 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
@@ -163,7 +164,8 @@ class ReconstructionNode(LifecycleNode):
     def _start_when_loaded(self) -> None:
         if self._loading is not None and not self._loading.done():
             return
-        self.destroy_timer(self._starter)
+        if self._starter is not None:
+            self.destroy_timer(self._starter)
         if self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 
@@ -311,7 +313,8 @@ class ReconstructionNode(LifecycleNode):
             error, DEVICE_LOST,
         )  # fmt: skip
         self.exit_code = DEVICE_LOST
-        self.executor.create_task(self._end_lost)
+        if self.executor is not None:
+            self.executor.create_task(self._end_lost)
 
     def _end_lost(self) -> None:
         """In the executor: says it on /diagnostics, and ends the spinning."""

@@ -44,7 +44,7 @@ def declare_parameters(node: Node) -> Config:
     """Declares every parameter on `node` and returns the Config they make. Raises ConfigError on unknown or invalid ones."""
     # rclpy checks one by one, with its own words and refusing 1 for 1.0, so the given values pass through Config first. There is
     # no public way to list them; the attribute is the same from Humble on.
-    given: dict[str, RosParameter] = node._parameter_overrides
+    given: dict[str, RosParameter[Any]] = node._parameter_overrides
     for name, p in given.items():
         if name.startswith("qos_overrides."):
             _check_qos(name, p.value)
@@ -78,7 +78,7 @@ def follow_parameters(node: Node, config: Config, changed: Callable[[Config], No
     current = config
     known = {p.name for p in config.parameters()}
 
-    def on_set(given: list[RosParameter]) -> SetParametersResult:
+    def on_set(given: list[RosParameter[Any]]) -> SetParametersResult:
         nonlocal current
         ours: dict[str, Any] = {p.name: p.value for p in given if p.name in known}
         if not ours:

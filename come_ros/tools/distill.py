@@ -85,7 +85,8 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     block = args.block if args.block >= 0 else default_block(len(model.encoder_blocks()))
     side = args.side or model.native_side
     student = Student(model, block, args.loss, args.scope, args.dim, args.seed)
-    step, log = 0, []
+    step = 0
+    log: list[dict[str, Any]] = []
     path = os.path.join(args.output, "state.pt")
     settings = {"weights": os.path.basename(weights), "block": block, "scope": args.scope, "dim": args.dim,
                 "loss": args.loss, "steps": args.steps}  # fmt: skip

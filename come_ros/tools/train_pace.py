@@ -190,7 +190,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
                     }
                     with whole_file(state_path) as stream:
                         torch.save({**state, "log": log, "settings": settings}, stream)
-        save_networks(paths["distilled" if stage == 1 else "pace"], scorer, restorer, about)
+        save_networks(paths["distilled" if stage == 1 else "pace"], scorer, restorer, about)  # type: ignore[arg-type]
     nets = {
         name: load_networks(paths[file], model.shape)
         for name, file in (("distilled", "distilled"), ("refined", "pace"))

@@ -58,7 +58,7 @@ def stage_desk(scene: Scene, rng: np.random.Generator) -> Stage:
         place.box(at, size, row, row == paper, rng.normal(0, 0.5))
     dark = _black(builder)
     for _ in range(int(rng.integers(0, 3))):  # screens on a foot
-        at, turn = (rng.uniform(-0.7, 0.7) * half[0], rng.uniform(0, 0.8) * half[1]), rng.normal(0, 0.3)
+        at, turn = (rng.uniform(-0.7, 0.7) * half[0], rng.uniform(0, 0.8) * half[1]), rng.normal(0, 0.3)  # type: ignore[assignment]
         black, size = (
             (dark if rng.random() < 0.7 else builder.solid()),
             (rng.uniform(0.16, 0.32), rng.uniform(0.01, 0.03), rng.uniform(0.1, 0.2)),
@@ -89,7 +89,7 @@ def stage_floor(scene: Scene, rng: np.random.Generator) -> Stage:
             place.sphere((*at, size[0]), size[0], builder.solid())
         high = max(high, size[2])
         if rng.random() < 0.3:
-            clutter(Placement(builder, *place.centre((*at, 0))[:2], yaw + turn), size[0], size[1], 2 * size[2], 2)
+            clutter(Placement(builder, *place.centre((*at, 0))[:2], yaw + turn), size[0], size[1], 2 * size[2], 2)  # type: ignore[call-arg]
     near = place.centre((0, 0, 0))[:2]
     return Stage(_end(scene, builder, near, 1.3, rng), np.array([*near, high]), 0.7)
 

@@ -98,7 +98,7 @@ class _Structures:
     def poles(self) -> None:
         """From the floor to the ceiling."""
         x, y, _, away = self._spot()
-        self._add([([x, y, 0.0], [x, y, self.scene.room[2]])], self._radius(away))
+        self._add([([x, y, 0.0], [x, y, self.scene.room[2]])], self._radius(away))  # type: ignore[list-item]
 
     def wires(self) -> None:
         """Slanting through the room, three quarters of them thinner than a pole, on the way to a wall on both ends."""

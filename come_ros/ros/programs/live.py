@@ -84,7 +84,8 @@ class PlayedCamera:
         arguments = (*size, "--cameras", *names) if names else size
         topics, kinds = ("image_raw", "camera_info"), ("sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo")
         inputs = {f"/{n}/{t}": kind for n in names or ("camera",) for t, kind in zip(topics, kinds, strict=True)}
-        return PlayedCamera(arguments, *list(inputs)[:2], inputs, names=tuple(names))
+        image, info = list(inputs)[:2]
+        return PlayedCamera(arguments, image, info, inputs, names=tuple(names))
 
     def remaps(self) -> list[str]:
         """ROS arguments that connect the node to it."""

@@ -9,6 +9,7 @@ import argparse
 import sys
 import threading
 import time
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State
@@ -51,7 +52,7 @@ def wait_until_active(
         failures.extend(s.message for s in message.status if "cannot configure" in s.message)
 
     node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, 10)
-    client = node.create_client(GetState, f"{name}/get_state")
+    client: Any = node.create_client(GetState, f"{name}/get_state")
     end, answer, asked = time.monotonic() + timeout_s, None, 0.0
     while not stop.is_set():
         executor.spin_once(timeout_sec=ASK_S)

@@ -123,7 +123,7 @@ class Recorder:
 
     def close(self) -> None:
         """Writes the file to its end."""
-        self._writer.finish()
+        self._writer.finish()  # type: ignore[no-untyped-call]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -119,7 +119,11 @@ class Stages:
     def summary(self) -> dict[str, dict[str, float]]:
         """Median, least and 95th percentile of each stage."""
         values = {name: np.array(ms[self.warm_up :]) for name, ms in self.ms.items()}
-        figures = {"median_ms": np.median, "least_ms": np.min, "p95_ms": lambda ms: np.percentile(ms, 95)}
+        figures: dict[str, Callable[[Any], Any]] = {
+            "median_ms": np.median,
+            "least_ms": np.min,
+            "p95_ms": lambda ms: np.percentile(ms, 95),
+        }
         return {
             name: {figure: round(float(of(ms)), 3) for figure, of in figures.items()} for name, ms in values.items()
         }

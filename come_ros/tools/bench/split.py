@@ -177,7 +177,7 @@ def count_flops(backbone: Any, x: Any, plan_block: int | None) -> dict[str, floa
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
     def cpu_flash(q: Any, k: Any, v: Any, *args: Any, out_shape: Any = None, **more: Any) -> int:
-        return sdpa_flop_count(q, k, v)
+        return sdpa_flop_count(q, k, v)  # type: ignore[no-untyped-call]
 
     missing = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: cpu_flash}
     with FlopCounterMode(display=False, custom_mapping=missing) as counter:

@@ -169,7 +169,7 @@ def load_images(source: str | None, frames: int, width: int, height: int) -> U8:
     found: list[U8] = []
     with open_sequence(source) as sequence:
         for frame in sequence.iter_frames():
-            found.append(cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA))
+            found.append(cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA))  # type: ignore[arg-type]
             if len(found) == frames:
                 return np.stack(found)
     raise DatasetError(

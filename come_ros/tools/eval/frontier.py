@@ -91,7 +91,9 @@ def latencies(
 
     for v in variants:
         bar.set_postfix_str(v.name)
-        begun, ours, theirs = time.monotonic(), [], []
+        begun = time.monotonic()
+        ours: list[tuple[float, float]] = []
+        theirs: list[tuple[float, float]] = []
         for turn in range(1 + repeats):
             if turn > 1 and time.monotonic() - begun > limit_s and len(ours) >= LEAST_PASSES:
                 break
@@ -179,7 +181,8 @@ def winners(scores: Scores, variants: list[Variant], costs: dict[str, float], me
     best_share; level, the accelerators within the limit whose paired difference to the best is not sure. verdict: who is ahead of
     trivial baselines beyond doubt. Windows where the metric has no meaning are left out.
     """
-    lower, out, before = LOWER_IS_BETTER[metric], [], None
+    lower, before = LOWER_IS_BETTER[metric], None
+    out: list[dict[str, Any]] = []
     variants = [v for v in variants if v.name in scores.rows and v.name in costs]
     there = np.isfinite(scores.values(DENSE, metric))
     if not there.any():

@@ -124,7 +124,7 @@ def _rendered(name: str, cut: Cut, plan_of: Plan) -> Iterator[WindowTruth]:
         return
     from ...datasets.rooms.thin_structures import thin_windows
 
-    for i, t in enumerate(thin_windows(cut.most, **size)):
+    for i, t in enumerate(thin_windows(cut.most, width=size["width"], height=size["height"])):
         s = t.sequence
         yield WindowTruth(name, i, s.images, s.depth, s.world_from_camera, s.intrinsics, t.background)
 

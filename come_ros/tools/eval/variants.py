@@ -58,7 +58,7 @@ def known_of(backbone: Any, config: Config, window: WindowTruth) -> Known | None
     takes = "intrinsics" in getattr(backbone, "inputs", ())
     if not (takes and config.known.intrinsics) or window.intrinsics is None:
         return None
-    known = Known.nothing(*window.images.shape[:3], config.known.metric)
+    known = Known.nothing(*window.images.shape[:3], config.known.metric)  # type: ignore[call-arg]
     known.intrinsics[:] = window.intrinsics
     return known
 
@@ -129,7 +129,7 @@ class OneByOne:
 
     def __init__(self, dense: Any, copies: int | None) -> None:
         self.dense, self.copies = dense, copies
-        self.inputs = getattr(dense, "inputs", frozenset())
+        self.inputs: frozenset[str] = getattr(dense, "inputs", frozenset())
 
     def predict(self, images: U8, stop: Callable[[], bool] | None = None, known: Known | None = None) -> Prediction:
         """Of (S, H, W, 3) images. Raises Cancelled."""
@@ -151,7 +151,7 @@ def _copies(known: Known, frame: int, n: int) -> Known:
         for f in dataclasses.fields(known)
         if isinstance(value := getattr(known, f.name), np.ndarray)
     }
-    return dataclasses.replace(known, **arrays)
+    return dataclasses.replace(known, **arrays)  # type: ignore[arg-type]
 
 
 class SmallerImages:
@@ -160,7 +160,7 @@ class SmallerImages:
 
     def __init__(self, backbone: Any, h: int, w: int) -> None:
         self.dense, self.size = backbone.dense(), (h * backbone.patch_size, w * backbone.patch_size)
-        self.inputs = getattr(self.dense, "inputs", frozenset()) & {"intrinsics"}
+        self.inputs: frozenset[str] = getattr(self.dense, "inputs", frozenset()) & {"intrinsics"}
 
     def shrink(self, images: U8) -> U8:
         """(S, H, W, 3) -> (S, *size, 3), as the pipeline resizes."""

@@ -169,7 +169,7 @@ def _confidence(recording: Published, stamp: int) -> F32:
     xyz = np.stack([points[a] for a in "xyz"], axis=-1)
     finite = np.isfinite(xyz).all(axis=-1)
     u, v = np.rint(geometry.project(xyz[finite], recording.intrinsics[stamp])).astype(int).T
-    inside = (u >= 0) & (v >= 0) & (u < out.shape[1]) & (v < out.shape[0])
+    inside = (u >= 0) & (v >= 0) & (u < out.shape[1]) & (v < out.shape[0])  # type: ignore[misc]
     out[v[inside], u[inside]] = points["conf"][finite][inside]
     return out
 
@@ -264,7 +264,8 @@ def points_and_colours(points: NDArray[Any]) -> tuple[F64, NDArray[np.float32]]:
     xyz = np.stack([points[a] for a in "xyz"], axis=-1).astype(np.float64)
     finite = np.isfinite(xyz).all(axis=-1)
     bits = np.ascontiguousarray(points["rgb"][finite]).view(np.uint32)
-    return xyz[finite], np.stack([(bits >> s) & 255 for s in (16, 8, 0)], axis=-1).astype(np.float32) / 255
+    colours = np.stack([(bits >> s) & 255 for s in (16, 8, 0)], axis=-1).astype(np.float32) / np.float32(255)
+    return xyz[finite], colours
 
 
 def accuracy_text(metrics: Mapping[str, Any]) -> list[str]:
