@@ -129,10 +129,10 @@ def _draw_frame(figure: Any, row: Any, frame: Shown, start_ns: int) -> None:
     if frame.image is not None:
         row[0].imshow(frame.image)
         if frame.tracks is not None:
-            known = np.zeros(len(frame.tracks), bool) if frame.known is None else frame.known
-            for which, colour in ((~known, "#ffb000"), (known, "#40ff60")):
+            landmark = np.zeros(len(frame.tracks), bool) if frame.known is None else frame.known
+            for which, colour in ((~landmark, "#ffb000"), (landmark, "#40ff60")):
                 row[0].plot(*frame.tracks[which].T, ".", color=colour, ms=1.5, mew=0)
-            row[0].set_title(f"{len(known)} tracks, {int(known.sum())} landmarks (green)", fontsize=9)
+            row[0].set_title(f"{len(landmark)} tracks, {int(landmark.sum())} landmarks (green)", fontsize=9)
             height, width = frame.image.shape[:2]
             row[0].set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     row[0].set_ylabel(f"{(frame.stamp_ns - start_ns) * 1e-9:.1f} s", fontsize=11)
