@@ -16,18 +16,18 @@ from .backbones.stream import EncoderCache, FrameName, Step
 from .camera.preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, image_plan, preprocess
 from .camera.rig import hold_rig
 from .config import Config
-from .drift import Drift, by_network
 from .errors import FrameError, OutOfMemory
 from .geometry import BODY_FROM_OPTICAL, inverse
 from .governor import Governor
 from .keyframes import KeyframeSelector
-from .landmarks import landmarks_of, with_known
-from .odometry import UNKNOWN, Located, Odometry
-from .refine import Refiner, Unrefined
-from .scene import Proposal
+from .refinement.refine import Refiner, Unrefined
+from .refinement.scene import Proposal
 from .thread_governor import LiveThreads, ThreadState
 from .threads import usable_threads
 from .timeline import Place, Timeline, settled
+from .tracking.drift import Drift, by_network
+from .tracking.landmarks import landmarks_of, with_known
+from .tracking.odometry import UNKNOWN, Located, Odometry
 from .types import F64, Frame, Known, Prediction, Submap, Window
 from .window import MAX_GAP_NS, TIME_JUMP_NS, SlidingWindow, trimmed
 

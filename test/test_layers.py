@@ -20,21 +20,10 @@ LAYERS = (
     ("camera",),
     ("backbones",),
     ("evaluation",),  # of arrays; whole recordings and rooms stand further up
-    # the pipeline's stages
-    (
-        *(
-            "agreement",
-            "alignment",
-            "bundle",
-            "depth_correction",
-            "drift",
-            "governor",
-            "keyframes",
-            "landmarks",
-            "odometry",
-        ),
-        *("points", "refine", "resection", "scene", "timeline", "tracks", "window"),
-    ),
+    ("timeline", "window"),
+    ("tracking",),
+    ("refinement",),
+    ("alignment", "governor", "keyframes"),  # the other stages of the pipeline
     ("pipeline", "self_check"),
     ("outputs",),
     ("datasets",),

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import Config
-from ..drift import by_network
 from ..geometry import inverse, skew, vector_from_rotation
-from ..odometry import UNKNOWN, Located, carried
+from ..tracking.drift import by_network
+from ..tracking.odometry import UNKNOWN, Located, carried
 from ..types import F64, Submap
 
 

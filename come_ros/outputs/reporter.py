@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..config import Config
 from ..messages import Messages
-from ..odometry import Located
+from ..tracking.odometry import Located
 from ..types import Submap
 from .motion import Motion, MotionEstimator, motion_of
 from .topics import OUTPUTS, FrameMessages

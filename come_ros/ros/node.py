@@ -18,9 +18,9 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from ..camera.rig import rig_remark
 from ..config import Config
 from ..errors import ComeRosError, DeviceLost
-from ..odometry import Located
 from ..outputs.reporter import Reporter
 from ..parameter_file import read_entries
+from ..tracking.odometry import Located
 from ..types import Submap
 from . import messages
 from .diagnostics.statuses import CLOCK_S, NodeView, statuses

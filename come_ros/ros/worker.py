@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from ..camera.sync import SetMatcher
 from ..config import Config
 from ..errors import Cancelled, ComeRosError, DeviceLost, FrameError
-from ..odometry import Located
 from ..self_check import SelfCheck
+from ..tracking.odometry import Located
 from ..types import Frame, Submap, Window
 from .diagnostics.counters import FrameCounters
 from .diagnostics.telemetry import Telemetry, Throttle

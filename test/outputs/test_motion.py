@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from come_ros.config import Config
-from come_ros.drift import NETWORK_MOVE, NETWORK_TURN, Drift, by_network
 from come_ros.geometry import inverse, rotation_from_vector, transform, vector_from_rotation
-from come_ros.odometry import Located
 from come_ros.outputs.motion import UNKNOWN, MotionEstimator, motion_of
+from come_ros.tracking.drift import NETWORK_MOVE, NETWORK_TURN, Drift, by_network
+from come_ros.tracking.odometry import Located
 from come_ros.types import Alignment, Frame, Submap
 
 METRES = Config().replace(**{"scale.mode": "fixed"})

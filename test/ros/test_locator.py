@@ -13,10 +13,10 @@ from ros.test_node import EVERY, SLOW, assert_ends_well, settled, stamps
 
 from come_ros.backbones.fake import FakeBackbone
 from come_ros.config import Config
-from come_ros.odometry import Located
 from come_ros.pipeline import ReconstructionPipeline
 from come_ros.ros.diagnostics.telemetry import Telemetry
 from come_ros.ros.worker import Worker
+from come_ros.tracking.odometry import Located
 from come_ros.types import Frame
 
 RATE = ("-p", "odometry.rate:=image")

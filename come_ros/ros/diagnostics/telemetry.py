@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...odometry import Located
+from ...tracking.odometry import Located
 from ...types import Alignment, Refinement
 
 RECENT_S = 5.0

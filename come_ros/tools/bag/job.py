@@ -27,11 +27,11 @@ from ...errors import Cancelled, DatasetError, OutputError
 from ...evaluation.clock_offset import find_offset
 from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_scores
 from ...files import shown, write_ply, write_text, write_tum
-from ...odometry import Located, LocatedCounts
 from ...outputs.motion import Motion
 from ...outputs.reporter import Reporter
 from ...outputs.topics import FrameMessages
 from ...pipeline import ReconstructionPipeline
+from ...tracking.odometry import Located, LocatedCounts
 from ...types import F64, Frame, Refinement, Submap
 from ..arguments import Interrupts
 from ..report.bag_report import provenance, size_of, weights_of

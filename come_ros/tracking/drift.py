@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .geometry import inverse, rotation_angle
+from ..geometry import inverse, rotation_angle
+from ..types import F64, Alignment
 from .odometry import carried
-from .types import F64, Alignment
 
 TURN_SHARE, LEAST_TURN = 0.02, 0.001  # of the angle turned; rad
 MOVE_SHARE, DEPTH_SHARE = 0.15, 0.006  # of the way moved; of the depth

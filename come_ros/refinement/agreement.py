@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..types import F64
 from .depth_correction import TERMS
-from .types import F64
 
 # What is taken until there is something to go by: a small network's errors
 ROTATION = np.deg2rad(4.0)  # of a step from keyframe to keyframe, each axis

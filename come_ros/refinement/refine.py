@@ -12,11 +12,11 @@ import dataclasses
 
 import numpy as np
 
+from ..config import Config
+from ..tracking.resection import Rays
+from ..types import F64, I64, Frame, Refinement
 from .agreement import Agreement
-from .config import Config
-from .resection import Rays
 from .scene import ITERATIONS, KERNEL, WIDE, Outcome, Proposal, Scene, State, intrinsics_matrix
-from .types import F64, I64, Frame, Refinement
 
 
 class Unrefined:

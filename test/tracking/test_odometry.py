@@ -18,8 +18,8 @@ from come_ros.geometry import (
     umeyama,
     vector_from_rotation,
 )
-from come_ros.odometry import HISTORY, UNKNOWN, Odometry
 from come_ros.pipeline import ReconstructionPipeline
+from come_ros.tracking.odometry import HISTORY, UNKNOWN, Odometry
 from come_ros.types import Frame, Landmarks, Observations
 
 K = np.array([[300.0, 0, 159.5], [0, 300, 119.5], [0, 0, 1]])

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .camera.preprocess import CropResize
-from .types import F32, F64
+from ..camera.preprocess import CropResize
+from ..types import F32, F64
 
 TERMS = 7
 GRID = 24  # points along the longer side at which two depths of one image are compared

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..camera.preprocess import CropResize, uncrop_intrinsics
+from ..geometry import inverse, is_finite_pose, rotation_angle
+from ..tracking.resection import Rays, resect
+from ..types import F32, F64, I64, Alignment, Frame, Observations, Prediction, Refinement
 from . import bundle
 from .agreement import LEAST, MOST, Agreement
-from .camera.preprocess import CropResize, uncrop_intrinsics
 from .depth_correction import TERMS, DepthImage
-from .geometry import inverse, is_finite_pose, rotation_angle
-from .resection import Rays, resect
-from .types import F32, F64, I64, Alignment, Frame, Observations, Prediction, Refinement
 
 Ints = NDArray[np.intp]
 Mask = NDArray[np.bool_]

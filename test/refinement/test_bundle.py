@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
-from come_ros import bundle
 from come_ros.geometry import inverse, rotation_angle, rotation_from_vector, transform
+from come_ros.refinement import bundle
 
 FRAMES, LANDMARKS, TERMS = 4, 14, 3
 K = np.array([[300.0, 310.0, 160.0, 120.0]])
@@ -278,9 +278,9 @@ def test_what_is_not_finite_is_refused() -> None:
 
 SCRIPT = """
 import sys, hashlib, numpy as np
-sys.path.insert(0, "test")
+sys.path.insert(0, "test/refinement")
 from test_bundle import problem_of
-from come_ros import bundle
+from come_ros.refinement import bundle
 problem, _, _ = problem_of(11, landmarks=300, focal=True)
 solution = bundle.solve(problem)
 print(hashlib.sha256(solution.world_from_camera.tobytes() + solution.covariance.tobytes()).hexdigest())

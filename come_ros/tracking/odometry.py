@@ -16,16 +16,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from .camera.preprocess import check_image
-from .config import Config
-from .errors import FrameError
-from .geometry import inverse, nearest_rotation, rotation_from_vector, skew, transform, vector_from_rotation
+from ..camera.preprocess import check_image
+from ..config import Config
+from ..errors import FrameError
+from ..geometry import inverse, nearest_rotation, rotation_from_vector, skew, transform, vector_from_rotation
+from ..timeline import Place, Timeline
+from ..types import F64, Frame, Landmarks, Observations
+from ..window import TIME_JUMP_NS
 from .points import Points, guessed
 from .resection import resect
-from .timeline import Place, Timeline
 from .tracks import Tracker
-from .types import F64, Frame, Landmarks, Observations
-from .window import TIME_JUMP_NS
 
 PIXEL_SIGMA, SIGMA_WIDTH = 0.7, 640  # px that flow errs by, drift along a track with it, in an image so wide or less
 MIN_INLIERS = 8  # fewer do not hold a pose

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from .camera.preprocess import CropResize, uncrop_intrinsics
+from ..camera.preprocess import CropResize, uncrop_intrinsics
+from ..types import F64, I64, Landmarks, Submap
 from .resection import Rays
-from .types import F64, I64, Landmarks, Submap
 
 DEPTH_SIGMA = 0.2  # of the log depth that a network gives a pixel, relative to its neighbours
 

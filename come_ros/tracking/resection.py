@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import inverse, nearest_rotation, rotation_from_vector, skew, transform
-from .types import F64
+from ..geometry import inverse, nearest_rotation, rotation_from_vector, skew, transform
+from ..types import F64
 
 KERNEL = 2.5  # sigmas at which an observation starts to count less
 INLIER = 3.5  # sigmas up to which it is one

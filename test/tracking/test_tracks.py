@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from come_ros.tracks import Tracker
+from come_ros.tracking.tracks import Tracker
 
 HEIGHT, WIDTH = 240, 320
 

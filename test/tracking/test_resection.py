@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from come_ros.geometry import inverse, rotation_angle, rotation_from_vector, skew, transform
-from come_ros.resection import Rays, resect, view
+from come_ros.tracking.resection import Rays, resect, view
 
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
 NOTHING_EXPECTED = np.diag(np.repeat([100.0, 4.0], 3) ** 2)

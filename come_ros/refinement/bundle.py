@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import rotation_from_vector, skew, vector_from_rotation
-from .types import F64
+from ..geometry import rotation_from_vector, skew, vector_from_rotation
+from ..types import F64
 
 Ints = NDArray[np.intp]
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .types import F32, I64, U8, Observations
+from ..types import F32, I64, U8, Observations
 
 POINTS = 250  # cells of the grid, and so about as many points
 MOST_PER_CELL = 2  # where points draw together, the oldest ones stay

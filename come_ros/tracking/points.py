@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..types import F64, I64, Landmarks, Observations
 from .resection import Fit, Rays, view
-from .types import F64, I64, Landmarks, Observations
 
 GUESSED_SIGMA = 0.4  # of the log distance of a point whose neighbours tell it
 KNOWN_SIGMA = 0.02  # below it a point's own filter rests: motion between two images is not known better

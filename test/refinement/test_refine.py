@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from fakes import Noise, Truth, TruthBackbone, aligned_error, trajectory, truth_of
 
-from come_ros import agreement, geometry
+from come_ros import geometry
 from come_ros.config import Config
 from come_ros.pipeline import ReconstructionPipeline
+from come_ros.refinement import agreement
 from come_ros.types import F64, Frame, Observations, Prediction, Submap
 
 HEIGHT, WIDTH, FOCAL = 112, 140, 120.0
