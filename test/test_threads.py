@@ -246,7 +246,7 @@ def test_how_threads_wait_is_left_to_who_has_chosen_it() -> None:
     assert 0 < int(environment["GOMP_SPINCOUNT"]) <= 10_000
 
 
-@pytest.mark.parametrize("program", ["from come_ros.tools.cli import main; main(['--version'])"])
+@pytest.mark.parametrize("program", ["from come_ros.tools.cli import main; main(['bench', '--help'])"])
 def test_it_is_set_before_torch_is_imported(program: str) -> None:
     code = (
         "import os, sys\n"

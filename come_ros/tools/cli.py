@@ -8,7 +8,6 @@ A subcommand is a module here: its docstring is its help (from a line "examples:
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import os
 import re
@@ -17,7 +16,6 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import ComeRosError
-from ..threads import begin
 
 COMMANDS = {
     "demo": "render a room (or take a bag), play it to the live node over DDS, score and draw what comes out",
@@ -44,7 +42,6 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `come_ros ARGV...` (default: this process's arguments) and returns its exit code."""
-    begin()
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(
@@ -53,12 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        import difflib  # only now: --help shall be quick
+
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         parser.error(
             f"invalid choice: {argv[0]!r}"
             + (f"; did you mean {near[0]!r}?" if near else f"; commands are {', '.join(COMMANDS)}")
         )
     name = parser.parse_args(argv[:1] or ["--help"]).command  # --help and --version exit in here
+    from ..threads import begin
+
+    begin()  # before torch is imported
     try:
         return _run_node(argv[1:]) if name == "node" else _run_tool(name, argv[1:])
     except ComeRosError as error:
