@@ -115,6 +115,19 @@ def test_torch_is_not_imported_with_the_package(path):
     assert not {name.split(".")[0] for name in read(path, everywhere=False)} & HEAVY
 
 
+COMMANDS = [
+    name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    for path in MODULES
+    if name_of(path).startswith("tools/") and "\ndef add_arguments(" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_needs_no_torch(command):
+    assert len(COMMANDS) > 8
+    assert not {n.split(".")[0] for file in closure(command) for n in read(file, everywhere=False)} & HEAVY
+
+
 def test_importing_the_pipeline_imports_neither_torch_nor_ros():
     import subprocess
 

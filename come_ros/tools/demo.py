@@ -21,9 +21,6 @@ from typing import Any
 from tqdm import tqdm
 
 from .. import __version__
-from ..datasets.rooms import raycast, splits
-from ..datasets.rooms.camera import camera_path, degrade
-from ..datasets.rooms.scene import make_scene
 from ..errors import ComeRosError
 from ..files import shown
 from .report.figures import draw_or_warn
@@ -108,6 +105,9 @@ def render_room(bag: Path, seed: int, frames: int, size: str) -> Path:
     """A camera's walk through a room, HZ images per second, as a bag with its truth; replaces one. Raises DemoError."""
     import numpy as np
 
+    from ..datasets.rooms import raycast, splits
+    from ..datasets.rooms.camera import camera_path, degrade
+    from ..datasets.rooms.scene import make_scene
     from ..datasets.rosbag import BagWriter
     from ..types import Frame
 

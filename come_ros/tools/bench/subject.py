@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ...backbones.checkpoint import variants
 from ...config import Config, with_accelerator
 from ...errors import ConfigError, DatasetError
 from ...plugins import BACKBONES
@@ -59,6 +58,7 @@ class Wish:
         import torch
 
         from ...accelerators import Accelerator
+        from ...backbones.checkpoint import variants
         from ...backbones.device import choose_device, choose_precision
         from ...backbones.torch_backbone import TorchBackbone
 
@@ -107,6 +107,8 @@ def median_p90(values: Any) -> dict[str, float]:
 
 def wish_of(options: argparse.Namespace) -> Wish:
     """Raises ConfigError if the options contradict one another."""
+    from ...backbones.checkpoint import variants
+
     how = {name: getattr(options, name) for name in ("device", "precision", "threads", *HOW) if hasattr(options, name)}
     wish = Wish(options.backbone, options.weights, **how)
     if not options.random_weights:
