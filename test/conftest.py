@@ -15,11 +15,10 @@ import hypothesis
 import pytest
 from marks import given_to
 
-from come_ros.ros.environment import isolated_dds_environment
+from come_ros.ros.environment import SHARED_MEMORY, isolated_dds_environment, shared_memory
 from come_ros.threads import spin_briefly
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED_MEMORY = Path("/dev/shm")
 # The same examples in every run, so that a change is judged by what it changed; `pytest --hypothesis-profile=search` looks for new ones.
 # Machines under load are slow, not wrong: nothing fails because it took long.
 UNHURRIED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
@@ -95,7 +94,7 @@ def leaves_nothing_behind() -> Iterator[None]:
 
 def _dds_memory() -> set[str]:
     # each segment has a lock (_el) and perhaps a semaphore beside it, which come and go with it
-    return {p.name for p in SHARED_MEMORY.glob("fastdds_*") if not p.name.endswith("_el")}
+    return {p.name for p in shared_memory() if not p.name.endswith("_el")}
 
 
 def _session_processes() -> list[str]:

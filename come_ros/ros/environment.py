@@ -11,6 +11,8 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 PROFILE = "fastdds_large_messages.xml"
+SHARED_MEMORY = Path("/dev/shm")
+SEGMENTS = ("fastdds_", "fastrtps_")  # how the names of shared memory begin: Fast DDS 3, Fast DDS 2 (Humble to Jazzy)
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # Fast DDS 3, Fast DDS 2
 
 
@@ -48,6 +50,12 @@ def use_large_message_profile(environment: MutableMapping[str, str] = os.environ
     """Sets the profile for this process and its children. Only works before the first `rclpy.init()`."""
     for name, path in large_message_profile(environment).items():
         environment.setdefault(name, path)
+
+
+def shared_memory(semaphores: bool = False) -> set[Path]:
+    """Files of Fast DDS in shared memory, of all processes on this machine: segments and their locks (_el)."""
+    heads = [*SEGMENTS, *(f"sem.{head}" for head in SEGMENTS if semaphores)]
+    return {path for head in heads for path in SHARED_MEMORY.glob(f"{head}*")}
 
 
 def free_domain_id() -> int:

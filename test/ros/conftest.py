@@ -15,16 +15,22 @@ import rclpy
 from marks import gives
 from ros.live_node import ROOT, NodeProcess, Peer
 
+NETWORK_ALONE = ("-p", "odometry.rate:=keyframe", "-p", "refine.mode:=none")
+
 
 @pytest.fixture
 @gives("ros")
 def start_node() -> Iterator[Callable[..., NodeProcess]]:
-    """start_node(*ros_arguments, script=..., env=...) -> NodeProcess, ended after the test. Odometry is of keyframes, unless an argument
-    says otherwise: then all topics have the same stamps. Odometry at the camera's rate has tests of its own."""
+    """start_node(*ros_arguments, script=..., env=...) -> NodeProcess, ended after the test.
+
+    Poses are those of the model, at keyframes, unless an argument says otherwise: all topics then have the same stamps, and the
+    stand-in's exact geometry comes out as it is. Odometry at the camera's rate and the bundle have tests of their own
+    (test_locator.py, test_demo.py).
+    """
     started: list[NodeProcess] = []
 
     def start(*arguments: str, **options: Any) -> NodeProcess:
-        started.append(NodeProcess("-p", "odometry.rate:=keyframe", *arguments, **options))
+        started.append(NodeProcess(*NETWORK_ALONE, *arguments, **options))
         return started[-1]
 
     yield start

@@ -154,7 +154,7 @@ def fail_on(images):
     peer.send(picture(0), START_NS)
     assert node.process.wait(PATIENCE_S) == 70, node.log
     node._reader.join(2.0)
-    assert node.log.count("the device is lost") == 1 and "Traceback" not in node.log
+    assert node.log.count("the GPU no longer answers") == 1 and "Traceback" not in node.log
     wait_until(
         lambda: "device is lost" in peer.status("come: inference").get("message", ""), what="the last diagnostics"
     )

@@ -40,7 +40,17 @@ from come_ros.types import Frame
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 21
-FAKE = ("--set", "backbone=fake", "--set", "keyframe.mode=every")
+# the stand-in's geometry has nothing to do with what its images show: it comes out as it is
+FAKE = (
+    "--set",
+    "backbone=fake",
+    "--set",
+    "keyframe.mode=every",
+    "--set",
+    "refine.mode=none",
+    "--set",
+    "odometry.rate=keyframe",
+)
 TYPES = {
     "/camera/image_raw": "sensor_msgs/msg/Image",
     "/camera/camera_info": "sensor_msgs/msg/CameraInfo",
@@ -759,7 +769,8 @@ def test_an_output_folder_that_cannot_be_written(
     places = {"file": tmp_path / "file", "below a file": tmp_path / "file" / "x"}
     assert run(plain, places.get(where, Path(where))) == 1
     error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1 and "cannot write" in error[0] and "choose a folder with room and permission" in error[0]
+    assert len(error) == 1 and "cannot write" in error[0]
+    assert "choose a folder with room and permission" in error[0] or "name a folder" in error[0]
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -816,7 +827,7 @@ def test_comparing_says_what_merging_gains_and_costs_and_changes_nothing_else(
     assert found["kept_ratio"] == {"p50": kept, "p90": kept}
     assert 0 < found["depth_abs_rel"]["p50"] <= found["depth_abs_rel"]["p90"] < 1
     assert found["rot_deg"]["p50"] > 0.02 and found["trans_rel"]["p50"] > 0 and 0.1 < took["speedup"]["p50"] < 10
-    text = f"{found['windows']} windows accelerated against dense, medians: {took['speedup']['p50']:.2f}x"
+    text = f"{found['windows']} windows, accelerated against dense, medians: speed-up {took['speedup']['p50']:.2f}x"
     assert text in told and f"depth AbsRel {found['depth_abs_rel']['p50']:.3f} (p90 " in told
 
 

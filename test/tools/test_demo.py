@@ -157,7 +157,7 @@ def test_a_node_that_dies_ends_the_run(tmp_path: Path, small_bag: Path, monkeypa
         if sent >= 10:
             node = dict(nodes)["node"]._process
             maps = Path(f"/proc/{node.pid}/maps").read_text()
-            memory.update(re.findall(r"/dev/shm/(fastdds_[0-9a-f]+)$", maps, re.MULTILINE))
+            memory.update(re.findall(r"/dev/shm/((?:fastdds|fastrtps)_[0-9a-f]{8,})$", maps, re.MULTILINE))
             node.kill()
 
     monkeypatch.setattr(Processes, "start", remember)
@@ -217,7 +217,7 @@ def test_delivery_of_two_cameras_that_share_a_window(tmp_path: Path) -> None:
     counts = {k: int(v) for k, v in recording.input.items() if k.startswith(("received", "used", "pending", "dropped"))}
     assert len(run.sent) == 40 and run.settled and counts["received"] >= 36
     assert 2 * counts["received"] == sum(counts.values()) and counts["used"] >= 2
-    assert counts["used"] == 2 * recording.counts["/come/odometry"]
+    assert counts["used"] / 2 <= recording.counts["/come/odometry"] <= 20  # a pose of every image that both sent
     for name in ("left", "right"):
         assert recording.counts[f"/come/{name}/depth/image"] == counts["used"] / 2
 

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ComeRosError
-from ..environment import isolated_dds_environment  # imports no ROS
+from ..environment import isolated_dds_environment, shared_memory  # imports no ROS
 
 PACKAGE_FOLDER = Path(__file__).resolve().parents[3]
-SHARED_MEMORY = Path("/dev/shm")
 ACTIVE_TIMEOUT_S = 180.0  # importing torch and reading the weights, on a slow disk
 MATCH_TIMEOUT_S = 30.0
 SETTLE_TIMEOUT_S = 30.0
@@ -318,7 +317,7 @@ class Processes:
                 raise LiveError(process.obituary())
 
     def __enter__(self) -> Processes:
-        self._memory = _segments()
+        self._memory = shared_memory(semaphores=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -332,7 +331,7 @@ class Processes:
             for process in self.started:
                 process.stop(signal.SIGINT)
             if any((process.exit_code or 0) < 0 for process in self.started):
-                _clear(_segments() - self._memory)
+                _clear(shared_memory(semaphores=True) - self._memory)
         finally:
             if before is not None:
                 signal.signal(signal.SIGINT, before)
@@ -341,11 +340,6 @@ class Processes:
 def _end_with_parent() -> None:
     """Asks Linux to end this child when its parent dies, however that comes."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _segments() -> set[Path]:
-    """Shared memory of Fast DDS."""
-    return {p for pattern in ("fastdds_*", "sem.fastdds_*") for p in SHARED_MEMORY.glob(pattern)}
 
 
 def _clear(segments: set[Path]) -> None:

@@ -364,12 +364,14 @@ def profile() -> Iterator[Finding]:
 
 
 def shared_memory() -> Iterator[Finding]:
-    folder = Path("/dev/shm")
+    from ...ros.environment import SHARED_MEMORY as folder
+    from ...ros.environment import shared_memory as segments_of_dds
+
     if not folder.is_dir():
         yield Finding(WARN, "/dev/shm", "not there: large best-effort images get lost", "mount a tmpfs on /dev/shm")
         return
     usage = shutil.disk_usage(folder)
-    segments = [p.stat().st_size for p in folder.glob("fastdds_*")]
+    segments = [p.stat().st_size for p in segments_of_dds()]
     held = f"{len(segments)} files of DDS hold {sum(segments) / MIB:.0f} MiB"
     text = f"{usage.free / MIB:.0f} of {usage.total / MIB:.0f} MiB free, {held}"
     if usage.free >= SHARED_MEMORY_WANTED:

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -379,7 +380,11 @@ def held(pid: int) -> tuple[float, int, int, int]:
     """Resident memory in MiB, threads, open files, and mapped segments of DDS shared memory of a process."""
     process = Path(f"/proc/{pid}")
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
-    mapped = {line.split()[-1] for line in (process / "maps").read_text().splitlines() if "/dev/shm/fastdds_" in line}
+    mapped = {
+        line.split()[-1]
+        for line in (process / "maps").read_text().splitlines()
+        if re.search("/dev/shm/(fastdds|fastrtps)_", line)
+    }
     return int(status["VmRSS"].split()[0]) / 1024, int(status["Threads"]), len(os.listdir(process / "fd")), len(mapped)
 
 

@@ -11,7 +11,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from come_ros.config import Config
-from come_ros.ros import node
+from come_ros.ros import node, reader
 from come_ros.ros.diagnostics.counters import DROP_REASONS, FrameCounters
 from come_ros.ros.diagnostics.keys import STATUSES
 from come_ros.ros.diagnostics.statuses import NodeView, statuses
@@ -49,7 +49,7 @@ def test_every_key_has_its_meaning_and_every_meaning_its_key():
 
     telemetry = made(Clock())
     # what is told only where it is used: each of these reaches telemetry.known through the node
-    known = set(re.findall(r'(?:_tell_known\(|known\[)"(\w+)"', inspect.getsource(node)))
+    known = set(re.findall(r'(?:tell_known\(|known\[)"(\w+)"', inspect.getsource(node) + inspect.getsource(reader)))
     assert {"depth", "odometry", "base_frame", "extrinsics", "sync"} <= known
     telemetry.known = dict.fromkeys(known, "ok")
     view = replace(VIEW, backbone=load_backbone(Config()).description)
