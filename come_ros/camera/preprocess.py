@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,21 +45,29 @@ def check_image(image: NDArray[np.uint8]) -> None:
         )
 
 
+class Sized(Protocol):
+    """A model, as far as the size of its images goes: backbones.Backbone, or a GeometryModel."""
+
+    def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
+        """(W, H) of the model's image for one of (width, height) whose longer side is to be about `side`."""
+
+
 @dataclass(frozen=True)
 class PlainSizes:
-    """What image_plan and eval ask of a model, for one that has no rule of its own."""
+    """The sizes of a model without a rule of its own, where there is no model."""
 
     patch_size: int
     native_side: int
 
+    def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
+        """Whole patches, nearest to the image's proportions."""
+        return patch_grid_size(width, height, side, self.patch_size)
 
-def image_plan(backbone: Any, width: int, height: int, side: int) -> CropResize:
-    """The crop of a (height, width) image for that model, whose longer side becomes about `side`: by its own rule, if it has one. Every
-    door asks here. Raises FrameError for an empty image."""
-    size = getattr(backbone, "image_size", None)  # stand-ins for a model need only predict
-    if size is None:
-        return plan_resize(width, height, side, backbone.patch_size)
-    return cover(width, height, *size(width, height, side))
+
+def image_plan(model: Sized, width: int, height: int, side: int) -> CropResize:
+    """The crop of a (height, width) image for that model, whose longer side becomes about `side`, by the model's own rule. All commands
+    and the node ask here. Raises FrameError for an empty image."""
+    return cover(width, height, *model.image_size(width, height, side))
 
 
 def plan_resize(width: int, height: int, side: int, patch: int) -> CropResize:

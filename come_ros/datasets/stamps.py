@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from ..errors import DatasetError
 from ..types import F32
+
+T = TypeVar("T")
 
 MAX_DIFFERENCE_NS = 20_000_000  # lists of different clocks are matched up to this, as the benchmark's own script does
 NANOSECOND_DIGITS = 16  # of a stamp in whole nanoseconds; one in seconds has 10
@@ -44,6 +47,13 @@ def stamp_ns_from_text(text: str) -> int:
     if len(whole) >= NANOSECOND_DIGITS and not part:
         return int(whole)
     return int(whole) * 1_000_000_000 + int((part + "000000000")[:9])
+
+
+def matched(stamps_ns: Sequence[int], values: Mapping[int, T]) -> dict[int, T]:
+    """stamp -> the value of the nearest stamp among `values`; those that have none within MAX_DIFFERENCE_NS are left out."""
+    others = sorted(values)
+    near = nearest(stamps_ns, others)
+    return {stamp: values[others[i]] for stamp, i in zip(stamps_ns, near, strict=True) if i is not None}
 
 
 def nearest(stamps_ns: Sequence[int], others_ns: Sequence[int]) -> list[int | None]:

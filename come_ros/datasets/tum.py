@@ -16,7 +16,7 @@ from ..errors import DatasetError, FrameError
 from ..files import shown, text_of_file
 from ..types import F32, F64, Frame
 from .image_file import OneSize, Picture, read_picture, read_stored
-from .stamps import nearest, stamp_ns_from_text
+from .stamps import matched, stamp_ns_from_text
 
 METRES_PER_UNIT = 1 / 5000  # of a depth PNG, unless sequence.json says otherwise
 
@@ -134,9 +134,9 @@ class TumSequence:
             rows = read_list(self.folder / "rgb.txt", 2)
             depth = [None] * len(rows)
             if (self.folder / "depth.txt").is_file():
-                readings = read_list(self.folder / "depth.txt", 2)
-                near = nearest([stamp for stamp, _ in rows], [stamp for stamp, _ in readings])
-                depth = [None if j is None else self.folder / readings[j][1][0] for j in near]
+                readings = {stamp: self.folder / words[0] for stamp, words in read_list(self.folder / "depth.txt", 2)}
+                found = matched([stamp for stamp, _ in rows], readings)
+                depth = [found.get(stamp) for stamp, _ in rows]
         else:
             raise DatasetError(f"{self.folder} holds neither frames.txt nor rgb.txt: it is not a TUM sequence")
         if not rows:
@@ -148,8 +148,8 @@ class TumSequence:
         if not path.is_file():
             return [None] * len(self)
         poses = read_trajectory(path)
-        known = list(poses.values())
-        return [None if j is None else known[j] for j in nearest(self.stamps_ns, list(poses))]
+        known = matched(self.stamps_ns, poses)
+        return [known.get(stamp) for stamp in self.stamps_ns]
 
 
 def read_list(path: Path, columns: int) -> list[tuple[int, list[str]]]:

@@ -22,7 +22,7 @@ from ... import __version__
 from ...camera.preprocess import in_model_pixels
 from ...config import Config
 from ...datasets.sequence import Recording
-from ...datasets.stamps import NearestDepth, nearest
+from ...datasets.stamps import NearestDepth, matched
 from ...errors import Cancelled, DatasetError, OutputError
 from ...evaluation.clock_offset import find_offset
 from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_scores
@@ -240,9 +240,7 @@ class Job:
 
     def _measured(self) -> dict[str, Any]:
         truth = self._place_truth()
-        stamps, known = sorted(self._poses), list(self._true_poses)
-        near = nearest(stamps, known)
-        true_poses = {t: self._true_poses[known[i]] for t, i in zip(stamps, near, strict=True) if i is not None}
+        true_poses = matched(sorted(self._poses), self._true_poses)
         self._matched.update(true_poses)
         counts = self.pipeline.counts
         waiting = self.pipeline.fresh
@@ -265,7 +263,7 @@ class Job:
             },
             "stream": {k: counts[k] for k in ("windows", "refused", "restarts", "jumps", "gaps", "changes")},
             **self._refinement_measured(),
-            "truth": {"poses": len(known), "matched": len(true_poses), **truth},
+            "truth": {"poses": len(self._true_poses), "matched": len(true_poses), **truth},
             "depth": self._depth_scores.result(),
             "trajectory": trajectory_scores(self._poses, true_poses, self._depth_scores.scale),
             "rotation": rotation_scores(self._poses, true_poses),

@@ -14,7 +14,7 @@ import numpy as np
 from ...camera.preprocess import CropResize, crop_intrinsics, image_plan, in_model_pixels, preprocess
 from ...config import Config
 from ...datasets.sequence import Recording, open_sequence
-from ...datasets.stamps import nearest
+from ...datasets.stamps import matched, nearest
 from ...datasets.tum import read_trajectory
 from ...errors import ConfigError, DatasetError, FrameError
 from ...evaluation.window import LEAST_KNOWN, WindowTruth
@@ -159,9 +159,7 @@ def _recorded(source: Source, cut: Cut, plan_of: Plan) -> Iterator[WindowTruth]:
     with source.open() as sequence:
         depth = _depth(sequence, {s.frame.stamp_ns: s for s in seen.values()})
     stamps = [s.frame.stamp_ns for s in seen.values()]
-    known = list(poses.values())
-    near = nearest(stamps, list(poses)) if poses else [None] * len(stamps)
-    truth = {t: known[i] for t, i in zip(stamps, near, strict=True) if i is not None}
+    truth = matched(stamps, poses)
     if not depth and not truth:
         raise DatasetError(
             f"{source.name} has neither depth nor poses of the camera near its images: there is nothing to compare with"

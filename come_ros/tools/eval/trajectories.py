@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...camera.preprocess import in_model_pixels
-from ...datasets.stamps import nearest
+from ...datasets.stamps import matched, nearest
 from ...errors import Cancelled
 from ...evaluation import ate_rmse, depth_scale, rpe_rmse
 from ...evaluation.recordings import rotation_scores, trajectory_scores
@@ -35,9 +35,7 @@ def trajectories(source: Source, variants: Sequence[Variant], stopped: Any) -> d
             tqdm(total=sequence.count, desc=f"path, {variant.name}", unit="img", disable=None) as bar,
         ):
             poses, depth = _odometry(variant, _watched(sequence.iter_frames(), bar, stopped), stopped)
-        stamps, known = sorted(poses), list(truth.values())
-        near = nearest(stamps, list(truth))
-        real = {t: known[i] for t, i in zip(stamps, near, strict=True) if i is not None}
+        real = matched(sorted(poses), truth)
         path = trajectory_scores(poses, real, _depth_scale(source, depth))
         if path is not None and "problem" in path:
             _fill(path, poses, real)

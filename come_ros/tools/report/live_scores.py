@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ... import geometry
 from ...camera.preprocess import in_model_pixels
 from ...datasets.rosbag import Bag
-from ...datasets.stamps import nearest
+from ...datasets.stamps import matched, nearest
 from ...errors import ComeRosError
 from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_scores
 from ...messages import stamp_ns
@@ -117,10 +117,7 @@ def read_truth(path: str | Path, recording: Published, topic: str | None = None)
     """Truth of `path` for the frames of a recording: the nearest within 20 ms. Raises DatasetError."""
     with Bag(path, topic) as bag:
         poses = bag.truth()
-        stamps = sorted(recording.odom_from_camera)
-        near = nearest(stamps, list(poses)) if poses else [None] * len(stamps)
-        known = list(poses.values())
-        world_from_camera = {t: known[i] for t, i in zip(stamps, near, strict=True) if i is not None}
+        world_from_camera = matched(sorted(recording.odom_from_camera), poses)
         wanted = sorted(recording.depth)
         depth: dict[int, F32] = {}
         for stamp, metres in bag.iter_depth():
