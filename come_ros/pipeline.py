@@ -55,9 +55,9 @@ class ModelInput(NamedTuple):
 class ReconstructionPipeline:
     """`add_frame` is cheap and may be called for every frame; `reconstruct` is the slow part. One thread calls both.
 
-    counts: how often it happened, by name: keyframes, not_keyframe, time, unusable (dropped frames), jumps (time went back), gaps,
-    changes (of the images), windows, refused, restarts (of the alignment, after MAX_REFUSED refused windows in a row),
-    resets (of the world). world: the number of the present one.
+    counts: how often it happened, by name: keyframes; not_keyframe, time, unusable, rejected (dropped frames); jumps (time went back),
+    gaps, changes (of the images), windows, refused, restarts (of the alignment, after MAX_REFUSED refused windows in a row), resets (of
+    the world). world: the number of the present one.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ReconstructionPipeline:
         self.governor = Governor(config, backbone.native_side, backbone.patch_size, clock)
         self.counts = dict.fromkeys(
             (
-                *("keyframes", "not_keyframe", "time", "unusable"),
+                *("keyframes", "not_keyframe", "time", "unusable", "rejected"),
                 *("jumps", "gaps", "changes", "windows", "refused", "restarts", "resets"),
             ),
             0,
@@ -212,6 +212,15 @@ class ReconstructionPipeline:
         stop: polled while the model runs. Raises Cancelled, FrameError, OutOfMemory, or what the model raises; the new frames are
         gone then, and all else is as before.
         """
+        used = 0
+        try:
+            submap = self._reconstruct(window, stop)
+            used = len(submap) // self.cameras
+            return submap
+        finally:
+            self.counts["rejected"] += window.new - used
+
+    def _reconstruct(self, window: Window, stop: Callable[[], bool] | None) -> Submap:
         config = self.config
         clock = [time.perf_counter()]
         seen = window.spread()
@@ -459,6 +468,8 @@ class ReconstructionPipeline:
                 seconds, TIME_JUMP_NS * 1e-9, text,
             )  # fmt: skip
         self._ignoring = how == "ignore"
+        if how != "ignore":
+            self.counts["time"] += self.fresh  # they wait for a window that does not come
         if how == "reset":
             self._forget_world()
         elif how == "keep_pose":

@@ -247,8 +247,7 @@ class Job:
         compared = self._comparisons
         lost = {
             "unreadable": self._source.unreadable,
-            **{reason: counts[reason] for reason in ("not_keyframe", "time", "unusable")},
-            "rejected": counts["keyframes"] - self.used - self.superseded - waiting,
+            **{reason: counts[reason] for reason in ("not_keyframe", "time", "unusable", "rejected")},
             "superseded": self.superseded,
         }
         return {
@@ -356,9 +355,8 @@ class Job:
     def what_was_read(self) -> str:
         """In words, for those who got no result."""
         counts = self.pipeline.counts
-        refused = counts["keyframes"] - self.superseded - self.pipeline.fresh
         lost = {"damaged": self._source.unreadable, "too little motion": counts["not_keyframe"], "stamp not newer": counts["time"],
-                "unusable": counts["unusable"], "in refused windows": refused}  # fmt: skip
+                "unusable": counts["unusable"], "in refused windows": counts["rejected"]}  # fmt: skip
         text = ", ".join(f"{n} {reason}" for reason, n in lost.items() if n)
         return f"{self.read} images were read, none could be used ({text or 'there are too few'})"
 
