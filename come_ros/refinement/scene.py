@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +31,8 @@ MIN_SPREAD = 0.04  # standard deviation of the inliers' pixels across the narrow
 MIN_SUPPORTED = 0.5  # share of the new keyframes that must pass where the network's window was refused
 MANY_INLIERS = 200  # from so many on the depth's shape is corrected as far as they want, below in proportion
 
+# Of the network's depth, which errs alike over whole surfaces: poses go by the landmarks that it agrees with, the correction by all
+POSE_KERNEL, DEPTH_KERNEL = 0.3, 2.0
 WIDE, KERNEL = 6.0, 2.0  # sigmas at which an observation counts half: first, while the start is rough, and in the end
 OUTLIER = 4.0  # sigmas beyond which it is left out of the last solution
 ITERATIONS = 12, 12
@@ -366,6 +368,30 @@ class Scene:
 
     def solve(self, kernel: float, iterations: int, rough: bool = False) -> bundle.Solution:
         """With the observations that are still in. rough: as a start for the next one."""
+        measured, unit = self._measured()
+        problem = self._problem(kernel, DEPTH_KERNEL if rough else POSE_KERNEL, measured, unit)
+        solution = bundle.solve(problem, iterations, 10 * TOLERANCE if rough else TOLERANCE, covariance=not rough)
+        self.poses, self.log_inverse_depth = solution.world_from_camera, solution.log_inverse_depth
+        self.corrections, self.intrinsics = solution.corrections, solution.intrinsics
+        if any(measured.metric) and self.fixed_unit is None:
+            self.unit = solution.unit, solution.unit_sigma if not rough else unit[1]
+        if not rough:  # again for the corrections, with the poses as they are
+            measured, unit = self._measured()
+            problem = self._problem(kernel, DEPTH_KERNEL, measured, unit)
+            still = replace(
+                problem,
+                free=np.zeros_like(self.free),
+                relatives=(),
+                log_focal_sigma=0 * self.focal_sigma,
+                unit_sigma=0.0,
+            )
+            self.corrections = bundle.solve(still, iterations, TOLERANCE, covariance=False).corrections
+        return solution
+
+    def _problem(
+        self, kernel: float, depth_kernel: float, measured: _Steps, unit: tuple[float, float]
+    ) -> bundle.Problem:
+        """The bundle as it stands. kernel, depth_kernel: of the observations and of the network's depth."""
         use = self.observed = np.flatnonzero(self.used & (self.frame != self.anchor[self.landmark]))
         deep = np.flatnonzero(self.used & np.isfinite(self.log_depth))
         # a network errs alike in all frames that see a point: together they count once
@@ -375,8 +401,7 @@ class Scene:
         common = spread * a.common * (SHARED if self.shared else 1.0)
         if not self.trusted and self.first_new:
             common = common * REFUSED
-        measured, unit = self._measured()
-        problem = bundle.Problem(
+        return bundle.Problem(
             world_from_camera=self.poses,
             free=self.free,
             camera=self.camera,
@@ -389,7 +414,7 @@ class Scene:
             ),
             depths=bundle.Depths(
                 self.frame[deep], self.landmark[deep], self.log_depth[deep], self.terms[deep],
-                self._of_frames("depth")[self.frame[deep]] * np.sqrt(times), KERNEL,
+                self._of_frames("depth")[self.frame[deep]] * np.sqrt(times), depth_kernel,
             ),
             relatives=tuple(filter(len_of, (self._by_network().relatives(KERNEL), measured.relatives(np.inf)))),
             corrected=np.arange(self.count) >= self.first_new,
@@ -400,12 +425,6 @@ class Scene:
             unit=unit[0],
             unit_sigma=unit[1] if any(measured.metric) else 0.0,
         )  # fmt: skip
-        solution = bundle.solve(problem, iterations, 10 * TOLERANCE if rough else TOLERANCE, covariance=not rough)
-        self.poses, self.log_inverse_depth = solution.world_from_camera, solution.log_inverse_depth
-        self.corrections, self.intrinsics = solution.corrections, solution.intrinsics
-        if any(measured.metric) and self.fixed_unit is None:
-            self.unit = solution.unit, solution.unit_sigma if not rough else unit[1]
-        return solution
 
     def _by_network(self) -> _Steps:
         """From keyframe to keyframe of a camera, and, where nobody says how cameras sit, between those of a set."""
