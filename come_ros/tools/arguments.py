@@ -48,12 +48,26 @@ class Interrupts:
             signal.signal(number, handler)
 
 
-def configuration(options: argparse.Namespace) -> Config:
+def add_config_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """--params, --weights and --set, as `configured` reads them. several: whether one --set may be followed by more than one parameter,
+    which a command with positional arguments cannot have."""
+    parser.add_argument("--params", metavar="FILE", help="ROS parameters file, as for the node")
+    parser.add_argument("--weights", metavar="FILE", help="weights file instead of the bundled model")
+    how: dict[str, Any] = {"nargs": "+", "action": "extend"} if several else {"action": "append"}
+    parser.add_argument("--set", metavar="NAME=VALUE", default=[], help="one parameter; wins over --params", **how)
+
+
+def configured(options: argparse.Namespace) -> Config:
     """Parameters file, then --weights, then --set. Raises ConfigError."""
     config = Config() if options.params is None else load_config(options.params)
     if options.weights is not None:
         config = config.replace(weights=options.weights)
-    config = with_words(config, options.set)
+    return with_words(config, options.set)
+
+
+def configuration(options: argparse.Namespace) -> Config:
+    """The same for a command that works on a recording: what has no effect there is reported. Raises ConfigError."""
+    config = configured(options)
     if unread := [p.name for p in parameters() if p.node_only and config.get(p.name) != p.default]:
         log.warning("only the live node reads %s: no effect here", ", ".join(unread))
     if config.known.depth or config.known.odometry:

@@ -45,7 +45,7 @@ from ...errors import Cancelled, ComeRosError, ConfigError, DatasetError
 from ...files import shown
 from ...pipeline import ReconstructionPipeline
 from ...types import F64
-from ..arguments import Interrupts, configuration
+from ..arguments import Interrupts, add_config_arguments, configuration
 from ..report.bag_report import table, truth_problem
 from ..report.results import ResultFolder
 from .job import Job
@@ -62,11 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="bag, folder or video")
     parser.add_argument("-o", "--out", required=True, metavar="DIR", help="output folder; created if missing")
     parser.add_argument("--topic", default=None, help="image topic of a bag that holds several")
-    parser.add_argument("--params", metavar="FILE", default=None, help="ROS parameters file, as for the node")
-    parser.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], help="one parameter; wins over --params"
-    )
-    parser.add_argument("--weights", metavar="FILE", default=None, help="weights file instead of the bundled model")
+    add_config_arguments(parser)
     parser.add_argument(
         "--gt", metavar="TOPIC|FILE", default=None,
         help="true path of the camera's optical frame: a topic of the bag (Odometry, PoseStamped) or a TUM file "

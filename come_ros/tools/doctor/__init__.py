@@ -18,7 +18,7 @@ import argparse
 import json
 
 from ... import __version__
-from ...config import Config, load_config, with_words
+from ..arguments import add_config_arguments, configured
 from .checks import MODELS, examine
 from .running_system import FAIL, OK, WARN
 
@@ -35,22 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="listen to it for this many seconds (default: 2)")
     parser.add_argument("--sim-time", action="store_true", help="/clock must be there")
-    parser.add_argument("--params", metavar="FILE", help="parameters of the node, a YAML file")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=VALUE",
-        help="single parameters, such as weights=FILE; may be repeated",
-    )
+    add_config_arguments(parser, several=True)
     parser.add_argument("--quick", action="store_true", help="leave out the trial pass and the running ROS system")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints the findings; 1 if anything is FAIL. Raises ConfigError if --params or --set are wrong."""
-    config = with_words(load_config(options.params) if options.params else Config(), options.set)
+    config = configured(options)
     if not options.json:
         print(f"come_ros {__version__} in {MODELS.parent}")
     found = []

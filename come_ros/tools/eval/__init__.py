@@ -45,11 +45,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ... import __version__
-from ...config import Config, load_config, with_words
+from ...config import Config
 from ...errors import Cancelled, CheckpointError, ConfigError
 from ...evaluation.window import WindowTruth
 from ...files import write_text
-from ..arguments import Interrupts
+from ..arguments import Interrupts, add_config_arguments, configured
 from ..report.figures import draw_or_warn
 from ..report.results import ResultFolder
 from ..report.tables import for_json
@@ -86,11 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--step", type=int, default=0, help="images from one window's start to the next's (default: no overlap)"
     )
-    parser.add_argument("--params", metavar="FILE", help="ROS parameters file, as for the node")
-    parser.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], help="one parameter; wins over --params"
-    )
-    parser.add_argument("--weights", metavar="FILE", help="weights file instead of the bundled model")
+    add_config_arguments(parser)
     parser.add_argument("--topic", help="image topic of a bag that holds several")
     parser.add_argument("--gt", metavar="TOPIC|FILE", help="true path: a topic of the bag, or a TUM file")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default %(default)s)")
@@ -99,9 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """0, or 128 + number if a signal ended it. Raises ComeRosError."""
-    config = Config() if options.params is None else load_config(options.params)
-    config = config.replace(weights=options.weights) if options.weights is not None else config
-    config = with_words(config, options.set)
+    config = configured(options)
     if options.seed < 0:
         raise ConfigError(f"--seed is {options.seed}, but must be 0 or more")
     cut = Cut(options.size, options.stride, options.step, options.windows)
