@@ -10,6 +10,7 @@ import time
 
 import rclpy.task
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import uninstall_signal_handlers
 
 from ..errors import ConfigError
 from ..threads import begin
@@ -63,7 +64,11 @@ def _spin(arguments: list[str], load: Load) -> tuple[int, bool]:
         if not _signalled():
             raise
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not break the way out
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second one must not break the way out
+        # rclpy's thread for signals walks the list of guard conditions without a lock, and the end of the executor frees that list:
+        # a crash, now and then, on a busy machine. This ends the thread and waits for it.
+        uninstall_signal_handlers()
         if executor is not None:
             executor.shutdown(0.0)
         if node is not None:

@@ -291,6 +291,40 @@ def test_an_error_that_a_signal_made_is_none_and_every_other_is(start_node, sign
     assert ("Traceback" in node.log) != signalled, node.log
 
 
+MANY_TO_WAKE = """
+import os, sys
+from rclpy.signals import SignalHandlerGuardCondition
+from come_ros.ros import main
+woken = []
+class Executor(main.SingleThreadedExecutor):
+    def spin(self):
+        woken[:] = [SignalHandlerGuardCondition(context=self._context) for _ in range(1000)]  # behind the executor's own, which wakes it
+        cpu = min(os.sched_getaffinity(0))
+        for thread in map(int, os.listdir("/proc/self/task")):  # one core, and all others give way to this thread
+            os.sched_setaffinity(thread, [cpu])
+            if thread != os.getpid():
+                os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+        print("spinning")
+        super().spin()
+    def shutdown(self, timeout_sec=None):
+        woken.clear()
+        return super().shutdown(timeout_sec)
+main.SingleThreadedExecutor = Executor
+sys.exit(main.main())
+"""
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
+def test_the_way_out_waits_for_rclpys_signal_thread(start_node, peer: Peer, with_signal: int) -> None:
+    """That thread walks a list of guard conditions, which the end of the executor frees: a crash on a busy machine, once in some
+    thousand stops."""
+    peer.listen_to_outputs()
+    node = start_node("-p", "backbone:=fake", script=MANY_TO_WAKE)
+    node.wait_for("spinning")
+    node.wait_for("active: waiting for")
+    assert_ends_well(node, with_signal)
+
+
 def test_a_missing_checkpoint_fails_configure_in_one_line(start_node, peer: Peer, tmp_path) -> None:
     peer.listen_to_outputs()
     path = str(tmp_path / "none.safetensors")

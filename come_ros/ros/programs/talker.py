@@ -9,6 +9,7 @@ from typing import Any
 
 import rclpy
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 
 from ..messages import message_type
 
@@ -22,7 +23,8 @@ def talker(topics: Mapping[str, tuple[str, int]]) -> Iterator[Callable[[str, Any
 
     Raises TimeoutError if a topic finds none.
     """
-    rclpy.init()
+    # Without rclpy's handlers: a signal ends the wait below as in any Python program, and nothing spins that it would have to wake.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("talker")
     try:
         publishers = {
