@@ -6,14 +6,16 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .alignment import WindowAligner
-from .backbones.stream import EncoderCache, FrameName, Step
-from .camera.preprocess import CropResize, check_image, cover, crop_depth, crop_intrinsics, image_plan, preprocess
+from .backbones.stream import EncoderCache, Step
+from .camera.intrinsics import IntrinsicsMedian
+from .camera.model_input import ModelInput, ModelInputs, known_of, window_plans
+from .camera.preprocess import CropResize, check_image, image_plan
 from .camera.rig import hold_rig
 from .config import Config
 from .errors import FrameError, OutOfMemory
@@ -28,7 +30,7 @@ from .timeline import Place, Timeline, settled
 from .tracking.drift import Drift, by_network
 from .tracking.landmarks import landmarks_of, with_known
 from .tracking.odometry import UNKNOWN, Located, Odometry
-from .types import F64, Frame, Known, Prediction, Submap, Window
+from .types import F64, Frame, Submap, Window
 from .window import MAX_GAP_NS, TIME_JUMP_NS, SlidingWindow, trimmed
 
 if TYPE_CHECKING:
@@ -38,18 +40,8 @@ log = logging.getLogger("come_ros")
 
 # So many refused windows in a row: what they are compared with is more likely wrong than they are.
 MAX_REFUSED = 3
-# Predicted intrinsics are the median over so many windows and stay as they are from then on.
-INTRINSICS_WINDOWS = 10
 # A camera whose images change all the time is told of so often.
 MOST_CHANGES_TOLD = 20
-
-
-class ModelInput(NamedTuple):
-    """stamps_ns: of the frames. images: (S, H, W, 3) uint8 RGB. known: what is known beside them, None if nothing."""
-
-    stamps_ns: tuple[int, ...]
-    images: NDArray[np.uint8]
-    known: Known | None
 
 
 class ReconstructionPipeline:
@@ -89,10 +81,9 @@ class ReconstructionPipeline:
         self.odometry = Odometry(config)
         self.world = 0
         self._drift = Drift()
-        self._model_images: dict[FrameName, NDArray[np.uint8]] = {}
-        self._known: Known | None = None
+        self._inputs = ModelInputs()
         self._origin: F64 | None = None
-        self._intrinsics = _Intrinsics()
+        self._intrinsics = IntrinsicsMedian()
         self._last: _Source | None = None
         self._timeline = Timeline()
         self._ignoring = False
@@ -224,23 +215,19 @@ class ReconstructionPipeline:
         config = self.config
         clock = [time.perf_counter()]
         seen = window.spread()
-        plans = self._plan(seen)
-        images = self._preprocess(seen, plans)
-        self._known = self._known_of(seen, plans)
+        plans, given = self._input(seen)
         clock.append(time.perf_counter())
         try:
-            prediction, failure = self.backbone.predict(images, stop, self._known, self._step(seen)), ""
+            prediction, failure = self.backbone.predict(given.images, stop, given.known, self._step(seen)), ""
         except OutOfMemory as error:
             prediction, failure = None, str(error)
         if prediction is None:  # out here, what the exception held on to is free
             self._step_down(failure, len(window))
             window = trimmed(window, *self._sizes(len(window)))
             seen = window.spread()
-            plans = self._plan(seen)
-            images = self._preprocess(seen, plans)
-            self._known = self._known_of(seen, plans)
+            plans, given = self._input(seen)
             try:
-                prediction = self.backbone.predict(images, stop, self._known, self._step(seen))
+                prediction = self.backbone.predict(given.images, stop, given.known, self._step(seen))
             except OutOfMemory:  # once is enough for one window; the next one is cheaper still
                 self.governor.out_of_memory(len(window))
                 self._follow_governor()
@@ -249,7 +236,7 @@ class ReconstructionPipeline:
             log.info("memory was enough for a while: larger windows are tried again, %s", _effort_text(self.governor))
             self._follow_governor()
         clock.append(time.perf_counter())
-        kind = images.shape, prediction.reused, round(prediction.kept_ratio, 3), len(prediction.depth)
+        kind = given.images.shape, prediction.reused, round(prediction.kept_ratio, 3), len(prediction.depth)
         self._pass = None if failure else (clock[2] - clock[1], kind)
 
         prediction, residual = hold_rig(seen.frames, window.cameras, prediction)
@@ -342,10 +329,7 @@ class ReconstructionPipeline:
     @property
     def last_input(self) -> ModelInput | None:
         """What the model was given for the last window; None if there was none yet."""
-        if not self._model_images:
-            return None
-        stamps_ns = tuple(stamp for stamp, _ in self._model_images)
-        return ModelInput(stamps_ns, np.stack(list(self._model_images.values())), self._known)
+        return self._inputs.last
 
     def run(
         self,
@@ -382,7 +366,7 @@ class ReconstructionPipeline:
         self._aligner.reset()
         self._refiner.reset()
         self._forget_frames()
-        self._intrinsics = _Intrinsics()
+        self._intrinsics = IntrinsicsMedian()
         self._last = None
         self._timeline.reset()
         self._refused = 0
@@ -420,7 +404,7 @@ class ReconstructionPipeline:
 
     def _forget_frames(self) -> None:
         """All that was made of frames, by name."""
-        self._model_images.clear()
+        self._inputs.clear()
         self._encoder_cache.clear()
 
     def _step_down(self, failure: str, frames: int) -> None:
@@ -513,25 +497,11 @@ class ReconstructionPipeline:
             self.odometry.update(submap.landmarks)
             located(self.odometry.located())
 
-    def _plan(self, window: Window) -> list[CropResize]:
-        """Of each frame. The first camera's image gives the size; those of the others are cut to it."""
-        height, width = window.frames[0].image.shape[:2]
-        side = self.governor.effort.side
-        plan = image_plan(self.backbone, width, height, side)
-        return [cover(f.image.shape[1], f.image.shape[0], plan.width, plan.height) for f in window.frames]
-
-    def _known_of(self, window: Window, plans: list[CropResize]) -> Known | None:
-        """What the frames bring beside their images, as far as the model takes it and `config.known` lets it; None if nothing."""
-        wanted, takes = self.config.known, self.backbone.inputs
-        known = Known.nothing(len(window), plans[0].height, plans[0].width, wanted.metric)
-        for i, (frame, plan) in enumerate(zip(window.frames, plans, strict=True)):
-            if "intrinsics" in takes and wanted.intrinsics and frame.intrinsics is not None:
-                known.intrinsics[i] = crop_intrinsics(frame.intrinsics, plan)
-            if "depth" in takes and wanted.depth and frame.depth is not None:
-                known.depth[i] = crop_depth(frame.depth, plan)
-            if "poses" in takes and wanted.odometry and frame.world_from_camera is not None:
-                known.world_from_camera[i] = frame.world_from_camera
-        return known if known else None
+    def _input(self, window: Window) -> tuple[list[CropResize], ModelInput]:
+        """How the frames of `window` are cut and resized, and what the model is given for them."""
+        plans = window_plans(self.backbone, window, self.governor.effort.side)
+        known = known_of(window, plans, self.config.known, self.backbone.inputs)
+        return plans, self._inputs.make(window, plans, known)
 
     def _step(self, window: Window) -> Step | None:
         """How `window` goes on from the one before; None if the model makes every window anew."""
@@ -551,18 +521,6 @@ class ReconstructionPipeline:
         if most == 0 or len(ties) <= most:
             return None
         return (*ties[-most:], *range(old, len(window)))
-
-    def _preprocess(self, window: Window, plans: list[CropResize]) -> NDArray[np.uint8]:
-        """(S, H, W, 3); shared frames were resized for the window before."""
-        images = {}
-        for frame, plan in zip(window.frames, plans, strict=True):
-            key = (frame.stamp_ns, frame.camera)
-            image = self._model_images.get(key)
-            if image is None or image.shape[:2] != (plan.height, plan.width):
-                image = preprocess(frame.image, plan)
-            images[key] = image
-        self._model_images = images
-        return np.stack(list(images.values()))
 
     def _refuse(self) -> str:
         """Counts a refused window; what to add to the reason."""
@@ -604,36 +562,6 @@ class _Source:
         return _Source(
             frame.stamp_ns, " ".join(filter(None, (f"{width}x{height} px", frame.encoding, f"of {frame.camera}")))
         )
-
-
-class _Intrinsics:
-    """Those of each frame's CameraInfo, or else the median of the predicted ones so far, which settles."""
-
-    def __init__(self) -> None:
-        self._predicted: dict[tuple[str, CropResize], list[F64]] = {}
-
-    def add(self, frames: tuple[Frame, ...], plans: list[CropResize], prediction: Prediction) -> None:
-        """Learns from the predicted intrinsics of one window."""
-        rows: dict[tuple[str, CropResize], list[int]] = {}
-        for i, (frame, plan) in enumerate(zip(frames, plans, strict=True)):
-            if prediction.row(i) is not None:
-                rows.setdefault((frame.camera, plan), []).append(i)
-        for key, of_camera in rows.items():
-            windows = self._predicted.setdefault(key, [])
-            if len(windows) < INTRINSICS_WINDOWS:
-                windows.append(np.asarray(prediction.intrinsics[of_camera], np.float64))
-
-    def of(self, frames: tuple[Frame, ...], plans: list[CropResize], estimated: Callable[[Frame], F64 | None]) -> F64:
-        """(N, 3, 3) in pixels of the model's image. estimated: those of a frame's image by the bundle, None if it has none."""
-        out = np.empty((len(frames), 3, 3))
-        for row, frame, plan in zip(out, frames, plans, strict=True):
-            if frame.intrinsics is not None:
-                row[:] = crop_intrinsics(frame.intrinsics, plan)
-            elif (by_bundle := estimated(frame)) is not None:
-                row[:] = crop_intrinsics(by_bundle, plan)
-            else:
-                row[:] = np.median(np.concatenate(self._predicted[frame.camera, plan]), axis=0)
-        return out
 
 
 def _scaled(depth: NDArray[np.float32], scale: float) -> NDArray[np.float32]:

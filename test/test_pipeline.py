@@ -6,11 +6,12 @@ from fakes import START_NS, TruthBackbone, aligned_error, trajectory, truth_of
 
 from come_ros import geometry
 from come_ros.backbones.fake import STEP, FakeBackbone
+from come_ros.camera.intrinsics import MOST_WINDOWS
 from come_ros.camera.preprocess import crop_intrinsics, plan_resize
 from come_ros.config import Config
 from come_ros.errors import Cancelled, FrameError
 from come_ros.outputs.motion import UNKNOWN, MotionEstimator, moving_frame
-from come_ros.pipeline import INTRINSICS_WINDOWS, MAX_REFUSED, ReconstructionPipeline
+from come_ros.pipeline import MAX_REFUSED, ReconstructionPipeline
 from come_ros.self_check import SelfCheck
 from come_ros.types import Frame
 
@@ -252,7 +253,7 @@ def test_given_intrinsics_are_mapped_and_predicted_ones_settle():
     backbone.native_side = 70
     got = [s.intrinsics[0, 0, 0] / truth.intrinsics[0, 0] for s in live(pipeline_of(backbone), truth.frames())]
     assert got[0] == pytest.approx(100) and got[1] == pytest.approx(102, abs=0.7)
-    assert len(set(np.round(got[INTRINSICS_WINDOWS - 1 :], 9))) == 1 and np.isfinite(got).all()
+    assert len(set(np.round(got[MOST_WINDOWS - 1 :], 9))) == 1 and np.isfinite(got).all()
 
 
 def test_a_known_scale_multiplies_all_that_is_published():
@@ -316,7 +317,7 @@ def test_memory_stays_flat_in_a_long_run():
     image = np.zeros((56, 56, 3), np.uint8)
     frames = (Frame(image, START_NS + i * 100_000_000) for i in range(200))
     assert sum(len(s) for s in pipeline.run(frames)) == 200
-    assert len(pipeline._aligner._published) <= 3 and len(pipeline._model_images) <= 3
+    assert len(pipeline._aligner._published) <= 3 and len(pipeline._inputs._images) <= 3
     assert len(pipeline._window._used) <= 2
 
 
