@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from come_ros.datasets.rosbag import rosbags_messages
+from come_ros.datasets.bag_writer import rosbags_messages
 from come_ros.geometry import matrix_from_quat_xyzw, transform
 
 POINTS = np.zeros(7, [(n, "<f4") for n in ("x", "y", "z", "rgb", "conf")])

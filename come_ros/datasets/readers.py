@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ..config import own_parameters, split_name
+from ..config_text import own_parameters, split_name
 from ..errors import ComeRosError, ConfigError, DatasetError
 from ..files import shown
 from ..plugins import READERS, one_line

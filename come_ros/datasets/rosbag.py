@@ -1,15 +1,14 @@
-"""ROS bags without ROS: one camera's images as Frames, its depth and its true path; and sequences written into bags.
+"""Reads ROS bags without ROS: one camera's images as Frames, its depth and its true path. bag_writer.py writes them.
 
-ROS 2 bags (folder, .mcap or .db3) and ROS 1 .bag files are read by storage/, whole or damaged.
+The files themselves (ROS 2: folder, .mcap or .db3; ROS 1: .bag), whole or damaged, are read by storage/.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,18 +19,15 @@ from ..camera.transports import IMAGE, READ_TYPES, base_topic, namespace, transp
 from ..errors import DatasetError, FrameError
 from ..files import shown
 from ..geometry import is_finite_pose, matrix_from_quat_xyzw, transform
-from ..messages import Messages, stamp_ns
+from ..messages import stamp_ns
 from ..types import F32, F64, Frame
+from .bag_writer import TRUTH_TOPIC, typestore
 from .part import Chosen, Part
 from .registered_depth import View, choose_depth, mismatch
 from .storage import Channel, open_recording
 
-if TYPE_CHECKING:
-    from .tum import TumSequence
-
 log = logging.getLogger("come_ros")
 
-TRUTH_TOPIC = "/ground_truth/odometry"
 CAMERA = "camera_optical_frame"
 _INFO, _ODOMETRY = "sensor_msgs/msg/CameraInfo", "nav_msgs/msg/Odometry"
 _TRANSFORM = "geometry_msgs/msg/TransformStamped"
@@ -77,7 +73,7 @@ class Bag:
         self._odd_names: set[str] = set()  # topics whose frame_ids are not UTF-8, all of them
         self._recording = open_recording(self.path)
         try:
-            self._stores = {"cdr": _store(), "ros1": _store(ros1=True)}
+            self._stores = {"cdr": typestore(), "ros1": typestore(ros1=True)}
             known = [c for c in self._recording.channels if c.encoding in self._stores]
             known.sort(
                 key=lambda channel: channel.type in (*READ_TYPES, _INFO, *_POSES)
@@ -475,135 +471,6 @@ def _pose_of(message: Any, kind: str) -> F64 | None:
     except ValueError:
         return None
     return matrix if bool(is_finite_pose(matrix)) else None
-
-
-@functools.cache
-def _store(ros1: bool = False) -> Any:
-    """The standard types: those that are read here have the same fields in every ROS 2."""
-    from rosbags.typesys import Stores, get_typestore
-
-    return get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
-
-
-def rosbags_messages(store: Any = None) -> Messages:
-    """Builds messages in the classes of a rosbags typestore (Jazzy's, if none is given), which can serialize them without ROS."""
-    store = store or _store()
-
-    def octets(a: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(a).reshape(-1).view(np.uint8)
-
-    def make(kind: str, /, **fields: Any) -> Any:
-        return store.types[kind](**fields)
-
-    return Messages(make, octets)
-
-
-class BagWriter:
-    """Writes a camera's sequence into a new ROS 2 bag (a folder), all stamps and recording times being the frames'.
-
-    Topics: /camera/image_raw (rgb8), /camera/camera_info, /camera/depth/image_raw (32FC1, metres, NaN unknown) with
-    /camera/depth/camera_info, /ground_truth/odometry (world to camera optical frame). A context manager.
-    """
-
-    def __init__(
-        self,
-        path: str | Path,
-        storage: str = "mcap",
-        prefix: str = "/camera",
-        world: str = "world",
-        guard: Callable[[Any], Any] | None = None,
-    ) -> None:
-        """storage: "mcap" or "sqlite3". guard: given the stream of an MCAP file, returns what to write to instead.
-
-        Raises DatasetError if `path` exists or cannot be made.
-        """
-        from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
-
-        if storage not in ("mcap", "sqlite3"):
-            raise DatasetError(f"storage is {storage!r}, but must be mcap or sqlite3")
-        self.path = Path(path)
-        self._prefix, self._world = prefix.rstrip("/"), world
-        self._store = _store()
-        self.messages = rosbags_messages(self._store)
-        self._connections: dict[str, Any] = {}
-        try:
-            self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin[storage.upper()])
-            self._writer.open()
-            if guard is not None:
-                self._writer.storage.bio = guard(self._writer.storage.bio)  # type: ignore[union-attr]
-        except (WriterError, OSError) as error:
-            raise DatasetError(f"cannot write the bag {self.path}: {error}") from error
-
-    def write(
-        self,
-        frame: Frame,
-        depth: F32 | None = None,
-        world_from_camera: F64 | None = None,
-        distortion: tuple[float, ...] = (),
-    ) -> None:
-        """One frame, with its depth (H, W) in metres and its true pose (4, 4), if known. distortion: plumb_bob's."""
-        height, width = frame.image.shape[:2]
-        head = self.messages.header(frame.stamp_ns, frame.camera)
-        info = None
-        if frame.intrinsics is not None:
-            info = self.messages.camera_info(frame.intrinsics, width, height, head, distortion)
-            self.put(self._prefix + "/camera_info", info, frame.stamp_ns)
-        self.put(self._prefix + "/image_raw", self.messages.image(frame.image, head), frame.stamp_ns)
-        if depth is not None:
-            if info is not None:
-                self.put(self._prefix + "/depth/camera_info", info, frame.stamp_ns)
-            self.put(self._prefix + "/depth/image_raw", self.messages.depth(depth, head), frame.stamp_ns)
-        if world_from_camera is not None:
-            still = np.zeros(6)
-            head = self.messages.header(frame.stamp_ns, self._world)
-            pose = self.messages.odometry(world_from_camera, still, still, still, head, frame.camera)
-            self.put(TRUTH_TOPIC, pose, frame.stamp_ns)
-
-    def close(self) -> None:
-        self._writer.close()
-
-    def __enter__(self) -> BagWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self.close()
-
-    def put(self, topic: str, message: Any, stamp_ns: int) -> None:
-        """Any message of `messages`, recorded at that time."""
-        self.put_raw(topic, message.__msgtype__, self.serialized(message), stamp_ns)
-
-    def serialized(self, message: Any) -> Any:
-        """The bytes of a message of `messages`."""
-        return self._store.serialize_cdr(message, message.__msgtype__)
-
-    def put_raw(self, topic: str, kind: str, data: Any, stamp_ns: int, latched: bool = False) -> None:
-        """A message of the type `kind` in bytes, as ROS 2 sends it, recorded at that time. latched: players are to keep it for late
-        subscribers (transient local)."""
-        if topic not in self._connections:
-            profiles = [_latched_profile()] if latched else []
-            self._connections[topic] = self._writer.add_connection(
-                topic, kind, typestore=self._store, offered_qos_profiles=profiles
-            )
-        self._writer.write(self._connections[topic], stamp_ns, data)
-
-
-def _latched_profile() -> Any:
-    """Reliable, transient local, depth 1."""
-    from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-
-    never = QosTime(9223372036, 854775807)  # as ROS writes an endless time
-    return Qos(
-        QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, never, never,
-        QosLiveliness.AUTOMATIC, never, False,
-    )  # fmt: skip
-
-
-def write_tum(path: str | Path, sequence: TumSequence, storage: str = "mcap") -> None:
-    """A TUM sequence as a new bag, with depth and poses where it has them: as it gives its images, so with their distortion
-    only if it was opened with rectify=False. Raises DatasetError."""
-    with BagWriter(path, storage) as bag:
-        for i in range(len(sequence)):
-            bag.write(sequence.frame(i), sequence.depth(i), sequence.poses[i], sequence.distortion)
 
 
 def _listed(topics: Any) -> str:

@@ -105,10 +105,10 @@ def render_room(bag: Path, seed: int, frames: int, size: str) -> Path:
     """A camera's walk through a room, HZ images per second, as a bag with its truth; replaces one. Raises DemoError."""
     import numpy as np
 
+    from ..datasets.bag_writer import BagWriter
     from ..datasets.rooms import raycast, splits
     from ..datasets.rooms.camera import camera_path, degrade
     from ..datasets.rooms.scene import make_scene
-    from ..datasets.rosbag import BagWriter
     from ..types import Frame
 
     if bag.exists():

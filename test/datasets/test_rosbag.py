@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from come_ros.camera.rectify import Lens, rectifier_of
-from come_ros.datasets.rosbag import Bag, BagWriter, write_tum
+from come_ros.datasets.bag_writer import BagWriter, write_tum
+from come_ros.datasets.rosbag import Bag
 from come_ros.datasets.tum import TumSequence
 from come_ros.errors import DatasetError
 from come_ros.geometry import rotation_from_vector, transform

@@ -13,7 +13,8 @@ from fakes import Truth, trajectory, truth_of
 
 pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[tools]'")
 
-from come_ros.datasets.rosbag import TRUTH_TOPIC, Bag, BagWriter
+from come_ros.datasets.bag_writer import TRUTH_TOPIC, BagWriter
+from come_ros.datasets.rosbag import Bag
 from come_ros.datasets.sequence import open_sequence
 from come_ros.errors import ConfigError, DatasetError
 

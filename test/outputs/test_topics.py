@@ -3,7 +3,7 @@
 import numpy as np
 
 from come_ros.config import Config
-from come_ros.datasets.rosbag import rosbags_messages
+from come_ros.datasets.bag_writer import rosbags_messages
 from come_ros.outputs.topics import FrameMessages
 from come_ros.types import Alignment, Frame, Submap
 

@@ -5,7 +5,7 @@ import pytest
 
 from come_ros import files
 from come_ros.config import Config
-from come_ros.datasets.rosbag import rosbags_messages
+from come_ros.datasets.bag_writer import rosbags_messages
 from come_ros.errors import OutputError
 from come_ros.geometry import transform
 from come_ros.messages import stamp_ns

@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
 from ros.live_node import PATIENCE_S, START_NS, STEP_NS, K, Peer, picture, wait_until  # noqa: E402
 
-from come_ros.datasets.rosbag import BagWriter  # noqa: E402
+from come_ros.datasets.bag_writer import BagWriter  # noqa: E402
 from come_ros.ros import messages  # noqa: E402
 from come_ros.types import Frame  # noqa: E402
 

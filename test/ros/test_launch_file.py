@@ -130,7 +130,7 @@ def bag(prefix: Path) -> Path:
     """Twelve images of 320x240 at 10 Hz, with camera_info."""
     from ros.live_node import START_NS, STEP_NS, K, picture
 
-    from come_ros.datasets.rosbag import BagWriter
+    from come_ros.datasets.bag_writer import BagWriter
     from come_ros.types import Frame
 
     with BagWriter(prefix / "recorded") as writer:

@@ -30,7 +30,8 @@ pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[
 pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]'")
 
 from come_ros import geometry
-from come_ros.datasets.rosbag import Bag, BagWriter
+from come_ros.datasets.bag_writer import BagWriter
+from come_ros.datasets.rosbag import Bag
 from come_ros.errors import ConfigError
 from come_ros.files import write_tum
 from come_ros.outputs.topics import OUTPUTS

@@ -18,8 +18,8 @@ import pytest
 pytest.importorskip("rclpy", reason="rclpy is not installed: pip install '.[ros]', or source a ROS installation")
 pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]'")
 
+from come_ros.datasets.bag_writer import BagWriter
 from come_ros.datasets.rooms.rooms import render_sequence
-from come_ros.datasets.rosbag import BagWriter
 from come_ros.ros.programs.live import LiveError, PlayedCamera, Processes, _clear, run_live
 from come_ros.tools import cli
 from come_ros.tools.report.live_scores import read_recording, read_truth, score

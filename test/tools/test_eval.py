@@ -18,7 +18,7 @@ pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[
 from come_ros.backbones.checkpoint import bundled_weights
 from come_ros.camera.preprocess import PlainSizes
 from come_ros.config import Config
-from come_ros.datasets.rosbag import BagWriter
+from come_ros.datasets.bag_writer import BagWriter
 from come_ros.errors import Cancelled, ConfigError, DatasetError
 from come_ros.evaluation.window import MOTIONS, WindowTruth
 from come_ros.files import write_tum

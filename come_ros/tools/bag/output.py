@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 from ...config import Config
-from ...datasets.rosbag import BagWriter, rosbags_messages
+from ...datasets.bag_writer import BagWriter, rosbags_messages
 from ...datasets.sequence import BagSequence, Recording
 from ...errors import DatasetError, OutputError
 from ...geometry import inverse

@@ -290,7 +290,7 @@ def wire() -> Iterator[tuple[Messages, Callable[[Any], U8], Publish | None]]:
     if importlib.util.find_spec("rclpy") is None:
         from rosbags.typesys import Stores, get_typestore
 
-        from ...datasets.rosbag import rosbags_messages
+        from ...datasets.bag_writer import rosbags_messages
 
         yield rosbags_messages(get_typestore(Stores.ROS2_JAZZY)), images.decode_image, None
         return

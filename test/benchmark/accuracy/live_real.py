@@ -21,7 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
 from benchmark.stamped import TINY, write_result  # noqa: E402
 
-from come_ros.datasets.rosbag import write_tum  # noqa: E402
+from come_ros.datasets.bag_writer import write_tum  # noqa: E402
 from come_ros.datasets.tum import TumSequence  # noqa: E402
 from come_ros.tools.demo import play_and_score, sound  # noqa: E402
 from come_ros.tools.report.tables import table  # noqa: E402
