@@ -16,8 +16,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
 from benchmark import stamped  # noqa: E402
 
-from come_ros.config import Parameter, parameters  # noqa: E402
+from come_ros.config import parameters  # noqa: E402
 from come_ros.files import write_text  # noqa: E402
+from come_ros.parameter import Parameter  # noqa: E402
 from come_ros.ros.diagnostics.keys import STATUSES  # noqa: E402
 from come_ros.tools.cli import COMMANDS  # noqa: E402
 

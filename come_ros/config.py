@@ -1,8 +1,8 @@
-"""Every parameter once: name, type, default, range, meaning. Node, tools and tests read the same dataclasses.
+"""All parameters of come_ros: name, type, default, range and meaning. The node, the tools and the tests read the same dataclasses.
 
-Nested dataclasses give dotted names (`window.size`). `parameters()` lists them all, `from_flat` builds a checked Config. A plug-in of
-somebody else brings parameters of its own, as a frozen dataclass `Parameters`: they are called `accelerator.params.NAME` and
-`backbone_params.NAME`, and exist while that plug-in is chosen.
+Nested dataclasses give dotted names (`window.size`). `parameters()` lists them all; `Config.from_flat` builds a checked Config;
+config_text.py reads one from files and command lines. A third-party plug-in brings its own parameters as a frozen dataclass
+`Parameters`: they are called `accelerator.params.NAME` and `backbone_params.NAME`, and exist while that plug-in is chosen.
 """
 
 from __future__ import annotations
@@ -10,47 +10,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import ConfigError
-from .plugins import ACCELERATORS, BACKBONES, Registry
+from .parameter import OWN, Parameter, declared, did_you_mean
+from .parameter import parameter as _param
+from .plugins import ACCELERATORS, BACKBONES
 
 MOST_CAMERAS = 8
-
-
-def _param(
-    default: Any,
-    doc: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    dynamic: bool = False,
-    joined: bool = False,
-    plugins: Registry | None = None,
-    node_only: bool = False,
-) -> Any:
-    """A dataclass field with its range; `dynamic` ones may be set while the node runs (from the next window on); of a `joined` one
-    several choices may be given, with + between them or as a list; of one with `plugins` the choices are those registered there; a
-    `node_only` one is read by the live node alone."""
-    choices = tuple(plugins.own) if plugins is not None else choices
-    return field(
-        default=default,
-        metadata={
-            "doc": doc, "low": low, "high": high, "choices": choices, "dynamic": dynamic, "joined": joined, "plugins": plugins,
-            "node_only": node_only,
-        },
-    )  # fmt: skip
-
-
-parameter = _param
-"""by which a plug-in declares the fields of its `Parameters`, a frozen dataclass"""
-
-
-_OWN = {"own": True}
-"""marks a field for what the chosen plug-in declares as its own parameters: its `Parameters`, None if there are none"""
 
 
 @dataclass(frozen=True)
@@ -118,7 +87,7 @@ class AcceleratorParameters:
         "fewer than 18 global layers",
     )
     predictor: str = _param("", "come: predictor file of `come_ros distill`; empty = the one bundled with the weights")
-    params: Any = field(default=None, metadata=_OWN)
+    params: Any = field(default=None, metadata=OWN)
 
 
 @dataclass(frozen=True)
@@ -367,7 +336,7 @@ class Config:
         "model family; fake: a geometric stand-in for tests",
         plugins=BACKBONES,
     )
-    backbone_params: Any = field(default=None, metadata=_OWN)
+    backbone_params: Any = field(default=None, metadata=OWN)
     weights: str = _param("", "checkpoint file (.safetensors, or .pt); empty = the bundled small model of vggt")
     threads: int = _param(
         0, "CPU threads of the model; 0 = auto: all cores, or fewer where other processes use them", low=0, high=256
@@ -456,12 +425,12 @@ class Config:
         """Raises ConfigError, naming the parameter, its value, the allowed range and the fix."""
         for p in parameters():
             p.check(self.get(p.name))
-        for prefix, kind in _plugged({name: self.get(name) for name in _CHOOSING}).items():
+        for prefix, kind in plugged({name: self.get(name) for name in CHOOSING}).items():
             if not isinstance(self.get(prefix[:-1]), kind):
                 raise ConfigError(
                     f"{prefix[:-1]} holds no {kind.__qualname__}: build the configuration with Config.from_flat"
                 )
-            for p in parameters(kind, prefix):
+            for p in declared(kind, prefix):
                 p.check(self.get(p.name))
         if self.window.overlap >= self.window.size:
             raise ConfigError(
@@ -508,9 +477,9 @@ class Config:
 
     def parameters(self) -> Iterator[Parameter]:
         """All parameters, then those that the chosen plug-ins declare as their own."""
-        yield from parameters()
-        for prefix, kind in _plugged({name: self.get(name) for name in _CHOOSING}).items():
-            yield from parameters(kind, prefix)
+        yield from declared(Config)
+        for prefix, kind in plugged({name: self.get(name) for name in CHOOSING}).items():
+            yield from declared(kind, prefix)
 
     def to_flat(self) -> dict[str, Any]:
         """Dotted name -> value, in declaration order."""
@@ -520,7 +489,7 @@ class Config:
         """A checked copy with some dotted parameters changed: `config.replace(**{"window.size": 4})`. Where another plug-in is chosen,
         the parameters of the one before are dropped."""
         values = self.to_flat()
-        for name, registry in _CHOOSING.items():
+        for name, registry in CHOOSING.items():
             if flat.get(name, values[name]) != values[name]:
                 values = {n: v for n, v in values.items() if not n.startswith(registry.parameters)}
         return Config.from_flat({**values, **flat})
@@ -530,25 +499,25 @@ class Config:
         """Config from dotted names; those left out keep their default. Raises ConfigError on unknown names, and on plug-ins that cannot
         be used."""
         known = {p.name: p for p in parameters()}
-        plugged = _plugged(values)
-        for prefix, kind in plugged.items():
-            known |= {p.name: p for p in parameters(kind, prefix)}
+        own = plugged(values)
+        for prefix, kind in own.items():
+            known |= {p.name: p for p in declared(kind, prefix)}
         nested: dict[str, dict[str, Any]] = {}
         top: dict[str, Any] = {}
         for name, value in values.items():
             if name not in known:
-                for choosing, registry in _CHOOSING.items():
-                    if name.startswith(registry.parameters) and registry.parameters not in plugged:
+                for choosing, registry in CHOOSING.items():
+                    if name.startswith(registry.parameters) and registry.parameters not in own:
                         chosen = values.get(choosing, known[choosing].default)
                         raise ConfigError(
                             f"unknown parameter {name!r}: {choosing} is {chosen}, which has no parameters of its own; choose the "
                             f"{registry.kind} that has them, or leave it out"
                         )
-                raise ConfigError(f"unknown parameter {name!r}{_suggest(name, known)}")
+                raise ConfigError(f"unknown parameter {name!r}{did_you_mean(name, known)}")
             value = known[name].coerce(value)
             group, _, leaf = name.rpartition(".")
             (nested.setdefault(group, {}) if group else top)[leaf or name] = value
-        for prefix, kind in plugged.items():
+        for prefix, kind in own.items():
             holder, _, leaf = prefix[:-1].rpartition(".")
             (nested.setdefault(holder, {}) if holder else top)[leaf] = kind(**nested.pop(prefix[:-1], {}))
         for f in dataclasses.fields(Config):
@@ -557,89 +526,16 @@ class Config:
         return Config(**top)
 
 
-_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+def parameters() -> Iterator[Parameter]:
+    """All parameters of come_ros, in declaration order."""
+    yield from declared(Config)
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter as declared: dotted name, python type (bool, int, float or str), default, range and meaning."""
-
-    name: str
-    type: type
-    default: Any
-    doc: str
-    low: float | None
-    high: float | None
-    choices: tuple[str, ...]
-    dynamic: bool
-    joined: bool = False
-    plugins: Registry | None = None
-    node_only: bool = False
-
-    def coerce(self, value: Any) -> Any:
-        """`value` as it was meant: whole numbers pass for float ones (YAML `1` for `1.0`), and YAML reads the bare words off and on
-        as truth values; nothing else is guessed."""
-        if self.joined and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
-            return "+".join(value)
-        if isinstance(value, bool) and (word := "on" if value else "off") in self.choices:
-            return word
-        if self.type is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        return value
-
-    def check(self, value: Any) -> None:
-        """Raises ConfigError if `value` has the wrong type, is out of range, or is not one of the choices."""
-        if type(value) is not self.type:
-            raise ConfigError(
-                f"{self.name} is {value!r} ({type(value).__name__}), but must be {_KINDS[self.type]}: {self.doc}"
-            )
-        each: list[Any] = str(value).split("+") if self.joined else [value]
-        if self.plugins is not None and not all(self.plugins.allows(v) for v in each):
-            raise ConfigError(f"{self.name} is {value!r}, but must be one of {self.plugins.allowed()}: {self.doc}")
-        if self.plugins is None and self.choices and any(v not in self.choices for v in each):
-            raise ConfigError(f"{self.name} is {value!r}, but must be one of {', '.join(self.choices)}: {self.doc}")
-        number: Any = value
-        # written so that NaN fails as well
-        if (self.low is not None and not number >= self.low) or (self.high is not None and not number <= self.high):
-            raise ConfigError(f"{self.name} is {value!r}, but must lie in {self.range_text()}: {self.doc}")
-
-    def range_text(self) -> str:
-        """The allowed values, for messages and tables."""
-        if self.choices:
-            return " | ".join(self.choices) + (" | module:Class" if self.plugins is not None else "")
-        if self.low is None and self.high is None:
-            return ""
-        return f"{self.low:g} .. {self.high:g}"
+CHOOSING = {p.name: p.plugins for p in parameters() if p.plugins is not None}
+"""name of a parameter that chooses a plug-in -> where the plug-ins are registered"""
 
 
-def parameters(group: type = Config, prefix: str = "") -> Iterator[Parameter]:
-    """All parameters, in declaration order."""
-    for f in dataclasses.fields(group):
-        if f.metadata.get("own"):
-            continue
-        if f.metadata:
-            m = f.metadata
-            yield Parameter(
-                prefix + f.name,
-                type(f.default),
-                f.default,
-                m["doc"],
-                m["low"],
-                m["high"],
-                m["choices"],
-                m["dynamic"],
-                m["joined"],
-                m["plugins"],
-                m["node_only"],
-            )
-        else:
-            yield from parameters(f.default_factory, prefix + f.name + ".")  # type: ignore[arg-type]
-
-
-_CHOOSING = {p.name: p.plugins for p in parameters() if p.plugins is not None}
-
-
-def _plugged(values: Mapping[str, Any]) -> dict[str, type]:
+def plugged(values: Mapping[str, Any]) -> dict[str, type]:
     """Prefix -> dataclass of the own parameters of the plug-ins that `values`, by dotted names, choose."""
     found: dict[str, type] = {}
     for p in parameters():
@@ -666,92 +562,3 @@ def parse_range(setting: str) -> tuple[float, float] | None:
             f"input.range is {setting!r}, but must be auto, full (0 .. 65535), or two numbers LOW HIGH such as '0 4095', LOW below HIGH"
         )
     return low, high
-
-
-def load_config(path: str, base: Config | None = None) -> Config:
-    """Config from a ROS parameters file, as the node `/come` reads it (parameter_file.py), on top of `base`.
-
-    Raises ConfigError if the file cannot be read, is no such file, or holds an unknown or invalid parameter.
-    """
-    from .parameter_file import read_parameters
-
-    return (base or Config()).replace(**read_parameters(path))
-
-
-def with_words(config: Config, words: Iterable[str]) -> Config:
-    """`config` with parameters as they are given on a command line, each NAME=VALUE with VALUE as ROS reads it. Raises ConfigError."""
-    from .parameter_file import read_value
-
-    given: dict[str, str] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise ConfigError(f"{word!r} must be NAME=VALUE, such as window.size=6")
-        given[name] = value
-    chosen = {name: given.get(name, config.get(name)) for name in _CHOOSING}
-    kinds = {p.name: p.type for p in parameters()}
-    for prefix, kind in _plugged(chosen).items():
-        kinds |= {p.name: p.type for p in parameters(kind, prefix)}
-    changes: dict[str, Any] = {}
-    for name, value in given.items():
-        changes[name] = value if kinds.get(name) is str else read_value(value)
-    return config.replace(**changes)
-
-
-def split_name(text: str) -> tuple[str, list[str]]:
-    """NAME, or NAME:parameter=value,... as command lines give it -> name (which may be module:Class) and words parameter=value."""
-    head, colon, tail = text.rpartition(":")
-    name, given = (head, tail) if colon and ("=" in tail or not tail) else (text, "")
-    return name, [word for word in given.split(",") if word]
-
-
-def own_parameters(registry: Registry, name: str, words: Iterable[str]) -> Any:
-    """The `Parameters` of that plug-in with some given as NAME=VALUE; None if it has none. Raises ConfigError."""
-    from .parameter_file import read_value
-
-    kind = registry.parameters_of(name)
-    known = {} if kind is None else {p.name: p for p in parameters(kind)}
-    values = {}
-    for word in words:
-        key, _, value = word.partition("=")
-        if kind is None:
-            raise ConfigError(f"{word!r} is given to the {registry.kind} {name}, which has no parameters: leave it out")
-        if key not in known:
-            raise ConfigError(f"the {registry.kind} {name} has no parameter {key!r}{_suggest(key, known)}")
-        values[key] = known[key].coerce(value if known[key].type is str else read_value(value))
-        known[key].check(values[key])
-    return None if kind is None else kind(**values)
-
-
-def with_accelerator(config: Config, text: str) -> Config:
-    """`config` with the accelerator that `text` names, see split_name. Its parameters: those of the group `accelerator`, of
-    the plug-in's own, or any other by its full name. Raises ConfigError."""
-    name, given = split_name(text)
-    config = config.replace(**{"accelerator.name": name})
-    known = [p.name for p in config.parameters()]
-    full = {n: n for n in known} | {
-        n.rpartition(".")[2]: n for n in known if n.startswith("accelerator.")
-    }  # its own win
-    words = []
-    for word in given:
-        key, equals, value = word.partition("=")
-        if key not in full:
-            near = [n for n in full if full[n].startswith("accelerator.") and "." not in n]
-            raise ConfigError(f"the accelerator {name} has no parameter {key!r}{_suggest(key, dict.fromkeys(near))}")
-        words.append(f"{full[key]}{equals}{value}")
-    return with_words(config, words)
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return flat
-
-
-def _suggest(name: str, known: Mapping[str, Any]) -> str:
-    import difflib
-
-    inside = [full for full in known if full.startswith(f"{name}.")]  # a group in place of a parameter
-    near = inside[:1] or difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"

@@ -22,7 +22,7 @@ import numpy as np
 import recordings
 from recordings import HEIGHT, IMAGES, INFOS, WIDTH
 
-from come_ros.config import load_config
+from come_ros.config_text import load_config
 from come_ros.datasets.rosbag import Bag
 from come_ros.datasets.sequence import BagSequence, open_sequence
 from come_ros.errors import ComeRosError, ConfigError

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from come_ros.config import Config, Parameter, load_config, parameters, with_words
+from come_ros.config import Config, parameters
+from come_ros.config_text import load_config, with_words
 from come_ros.errors import ComeRosError, ConfigError
+from come_ros.parameter import Parameter
 
 ALL = {p.name: p for p in parameters()}
 KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "text"}

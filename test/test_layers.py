@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors", "come_ros"),
     ("types", "plugins", "geometry", "parameter_file"),
-    ("parameter_file", "threads"),
-    ("config", "messages", "weights", "kernels"),
+    ("parameter", "threads"),
+    ("config", "config_text", "messages", "weights", "kernels"),
     ("thread_governor",),
     ("files", "tokens"),
     ("accelerators",),

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 import come_ros
-from come_ros.config import Config, load_config
+from come_ros.config import Config
+from come_ros.config_text import load_config
 from come_ros.errors import ConfigError
 from come_ros.tools import cli
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from come_ros.config import Config, load_config, parameters, with_accelerator, with_words
+from come_ros.config import Config, parameters
+from come_ros.config_text import load_config, with_accelerator, with_words
 from come_ros.datasets.part import Part
 from come_ros.datasets.sequence import open_sequence
 from come_ros.errors import ConfigError, DatasetError
@@ -25,7 +26,7 @@ MODULE = """
 from dataclasses import dataclass
 
 from come_ros.accelerators import Accelerator
-from come_ros.config import parameter
+from come_ros.parameter import parameter
 
 
 class Every(Accelerator):
@@ -191,7 +192,7 @@ from dataclasses import dataclass
 from come_ros.backbones.backbone import Backbone
 from come_ros.backbones.fake import FakeBackbone
 from come_ros.backbones.vggt import VGGT
-from come_ros.config import parameter
+from come_ros.parameter import parameter
 from come_ros.plugins import BACKBONES
 
 
@@ -239,7 +240,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from come_ros.config import parameter
+from come_ros.parameter import parameter
 from come_ros.datasets.sequence import Recording
 from come_ros.types import Frame
 

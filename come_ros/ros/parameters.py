@@ -10,8 +10,9 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
-from ..config import Config, Parameter
+from ..config import Config
 from ..errors import ConfigError
+from ..parameter import Parameter
 from ..parameter_file import FOREIGN
 
 _QOS = {

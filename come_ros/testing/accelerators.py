@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..accelerators import Accelerator, Tokens
 from ..backbones.model import GeometryModel, Trunk
-from ..config import Config, with_accelerator
+from ..config import Config
+from ..config_text import with_accelerator
 from ..tokens import SITES
 from .models import tiny
 

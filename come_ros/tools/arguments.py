@@ -9,7 +9,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, load_config, parameters, with_words
+from ..config import Config, parameters
+from ..config_text import load_config, with_words
 from ..errors import OutputError
 from ..files import shown
 

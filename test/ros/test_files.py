@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from come_ros.config import Config, load_config, parameters
+from come_ros.config import Config, parameters
+from come_ros.config_text import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

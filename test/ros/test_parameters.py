@@ -11,7 +11,8 @@ import rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from come_ros.config import Config, load_config, parameters
+from come_ros.config import Config, parameters
+from come_ros.config_text import load_config
 from come_ros.errors import ConfigError
 from come_ros.ros.parameters import declare_parameters, follow_parameters
 
@@ -103,7 +104,7 @@ PLUGIN = """
 from dataclasses import dataclass
 
 from come_ros.accelerators import Accelerator
-from come_ros.config import parameter
+from come_ros.parameter import parameter
 
 
 class Every(Accelerator):

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ...config import Config, with_accelerator
+from ...config import Config
+from ...config_text import with_accelerator
 from ...errors import ConfigError, DatasetError
 from ...plugins import BACKBONES
 from ...types import U8

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ...config import Config, split_name
+from ...config import Config
+from ...config_text import split_name
 from ...errors import Cancelled
 from ...evaluation import interval
 from ...types import U8
