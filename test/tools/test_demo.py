@@ -60,7 +60,9 @@ def test_demo_ends_well_and_every_frame_is_accounted_for(demo: tuple[Path, int])
     assert frames["bag"] == frames["sent"] == FRAMES
     assert frames["received"] >= FRAMES - 1 and frames["heard_by_recorder"] >= FRAMES - 1
     assert frames["balanced"] and frames["pending"] == 0 and frames["used"] > 0
-    assert metrics["messages"]["~/odometry"] == metrics["messages"]["~/points"] == frames["used"]
+    assert metrics["messages"]["~/points"] == metrics["messages"]["~/depth/image"] == frames["used"]
+    # a pose for each image, also for those that a busy model leaves out
+    assert frames["used"] <= metrics["messages"]["~/odometry"] <= frames["received"]
     for topic in ("~/odometry", "~/points"):
         assert 0 < metrics["latency_ms"][topic]["p50"] <= metrics["latency_ms"][topic]["p95"]
     for scaled in ("per_frame", "per_sequence"):
@@ -92,8 +94,10 @@ def test_recording_is_read_by_an_independent_reader(demo: tuple[Path, int]) -> N
     assert types == TYPES
     sent = set(stamps["/camera/image_raw"])
     for topic in TYPES.keys() - {"/diagnostics", "/camera/image_raw", "/camera/camera_info"}:
-        assert stamps[topic] == stamps["/come/odometry"], topic
+        at_each_image = topic in ("/come/odometry", "/tf")
+        assert stamps[topic] == stamps["/come/odometry" if at_each_image else "/come/points"], topic
         assert stamps[topic] == sorted(set(stamps[topic])) and set(stamps[topic]) <= sent, topic
+    assert set(stamps["/come/points"]) <= set(stamps["/come/odometry"])
     assert frames["/tf"] == frames["/come/odometry"] == {"visual_odom"}
     assert frames["/come/points"] == frames["/come/depth/image"] == {"camera_optical_frame"}
 
