@@ -1,4 +1,4 @@
-"""Token reduction plug-ins: one file each, listed by name in come_ros/plugins.py. README.md here tells how to write one."""
+"""Token reduction plug-ins: one file each, listed by name in come_ros/plugins.py. README.md explains how to write one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .tome import ToMe
 COMBINATIONS: dict[str, tuple[str, ...]] = {
     f"{name}+good_token_hunting": tuple(f"ratio={ratio}" for ratio in (0.25, 0.5, 0.75)) for name in ("come", "pace")
 }
-"""accelerators that work together, as names for `accelerator.name`, and what `come_ros eval --frontier` tries of them"""
+"""combinations of accelerators, as names for `accelerator.name`, and the settings of each that `come_ros eval --frontier` tries"""
 
 __all__ = [
     "COMBINATIONS",
@@ -45,8 +45,8 @@ log = logging.getLogger("come_ros")
 
 
 def registered() -> dict[str, type[Accelerator]]:
-    """Name -> class of all accelerators that can be chosen by name. One of another package that cannot be used is left out, which is
-    logged."""
+    """Name -> class of all accelerators that can be chosen by name. Plug-ins of other packages that cannot be used are logged and
+    left out."""
     found = {}
     for name in plugins.ACCELERATORS.names:
         try:
@@ -57,10 +57,10 @@ def registered() -> dict[str, type[Accelerator]]:
 
 
 def make_accelerator(config: Config, shape: ModelShape, weights: str) -> Accelerator:
-    """The accelerator that `accelerator.name` asks for ("a+b": both), for a model read from the file `weights`.
+    """The accelerator that `accelerator.name` selects ("a+b": both together), for a model read from the file `weights`.
 
-    Raises CheckpointError if a file that it needs is missing or fits another model, ConfigError if two cannot work together or one of
-    another package fails.
+    Raises CheckpointError if a file that it needs is missing or belongs to another model; ConfigError if two cannot be combined or
+    a plug-in of another package fails.
     """
     return combine([_create(name, config, shape, weights) for name in config.accelerator.name.split("+")])
 

@@ -1,7 +1,7 @@
 """One interface for token reduction: plan, compress, attend, restore. The base class is the identity: dense, bit for bit.
 
-A backbone calls these steps (`reach` and `key_weights` are two parts of attend that can be changed by themselves); a plan is a value
-handed along, so nothing is patched and two windows can never mix.
+A backbone calls these steps (`reach` and `key_weights` are parts of attend that can be overridden separately). A plan is a value
+that is passed along, so no model is patched and two windows can never mix.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..tokens import Layer, ModelShape, Reach, Tokens
 
 
 class Accelerator:
-    """Base of all accelerators and itself the identity. Subclasses name the sites they use; the others cost nothing."""
+    """Base class of all accelerators; it is itself the identity. Subclasses list the sites they use; other sites cost nothing."""
 
     name = "none"
     sites: frozenset[str] = frozenset()
@@ -28,24 +28,25 @@ class Accelerator:
     read across frames)"""
 
     frontier: tuple[str, ...] = ("",)
-    """what `come_ros eval --frontier` tries of it: parameters of the group `accelerator`, as in "ratio=0.5,group=3x3"; each class its
-    own"""
+    """settings that `come_ros eval --frontier` tries: parameters of the group `accelerator`, as in "ratio=0.5,group=3x3"; each
+    class its own"""
 
     @classmethod
     def create(cls, config: Config, shape: ModelShape, weights: str) -> Accelerator:
-        """As `config.accelerator` asks for, for a model read from the file `weights`. Raises CheckpointError."""
+        """An instance as configured by `config.accelerator`, for a model read from the file `weights`. Raises CheckpointError."""
         return cls()
 
     def about(self) -> str:
-        """What it does here and where that differs from the publication it is named after, for reports: one sentence, or ""."""
+        """One sentence for reports: what it does and where it differs from the publication it is named after; "" if nothing is to
+        be added."""
         return ""
 
     def configured(self, config: Config) -> Accelerator:
-        """The same with the dynamic parameters of `config`; self if nothing changes."""
+        """A copy with the dynamic parameters of `config`; self if nothing changes."""
         return self
 
     def to(self, device: torch.device) -> Accelerator:
-        """Its own networks on that device."""
+        """Moves its networks to the device."""
         return self
 
     def plan_block(self, encoder_depth: int) -> int | None:
@@ -53,41 +54,41 @@ class Accelerator:
         return None
 
     def plan(self, features: Tokens) -> Any:
-        """Decide, once a window, from the tokens after the encoder block `plan_block`. The value is handed to all other steps."""
+        """Decides once per window, from the tokens after encoder block `plan_block`. All other steps receive the result."""
         return None
 
     def window_bound(self, encoder_depth: int) -> str:
-        """Why what comes out of the encoder for a frame cannot be kept for other windows, "" if it can: it depends on the frame alone
-        (or on the frames that came with it), and so does the plan by then."""
+        """Why the encoder's output for a frame cannot be reused in other windows; "" if it can, because it (and the plan so far)
+        depends on this frame alone."""
         inside = self.sites & {"encoder_k", "residual", "before_attention", "before_mlp"}
         if inside or self.plan_block(encoder_depth) is not None:
             return f"{self.name} does not say what of its plan is about which frame"
         return ""
 
     def frame_plan(self, plan: Any, index: int) -> Any:
-        """What a plan made in the encoder for one scene says of one of its frames: a plan for that frame alone."""
+        """The part of a one-scene plan, made in the encoder, that concerns one frame: a plan for that frame alone."""
         return None
 
     def join_plans(self, plans: Sequence[Any]) -> Any:
-        """Plans of frames, by frame_plan, as one of a scene of those frames."""
+        """Joins plans of single frames (from frame_plan) into the plan of a scene made of those frames."""
         return None
 
     def compress(self, tokens: Tokens, plan: Any, site: str) -> tuple[Tokens, Any]:
-        """Fewer tokens at `site`. Special tokens stay in front, unchanged."""
+        """Reduces the tokens at `site`. Special tokens stay in front, unchanged."""
         return tokens, plan
 
     def reach(self, tokens: Tokens, plan: Any, layer: Layer) -> Reach:
-        """Whose keys and values the queries of `tokens` read in this block."""
+        """Which keys and values the queries of `tokens` read in this block."""
         return Reach(layer.part == "global")
 
     def key_weights(self, plan: Any, layer: Layer, keys: int) -> KeyWeights | None:
-        """What each of the `keys` tokens of a sequence counts for as a key; None if each counts once. Shared ones always count once
-        and are not among them."""
+        """Weight of each of the `keys` tokens of a sequence as a key; None if all weigh 1. Shared tokens always weigh 1 and are not
+        included."""
         return None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: Layer) -> Tensor:
-        """softmax(q k^T / sqrt(d) + log weight) v for (B, heads, N, d), between `condense` and `expand`. layer: its part is "frame" if
-        every frame attends to itself, also in a global block whose reach says so."""
+        """softmax(q k^T / sqrt(d) + log weight) v for (B, heads, N, d), between `condense` and `expand`. layer.part is "frame" if
+        every frame attends to itself, even in a global block whose reach says so."""
         q, k, v = self.condense(q, k, v, plan, layer)
         weights = self.key_weights(plan, layer, k.shape[2] - layer.shared)
         if weights is None:
@@ -97,19 +98,20 @@ class Accelerator:
         return self.expand(x, plan, layer)
 
     def condense(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: Layer) -> tuple[Tensor, Tensor, Tensor]:
-        """Fewer queries, keys and values for one attention: (B, heads, N, d) each; those of shared tokens stay at the end."""
+        """Reduces queries, keys and values for one attention: (B, heads, N, d) each; those of shared tokens stay at the end."""
         return q, k, v
 
     def expand(self, x: Tensor, plan: Any, layer: Layer) -> Tensor:
-        """What came out of that attention for the condensed queries -> for all of them."""
+        """Expands the attention's output from the condensed queries to all of them."""
         return x
 
     def restore(self, tokens: Tokens, plan: Any, site: str) -> tuple[Tokens, Any]:
-        """The full grid again."""
+        """Restores the full grid."""
         return tokens, plan
 
     def token_of_patch(self, plan: Any) -> Tensor | None:
-        """(B * S, P) int64: which token behind the special ones stands for each patch; None if every patch has its own."""
+        """(B * S, P) int64: index (after the special tokens) of the token that represents each patch; None if every patch has its
+        own."""
         return None
 
     def kept_ratio(self, plan: Any) -> float:
@@ -117,8 +119,8 @@ class Accelerator:
         return 1.0
 
     def read_ratio(self, plan: Any, layer: Layer, frames: int, grid: tuple[int, int]) -> float:
-        """Share of the patches, of `frames` frames of (h, w) = grid, whose keys the queries of this global block read; several that share
-        one key count once. Asked after each global block, from shapes alone: a GPU is not waited for."""
+        """Share of the patches of `frames` frames of (h, w) = grid whose keys are read in this global block; patches that share a
+        key count once. Computed from shapes alone, so it never synchronises with a GPU."""
         return self.kept_ratio(plan)
 
     def merged(self, plan: Any, frames: int, grid: tuple[int, int]) -> torch.Tensor | None:

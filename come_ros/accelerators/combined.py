@@ -1,4 +1,4 @@
-"""Two accelerators at once: one that makes the patches fewer, and one that chooses whose keys are read across frames."""
+"""Combines two accelerators: one that reduces the patches, and one that chooses whose keys are read across frames."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Both(NamedTuple):
 
 
 class Combined(Accelerator):
-    """reducer makes the tokens fewer, hunter chooses keys among them. A patch on the hunter's grid is stood for by its token, which
-    counts once there, for that patch; where all tokens of a frame are read, a token counts for all that it stands for.
+    """`reducer` reduces the tokens, `hunter` chooses keys among them. A patch on the hunter's grid is represented by its token,
+    with weight 1; where all tokens of a frame are read, a token counts for all patches it represents.
     """
 
     takes = frozenset({"tokens", "keys"})
@@ -105,7 +105,7 @@ class Combined(Accelerator):
         return self.reducer.merged(plan.tokens if plan else None, frames, grid)
 
     def _place(self, tokens: Tokens, plan: Both) -> Tensor | None:
-        """(B, S, P), the token behind the special ones that stands for each patch, if they are fewer here."""
+        """(B, S, P): index (after the special tokens) of the token that represents each patch, if the patches are reduced here."""
         place = self.reducer.token_of_patch(plan.tokens)
         short = tokens.x.shape[2] < tokens.special + tokens.grid[0] * tokens.grid[1]
         return place.unflatten(0, tokens.x.shape[:2]) if short and place is not None else None
@@ -119,14 +119,14 @@ def _of_frames(weights: KeyWeights, frames: Tensor) -> KeyWeights:
 
 
 def combine(parts: list[Accelerator]) -> Accelerator:
-    """One accelerator of several. Raises ConfigError, with what collides, if they cannot work together."""
+    """Combines several accelerators into one. Raises ConfigError, naming the conflict, if they cannot be combined."""
     if len(parts) == 1:
         return parts[0]
     names = "+".join(p.name for p in parts)
     for i, a in enumerate(parts):
         for b in parts[:i]:
             if both := a.takes & b.takes:
-                what = {"tokens": "which patches there are", "keys": "whose keys are read across frames"}
+                what = {"tokens": "which patches exist", "keys": "whose keys are read across frames"}
                 raise ConfigError(
                     f"accelerator.name is {names!r}, but {b.name} and {a.name} both change {what[min(both)]}: give one of them, or "
                     f"one of come, pace with good_token_hunting"

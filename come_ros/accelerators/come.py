@@ -1,11 +1,13 @@
-"""Co-Me: the patches of which the model will be least sure are averaged in small groups ("Co-Me: Confidence-Guided Token Merging for
+"""Co-Me: averages patches in small groups where the model will be least confident ("Co-Me: Confidence-Guided Token Merging for
 Visual Geometric Transformers", 2025).
 
-Which groups those are differs between the two published versions; RULES has both. Different from either: a merged token sits at the
-exact centre of its group (v1: cut to whole patches, as here with its rule); patches at the right and lower edge that fill no group
-stay single (v2 refuses such grids, v1 lets groups run over the end of a row); `edge_weight` and the predictor's scopes are ours.
+The two published versions choose the groups differently; RULES has both. Differences from both: a merged token sits at the exact
+centre of its group (v1: cut to whole patches, as here with its rule); patches at the right and lower edges that do not fill a group
+stay single (v2 rejects such grids, in v1 groups wrap around the end of a row); `edge_weight` and the predictor's scopes are our
+additions.
 
-A predictor reads the tokens after one encoder block and ranks the groups of each frame; the lowest share becomes one token a group.
+A predictor reads the tokens after one encoder block and ranks the groups of each frame; each of the lowest-ranked groups becomes
+one token.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from ..tokens import Layer, ModelShape, Tokens
 from .base import Accelerator
 from .confidence import bundled_predictor, load_predictor
 
-# fused: short from the planning block to the end, whole only between encoder and trunk and at the taps.
-# per_layer: the residual stream stays whole, every attention and every MLP runs short.
+# fused: merged from the planning block to the end; the full grid only between encoder and trunk and at the taps.
+# per_layer: the residual stream keeps all patches; each attention and each MLP runs on merged tokens.
 MODES = {
     "fused": frozenset({"encoder_k", "encoder_end", "backbone_in", "tap"}),
     "per_layer": frozenset({"before_attention", "after_attention", "before_mlp", "after_mlp"}),
@@ -46,10 +48,10 @@ _ROWS = ("merged", "source", "rev", "confidence")  # of a plan, one row for each
 
 @dataclass(frozen=True, eq=False)
 class MergePlan:
-    """Which groups of each of R = B * S frames are one token, for B scenes of S frames.
+    """Which groups are merged in each of R = B * S frames (B scenes of S frames).
 
-    merged: (R, M) bool. source (R, L), rev (R, P): see kernels.merge_layout. tail: merged groups of every frame, None if frames
-    differ. weight: (B, S, L) float32, what each patch token counts for. confidence: (R, h, w), as predicted.
+    merged: (R, M) bool. source (R, L), rev (R, P): see kernels.merge_layout. tail: number of merged groups per frame, None if
+    frames differ. weight: (B, S, L) float32, how many patches each token represents. confidence: (R, h, w), as predicted.
     """
 
     frames: int
@@ -62,7 +64,7 @@ class MergePlan:
     tail: int | None
     confidence: Tensor
     keys: dict[tuple[str, int], KeyWeights] = dataclasses.field(default_factory=dict)
-    """made once a window: (part, special tokens) -> what its keys count for"""
+    """computed once per window: (part, special tokens) -> weights of the keys"""
 
     def of_frame(self, index: int) -> MergePlan:
         """One frame of a scene."""
@@ -88,13 +90,13 @@ class MergePlan:
 
 
 class CoMe(Accelerator):
-    """predictor: network from (B, S, h, w, C) to confidence (B, S, h, w). block: index of the encoder block it reads, the one it was
-    trained on. ratio: share of the whole groups that is merged, 0 to 1. group: (rows, columns) of patches. mode: see MODES.
-    bias: whether a merged key counts for all it stands for (off only to measure what it is worth). budget: "frame" merges the same
-    number of groups in each frame, so that shapes are static; "window" spends the same total where confidence is lowest; "quantile"
-    merges what is strictly below the quantile `ratio` of the window's groups. rule: see RULES; v1 and v2 say the budget, v1 the group
-    too. kernels: auto, cupy or torch, see kernels.choose. edge_weight: vote of a group's contrast against being merged, next to that of
-    its confidence, which weighs 1: groups that hold structure are spared, as many others are merged instead. 0 is Co-Me.
+    """predictor: network from (B, S, h, w, C) to confidence (B, S, h, w). block: index of the encoder block that the predictor
+    reads (and was trained on). ratio: share of the complete groups that is merged, 0 to 1. group: (rows, columns) of patches. mode:
+    see MODES. bias: whether a merged key counts for all patches it represents (turned off only for ablation). budget: "frame"
+    merges the same number of groups in each frame, so that shapes are static; "window" spends the same total where confidence is
+    lowest; "quantile" merges what is strictly below the quantile `ratio` of the window's groups. rule: see RULES; v1 and v2 set the
+    budget, v1 also the group. kernels: auto, cupy or torch, see kernels.choose. edge_weight: weight of a group's contrast, relative
+    to its confidence (weight 1): groups with structure are kept and as many others are merged instead. 0 is plain Co-Me.
     """
 
     name = "come"
@@ -134,7 +136,7 @@ class CoMe(Accelerator):
         self.predictor, self.block = predictor, block
         self.ratio, self.group, self.mode, self.bias, self.budget = ratio, group, mode, bias, budget
         self.kernels, self.edge_weight, self.rule = kernels, edge_weight, rule
-        # nothing to merge: not even the predictor runs, and no bit changes
+        # nothing to merge: the predictor does not run and no bit changes
         self.sites = MODES[mode] if ratio > 0 else frozenset()
 
     @classmethod
@@ -145,7 +147,7 @@ class CoMe(Accelerator):
 
     @classmethod
     def dynamic(cls, config: Config) -> dict[str, Any]:
-        """The parameters of `config` that may change while it runs, as the constructor takes them."""
+        """The parameters of `config` that may change at run time, as constructor arguments."""
         return dynamic_parameters(config)
 
     def configured(self, config: Config) -> CoMe:
@@ -153,19 +155,19 @@ class CoMe(Accelerator):
         if all(getattr(self, name) == value for name, value in wanted.items()):
             return self
         kept = {name: getattr(self, name) for name in ("mode", "bias", "budget", "kernels")}
-        if wanted["rule"] != self.rule:  # which says the budget
+        if wanted["rule"] != self.rule:  # the rule sets the budget
             kept["budget"] = "frame"
         return type(self)(self.predictor, self.block, **kept, **wanted)
 
     def about(self) -> str:
         return (
             f"{self.name}, rule {self.rule}: {RULES[self.rule]}"
-            + (", spared where edges vote" * (self.edge_weight > 0))
+            + (", groups on edges are kept" * (self.edge_weight > 0))
             + "."
         )
 
     def to(self, device: torch.device) -> CoMe:
-        """Raises ConfigError if the kernels asked for are not available there."""
+        """Raises ConfigError if the requested kernels are not available on the device."""
         self.predictor.to(device)
         choose(self.kernels, device)  # compiled now, not in the first window
         return self
@@ -174,7 +176,8 @@ class CoMe(Accelerator):
         return self.block if self.ratio > 0 else None
 
     def plan(self, features: Tokens) -> MergePlan | None:
-        """The least confident groups: of each frame k = floor(ratio M), or as `budget` says. None if no group is whole, or k is 0."""
+        """Selects the least confident groups: k = floor(ratio M) per frame, or as `budget` says. None if no group is complete or k
+        is 0."""
         (h, w), (gh, gw) = features.grid, self.group
         groups = (h // gh) * (w // gw)
         k = int(self.ratio * groups + 1e-9)
@@ -235,7 +238,7 @@ class CoMe(Accelerator):
 
 
 def dynamic_parameters(config: Config) -> dict[str, Any]:
-    """Those of Co-Me and its kin, as their constructor takes them."""
+    """The dynamic parameters of Co-Me and its subclasses, as constructor arguments."""
     rows, columns = config.accelerator.group.split("x")
     how = config.accelerator
     group = V1_GROUP if how.rule == "v1" else (int(rows), int(columns))
@@ -252,11 +255,11 @@ def make_plan(
     edge_weight: float = 0.0,
     ratio: float = 0.0,
 ) -> MergePlan:
-    """Merge the k groups of lowest mean confidence (B, S, h, w) in each frame, or S k in each window (budget "window"), or those strictly
-    below the quantile `ratio` of each window (budget "quantile"), however many.
+    """Merges the k groups with the lowest mean confidence (B, S, h, w) in each frame, or S k in each window (budget "window"), or
+    all groups strictly below the quantile `ratio` of each window (budget "quantile").
 
-    contrast: (R, M), larger where a group holds structure; then the sum of the two ranks counts, that of contrast times edge_weight.
-    Ties go to the group that comes first. With budget "frame" nothing depends on values but the indices: no host synchronisation.
+    contrast: (R, M), larger where a group holds structure; the groups are then ordered by rank of confidence + edge_weight * rank
+    of contrast. Ties go to the first group. With budget "frame" shapes never depend on values: no host synchronisation.
     """
     b, s, h, w = confidence.shape
     members, _ = group_members((h, w), group, confidence.device)
@@ -273,16 +276,16 @@ def make_plan(
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Place of each value in its row (R, M), from 0, as float32."""
+    """Rank of each value within its row (R, M), from 0, as float32."""
     return values.argsort(dim=1, stable=True).argsort(dim=1).float()
 
 
 def group_contrast(patches: Tensor, grid: tuple[int, int], group: tuple[int, int]) -> Tensor:
-    """(B, S, P, C) tokens -> (R, M): how much the tokens of each whole group differ, the mean of 1 - cosine to their mean. What a merged
-    token cannot tell: a pole before a wall, an edge between two."""
+    """(B, S, P, C) tokens -> (R, M): how much the tokens of each complete group differ: the mean of 1 - cosine to their mean. It is
+    large where a merged token would lose structure, such as a pole in front of a wall."""
     members, _ = group_members(grid, group, patches.device)
     x = F.normalize(patches.flatten(0, 1).float(), dim=-1)  # (R, P, C)
-    # the mean of unit vectors is as long as they agree: mean cosine to it = its length
+    # the length of the mean of unit vectors equals their mean cosine to it
     mean = torch.zeros(len(x), len(members), x.shape[2], device=x.device)
     for j in range(members.shape[1]):  # n small gathers, no copy of all tokens
         mean += x[:, members[:, j]]
@@ -298,7 +301,7 @@ def plan_of(
     confidence: Tensor,
     kernels: str = "auto",
 ) -> MergePlan:
-    """The plan that merges just the groups marked in (R, M) `merged`; k: how many in every row, None if rows differ."""
+    """The plan that merges the groups marked in (R, M) `merged`; k: how many per row, None if rows differ."""
     n, patches = group[0] * group[1], grid[0] * grid[1]
     fewest = k if k is not None else int(merged.sum(1).min())  # rows that merge more are padded
     source, rev = merge_layout(merged, grid, group, patches - fewest * (n - 1), kernels)
@@ -307,7 +310,7 @@ def plan_of(
 
 
 def merged_patches(plan: MergePlan) -> Tensor:
-    """(R, h, w) bool: patches that share their token with others."""
+    """(R, h, w) bool: True for patches that share their token with others."""
     (h, w), (gh, gw) = plan.grid, plan.group
     mask = plan.merged.view(len(plan.merged), h // gh, w // gw).repeat_interleave(gh, 1).repeat_interleave(gw, 2)
     return F.pad(mask, (0, w % gw, 0, h % gh))

@@ -1,6 +1,6 @@
-"""The small network that says, from encoder tokens alone, how sure the whole model will be of each patch (Co-Me, 3.2).
+"""The small network that predicts, from encoder tokens alone, how confident the full model will be of each patch (Co-Me, 3.2).
 
-Also the scorer's shape for other accelerators. Parameter names are those of the released Co-Me predictors, so that such a file loads.
+Parameter names are those of the released Co-Me predictors, so that their files load.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SCOPES = ("window", "frame", "pooled")
 
 
 class _Attention(nn.Module):
-    """One head over all tokens it is given."""
+    """Single-head attention over all given tokens."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class _Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, source: Tensor | None) -> Tensor:
-        """x: (B, N, C) asks; source: (B, K, C) answers, None for x itself."""
+        """x: (B, N, C) gives the queries; source: (B, K, C) the keys and values, None for x itself."""
         if source is None:
             q, k, v = self.qkv(x).chunk(3, dim=-1)
         else:
@@ -62,8 +62,9 @@ class ConfidencePredictor(nn.Module):
     """Linear, one pre-norm transformer block, two 3x3 convolutions, activation.
 
     width: channels of the encoder tokens. dim: of the predictor. activation: "expp1" (exp(x) + 1, as the teacher's confidence) or
-    "none". scope: who attends to whom: "window" all patches of the window (the paper's), "frame" each frame by itself, "pooled" all
-    patches to the 4x4-averaged ones of the window (a sixteenth of the cost). registers: learned tokens next to the patches.
+    "none". scope: what each patch attends to: "window" all patches of the window (as in the paper), "frame" its own frame,
+    "pooled" the 4x4-averaged patches of the window (a sixteenth of the cost). registers: number of learned tokens added to the
+    patches.
     """
 
     def __init__(
@@ -85,12 +86,13 @@ class ConfidencePredictor(nn.Module):
         self.registers = registers
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(B, S, h, w, width) patch tokens -> (B, S, h, w) confidence; only its order within a window means anything. h, w >= 2."""
+        """(B, S, h, w, width) patch tokens -> (B, S, h, w) confidence, of which only the order within a window is meaningful. h, w
+        >= 2."""
         out = self.logits(tokens)
         return out.exp() + 1 if self.activation == "expp1" else out
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """Before the activation, in the same order."""
+        """The values before the activation; their order is the same."""
         b, s, h, w, _ = tokens.shape
         grid = self.proj1(tokens)
         x = grid.reshape(b * s, h * w, -1) if self.scope == "frame" else grid.reshape(b, s * h * w, -1)
@@ -109,12 +111,12 @@ class ConfidencePredictor(nn.Module):
 
 
 def default_block(encoder_depth: int) -> int:
-    """Index of the encoder block that a predictor reads: the 15th of 24 (Co-Me), and as far through other encoders."""
+    """Index of the encoder block that a predictor reads: the 15th of 24 (Co-Me), or the same relative depth in other encoders."""
     return max(0, round(encoder_depth * 15 / 24) - 1)
 
 
 def save_predictor(path: str, predictor: ConfidencePredictor, block: int, about: dict[str, str] | None = None) -> None:
-    """As fp16 safetensors, with all that is needed to read it. block: index of the encoder block it was trained on."""
+    """Writes an fp16 safetensors file with everything needed to read it. block: index of the encoder block it was trained on."""
     p = predictor
     sizes = {"width": p.width, "dim": p.dim, "activation": p.activation, "scope": p.scope, "registers": p.registers}
     state = {k: v.detach().half().contiguous() for k, v in p.state_dict().items()}
@@ -122,10 +124,10 @@ def save_predictor(path: str, predictor: ConfidencePredictor, block: int, about:
 
 
 def load_predictor(path: str, shape: ModelShape) -> tuple[ConfidencePredictor, int]:
-    """A predictor in fp32 on the CPU, and the index of the encoder block it reads.
+    """Returns a predictor in fp32 on the CPU and the index of the encoder block it reads.
 
-    A file of ours says its sizes; one of the released predictors is measured: its shapes give the sizes, and it reads the 15th of 24
-    blocks. Raises CheckpointError, naming the file, if it is no predictor or is one for another encoder.
+    Our files state their sizes in their metadata; for the released predictors they follow from the tensor shapes, and the block is
+    the 15th of 24. Raises CheckpointError, naming the file, if it is not a predictor or belongs to another encoder.
     """
     from ..weights import fill, read_checkpoint
 
@@ -155,7 +157,7 @@ def load_predictor(path: str, shape: ModelShape) -> tuple[ConfidencePredictor, i
 
 
 def bundled_predictor(weights: str) -> str:
-    """The predictor that ships for the weights file of that name. Raises CheckpointError if none does."""
+    """Path of the predictor shipped for the weights file of that name. Raises CheckpointError if there is none."""
     from ..weights import MODEL_FOLDER
 
     name = f"come_{os.path.splitext(os.path.basename(weights))[0]}.safetensors"

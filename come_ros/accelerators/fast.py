@@ -1,8 +1,8 @@
 """FastVGGT: in global attention, similar tokens of different frames share one query, key and value ("FastVGGT: Training-Free Acceleration
 of Visual Geometry Transformer", arXiv 2509.02560). No training; everything but global attention runs in full.
 
-Different from the paper: special tokens and the sparse protected ones take no part at all (there the protected ones are also targets,
-and the special ones receive patches), and which patch of a cell is the target follows from a hash, the same in every frame.
+Differences from the paper: special tokens and the sparse protected tokens take no part (there, protected tokens are also targets
+and patches may merge into special tokens); the target of each cell is chosen by a hash, the same in every frame.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ PROTECTED = 10  # every 10th patch is neither merged nor merged into; the paper 
 
 
 class Fast(Accelerator):
-    """ratio: share of all patches that is merged in global attention, as far as there are patches that may: all of frame 0, one of
-    each 2x2 cell and every tenth of the others stay.
+    """ratio: share of all patches that is merged in global attention. Frame 0, one patch of each 2x2 cell and every tenth of the
+    others are never merged, which limits the share.
     """
 
     name = "fast"
@@ -39,7 +39,7 @@ class Fast(Accelerator):
         return cls(ratio=config.accelerator.ratio)
 
     def about(self) -> str:
-        return f"{self.name}: special and protected tokens neither give nor take, so that at most about two thirds of a frame are merged."
+        return f"{self.name}: special and protected tokens take no part, so at most about two thirds of a frame are merged."
 
     def configured(self, config: Config) -> Fast:
         return self if config.accelerator.ratio == self.ratio else Fast(ratio=config.accelerator.ratio)
@@ -48,7 +48,7 @@ class Fast(Accelerator):
         return ""  # the encoder runs in full
 
     def compress(self, tokens: Tokens, plan: Merging | None, site: str) -> tuple[Tokens, Merging | None]:
-        """Matched here by what goes into the attention, for this block only; merged in condense."""
+        """Matches tokens by the input of the attention, for this block only; `condense` merges them."""
         assert tokens.layer is not None
         _, s, t, _ = tokens.x.shape
         if tokens.layer.part != "global":
@@ -60,10 +60,10 @@ class Fast(Accelerator):
     def condense(
         self, q: Tensor, k: Tensor, v: Tensor, plan: Merging | None, layer: Layer
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Each token's mean of q, k and v with those it is merged with."""
+        """Averages q, k and v over the tokens that are merged."""
         if plan is None or layer.part != "global":
             return q, k, v
-        n = plan.place.shape[1]  # behind them are tokens that the scene shares
+        n = plan.place.shape[1]  # after them come tokens shared by the scene
         joined = torch.cat((q, k, v), dim=3).transpose(1, 2)  # (B, N, heads, 3 d)
         own, shared = joined[:, :n].flatten(2), joined[:, n:]
         mean, _ = merged_mean(own, torch.ones(own.shape[:2], device=own.device), plan)
@@ -71,7 +71,7 @@ class Fast(Accelerator):
         return q, k, v
 
     def expand(self, x: Tensor, plan: Merging | None, layer: Layer) -> Tensor:
-        """The result is handed back to all that were merged."""
+        """Copies the result back to all merged tokens."""
         if plan is None or layer.part != "global":
             return x
         length = x.shape[2] - layer.shared
@@ -82,7 +82,7 @@ class Fast(Accelerator):
         return 1.0 if plan is None else plan.share_left(frames * grid[0] * grid[1])
 
     def merged(self, plan: Merging | None, frames: int, grid: tuple[int, int]) -> Tensor | None:
-        """Patches that share their query, key and value with others in the last global attention."""
+        """Patches that shared their query, key and value with others in the last global attention."""
         if plan is None:
             return None
         size = torch.zeros_like(plan.origin).scatter_add(1, plan.place, torch.ones_like(plan.place))
@@ -93,7 +93,7 @@ class Fast(Accelerator):
 def partition(
     frames: int, tokens: int, special: int, grid: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Of the tokens of a scene, frame by frame: indices (m,) of those that may go, and (n,) of those that may receive."""
+    """Indices of a scene's tokens, frame by frame: (m,) those that may be merged, and (n,) their possible targets."""
     h, w = -(-grid[0] // 2), -(-grid[1] // 2)
     cell = torch.arange(h * w, device=device).view(h, w)
     source, target = cells(grid, (cell * 0x9E3779B1 >> 13) & 3, device)

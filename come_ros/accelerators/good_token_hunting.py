@@ -1,13 +1,14 @@
-"""Good Token Hunting: in global attention all queries stay, but read the keys and values of few, diverse frames only, and in the early
-layers of few patches of those ("Good Token Hunting", arXiv 2605.23892). No training.
+"""Good Token Hunting: in global attention all queries stay, but they read the keys and values of a few diverse frames only, and in
+the early layers only some patches of those ("Good Token Hunting", arXiv 2605.23892). No training.
 
-Stage one chooses frames by farthest-point sampling, once a window. Stage two differs by layer: the first global layers stay within
-each frame, the next ones read a strided grid of patches, the others all patches of the chosen frames.
+Stage one chooses frames by farthest-point sampling, once per window. Stage two depends on the layer: the first global layers stay
+within each frame, the next ones read a strided grid of patches, the others all patches of the chosen frames.
 
-Different from the paper: frames are distinguished by the mean of the model's own patch tokens, not by MegaLoc (a network for place
-recognition with its own weights, at 322 px); how many are read is a share of the window unless `frames` says a number (there: 25);
-the first one chosen is frame 0, as in the authors' code (paper: any). A measured plan (see LayerPlan.from_entropy) thins no layer of
-a model whose attention is spiky throughout, as that of the bundled `tiny`: then only frames are chosen, and `about` says so.
+Differences from the paper: frames are described by the mean of the model's own patch tokens, not by MegaLoc (a network for place
+recognition with its own weights, at 322 px); the number of frames read is a share of the window unless `frames` sets it (paper:
+25); the first frame chosen is frame 0, as in the authors' code (paper: any). A measured plan (see LayerPlan.from_entropy) does not
+thin any layer of a model with peaked attention throughout, such as the bundled `tiny`: then only frames are chosen, and `about`
+says so.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ THRESHOLDS = (
 MOST_LOCAL, MOST_THINNED = (
     0.25,
     0.5,
-)  # share of the global layers, whatever their entropy: somebody has to look at other frames
+)  # at most this share of the global layers is local, whatever their entropy: some layers must read other frames
 
 PUBLISHED, LEAST_PUBLISHED = (
     (2, 9),
     18,
-)  # local and thinned; of the models that they were published for, the fewest global layers
+)  # (local, thinned), published for models with at least this many global layers
 
 Descriptor = Callable[[Tokens], Tensor]
 """Tokens before the first trunk block -> (B, S, D), by which frames are distinguished."""
@@ -59,15 +60,16 @@ class LayerPlan:
 
     @classmethod
     def published(cls, layers: int) -> LayerPlan:
-        """That of the authors for VGGT (24 global layers) and Pi3 (18): 2 and 9. Of fewer layers than they had, as far through as in
-        VGGT, which nobody published."""
+        """The authors' plan for VGGT (24 global layers) and Pi3 (18): 2 and 9. For fewer layers it is scaled from VGGT's, which is
+        our extrapolation."""
         if layers >= LEAST_PUBLISHED:
             return cls(*PUBLISHED)
         return cls(round(layers * PUBLISHED[0] / 24), round(layers * PUBLISHED[1] / 24))
 
     @classmethod
     def from_entropy(cls, entropy: Sequence[float], thresholds: tuple[float, float] = THRESHOLDS) -> LayerPlan:
-        """By the normalised entropy of each global layer's attention: diluted attention may be thinned, spiky attention must not."""
+        """From the normalised entropy of each global layer's attention: layers with spread-out attention may be thinned, layers
+        with peaked attention must not."""
 
         def first_below(threshold: float, start: int, most: float) -> int:
             below = (i for i, h in enumerate(entropy) if i >= start and h < threshold)
@@ -88,8 +90,8 @@ class ChosenFrames:
 
 
 class GoodTokenHunting(Accelerator):
-    """layers: what which global layer reads. frames: how many are read; 0: the share 1 - ratio of the window. stride: of the grid of
-    patches. ratio 0 with frames 0 reduces nothing. descriptor: how frames are distinguished, see pooled.
+    """layers: what each global layer reads. frames: number of frames that are read; 0: the share 1 - ratio of the window. stride:
+    of the grid of patches. ratio 0 with frames 0 reduces nothing. descriptor: describes each frame, see `pooled`.
     """
 
     name = "good_token_hunting"
@@ -123,7 +125,7 @@ class GoodTokenHunting(Accelerator):
         local, grid = self.layers.local, self.layers.grid - self.layers.local
         half = ": stage two is off, only frames are chosen" * (self.layers.grid == 0)
         layers = f"{local} global layers stay within their frame, {grid} read a grid{half}"
-        return f"{self.name}: {layers}; frames are distinguished by own tokens, not by MegaLoc."
+        return f"{self.name}: {layers}; frames are described by the model's own tokens, not by MegaLoc."
 
     def configured(self, config: Config) -> GoodTokenHunting:
         a = config.accelerator
@@ -134,12 +136,12 @@ class GoodTokenHunting(Accelerator):
         )
 
     def how_many(self, frames: int) -> int:
-        """Frames that are read in a window of `frames`."""
+        """Number of frames that are read in a window of `frames`."""
         wanted = self.frames or math.ceil((1 - self.ratio) * frames - 1e-9)
         return max(1, min(frames, wanted))
 
     def compress(self, tokens: Tokens, plan: None, site: str) -> tuple[Tokens, ChosenFrames]:
-        """No token goes; the frames are chosen here, from the whole grid."""
+        """Removes no token; chooses the frames, from the full grid."""
         s = tokens.x.shape[1]
         k = self.how_many(s)
         if k == s:
@@ -147,7 +149,7 @@ class GoodTokenHunting(Accelerator):
         return tokens, ChosenFrames(diverse_frames(self.descriptor(tokens), k), False)
 
     def reach(self, tokens: Tokens, plan: ChosenFrames | None, layer: Layer, place: Tensor | None = None) -> Reach:
-        """place: (B, S, P), the token that stands for each patch, where another accelerator made them fewer."""
+        """place: (B, S, P), the token that represents each patch, where another accelerator reduced them."""
         if plan is None or layer.part != "global":
             return super().reach(tokens, plan, layer)
         kind = self.kind(layer)
@@ -188,12 +190,12 @@ class GoodTokenHunting(Accelerator):
 
 
 def pooled(tokens: Tokens) -> Tensor:
-    """(B, S, C): mean over each frame's patches of what the encoder gives."""
+    """(B, S, C): mean of the encoder's output over each frame's patches."""
     return tokens.x[:, :, tokens.special :].mean(2)
 
 
 def diverse_frames(descriptors: Tensor, k: int) -> Tensor:
-    """(B, S, D) -> (B, k), ascending: frame 0, then again and again the frame that is farthest (1 - cosine) from all chosen ones."""
+    """(B, S, D) -> (B, k), ascending: frame 0, then repeatedly the frame farthest (1 - cosine) from all chosen ones."""
     with torch.autocast(descriptors.device.type, enabled=False):  # neighbours differ in the third digit
         f = F.normalize(descriptors.float(), dim=-1)
         distance = 1 - f @ f.transpose(1, 2)  # (B, S, S)
@@ -208,12 +210,12 @@ def diverse_frames(descriptors: Tensor, k: int) -> Tensor:
 
 
 def layer_plan_path(weights: str) -> str:
-    """Where `come_ros calibrate` writes the layer plan of a weights file: next to it."""
+    """The file next to a weights file where `come_ros calibrate` writes its layer plan."""
     return os.path.splitext(weights)[0] + ".attention.json"
 
 
 def fingerprint(weights: str) -> str:
-    """Tells one weights file from another without reading all of it."""
+    """Identifies a weights file without reading all of it."""
     digest = hashlib.sha256(str(os.path.getsize(weights)).encode())
     with open(weights, "rb") as file:
         digest.update(file.read(2**20))
@@ -223,8 +225,9 @@ def fingerprint(weights: str) -> str:
 
 
 def read_layer_plan(weights: str, layers: int, path: str = "") -> LayerPlan:
-    """The plan that `come_ros calibrate` wrote, for a model of so many global layers; without one, or if it was made for other weights,
-    LayerPlan.published (which is logged). path: the file; empty: the one next to the weights. Raises CheckpointError if it cannot be used.
+    """The plan that `come_ros calibrate` wrote, for a model with this many global layers. If there is none, or it was made for
+    other weights, LayerPlan.published is used and logged. path: the file; empty: the one next to the weights. Raises
+    CheckpointError if it cannot be used.
     """
     file = path or layer_plan_path(weights)
     if not path and not os.path.isfile(file):

@@ -1,7 +1,8 @@
-"""Which tokens are alike, and their mean: what all accelerators that merge by similarity share.
+"""Matches similar tokens and averages them: shared by all accelerators that merge by similarity.
 
-Shapes: R rows (frames, or scenes), T tokens of a row, L <= T tokens after merging, C and d channels. Nothing waits for the device: every
-length follows from the numbers of tokens asked for, none from values. Matching runs in blocks, so that memory grows with T, not T^2.
+Shapes: R rows (frames, or scenes), T tokens of a row, L <= T tokens after merging, C and d channels. Nothing synchronises with the
+device: every length follows from the requested numbers of tokens, not from values. Matching runs in blocks, so that memory grows
+with T, not T^2.
 """
 
 from __future__ import annotations
@@ -12,21 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 2**24  # similarities held at a time
+BLOCK = 2**24  # similarities computed at a time
 
 
 class Merging(NamedTuple):
-    """place: (R, T) int64, where each token goes. origin: (R, L) int64, the token whose position each merged one keeps."""
+    """place: (R, T) int64, the merged token that each token joins. origin: (R, L) int64, the token whose position each merged one
+    keeps."""
 
     place: Tensor
     origin: Tensor
 
     def share_left(self, patches: int) -> float:
-        """Of the `patches` among a row's tokens, of which no other token was merged: left / all."""
+        """Share of the `patches` of a row that is left, given that only patches were merged."""
         return 1 - (self.place.shape[1] - self.origin.shape[1]) / patches
 
     def then(self, later: Merging) -> Merging:
-        """This merging, and `later` on what it leaves."""
+        """This merging followed by `later`."""
         return Merging(later.place.gather(1, self.place), self.origin.gather(1, later.origin))
 
 
@@ -51,8 +53,8 @@ def bipartite(metric: Tensor, r: int, protected: int = 0) -> Merging:
     """ToMe's soft matching (Bolya et al., "Token Merging: Your ViT but Faster", ICLR 2023, 3.1) of tokens (R, T, d).
 
     Tokens alternate between two sets, A and B; each of A finds the most similar of B, and the r pairs that are most alike become one
-    token. r is at most half of what is not protected; the `protected` leading tokens are in no pair. Order afterwards: what is left
-    of A, by falling similarity (in its old order if there are protected tokens), then B.
+    token. r is at most half of the unprotected tokens; the `protected` leading tokens are in no pair. Order of the result: the rest
+    of A, by descending similarity (in its old order if there are protected tokens), then B.
     """
     rows, t, _ = metric.shape
     in_a, in_b = (t + 1) // 2, t // 2
@@ -78,10 +80,10 @@ def bipartite(metric: Tensor, r: int, protected: int = 0) -> Merging:
 
 
 def merge_into(metric: Tensor, source: Tensor, target: Tensor, r: int) -> Merging:
-    """The r of the tokens `source` that are most like one of the tokens `target` go there.
+    """Merges the r tokens of `source` that are most similar to a token of `target` into it.
 
     metric: (R, T, d). source (m,), target (n,): disjoint indices into T, the same in all rows; tokens in neither stay by themselves.
-    r is at most m. Order afterwards: as before.
+    r is at most m. The order is kept.
     """
     rows, t, _ = metric.shape
     r = min(r, len(source)) if len(target) else 0
@@ -97,25 +99,25 @@ def merge_into(metric: Tensor, source: Tensor, target: Tensor, r: int) -> Mergin
 
 
 def moved(going: Tensor, to: Tensor, tokens: int) -> Merging:
-    """Tokens `going` (R, r) join the tokens `to` (R, r), which stay; the others keep their order."""
+    """Merges tokens `going` (R, r) into tokens `to` (R, r); all others keep their order."""
     stays = torch.ones(len(going), tokens, dtype=torch.bool, device=going.device).scatter_(1, going, False)
-    rank = stays.long().cumsum(1) - 1  # (R, T), right where a token stays
+    rank = stays.long().cumsum(1) - 1  # (R, T), correct for tokens that stay
     place = rank.scatter(1, going, rank.gather(1, to))
-    # the stable sort puts those that stay first, in order: their number is known without asking the device
+    # the stable sort puts the tokens that stay first, in order; their number is known without a device synchronisation
     origin = stays.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, : tokens - going.shape[1]]
     return Merging(place, origin)
 
 
 def unmerged(rows: int, tokens: int, device: torch.device) -> Merging:
-    """Every token by itself."""
+    """No token is merged."""
     index = torch.arange(tokens, device=device).expand(rows, -1)
     return Merging(index, index)
 
 
 def merged_mean(x: Tensor, weight: Tensor, merging: Merging) -> tuple[Tensor, Tensor]:
-    """Weighted means of the tokens x (R, T, C) that go together, (R, L, C), and their summed weights, (R, L) fp32.
+    """Weighted means of the merged tokens x (R, T, C), (R, L, C), and their summed weights, (R, L) fp32.
 
-    weight: (R, T) fp32. The mean is taken in fp32; a token that nothing joined is unchanged.
+    weight: (R, T) fp32. The mean is computed in fp32; a token that is not merged is unchanged.
     """
     length = merging.origin.shape[1]
     total = _sum(weight[..., None], merging.place, length)
@@ -126,7 +128,7 @@ def merged_mean(x: Tensor, weight: Tensor, merging: Merging) -> tuple[Tensor, Te
 
 
 def _sum(x: Tensor, place: Tensor, length: int) -> Tensor:
-    """(R, T, C), (R, T) -> (R, length, C): sums of what goes to the same place, in an order that never changes."""
+    """(R, T, C), (R, T) -> (R, length, C): sums of the values with the same place, in a fixed order."""
     return (_sum_segments if x.is_cuda else _sum_index)(x, place, length)
 
 
@@ -137,7 +139,7 @@ def _sum_index(x: Tensor, place: Tensor, length: int) -> Tensor:
 
 
 def _sum_segments(x: Tensor, place: Tensor, length: int) -> Tensor:
-    """The same for CUDA, where index_add_ adds in whatever order its threads come."""
+    """The same for CUDA, where index_add_ adds in no fixed order."""
     rows, _, c = x.shape
     order = place.argsort(dim=1, stable=True)
     sorted_x = x.gather(1, order[..., None].expand(-1, -1, c)).flatten(0, 1)

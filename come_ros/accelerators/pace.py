@@ -1,5 +1,6 @@
-"""PaceVGGT: a learnt scorer keeps the patches that the model will look at; of the others some are merged into them, the rest is left out,
-and before the dense heads all are rebuilt ("PaceVGGT", arXiv 2605.08371). Everything between encoder and heads runs short.
+"""PaceVGGT: a learned scorer keeps the patches that the model will attend to; some of the others are merged into them, the rest is
+dropped, and all are rebuilt before the dense heads ("PaceVGGT", arXiv 2605.08371). Everything between encoder and heads runs on the
+kept patches.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from .tome import patches_of, regrouped
 
 @dataclass(frozen=True, eq=False)
 class PacePlan:
-    """Routing of the P patches of each of R = B * S frames. merging: each patch to the kept one that it joins or is most like.
-    merged: (R, P) bool, whether it joins. score: (R, P), 0 to 1. logit: the same before the sigmoid. lookup: for restoration."""
+    """Routing of the P patches of each of R = B * S frames. merging: maps each patch to the kept one that it joins or is most
+    similar to. merged: (R, P) bool, whether it joins. score: (R, P), 0 to 1. logit: the score before the sigmoid. lookup: used by
+    restoration."""
 
     frames: int
     grid: tuple[int, int]
@@ -37,11 +39,12 @@ class PacePlan:
 
 
 class Pace(Accelerator):
-    """ratio: share of each frame's patches that is not kept. merge_budget: share of all patches of the window that is merged into kept
-    ones instead of left out; frames whose patches left over score higher merge more of them. bias: whether a key counts for all that
-    joined it. restorer: None copies the kept patch that is most alike. spread: the weight of an even lattice relative to the score, both in
-    standard deviations, when it is chosen who is kept: important patches lie side by side, and what lies far from all kept ones is
-    hard to rebuild (ours; 0, the paper's choice by score alone, leaves more error than a random choice).
+    """ratio: share of each frame's patches that is not kept. merge_budget: share of all patches of the window that is merged into
+    kept ones instead of dropped; frames whose remaining patches score higher merge more of them. bias: whether a key counts for all
+    patches that joined it. restorer: None copies the most similar kept patch. spread: weight of an even lattice relative to the
+    score (both in standard deviations) in the choice of the kept patches. Important patches lie close together, and patches far
+    from all kept ones are hard to rebuild. This is our addition; 0, the paper's choice by score alone, leaves a larger error than a
+    random choice.
     """
 
     name = "pace"
@@ -104,13 +107,13 @@ class Pace(Accelerator):
         lookup = None if self.restorer is None else self.restorer.lookup(patches, kept, tokens.grid)
         plan_ = PacePlan(s, tokens.grid, merging, merged, logit, lookup)
         is_kept = torch.zeros_like(merged).scatter(1, kept, True)
-        # the score weighs what is merged: the way by which a gradient reaches the scorer
+        # the score weights the merged patches, which is how a gradient reaches the scorer
         weight = torch.where(is_kept | merged, plan_.score.float().clamp_min(1e-4), 0.0)
         x, _ = merged_mean(patches, weight, merging)
         return regrouped(tokens, x, kept), plan_
 
     def _wanted(self, logit: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(R, P): the higher, the sooner a patch is kept."""
+        """(R, P): patches with the highest values are kept."""
         if not self.spread:
             return logit
         logit, even = (
@@ -120,7 +123,7 @@ class Pace(Accelerator):
         return logit + self.spread * even
 
     def _merged(self, score: Tensor, order: Tensor, keep: int, frames: int) -> Tensor:
-        """(R, P) bool: the best-scored of those not kept, as many in each frame as the window's budget gives it."""
+        """(R, P) bool: the highest-scored patches that are not kept, as many per frame as its share of the window's budget."""
         left = score.gather(1, order[:, keep:])  # (R, P - K)
         total = min(int(self.merge_budget * frames * score.shape[1] + 1e-9), frames * left.shape[1])
         share = allotment(left.double().sum(1).unflatten(0, (-1, frames)), total, left.shape[1]).flatten()  # (R,)
@@ -142,7 +145,7 @@ class Pace(Accelerator):
         if plan is None or not self.bias or layer.part == "encoder":
             return None
         frames = plan.frames if layer.part == "global" else 1
-        # every kept patch, and each that joined it
+        # every kept patch and all that joined it
         ones = plan.merged.float().scatter(1, plan.merging.origin, 1.0)
         size = torch.zeros(plan.merging.origin.shape, device=ones.device).scatter_add(1, plan.merging.place, ones)
         special = keys // frames - size.shape[1]
@@ -161,14 +164,14 @@ class Pace(Accelerator):
 
 
 def lattice(grid: tuple[int, int], device: torch.device) -> Tensor:
-    """(P,) in 0 .. 1 of which the highest so many lie evenly over the grid, however many: the fractions of a rank-1 lattice of the
+    """(P,) in 0 .. 1; the n highest are evenly spread over the grid for every n: the fractional parts of a rank-1 lattice of the
     plastic number (Roberts, "The unreasonable effectiveness of quasirandom sequences", 2018)."""
     y, x = (torch.arange(n, device=device, dtype=torch.float64) for n in grid)
     return ((0.7548776662466927 * x + 0.5698402909980532 * y[:, None]) % 1).flatten().float()
 
 
 def _nearest(patches: Tensor, kept: Tensor) -> Tensor:
-    """(R, P): for each patch the rank of the kept one that is most like it; a kept one is itself."""
+    """(R, P): for each patch the index of the most similar kept one; a kept patch maps to itself."""
     chosen = patches.gather(1, kept[..., None].expand(-1, -1, patches.shape[2]))
     _, place = best_match(patches, chosen)
     return place.scatter(1, kept, torch.arange(kept.shape[1], device=kept.device).expand_as(kept))
@@ -177,14 +180,14 @@ def _nearest(patches: Tensor, kept: Tensor) -> Tensor:
 def allotment(weight: Tensor, total: int, most: int) -> Tensor:
     """Whole numbers (B, S) in proportion to weight (B, S) float64, at most `most` each, that sum to `total` <= S * most.
 
-    What a frame cannot take goes to the others; what rounding leaves to the largest remainders. No host synchronisation: with weights
-    in falling order, the frames that are full are the first so many, and that number is found for all candidates at once.
+    What exceeds a frame's limit goes to the others; rounding is resolved by largest remainders. No host synchronisation: with
+    weights in descending order, the full frames come first, and their number is found by testing all candidates at once.
     """
     weight = weight + 1e-9 * weight.sum(1, keepdim=True) + 1e-12
     s = weight.shape[1]
     ordered = weight.sort(dim=1, descending=True).values
-    full = torch.arange(s, device=weight.device)  # candidates: so many frames are full
-    rest = ordered.flip(1).cumsum(1).flip(1)  # weight of all others
+    full = torch.arange(s, device=weight.device)  # candidates for the number of full frames
+    rest = ordered.flip(1).cumsum(1).flip(1)  # total weight of the other frames
     factor = (total - most * full) / rest  # (B, S)
     first = (factor * ordered <= most + 1e-9).to(torch.uint8).argmax(dim=1, keepdim=True)
     exact = (factor.gather(1, first) * weight).clamp(0, most)

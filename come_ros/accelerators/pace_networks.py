@@ -1,5 +1,5 @@
-"""The two small networks of PaceVGGT: a scorer of patches, and what rebuilds the patches that were left out. Their sizes are ours: the
-paper (arXiv 2605.08371) names their kind only.
+"""The two small networks of PaceVGGT: one scores patches, the other rebuilds the dropped patches. The paper (arXiv 2605.08371)
+describes only their type; the sizes are ours.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ..tokens import ModelShape
 
 _KEY = "come_ros.pace"  # in the safetensors metadata
 SHARPNESS = 12.0
-PARTS = ("frame", "global")  # of the trunk, whose outputs make up a level
+PARTS = ("frame", "global")  # trunk blocks whose outputs make up a level
 
 
 class TokenScorer(nn.Module):
-    """Depth-wise convolutions over what the encoder gives: how much the model will look at each patch, as a logit."""
+    """Depth-wise convolutions over the encoder's output; predict how much the model will attend to each patch, as a logit."""
 
     def __init__(self, width: int, dim: int = 256, spread: float = 0.0) -> None:
-        """spread: the weight of an even choice relative to the score; stored in the file."""
+        """spread: weight of an even choice relative to the score; stored in the file."""
         super().__init__()
         self.register_buffer("spread", torch.tensor(float(spread)))
         self.norm = nn.LayerNorm(width)
@@ -46,8 +46,8 @@ class TokenScorer(nn.Module):
 
 
 class Lookup(NamedTuple):
-    """What restoration needs of one window: queries (R, heads, P, d) of all patches, keys (R, heads, K, d) of those kept, kept (R, K),
-    their indices, and features (R, P, width) of all patches, normalised."""
+    """Inputs of restoration for one window: queries (R, heads, P, d) of all patches, keys (R, heads, K, d) of the kept ones, kept
+    (R, K): their indices, and features (R, P, width) of all patches, normalised."""
 
     q: Tensor
     k: Tensor
@@ -56,9 +56,9 @@ class Lookup(NamedTuple):
 
 
 class Correction(nn.Module):
-    """What a patch's own features say beyond what was found for it elsewhere: one MLP for all layers of a part, told which it is.
+    """Corrects a restored patch from its own features: one MLP for all layers of a part, conditioned on the layer.
 
-    Its output is in units of the tokens' own spread, which grows from layer to layer.
+    Its output is in units of the tokens' standard deviation, which grows from layer to layer.
     """
 
     def __init__(self, width: int, level: int, hidden: int, depth: int) -> None:
@@ -80,9 +80,9 @@ class Correction(nn.Module):
 
 
 class Restorer(nn.Module):
-    """One cross-attention, guided by features: patches that were left out look among the kept ones of their frame for those that the
-    encoder saw alike and that are near, and take what the trunk made of them; a small MLP that sees the patch's own features
-    corrects that. Kept ones pass through.
+    """One cross-attention guided by features: dropped patches attend to kept patches of their frame with similar encoder features
+    and a nearby position, and take over their trunk outputs; a small MLP that reads the patch's own features corrects the result.
+    Kept patches pass through.
 
     width: of the encoder's tokens. level: of the trunk's. depth: pairs of blocks in the trunk.
     """
@@ -94,10 +94,10 @@ class Restorer(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(width)
         self.q, self.k = nn.Linear(width, dim), nn.Linear(width, dim)
-        # a logit loses so much per squared patch of distance, in each head; softplus of it
+        # penalty of the logit per squared distance in patches, one per head; softplus is applied to it
         self.nearness = nn.Parameter(torch.linspace(-2.0, 1.0, heads))
         self.corrections = nn.ModuleDict({part: Correction(width, level, hidden, depth) for part in PARTS})
-        # starts as a soft copy of the most similar patch: a normalised feature meets itself with a logit of about SHARPNESS
+        # starts as a soft copy of the most similar patch: the logit of a normalised feature with itself is about SHARPNESS
         nn.init.orthogonal_(self.q.weight, gain=SHARPNESS**0.5 * (dim / heads) ** -0.25)
         nn.init.zeros_(self.q.bias)
         self.k.load_state_dict(self.q.state_dict())
@@ -110,7 +110,7 @@ class Restorer(nn.Module):
             *(torch.arange(n, device=f.device, dtype=f.dtype) - (n - 1) / 2 for n in grid), indexing="ij"
         )
         place, one = torch.stack((y, x), dim=-1).flatten(0, 1), torch.ones(y.numel(), 1, device=f.device, dtype=f.dtype)
-        # - w |p - p'|^2 as a product of what stands at either end, but for what a query adds to all of its logits
+        # - w |p - p'|^2 as a dot product, up to a term per query that is the same for all of its logits
         w = F.softplus(self.nearness)[:, None, None] * q.shape[3] ** 0.5
         of_q = torch.cat((2 * w * place, one.expand(self.heads, -1, -1)), dim=-1)
         of_k = torch.cat((place.expand(self.heads, -1, -1), -w * (place**2).sum(-1, keepdim=True)), dim=-1)
@@ -119,7 +119,7 @@ class Restorer(nn.Module):
         return Lookup(q, k.gather(2, chosen), kept, f)
 
     def forward(self, x: Tensor, lookup: Lookup, part: str, index: int) -> Tensor:
-        """Kept tokens (R, K, level) out of a block of that part, the index-th of them -> all patches (R, P, level)."""
+        """Kept tokens (R, K, level) from block number `index` of that part -> all patches (R, P, level)."""
         values = x.unflatten(2, (self.heads, -1)).transpose(1, 2)
         scale = (self.q.weight.shape[0] / self.heads) ** -0.5
         found = F.scaled_dot_product_attention(lookup.q.to(x.dtype), lookup.k.to(x.dtype), values, scale=scale)
@@ -128,7 +128,7 @@ class Restorer(nn.Module):
 
 
 def make_networks(shape: ModelShape, dim: int, spread: float = 0.0) -> tuple[TokenScorer, Restorer]:
-    """Untrained, for that model."""
+    """Untrained networks for the model."""
     level = shape.trunk_width
     hidden, depth = max(32, level // 2), sum(part == "frame" for part in shape.trunk)
     return TokenScorer(shape.encoder_width, dim, spread), Restorer(
@@ -137,7 +137,7 @@ def make_networks(shape: ModelShape, dim: int, spread: float = 0.0) -> tuple[Tok
 
 
 def save_networks(path: str, scorer: TokenScorer, restorer: Restorer, about: dict[str, str] | None = None) -> None:
-    """Both in one safetensors file, fp16, with the sizes needed to read it."""
+    """Writes both to one fp16 safetensors file, with the sizes needed to read it."""
     networks = {"scorer": scorer, "restorer": restorer}
     state = {
         f"{n}.{k}": v.detach().half().contiguous().clone()
@@ -155,7 +155,8 @@ def save_networks(path: str, scorer: TokenScorer, restorer: Restorer, about: dic
 
 
 def load_networks(path: str, shape: ModelShape) -> tuple[TokenScorer, Restorer]:
-    """In fp32 on the CPU. Raises CheckpointError, naming the file, if it is no such file or one for another model."""
+    """Both networks, in fp32 on the CPU. Raises CheckpointError, naming the file, if it does not hold them or belongs to another
+    model."""
     from ..weights import fill, read_checkpoint
 
     state, metadata = read_checkpoint(path)
@@ -177,7 +178,7 @@ def load_networks(path: str, shape: ModelShape) -> tuple[TokenScorer, Restorer]:
 
 
 def bundled_networks(weights: str) -> str:
-    """The file that ships for the weights file of that name. Raises CheckpointError if none does."""
+    """Path of the file shipped for the weights file of that name. Raises CheckpointError if there is none."""
     from ..weights import MODEL_FOLDER
 
     path = os.path.join(MODEL_FOLDER, f"pace_{os.path.splitext(os.path.basename(weights))[0]}.safetensors")

@@ -1,4 +1,4 @@
-"""`random`: groups merged at random, the trivial baseline that a choice of groups must beat at as many kept tokens."""
+"""`random`: merges random groups; the trivial baseline that a choice of groups must beat at the same number of kept tokens."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ KEY_BITS = 24
 
 
 class Lot(nn.Module):
-    """(B, S, h, w, C) tokens -> (B, S, h, w) numbers in 0 .. 1 without a meaning: the same for the same frame, others for another.
+    """(B, S, h, w, C) tokens -> (B, S, h, w) random numbers in 0 .. 1, the same whenever the same frame comes.
 
-    A hash of the frame's tokens and of each patch's place: no state, no host synchronisation, whatever order frames come in. The key
-    has one bit for the sign of each of KEY_BITS random contrasts, which rounding errors hardly ever turn.
+    A hash of the frame's tokens and of each patch's position: no state, no host synchronisation, independent of the order of
+    frames. The key has one bit for the sign of each of KEY_BITS random contrasts, which rounding errors hardly ever flip.
     """
 
     def __init__(self, width: int) -> None:
@@ -32,7 +32,7 @@ class Lot(nn.Module):
         x = tokens.reshape(b, s, h * w, c).float()
         place = torch.arange(h * w, device=x.device)
         bit = torch.arange(KEY_BITS, device=x.device)
-        # a random half of the patches against the other one: what all frames have in common drops out
+        # a random half of the patches minus the other half: what all frames have in common cancels
         signs = (_mix(place[None] * 31 + bit[:, None] * 7919) & 1).float() * 2 - 1  # (K, P)
         signs = signs - signs.mean(dim=1, keepdim=True)
         contrasts = torch.einsum("kp,bspc,kc->bsk", signs, x, self.planes)
@@ -41,7 +41,7 @@ class Lot(nn.Module):
 
 
 class Random(CoMe):
-    """Co-Me but for the predictor."""
+    """Co-Me with random numbers in place of the predictor."""
 
     name = "random"
     frontier = tuple(f"ratio={ratio},group={group}" for group in ("2x2", "3x3") for ratio in (0.25, 0.5, 0.75))
@@ -54,12 +54,12 @@ class Random(CoMe):
 
     @classmethod
     def dynamic(cls, config: Config) -> dict[str, Any]:
-        """Those of Co-Me, but no edge ever votes: a baseline that looks at the image would be none."""
+        """Those of Co-Me with edge_weight 0: a baseline that looks at the image would not be trivial."""
         return {**dynamic_parameters(config), "edge_weight": 0.0}
 
 
 def _mix(x: Tensor) -> Tensor:
-    """int64 -> int64 of 31 bits, each bit of the one depending on many of the other (Thomas Mueller's hash of 32 bits)."""
+    """int64 -> int64 of 31 bits; each bit of the result depends on many bits of the input (Thomas Mueller's hash of 32 bits)."""
     for _ in range(2):
         x = ((x >> 16) ^ x) & 0xFFFFFFFF
         x = (x * 0x45D9F3B) & 0xFFFFFFFF

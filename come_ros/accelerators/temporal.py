@@ -1,8 +1,9 @@
-"""Merging across time: patches of later frames that repeat one of the reference frame share its key and value in global attention. Ours.
+"""Merging across time: patches of later frames that repeat a patch of the reference frame share its key and value in global
+attention. This method is ours.
 
-In a sliding window most of what a frame shows was seen before. Every patch keeps its token and its query, so that each frame keeps its
-own depth; but where the encoder's features say that a patch repeats one of frame 0, the two, or more, are one key: the mean of theirs,
-counting for all of them (Co-Me's bias with unequal weights).
+In a sliding window most of a frame's content was seen before. Every patch keeps its token and its query, so each frame keeps its
+own depth. Where the encoder's features show that patches repeat a patch of frame 0, they become one key: their mean, with a weight
+equal to their number (Co-Me's bias with unequal weights).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from .matching import Merging, merge_into, merged_mean
 
 @dataclass(frozen=True, eq=False)
 class RepeatPlan:
-    """merging: the N = S T tokens of each scene to L keys. size: (B, L) fp32, tokens behind each. repeats: (B * S, h, w) bool."""
+    """merging: from the N = S T tokens of each scene to L keys. size: (B, L) fp32, tokens merged into each. repeats: (B * S, h, w)
+    bool."""
 
     merging: Merging
     size: Tensor
@@ -29,8 +31,8 @@ class RepeatPlan:
 
 
 class Temporal(Accelerator):
-    """ratio: share of the patches of all frames but the first whose keys go into one of the first frame: those most alike, wherever in
-    the window they are.
+    """ratio: share of the patches of all frames but the first whose keys are merged into one of the first frame: the most similar
+    ones of the whole window.
     """
 
     name = "temporal"
@@ -51,7 +53,7 @@ class Temporal(Accelerator):
         return self if config.accelerator.ratio == self.ratio else Temporal(ratio=config.accelerator.ratio)
 
     def compress(self, tokens: Tokens, plan: None, site: str) -> tuple[Tokens, RepeatPlan | None]:
-        """No token goes; who repeats whom is found here, once a window."""
+        """Removes no token; finds the repeated patches, once per window."""
         b, s, t, _ = tokens.x.shape
         n, device = tokens.special, tokens.x.device
         patch = torch.arange(n, t, device=device)
@@ -62,7 +64,7 @@ class Temporal(Accelerator):
         merging = merge_into(tokens.x.flatten(1, 2), later, patch, r)
         ones = torch.ones(b, s * t, device=device)
         _, size = merged_mean(ones[..., None], ones, merging)
-        # who goes lands in frame 0, whose tokens come first and keep their places
+        # merged patches go to frame 0, whose tokens come first and keep their places
         repeats = (merging.place < t).unflatten(1, (s, t))[:, :, n:].clone()
         repeats[:, 0] = False
         return tokens, RepeatPlan(merging, size, repeats.reshape(b * s, *tokens.grid))
@@ -72,7 +74,7 @@ class Temporal(Accelerator):
     ) -> tuple[Tensor, Tensor, Tensor]:
         if plan is None or layer.part != "global":
             return q, k, v
-        n = plan.merging.place.shape[1]  # behind them are tokens that the scene shares
+        n = plan.merging.place.shape[1]  # after them come tokens shared by the scene
         joined = torch.cat((k, v), dim=3).transpose(1, 2)  # (B, N, heads, 2 d)
         own, shared = joined[:, :n].flatten(2), joined[:, n:]
         mean, _ = merged_mean(own, torch.ones(own.shape[:2], device=own.device), plan.merging)

@@ -1,5 +1,5 @@
-"""ToMe: in every block the most similar tokens become one, so that tokens grow fewer on the way (Bolya et al., "Token Merging: Your ViT
-but Faster", ICLR 2023). No training. Similarity is measured by the keys of the attention just run.
+"""ToMe: in every block the most similar tokens are merged, so the number of tokens falls from block to block (Bolya et al., "Token
+Merging: Your ViT but Faster", ICLR 2023). No training. Similarity is that of the keys of the preceding attention.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .base import Accelerator
 from .matching import Merging, bipartite, merge_into, merged_mean, unmerged
 
 # fused: as published, tokens merge between attention and MLP and stay merged up to the taps.
-# per_layer: tokens merge before every attention and every MLP and part after it ("Token Merging for Fast Stable Diffusion", 2023).
+# per_layer: tokens are merged before every attention and every MLP and unmerged after it ("Token Merging for Fast Stable Diffusion", 2023).
 MODES = {
     "fused": frozenset({"residual", "encoder_end", "backbone_in", "tap"}),
     "per_layer": frozenset({"before_attention", "after_attention", "before_mlp", "after_mlp"}),
@@ -27,7 +27,7 @@ MODES = {
 
 @dataclass(frozen=True, eq=False)
 class SizePlan:
-    """How the P patches of each of R = B * S frames stand together. merging: from P to L tokens. size: (R, L) fp32, patches in each."""
+    """How the P patches of each of R = B * S frames are merged. merging: from P to L tokens. size: (R, L) fp32, patches in each."""
 
     frames: int
     grid: tuple[int, int]
@@ -36,7 +36,7 @@ class SizePlan:
 
     @classmethod
     def whole(cls, tokens: Tokens) -> SizePlan:
-        """Every patch by itself."""
+        """No patch is merged."""
         b, s = tokens.x.shape[:2]
         patches = tokens.grid[0] * tokens.grid[1]
         merging = unmerged(b * s, patches, tokens.x.device)
@@ -64,9 +64,9 @@ class SizePlan:
 
 class ToMe(Accelerator):
     """blocks: the part ("encoder", "frame" or "global") of every block of the model, in the order they run. ratio: share of each
-    frame's patches that is merged away: by the last block in mode "fused", where each block takes at most half; around every module in
-    mode "per_layer", there at most three of each 2x2 cell. schedule: "constant" or "decreasing" (linearly to none) over the blocks.
-    bias: proportional attention. kernels: auto, cupy or torch, see kernels.choose.
+    frame's patches that is merged: by the last block in mode "fused", where each block merges at most half; around every module in
+    mode "per_layer", where at most three of each 2x2 cell are merged. schedule: "constant" or "decreasing" (linearly to none) over
+    the blocks. bias: proportional attention. kernels: auto, cupy or torch, see kernels.choose.
     """
 
     name = "tome"
@@ -129,7 +129,7 @@ class ToMe(Accelerator):
             plan = self._cells(tokens)
         if plan is None:
             return tokens, plan
-        # at backbone_in too: what is known of the scene may have been added to patches that were one
+        # also at backbone_in: known geometry may have been added to patches that were merged
         ones = torch.ones(plan.merging.place.shape, device=tokens.x.device)
         x, _ = merged_mean(patches_of(tokens), ones, plan.merging)
         return regrouped(tokens, x, plan.merging.origin), plan
@@ -162,7 +162,7 @@ class ToMe(Accelerator):
         return None if plan is None else (plan.size.gather(1, plan.merging.place) > 1).unflatten(1, grid)
 
     def merged_by_block(self, patches: int) -> list[int]:
-        """How many tokens of a frame each block should merge, in the order blocks run."""
+        """Number of tokens of a frame that each block should merge, in the order in which blocks run."""
         n = len(self.blocks)
         total = int(self.ratio * patches + 1e-9)
         share = [1.0] * n if self.schedule == "constant" else [float(n - 1 - i) for i in range(n)]
@@ -171,7 +171,7 @@ class ToMe(Accelerator):
         return [after - before for before, after in zip([0, *up_to], up_to, strict=False)]
 
     def _merge_more(self, tokens: Tokens, plan: SizePlan | None) -> tuple[Tokens, SizePlan | None]:
-        """As published, between attention and MLP of one block."""
+        """Merges as published, between attention and MLP of one block."""
         assert tokens.layer is not None and tokens.keys is not None
         ours = [i for i, part in enumerate(self.blocks) if part == tokens.layer.part]
         left = tokens.x.shape[2] - tokens.special
@@ -184,7 +184,8 @@ class ToMe(Accelerator):
         return regrouped(tokens, x, now.origin), replace(plan, merging=plan.merging.then(now), size=size)
 
     def _cells(self, tokens: Tokens) -> SizePlan | None:
-        """For one block: one patch of each 2x2 cell, another one in the next block, is a target; the others may go to it."""
+        """For one block: one patch of each 2x2 cell (a different one in the next block) is a target; the others may be merged into
+        it."""
         assert tokens.layer is not None
         patches = tokens.grid[0] * tokens.grid[1]
         source, target = cells(tokens.grid, tokens.layer.index, tokens.x.device)
@@ -199,12 +200,12 @@ class ToMe(Accelerator):
 
 
 def patches_of(tokens: Tokens) -> Tensor:
-    """(R, P, C) behind the special tokens."""
+    """(R, P, C): the tokens after the special ones."""
     return tokens.x[:, :, tokens.special :].flatten(0, 1)
 
 
 def regrouped(tokens: Tokens, patches: Tensor, origin: Tensor) -> Tokens:
-    """`tokens` with (R, L, C) patches in place of its own, each at the position of one of them, origin (R, L)."""
+    """`tokens` with its patches replaced by (R, L, C), each at the position of patch origin (R, L)."""
     b, s = tokens.x.shape[:2]
     n = tokens.special
     index = origin.unflatten(0, (b, s))[..., None].expand(-1, -1, -1, 2)
@@ -214,8 +215,8 @@ def regrouped(tokens: Tokens, patches: Tensor, origin: Tensor) -> Tokens:
 
 
 def cells(grid: tuple[int, int], turn: int | Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Patches of a grid by 2x2 cells: (m,) those that may go, and (n,) one of each cell, which stays. turn: which of the four that
-    is, 0 to 3, for all cells or for each (ceil(h / 2), ceil(w / 2)); at an odd edge the one that is there."""
+    """Patches of a grid by 2x2 cells: (m,) those that may be merged, and (n,) one of each cell, the target. turn: which of the four
+    is the target, 0 to 3, for all cells or for each (ceil(h / 2), ceil(w / 2)); cells at an odd edge have only one candidate."""
     h, w = grid
     rows = (torch.arange(0, h, 2, device=device)[:, None] + turn % 2).clamp_max(h - 1)
     columns = (torch.arange(0, w, 2, device=device) + turn // 2 % 2).clamp_max(w - 1)

@@ -1,4 +1,4 @@
-"""Visual geometry models: `load_backbone` builds the one that the configuration asks for."""
+"""Visual geometry models: `load_backbone` builds the one selected by the configuration."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ log = logging.getLogger("come_ros")
 
 
 def load_backbone(config: Config) -> Backbone:
-    """Build the model, read its weights, put it on its device. Slow; torch is imported here, not before.
+    """Builds the model, reads its weights and moves it to its device. Slow: torch is imported here, not earlier.
 
     Raises CheckpointError (weights missing or wrong) or ConfigError (device or precision is not available, a plug-in cannot be used).
     """
     kind = BACKBONES.load(config.backbone)
-    if hasattr(kind, "create"):  # a whole backbone, no model for ours
+    if hasattr(kind, "create"):  # a complete Backbone, not a GeometryModel
         made: Backbone = _created(kind, config)
         _check_inputs(config, getattr(made, "inputs", frozenset()))
         return made
@@ -55,7 +55,7 @@ def load_backbone(config: Config) -> Backbone:
 
 
 def _created(kind: Any, config: Config) -> Any:
-    """`kind.create(config)`. Raises ConfigError if one of another package fails."""
+    """Calls `kind.create(config)`. Raises ConfigError if a plug-in of another package fails."""
     try:
         return kind.create(config)
     except ComeRosError:
@@ -80,7 +80,7 @@ def _threads_at_start() -> int:
 
 
 def _check_inputs(config: Config, inputs: frozenset[str]) -> None:
-    """Raises ConfigError if the model is to be given what it does not take."""
+    """Raises ConfigError if an input is enabled that the model does not accept."""
     for parameter, name in (("known.depth", "depth"), ("known.odometry", "poses")):
         if config.get(parameter) and name not in inputs:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""What the pipeline asks of a backbone: a window of images in, a prediction out, all in NumPy."""
+"""The interface of a backbone to the pipeline: a window of images in, a prediction out, all in NumPy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .stream import Step
 
 
 class Backbone(ABC):
-    """What the pipeline sees of a model: images in, Prediction out; nothing is kept between windows."""
+    """A model as the pipeline sees it: images in, Prediction out; no state is kept between windows."""
 
     name: str
     patch_size: int
@@ -26,7 +26,7 @@ class Backbone(ABC):
     metric: bool = False
     """whether depth and poses are in metres, in every window"""
     inputs: frozenset[str] = frozenset()
-    """what of types.Known it takes: "intrinsics", "depth", "poses" """
+    """the inputs of types.Known that it accepts: "intrinsics", "depth", "poses" """
     streams: bool = False
     """whether predict() takes a Step"""
 
@@ -35,19 +35,19 @@ class Backbone(ABC):
         return patch_grid_size(width, height, side, self.patch_size)
 
     def configured(self, config: Config) -> Backbone:
-        """The same model with the dynamic parameters of `config`; self if nothing changes. Weights are shared, and this one stays as it
-        is. Raises ConfigError if `config` names another accelerator than the one it has."""
+        """A copy with the dynamic parameters of `config`, sharing the weights; self if nothing changes. Raises ConfigError if
+        `config` names another accelerator."""
         return self
 
     def dense(self) -> Backbone:
-        """The same model without an accelerator, the same object at every call; self if it has none."""
+        """The same model without an accelerator (always the same object); self if it has none."""
         return self
 
     def free_memory(self) -> None:  # noqa: B027
-        """Gives back what is kept for the next window only to be fast."""
+        """Frees caches that only make the next window faster."""
 
     def memory(self) -> DeviceMemory | None:
-        """Of its device, None if that is the CPU."""
+        """Memory of its device, None for the CPU."""
         return None
 
     @abstractmethod
@@ -61,6 +61,6 @@ class Backbone(ABC):
         """(S, H, W, 3) uint8 RGB, sides multiples of patch_size -> Prediction. Raises Cancelled soon after stop() turns true,
         OutOfMemory, DeviceLost.
 
-        known: what is known besides the images; what is not among `inputs` is ignored. step: of a sliding window; None
-        computes everything again, for all frames.
+        known: what is known besides the images; values that are not in `inputs` are ignored. step: position in a sliding window;
+        None computes everything for all frames.
         """

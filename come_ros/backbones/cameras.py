@@ -69,10 +69,10 @@ def decode_pose(encoding: Tensor, size: tuple[int, int], centre: float = 0.0) ->
     """(..., 9), i.e. translation, quaternion xyzw, field of view (vertical, horizontal) in rad -> transform (..., 4, 4) and
     intrinsics (..., 3, 3) in pixels of an image of (H, W) = size.
 
-    centre: of the image, beyond W / 2 and H / 2, px. 0 is what published models say; where the middle of the first pixel is (0, 0), as
-    everywhere in this package, the middle of the image is half a pixel before that: -0.5.
+    centre: of the image, beyond W / 2 and H / 2, px. 0 is the convention of published models. In this package the centre of the
+    first pixel is (0, 0), so the centre of the image is half a pixel less: -0.5.
 
-    The field of view is held within 1..170 degrees: the heads' ReLU can give 0, an infinite focal length.
+    The field of view is clamped to 1..170 degrees: the heads' ReLU can give 0, an infinite focal length.
     """
     fov = encoding[..., 7:].clamp(0.0175, 2.967)
     height, width = size
@@ -82,7 +82,7 @@ def decode_pose(encoding: Tensor, size: tuple[int, int], centre: float = 0.0) ->
 
 
 def rays_of(intrinsics: Tensor, size: tuple[int, int]) -> Tensor:
-    """(..., 3, 3) -> (..., H, W, 3): what the pixels of an image of (H, W) = size see at z = 1."""
+    """(..., 3, 3) -> (..., H, W, 3): rays through the pixels of an image of (H, W) = size, at z = 1."""
     k = intrinsics[..., None, None, :, :]
     v, u = torch.meshgrid(*(torch.arange(n, device=k.device, dtype=k.dtype) for n in size), indexing="ij")
     x, y = (u - k[..., 0, 2]) / k[..., 0, 0], (v - k[..., 1, 2]) / k[..., 1, 1]
@@ -92,8 +92,8 @@ def rays_of(intrinsics: Tensor, size: tuple[int, int]) -> Tensor:
 def fit_intrinsics(rays: Tensor) -> Tensor:
     """(..., H, W, 3) rays or points in the camera frame, z > 0 -> (..., 3, 3): the pinhole camera nearest to them.
 
-    Least squares of the pixels' whole-numbered indices on x/z and y/z, over some 50 x 50 pixels. Rays that are no camera's give focal
-    lengths that are none: not finite, or not positive.
+    Least squares of the pixels' whole-numbered indices on x/z and y/z, over some 50 x 50 pixels. Rays that do not come from a
+    pinhole camera give invalid focal lengths: not finite or not positive.
     """
     height, width = rays.shape[-3:-1]
     rows = torch.arange(0, height, max(1, height // 50), device=rays.device)

@@ -27,7 +27,8 @@ _SIZES_KEY, _BACKBONE_KEY = "come_ros.sizes", "come_ros.backbone"  # in the safe
 
 
 def bundled_weights(backbone: str = "vggt") -> str:
-    """Path of the small model that ships with the package. Raises CheckpointError if the file is missing, or none ships."""
+    """Path of the small model shipped with the package. Raises CheckpointError if the file is missing, or there is none for the
+    backbone."""
     if backbone != "vggt":
         source = getattr(BACKBONES.load(backbone), "weights_from", "")
         raise CheckpointError(
@@ -84,7 +85,7 @@ def load_model(backbone: str, path: str) -> GeometryModel:
     else:
         state = kind.own_names(state)
         sizes = kind.published_sizes(state)
-    with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
+    with torch.device("meta"):  # allocates and initialises nothing, since all weights are about to be replaced
         model = kind(sizes)
     fill(model, state, path)
     return model
@@ -93,7 +94,7 @@ def load_model(backbone: str, path: str) -> GeometryModel:
 def save_checkpoint(
     path: str, model: GeometryModel, dtype: torch.dtype = torch.float16, extra: dict[str, str] | None = None
 ) -> None:
-    """Write `model` as safetensors with its sizes in the metadata; whole or not at all. Raises OutputError."""
+    """Writes `model` as safetensors with its sizes in the metadata, atomically. Raises OutputError."""
     state = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
     about = {_BACKBONE_KEY: model.name, _SIZES_KEY: json.dumps(dataclasses.asdict(model.sizes))}
     write_safetensors(path, state, {**about, **(extra or {})})

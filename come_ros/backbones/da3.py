@@ -1,8 +1,8 @@
 """Depth Anything 3 (Lin et al., "Depth Anything 3: Recovering the Visual Space from Any Views", 2025): one plain encoder whose later
 blocks attend over all views in turn. Small and permissive: `small` and `base` fit a small Jetson.
 
-Written from the paper, the published checkpoints' key names and shapes, and facts of the Apache-2.0 code. What we leave out: the
-choice of a reference view (the first one is it, as in the authors' own evaluation), the ray branch (poses come from the camera
+Written from the paper, the published checkpoints' key names and shapes, and facts of the Apache-2.0 code. Not implemented: the
+choice of a reference view (it is the first one, as in the authors' own evaluation), the ray branch (poses come from the camera
 decoder), and cameras as input.
 """
 
@@ -31,7 +31,9 @@ class DA3Sizes:
     dim: int = 768
     heads: int = 12
     depth: int = 12
-    alternate: int = 4  # the first block of the trunk; those before attend within one view and know no rotary positions
+    alternate: int = (
+        4  # the first block of the trunk; earlier blocks attend within one view and have no rotary positions
+    )
     taps: tuple[int, ...] = (0, 1, 2, 3)  # pairs of trunk blocks
     features: int = 128
     channels: tuple[int, ...] = (96, 192, 384, 768)

@@ -1,4 +1,4 @@
-"""The device a model runs on: choice of device, precision and attention kernel, its clock, its errors in our words."""
+"""The device a model runs on: choice of device, precision and attention kernel, timing, and translation of its errors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ log = logging.getLogger("come_ros")
 
 
 class DeviceClock:
-    """Notes the time on a device without waiting for it: on CUDA by events in the current stream, elsewhere by the host's clock."""
+    """Records times on a device without synchronising: on CUDA by events in the current stream, elsewhere by the host's clock."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def read(self) -> Any:
-        """A note of now."""
+        """Records the current time."""
         if self._device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -34,19 +34,19 @@ class DeviceClock:
         return event
 
     def between(self, begin: Any, end: Any) -> float:
-        """Milliseconds from one note to another; on CUDA once the device has come to the second one, for which this waits."""
+        """Milliseconds between two recorded times; on CUDA this waits until the device has reached the second one."""
         if self._device.type != "cuda":
             return 1e3 * float(end - begin)
         end.synchronize()
         return float(begin.elapsed_time(end))
 
     def synchronize(self) -> None:
-        """Wait until all that was asked of the device is done."""
+        """Waits until the device has finished all queued work."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
 
-# What the allocators and drivers say; torch has classes of its own for both only since 2.5 and 2.8, and none for the CPU.
+# Messages of allocators and drivers: torch has exception classes for them only since 2.5 and 2.8, and none for the CPU.
 _FULL = ("out of memory", "can't allocate memory", "cannot allocate memory", "status_alloc_failed")
 _LOST = ("illegal memory access", "device-side assert", "unspecified launch failure", "illegal instruction", "misaligned address",
          "device is lost", "device has been lost", "hardware stack error", "uncorrectable ecc")  # fmt: skip
@@ -54,8 +54,8 @@ _LOST = ("illegal memory access", "device-side assert", "unspecified launch fail
 
 @contextmanager
 def device_errors() -> Iterator[None]:
-    """Turns what a device raises into OutOfMemory or DeviceLost, in one line. Whoever catches it must let go of it before trying again:
-    the traceback holds the tensors."""
+    """Turns exceptions of a device into OutOfMemory or DeviceLost, with a one-line message. Release the exception before trying
+    again: its traceback holds the tensors."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -66,7 +66,8 @@ def device_errors() -> Iterator[None]:
 
 
 def device_error(error: Exception) -> type[ComeRosError] | None:
-    """What an exception of torch, CuPy or Python says of the device: OutOfMemory, DeviceLost, or None if it is something else."""
+    """The kind of device error that an exception of torch, CuPy or Python reports: OutOfMemory, DeviceLost, or None for anything
+    else."""
     said = str(error).lower()
     if isinstance(error, MemoryError) or any(words in said for words in _FULL):
         return OutOfMemory
@@ -74,7 +75,7 @@ def device_error(error: Exception) -> type[ComeRosError] | None:
 
 
 def to_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Arrays of their own memory. From a GPU all copies run behind one another, and the host waits for them once."""
+    """Copies to NumPy arrays. From a GPU, all copies are queued and the host waits once."""
     out = {}
     for name, tensor in tensors.items():
         if tensor.device.type == "cuda":
@@ -87,7 +88,7 @@ def to_host(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
 
 
 def choose_device(wish: str) -> torch.device:
-    """`auto` is CUDA if a tensor can really be made there, else the CPU with one warning. Raises ConfigError otherwise."""
+    """`auto` is CUDA if a tensor can be created there, else the CPU with a warning. Raises ConfigError otherwise."""
     if wish not in ("auto", "cpu") and not wish.startswith("cuda"):
         raise ConfigError(f"device is {wish!r}, but must be auto, cpu, cuda or cuda:N")
     if wish == "cpu":
@@ -120,7 +121,7 @@ def choose_precision(wish: str, device: torch.device) -> torch.dtype:
 def choose_attention_kernel(
     device: torch.device, dtype: torch.dtype, wish: str = "auto"
 ) -> tuple[str, Callable[[], Any]]:
-    """Name of the attention kernel, and a context in which scaled_dot_product_attention uses it and nothing slower by surprise.
+    """Name of the attention kernel, and a context in which scaled_dot_product_attention uses this kernel only.
 
     wish: flash, cudnn, efficient, or auto: the fastest of them on this device, timed. Raises ConfigError if it is not available.
     """
@@ -138,7 +139,7 @@ def choose_attention_kernel(
     for name in backends if wish == "auto" else [wish]:
         try:
             with sdpa_kernel(backends[name]):
-                for _ in range(3):  # the first one makes plans
+                for _ in range(3):  # the first call makes plans
                     F.scaled_dot_product_attention(q, q, q)
                 begun = clock.read()
                 for _ in range(5):
@@ -153,7 +154,7 @@ def choose_attention_kernel(
     if not ms:
         return "torch SDPA, math", lambda: sdpa_kernel(SDPBackend.MATH)
     best = min(ms, key=lambda name: ms[name])
-    # what that one cannot do (fp32, masks) goes on to the next
+    # what it does not support (fp32, masks) falls through to the next
     order = list(dict.fromkeys([backends[best], SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]))
     if "set_priority" in inspect.signature(sdpa_kernel).parameters:  # torch 2.6
         return f"torch SDPA, {best}", lambda: sdpa_kernel(order, set_priority=True)

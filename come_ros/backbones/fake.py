@@ -1,4 +1,4 @@
-"""A stand-in for a model, to test all that surrounds one: depth from brightness, a camera that slides sideways."""
+"""A stand-in for a model, to test everything around it: depth from brightness, a camera that slides sideways."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from ..types import DeviceMemory, Known, Prediction
 from .backbone import Backbone
 from .stream import Step
 
-STEP = 0.05  # how far the camera moves along its x from frame to frame
+STEP = 0.05  # motion of the camera along its x axis from frame to frame
 FOCAL = 0.9  # focal length in widths of the image
 POLL_S = 0.01
 
 
 class Load(NamedTuple):
-    """One window, as far as it costs something: frames of height x width px, of whose groups `ratio` is merged (3x3 to one)."""
+    """The size of one window, which determines its cost: frames of height x width px, with the share `ratio` of the 3x3 groups
+    merged."""
 
     frames: int
     height: int
@@ -32,16 +33,16 @@ class Load(NamedTuple):
 
     @property
     def tokens(self) -> float:
-        """Patches that are left."""
+        """Number of patches that are left."""
         return self.frames * (self.height // 14) * (self.width // 14) * (1 - 8 / 9 * self.ratio)
 
 
 class FakeBackbone(Backbone):
     """Predicts from the image alone, the same every time: depth = 1 + 4 * gray / 255, poses STEP apart along x.
 
-    delay_s: how long a window pretends to take. fail_on: called with the images of each window first; what it raises
-    comes out of `predict`. cost: seconds that a window takes on top of that. needs: its memory, MiB, of which there is `free_mib`:
-    more raises OutOfMemory. sleep: passes the time. loads: the last windows that were asked for.
+    delay_s: simulated time per window. fail_on: called with the images of each window first; its exceptions are raised by
+    `predict`. cost: additional seconds per window. needs: memory of a window, MiB; more than `free_mib` raises OutOfMemory. sleep:
+    the function that waits. loads: the most recent windows.
     """
 
     name = "fake"
@@ -77,11 +78,11 @@ class FakeBackbone(Backbone):
 
     @classmethod
     def create(cls, config: Config) -> FakeBackbone:
-        """As `backbone: fake` asks for it."""
+        """The backbone for `backbone: fake`."""
         return cls()
 
     def configured(self, config: Config) -> FakeBackbone:
-        """Another merge ratio, which counts for cost and memory only. All copies share the device and what is counted."""
+        """A copy with another merge ratio, which affects cost and memory only. All copies share the device and the counters."""
         ratio = config.accelerator.ratio if config.accelerator.name != "none" else 0.0
         if ratio == self._ratio:
             return self
@@ -91,12 +92,12 @@ class FakeBackbone(Backbone):
 
     @property
     def windows(self) -> int:
-        """How many windows were asked for."""
+        """Number of windows so far."""
         return int(self._shared["windows"])
 
     @property
     def free_mib(self) -> float:
-        """Of the device that all copies are on."""
+        """Free memory of the device that all copies share."""
         return self._shared["free_mib"]
 
     @free_mib.setter
@@ -142,10 +143,10 @@ class FakeBackbone(Backbone):
     def _wait(self, seconds: float, stop: Callable[[], bool] | None) -> None:
         while True:
             if stop is not None and stop():
-                raise Cancelled("the window was given up on request")
+                raise Cancelled("the window was cancelled")
             if seconds <= 0:
                 return
             begun = time.monotonic()
             self.sleep(min(POLL_S, seconds))
-            # a sleep that only pretends takes no time; a real one may take longer than it was told
+            # a simulated sleep takes no time; a real one may take longer than requested
             seconds -= max(min(POLL_S, seconds), time.monotonic() - begun)

@@ -1,6 +1,6 @@
-"""CUDA graphs: a stage of the model is recorded for the shapes it is given, and replayed, which takes the host next to no time.
+"""CUDA graphs: a stage of the model is recorded for its input shapes and replayed, which costs the host almost no time.
 
-What makes that possible is that nothing in a stage depends on values: all lengths follow from shapes and parameters.
+This is possible because nothing in a stage depends on values: all lengths follow from shapes and parameters.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ log = logging.getLogger("come_ros")
 MOST = 12  # recordings kept at a time; each holds its inputs and outputs
 MOST_BYTES = (
     2**29
-)  # of a call's arguments: beyond, the device is busy for so long that the host's launches cost nothing
+)  # limit of a call's arguments: larger calls keep the device busy for so long that launches cost nothing
 
 
 class NotRecordable(TypeError):
-    """A value holds something that is neither a tensor nor a constant."""
+    """Raised for a value that holds something that is neither a tensor nor a constant."""
 
 
 class _Hole(NamedTuple):
-    """Where a tensor was."""
+    """Placeholder of a tensor."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
 def taken_apart(value: Any) -> tuple[Any, list[Tensor]]:
-    """(form, tensors) of nested tuples, lists, dictionaries and dataclasses; the form can be compared and hashed, tensors in it are only
-    shapes and types. Raises NotRecordable."""
+    """(form, tensors) of nested tuples, lists, dictionaries and dataclasses; the form is hashable and holds only shapes and types
+    of tensors. Raises NotRecordable."""
     tensors: list[Tensor] = []
 
     def form(v: Any) -> Any:
@@ -56,7 +56,7 @@ def taken_apart(value: Any) -> tuple[Any, list[Tensor]]:
 
 
 def put_together(form: Any, tensors: Iterator[Tensor]) -> Any:
-    """The value again, with these tensors; every container is a new one."""
+    """Rebuilds the value with these tensors; every container is new."""
     if isinstance(form, _Hole):
         return next(tensors)
     if not isinstance(form, tuple):
@@ -83,10 +83,10 @@ class _Recording(NamedTuple):
 
 
 class Graphs:
-    """Calls functions, from the second time that the same form of arguments comes by replaying what they did.
+    """Calls functions; from the second call with the same form of arguments on, it replays a recording of the first.
 
-    What a replayed call returns is overwritten by the next replay of any: copy it, or be done with it. The functions must do all their
-    work on the device, in torch's current stream, and read nothing that changes but their arguments.
+    The result of a replayed call is overwritten by the next replay of any function: copy it or use it before. The functions must do
+    all their work on the device, in torch's current stream, and must not read anything that changes except their arguments.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -96,7 +96,7 @@ class Graphs:
         self._pool: Any = None
 
     def __call__(self, name: tuple[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
-        """function(*arguments). name: tells functions apart: what to call it, and whatever else it depends on."""
+        """function(*arguments). name: identifies the function, and everything else that the recording depends on."""
         try:
             form, tensors = taken_apart(arguments)
             key = name, form
@@ -104,7 +104,9 @@ class Graphs:
         except TypeError as error:  # also of what cannot be hashed
             self._said(name[0], str(error))
             return function(*arguments)
-        if first or key in self._failed or sum(t.nbytes for t in tensors) > MOST_BYTES:  # perhaps it never comes again
+        if (
+            first or key in self._failed or sum(t.nbytes for t in tensors) > MOST_BYTES
+        ):  # this form may never come again
             self._keep(key, None)
             return function(*arguments)
         recording = self._seen[key]
@@ -127,7 +129,7 @@ class Graphs:
         return recording.result
 
     def clear(self) -> None:
-        """Gives up all recordings, and their memory."""
+        """Deletes all recordings and frees their memory."""
         self._seen.clear()
         self._pool = None
 
@@ -138,7 +140,7 @@ class Graphs:
 
     def _record(self, function: Callable[..., Any], form: Any, tensors: list[Tensor]) -> _Recording:
         given = [t.clone() for t in tensors]
-        # what is made lazily at first use (handles, kernels, plans of libraries) must be there before the recording
+        # objects created at first use (handles, kernels, plans of libraries) must exist before the recording
         side = torch.cuda.Stream(self._device)
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
@@ -146,7 +148,7 @@ class Graphs:
                 function(*put_together(form, iter(given)))
         torch.cuda.current_stream(self._device).wait_stream(side)
         if self._pool is None:
-            # one for all: they never run at the same time
+            # one memory pool for all: they never run at the same time
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):

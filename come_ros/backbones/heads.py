@@ -68,7 +68,7 @@ class Pyramid(nn.Module):
     def fuse(self, maps: list[Tensor], doubling: bool = False) -> Tensor:
         """Four maps (frames, features, ., .), fine to coarse -> one of twice the finest's size.
 
-        Each step resamples to the next map's size; `doubling`: to twice its own, of which the next map's size is then cut out.
+        Each step resamples to the next map's size; `doubling`: to twice its own size, cropped to the next map's size.
         """
         x, skip = maps[3], None
         for i in (3, 2, 1, 0):
@@ -80,7 +80,7 @@ class Pyramid(nn.Module):
 
 
 def level_resize(index: int, channels: int) -> nn.Module:
-    """What brings level `index` of four from the patch grid to its place in the pyramid: 4, 2, 1 and 1/2 times the grid."""
+    """Resizes level `index` of four from the patch grid to its size in the pyramid: 4, 2, 1 and 1/2 times the grid."""
     if index < 2:
         factor = 4 >> index
         return nn.ConvTranspose2d(channels, channels, factor, stride=factor)
@@ -88,7 +88,7 @@ def level_resize(index: int, channels: int) -> nn.Module:
 
 
 class _Scratch(Pyramid):
-    """The pyramid with what the published keys of VGGT keep next to it."""
+    """The pyramid and the layers stored next to it under VGGT's published keys."""
 
     def __init__(self, channels: tuple[int, ...], features: int, outputs: int, rectified: bool) -> None:
         super().__init__(features, rectified)
@@ -112,8 +112,8 @@ class DenseHead(nn.Module):
         rectified: bool = True,
         fine: tuple[int, ...] = (),
     ) -> None:
-        """fine: channels of finer features of the images, which are added to the first levels of the pyramid; such a head makes four
-        pixels of each of half the resolution, where its last convolutions are a quarter of the work."""
+        """fine: channels of finer image features, which are added to the first levels of the pyramid. Such a head predicts at half
+        the resolution and expands each pixel to four, so its last convolutions cost a quarter."""
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-5)
         self.projects = nn.ModuleList(nn.Conv2d(dim, c, 1) for c in channels)
@@ -128,7 +128,7 @@ class DenseHead(nn.Module):
     ) -> Tensor:
         """Four levels (frames, h*w, dim) of patch tokens on a grid (h, w) -> (frames, outputs, H, W) for size = (H, W).
 
-        fine: maps (frames, ., 4 h, 4 w) and (frames, ., 2 h, 2 w), if the head was made for them.
+        fine: maps (frames, ., 4 h, 4 w) and (frames, ., 2 h, 2 w), if the head was built with `fine`.
         """
         h, w = grid
         aspect = size[1] / size[0]
@@ -175,7 +175,7 @@ def in_chunks(
 class PoseRegressor(nn.Module):
     """Patch tokens of a frame to its pose: two residual stages, mean over patches, MLP (MapAnything and Pi3).
 
-    rotation: how many numbers tell it. convolution: whether the residual stages are stored as 1x1 convolutions. dim_in: channels
+    rotation: how many numbers represent it. convolution: whether the residual stages are stored as 1x1 convolutions. dim_in: channels
     of the tokens, to be projected first; None if they are `dim`.
     """
 

@@ -43,7 +43,7 @@ class Rotary(NamedTuple):
 def rotary(positions: Tensor, head_dim: int, base: float = 100.0) -> Rotary:
     """Rotation tables of 2D RoPE: the first half of the head turns with y, the second with x.
 
-    positions: (..., N, 2) (y, x), special tokens at (0, 0) are not turned. Angles a = p * base^(-2k/m), m = head_dim / 2.
+    positions: (..., N, 2) (y, x), special tokens at (0, 0) are not rotated. Angles a = p * base^(-2k/m), m = head_dim / 2.
     Always computed in fp32: in bf16 the angle would be off by up to 0.07 rad at position 37.
     """
     half = head_dim // 2
@@ -57,7 +57,7 @@ def rotary(positions: Tensor, head_dim: int, base: float = 100.0) -> Rotary:
 def rotate(
     q: Tensor, k: Tensor, v: Tensor, rope: Rotary | None, index: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """q and k turned by their positions, all of one type; index (B, n): which tokens k and v are of, None for all."""
+    """q and k rotated by their positions, all of one type; index (B, n): which tokens k and v are of, None for all."""
     if rope is not None:
         q, k = rope.apply(q), (rope if index is None else rope.at(index)).apply(k)
     return q.to(v.dtype), k.to(v.dtype), v
@@ -73,7 +73,7 @@ class LayerScale(nn.Module):
 
 
 class Attention(nn.Module):
-    """The linear maps and norms of multi-head attention; the attention itself is handed in by the accelerator (`attend`)."""
+    """The linear maps and norms of multi-head attention; the accelerator supplies the attention itself (`attend`)."""
 
     def __init__(self, dim: int, heads: int, qk_norm: bool, eps: float) -> None:
         super().__init__()
@@ -155,31 +155,31 @@ class Block(nn.Module):
         self.ls2 = scale()
 
     def forward(self, x: Tensor, rope: Rotary | None = None) -> Tensor:
-        """(B, N, C) -> (B, N, C), with plain attention: for blocks that no accelerator touches (in heads)."""
+        """(B, N, C) -> (B, N, C), with plain attention, for blocks that accelerators do not change (in heads)."""
         return finish(self, x, F.scaled_dot_product_attention(*project(self, x, rope)))
 
 
 def project(block: Block, x: Tensor, rope: Rotary | None, index: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """What of a block comes before its attention: (B, N, C) -> q, k, v, see Attention.project."""
+    """The part of the block before its attention: (B, N, C) -> q, k, v, see Attention.project."""
     return block.attn.project(block.norm1(x), rope, index)
 
 
 def finish(block: Block, x: Tensor, attended: Tensor) -> Tensor:
-    """What comes after it: the stream x (B, N, C) and what was attended to (B, heads, N, d) -> (B, N, C)."""
+    """The part after it: the stream x (B, N, C) and the attention's output (B, heads, N, d) -> (B, N, C)."""
     x = x + block.ls1(block.attn.merge_heads(attended))
     return x + block.ls2(block.mlp(block.norm2(x)))
 
 
 class BlockParts(NamedTuple):
-    """The two parts of a block around its attention: plain, or compiled, which fuses all that moves bytes between the matrix products
-    (norms, bias, GELU, rotation, residuals)."""
+    """The two parts of a block around its attention: eager, or compiled, which fuses the memory-bound operations between the matrix
+    products (norms, bias, GELU, rotation, residuals)."""
 
     project: Callable[..., tuple[Tensor, Tensor, Tensor]] = project
     finish: Callable[..., Tensor] = finish
 
     @classmethod
     def compiled(cls, backend: str = "inductor") -> BlockParts:
-        """By torch.compile: once for encoder and trunk each, and again when another length comes, then for all lengths."""
+        """Compiled by torch.compile: once each for encoder and trunk, and once more for all other lengths."""
         return cls(torch.compile(project, backend=backend), torch.compile(finish, backend=backend))
 
 
@@ -223,7 +223,7 @@ class PatchEncoder(nn.Module):
     """DINOv2 ViT: images to patch tokens. Tokens in front of the patches (`prefix` of them): cls, then registers.
 
     side: number of patches of one side of the stored position table. table: how that is resampled. norm_eps: of the norm after the
-    last block; None if there is none. projection: what `embed` makes patch tokens with; None for a PatchProjection.
+    last block; None if there is none. projection: the module by which `embed` makes patch tokens; None for a PatchProjection.
     """
 
     def __init__(
@@ -263,7 +263,7 @@ class PatchEncoder(nn.Module):
 
     def embed(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, 3, H, W) RGB in [0, 1] -> patch tokens (B, h*w, C) without positions; and finer features, if there are any."""
-        # filled on the device: a copy from the host would wait for it, and cannot be recorded
+        # filled on the device: a copy from the host would synchronise and cannot be recorded
         mean, std = (torch.cat([images.new_full((1, 1, 1, 1), x) for x in v], dim=1) for v in (IMAGE_MEAN, IMAGE_STD))
         return self.patch_embed((images - mean) / std), []
 

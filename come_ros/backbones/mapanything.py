@@ -1,5 +1,5 @@
-"""MapAnything (Keetha et al., "MapAnything: Universal Feed-Forward Metric 3D Reconstruction", 2025): metric geometry from images, and
-from what else is known of them: intrinsics, depth, poses.
+"""MapAnything (Keetha et al., "MapAnything: Universal Feed-Forward Metric 3D Reconstruction", 2025): metric geometry from images
+and, where known, intrinsics, depth and poses.
 
 Written from the paper and from the published checkpoints' key names and shapes. `v1_1` (January 2026) and `v1` (September 2025) are
 the published sizes; `tiny` is ours, of as many parameters as VGGT's `tiny` and with its encoder.
@@ -49,7 +49,7 @@ class MapAnythingSizes:
     registers: int = 0  # of the encoder
     encoder_norm: bool = False  # after the last encoder block
     gated: bool = True  # SwiGLU instead of GELU
-    view_token: bool = True  # the encoder's cls token goes on into the trunk
+    view_token: bool = True  # the trunk also gets the encoder's cls token
     trunk_dim: int = 1536
     depth: int = 16
     heads: int = 24
@@ -101,7 +101,7 @@ VARIANTS = {
 
 
 class MapAnything(GeometryModel):
-    """Images, and whatever else is known, to cameras and depth in metres. Parameter names are the published checkpoint's."""
+    """Maps images and known geometry to cameras and depth in metres. Parameter names are the published checkpoint's."""
 
     metric = True
     inputs = frozenset({"intrinsics", "depth", "poses"})
@@ -171,9 +171,9 @@ class MapAnything(GeometryModel):
         return Tokens(x, patch_positions(encoded.grid, n, x.device), n, encoded.grid)
 
     def encode_known(self, known: KnownTensors) -> Tensor:
-        """(B, S, h*w, C) to be added to the patches' features: 0 for what is not known.
+        """(B, S, h*w, C) to be added to the patches' features; 0 where nothing is known.
 
-        Depth needs intrinsics, poses need the first frame's; else they count as not known.
+        Depth requires intrinsics, poses require the first frame's pose; otherwise they are ignored.
         """
         k, metric = known.intrinsics, known.metric[..., None, None]
         has_rays = k.isfinite().flatten(2).all(2)
@@ -255,7 +255,7 @@ class MapAnything(GeometryModel):
         return out
 
     def head_levels(self, trunk: Trunk) -> list[Tensor]:
-        """What the dense head reads, fine to coarse, and the pose head the last of: patch tokens (B, S, h*w, .)."""
+        """The levels that the dense head reads, fine to coarse (the pose head reads the last): patch tokens (B, S, h*w, .)."""
         first, *others = (trunk.levels[i][:, :, trunk.special :] for i in self.taps)
         return [first, *(self.info_sharing.norm(x) for x in others)]
 
@@ -285,7 +285,7 @@ class MapAnything(GeometryModel):
 
 
 def unit(x: Tensor) -> Tensor:
-    """Vectors in the last axis, brought to length 1."""
+    """Vectors in the last axis, normalised to length 1."""
     return x / x.norm(dim=-1, keepdim=True).clamp_min(1e-8)
 
 
@@ -367,7 +367,7 @@ class ScaleHead(nn.Module):
 
 
 class MapEncoder(nn.Module):
-    """A map of known values (rays, depth) to features of the patches."""
+    """Maps an image of known values (rays, depth) to features of the patches."""
 
     def __init__(self, channels: int, patch: int, dims: tuple[int, ...], out: int) -> None:
         super().__init__()
@@ -395,7 +395,7 @@ class ConvStage(nn.Module):
 
 
 class VectorEncoder(nn.Module):
-    """A few known numbers (a rotation, a translation, the logarithm of a length) to features of all patches of a frame."""
+    """Maps a few known numbers (a rotation, a translation, the logarithm of a length) to features of all patches of a frame."""
 
     def __init__(self, numbers: int, dims: tuple[int, ...], out: int) -> None:
         super().__init__()

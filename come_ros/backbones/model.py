@@ -1,4 +1,4 @@
-"""Encode, alternate attention, decode: written once for all backbones, with the four accelerator steps at named places.
+"""Encoding, alternating attention and decoding: written once for all backbones, with the four accelerator steps at named sites.
 
 `GeometryModel` is the network (tensors in, tensors out, differentiable); `TorchBackbone` puts one on a device and gives the pipeline
 numpy arrays. Shapes: B scenes, S frames, T tokens of a frame, C width, H x W pixels, h x w patches.
@@ -27,15 +27,15 @@ log = logging.getLogger("come_ros")
 
 
 Check = Callable[[], None]
-"""Called between blocks; raises Cancelled when the result is no longer wanted."""
+"""Called between blocks; raises Cancelled when the result is no longer needed."""
 
 
 def never() -> None:
-    """The check of somebody who never cancels."""
+    """A check that never cancels."""
 
 
 class KnownTensors(NamedTuple):
-    """What is known of a scene besides its images, for models that take it; NaN where it is not. types.Known as tensors.
+    """types.Known as tensors: what is known of a scene besides its images, for models that accept it; NaN where unknown.
 
     intrinsics (B, S, 3, 3), pixels. depth (B, S, H, W), along z. world_from_camera (B, S, 4, 4). metric (B, S) bool: whether depth
     and world_from_camera are in metres.
@@ -48,9 +48,9 @@ class KnownTensors(NamedTuple):
 
 
 class Trunk(NamedTuple):
-    """What the heads read. levels: tap -> (B, S, T, channels), see GeometryModel.taps; special: tokens in front of each frame's
-    patches; grid: (h, w) patches; plan: the accelerator's, for its report; shared: (B, n, C) tokens of the scene, or None; fine: finer
-    maps of the images, see Tokens; read_ratio: share of the patches whose keys global blocks read, their mean."""
+    """The input of the heads. levels: tap -> (B, S, T, channels), see GeometryModel.taps; special: tokens in front of each frame's
+    patches; grid: (h, w) patches; plan: the accelerator's plan, for reports; shared: (B, n, C) tokens of the scene, or None; fine:
+    finer maps of the images, see Tokens; read_ratio: share of the patches whose keys global blocks read, their mean."""
 
     levels: dict[int, Tensor]
     special: int
@@ -67,8 +67,8 @@ ENCODED = -1  # the tap before the first trunk block
 class GeometryModel(nn.Module, ABC):
     """A visual geometry transformer: patch encoder, trunk of blocks that attend over one frame or over all, heads.
 
-    Subclasses say where that model keeps its parts (encoder tokens, special tokens, blocks, heads). taps: the levels its heads
-    read; ENCODED is what the encoder gives, with known geometry added.
+    Subclasses define the parts of their model (encoder tokens, special tokens, blocks, heads). taps: the levels that its heads
+    read; ENCODED is the encoder's output, with known geometry added.
     """
 
     name: ClassVar[str]
@@ -76,22 +76,22 @@ class GeometryModel(nn.Module, ABC):
     sizes_type: ClassVar[type]
     """dataclass of what the constructor takes"""
     unsaid: ClassVar[Mapping[str, Any]] = {}
-    """sizes of files of our own that were written before these were stored"""
+    """sizes of our own files from before sizes were stored in them"""
     landmark: ClassVar[str]
     """a key, under our names, that files of this model hold, and no others"""
     weights_from: ClassVar[str]
-    """where the published files are, for messages"""
+    """where the published files are, used in messages"""
     patch: int
     native_side: int
     taps: tuple[int, ...]
     inputs: frozenset[str] = frozenset()
-    """what of KnownTensors it takes: "intrinsics", "depth", "poses" """
+    """the inputs of KnownTensors that it accepts: "intrinsics", "depth", "poses" """
     metric = False
     """whether its lengths are metres"""
     parts = BlockParts()
     """how its blocks are run"""
     heads_dtype = torch.float32
-    """of the dense heads; those of cameras are small, and poses are wanted exact"""
+    """precision of the dense heads; camera heads always run in fp32, since they are small and poses must be accurate"""
 
     @classmethod
     @abstractmethod
@@ -104,7 +104,7 @@ class GeometryModel(nn.Module, ABC):
         return dict(state)
 
     def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
-        """(W, H) at which an image is given to the model whose longer side is to be about `side`, multiples of the patch."""
+        """(W, H) of the model's image, multiples of the patch, with the longer side about `side`."""
         return patch_grid_size(width, height, side, self.patch)
 
     @abstractmethod
@@ -116,25 +116,25 @@ class GeometryModel(nn.Module, ABC):
 
     @property
     def shape(self) -> ModelShape:
-        """What accelerators and their networks are made for."""
+        """The shape of the model, from which accelerators and their networks are built."""
         encoder, trunk = self.encoder_blocks(), self.trunk_blocks()
         widths = (blocks[0].norm1.weight.shape[0] for blocks in (encoder, [block for _, block in trunk]))
         return ModelShape(len(encoder), next(widths), tuple(part for part, _ in trunk), next(widths))
 
     @abstractmethod
     def encoder_output(self, encoded: Tokens, known: KnownTensors | None) -> Tokens:
-        """Output of the last encoder block -> what the encoder gives: normalised, known geometry added."""
+        """Output of the last encoder block -> output of the encoder: normalised, known geometry added."""
 
     @abstractmethod
     def trunk_input(self, encoded: Tokens) -> Tokens:
-        """What the encoder gives -> tokens before the first trunk block, with the trunk's special tokens."""
+        """Output of the encoder -> tokens before the first trunk block, with the trunk's special tokens."""
 
     @abstractmethod
     def trunk_blocks(self) -> list[tuple[str, Block]]:
         """("frame" or "global", block), in the order they run."""
 
     def rope(self) -> RopeTables | None:
-        """How positions turn queries and keys of the trunk, for one pass; None if they do not."""
+        """Rotary tables of the trunk for one pass; None without rotary positions."""
         return RopeTables()
 
     def joined(self, tap: int) -> tuple[int, ...]:
@@ -150,13 +150,13 @@ class GeometryModel(nn.Module, ABC):
         check: Check,
         dense: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:
-        """Run the named heads on the tapped levels for images of (H, W) = size. All models know the heads
+        """Runs the named heads on the tapped levels for images of (H, W) = size. All models have the heads
 
         camera: world_from_camera (B, S, 4, 4), intrinsics (B, S, 3, 3) in pixels;
-        depth: depth (B, S, H, W) along z, depth_conf (B, S, H, W), larger is surer; and, if the model tells it, meaningful
-        (B, S, H, W) bool, see types.Prediction.
+        depth: depth (B, S, H, W) along z, depth_conf (B, S, H, W), larger is more confident; and, if the model predicts it,
+        meaningful (B, S, H, W) bool, see types.Prediction.
 
-        dense: the frames that are wanted of whatever has pixels (and of intrinsics, if those are fitted to pixels); None for all.
+        dense: the frames for which dense outputs are needed (and intrinsics, if those are fitted to pixels); None for all.
         """
 
     def run_dense(
@@ -167,7 +167,8 @@ class GeometryModel(nn.Module, ABC):
         frames: Sequence[int] | None = None,
         chunk: int = 8,
     ) -> Tensor:
-        """A dense head in heads_dtype on levels (B, S, h*w, C), on all frames or some: (B, n, ...) in fp32. See layers.in_chunks."""
+        """Runs a dense head in heads_dtype on levels (B, S, h*w, C), on all frames or some: (B, n, ...) in fp32. See
+        layers.in_chunks."""
         low = self.heads_dtype != torch.float32
         with torch.autocast(levels[0].device.type, self.heads_dtype) if low else nullcontext():
             return in_chunks(head, levels, check, chunk, frames)
@@ -175,11 +176,11 @@ class GeometryModel(nn.Module, ABC):
     def run_trunk(
         self, images: Tensor, accelerator: Accelerator, check: Check = never, known: KnownTensors | None = None
     ) -> Trunk:
-        """Images (B, S, 3, H, W) through encoder and trunk; only the tapped levels are kept."""
+        """Runs images (B, S, 3, H, W) through encoder and trunk; only the tapped levels are kept."""
         return self.attend(self.encode(images, accelerator, check), accelerator, check, known)
 
     def encode(self, images: Tensor, accelerator: Accelerator, check: Check = never) -> Encoded:
-        """Images (B, S, 3, H, W) through the encoder's blocks, each frame by itself (but for what an accelerator plans)."""
+        """Runs images (B, S, 3, H, W) through the encoder's blocks, each frame separately (except for the accelerator's plan)."""
         sites = accelerator.sites
         tokens = self.encoder_input(images)._replace(images=images)
         blocks = self.encoder_blocks()
@@ -198,7 +199,7 @@ class GeometryModel(nn.Module, ABC):
     def attend(
         self, encoded: Encoded, accelerator: Accelerator, check: Check = never, known: KnownTensors | None = None
     ) -> Trunk:
-        """What the encoder gave for a scene, through the trunk."""
+        """Runs the encoder's output for a scene through the trunk."""
         sites, plan = accelerator.sites, encoded.plan
         tokens = self.encoder_output(encoded.tokens, known)
         levels = {ENCODED: tokens.x} if ENCODED in self.taps else {}
@@ -207,7 +208,7 @@ class GeometryModel(nn.Module, ABC):
             tokens, plan = accelerator.compress(tokens, plan, "backbone_in")
         rope = self.rope()
         joined = {tap: self.joined(tap) for tap in self.taps if tap != ENCODED}
-        parts: dict[int, Tensor] = {}  # outputs of trunk blocks that a level still waits for
+        parts: dict[int, Tensor] = {}  # outputs of trunk blocks that are needed for a later level
         counts, read = {"frame": 0, "global": 0}, []
         for i, (part, block) in enumerate(self.trunk_blocks()):
             check()
@@ -217,7 +218,7 @@ class GeometryModel(nn.Module, ABC):
             if part == "global":
                 read.append(accelerator.read_ratio(plan, layer, tokens.x.shape[1], tokens.grid))
             if any(i in wanted for wanted in joined.values()):
-                # copies are restored; the stream itself stays short
+                # copies are restored to the full grid; the stream itself stays compressed
                 parts[i] = (accelerator.restore(tokens, plan, "tap")[0] if "tap" in sites else tokens).x
             for tap, wanted in joined.items():
                 if wanted[-1] == i:
@@ -239,7 +240,7 @@ class GeometryModel(nn.Module, ABC):
 
 
 class RopeTables:
-    """Rotation tables for one pass, made again only when the tokens' positions change.
+    """Rotation tables for one pass, recomputed only when the tokens' positions change.
 
     spatial_across_frames: if not, all patches have one position in global blocks.
     """
@@ -251,7 +252,7 @@ class RopeTables:
         self._made: dict[tuple[int, bool, bool, int], tuple[Tensor, Rotary]] = {}
 
     def __call__(self, tokens: Tokens, part: str, across: bool, head_dim: int) -> Rotary:
-        """For a block of that part. across: all frames of a scene are one sequence, else each is one by itself."""
+        """Tables for a block of that part. across: all frames of a scene are one sequence; otherwise each frame is one."""
         flat = part == "global" and not self._spatial_across_frames
         key = (id(tokens.positions), flat, across, head_dim)
         if key not in self._made:
@@ -266,7 +267,7 @@ class RopeTables:
                 p = F.pad(p, (0, 0, 0, tokens.shared.shape[1]))
             if len(self._made) == self.KEPT:
                 del self._made[next(iter(self._made))]
-            # holding the tensor keeps its id from being reused
+            # holding the tensor prevents its id from being reused
             self._made[key] = (tokens.positions, rotary(p, head_dim))
         return self._made[key][1]
 
@@ -286,12 +287,12 @@ def run_block(
 ) -> tuple[Tokens, Any]:
     """One transformer block with the accelerator's steps around its attention and its MLP (sites: accelerators/base.py).
 
-    Tokens that the scene shares go through global blocks next to the others, past the accelerator's sites.
+    Tokens shared by the scene go through global blocks together with the others, but bypass the accelerator's sites.
     """
     sites = accelerator.sites
     tokens = tokens._replace(layer=layer)
     shared = tokens.shared if layer.part == "global" else None
-    if shared is None and not sites & INSIDE:  # nobody looks inside: in two parts, which can be compiled
+    if shared is None and not sites & INSIDE:  # no accelerator acts inside: two parts, which can be compiled
         (b, s, t, c), reach = tokens.x.shape, accelerator.reach(tokens, plan, layer)
         x = tokens.x.reshape(b, s * t, c) if reach.across else tokens.x.reshape(b * s, t, c)
         tables = rope(tokens, layer.part, reach.across, c // block.attn.heads) if rope else None
@@ -326,14 +327,14 @@ def run_block(
 def run_attention(
     attn: Attention, tokens: Tokens, rope: RopeTables | None, accelerator: Accelerator, plan: Any, layer: Layer
 ) -> Tokens:
-    """Every token attends to its frame or to all frames of its scene, as far as the accelerator lets it reach."""
+    """Every token attends to its frame or to all frames of its scene, restricted by the accelerator's reach."""
     b, s, t, c = tokens.x.shape
     part, reach = layer.part, accelerator.reach(tokens, plan, layer)
     if part == "global" and not reach.across:
         layer = layer._replace(part="frame")
     x = tokens.x.reshape(b, s * t, c) if reach.across else tokens.x.reshape(b * s, t, c)
     n, index, shared = x.shape[1], reach.index, tokens.shared
-    if shared is not None:  # a frame that attends to itself has them with it
+    if shared is not None:  # a frame that attends to itself includes them
         layer = layer._replace(shared=shared.shape[1])
         x = torch.cat((x, shared if reach.across else shared.repeat_interleave(s, 0)), dim=1)
         if index is not None:

@@ -1,6 +1,8 @@
-"""Pi3 (Wang et al., "Pi3: Permutation-Equivariant Visual Geometry Learning", 2025): no frame is special, each tells its own points.
+"""Pi3 (Wang et al., "Pi3: Permutation-Equivariant Visual Geometry Learning", 2025): no frame is special; each predicts its own
+points.
 
-Written from the paper and from the published checkpoint's key names and shapes. Lengths are in a unit of the window's own.
+Written from the paper and from the published checkpoint's key names and shapes. Lengths are in an arbitrary unit that differs
+between windows.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ VARIANTS = {"pi3": Pi3Sizes()}
 
 
 class Pi3(GeometryModel):
-    """Images to cameras, depth and points of each frame's own. Parameter names are the published checkpoint's."""
+    """Maps images to cameras, depth and points in each frame. Parameter names are the published checkpoint's."""
 
     name = "pi3"
     sizes_type = Pi3Sizes
@@ -77,7 +79,7 @@ class Pi3(GeometryModel):
         return VARIANTS["pi3"]
 
     def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
-        """As the published model was trained: as large as MAX_PIXELS allow. Other sides give what they say."""
+        """As large as MAX_PIXELS allows, as in the published model's training. Other values of `side` are used as given."""
         if side != self.native_side:
             return super().image_size(width, height, side)
         scale = (MAX_PIXELS / (width * height)) ** 0.5
@@ -115,7 +117,7 @@ class Pi3(GeometryModel):
     ) -> dict[str, Tensor]:
         """Keys by head. camera: world_from_camera (B, S, 4, 4); depth: depth, depth_conf (B, S, H, W), the latter exp of the logit
         plus 1, conf_logits, points_in_camera (B, S, H, W, 3), intrinsics (B, S, 3, 3), fitted to those; points: points
-        (B, S, H, W, 3) in the world. Depth is needed for the intrinsics, both for the points: they are then there too.
+        (B, S, H, W, 3) in the world. Intrinsics require depth, and points require both, which are then returned as well.
         """
         levels = [trunk.levels[self.taps[0]]]
         positions = patch_positions(trunk.grid, trunk.special, levels[0].device)
@@ -170,7 +172,7 @@ class FrameDecoder(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """Each patch's token tells all its pixels."""
+    """Each patch's token predicts all its pixels."""
 
     def __init__(self, dim: int, patch: int, channels: int) -> None:
         super().__init__()
@@ -183,7 +185,7 @@ class PixelHead(nn.Module):
 
 
 def nearest_rotation(matrix: Tensor) -> Tensor:
-    """(..., 3, 3) -> the rotation nearest to it after its rows are brought to length 1 (orthogonal Procrustes, by SVD)."""
+    """(..., 3, 3) -> the nearest rotation after normalising its rows (orthogonal Procrustes, by SVD)."""
     u, _, vt = torch.linalg.svd(F.normalize(matrix.float(), dim=-1))
     sign = torch.linalg.det(u @ vt)
     flip = torch.stack((torch.ones_like(sign), torch.ones_like(sign), sign), dim=-1)

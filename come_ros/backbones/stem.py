@@ -1,8 +1,8 @@
 """A convolutional stem in front of a transformer: the first stages of EfficientNet-Lite0, down to a sixteenth of the image.
 
 Written from the papers (MBConv: Sandler et al., CVPR 2018; EfficientNet: Tan & Le, ICML 2019) and from the key names and shapes of the
-published ImageNet weights. The Lite models have neither squeeze-and-excitation nor swish. Batch norms are part of the convolutions
-(`folded`), in training too: statistics of a few frames of one room would spoil them.
+published ImageNet weights. The Lite models have neither squeeze-and-excitation nor swish. Batch norms are folded into the
+convolutions (`folded`), in training too: statistics of a few frames of one room would harm them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BATCH_NORM_EPS = 1e-3
 
 
 class InvertedBottleneck(nn.Module):
-    """MBConv: widen, filter each channel by itself, narrow again; with a skip where the shapes allow it."""
+    """MBConv: expand, depthwise convolution, project; with a skip connection where the shapes allow it."""
 
     def __init__(self, inputs: int, kernel: int, stride: int, expansion: int, outputs: int) -> None:
         super().__init__()
@@ -49,10 +49,10 @@ class InvertedBottleneck(nn.Module):
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1) -> nn.Conv2d:
-    """Padded as TensorFlow's "same", for images whose sides are multiples of the stride.
+    """A convolution padded as TensorFlow's "same", for images whose sides are multiples of the stride.
 
-    With a stride of 2 that is one pixel more at the right and at the bottom than at the left and at the top. A kernel with one more
-    row and column in front, at first of zeros, does the same with even padding: no padded copy of the image is made.
+    With stride 2 this pads one pixel more at the right and bottom than at the left and top. A kernel with an additional leading row
+    and column, initially zero, does the same with symmetric padding and needs no padded copy of the image.
     """
     kernel += stride - 1
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2, groups=groups)
@@ -74,7 +74,7 @@ class EfficientNetStem(nn.Module):
         """(B, 3, H, W) RGB in [0, 1], sides multiples of 16 -> features (B, 112, H/16, W/16); and those at FINE_STRIDES, of
         FINE_CHANNELS channels."""
         x = (images * 255 - 127) / 128  # as the weights were trained
-        # depthwise convolutions of the CPU are several times as fast with the channels innermost
+        # on a CPU, depthwise convolutions are several times as fast in channels-last memory format
         x = F.relu6(self.stem(x.contiguous(memory_format=torch.channels_last)), inplace=True)
         fine = []
         for i, block in enumerate(self.blocks):
@@ -85,12 +85,12 @@ class EfficientNetStem(nn.Module):
 
 
 def _learns(block: nn.Module, x: Tensor) -> bool:
-    """Whether there will be a step backwards through the block, on a CPU."""
+    """Whether the block will be differentiated, on a CPU."""
     return torch.is_grad_enabled() and x.device.type == "cpu" and next(block.parameters()).requires_grad
 
 
 def _learning(block: nn.Module, x: Tensor) -> Tensor:
-    """In fp32 whatever autocast says: backwards, depthwise convolutions of the CPU take twice as long in bf16."""
+    """Runs in fp32 even under autocast: on a CPU, the backward pass of depthwise convolutions takes twice as long in bf16."""
     with torch.autocast("cpu", enabled=False):
         out: Tensor = block(x.float())
         return out
@@ -109,7 +109,7 @@ class StemEncoder(PatchEncoder):
 
 
 def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of an EfficientNetStem from published EfficientNet-Lite0 weights: batch norms become part of the convolutions.
+    """The state of an EfficientNetStem from published EfficientNet-Lite0 weights: batch norms are folded into the convolutions.
 
     state: tensors by their published names (`_conv_stem.weight`, `_bn0.weight`, `_blocks.3._expand_conv.weight`, ...); the later
     stages and the classifier are left out. Raises KeyError if one is missing.

@@ -1,7 +1,9 @@
-"""Sliding windows: what the encoder gave for a frame is kept while the frame is in the window, so that only new frames go through it.
+"""Sliding windows: the encoder's output for a frame is kept while the frame is in the window, so only new frames go through the
+encoder.
 
-The encoder looks at each frame by itself, so for the dense model this changes nothing. An accelerator that plans within the encoder keeps
-its plan of a frame next to the tokens: what is merged in a frame is decided when it enters, by the frames that enter with it.
+The encoder processes each frame separately, so this does not change the dense model. An accelerator that plans within the encoder
+keeps its plan of a frame with the tokens: the merging in a frame is decided when it enters, together with the frames that enter
+with it.
 """
 
 from __future__ import annotations
@@ -19,17 +21,17 @@ FrameName = tuple[int, str]
 
 
 class Encoded(NamedTuple):
-    """Tokens after the last encoder block, whole again, with the `images` they were made of; and the accelerator's plan of them."""
+    """Tokens after the last encoder block, restored to the full grid, with their `images` and the accelerator's plan."""
 
     tokens: Tokens
     plan: Any
 
 
 class EncoderCache:
-    """Name of a frame -> what the encoder gave for it, alone in its batch. All of one image size and by one accelerator.
+    """Name of a frame -> the encoder's output for it, with a batch size of 1. All entries have one image size and one accelerator.
 
-    Holds tensors of the model's device, some 5 MB a frame of VGGT-1B. reused, encoded: frames so far. encoder_ms: of one frame, as the
-    last pass through the encoder showed.
+    Holds tensors on the model's device, about 5 MB per frame for VGGT-1B. reused, encoded: number of frames so far. encoder_ms:
+    time per frame in the last pass of the encoder.
     """
 
     def __init__(self) -> None:
@@ -42,13 +44,13 @@ class EncoderCache:
         return len(self._frames)
 
     def clear(self) -> None:
-        """Nothing is kept; the counts go on."""
+        """Removes all entries; the counts continue."""
         self._frames.clear()
         self._made_by = None
 
     def missing(self, names: Sequence[FrameName], accelerator: Accelerator, size: tuple[int, int]) -> list[int]:
-        """Which of the frames must go through the encoder, for images of `size` (H, W). What another accelerator made, or of another
-        size, is given up."""
+        """Which of the frames must go through the encoder, for images of `size` (H, W). Entries of another accelerator or another
+        size are removed."""
         made_by = accelerator, size
         if self._made_by is None or self._made_by[0] is not accelerator or self._made_by[1] != size:
             self.clear()
@@ -58,7 +60,8 @@ class EncoderCache:
     def window(
         self, names: Sequence[FrameName], new: Encoded | None, missing: Sequence[int], accelerator: Accelerator
     ) -> Encoded:
-        """All frames together: `new` holds those that were `missing`, the others were kept. From here on these are kept, no others."""
+        """All frames together: `new` holds the `missing` ones, the others come from the cache, which then keeps exactly these
+        frames."""
         for row, i in enumerate(missing):
             assert new is not None
             self._frames[names[i]] = frame_of(new, row, accelerator)
@@ -68,15 +71,15 @@ class EncoderCache:
         return joined(list(self._frames.values()), accelerator)
 
     def took(self, ms: float, frames: int) -> None:
-        """So long took the encoder for so many frames."""
+        """Records the time that the encoder took for a number of frames."""
         if frames:
             self.encoder_ms = ms / frames
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """How a window stands to those before. names: of its frames. cache: None keeps nothing. dense: the frames whose depth is wanted,
-    ascending; None for all."""
+    """How a window continues the previous ones. names: of its frames. cache: None keeps nothing. dense: the frames whose depth is
+    needed, ascending; None for all."""
 
     names: tuple[FrameName, ...]
     cache: EncoderCache | None = None
@@ -84,7 +87,7 @@ class Step:
 
 
 def frame_of(encoded: Encoded, index: int, accelerator: Accelerator) -> Encoded:
-    """One frame of a scene by itself, sharing no memory with the others."""
+    """One frame of a scene, in separate memory."""
     tokens, s = encoded.tokens, encoded.tokens.x.shape[1]
     if s == 1:
         return encoded

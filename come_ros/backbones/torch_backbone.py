@@ -31,7 +31,7 @@ log = logging.getLogger("come_ros")
 
 
 MOST_FORMS = 12
-"""of one accelerator, with other dynamic parameters, that are kept for their graphs (graphs.MOST)"""
+"""copies with other dynamic parameters of one accelerator that are kept for their graphs (graphs.MOST)"""
 
 
 class TorchBackbone(Backbone):
@@ -63,7 +63,9 @@ class TorchBackbone(Backbone):
         self._dtype = choose_precision(precision, self._device)
         self.accelerator = accelerator.to(self._device)
         self._forms: deque[Accelerator] = deque([self.accelerator], maxlen=MOST_FORMS)
-        self._dense: list[TorchBackbone] = []  # of all copies: the one without an accelerator, once it is asked for
+        self._dense: list[
+            TorchBackbone
+        ] = []  # shared by all copies: the one without an accelerator, once it is requested
         self.model = model.to(self._device).eval().requires_grad_(False)
         if self._dtype != torch.float32:
             lower_weights(model, self._dtype)
@@ -103,7 +105,7 @@ class TorchBackbone(Backbone):
             )
         if self.accelerator.configured(config) is self.accelerator:
             return self
-        # a form that ran before is found again, and with it the graphs that were recorded of it
+        # a copy that ran before is reused, together with the graphs recorded from it
         wanted = next((a for a in self._forms if a.configured(config) is a), None)
         if wanted is None:
             wanted = self.accelerator.configured(config)
@@ -118,8 +120,8 @@ class TorchBackbone(Backbone):
         return self._dense[0]
 
     def accelerated(self, accelerator: Accelerator) -> TorchBackbone:
-        """The same model, sharing its weights, with another accelerator, whose networks are already on its device. What is recorded of it
-        (CUDA graphs) goes with the copy: keep it to have that replayed."""
+        """A copy with another accelerator (its networks already on the device), sharing the weights. CUDA graphs belong to the
+        copy: keep it to have them replayed."""
         out = self._with(accelerator)
         out._forms = deque([accelerator], maxlen=MOST_FORMS)
         if self._graphs is not None:
@@ -127,7 +129,7 @@ class TorchBackbone(Backbone):
         return out
 
     def _with(self, accelerator: Accelerator) -> TorchBackbone:
-        """The same model; recordings are shared, which each name the accelerator they were made with."""
+        """A copy; recordings are shared, each labelled with the accelerator it was made with."""
         out = copy.copy(self)
         out.accelerator = accelerator
         out.description = {**self.description, "accelerator": accelerator.name}
@@ -160,7 +162,9 @@ class TorchBackbone(Backbone):
             prediction = self.download(images, out, trunk, step.dense)
             if step.cache is None:
                 return prediction
-            step.cache.took(self._clock.between(begun, done), len(missing))  # the device is done: there are results
+            step.cache.took(
+                self._clock.between(begun, done), len(missing)
+            )  # the device is done: the results are available
             reused = len(images) - len(missing)
             return dataclasses.replace(prediction, reused=reused, saved_ms=reused * step.cache.encoder_ms)
 
@@ -182,15 +186,13 @@ class TorchBackbone(Backbone):
     def upload(self, images: np.ndarray) -> Tensor:
         """(S, H, W, 3) uint8 -> (1, S, 3, H, W) float32 in [0, 1] on the device."""
         host = torch.from_numpy(np.ascontiguousarray(images))
-        if (
-            self._device.type == "cuda"
-        ):  # from memory that the device reads itself, several times as fast, while the host goes on
+        if self._device.type == "cuda":  # pinned memory: an asynchronous and several times faster copy
             host = host.pin_memory()
         x = host.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
         return x[None]
 
     def upload_known(self, known: Known) -> KnownTensors:
-        """What is known of one scene, in fp32 on the device."""
+        """Uploads what is known of one scene, in fp32."""
         arrays = (known.intrinsics, known.depth, known.world_from_camera)
         metric = torch.full((1, len(known.depth)), known.metric, device=self._device)
         return KnownTensors(*(torch.from_numpy(a)[None].float().to(self._device) for a in arrays), metric)
@@ -198,18 +200,18 @@ class TorchBackbone(Backbone):
     def run(
         self, x: Tensor, check: Check = never, known: KnownTensors | None = None
     ) -> tuple[dict[str, Tensor], Trunk]:
-        """The model alone, on the device: outputs of the camera and depth heads, and what they read. `check` is called before each
+        """Runs the model on the device: outputs of the camera and depth heads, and their input. `check` is called before each
         block, between trunk and heads, and within the heads. With CUDA graphs it is called between encoder and trunk only, and the
-        next pass writes over what this one returned."""
+        next pass overwrites the returned tensors."""
         return self._finish(self._encode(x, check), check, known)
 
     @property
     def replays(self) -> bool:
-        """Whether passes are replayed from recordings (CUDA graphs), from the third one of the same form on."""
+        """Whether passes are replayed from CUDA graphs, from the third pass of the same form on."""
         return self._graphs is not None
 
     def run_trunk(self, x: Tensor) -> Trunk:
-        """`run` without its heads, to be timed: by itself it is a recording of its own where passes are replayed."""
+        """`run` without its heads, for timing; recorded separately where passes are replayed."""
         encoded = self._encode(x, never)
         with torch.inference_mode():
             if self._graphs is None:
@@ -221,7 +223,7 @@ class TorchBackbone(Backbone):
         if self._graphs is None:
             return self._encode_now(x, check)
         check()
-        with torch.inference_mode():  # copied: a cache may keep it
+        with torch.inference_mode():  # copied, since a cache may keep it
             encoded: Encoded = cloned(self._graphs(("encoder", self.accelerator), self._encode_now, x))
         return encoded
 
@@ -230,7 +232,7 @@ class TorchBackbone(Backbone):
             return self.model.encode(x, self.accelerator, check)
 
     def _encode_step(self, images: np.ndarray, step: Step, check: Check) -> tuple[Encoded, list[int]]:
-        """What the encoder gives for the window, and which of its frames had to go through it."""
+        """The encoder's output for the window, and which of its frames had to go through it."""
         cache = None if self._why_no_cache() else step.cache
         if cache is None:
             return self._encode(self.upload(images), check), list(range(len(images)))
@@ -242,7 +244,7 @@ class TorchBackbone(Backbone):
     def _finish(
         self, encoded: Encoded, check: Check, known: KnownTensors | None = None, dense: Sequence[int] | None = None
     ) -> tuple[dict[str, Tensor], Trunk]:
-        """Trunk and heads."""
+        """Runs trunk and heads."""
         if self._graphs is None:
             return self._finish_now(encoded, known, dense, check)
         check()
@@ -281,7 +283,7 @@ class TorchBackbone(Backbone):
     def download(
         self, images: np.ndarray, out: dict[str, Tensor], trunk: Trunk, dense: tuple[int, ...] | None = None
     ) -> Prediction:
-        """What `run` gave for the (S, H, W, 3) `images`, as arrays; dense: the frames whose depth was asked for, None for all."""
+        """The output of `run` for the (S, H, W, 3) `images`, as arrays; dense: the frames whose depth was requested, None for all."""
         with torch.inference_mode():
             merged = self.accelerator.merged(trunk.plan, len(images), trunk.grid)
             wanted = {name: out[name][0] for name in ("depth", "depth_conf", "world_from_camera", "intrinsics")}
@@ -290,7 +292,7 @@ class TorchBackbone(Backbone):
                 wanted["merged"] = _to_pixels(merged, self.patch_size)
             arrays = to_host(wanted)
         intrinsics = arrays["intrinsics"].astype(np.float64)
-        if dense is not None and len(intrinsics) != len(images):  # fitted to pixels, so of these frames only
+        if dense is not None and len(intrinsics) != len(images):  # fitted to pixels, so available for these frames only
             of_all = np.full((len(images), 3, 3), np.nan)
             of_all[list(dense)] = intrinsics
             intrinsics = of_all
@@ -313,7 +315,7 @@ def _to_pixels(mask: Tensor, patch: int) -> Tensor:  # (S, h, w) -> (S, H, W)
 
 
 def lower_weights(model: GeometryModel, dtype: torch.dtype) -> None:
-    """Weights of the linear maps of encoder and trunk in `dtype`: what autocast would make of them in every pass, made once."""
+    """Converts the weights of the linear maps of encoder and trunk to `dtype` once, instead of by autocast in every pass."""
     for block in (*model.encoder_blocks(), *(block for _, block in model.trunk_blocks())):
         for module in block.modules():
             if isinstance(module, nn.Linear):

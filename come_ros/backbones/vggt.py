@@ -1,4 +1,4 @@
-"""VGGT (Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025): where it keeps its blocks, tokens and heads.
+"""VGGT (Wang et al., "VGGT: Visual Geometry Grounded Transformer", CVPR 2025): its blocks, tokens and heads.
 
 Written from the paper and from the published checkpoint's key names and shapes. `1b` is the published size; `tiny` and `tiny2` are
 ours, the latter with a convolutional stem.
@@ -43,7 +43,7 @@ class VGGTSizes:
     features: int = 256
     channels: tuple[int, ...] = (256, 512, 1024, 1024)
     centre: float = 0.0  # of the predicted intrinsics, see layers.decode_pose
-    stem: bool = False  # convolutions in place of the patch projection, which the dense heads read too; see stem.py
+    stem: bool = False  # convolutional stem in place of the patch projection; the dense heads read it too, see stem.py
 
 
 VARIANTS = {
@@ -86,7 +86,7 @@ VARIANTS = {
 
 
 class VGGT(GeometryModel):
-    """Images to cameras, depth and point maps. Parameter names are the published checkpoint's."""
+    """Maps images to cameras, depth and point maps. Parameter names are the published checkpoint's."""
 
     name = "vggt"
     sizes_type = VGGTSizes
@@ -196,7 +196,7 @@ class Aggregator(nn.Module):
             if z.stem
             else PatchEncoder(side, z.patch, z.dim, blocks, registers=z.registers)
         )
-        self.patch_embed.mask_token = nn.Parameter(torch.zeros(1, z.dim))  # unused, but in the published file
+        self.patch_embed.mask_token = nn.Parameter(torch.zeros(1, z.dim))  # unused, but present in the published file
 
         def stack() -> nn.ModuleList:
             return nn.ModuleList(Block(z.dim, z.heads, qk_norm=True, eps=1e-5, scale_init=0.01) for _ in range(z.depth))
@@ -230,7 +230,7 @@ class CameraHead(nn.Module):
             for block in self.trunk:
                 x = block(x)
             delta = self.pose_branch(self.trunk_norm(x))
-            raw = delta if raw is None else raw + delta  # the raw estimate goes around, not the activated one
+            raw = delta if raw is None else raw + delta  # the raw estimate is fed back, not the activated one
             encodings.append(torch.cat((raw[..., :7], F.relu(raw[..., 7:])), dim=-1))
         return torch.stack(encodings)
 

@@ -1,1 +1,1 @@
-"""From a camera's message to a model's image: decode, rectify, resize, synchronise, rig."""
+"""From a camera's message to a model's image: decoding, rectification, resizing, synchronisation, rigs."""

@@ -1,4 +1,4 @@
-"""What is in a CompressedImage: its format, and its pixels as they were stored. Pillow decodes; imports no ROS.
+"""Decodes a CompressedImage to the stored pixels, with Pillow. Imports no ROS.
 
 image_transport's plug-ins write formats such as "rgb8; jpeg compressed bgr8": encoding of the source, codec, encoding of the pixels.
 """
@@ -19,7 +19,7 @@ from ..types import F32
 DEPTH_CODEC = "compresseddepth"
 FILES = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")  # that are decoded, whatever the format says
 _ALLOWED = "it must be a whole jpeg or png; check the driver and the network"
-# What else goes by the name of a compressed image: codec -> what helps.
+# Other contents of compressed images: codec -> what helps.
 _UNREADABLE = {
     "h264": "video", "h265": "video", "hevc": "video", "vp8": "video", "vp9": "video", "av1": "video", "theora": "video",
     "zstd": "raw pixels packed by zstd",
@@ -44,7 +44,7 @@ def parse_format(text: str) -> Format:
 
 
 def unreadable_kind(text: str) -> str:
-    """What a format is that is not decoded here, "" if it may be."""
+    """The codec of a format that cannot be decoded here, "" if it can."""
     return _UNREADABLE.get(parse_format(text).codec, "")
 
 
@@ -55,7 +55,7 @@ def described(message: Any) -> str:
 
 def decode(message: Any) -> NDArray[Any]:
     """(H, W) or (H, W, 3), uint8, or uint16 or float32 where more bits are stored; colours are RGB. Raises FrameError."""
-    from PIL import Image as Pillow  # it refuses cut-off JPEGs, which OpenCV fills up with grey
+    from PIL import Image as Pillow  # Pillow refuses truncated JPEGs, which OpenCV fills with grey
 
     what = described(message)
     kind = unreadable_kind(str(message.format))
@@ -65,10 +65,10 @@ def decode(message: Any) -> NDArray[Any]:
     try:
         with Pillow.open(io.BytesIO(data), formats=FILES) as picture:
             if picture.format == "PNG":
-                picture.verify()  # the checksums of pixels, which decoding leaves out; the picture is used up then
+                picture.verify()  # checks the checksums, which decoding ignores; the picture cannot be used afterwards
         if data[24:26] in (b"\x10\x02", b"\x10\x06") and data.startswith(
             b"\x89PNG"
-        ):  # colours of 16 bits, which Pillow cuts to 8
+        ):  # 16-bit colours, which Pillow would cut to 8 bits
             import cv2
 
             colours = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -77,12 +77,14 @@ def decode(message: Any) -> NDArray[Any]:
             return np.ascontiguousarray(colours[..., 2::-1])
         with Pillow.open(io.BytesIO(data), formats=FILES) as picture:
             return pixels_of_picture(picture)
-    except Exception as error:  # the decoders let all kinds through for damaged bytes: SyntaxError for a PNG, for one
+    except (
+        Exception
+    ) as error:  # decoders raise all kinds of exceptions for damaged bytes, such as SyntaxError for a PNG
         raise FrameError(f"{what} cannot be read ({reason_of(error)}): {_ALLOWED}") from error
 
 
 def reason_of(error: BaseException) -> str:
-    """One line for what a decoder raised, without addresses of objects in it."""
+    """One line for an exception of a decoder, without memory addresses."""
     text = re.sub(r"<[^<>]*\bat 0x[0-9a-f]+>", "the data", " ".join(str(error).split()))
     return f"{type(error).__name__}: {text}"
 
@@ -97,7 +99,8 @@ def pixels_of_picture(picture: Any) -> NDArray[Any]:
 
 
 def decode_depth(message: Any) -> tuple[F32, float]:
-    """(H, W) float32 and the metres of its unit, of a message that holds depth; 0 or NaN where nothing was measured. Raises FrameError."""
+    """(H, W) float32 and the metres of its unit, from a message that holds depth; 0 or NaN where nothing was measured. Raises
+    FrameError."""
     form = parse_format(str(message.format))
     if form.codec != DEPTH_CODEC:
         raw = decode(message)
@@ -145,7 +148,7 @@ def _rvl(data: bytes, message: Any) -> NDArray[np.uint16]:
         raise wrong
     words = np.frombuffer(data, "<u4", (len(data) - _RVL.size) // 4, _RVL.size)
     nibbles = ((words[:, None] >> np.arange(28, -4, -4, dtype=np.uint32)) & 15).reshape(-1).astype(np.int64)
-    ends = np.flatnonzero(nibbles < 8)  # the highest bit says that more of the number follows
+    ends = np.flatnonzero(nibbles < 8)  # the highest bit marks that the number continues
     starts = np.concatenate([[0], ends[:-1] + 1])
     if not len(ends) or (ends - starts).max() > 10:
         raise wrong

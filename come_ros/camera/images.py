@@ -1,6 +1,6 @@
-"""Pictures and depth out of image messages, by the names of their fields: rclpy's and those of bags alike.
+"""Reads pictures and depth from image messages by the names of their fields, which rclpy and bags share.
 
-Plain numpy; imports no ROS. OpenCV is used for Bayer and YUV only; what is in a CompressedImage is in compressed.py.
+Plain numpy; imports no ROS. OpenCV is used for Bayer and YUV only. compressed.py reads CompressedImage.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _by_opencv(code: str) -> Callable[[NDArray[Any]], U8]:
     return convert
 
 
-# encoding -> channels, type of one, conversion of 8 bits each to RGB. Types without a meaning (8UC3) are taken as OpenCV's order.
+# encoding -> channels, type of one, conversion of 8 bits each to RGB. Types without a colour meaning (8UC3) are read in OpenCV's order.
 _ENCODINGS: dict[str, tuple[int, str, Callable[[NDArray[Any]], U8]]] = {
     "rgb8": (3, "u1", _rgb),
     "bgr8": (3, "u1", _bgr),
@@ -70,7 +70,7 @@ _PLANAR = ("nv12", "nv21")  # a plane of luma, then one of chroma with half as m
 _BAYER_SIDE = 3  # below it OpenCV gives black
 # encoding -> type, metres per unit. 16UC1 is millimetres with 0 for invalid (REP 118)
 _DEPTH: dict[str, tuple[str, float]] = {"16UC1": ("u2", 1e-3), "32FC1": ("f4", 1.0)}
-# Some drivers send depth as mono16, and thermal images as 16UC1: taken as such where somebody says so.
+# Some drivers send depth as mono16 and thermal images as 16UC1: accepted where a topic is chosen explicitly.
 _EITHER = {"mono16": "16UC1", "16UC1": "mono16"}
 
 
@@ -88,7 +88,7 @@ def is_depth(message: Any) -> bool:
 
 
 def why_unreadable(message: Any) -> str:
-    """Why images like this one can never be read, "" if they can, or if only this one is damaged."""
+    """Why images of this kind cannot be read; "" if they can, even if this one is damaged."""
     if not is_compressed(message):
         known = message.encoding in _ENCODINGS or message.encoding in _DEPTH
         return "" if known else f"image encoding {message.encoding!r} is unknown: it must be one of {SUPPORTED}"
@@ -97,14 +97,14 @@ def why_unreadable(message: Any) -> str:
 
 
 def encoding_of(message: Any) -> str:
-    """What the message says it is, for diagnostics."""
+    """The encoding that the message states, for diagnostics."""
     return str(message.format if is_compressed(message) else message.encoding)
 
 
 def decode_image(message: Any, levels: Levels | None = None) -> U8:
     """(H, W, 3) uint8 RGB of an Image or CompressedImage; it may share the message's memory. Raises FrameError.
 
-    levels: of the stream that it belongs to, for images of more than 8 bits; None takes all of 16 bits.
+    levels: of the image's stream, for images of more than 8 bits; None uses the full 16-bit range.
     """
     if is_compressed(message):
         if is_depth(message):
@@ -116,7 +116,7 @@ def decode_image(message: Any, levels: Levels | None = None) -> U8:
         source = compressed.parse_format(str(message.format)).encoding
         if eight.ndim == 3:
             return np.ascontiguousarray(eight)
-        # what image_transport compresses of a Bayer image is its mosaic
+        # image_transport compresses the mosaic of a Bayer image
         pattern = source.removesuffix("16").removesuffix("8") + "8"
         mosaic = pattern.startswith("bayer") and pattern in _ENCODINGS and min(eight.shape) >= _BAYER_SIDE
         return np.ascontiguousarray(_ENCODINGS[pattern][2](eight) if mosaic else _gray(eight))
@@ -124,19 +124,19 @@ def decode_image(message: Any, levels: Levels | None = None) -> U8:
 
 
 def convert(message: Any, pixels: NDArray[Any], levels: Levels | None = None) -> U8:
-    """The same of what `pixels_of` returned of the message."""
+    """As decode_image, from the pixels that `pixels_of` returned for the message."""
     if pixels.dtype.itemsize > 1:
         pixels = (levels or FULL).to_8_bits(pixels)
     return np.ascontiguousarray(_ENCODINGS[message.encoding][2](pixels))
 
 
 def as_image(message: Any) -> Any:
-    """The same message as mono16 if it is 16UC1: a thermal image in the clothes of depth."""
+    """The message as mono16 if it is 16UC1: a thermal image with the encoding of depth."""
     return _relabelled(message) if not is_compressed(message) and message.encoding == "16UC1" else message
 
 
 def as_depth(message: Any) -> Any:
-    """The same message as 16UC1 if it is mono16."""
+    """The message as 16UC1 if it is mono16."""
     return _relabelled(message) if not is_compressed(message) and message.encoding == "mono16" else message
 
 

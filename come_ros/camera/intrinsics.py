@@ -1,4 +1,4 @@
-"""Intrinsics of what is published: known ones where there are any, else an estimate that settles."""
+"""Intrinsics of published frames: the known ones where available, else an estimate that settles."""
 
 from __future__ import annotations
 

@@ -19,18 +19,18 @@ log = logging.getLogger("come_ros")
 BITS = (8, 10, 12, 14, 16)  # of common sensors
 NARROW = (
     1 / 8
-)  # a range that uses less than this of its bits is stretched: thermal cameras tell some degrees of some hundred
-LEAST_SPAN = 32.0  # of a stretched range: noise alone is not to become a picture
-CLIPPED = 0.01  # so large a share of pixels outside of the range widens it
+)  # a range that uses less than this share of its bits is stretched: a thermal scene spans a few of some hundred degrees
+LEAST_SPAN = 32.0  # least width of a stretched range: noise alone must not become a picture
+CLIPPED = 0.01  # the range widens if more than this share of the pixels lies outside
 OUTLIERS = 0.1  # % of the pixels at either end that may be defects
-_SAMPLES = 20_000  # pixels that are looked at in an image
+_SAMPLES = 20_000  # pixels sampled per image
 
 
 class Levels:
     """Maps the values of one stream of images to 8 bits, all by the same range.
 
-    The range comes from the first image. Later ones widen it where more than 1 % of their pixels lie outside of it; it never becomes
-    narrower, so that brightness stays what it was. range: (low, high), None before the first image.
+    The range comes from the first image. Later ones widen it where more than 1 % of their pixels lie outside of it; it never
+    becomes narrower, so the brightness of the stream stays consistent. range: (low, high), None before the first image.
     """
 
     def __init__(self, setting: str = "auto", stream: str = "") -> None:
@@ -73,11 +73,11 @@ class Levels:
 
 
 FULL = Levels("full")
-"""All of 16 bits, for single images"""
+"""The full 16-bit range, for single images"""
 
 
 def _range_of(low: float, high: float, is_float: bool) -> tuple[float, float]:
-    """What to show of values that lie in low .. high, but for outliers."""
+    """The range to show for values in low .. high (outliers removed)."""
     if is_float:
         whole = next((top for top in (1.0, 255.0) if low >= 0 and high <= top), None)
         if whole is not None:

@@ -1,4 +1,4 @@
-"""From a camera's image to the model's: one uniform scale and a central crop, with the intrinsics to match."""
+"""From a camera's image to the model's: one uniform scale and a central crop, with matching intrinsics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CropResize:
 
 
 def check_image(image: NDArray[np.uint8]) -> None:
-    """Raises FrameError unless it is (H, W, 3) uint8 and neither tiny nor a strip, of which a square model would see little."""
+    """Raises FrameError unless the image is (H, W, 3) uint8 and neither tiny nor very elongated."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise FrameError(
             f"an image has shape {image.shape} and type {image.dtype}, but must be (H, W, 3) uint8 RGB: convert it before"
@@ -46,15 +46,15 @@ def check_image(image: NDArray[np.uint8]) -> None:
 
 
 class Sized(Protocol):
-    """A model, as far as the size of its images goes: backbones.Backbone, or a GeometryModel."""
+    """Anything with an image_size: a backbones.Backbone or a GeometryModel."""
 
     def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
-        """(W, H) of the model's image for one of (width, height) whose longer side is to be about `side`."""
+        """(W, H) of the model's image for a (width, height) image; the longer side is about `side`."""
 
 
 @dataclass(frozen=True)
 class PlainSizes:
-    """The sizes of a model without a rule of its own, where there is no model."""
+    """The default rule for image sizes, used where no model is loaded."""
 
     patch_size: int
     native_side: int
@@ -65,8 +65,8 @@ class PlainSizes:
 
 
 def image_plan(model: Sized, width: int, height: int, side: int) -> CropResize:
-    """The crop of a (height, width) image for that model, whose longer side becomes about `side`, by the model's own rule. All commands
-    and the node ask here. Raises FrameError for an empty image."""
+    """The crop of a (height, width) image for the model, by the model's own rule; the longer side becomes about `side`. The node
+    and all commands use this function. Raises FrameError for an empty image."""
     return cover(width, height, *model.image_size(width, height, side))
 
 
@@ -89,7 +89,7 @@ def patch_grid_size(width: int, height: int, side: int, patch: int) -> tuple[int
 
 
 def cover(width: int, height: int, w: int, h: int) -> CropResize:
-    """The crop that makes (h, w) of a (height, width) image: what does not fit is cut evenly on both ends, never squashed."""
+    """The crop of a (height, width) image to (h, w): the excess is cut evenly on both ends, without distortion."""
     scale = max(w / width, h / height)  # so that the crop never leaves the source
     return CropResize(scale, (width - w / scale) / 2, (height - h / scale) / 2, w, h)
 
@@ -100,12 +100,12 @@ def preprocess(image: NDArray[np.uint8], plan: CropResize) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     if (plan.width, plan.height, plan.scale) == (width, height, 1.0):
         return np.ascontiguousarray(image)
-    # a rounding error must not push the box out of the image, which PIL refuses
+    # rounding must not push the box out of the image, which PIL refuses
     right = min(width, plan.left + plan.width / plan.scale)
     bottom = min(height, plan.top + plan.height / plan.scale)
     box = (max(0.0, plan.left), max(0.0, plan.top), right, bottom)
     source = Image.fromarray(np.ascontiguousarray(image))
-    # reducing_gap: shrinking by 4 and more starts with a mean over whole pixels: half the time, 0.25 of 255 levels off (mean)
+    # reducing_gap: shrinking by 4 or more starts with a box average: half the time, a mean error of 0.25 of 255 levels
     # Image.Resampling is newer than the Pillow of Ubuntu 22.04
     resized = source.resize((plan.width, plan.height), Image.BICUBIC, box=box, reducing_gap=2.0)  # type: ignore[attr-defined]
     return np.asarray(resized)
@@ -131,8 +131,8 @@ def _model_from_source(plan: CropResize) -> NDArray[np.float64]:
 def crop_depth(depth: NDArray[np.float32], plan: CropResize) -> NDArray[np.float32]:
     """(plan.height, plan.width) float32 of `depth` (H, W) in the source's pixels, NaN where there is none.
 
-    Each pixel takes the nearest value; where that is invalid, the nearest surface among those that fall into it, so that sparse depth
-    survives being made smaller. Values are never mixed: between two surfaces there is nothing.
+    Each pixel takes the nearest value; where that is invalid, it takes the nearest surface within the pixel's area, so sparse depth
+    survives downscaling. Values are never interpolated between two surfaces.
     """
     height, width = depth.shape
     valid = np.isfinite(depth) & (depth > 0)
@@ -156,7 +156,7 @@ def crop_depth(depth: NDArray[np.float32], plan: CropResize) -> NDArray[np.float
 
 
 def in_model_pixels(depth: F32, shape: tuple[int, ...]) -> F32:
-    """Depth (H, W) of the source at the pixels of the model's image, `shape` (h, w): the nearest, no mixture."""
+    """Depth (H, W) of the source at the pixels of the model's image, `shape` (h, w): the nearest value, without interpolation."""
     height, width = depth.shape
     h, w = shape
     scale = max(w / width, h / height)

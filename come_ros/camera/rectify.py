@@ -1,8 +1,8 @@
-"""Lens distortion: what a CameraInfo says of it, and images and depth with it taken out.
+"""Lens distortion: reads it from CameraInfo and removes it from images and depth.
 
 The lens models are OpenCV's. A rectified image has the size of the original and a pinhole camera of its own: the largest whose
-pixels all lie inside the original (alpha 0), so that nothing is made up at the border. Imports no ROS; messages are read by the
-names of their fields.
+pixels all lie inside the original (alpha 0), so no pixel is invented at the border. Imports no ROS; messages are read by the names
+of their fields.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MODELS: Mapping[str, tuple[int, ...]] = {
     "rational_polynomial": _POLYNOMIAL,
     "equidistant": (4,),
 }
-# The same lenses by other names: of kalibr, COLMAP, drivers and papers. Those of RealSense's inverse model are none of them.
+# Other names of the same models in kalibr, COLMAP, drivers and papers. RealSense's inverse model is not among them.
 _NO_LENS = ("none", "pinhole", "perspective", "no_distortion", "undistorted", "rectified", "simple_pinhole")
 _OTHER_NAMES: Mapping[str, str] = {
     **dict.fromkeys(
@@ -39,9 +39,9 @@ _OTHER_NAMES: Mapping[str, str] = {
         "equidistant",
     ),
 }  # fmt: skip
-# OpenCV finds the largest pinhole from some points of the border only: it is made narrower by these until all pixels fit.
+# OpenCV finds the largest pinhole from a few border points only: it is narrowed by these factors until all pixels fit.
 _ZOOMS = (1.0, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0)
-_MOST_ZOOM = 4.0  # of the focal length: a real lens needs less, and nonsense can look sound in a spot of the image
+_MOST_ZOOM = 4.0  # share of the focal length: a real lens needs less, and invalid coefficients can look valid in a small part of the image
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class Lens:
 
 
 class Rectifier:
-    """Takes the distortion of one lens out. Its maps are computed here, once: `rectifier_of` keeps the last ones.
+    """Removes the distortion of one lens. The maps are computed once, in the constructor; `rectifier_of` caches the latest ones.
 
-    intrinsics: (3, 3) of every rectified image. The image is not turned: a stereo camera's rectification (R of a CameraInfo) is
-    left out on purpose, so that the frame stays the camera's own optical frame.
+    intrinsics: (3, 3) of every rectified image. The image is not rotated: the stereo rectification (R of a CameraInfo) is
+    deliberately not applied, so the frame stays the camera's own optical frame.
     """
 
     def __init__(self, lens: Lens) -> None:
@@ -89,7 +89,7 @@ class Rectifier:
         return np.asarray(cv2.remap(picture, *self._fixed, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
     def depth(self, depth: F32) -> F32:
-        """(H, W) float32 along z, of the nearest pixel: depths of two surfaces are never mixed, NaN stays alone."""
+        """(H, W) float32 along z, from the nearest pixel: depths are never interpolated, and NaN does not spread."""
         return _nearest(depth, *_fixed_maps(self.lens, tuple(self.intrinsics.flat)))
 
 
@@ -105,15 +105,16 @@ def rectifier_of(lens: Lens) -> Rectifier:
 def _made(lens: Lens) -> Rectifier | FrameError:
     try:
         return Rectifier(lens)
-    except FrameError as error:  # kept as well: the next image would only fail again
+    except FrameError as error:  # cached as well: the next image would fail again
         return error
 
 
 class Rectification:
-    """The parameter `rectify` for the images of one topic: auto leaves the lens to a topic whose last name holds "rect"."""
+    """The parameter `rectify` for the images of one topic: auto assumes that a topic whose last name contains "rect" is already
+    rectified."""
 
     def __init__(self, mode: str, topic: str) -> None:
-        """mode: auto, on or off. topic: of the images; with off it still says which matrix of a CameraInfo holds."""
+        """mode: auto, on or off. topic: of the images; with off its name still decides which matrix of a CameraInfo applies."""
         self.mode = mode
         self.rectified = self._is_rectified(topic)
 
@@ -123,7 +124,7 @@ class Rectification:
     def image(self, picture: U8, info: Any) -> tuple[U8, F64 | None, str]:
         """`picture` without distortion, its intrinsics (3, 3) or None, and a remark ("" if all is well).
 
-        info: the CameraInfo. The remark says what cannot be used of it; the picture is then returned as it is.
+        info: the CameraInfo. The remark says what cannot be used; the picture is then returned unchanged.
         """
         height, width = picture.shape[:2]
         lens, remark = lens_from_camera_info(info, width, height, self.rectified)
@@ -140,7 +141,7 @@ class Rectification:
     def depth(self, depth: F32, info: Any, topic: str) -> tuple[F32, str]:
         """`depth` (H, W), registered to the camera of `info`, in the pixels that `image` gives; and a remark, as for `image`.
 
-        topic: of the depth. Its name says whether it is itself rectified, which the images need not be.
+        topic: of the depth. Its name says whether the depth is rectified, independently of the images.
         """
         height, width = depth.shape
         seen, remark = lens_from_camera_info(info, width, height, self.rectified)
@@ -159,9 +160,9 @@ class Rectification:
 def lens_from_camera_info(info: Any, width: int, height: int, rectified: bool = False) -> tuple[Lens | None, str]:
     """The lens of images of that size, and a remark ("" if there is none); (None, why) if the CameraInfo is unusable.
 
-    rectified: the images are, so that P holds their intrinsics and there is no distortion; else K and D do. K is for the full
-    resolution; binning and region of interest are applied to it as sensor_msgs/CameraInfo defines them, pixel centres lying at
-    whole numbers. R is not read, see Rectifier.
+    rectified: whether the images are rectified; then P holds their intrinsics and there is no distortion; otherwise K and D apply.
+    K is for the full resolution; binning and region of interest are applied to it as sensor_msgs/CameraInfo defines them, pixel
+    centres lying at whole numbers. R is not read, see Rectifier.
     """
     k, p, d = (_numbers(info, name) for name in "kpd")
     full = (int(info.width), int(info.height))
@@ -173,7 +174,7 @@ def lens_from_camera_info(info: Any, width: int, height: int, rectified: bool = 
             )
         full = (width, height)
     shift, binning, size = _window(info, full)
-    if (width, height) == full:  # many drivers give K for what they send, whatever binning they report
+    if (width, height) == full:  # many drivers give K for the images they send, whatever binning they report
         shift, binning = (0, 0), (1, 1)
     elif (width, height) != size:
         cut = "" if size == full else f" ({size[0]}x{size[1]} with its binning and region of interest)"
@@ -208,9 +209,9 @@ def lens_from_camera_info(info: Any, width: int, height: int, rectified: bool = 
 
 
 def normalised_distortion(name: str, d: tuple[float, ...]) -> tuple[str, tuple[float, ...], str]:
-    """One of MODELS, its coefficients in one of the numbers that it may have, () for none, and a remark ("" if they can be used).
+    """One of MODELS, its coefficients (padded to a valid number; () for none), and a remark ("" if they can be used).
 
-    Names are read whatever their case and spelling; zeros at the end stand for nothing, and missing ones for zeros.
+    Names are matched regardless of case and spelling; trailing zeros are ignored, missing coefficients are zero.
     """
     as_it_is = "the image is taken as it is"
     word = "_".join(name.strip().lower().replace("-", " ").replace("_", " ").split())
@@ -241,7 +242,7 @@ def normalised_distortion(name: str, d: tuple[float, ...]) -> tuple[str, tuple[f
     if len(d) in allowed:
         return model, d, ""
     count = next((n for n in allowed if n >= len(used)), 0)
-    # k1 k2 and then either p1 or k3: nobody knows
+    # k1 k2 and then either p1 or k3: ambiguous
     if not count or (len(used) == 3 and allowed is _POLYNOMIAL):
         numbers = " or ".join(str(n) for n in allowed)
         return (
@@ -287,7 +288,7 @@ def _undistorted(lens: Lens) -> tuple[F64, F32, F32]:
         else:
             widest, _ = cv2.getOptimalNewCameraMatrix(k, d, size, 0.0)
         for zoom in _ZOOMS:
-            with np.errstate(invalid="ignore"):  # nonsense in, NaN out, which does not fit
+            with np.errstate(invalid="ignore"):  # invalid coefficients give NaN, which does not fit
                 new = _about_the_centre(zoom, size) @ widest
             focal = new[[0, 1], [0, 1]] / k[[0, 1], [0, 1]]
             x, y = _maps(lens, new)
@@ -304,7 +305,7 @@ def _undistorted(lens: Lens) -> tuple[F64, F32, F32]:
 
 
 def _maps(lens: Lens, intrinsics: F64) -> tuple[F32, F32]:
-    """Where each pixel of a pinhole with `intrinsics` lies in the image of `lens`: x, y (H, W)."""
+    """Where each pixel of a pinhole camera with `intrinsics` lies in the image of `lens`: x, y (H, W)."""
     map_of: Any = cv2.fisheye.initUndistortRectifyMap if lens.model == "equidistant" else cv2.initUndistortRectifyMap
     d = np.array(lens.d or (0.0,) * 4).reshape(-1, 1)
     x, y = map_of(lens.intrinsics, d, np.eye(3), intrinsics, (lens.width, lens.height), cv2.CV_32FC1)

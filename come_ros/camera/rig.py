@@ -1,8 +1,8 @@
-"""Where cameras sit on a robot: extrinsics as they are given, and held against what a model sees.
+"""Poses of the cameras on a robot: given extrinsics, and their comparison with a model's poses.
 
-A model tells the pose of every camera at every instant by itself. Where the cameras' places on the rig are known, there is one pose for
-each instant, that of the rig: what all cameras say of it is averaged, and each camera is put where it belongs. Lengths of the rig are in
-metres, the window's in a unit of its own, so the ratio of the two is estimated as well; the window keeps its unit.
+A model predicts the pose of every camera at every instant independently. With known extrinsics there is only one pose per instant,
+that of the rig: the cameras' predictions of it are averaged, and each camera is placed accordingly. The rig is in metres, the
+window in its own unit, so their ratio is estimated as well; the window keeps its unit.
 """
 
 from __future__ import annotations
@@ -48,14 +48,17 @@ def parse_extrinsics(text: str) -> dict[str, F64]:
     return found
 
 
-MOST_RESIDUAL = np.deg2rad(20.0)  # between extrinsics and images: a model errs by a few degrees, a wrong frame by 90
-MIN_BASELINE = 1e-3  # m; cameras that are closer tell nothing of direction and length
+MOST_RESIDUAL = np.deg2rad(
+    20.0
+)  # difference of extrinsics and images: a model errs by a few degrees, a wrong frame by 90
+MIN_BASELINE = 1e-3  # m; closer cameras determine neither direction nor length
 
 
 def hold_rig(frames: tuple[Frame, ...], cameras: int, prediction: Prediction) -> tuple[Prediction, RigResidual | None]:
-    """`prediction` of `frames`, T sets of K = `cameras`, with the cameras where their base_from_camera says, and how far off they were.
+    """`prediction` of `frames`, T sets of K = `cameras`, with the cameras placed by their base_from_camera, and how far off they
+    were.
 
-    As it was, with None, for a single camera, where a place is not known, or where poses are none (the aligner refuses those).
+    Unchanged, with None, for a single camera, with unknown extrinsics, or with invalid poses (the aligner refuses those).
     """
     known = [frame.base_from_camera for frame in frames]
     poses = np.asarray(prediction.window_from_camera, np.float64)
@@ -64,7 +67,7 @@ def hold_rig(frames: tuple[Frame, ...], cameras: int, prediction: Prediction) ->
     sets = (len(frames) // cameras, cameras, 4, 4)
     base_from_camera, poses = np.stack([k for k in known if k is not None]).reshape(sets), poses.reshape(sets)
 
-    # what the first camera of each set sees of the others, by both
+    # poses of the other cameras relative to the first of each set, by both
     ours, theirs = inverse(poses[:, :1]) @ poses, inverse(base_from_camera[:, :1]) @ base_from_camera
     rotation = rotation_angle(np.swapaxes(theirs[:, 1:, :3, :3], -1, -2) @ ours[:, 1:, :3, :3])
     way, baseline = ours[:, 1:, :3, 3], theirs[:, 1:, :3, 3]
@@ -76,7 +79,7 @@ def hold_rig(frames: tuple[Frame, ...], cameras: int, prediction: Prediction) ->
         cosine = (way * baseline).sum(axis=-1)[apart] / (length * metres)[apart]
         direction = float(np.median(np.arccos(np.clip(cosine, -1.0, 1.0))))
 
-    # lever arms from the middle of the rig, so that their unit counts as little as it can
+    # lever arms from the centre of the rig, so that their unit matters as little as possible
     middle = base_from_camera[..., :3, 3].mean(axis=1)
     held = np.empty_like(poses)
     for t in range(len(poses)):
@@ -89,9 +92,9 @@ def hold_rig(frames: tuple[Frame, ...], cameras: int, prediction: Prediction) ->
 
 
 def rig_remark(residual: RigResidual | None) -> str:
-    """What to say of several cameras' extrinsics, "" if all is well."""
+    """A remark on the extrinsics of several cameras, "" if they are consistent."""
     if residual is None:
-        return "where the cameras sit is not known, each is where the model sees it: start robot_state_publisher, or give extrinsics"
+        return "the extrinsics of the cameras are unknown, so each is placed by the model: start robot_state_publisher, or give extrinsics"
     if residual.rotation > MOST_RESIDUAL:
         return (
             f"the cameras' extrinsics and what the images show differ by {np.rad2deg(residual.rotation):.0f} deg: check TF or extrinsics "

@@ -9,24 +9,25 @@ from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-WAITING = 10  # items of one camera that wait for those of the others: the rest of a second
-TIME_JUMP_NS = 100_000_000  # stamps that go back by more are a new beginning, by less a late image
+WAITING = 10  # most items of one camera that wait for the others
+TIME_JUMP_NS = 100_000_000  # stamps that go back by more start a new sequence, by less are late images
 
 
 class Matched(NamedTuple, Generic[T]):
-    """What came of one item. sets: complete ones, oldest first, each with one item per camera. dropped: items, this one perhaps among
-    them, that will never be in a set."""
+    """The result of adding one item. sets: complete sets, oldest first, each with one item per camera. dropped: items (possibly
+    this one) that can no longer be in a set."""
 
     sets: list[tuple[T, ...]]
     dropped: int
 
 
 class SetMatcher(Generic[T]):
-    """Every item put in ends in one set, or is dropped, or waits. All methods may be called from any thread.
+    """Every item ends in a set, is dropped, or waits. All methods may be called from any thread.
 
-    Items of one camera come in the order of their stamps. The oldest waiting item of each camera is looked at: if they lie within
-    `slop_ns`, they are a set; else those that are too old for the newest of them can be in none, for what is to come is newer still.
-    So the result does not depend on which camera's messages arrive first, and no other choice makes more sets.
+    Items of one camera come in the order of their stamps. The oldest waiting items of all cameras are compared: if they lie within
+    `slop_ns`, they form a set; otherwise those too old for the newest of them can never be in a set, because later items are newer
+    still. The result therefore does not depend on the order in which the cameras' messages arrive, and no other rule makes more
+    sets.
     """
 
     def __init__(self, cameras: int, slop_ns: int, waiting: int = WAITING) -> None:
@@ -40,7 +41,7 @@ class SetMatcher(Generic[T]):
 
     def put(self, camera: int, stamp_ns: int, item: T) -> Matched[T]:
         """An item of camera number `camera`. One whose stamp is not newer than the last one's is dropped; if it goes back by more than
-        TIME_JUMP_NS, all that waits is dropped instead, and matching begins again."""
+        TIME_JUMP_NS, all waiting items are dropped instead, and matching starts again."""
         with self._lock:
             last, dropped = self._last[camera], 0
             if last is not None and stamp_ns <= last:
@@ -49,7 +50,7 @@ class SetMatcher(Generic[T]):
                 dropped = self._clear()
             self._last[camera] = stamp_ns
             self._queues[camera].append((stamp_ns, item))
-            if len(self._queues[camera]) > self.waiting:  # of a camera that the others do not keep up with
+            if len(self._queues[camera]) > self.waiting:  # of a camera that is ahead of the others
                 self._queues[camera].popleft()
                 dropped += 1
             sets: list[tuple[T, ...]] = []
@@ -65,12 +66,12 @@ class SetMatcher(Generic[T]):
             return Matched(sets, dropped)
 
     def clear(self) -> int:
-        """Drops all that waits, and forgets the stamps. Returns how many items that were."""
+        """Drops all waiting items and forgets the stamps. Returns the number of items dropped."""
         with self._lock:
             return self._clear()
 
     def missing(self) -> list[int]:
-        """Cameras that the others wait for."""
+        """The cameras that the others wait for."""
         with self._lock:
             empty = [i for i, queue in enumerate(self._queues) if not queue]
             return empty if len(empty) < len(self._queues) else []

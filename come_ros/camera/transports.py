@@ -15,7 +15,7 @@ class Transport(NamedTuple):
     why_not: str = ""
 
 
-_VIDEO = "it is a video stream, whose images need those before them"
+_VIDEO = "it is a video stream, whose images depend on earlier ones"
 TRANSPORTS = (
     Transport("raw", (IMAGE,)),
     Transport("compressed", (COMPRESSED,)),
@@ -38,7 +38,7 @@ def base_topic(topic: str) -> str:
 
 
 def transport_of(topic: str, kind: str) -> Transport | None:
-    """Of a topic with messages of that type; None if it carries no images."""
+    """The transport of a topic with messages of that type; None if it carries no images."""
     found = _BY_SUFFIX.get(topic.rpartition("/")[2])
     if found is not None and kind in found.types:
         return found
@@ -46,5 +46,5 @@ def transport_of(topic: str, kind: str) -> Transport | None:
 
 
 def namespace(topic: str) -> str:
-    """Where the camera_info of a topic's camera is."""
+    """The namespace of the camera_info that belongs to a topic."""
     return base_topic(topic).rpartition("/")[0]

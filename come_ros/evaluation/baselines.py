@@ -1,8 +1,8 @@
-"""Trivial baselines of camera paths: what can be said of a path without looking at its images, and may still win.
+"""Trivial baselines of camera paths: predictions of a path made without its images, which may still win.
 
-Any alignment puts a camera that never moves into the middle of the truth, which is the worst there can be: to beat that says nothing. A
-straight line and a random walk can win. Constant motions are fitted to the truth, so that no other constant does better: what a model
-says of motion is worth something where it beats them.
+Any alignment puts a camera that never moves into the middle of the truth, which is the worst possible path: beating it proves
+nothing. A straight line and a random walk can win. Constant motions are fitted to the truth, so no other constant does better: a
+model's motion is useful only where it beats them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def straight_line(count: int, direction: Sequence[float] = (1.0, 0.0, 0.0), leng
 
 
 def constant_motion(count: int, step: F64) -> F64:
-    """world_from_camera (count, 4, 4): the same motion again and again, in the camera's own axes."""
+    """world_from_camera (count, 4, 4): the same motion at every step, in the camera's own axes."""
     poses = [np.eye(4)]
     for _ in range(count - 1):
         poses.append(poses[-1] @ step)
@@ -69,8 +69,8 @@ def best_motion(paths: Sequence[F64]) -> Motion:
 
 
 def ate_baselines(truth: F64, seed: int = 0) -> dict[str, float]:
-    """ATE after Sim(3), which gives each the scale that suits it best, of a path (N, 4, 4), N >= 3: not moving, a straight line at constant
-    speed, random walks (mean, and the 5 % of them that come nearest)."""
+    """ATE after Sim(3), with the best scale for each, of a path (N, 4, 4), N >= 3: not moving, a straight line at constant
+    speed, random walks (mean, and the best 5 %)."""
     positions = truth[:, :3, 3]
     walks = [ate_rmse(walk, truth) for walk in random_walks(len(truth), seed=seed)]
     return {

@@ -14,7 +14,7 @@ import numpy as np
 RESAMPLES = 2000
 LEVEL = 95.0
 LEAST = 8
-"""independent windows from which on an interval is believed; with fewer it is far too narrow"""
+"""least number of independent windows for a usable interval; with fewer it is far too narrow"""
 
 
 class Interval(NamedTuple):
@@ -26,12 +26,12 @@ class Interval(NamedTuple):
 
 
 def block_length(windows: int, independent: bool) -> int:
-    """Of neighbours that are resampled together: 1 if all windows are independent, else the cube root of their number."""
+    """Number of neighbours that are resampled together: 1 if all windows are independent, else the cube root of their number."""
     return 1 if independent else max(1, math.ceil(windows ** (1 / 3) - 1e-9))
 
 
 def interval(values: np.ndarray, median: bool = False, seed: int = 0, block: int = 1) -> Interval:
-    """Mean (or median) of (n,) over windows, those that are NaN left out. All NaN: NaN. block: see block_length."""
+    """Mean (or median) of (n,) over windows, ignoring NaN. All NaN: NaN. block: see block_length."""
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -60,8 +60,8 @@ def paired_difference(
 
 
 def best_share(values: np.ndarray, lower_is_better: bool = True, seed: int = 0, block: int = 1) -> np.ndarray:
-    """(k,) of (k, n) values of k methods on the same windows: in what share of the resamples each has the best mean. It says how sure it
-    is that the best of many is the best, which the interval of one of them, chosen afterwards, does not. No NaN."""
+    """(k,) of (k, n) values of k methods on the same windows: the share of resamples in which each has the best mean. This is the
+    certainty that the best of many really is the best, which the interval of one method chosen afterwards does not show. No NaN."""
     means = values[:, _picks(values.shape[1], seed, block)].mean(axis=2)
     first = np.argmin(means if lower_is_better else -means, axis=0)
     return np.bincount(first, minlength=len(values)) / RESAMPLES

@@ -1,4 +1,4 @@
-"""Whether confidence tells error: sparsification, AUSE and rank correlation.
+"""Whether confidence predicts error: sparsification, AUSE and rank correlation.
 
 Ilg et al., ECCV 2018: the least confident share of the pixels is left out and the error of the rest plotted; the oracle leaves out the
 largest errors. AUSE is the area between the two curves, both divided by the error of all pixels.
@@ -17,7 +17,7 @@ SHARES = np.linspace(0, 0.95, 20)
 class Calibration:
     """curve, oracle: (K,) mean error of the pixels that are left, by share left out (SHARES), divided by that of all.
 
-    ause: area between them, 0 is perfect. chance: the same area for confidence that knows nothing (its curve is flat). spearman: rank
+    ause: area between them, 0 is perfect. chance: the same area for uninformative confidence (a flat curve). spearman: rank
     correlation of confidence and -error, 1 is perfect, 0 nothing, NaN if either is constant.
     """
 
@@ -29,7 +29,7 @@ class Calibration:
 
 
 def calibration(confidence: np.ndarray, error: np.ndarray, shares: np.ndarray = SHARES) -> Calibration:
-    """Of arrays of one shape, on pixels where both are finite. Equal confidences count with their mean error: ties say nothing."""
+    """Computed from arrays of one shape, on pixels where both are finite. Pixels of equal confidence count with their mean error."""
     good = np.isfinite(confidence) & np.isfinite(error)
     c, e = np.asarray(confidence, np.float64)[good], np.asarray(error, np.float64)[good]
     if not len(e) or not e.mean() > 0:

@@ -1,4 +1,4 @@
-"""How far the clock of a true path is from that of the images: found by how both turn and move, whatever the scale."""
+"""Estimates the clock offset between a true path and the images from the speeds at which both turn and move, independent of scale."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def find_offset(estimate: Mapping[int, F64], truth: Mapping[int, F64]) -> Offset
     u = np.array([(stamp - base) * 1e-9 for stamp in theirs])
     steps = np.diff(t)
     turned, moved = _steps(np.stack([estimate[stamp] for stamp in ours]))
-    # the true path as coarse as the images, so that its noise does not add up
+    # the true path is sampled as coarsely as the images, so its noise does not add up
     some = _thinned(u, 0.5 * float(np.median(steps)))
     turns, moves = _steps(np.stack([truth[theirs[i]] for i in some]))
     at = u[some]
@@ -81,8 +81,8 @@ def find_offset(estimate: Mapping[int, F64], truth: Mapping[int, F64]) -> Offset
 
 
 def _onto_stamps(ours: list[int], theirs: list[int], offset_ns: int) -> int:
-    """What is to be added to an offset so that stamps fall onto one another, where all are off by the same: true paths are often given at
-    the stamps of the images. 0 elsewhere."""
+    """Correction of an offset that makes the stamps coincide, if all differ by the same amount: true paths are often given at the
+    stamps of the images. 0 otherwise."""
     moved = np.array([stamp + offset_ns - ours[0] for stamp in theirs])
     wanted = np.array([stamp - ours[0] for stamp in ours])
     right = np.clip(np.searchsorted(moved, wanted), 1, len(moved) - 1)

@@ -1,6 +1,6 @@
 """Errors of depth maps: AbsRel, RMSE, log-RMSE and delta < 1.25 as in Eigen et al., NeurIPS 2014; SSIM as in Wang et al., TIP 2004.
 
-The model knows no scale, so depth is first scaled by the median ratio (Zhou et al., CVPR 2017).
+The model's scale is arbitrary, so depth is first scaled by the median ratio (Zhou et al., CVPR 2017).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def depth_errors(
     """Errors of `depth` after scaling it by `scale`, or by None: median(truth / depth); arrays of one shape, any unit.
 
     Pixels count where the truth is finite and > 0 (and `mask`, if given). A pixel without a finite positive estimate counts as wrong:
-    delta 0, AbsRel 1, RMSE as a depth of 0, log-RMSE as MISSING_LOG_ERROR, so that leaving pixels out cannot win. No comparable
-    pixel: NaN errors.
+    delta 0, AbsRel 1, RMSE as a depth of 0, log-RMSE as MISSING_LOG_ERROR, so a method cannot win by leaving pixels out. No
+    comparable pixel: NaN errors.
     """
     depth, truth, good = _comparable(depth, truth, mask)
     if not good.any():
@@ -61,12 +61,12 @@ def depth_errors(
 class RatioHistogram:
     """Depth errors of a whole sequence under one scale, in memory that does not grow with it.
 
-    AbsRel and delta depend on nothing but depth / truth, so its logarithm is counted in bins of `WIDTH`; each bin stands for the mean
-    of what fell into it, so that the scale is known to WIDTH / 2 (relative) and the errors to less. RMSE needs sums of products.
+    AbsRel and delta depend only on depth / truth, so its logarithm is counted in bins of `WIDTH`; each bin is represented by its
+    mean, so the scale is exact to WIDTH / 2 (relative) and the errors to less. RMSE needs sums of products.
     """
 
     WIDTH = 1e-4
-    REACH = 12.0  # depths 160 000 times too large or small count as just that
+    REACH = 12.0  # ratios beyond a factor of 160 000 are clamped
 
     def __init__(self) -> None:
         bins = 2 * round(self.REACH / self.WIDTH) + 1
@@ -87,7 +87,7 @@ class RatioHistogram:
         self._missing += int(len(truth) - good.sum())
 
     def errors(self) -> DepthErrors:
-        """Of all frames so far, scaled once by the median ratio."""
+        """Errors over all frames so far, scaled once by the median ratio."""
         counted = self._counts > 0
         n = self._counts[counted]
         total = int(n.sum())

@@ -1,4 +1,4 @@
-"""How hard a window is, by its truth alone: what errors can be sorted by."""
+"""Difficulty of a window, from its ground truth alone."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .poses import rotation_error_deg
 if TYPE_CHECKING:
     from .window import WindowTruth
 
-SAME_SURFACE = 0.05  # of the depth: a point seen nearer or farther than this is not the one that was looked for
-EVERY = 3  # rows and columns looked at
+SAME_SURFACE = 0.05  # share of the depth: a point seen nearer or farther than this is another point
+EVERY = 3  # step between sampled rows and columns
 
 
 def difficulty(truth: WindowTruth) -> dict[str, float]:
-    """Of what the truth knows of S images:
-    turn_deg: the largest rotation from the first image, deg. parallax: the largest way from it, in median depths. overlap: share of its
-    pixels that the others see, their mean. depth_spread: standard deviation of log depth, what one constant cannot say. texture: mean
-    change of grey from pixel to pixel, 0 to 255.
+    """Computed from the ground truth of S images:
+    turn_deg: the largest rotation from the first image, deg. parallax: the largest distance from it, in median depths. overlap:
+    mean share of its pixels that the others see. depth_spread: standard deviation of log depth. texture: mean change of grey from
+    pixel to pixel, 0 to 255.
     """
     found = {"texture": texture(truth.images)}
     if truth.depth is not None:
@@ -65,5 +65,5 @@ def overlap(depth: F32, other: F32, from_other: F64, k: F64) -> float:
     column, row = np.rint(x[ahead] / far[ahead]), np.rint(y[ahead] / far[ahead])
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     there = other[row[inside].astype(np.int64), column[inside].astype(np.int64)]
-    hidden = far[ahead][inside] > (1 + SAME_SURFACE) * there  # False where unknown, which hides nothing
+    hidden = far[ahead][inside] > (1 + SAME_SURFACE) * there  # False where unknown: unknown depth occludes nothing
     return float((~hidden).sum() / known.sum())

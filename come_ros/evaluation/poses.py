@@ -14,13 +14,13 @@ from .depth import depth_errors
 if TYPE_CHECKING:
     from ..types import Prediction
 
-LEAST_BASELINE = 0.02  # below, a translation has no direction worth the name; metres, for a truth in metres
+LEAST_BASELINE = 0.02  # a shorter translation has no reliable direction; metres, for a truth in metres
 LEAST_PARALLAX = 0.01  # the same in median depths, for a truth in any unit
 AUC_DEG = (5, 10, 30)
 
 
 def rotation_error_deg(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Angle between rotations (..., 3, 3), degrees; from sine and cosine, since the cosine alone says nothing of small angles."""
+    """Angle between rotations (..., 3, 3), degrees; from sine and cosine, since the cosine alone is inaccurate for small angles."""
     between = np.swapaxes(a, -1, -2) @ b
     skew = between - np.swapaxes(between, -1, -2)
     sine = np.sqrt((skew**2).sum(axis=(-1, -2)) / 8)
@@ -32,8 +32,8 @@ def relative_pose_errors(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Errors of each camera relative to the first: (rotation deg, translation direction deg, true rotation deg), each (S - 1,).
 
-    The direction is NaN where the true baseline is below `least`, in the truth's unit. The true rotation is what `identity` would
-    get wrong.
+    The direction is NaN where the true baseline is below `least`, in the truth's unit. The true rotation is also the error of
+    predicting no rotation.
     """
     first, others = [0] * (len(truth) - 1), range(1, len(truth))
     rotation, direction = _pair_errors(world_from_camera, truth, first, others, least)
@@ -85,7 +85,7 @@ def ate_rmse(world_from_camera: np.ndarray, truth: np.ndarray, with_scale: bool 
 
 def translation_lengths(world_from_camera: np.ndarray, truth: np.ndarray, scale: float) -> tuple[float, float]:
     """(length of the path (N, 4, 4) over that of the truth, RMS error of a step's translation in the truth's unit), N >= 2, with the scale
-    that depth has: nothing is fitted to the path, so that a path that is too short shows."""
+    that depth has: nothing is fitted to the path, so a path that is too short is detected."""
     ours, real = (
         (geometry.inverse(p[:-1]) @ p[1:])[:, :3, 3] for p in (np.asarray(world_from_camera), np.asarray(truth))
     )
@@ -114,7 +114,7 @@ def rpe_rmse(
 
 
 def prediction_difference(ours: Prediction, base: Prediction) -> dict[str, float]:
-    """How far one prediction of a window is from another of the same: depth_abs_rel (after the median ratio of depths), rot_deg and
+    """Difference between two predictions of the same window: depth_abs_rel (after the median ratio of depths), rot_deg and
     trans_rel (largest over cameras about the first; translation after the same ratio, in median depths of `base`)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         scale = float(np.nanmedian(base.depth / ours.depth))

@@ -26,8 +26,8 @@ from .window import mean_depth
 
 
 class DepthScores:
-    """Depth errors on the published pixels, frame by frame, of us and, on the very same pixels, of trivial baselines. Memory does not grow
-    with the frames.
+    """Depth errors on the published pixels, frame by frame, of come_ros and, on the same pixels, of trivial baselines. Memory use
+    does not depend on the number of frames.
 
     scales: metres per unit of our depth, one for each frame that could be compared.
     """
@@ -81,8 +81,8 @@ class DepthScores:
 
 
 def rotation_scores(odom_from_camera: Mapping[int, F64], world_from_camera: Mapping[int, F64]) -> dict[str, Any] | None:
-    """Angles between consecutive used frames, and how far they are off; next to what comes of no rotation, and of the constant one that
-    fits the truth best."""
+    """Angles between consecutive used frames and their errors, compared with no rotation and with the constant rotation that fits
+    the truth best."""
     stamps = sorted(world_from_camera)
     if len(stamps) < 2:
         return None
@@ -144,7 +144,7 @@ def trajectory_scores(
         elif name.startswith("rpe_translation"):
             out[name] = {"come_ros": result.get("rmse"), **nulls}
         else:
-            out[name] = result.get("rmse")  # its trivial baseline is with the rotation scores
+            out[name] = result.get("rmse")  # its trivial baseline is among the rotation scores
     ours = np.stack([odom_from_camera[t] for t in stamps])
     out["scale"] = float(geometry.umeyama(ours[:, :3, 3], positions)[0])
     if depth_scale is not None and np.isfinite(depth_scale):
@@ -169,7 +169,7 @@ def _evo(command: str, reference: Path, estimate: Path, *options: str) -> dict[s
     program = str(beside) if beside.is_file() else shutil.which(command)
     if program is None:
         return {"problem": f"{command} is not installed (pip install evo)"}
-    with tempfile.TemporaryDirectory() as home:  # its settings folder, made at the first run, is not ours
+    with tempfile.TemporaryDirectory() as home:  # evo's settings folder is created at its first run
         results = Path(home, "results.zip")
         done = subprocess.run(
             [program, "tum", str(reference), str(estimate), *options, "--no_warnings", "--save_results", str(results)],

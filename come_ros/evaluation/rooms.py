@@ -9,7 +9,7 @@ import numpy as np
 
 
 def score(model: Any, split: str, count: int, given: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Scores on `count` windows of 4 frames of a frozen split, next to three trivial baselines that know nothing of the images:
+    """Scores on `count` windows of 4 frames of a frozen split, next to three trivial baselines that do not use the images:
     one depth for all pixels, the training rooms' mean depth map, no rotation. Depth is scaled per window by the median ratio;
     scale_error, of metric models only, is the |logarithm| of that ratio. focal_error: |f / f* - 1|.
 
@@ -87,7 +87,7 @@ def _truth(s: Any, given: tuple[str, ...], device: Any) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def mean_depth_map(width: int, height: int, count: int = 64) -> np.ndarray:
-    """(H, W) geometric mean depth of training rooms, each frame scaled to median 1: what a model without eyes would say."""
+    """(H, W) geometric mean depth of training rooms, each frame scaled to median 1: a prediction made without the image."""
     from ..datasets.rooms.rooms import render_sequence
     from ..datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
 

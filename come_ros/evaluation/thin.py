@@ -1,6 +1,6 @@
-"""Whether thin structures survive: poles, wires, legs and bars, of which the scene is known with and without them.
+"""Whether thin structures survive: poles, wires, legs and bars. The scene is known with and without them.
 
-Each pixel chooses between two depths, that of the structure and that of what lies behind it; nearer in log depth is its answer.
+Each pixel is classified by the nearer of two depths (in log depth): that of the structure and that of the background.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ LEAST_STEP = 1.1  # structure and background must differ by this ratio to be dis
 
 @dataclass(frozen=True)
 class ThinErrors:
-    """precision, recall, f1: of the answer "structure" on thin pixels and in the ring about them. abs_rel: on thin pixels, after the
+    """precision, recall, f1: of the class "structure" on thin pixels and in the ring around them. abs_rel: on thin pixels, after the
     window's scale. pixels: thin ones that count."""
 
     precision: float
@@ -48,7 +48,7 @@ def thin_errors(
         structure = truth[frame][row, column]
         behind = np.where(thin[frame], background[frame], truth[frame])
         asked = (away <= ring_px) & (behind > LEAST_STEP * structure)
-        # any occluder of the room in front of the structure is neither: `behind` is nearer there, and the pixel is not asked
+        # other occluders in front of the structure are neither: `behind` is nearer there, and the pixel is not counted
         answer = good[frame] & (logs[frame] < 0.5 * (np.log(structure) + np.log(np.where(asked, behind, 1.0))))
         said += int((answer & asked).sum())
         right += int((answer & thin[frame]).sum())

@@ -1,4 +1,4 @@
-"""All errors of one window against its truth, and the predictions of trivial baselines, which see nothing, scored alike."""
+"""All errors of one window against its ground truth, and trivial baselines, which do not use the images, scored in the same way."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class WindowTruth:
 
     @cached_property
     def least_baseline(self) -> float:
-        """Shorter translations have no direction worth the name; in the truth's unit, which need not be metres."""
+        """Shorter translations have no reliable direction; in the truth's unit, which need not be metres."""
         middle = np.nan if self.depth is None else float(np.nanmedian(np.where(self.depth > 0, self.depth, np.nan)))
         return LEAST_PARALLAX * middle if np.isfinite(middle) else LEAST_BASELINE
 
@@ -73,7 +73,7 @@ def mean_depth(shape: tuple[int, ...]) -> F32:
 
 
 def null_predictions(images: U8) -> dict[str, Prediction]:
-    """What can be said of (S, H, W, 3) images without looking: one depth or the mean depth map, a camera that never moves, a usual lens.
+    """Trivial predictions for (S, H, W, 3) images: one depth or the mean depth map, a camera that never moves, a typical lens.
     Their confidence is constant."""
     s, height, width = images.shape[:3]
     k = np.array([[NULL_FOCAL * width, 0, width / 2 - 0.5], [0, NULL_FOCAL * width, height / 2 - 0.5], [0, 0, 1]])
@@ -86,7 +86,7 @@ def null_predictions(images: U8) -> dict[str, Prediction]:
 
 
 def window_calibration(prediction: Prediction, truth: WindowTruth) -> Calibration | None:
-    """Of the confidence against |d - d*| / d* after the median ratio; None without true depth."""
+    """Calibration of the confidence against |d - d*| / d* after the median ratio; None without true depth."""
     if truth.depth is None:
         return None
     error = _relative_error(prediction.depth, truth.depth)
@@ -96,11 +96,11 @@ def window_calibration(prediction: Prediction, truth: WindowTruth) -> Calibratio
 def score_window(
     prediction: Prediction, truth: WindowTruth, dense: Prediction | None = None, quick: bool = False
 ) -> dict[str, float]:
-    """Name -> error, of what the truth knows; NaN where a figure has no meaning. Depth is scaled by the window's median ratio, and parts
-    of the pixels (kept, merged, edge, plain, thin) by that same scale.
+    """Name -> error, for everything the truth contains; NaN where a figure is undefined. Depth is scaled by the window's median
+    ratio, and parts of the pixels (kept, merged, edge, plain, thin) by that same scale.
 
-    dense: the unaccelerated prediction, for what it says on the pixels that this one kept, and for the distance to it. quick: leaves out
-    what takes longest: confidence, normals, and half the rows and columns of the point maps.
+    dense: the unaccelerated prediction, scored on the pixels that this one kept and compared with it. quick: skips what takes
+    longest: confidence, normals, and half the rows and columns of the point maps.
     """
     row = {"kept_tokens": prediction.kept_ratio, "read_keys": prediction.read_ratio}
     if truth.depth is not None:
@@ -186,7 +186,7 @@ MOTIONS = ("not moving", "straight line", "constant motion", "random walk", "bes
 
 def motion_baselines(paths: Sequence[TruePath], seed: int = 0) -> dict[str, list[dict[str, float]]]:
     """Trivial baselines of motion, MOTIONS, for all windows of one source: name -> pose_scores of each window, {} where no poses are known.
-    They are in the truth's own unit, and the constant ones are fitted to the very windows (see baselines). Empty without poses."""
+    They are in the truth's own unit, and the constant ones are fitted to these same windows (see baselines). Empty without poses."""
     known = [p.world_from_camera for p in paths if p.world_from_camera is not None and len(p.world_from_camera) > 1]
     if not known:
         return {}

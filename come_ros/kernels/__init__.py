@@ -1,4 +1,4 @@
-"""Merge, restore and weighted attention, each one checked call."""
+"""Merging, restoring and weighted attention: one function each, with checked arguments."""
 
 from .attention import KeyWeights, weighted_attention
 from .compiled import choose

@@ -1,7 +1,7 @@
-"""Attention in which a key may stand for several: exact, by whichever way is fastest on the device.
+"""Attention in which one key may represent several: exact, computed in the fastest way for the device.
 
 A key of weight w counts like w equal keys: softmax(q k^T / sqrt(d) + log w) v (Co-Me, eq. for the bias; ToMe's proportional
-attention). All ways below give the same values; `masked` is the oracle.
+attention). All implementations below agree; `masked` is the reference.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ log = logging.getLogger("come_ros")
 
 
 class KeyWeights(NamedTuple):
-    """What each key counts for.
+    """Weights of the keys.
 
     weight: (B or 1, N) float32, or (B or 1, S, N / S) by frame; 0 for padding. tail, size: if not None, every frame ends with
-    `tail` keys of weight `size` and all before count once: then two plain attention calls do. shared: so many keys that count
-    once follow behind those of `weight`. varies: the number of keys differs from block to block, so that compiling a kernel for it
-    does not pay.
+    `tail` keys of weight `size` and all keys before them have weight 1, so two plain attention calls suffice. shared: number of
+    keys of weight 1 that follow those of `weight`. varies: the number of keys differs from block to block, so compiling a kernel
+    for it does not pay off.
     """
 
     weight: Tensor
@@ -45,8 +45,8 @@ class KeyWeights(NamedTuple):
 def weighted_attention(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights, way: str = "auto") -> Tensor:
     """softmax(q k^T / sqrt(d) + log w) v for (B, heads, N, d). way: auto, masked, two_calls, flex or channel.
 
-    On the CPU `masked` is the best, on CUDA `two_calls` where it applies, else `flex` (measured, see test/benchmark), or `channel`
-    where the number of keys varies. Raises ValueError if `way` does not apply.
+    auto chooses `masked` on a CPU; on CUDA `two_calls` where it applies, else `flex` (not yet measured on a GPU), or `channel` where
+    the number of keys varies. Raises ValueError if `way` does not apply.
     """
     if way == "auto":
         way = _choice(q.device.type, keys.tail is not None, keys.varies)
@@ -70,7 +70,8 @@ def _choice(device: str, has_tail: bool, varies: bool) -> str:
 
 
 def _two_calls(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights) -> Tensor:
-    """Kept and merged keys apart, joined by their log-sum-exps: o = (e^lU oU + n e^lM oM) / (e^lU + n e^lM)."""
+    """Attends to kept and merged keys separately and joins the results by their log-sum-exps: o = (e^lU oU + n e^lM oM) / (e^lU + n
+    e^lM)."""
     if keys.tail is None:
         raise ValueError("two_calls needs all merged keys to have one weight and to lie at the end of each frame")
     if keys.tail == 0:
@@ -90,8 +91,8 @@ def _two_calls(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights) -> Tensor:
 
 
 def _channel(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights) -> Tensor:
-    """The bias as two more channels of the keys (its value in their precision, and what that rounds off), against ones in the
-    queries: any flash kernel will do. Channels are filled up to a multiple of 8, as those kernels want it."""
+    """Passes the bias as two extra channels of the keys (its value in their precision, and the rounding error) against ones in the
+    queries, so any flash kernel works. Channels are padded to a multiple of 8, as those kernels require."""
     b, heads, _, d = q.shape
     fill = 2 + -(d + 2) % 8
     bias = (keys.log(torch.promote_types(k.dtype, torch.float32))[:, 0, 0].clamp_min(-1000) * d**0.5).expand(b, -1)
@@ -113,11 +114,11 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]
             return out, lse.reshape(q.shape[:3])
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[:2]
     out, lse = torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True)[:2]
-    return out, lse[..., : q.shape[2]]  # that kernel pads its log-sum-exp
+    return out, lse[..., : q.shape[2]]  # this kernel pads its log-sum-exp
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights) -> Tensor:
-    """FlexAttention whose bias depends on the key's index only; on a GPU compiled once for each shape."""
+    """FlexAttention with a bias that depends only on the key's index; on a GPU it is compiled once per shape."""
     bias = keys.log(torch.float32)[:, 0, 0].expand(q.shape[0], -1)
 
     def add(score: Tensor, b: Tensor, h: Tensor, q_index: Tensor, k_index: Tensor) -> Tensor:
@@ -130,5 +131,5 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, keys: KeyWeights) -> Tensor:
 def _flex_kernel(device: str) -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    # torch 2.13 compiles it wrongly for the CPU at lengths such as 24 (off by 0.7, measured); uncompiled it is right
+    # torch 2.13 compiles it incorrectly for the CPU at lengths such as 24 (error 0.7, measured); uncompiled it is correct
     return flex_attention if device == "cpu" else torch.compile(flex_attention, dynamic=False)

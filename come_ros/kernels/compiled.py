@@ -1,7 +1,7 @@
 """The CUDA kernels in cuda/*.cu: compiled by CuPy at first use, launched on torch's device and stream.
 
-Each operation is a torch custom op (`torch.ops.come_ros.merge_tokens`, ...), so torch.compile and CUDA graphs take it as one node:
-CuPy on CUDA tensors, the torch twin on the CPU. Nothing here checks its arguments (merging.py does), and none has a gradient.
+Each operation is a torch custom op (`torch.ops.come_ros.merge_tokens`, ...), so torch.compile and CUDA graphs treat it as one node:
+CuPy on CUDA tensors, the torch twin on the CPU. Arguments are checked in merging.py, not here. No operation has a gradient.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from . import reference
 log = logging.getLogger("come_ros")
 
 THREADS = 256  # of a block; as COME_ROS_THREADS in common.cuh
-MOST_ROWS = 65535  # of blocks in y; the kernels stride over what is beyond
+MOST_ROWS = 65535  # most blocks in y; the kernels loop over the rest
 MOST_BLOCKS = 2**31 - 1  # in x
-OPTIONS = ("-std=c++17",)  # the architecture is CuPy's to add
+OPTIONS = ("-std=c++17",)  # CuPy adds the architecture
 
 MERGE = {
     torch.float32: "float32",
@@ -32,7 +32,7 @@ MERGE = {
     torch.int32: "int32",
     torch.int64: "int64",
 }
-"""element type of what is merged -> its name in that of the kernel; integers become float32"""
+"""element type of the tensor -> its name in the kernel's; integers become float32"""
 
 KERNELS = {
     "merge_layout": "token_merge.cu",
@@ -42,11 +42,11 @@ KERNELS = {
     "merge_bfloat16_x8": "token_merge.cu",
     **{f"restore_{unit}": "token_restore.cu" for unit in (1, 2, 4, 8, 16)},
 }
-"""every entry point, and its file"""
+"""every entry point and its file"""
 
 
 class Launch(NamedTuple):
-    """One kernel, ready to run. grid, block: in x and y. words: its arguments, pointers and numbers, of 64 bits each."""
+    """One kernel launch. grid, block: in x and y. words: its arguments (pointers and numbers), 64 bits each."""
 
     name: str
     grid: tuple[int, int]
@@ -55,7 +55,7 @@ class Launch(NamedTuple):
 
 
 def source(file: str) -> str:
-    """The text of cuda/`file` with ours put in place of its #include: CuPy's cache on disk knows a kernel by its text alone."""
+    """The text of cuda/`file` with its #include inlined: CuPy's cache on disk identifies a kernel by its text alone."""
     folder = _folder()
     text = (folder / file).read_text(encoding="utf-8")
     return text.replace('#include "common.cuh"', (folder / "common.cuh").read_text(encoding="utf-8"))
@@ -107,14 +107,14 @@ def _aligned(size: int, *tensors: Tensor) -> bool:
 
 
 def _cover(rows: int, tokens: int, units: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Grid and block: threads in x share a token, those in y take neighbours, blocks in y take rows."""
+    """Grid and block: threads in x share a token, threads in y handle neighbouring tokens, blocks in y handle rows."""
     across = min(THREADS // 2, 1 << max(units - 1, 0).bit_length())
     down = THREADS // across
     return (min(-(-tokens // down), MOST_BLOCKS), min(rows, MOST_ROWS)), (across, down)
 
 
 def launch(kernel: Launch, device: torch.device) -> None:
-    """Run it on torch's current stream of `device`; returns before it has run."""
+    """Launches the kernel on torch's current stream of `device`, asynchronously."""
     import cupy
     import numpy as np
 
@@ -125,7 +125,7 @@ def launch(kernel: Launch, device: torch.device) -> None:
 
 
 def _stream(cupy: Any, index: int) -> Any:
-    """torch's current stream, as one of CuPy's."""
+    """torch's current stream as a CuPy stream."""
     handle = torch.cuda.current_stream(index).cuda_stream
     if hasattr(cupy.cuda.Stream, "from_external"):  # CuPy 14; before, ExternalStream did it
         return cupy.cuda.Stream.from_external(_Foreign(handle))
@@ -133,7 +133,7 @@ def _stream(cupy: Any, index: int) -> Any:
 
 
 class _Foreign(NamedTuple):
-    """A stream as the CUDA stream protocol wants it; torch's own speak it from 2.10 on."""
+    """A stream in the CUDA stream protocol, which torch's own streams support from 2.10 on."""
 
     handle: int
 
@@ -145,7 +145,7 @@ class _Foreign(NamedTuple):
 def _function(name: str, index: int) -> Any:
     """The kernel on CUDA device `index`, which must be current: compiled, or from CuPy's cache on disk."""
     function = _module(KERNELS[name], index).get_function(name)
-    # read now so that the kernel is loaded: the driver may put that off to the first launch, and a graph's capture forbids it
+    # reading it loads the kernel: the driver may postpone loading to the first launch, which is forbidden during graph capture
     log.debug("%s on cuda:%d: %d registers", name, index, function.num_regs)
     return function
 
@@ -159,7 +159,7 @@ def _module(file: str, index: int) -> Any:
 
 @functools.cache
 def _obstacle(index: int) -> str:
-    """Compile every kernel for CUDA device `index`. "" if that works, else what was found."""
+    """Compiles every kernel for CUDA device `index`. Returns "", or the reason why that failed."""
     try:
         import cupy
     except ImportError as error:
@@ -169,7 +169,7 @@ def _obstacle(index: int) -> str:
             for name in KERNELS:
                 _function(name, index)
     except Exception as error:  # CuPy and its loaders raise many kinds
-        log.debug("%s", error)  # perhaps a compiler's, hundreds of lines long
+        log.debug("%s", error)  # compiler messages can have hundreds of lines
         first = (str(error).splitlines() or [repr(error)])[0]
         return f"CuPy {cupy.__version__} cannot compile or load the kernels for cuda:{index} ({first})"
     log.info("kernels on cuda:%d: CuPy %s", index, cupy.__version__)
@@ -183,7 +183,7 @@ def _install_command() -> str:
 
 @functools.cache
 def _choice(kernels: str, device_type: str, index: int) -> str:
-    """As `choose`; once for each device, so that its log line comes once."""
+    """As `choose`, cached per device so that it logs once."""
     if kernels not in ("auto", "cupy", "torch"):
         raise ConfigError(f"kernels is {kernels!r}, but must be one of auto, cupy, torch")
     if kernels == "torch" or (kernels == "auto" and device_type != "cuda"):
@@ -202,9 +202,10 @@ def _choice(kernels: str, device_type: str, index: int) -> str:
 
 @torch.compiler.assume_constant_result  # torch.compile asks once, while it traces, instead of tracing into CuPy
 def choose(kernels: str, device: torch.device) -> str:
-    """Which way kernels = auto, cupy or torch goes on `device`: "cupy" or "torch"; compiles at the first call for a device.
+    """Resolves the parameter `kernels` (auto, cupy or torch) for `device`: "cupy" or "torch". Compiles at the first call for a
+    device.
 
-    Raises ConfigError if `kernels` is cupy and CuPy cannot be used: what was found, what is needed, how to get it.
+    Raises ConfigError if `kernels` is cupy and CuPy cannot be used, with the reason and the fix.
     """
     index = device.index if device.index is not None else torch.cuda.current_device() if device.type == "cuda" else 0
     return _choice(kernels, device.type, index)

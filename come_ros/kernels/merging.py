@@ -1,8 +1,9 @@
-"""Token merging, checked: each call runs the CUDA kernel or its torch twin, as `kernels` says (auto, cupy or torch).
+"""Token merging with checked arguments: each function runs the CUDA kernel or its torch twin, as `kernels` says (auto, cupy or
+torch).
 
-All raise ValueError if a tensor has the wrong shape, type, device or strides, alike for both ways, and ConfigError if `kernels` is
-cupy and CuPy cannot be used. Only the twins (`torch`) have gradients. Shapes as in reference.py: R rows (frames) of P = h * w patches,
-M groups, L patch tokens of a merged row.
+All raise ValueError if a tensor has the wrong shape, type, device or strides (the same checks for both), and ConfigError if
+`kernels` is cupy and CuPy cannot be used. Only the twins (`torch`) have gradients. Shapes as in reference.py: R rows (frames) of P
+= h * w patches, M groups, L patch tokens of a merged row.
 """
 
 from __future__ import annotations
@@ -69,12 +70,12 @@ def restore_tokens(x: Tensor, rev: Tensor, special: int, kernels: str = "auto") 
 
 
 def _way(kernels: str, device: torch.device) -> ModuleType:
-    """The module whose functions to call: both have the same."""
+    """The module that implements the functions: both have the same ones."""
     return compiled if compiled.choose(kernels, device) == "cupy" else reference
 
 
 def _sizes(grid: Pair, group: Pair) -> tuple[int, int, int]:
-    """Patches, whole groups, patches of a group."""
+    """Number of patches, of complete groups, and of patches in a group."""
     if min(*grid, *group) < 1:
         raise ValueError(f"grid is {grid} and group {group}, but both need at least one row and one column")
     return grid[0] * grid[1], (grid[0] // group[0]) * (grid[1] // group[1]), group[0] * group[1]
@@ -87,7 +88,7 @@ def _check(
     dtypes: tuple[torch.dtype, ...] | None,
     device: torch.device,
 ) -> None:
-    """Raises ValueError, naming what it is, what is allowed and the fix. None in `shape` is any size."""
+    """Raises ValueError with the value, what is allowed and the fix. None in `shape` allows any size."""
     found = tuple(tensor.shape)
     if len(found) != len(shape) or any(want not in (None, size) for size, want in zip(found, shape, strict=True)):
         wanted = ", ".join("any" if size is None else str(size) for size in shape)

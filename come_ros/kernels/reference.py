@@ -1,4 +1,4 @@
-"""The torch twin of every kernel: what it computes, the fallback without CuPy, and the oracle in its tests.
+"""The torch twin of every kernel: its definition, the fallback without CuPy, and the reference in its tests.
 
 Tokens of R rows (a row is a frame): `special` tokens in front, then P = h * w patches row by row. Patches form whole groups of
 gh x gw, counted row by row from the top left; patches at the right and lower edge that fill no group belong to none.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @functools.lru_cache(maxsize=32)
-@torch.inference_mode(False)  # else what the first caller made in that mode could never be trained through
+@torch.inference_mode(False)  # else tensors cached by a first call in inference mode could not be trained through
 def group_members(grid: tuple[int, int], group: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Patches (M, n) of each whole group, and the E patches (E,) in none, both row by row, as indices into P."""
     (h, w), (gh, gw) = grid, group
