@@ -1,16 +1,16 @@
-"""Lays each window onto what is published: scale from depth ratios, pose from the poses of shared frames.
+"""Aligns each window with what is published: scale from depth ratios, pose from the poses of shared frames.
 
-A backbone gives every window in a frame and a scale of its own. Frames that an earlier window has published tie it to
+A backbone predicts every window in its own frame and scale. Frames that an earlier window has published tie it to
 the odometry frame by the similarity odom_from_window, x -> scale * rotation @ x + translation:
 
-- scale: the depth of a shared frame needs no baseline, so log(published depth / new depth) tells the scale even of a
-  still or turning camera. Each frame gives its weighted median over pixels; the frames are then averaged robustly.
-- rotation: each shared frame i gives odom_from_camera_i * inverse(window_from_camera_i); their robust chordal mean.
-- translation: each gives odom position - scale * rotation @ window position; their robust mean.
+- scale: the depth of a shared frame needs no baseline, so log(published depth / new depth) gives the scale even for a still or
+rotating camera. Each frame gives its weighted median over pixels; the frames are then averaged robustly. - rotation: each shared
+frame i gives odom_from_camera_i * inverse(window_from_camera_i); their robust chordal mean. - translation: each gives odom position
+- scale * rotation @ window position; their robust mean.
 
-The windows of a metric model all have one unit, metres, so for them the scale is 1 and only rotation and translation are estimated.
-A frame found wrong in one of the three counts little in the others. Estimates that do not hold together are refused:
-the window is left out, and what is published is never rewritten.
+The windows of a metric model are all in metres, so their scale is 1 and only rotation and translation are estimated.
+A frame that is an outlier in one of the three has little weight in the others. Inconsistent estimates are refused: the window is
+left out. What is published is never rewritten.
 """
 
 from __future__ import annotations
@@ -26,29 +26,31 @@ from . import geometry
 from .types import F32, F64, Alignment, Frame, Prediction
 
 # Gates. They are lenient: a small model is off by some ten percent and some degrees, and a window refused is a hole in
-# the trajectory. What they keep out are windows that have nothing to do with the last ones.
-MAX_DEPTH_RESIDUAL = 0.5  # half of the pixels off by more than 65 %: the two depths show different scenes
+# the trajectory. They reject windows that are unrelated to the last ones.
+MAX_DEPTH_RESIDUAL = 0.5  # half of the pixels differ by more than 65 %: the two depths show different scenes
 MAX_ROTATION_RESIDUAL = np.deg2rad(20.0)  # of the frames that count; a good model is within 1 deg
 MAX_TRANSLATION_RESIDUAL = 0.5  # of the median depth; a good model is within 0.02
-# Windows may change their unit at will, but a jump of more than this is only believed if the depths agree in shape.
+# The unit may differ between windows, but a larger jump is only accepted if the depths agree in shape.
 MAX_SCALE_JUMP = 4.0
 MAX_JUMP_RESIDUAL = 0.15
 MIN_VALID_SHARE = 0.5  # of a window's depth; below that the model has not understood the images
 
 # Depth ratios
-PIXELS_PER_FRAME = 3000  # more do not change the median of so smooth a field
-MIN_PIXELS = 30  # a median of fewer says nothing
+PIXELS_PER_FRAME = 3000  # more pixels do not change the median of such a smooth field
+MIN_PIXELS = 30  # a median of fewer is unreliable
 LOW_CONFIDENCE = 0.2  # this share of a frame's pixels is left out: sky, reflections, edges
-MAX_PIXEL_WEIGHT = 3.0  # in medians of the frame: exp() makes a few pixels so sure that they would decide alone
+MAX_PIXEL_WEIGHT = (
+    3.0  # in medians of the frame: exp() makes the weights of a few pixels so large that they would decide alone
+)
 
 # Robust averaging: steps towards the median, then steps with redescending weights, which ignore what is far off
 L1_STEPS, TUKEY_STEPS = 15, 10
 SETTLED = 1e-3  # steps end when they change so little
 TUKEY = 4.685  # Tukey's biweight, 95 % efficient on Gaussian noise
 SIGMA_OF_MAD = 1.4826
-MIN_TRUST = 1e-3  # what a frame found wrong still counts, so that weights never sum to zero
-# Differences below these are noise of any model: no frame is put aside for them.
-# Four frames tell little of their own spread; with these the estimate is as good as the mean where nothing is wrong.
+MIN_TRUST = 1e-3  # least weight of an outlier, so that weights never sum to zero
+# Differences below these are noise of any model: they make no frame an outlier.
+# Four frames determine their own spread poorly; with these limits the estimate is as good as the mean without outliers.
 SCALE_FLOOR = 0.03  # relative
 ROTATION_FLOOR = np.deg2rad(0.5)
 TRANSLATION_FLOOR = 0.01  # of the median depth
@@ -56,7 +58,7 @@ TRANSLATION_FLOOR = 0.01  # of the median depth
 
 @dataclass(frozen=True, eq=False)
 class _Published:
-    """What later windows are compared with: depth and confidence on a coarse grid of pixels."""
+    """A published frame, for comparison with later windows: depth and confidence on a coarse grid of pixels."""
 
     odom_from_camera: F64
     depth: F32  # (n,), NaN where invalid
@@ -65,10 +67,10 @@ class _Published:
 
 
 class WindowAligner:
-    """Knows the last published frames, the last pose and the last scale; `align` asks, `commit` remembers."""
+    """Holds the last published frames, the last pose and the last scale; `align` reads them, `commit` updates them."""
 
     def __init__(self, capacity: int, metric: bool = False) -> None:
-        """`capacity`: how many published frames are kept, at least as many as windows share. metric: windows are in metres."""
+        """`capacity`: number of published frames that are kept, at least as many as windows share. metric: windows are in metres."""
         self.capacity, self.metric = capacity, metric
         self.reset()
 
@@ -81,7 +83,7 @@ class WindowAligner:
         self._scale = 1.0
 
     def restart(self) -> None:
-        """Forgets what could be shared, keeps pose and scale: the next window goes on from there."""
+        """Forgets the published frames, keeps pose and scale: the next window continues from there."""
         self._published.clear()
 
     @property
@@ -95,11 +97,11 @@ class WindowAligner:
         return self._scale
 
     def knows(self, frame: Frame) -> bool:
-        """Whether `frame` was published and can tie a window to what was."""
+        """Whether `frame` was published, so a window that shares it can be aligned."""
         return _key(frame) in self._published
 
     def align(self, frames: tuple[Frame, ...], prediction: Prediction) -> tuple[Alignment, F64]:
-        """How the window of `frames` lies in the odometry frame, and its odom_from_camera (S, 4, 4).
+        """Aligns the window of `frames`; returns the alignment and its odom_from_camera (S, 4, 4).
 
         Without shared frames, the first frame that is newer than all published ones continues at the last pose with the
         last scale. If the window is refused, all poses are the last one. Always finite.
@@ -158,10 +160,10 @@ class WindowAligner:
         published = np.concatenate([k.depth for k in known])
         distance = float(np.median(published[np.isfinite(published)])) if np.isfinite(published).any() else 1.0
 
-        # how well a frame's two depths agree in shape says how far to trust the frame before the frames are compared
+        # the agreement of a frame's two depths in shape is its weight, before frames are compared with each other
         weights = np.array([1 / (v.spread + SCALE_FLOOR) for v in votes])
         asked = np.array([row is not None for row in rows])
-        if asked.any():  # nothing speaks against a frame whose depth was not asked for
+        if asked.any():  # a frame whose depth was not requested cannot be judged and keeps its weight
             weights[~asked] = np.median(weights[asked])
         rotations = odom[:, :3, :3] @ np.swapaxes(window[:, :3, :3], -1, -2)
         _, trust = _robust_rotation(rotations, weights)
@@ -193,7 +195,7 @@ class WindowAligner:
         return self._gate(alignment), rotation, translation
 
     def _gate(self, a: Alignment) -> Alignment:
-        """`a`, refused with a reason if its residuals say that the window does not fit."""
+        """`a`, or a refusal with its reason if the residuals show that the window does not fit."""
         jump = max(a.scale / self._scale, self._scale / a.scale)
         reason = ""
         if a.depth_residual > MAX_DEPTH_RESIDUAL:
@@ -216,7 +218,7 @@ class WindowAligner:
 
 
 def unusable(prediction: Prediction) -> str:
-    """Why a prediction cannot be placed at all, or ""."""
+    """Why a prediction cannot be aligned at all, or ""."""
     if not geometry.is_finite_pose(prediction.window_from_camera).all():
         return "the model's poses are not finite or no rotations"
     intrinsics = prediction.intrinsics if prediction.dense is None else prediction.intrinsics[list(prediction.dense)]
@@ -232,7 +234,7 @@ def unusable(prediction: Prediction) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _DepthVote:
-    """What one shared frame says of the scale: its log depth ratios (n,), their location (None: too few) and spread."""
+    """The scale as estimated from one shared frame: its log depth ratios (n,), their location (None: too few) and spread."""
 
     ratios: F64
     location: float | None
@@ -253,7 +255,7 @@ def _depth_vote(published: _Published, depth: F32, confidence: F32) -> _DepthVot
     low = int(LOW_CONFIDENCE * (np.count_nonzero(valid) - 1))
     least = np.partition(sure[valid], low)[low]
     surer = valid & (sure > least)
-    # many equal values, such as a floor of the confidence, are all left out, unless hardly anything else is there
+    # many equal values, such as the floor of the confidence, are all left out, unless hardly anything else is left
     valid = surer if 2 * np.count_nonzero(surer) >= np.count_nonzero(valid) else valid & (sure >= least)
     weights = sure[valid].astype(np.float64)
     half = len(weights) // 2
@@ -295,11 +297,11 @@ def _robust_rotation(rotations: F64, weights: F64) -> tuple[F64, F64]:
 
 
 def _robust(mean: Callable[[F64], F64], distances: Callable[[F64], F64], weights: F64, floor: float) -> tuple[F64, F64]:
-    """Iteratively reweighted mean: from the median, which half of the weight cannot mislead, to a redescending
-    estimate, which is as good as the plain mean where nothing is wrong."""
+    """Iteratively reweighted mean: starts from the median, which tolerates outliers of up to half the weight, and ends with a
+    redescending estimate, which is as good as the mean if there are none."""
     estimate = mean(weights)
     trust = np.ones_like(weights)
-    if len(weights) < 3:  # of two that disagree, neither is the odd one out
+    if len(weights) < 3:  # of two that disagree, neither can be called the outlier
         return estimate, trust
     for _ in range(L1_STEPS):  # Weiszfeld
         before, estimate = estimate, mean(weights / np.maximum(distances(estimate), 0.1 * floor))
@@ -326,7 +328,7 @@ def _grid(shape: tuple[int, ...]) -> tuple[slice, slice]:
 
 
 def _same_places(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:
-    """Where the pixels of _grid(shape) lie in the same image at another resolution. Crops differ by a patch at most: next to nothing
-    for a median over smooth depth."""
+    """Where the pixels of _grid(shape) lie in the same image at another resolution. Crops differ by a patch at most, which hardly
+    changes a median over smooth depth."""
     places = (np.arange(n)[step] for n, step in zip(shape, _grid(shape), strict=True))
     return np.ix_(*(((p + 0.5) * m / n).astype(np.intp) for p, n, m in zip(places, shape, other, strict=True)))

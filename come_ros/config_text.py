@@ -15,7 +15,7 @@ from .plugins import Registry
 def load_config(path: str, base: Config | None = None) -> Config:
     """Config from a ROS parameters file, as the node `/come` reads it (parameter_file.py), on top of `base`.
 
-    Raises ConfigError if the file cannot be read, is no such file, or holds an unknown or invalid parameter.
+    Raises ConfigError if the file cannot be read, is not a parameters file, or holds an unknown or invalid parameter.
     """
     return (base or Config()).replace(**read_parameters(path))
 

@@ -1,4 +1,4 @@
-"""The errors come_ros raises on purpose: each message names the value, what is allowed, and the fix."""
+"""The exceptions of come_ros: each message names the value, what is allowed, and the fix."""
 
 
 class ComeRosError(Exception):
@@ -22,7 +22,7 @@ class DatasetError(ComeRosError):
 
 
 class Cancelled(ComeRosError):
-    """A stop was asked for while a window was being reconstructed; its result is abandoned."""
+    """Reconstruction of a window was cancelled; there is no result."""
 
 
 class OutOfMemory(ComeRosError):
@@ -30,8 +30,8 @@ class OutOfMemory(ComeRosError):
 
 
 class DeviceLost(ComeRosError):
-    """The GPU gave an error after which it answers nothing in this process any more: only a restart helps."""
+    """The GPU raised an error after which this process can no longer use it: restart the process."""
 
 
 class OutputError(ComeRosError):
-    """A result cannot be written: no such folder, no permission, no room."""
+    """A result cannot be written: no such folder, no permission, or no space left."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written under another name, then renamed. Clouds as PLY and PCD, trajectories as TUM."""
+"""Atomic files: written under another name, then renamed. Clouds as PLY and PCD, trajectories as TUM."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .types import F64
 
 
 def shown(path: str | Path) -> str:
-    """A path for people: bytes that are not UTF-8, which Linux allows in names, become visible escapes."""
+    """A path for messages: bytes that are not UTF-8, which Linux allows in names, are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def text_of_file(path: Path) -> str:
-    """The text of a file as editors of all systems write it: UTF-8 with or without a byte order mark, or UTF-16 with one. Other bytes
-    are kept as Python keeps them in file names, so that lists of such names work. Raises OSError."""
+    """Reads a text file in the encodings that editors write: UTF-8 with or without a byte order mark, or UTF-16 with one. Other
+    bytes are kept by surrogateescape, so lists of such file names work. Raises OSError."""
     data = path.read_bytes()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
@@ -34,7 +34,7 @@ def text_of_file(path: Path) -> str:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
-    """A binary stream that becomes the file `path` at the end; on any error `path` stays as it was and no other file is left.
+    """A binary stream that becomes the file `path` at the end; on any error `path` is unchanged and no other file is left.
 
     Raises OutputError if it cannot be written (no such folder, no permission, disk full).
     """
@@ -48,7 +48,7 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
         os.replace(beside, path)
     except OSError as error:
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}: choose a folder with room and permission"
+            f"cannot write {path}: {error.strerror or error}: choose a folder with enough space and write permission"
         ) from error
     finally:
         beside.unlink(missing_ok=True)
@@ -68,7 +68,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         os.rename(beside, path)
     except OSError as error:
         raise OutputError(
-            f"cannot write the folder {path}: {error.strerror or error}: choose a place with room and permission"
+            f"cannot write the folder {path}: {error.strerror or error}: choose a place with enough space and write permission"
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -81,8 +81,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Any], about: Mapping[str, str]) -> None:
-    """Torch tensors by name, with `about` as metadata. safetensors' own writer makes files that only their owner can read, and not
-    whole; this one follows the umask, as all results do. Raises OutputError."""
+    """Torch tensors by name, with `about` as metadata. safetensors' own writer is not atomic and makes files that only their owner
+    can read; this one follows the umask, as for all results. Raises OutputError."""
     from safetensors.torch import save
 
     with whole_file(path) as stream:
@@ -138,7 +138,9 @@ def write_tum(path: str | Path, poses: Mapping[int, F64]) -> None:
     """Stamp in ns -> (4, 4) as a TUM trajectory (stamp tx ty tz qx qy qz qw); stamps from whole nanoseconds. Raises OutputError."""
     stamps = sorted(poses)
     matrices = np.array([poses[t] for t in stamps], np.float64).reshape(-1, 4, 4)
-    values = np.hstack([matrices[:, :3, 3], quat_xyzw_from_matrix(matrices)])  # at once: 20 x quicker than one by one
+    values = np.hstack(
+        [matrices[:, :3, 3], quat_xyzw_from_matrix(matrices)]
+    )  # all at once: 20 times as fast as one by one
     rows = [
         f"{t // NANO}.{t % NANO:09d} " + " ".join(f"{v:.9f}" for v in row)
         for t, row in zip(stamps, values.tolist(), strict=True)

@@ -49,7 +49,7 @@ def rotation_angle(rotation: ArrayLike) -> F64:
 
 
 def skew(vector: ArrayLike) -> F64:
-    """(..., 3, 3) matrices that take a vector (..., 3) crosswise: skew(a) @ b = a x b."""
+    """(..., 3, 3) cross product matrices of vectors (..., 3): skew(a) @ b = a x b."""
     v = np.asarray(vector, np.float64)
     out = np.zeros((*v.shape, 3))
     out[..., 0, 1], out[..., 0, 2], out[..., 1, 2] = -v[..., 2], v[..., 1], -v[..., 0]
@@ -147,8 +147,8 @@ def umeyama(
 ) -> tuple[float, F64, F64]:
     """Scale, rotation (3, 3) and translation (3,) that take `source` (N, 3) to `target` (N, 3) in least squares.
 
-    Umeyama, PAMI 1991, eq. 40-43. Points on a line or in one place leave part of the rotation open: any that fits is
-    given; where the source has no extent, the scale is 1.
+    Umeyama, PAMI 1991, eq. 40-43. Collinear or coincident points do not determine the whole rotation: any solution is returned; if
+    the source has no extent, the scale is 1.
     """
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     w = np.ones(len(source)) if weights is None else np.asarray(weights, np.float64)

@@ -1,16 +1,16 @@
-"""Governor: how much a window may cost, so that results come in time and fit into memory.
+"""Governor: limits the cost of a window, so that results come in time and fit into memory.
 
-Three knobs: the accelerator's merge ratio, the window, the resolution of the model's images. Two things turn them:
+Three knobs: the accelerator's merge ratio, the window, the resolution of the model's images. Two things change them:
 
 - Latency. With a target, each knob is turned in turn (ratio, then window, then resolution) while results come too late, and back in the
-  opposite order while there is room. One knob is turned at a time and at most every HOLD_S. There is room if the latency that the step
-  back is expected to give is below MARGIN of the target; what a step really cost is remembered, and believed from then on.
-- Memory. A window that does not fit goes one step down a ladder of its own at once, and one step up after CLEAN_S without a failure
+  opposite order while there is room. One knob is turned at a time and at most every HOLD_S. There is room if the expected latency
+  after the step back is below MARGIN of the target; the measured cost of each step is remembered and used from then on. - Memory.
+  After a window that does not fit, it goes one step down a separate ladder at once, and one step up after CLEAN_S without a failure
   (twice as long each time that a step up fails at once).
 
-What the configuration asks for is never exceeded; the cheaper of the two counts. Whether a higher ratio makes a pass faster depends on the
-accelerator, the window and the machine, so that it is tried: where MOST_UNPAID steps in a row changed next to nothing, the ratio goes
-back to what was asked for and is no knob any more.
+The configured values are never exceeded; the cheaper of the two applies. Whether a higher ratio makes a pass faster depends on the
+accelerator, the window and the machine, so it is tried: if MOST_UNPAID steps in a row have almost no effect, the ratio returns to
+the configured value and is no longer changed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import NamedTuple
 from .config import Config
 
 HOLD_S = 5.0  # between two changes for latency
-MARGIN = 0.85  # of the target: what a step back may be expected to take
-FEW, MANY = 3, 20  # windows that show the median, and the 95th percentile
+MARGIN = 0.85  # share of the target that the expected latency after a step back may reach
+FEW, MANY = 3, 20  # windows from which the median, and the 95th percentile, are computed
 CLEAN_S, LONGEST_CLEAN_S = 60.0, 960.0
 
 MOST_RATIO, RATIO_STEP = 0.8, 0.1
@@ -35,8 +35,8 @@ OOM_RATIO, OOM_SIDE = 0.75, 392
 NO_GAIN, MOST_UNPAID = (
     (0.9, 1.03),
     2,
-)  # a change of latency between these two does not count; above, the machine got busy
-# Share of a pass that merging saves: embedding, heads and what surrounds the model stay. A guess, until it was measured; and the most.
+)  # a change of latency between these two is ignored; above, the machine got busy
+# Share of a pass that merging saves (embedding, heads and everything around the model remain): initial guess until measured, and the limit.
 MERGEABLE, MOST_MERGEABLE = 0.6, 0.95
 
 
@@ -48,19 +48,19 @@ class Effort(NamedTuple):
     side: int
 
     def tokens(self, mergeable: float = MERGEABLE) -> float:
-        """In proportion to the tokens that a pass works on, if merging saves that share of it."""
+        """Proportional to the tokens that a pass processes, if merging saves that share of it."""
         return self.window * self.side**2 * (1 - mergeable * self.ratio)
 
     def and_at_most(self, other: Effort) -> Effort:
-        """The cheaper of both, knob by knob."""
+        """The cheaper of both, for each knob."""
         return Effort(max(self.ratio, other.ratio), min(self.window, other.window), min(self.side, other.side))
 
 
 class State(NamedTuple):
     """For diagnostics. level: steps taken for latency, of `levels`. ladder_step: steps taken for memory, of `ladder_steps`.
 
-    limited: too late although nothing is left to turn. oom_count: windows that did not fit. exhausted: the last did not fit though it
-    was the cheapest there is.
+    limited: results are late although all knobs are at their limits. oom_count: windows that did not fit. exhausted: the last
+    window did not fit although it was the cheapest possible.
     """
 
     effort: Effort
@@ -74,7 +74,8 @@ class State(NamedTuple):
 
 
 class Governor:
-    """Told what happens (`observe`, `out_of_memory`, `fitted`), it says what the next window may cost (`apply`). One thread calls it."""
+    """Given events (`observe`, `out_of_memory`, `fitted`), it sets the limits of the next window (`apply`). Must be called from one
+    thread."""
 
     def __init__(
         self, config: Config, native_side: int, patch: int, clock: Callable[[], float] = time.monotonic
@@ -88,11 +89,11 @@ class Governor:
         self._before: tuple[int, float] | None = None  # level and latency before the last change
         self._growth: dict[int, float] = {}  # of the latency, for the step back from that level
         self._base: tuple[Effort, bool] | None = None
-        self._unpaid = 0  # steps of the ratio in a row that made nothing faster
+        self._unpaid = 0  # steps of the ratio in a row without effect
         self.configure(config)
 
     def configure(self, config: Config) -> None:
-        """Other parameters. If they change what is asked for, steering starts again from there."""
+        """Changes the parameters. If the configured cost changes, control restarts from there."""
         self.config = config
         steerable = _ratio_counts(config)
         base = Effort(config.accelerator.ratio, config.window.size, config.input.max_side or self.native_side)
@@ -121,7 +122,7 @@ class Governor:
         )  # fmt: skip
 
     def apply(self) -> Config:
-        """The configuration as the next window may have it; the given one itself where nothing is turned."""
+        """The configuration for the next window; the given one itself if no knob is changed."""
         ratio, window, side = self.effort
         config = self.config
         if self.effort == self.levels[0]:
@@ -140,11 +141,11 @@ class Governor:
         target_s = self.config.latency_target_ms * 1e-3
         if target_s <= 0 or not math.isfinite(latency_s):
             return False
-        if self._skip:  # the first one after a change pays for it: new shapes, refilled windows
+        if self._skip:  # the first window after a change is slower: new shapes, refilled windows
             self._skip = False
             return False
         self._all.append(latency_s)
-        if frames >= self.effort.window:  # smaller ones are cheaper, and say nothing of the room there is
+        if frames >= self.effort.window:  # smaller windows are cheaper and do not show how much room there is
             self._whole.append(latency_s)
         if len(self._all) < FEW:
             return False
@@ -160,12 +161,12 @@ class Governor:
         return self._up(target_s) if self.level > 0 and len(self._whole) > FEW else False
 
     def _down(self, usual: float, target_s: float) -> bool:
-        """One knob, as far as the target asks for if time goes with the tokens."""
+        """Changes one knob, as far as the target requires if time is proportional to the tokens."""
         start, found = self.effort, self.level
         for level in range(self.level + 1, len(self.levels)):
             there = self._effort(level)
             if sum(a != b for a, b in zip(start, there, strict=True)) > 1:
-                break  # the next knob's turn comes when this one was not enough
+                break  # the next knob is changed only if this one was not enough
             found = level
             if usual * there.tokens() / start.tokens() <= MARGIN * target_s:
                 break
@@ -179,11 +180,11 @@ class Governor:
         return self._go(self.level - 1)
 
     def _dearer(self, dear: int, cheap: int, mergeable: float) -> float:
-        """How much longer a window of level `dear` takes if all of it goes with the square of the tokens, as attention does."""
+        """Ratio of the durations at level `dear` and now, if time grows with the square of the tokens, as in attention."""
         return (self._effort(dear).tokens(mergeable) / self._effort(cheap).tokens(mergeable)) ** 2
 
     def _learn(self) -> None:
-        """What the last change did to the latency, shared out among the steps it took."""
+        """Records the effect of the last change on the latency, divided among its steps."""
         if self._before is None:
             return
         (level, before), now = self._before, _percentile(self._all, 50)
@@ -196,7 +197,9 @@ class Governor:
         if ratio != higher and rest == others:
             low, high = NO_GAIN
             self._unpaid = self._unpaid + cheap - dear if low < growth < high else 0
-        if growth > self._dearer(dear, cheap, MOST_MERGEABLE):  # no step makes so much: the machine got busy, or free
+        if growth > self._dearer(
+            dear, cheap, MOST_MERGEABLE
+        ):  # no step has such an effect: the load of the machine changed
             return
         whole = self._dearer(dear, cheap, MERGEABLE)
         for step in range(dear + 1, cheap + 1):
@@ -205,7 +208,7 @@ class Governor:
             self._growth[step] = max(growth, 1.0) ** share
 
     def _give_up_ratio(self) -> bool:
-        """The ratio does not make this accelerator faster here: window and resolution are what is left to turn."""
+        """Stops changing the ratio, which does not make this accelerator faster here: window and resolution remain."""
         assert self._base is not None
         base, self._unpaid = self._base[0], 0
         self.levels = tuple(levels(base, self.patch, steerable=False))
@@ -234,7 +237,7 @@ class Governor:
     # Memory
 
     def out_of_memory(self, frames: int) -> bool:
-        """A window of `frames` did not fit. Whether a cheaper one is to be tried."""
+        """Records that a window of `frames` did not fit. Returns whether to try a cheaper one."""
         self.oom_count += 1
         if self._tried_up:
             soon = self.clock() - self._clean_since < self._clean_s
@@ -255,7 +258,7 @@ class Governor:
         return self.effort._replace(window=min(frames, self.effort.window))
 
     def fitted(self) -> bool:
-        """A window fitted into memory. Whether a dearer one is to be tried."""
+        """Records that a window fitted into memory. Returns whether to try a more expensive one."""
         self._exhausted = False
         if self.step == 0 or self.clock() - self._clean_since < self._clean_s:
             return False
@@ -265,7 +268,7 @@ class Governor:
         return True
 
     def _laddered(self) -> None:
-        """The levels are others now, and so are the steps between them."""
+        """Updates the levels and the steps between them."""
         self._growth.clear()
         self._turned(self.clock())
 
@@ -310,7 +313,7 @@ def _ratio_counts(config: Config) -> bool:
 
 
 def _percentile(values: Iterable[float], percent: float) -> float:
-    """The value that so many percent of `values` do not exceed; never between two of them, so that one outlier does not colour it."""
+    """The value that so many percent of `values` do not exceed; never between two of them, so one outlier does not affect it."""
     ordered = sorted(values)
     return ordered[int(percent / 100 * (len(ordered) - 1))]
 

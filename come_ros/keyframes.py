@@ -1,4 +1,4 @@
-"""Which frames are worth a place in a window: those that the camera has moved for, or that have been waited for."""
+"""Selects keyframes: frames since which the camera has moved enough, or enough time has passed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from .config import Config
 from .types import Frame
 
 THUMBNAIL_WIDTH = 320  # keyframe.min_flow is in pixels of this width
-FLOW_STRIDE = 4  # of the dense flow every n-th pixel is enough for a median
+FLOW_STRIDE = 4  # every n-th pixel of the dense flow is enough for a median
 # The stamps of a 10 Hz camera are not exactly 0.1 s apart: without this, min_interval 0.1 would drop every other frame.
 INTERVAL_SLACK = 0.9
 
 
 class KeyframeSelector:
-    """Compares each frame with the last keyframe, not the last frame, so that slow motion adds up.
+    """Compares each frame with the last keyframe rather than the last frame, so that slow motion adds up.
 
     Image motion is the median of dense DIS flow (Kroeger et al., ECCV 2016): on real images it was closer to known
-    shifts than tracked corners were, needs no special case for a lack of corners, and costs 2 ms with the thumbnail.
+    shifts than tracked corners were, needs no special case for images without corners, and costs 2 ms with the thumbnail.
     """
 
     def __init__(self, config: Config) -> None:
@@ -33,7 +33,7 @@ class KeyframeSelector:
         self._thumbnail: NDArray[np.uint8] | None = None
 
     def is_keyframe(self, frame: Frame) -> bool:
-        """Whether `frame` is worth a place in the window; if so, it is what the next ones are compared with."""
+        """Whether `frame` is a keyframe; if so, the next frames are compared with it."""
         if self._last is not None and not self._is_due(frame, self._last):
             return False
         self._last = frame
@@ -50,7 +50,9 @@ class KeyframeSelector:
         if parameters.mode == "every" or last.camera != frame.camera or last.image.shape != frame.image.shape:
             return True
         seconds = (frame.stamp_ns - last.stamp_ns) * 1e-9
-        if seconds < INTERVAL_SLACK * parameters.min_interval:  # most frames of a fast camera: no look at the image
+        if (
+            seconds < INTERVAL_SLACK * parameters.min_interval
+        ):  # most frames of a fast camera: decided without the image
             return False
         if parameters.mode == "time" or seconds >= parameters.max_interval:
             return True

@@ -1,6 +1,6 @@
-"""Arrays -> ROS messages, in whichever classes are at hand: rclpy's in the node, rosbags' in the tools. Plain numpy.
+"""Builds ROS messages from arrays, in any message classes: rclpy's in the node, rosbags' in the tools. Plain numpy.
 
-One copy of what a message says; `Messages` is given the classes. Pictures come out of messages in images.py.
+The content of each message is defined once; `Messages` is given the classes. camera/images.py reads images from messages.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def stamp_ns(stamp: Any) -> int:
 class Messages:
     """Builds messages of the types that `make` knows.
 
-    make: (name like "sensor_msgs/msg/Image", every field by name) -> message. octets, doubles: an array in the form that those
-    classes take for uint8[] and float64[].
+    make: (name such as "sensor_msgs/msg/Image", every field by name) -> message. octets, doubles: convert an array to the form that
+    those classes take for uint8[] and float64[].
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Messages:
         self.make, self.octets, self.doubles = make, octets, doubles
 
     def header(self, stamp_ns: int, frame: str) -> Any:
-        """Header of whole nanoseconds: no float ever holds a stamp."""
+        """Header from integer nanoseconds; a stamp is never a float."""
         sec, nanosec = divmod(int(stamp_ns), NANO)
         time = self.make("builtin_interfaces/msg/Time", sec=sec, nanosec=nanosec)
         return self.make("std_msgs/msg/Header", stamp=time, frame_id=frame)

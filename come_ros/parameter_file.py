@@ -1,7 +1,7 @@
-"""ROS parameters files and values as rcl reads them, so that the node and the tools get the same numbers from the same text.
+"""Reads ROS parameters files and values as rcl does, so the node and the tools get the same values from the same text.
 
-ROS does not read YAML 1.1 or 1.2: `1e-3` is a number, `010` is eight, `null` is a text, and there are no aliases
-(rcl_yaml_param_parser). Nothing here needs ROS; test/ros holds these rules against rcl itself.
+ROS does not read YAML 1.1 or 1.2: `1e-3` is a number, `010` is eight, `null` is a string, and there are no aliases
+(rcl_yaml_param_parser). This module needs no ROS; test/ros compares it with rcl itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 
 from .errors import ConfigError
 
-NODE = "/come"  # the node's full name, and whose entries the tools take
+NODE = "/come"  # the node's full name; the tools read its entries
 # Parameters that rclpy declares by itself: a dump of a running node holds them.
 FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
 
@@ -33,22 +33,22 @@ _LARGEST, _SMALLEST = 2**63 - 1, 2.2250738585072014e-308  # int64; the smallest 
 
 @dataclass(frozen=True)
 class Entry:
-    """The parameters that one key of a file gives. node: the full name that the key stands for, such as /robot1/come or /**."""
+    """The parameters below one key of a file. node: the full node name of the key, such as /robot1/come or /**."""
 
     node: str
     values: dict[str, Any]
 
     def applies_to(self, node: str) -> bool:
-        """Whether a node of that full name takes them: /* stands for one name, /** for any number of them."""
+        """Whether they apply to a node of that full name: /* matches one name, /** any number of names."""
         pattern = re.escape(self.node).replace(r"/\*\*", r"(/\w+)*").replace(r"/\*", r"(/\w+)")
         return re.fullmatch(pattern, node) is not None
 
 
 def read_parameters(path: str | Path, node: str = NODE) -> dict[str, Any]:
-    """Dotted name -> value of all entries of the file that apply to `node`; where several give one name, the last wins.
+    """Dotted name -> value of all entries of the file that apply to `node`; where several set one parameter, the last wins.
 
-    What rclpy declares by itself is left out. Raises ConfigError if the file cannot be read, is no parameters file, or holds no entry
-    for `node`.
+    Parameters that rclpy declares itself are left out. Raises ConfigError if the file cannot be read, is not a parameters file, or
+    holds no entry for `node`.
     """
     entries = read_entries(path)
     mine = [entry for entry in entries if entry.applies_to(node)]
@@ -65,9 +65,9 @@ def read_parameters(path: str | Path, node: str = NODE) -> dict[str, Any]:
 
 
 def read_entries(path: str | Path) -> list[Entry]:
-    """All entries of a parameters file, in its order. Raises ConfigError if it cannot be read or is no parameters file."""
+    """All entries of a parameters file, in order. Raises ConfigError if it cannot be read or is not a parameters file."""
     try:
-        # bytes: YAML itself finds UTF-8, UTF-16 and byte order marks
+        # bytes: YAML detects UTF-8, UTF-16 and byte order marks itself
         documents = list(yaml.compose_all(Path(path).read_bytes(), yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
@@ -95,7 +95,7 @@ def read_value(text: str) -> Any:
 
 
 class _Fault(Exception):
-    """Something that rcl refuses, and the line where it is."""
+    """Something that rcl refuses, with its line number."""
 
     def __init__(self, tree: yaml.Node, text: str) -> None:
         super().__init__(text)
@@ -120,7 +120,7 @@ def _entries(tree: yaml.Node, path: str) -> Iterator[Entry]:
 
 def _flat(tree: yaml.MappingNode, prefix: str, above: set[int]) -> Iterator[tuple[str, Any]]:
     if id(tree) in above:
-        raise _Fault(tree, "ROS knows no aliases (*name): write the values out")
+        raise _Fault(tree, "ROS supports no aliases (*name): write the values out")
     for key, value in tree.value:
         name = f"{prefix}{key.value}"
         if isinstance(value, yaml.MappingNode) and value.value:
@@ -133,7 +133,7 @@ def _value(tree: yaml.Node) -> Any:
     if isinstance(tree, yaml.ScalarNode):
         return _scalar(tree)
     if not tree.value:
-        return None  # an empty list or map has no type, and so ROS sets no value
+        return None  # an empty list or map has no type, so ROS sets no value
     if isinstance(tree, yaml.SequenceNode) and all(isinstance(each, yaml.ScalarNode) for each in tree.value):
         values = [_scalar(each) for each in tree.value]
         if len({type(value) for value in values}) > 1:
@@ -182,5 +182,5 @@ def _number(text: str) -> float | None:
 
 
 def _tagged(tree: yaml.ScalarNode) -> bool:
-    """Whether the file itself names the type of a plain text (!!str 3)."""
+    """Whether the file states the type of a scalar (!!str 3)."""
     return yaml.SafeLoader("").resolve(yaml.ScalarNode, tree.value, (True, False)) != tree.tag  # type: ignore[no-untyped-call]

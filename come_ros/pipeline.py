@@ -1,4 +1,4 @@
-"""From frames to submaps: the whole story on one page, the same for the node, the tools and the tests."""
+"""From frames to submaps: the whole algorithm, the same for the node, the tools and the tests."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("come_ros")
 
-# So many refused windows in a row: what they are compared with is more likely wrong than they are.
+# After this many refused windows in a row, their reference is more likely wrong than they are.
 MAX_REFUSED = 3
-# A camera whose images change all the time is told of so often.
+# Most changes of a camera's images that are logged.
 MOST_CHANGES_TOLD = 20
 
 
 class ReconstructionPipeline:
     """`add_frame` is cheap and may be called for every frame; `reconstruct` is the slow part. One thread calls both.
 
-    counts: how often it happened, by name: keyframes; not_keyframe, time, unusable, rejected (dropped frames); jumps (time went back),
+    counts: number of events by name: keyframes; not_keyframe, time, unusable, rejected (dropped frames); jumps (time went back),
     gaps, changes (of the images), windows, refused, restarts (of the alignment, after MAX_REFUSED refused windows in a row), resets (of
-    the world). world: the number of the present one.
+    the world). world: number of the current world.
     """
 
     def __init__(
         self, config: Config, backbone: Backbone | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`backbone`: None loads the one that `config` names, which is slow; one that is given stays as it is, and runs here with the
-        dynamic parameters of `config`. clock: of the governor, s. Raises CheckpointError, ConfigError."""
+        """`backbone`: None loads the one named by `config`, which is slow; a given one is not modified, and runs with the dynamic
+        parameters of `config`. clock: of the governor, s. Raises CheckpointError, ConfigError."""
         if backbone is None:
             from .backbones import load_backbone
 
@@ -90,32 +90,32 @@ class ReconstructionPipeline:
         self._told: set[str] = set()
         self._refused = 0
         self._threads: LiveThreads | None = None
-        self._pass: tuple[float, Hashable] | None = (
-            None  # s of the last one, and what passes of that cost have in common
-        )
+        self._pass: tuple[float, Hashable] | None = None  # s of the last pass, and the key of passes of that cost
 
     @property
     def tracks(self) -> bool:
-        """Whether points are to be followed through all images, by `track`, before `add_frame` is given them."""
+        """Whether every image must go through `track` before `add_frame`."""
         return self.locates or self.config.refine.mode == "bundle"
 
     @property
     def locates(self) -> bool:
-        """Whether `track` gives the poses of all images: odometry is of those, not of the keyframes when their window comes."""
+        """Whether `track` gives the poses of all images; otherwise odometry is that of keyframes when their window is done."""
         return self.config.odometry.rate == "image"
 
     def track(self, frame: Frame) -> tuple[Frame, list[Located]]:
-        """`frame` with the points seen in it, for `add_frame`, and the poses of images that are known now. Every image goes through here
-        once; another thread than that of the other methods may call it. What is not tracked comes back as it is."""
+        """Returns `frame` with the points seen in it, for `add_frame`, and the poses of images that are known now. Every image must
+        be passed once; this method may be called from another thread than the others. Without tracking, frames are returned
+        unchanged."""
         return self.odometry.add(frame) if self.tracks else (frame, [])
 
     def add_frame(self, frame: Frame) -> str | None:
-        """Offers a frame; with several cameras the first of a set, which the others follow. None: it is a keyframe and waits for its
-        window; else why it was dropped: "not_keyframe", or "time" if its stamp is not newer than the last one's.
+        """Offers a frame; with several cameras the first of a set, which holds the others. Returns None if it is a keyframe, which
+        then waits for its window; else the reason why it was dropped: "not_keyframe", or "time" if its stamp is not newer than the
+        last one's.
 
-        Images that change (size, encoding, camera) or pause begin a window of their own, which goes on from the last pose; stamps
-        that jump back are met as on_time_jump says, once the images that follow confirm them: until then they are dropped. Raises
-        FrameError if the image cannot be used, ValueError if a keyframe meets no `room()`.
+        After a change of the images (size, encoding, camera) or a pause, a new window starts and continues from the last pose.
+        Stamps that jump back are handled by on_time_jump once the following images confirm them; until then they are dropped.
+        Raises FrameError if the image cannot be used, ValueError if there is no `room()` for a keyframe.
         """
         try:
             for each in frame.all_cameras:
@@ -125,7 +125,7 @@ class ReconstructionPipeline:
             raise
         source = _Source.of(frame)
         if frame.observations is not None and frame.observations.world > self.world:
-            # the odometry sees every image, and so before us where a world ends
+            # the odometry sees every image, so it notices the end of a world first
             if self._last is not None:
                 self._jump_back(self._last, source.stamp_ns)
             self.world = frame.observations.world
@@ -159,13 +159,12 @@ class ReconstructionPipeline:
         return self._window.room
 
     def make_room(self) -> Frame | None:
-        """Gives up the oldest keyframe that waits for a window, for newer ones, and returns it; None if there is none."""
+        """Drops the oldest keyframe that waits for a window, in favour of newer ones, and returns it; None if there is none."""
         return self._window.give_up_oldest()
 
     def follow_load(self) -> None:
-        """From now on, as many CPU threads run the model as are fastest under the load of the machine; results then differ in their last
-        bits from run to run. `threads` in the parameters, or a GPU: nothing changes. Takes some passes; the thread that runs the
-        model calls this."""
+        """Adapts the number of CPU threads to the load of the machine from now on; results then differ in their last bits from run
+        to run. Has no effect if `threads` is set, or on a GPU. Takes some passes; call it in the thread that runs the model."""
         if self.config.threads or self.backbone.device.startswith("cuda") or usable_threads() == 1:
             return
         images = self._grey(self.governor.effort.window * self.cameras)
@@ -186,7 +185,7 @@ class ReconstructionPipeline:
         """One pass over grey images, as many and as large as windows will be: kernels are compiled and memory is taken now, not in
         the first window. Raises Cancelled, OutOfMemory if nothing that is tried fits."""
         while True:
-            # a CPU compiles nothing, and each pass takes its memory anew: one frame tells whether the model runs
+            # on a CPU nothing is compiled and memory is allocated in each pass: one frame shows whether the model runs
             frames = self.governor.effort.window if self.backbone.device.startswith("cuda") else 1
             try:
                 self.backbone.predict(self._grey(frames * self.cameras), stop)
@@ -197,11 +196,11 @@ class ReconstructionPipeline:
             self._step_down(failure, frames)
 
     def reconstruct(self, window: Window, stop: Callable[[], bool] | None = None) -> Submap:
-        """The new frames of `window` in the odometry frame; none of them if the alignment was refused (see
-        `Submap.alignment`), and they are then gone. Where memory was short, only the newest of them.
+        """Reconstructs the new frames of `window` in the odometry frame; none if the alignment was refused (see
+        `Submap.alignment`), in which case they are dropped. If memory is short, only the newest of them.
 
         stop: polled while the model runs. Raises Cancelled, FrameError, OutOfMemory, or what the model raises; the new frames are
-        gone then, and all else is as before.
+        then dropped, and all other state is unchanged.
         """
         used = 0
         try:
@@ -221,14 +220,14 @@ class ReconstructionPipeline:
             prediction, failure = self.backbone.predict(given.images, stop, given.known, self._step(seen)), ""
         except OutOfMemory as error:
             prediction, failure = None, str(error)
-        if prediction is None:  # out here, what the exception held on to is free
+        if prediction is None:  # outside the except clause, memory held by the exception is free
             self._step_down(failure, len(window))
             window = trimmed(window, *self._sizes(len(window)))
             seen = window.spread()
             plans, given = self._input(seen)
             try:
                 prediction = self.backbone.predict(given.images, stop, given.known, self._step(seen))
-            except OutOfMemory:  # once is enough for one window; the next one is cheaper still
+            except OutOfMemory:  # retried only once per window; the next one is cheaper still
                 self.governor.out_of_memory(len(window))
                 self._follow_governor()
                 raise
@@ -243,7 +242,7 @@ class ReconstructionPipeline:
         start = self._origin if self._aligner.started else origin_of(window.frames[0])
         alignment, odom_from_camera = self._aligner.align(seen.frames, prediction)
         self.counts["windows"] += 1
-        # the new frames' rows are the last, whichever were asked for
+        # the rows of the new frames are the last, whichever were requested
         rows = slice(len(prediction.depth) - seen.new, None)
         depth = _scaled(prediction.depth[rows], alignment.scale)
         if prediction.meaningful is not None:
@@ -274,7 +273,7 @@ class ReconstructionPipeline:
             alignment = dataclasses.replace(alignment, reason=alignment.reason + self._refuse())
         clock.append(time.perf_counter())
 
-        # The chain of windows stays in the model's own unit; what leaves is in metres, where those are known.
+        # The chain of windows stays in the model's own unit; the published values are in metres, where those are known.
         metres = config.scale.fixed if config.scale.mode == "fixed" else 1.0
         odom_from_camera = odom_from_camera.copy()
         odom_from_camera[:, :3, 3] *= metres
@@ -314,7 +313,8 @@ class ReconstructionPipeline:
         return dataclasses.replace(submap, covariance=covariance, landmarks=landmarks)
 
     def _drifted(self, submap: Submap, covariance: F64, origin: F64, metres: float) -> F64:
-        """(6, 6) of the first camera's newest pose since the world began; covariance: what this window adds, in the aligner's frame."""
+        """(6, 6) of the first camera's newest pose since the world began; covariance: added by this window, in the aligner's
+        frame."""
         depth = submap.depth[-self.cameras]
         usual = float(np.median(depth[np.isfinite(depth)])) if np.isfinite(depth).any() else 0.0
         turn = np.kron(np.diag([metres, 1.0]), origin[:3, :3])
@@ -338,9 +338,10 @@ class ReconstructionPipeline:
         located: Callable[[list[Located]], object] = list,
     ) -> Iterator[Submap]:
         """The offline loop: every keyframe of `frames`, in windows that share `window.overlap` of them. stop: as in `reconstruct`.
-        located: is
-        given the poses of all images, as they are known: what the landmarks of a submap tell comes after it."""
-        self._timeline.confirmations = self.odometry.timeline.confirmations = 1  # `settled` has looked ahead
+        located: receives the poses of all images once they are known; those from a submap's landmarks come after it."""
+        self._timeline.confirmations = self.odometry.timeline.confirmations = (
+            1  # `settled` has already removed outliers
+        )
         for frame in settled(frames, self._drop_outliers):
             if self.room() == 0:
                 yield from self._reconstruct_all(None, stop, located)
@@ -354,13 +355,13 @@ class ReconstructionPipeline:
         yield from self._reconstruct_all(1, stop, located)
 
     def reset(self) -> None:
-        """Forgets all frames, poses and scale: the world starts anew at the next frame. The counts go on."""
+        """Forgets all frames, poses and scale: a new world starts at the next frame. The counts continue."""
         self.odometry.reset()
         self._forget_world()
         self.world = max(self.world, self.odometry.world)
 
     def _forget_world(self) -> None:
-        """All but the odometry, which begins a new world by itself where stamps jump back."""
+        """Forgets all but the odometry, which starts a new world itself where stamps jump back."""
         self._keyframes.reset()
         self._window.reset()
         self._aligner.reset()
@@ -398,12 +399,12 @@ class ReconstructionPipeline:
         self._window.resize(config.window.size, config.window.overlap)
 
     def _sizes(self, frames: int) -> tuple[int, int]:
-        """Size of a window that had so many frames, and its overlap, as the governor allows."""
+        """Size and overlap for a window of that many frames, as the governor allows."""
         size = min(frames, self._window.size)
         return size, min(self._window.overlap, size - 1)
 
     def _forget_frames(self) -> None:
-        """All that was made of frames, by name."""
+        """Clears everything that is stored by frame."""
         self._inputs.clear()
         self._encoder_cache.clear()
 
@@ -417,7 +418,7 @@ class ReconstructionPipeline:
         log.warning("%s; trying %s", failure, _effort_text(self.governor))
 
     def _is_in_time(self, last: _Source, source: _Source) -> bool:
-        """Whether a frame is taken by its stamp; tells of jumps, pauses and changes."""
+        """Whether a frame is accepted by its stamp; handles jumps, pauses and changes."""
         if self.config.on_time_jump == "ignore" and source.stamp_ns < last.stamp_ns - TIME_JUMP_NS:
             return self._jump_back(last, source.stamp_ns)
         place = self._timeline.place(source.stamp_ns)
@@ -428,7 +429,7 @@ class ReconstructionPipeline:
             return True
         if place is Place.RETURN:
             log.warning(
-                "the images after a pause of %.1f s by their stamps were outliers: those that follow go on from before it",
+                "the images after a pause of %.1f s by their stamps were outliers: the following ones continue from before it",
                 (last.stamp_ns - source.stamp_ns) * 1e-9,
             )
             return True
@@ -437,11 +438,11 @@ class ReconstructionPipeline:
         return place is Place.NEXT
 
     def _jump_back(self, last: _Source, stamp_ns: int) -> bool:
-        """Stamps went back. Whether the frame is taken."""
+        """Handles stamps that went back. Returns whether the frame is accepted."""
         how = self.config.on_time_jump
         text = {
-            "reset": "the world starts anew (on_time_jump is reset; keep_pose goes on where the camera was)",
-            "keep_pose": "a new window goes on from the last pose (on_time_jump is keep_pose)",
+            "reset": "a new map and odometry origin start (on_time_jump is reset; keep_pose continues from the last pose)",
+            "keep_pose": "a new window continues from the last pose (on_time_jump is keep_pose)",
             "ignore": "frames are dropped until their stamps are newer (on_time_jump is ignore)",
         }[how]
         if how != "ignore" or not self._ignoring:
@@ -453,11 +454,11 @@ class ReconstructionPipeline:
             )  # fmt: skip
         self._ignoring = how == "ignore"
         if how != "ignore":
-            self.counts["time"] += self.fresh  # they wait for a window that does not come
+            self.counts["time"] += self.fresh  # their window will not come
         if how == "reset":
             self._forget_world()
         elif how == "keep_pose":
-            # stamps name frames: those to come may be called like some that are known
+            # frames are identified by their stamps, which may now repeat
             self._keyframes.reset()
             self._window.reset()
             self._aligner.restart()
@@ -466,11 +467,11 @@ class ReconstructionPipeline:
         return how != "ignore"
 
     def _tell_break(self, last: _Source, source: _Source) -> None:
-        """Counts and logs what keeps windows apart; window.py does it."""
+        """Counts and logs breaks in the stream; window.py acts on them."""
         if source.stamp_ns - last.stamp_ns > MAX_GAP_NS:
             self.counts["gaps"] += 1
             log.warning(
-                "no image for %.1f s by the stamps, but pauses should be of %g s at most: a new window goes on from the last pose; "
+                "no image for %.1f s by the stamps, but pauses should be of %g s at most: a new window continues from the last pose; "
                 "check the camera, unless it was stopped on purpose",
                 (source.stamp_ns - last.stamp_ns) * 1e-9, MAX_GAP_NS * 1e-9,
             )  # fmt: skip
@@ -479,7 +480,7 @@ class ReconstructionPipeline:
             text = f"images change from {last.kind} to {source.kind}"
             if text not in self._told and len(self._told) < MOST_CHANGES_TOLD:
                 self._told.add(text)
-                log.info("%s: a new window goes on from the last pose", text)
+                log.info("%s: a new window continues from the last pose", text)
 
     def _drop_outliers(self, count: int) -> None:
         self.counts["time"] += count
@@ -504,7 +505,7 @@ class ReconstructionPipeline:
         return plans, self._inputs.make(window, plans, known)
 
     def _step(self, window: Window) -> Step | None:
-        """How `window` goes on from the one before; None if the model makes every window anew."""
+        """How `window` continues the previous one; None if the model processes every window from scratch."""
         if not self.backbone.streams:
             return None
         names = tuple((frame.stamp_ns, frame.camera) for frame in window.frames)
@@ -514,7 +515,7 @@ class ReconstructionPipeline:
         return Step(names, cache, self._dense(window))
 
     def _dense(self, window: Window) -> tuple[int, ...] | None:
-        """The frames whose depth is needed, None for all: the new ones, and the anchors, which tell the scale."""
+        """The frames whose depth is needed, None for all: the new ones, and the anchors, which carry the scale."""
         old = len(window) - window.new
         ties = [i for i in range(old) if self._aligner.knows(window.frames[i])]
         most = self.config.window.anchors * self.cameras
@@ -523,7 +524,7 @@ class ReconstructionPipeline:
         return (*ties[-most:], *range(old, len(window)))
 
     def _refuse(self) -> str:
-        """Counts a refused window; what to add to the reason."""
+        """Counts a refused window. Returns what to append to the reason."""
         self.counts["refused"] += 1
         self._refused += 1
         if self._refused < MAX_REFUSED:
@@ -533,12 +534,12 @@ class ReconstructionPipeline:
         self._aligner.restart()
         self._refiner.restart()
         self._window.forget()
-        return f"; refused {MAX_REFUSED} times in a row, so the next window goes on from the last pose by itself"
+        return f"; refused {MAX_REFUSED} times in a row, so the next window continues from the last pose without shared frames"
 
 
 def origin_of(first: Frame) -> F64 | None:
-    """(4, 4) odometry frame from that of the aligner, which begins at a level camera: the world begins at the robot's frame instead,
-    if it is known where the camera is on it. None if it is not."""
+    """(4, 4) transform from the aligner's frame, which starts at a level camera, to the odometry frame, which starts at the robot's
+    frame. None if the camera's pose on the robot is unknown."""
     if not first.base or first.base_from_camera is None:
         return None
     return first.base_from_camera @ inverse(BODY_FROM_OPTICAL)
@@ -551,7 +552,7 @@ def _effort_text(governor: Governor) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """What of a frame the next one is compared with."""
+    """The properties of a frame with which the next one is compared."""
 
     stamp_ns: int
     kind: str

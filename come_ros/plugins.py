@@ -1,6 +1,7 @@
-"""What may be chosen by name: built in, an entry point of another installed package, or `module:Class` anywhere on Python's path.
+"""Plug-ins that can be chosen by name: built-in ones, entry points of other installed packages, or `module:Class` anywhere on
+Python's path.
 
-This is the only list of built-in accelerators and backbones. Classes are imported when they are asked for, not before.
+This is the only list of built-in accelerators and backbones. Classes are imported when they are requested, not earlier.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ log = logging.getLogger("come_ros")
 @dataclass(frozen=True, eq=False)
 class Registry:
     """kind: what is registered, for messages. group: of entry points. bases: `module:Class` that a plug-in must inherit, one of them.
-    own: name -> `module:Class` of those built in. parameters: prefix of the names of a plug-in's own parameters, "" if it has none."""
+    own: name -> `module:Class` of the built-in ones. parameters: prefix of the names of a plug-in's own parameters, "" if it has
+    none."""
 
     kind: str
     group: str
@@ -32,7 +34,7 @@ class Registry:
 
     @functools.cached_property
     def others(self) -> Mapping[str, importlib.metadata.EntryPoint]:
-        """Name -> entry point of other packages. A name that is built in already stays what it is, which is logged."""
+        """Name -> entry point of other packages. Built-in names cannot be replaced; an attempt is logged."""
         found = {}
         for entry in importlib.metadata.entry_points(group=self.group):
             if entry.name in self.own:
@@ -43,19 +45,19 @@ class Registry:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All that can be chosen by name alone."""
+        """All names that can be chosen."""
         return (*self.own, *self.others)
 
     def allows(self, name: str) -> bool:
-        """Whether `name` may be asked for; a `module:Class` is looked at by `load`."""
+        """Whether `name` is allowed; a `module:Class` is checked by `load`."""
         return name in self.own or ":" in name or name in self.others
 
     def allowed(self) -> str:
-        """What may be asked for, for messages."""
+        """The allowed values, for messages."""
         return f"{', '.join(self.names)}, or module:Class of your own"
 
     def load(self, name: str) -> Any:
-        """The class of that name. Raises ConfigError, in one line that says what is wrong with it."""
+        """Loads the class of that name. Raises ConfigError with a one-line reason."""
         place = self.own.get(name) or (name if ":" in name else "")
         if not place:
             if name not in self.others:
@@ -86,7 +88,7 @@ class Registry:
         return found
 
     def _check(self, found: type, title: str) -> None:
-        """Raises ConfigError if a class of somebody else cannot be used."""
+        """Raises ConfigError if a class of another package cannot be used."""
         bases = [getattr(importlib.import_module(m), c) for m, _, c in (b.partition(":") for b in self.bases)]
         if not issubclass(found, tuple(bases)):
             wanted = " or ".join(b.replace(":", ".") for b in self.bases)
@@ -100,11 +102,11 @@ class Registry:
             raise ConfigError(f"{title} cannot be used: its Parameters must be a dataclass with frozen=True")
         if wrong := [f.name for f in dataclasses.fields(kind) if "doc" not in f.metadata]:
             raise ConfigError(
-                f"{title} cannot be used: declare {', '.join(wrong)} of its Parameters with come_ros.config.parameter(default, meaning)"
+                f"{title} cannot be used: declare {', '.join(wrong)} of its Parameters with come_ros.parameter.parameter(default, meaning)"
             )
 
     def parameters_of(self, name: str) -> type | None:
-        """The dataclass of that plug-in's own parameters, None if it has none. Raises ConfigError if the plug-in cannot be loaded."""
+        """The dataclass of a plug-in's own parameters, None if it has none. Raises ConfigError if the plug-in cannot be loaded."""
         if name in self.own:
             return None
         found: type | None = getattr(self.load(name), "Parameters", None)
@@ -112,7 +114,7 @@ class Registry:
 
 
 def one_line(error: Exception) -> str:
-    """Kind and message of an exception of somebody else's code."""
+    """Type and message of an exception raised by another package's code."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

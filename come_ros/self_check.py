@@ -1,4 +1,4 @@
-"""How far the accelerated model is from the dense one, and how much faster, on the window that a pipeline has just reconstructed."""
+"""Compares the accelerated model with the dense one, in output and speed, on the window that a pipeline has just reconstructed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .types import Prediction
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """One window by the accelerated and by the dense model. stamps_ns: of its frames. ms, dense_ms: what each pass took."""
+    """One window by the accelerated and by the dense model. stamps_ns: of its frames. ms, dense_ms: duration of each pass."""
 
     stamps_ns: tuple[int, ...]
     ours: Prediction
@@ -26,15 +26,15 @@ class Comparison:
 
 
 class SelfCheck:
-    """Runs the last window of `pipeline` again, which does not notice. To be used in the pipeline's thread."""
+    """Runs the last window of `pipeline` again without changing its state. Call it in the pipeline's thread."""
 
     def __init__(self, pipeline: ReconstructionPipeline) -> None:
         self._pipeline = pipeline
         self._warm_for: Any = None  # (model, shape of its images) of the last comparison
 
     def compare(self, stop: Callable[[], bool] | None = None) -> Comparison | None:
-        """The last window by the accelerated and then by the dense model; None if there was no window yet. Before the first of a form
-        both run untimed, until they are as fast as they will be. Raises Cancelled."""
+        """Runs the last window by the accelerated and then by the dense model; None if there was no window yet. For a new input
+        shape both first run untimed until they have warmed up. Raises Cancelled."""
         given = self._pipeline.last_input
         if given is None:
             return None
@@ -55,7 +55,7 @@ class SelfCheck:
         return Comparison(given.stamps_ns, made[0], made[1], ms[0], ms[1])
 
     def measure(self, repeats: int = 3, stop: Callable[[], bool] | None = None) -> dict[str, float] | None:
-        """What the accelerator gains and what it costs, on the last window.
+        """Gain and cost of the accelerator on the last window.
 
         speedup (median time dense / accelerated), kept_ratio, read_ratio, ms, dense_ms, frames, and prediction_difference. None if
         there was no window yet. Slow: 2 (repeats + 1) passes. Raises Cancelled.

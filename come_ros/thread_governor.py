@@ -1,4 +1,4 @@
-"""Thread governor: how many CPU threads the live node's model uses, as the load of the machine comes and goes."""
+"""Thread governor: adapts the number of CPU threads of the live node's model to the load of the machine."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import NamedTuple
 
 from .threads import Cores, usable_threads, use
 
-TRIAL = 3  # passes that tell how long they take with another number of threads
-MARGIN = 1.05  # what takes so much longer is slower
-WORSE = 1.5  # so much longer passes are another load, for which a number may be tried again at once
-SPARE = 0.8  # idle cores for each further thread
-# How long until more threads are tried where cores are idle, or fewer once more; and until more are tried although no core is idle.
+TRIAL = 3  # passes of a trial with another number of threads
+MARGIN = 1.05  # a larger ratio of times counts as slower
+WORSE = 1.5  # a larger ratio means that the load has changed, so a number may be tried again at once
+SPARE = 0.8  # idle cores required for each additional thread
+# Time until more threads are tried when cores are idle, or fewer again; and until more are tried although no core is idle.
 # Doubled after each failure, up to the second number.
 HOLD_S, LONGEST_HOLD_S = 5.0, 160.0
 BLIND_HOLD_S, LONGEST_BLIND_HOLD_S = 60.0, 960.0
-KINDS = 64  # of windows whose time is remembered
-MEASURE_S = 3.0  # that measuring may take
+KINDS = 64  # kinds of windows whose time is remembered
+MEASURE_S = 3.0  # limit of the measurement
 
 
 def choices(most: int) -> tuple[int, ...]:
-    """Numbers of threads worth a try, ascending: powers of two, and all."""
+    """Numbers of threads to choose from, ascending: powers of two, and all."""
     return tuple(sorted({*(2**i for i in range(most.bit_length()) if 2**i <= most), most}))
 
 
@@ -34,9 +34,10 @@ def measured_cost(
     budget_s: float = MEASURE_S,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[int, float]:
-    """Seconds of a pass with each of `numbers` threads: the better of two after one that does not count.
+    """Seconds of a pass with each of `numbers` threads: the better of two after a warm-up.
 
-    run: one pass with so many threads. If all that would take longer than `budget_s`, the cost is a guess: in inverse proportion.
+    run: one pass with a number of threads. If measuring would take longer than `budget_s`, the cost is assumed to be inversely
+    proportional.
     """
     cost: dict[int, float] = {}
     begun = clock()
@@ -49,13 +50,13 @@ def measured_cost(
             if not cost and 3 * len(numbers) * min(took) > budget_s:
                 return {n: 1 / n for n in numbers}
         cost[n] = min(took[1:])
-        if clock() - begun > 2 * budget_s:  # somebody else needs the machine now
+        if clock() - begun > 2 * budget_s:  # another process needs the machine now
             return {m: cost.get(m, cost[n] * n / m) for m in numbers}
     return cost
 
 
 class ThreadState(NamedTuple):
-    """For diagnostics. slowdown: how many times as long passes take as they would with the machine for ourselves; 1 until that is known."""
+    """For diagnostics. slowdown: duration of passes relative to an idle machine; 1 until that is known."""
 
     threads: int
     most: int
@@ -63,33 +64,32 @@ class ThreadState(NamedTuple):
 
 
 class ThreadGovernor:
-    """Told how long each pass took (`observe`), it says how many threads the next one may use (`threads`). One thread calls it.
+    """Given the duration of each pass (`observe`), it sets how many threads the next one may use (`threads`). Must be called from
+    one thread.
 
-    Two passes in a row that take longer than fewer threads would on an idle machine: fewer are tried at once. More are tried where cores
-    have been idle for a while; both are tried now and then where no core is idle. What is tried stays if its next TRIAL passes are
-    better; else it is taken back and not tried again for a time that doubles.
+    If two passes in a row take longer than fewer threads would on an idle machine, fewer are tried at once. More are tried after
+    cores have been idle for a while; both are tried occasionally when no core is idle. A trial is kept if its next TRIAL passes are
+    faster; otherwise it is reverted and not repeated for a time that doubles.
     """
 
     def __init__(self, cost: Mapping[int, float], clock: Callable[[], float] = time.monotonic) -> None:
-        """cost: s, what a pass takes with each number of threads, as measured once. Only its proportions count."""
+        """cost: s, duration of a pass with each number of threads, measured once. Only ratios matter."""
         self.numbers = tuple(sorted(cost))
         least = cost[self.numbers[0]]
-        self._cost = {
-            n: cost[n] / least for n in self.numbers
-        }  # on a idle machine, as a share of what the fewest threads take
+        self._cost = {n: cost[n] / least for n in self.numbers}  # on an idle machine, relative to the fewest threads
         best = min(self._cost.values())
         self._index = next(i for i, n in enumerate(self.numbers) if self._cost[n] <= MARGIN * best)
         self.clock = clock
-        self._alone: dict[Hashable, float] = {}  # kind of window -> s, by the fewest threads on a idle machine
-        self._recent: deque[float] = deque(maxlen=TRIAL)  # prices: times as a share of that
+        self._alone: dict[Hashable, float] = {}  # kind of window -> s, with the fewest threads on an idle machine
+        self._recent: deque[float] = deque(maxlen=TRIAL)  # prices: times relative to that
         self._price_before = min(self._cost.values())  # the last change
         self._skip = False  # the first pass after a change starts or ends threads
-        self._trial: tuple[int, float] | None = None  # what was left for a trial, and its price
+        self._trial: tuple[int, float] | None = None  # the number of threads before a trial, and its price
         self._idle_since: float | None = None
         self._changed_at = clock()
         self._up_hold_s, self._blind_hold_s, self._down_hold_s = HOLD_S, BLIND_HOLD_S, HOLD_S
         self._raised_at = self._down_after = -math.inf
-        self._refused_price = math.inf  # at which fewer threads were tried in vain
+        self._refused_price = math.inf  # prices at which fewer threads did not help
 
     @property
     def threads(self) -> int:
@@ -101,7 +101,8 @@ class ThreadGovernor:
         return ThreadState(self.threads, self.numbers[-1], max(1.0, price / min(self._cost.values())))
 
     def observe(self, seconds: float, kind: Hashable, spare: float) -> bool:
-        """A pass took so long. kind: what passes of equal cost have in common. spare: idle cores of late. Whether `threads` changed."""
+        """Records the duration of a pass. kind: key shared by passes of equal cost. spare: idle cores recently. Returns whether
+        `threads` changed."""
         if self._skip:
             self._skip = False
             return False
@@ -135,7 +136,7 @@ class ThreadGovernor:
         return now >= self._down_after or worst > WORSE * self._refused_price
 
     def _may_shrink(self, spare: float, now: float) -> bool:
-        """Without an idle core, what looks like the usual time may be that of a machine that has been busy from the start."""
+        """Without an idle core, the usual time may be that of a machine that has been busy from the start."""
         return spare < 1 - SPARE and len(self._recent) == TRIAL and now - self._changed_at >= self._down_hold_s
 
     def _may_grow(self, now: float) -> bool:
@@ -148,7 +149,7 @@ class ThreadGovernor:
         return True
 
     def _judge(self, before: int, price: float, now: float) -> bool:
-        """The trial is over. Whether it is taken back."""
+        """Ends a trial. Returns whether it is reverted."""
         found, grew = statistics.median(self._recent), self._index > before
         self._trial = None
         if grew:
@@ -158,7 +159,7 @@ class ThreadGovernor:
             self._up_hold_s = min(2 * self._up_hold_s, LONGEST_HOLD_S)
             self._blind_hold_s = min(2 * self._blind_hold_s, LONGEST_BLIND_HOLD_S)
         elif found <= price:
-            # back up sooner or later, by how long it was worth it to be there
+            # the time until more threads are tried depends on how long this number was useful
             soon = now - self._raised_at < 2 * self._up_hold_s
             self._up_hold_s = min(2 * self._up_hold_s, LONGEST_HOLD_S) if soon else HOLD_S
             self._blind_hold_s, self._down_hold_s = BLIND_HOLD_S, HOLD_S
@@ -177,7 +178,7 @@ class ThreadGovernor:
 
 
 class LiveThreads:
-    """A ThreadGovernor at work: the thread that makes it runs the passes, and their threads are set for it."""
+    """Applies a ThreadGovernor: the thread that creates it runs the passes, with the number of threads set for them."""
 
     def __init__(self, run: Callable[[int], object], frames: int, most: int | None = None) -> None:
         """run: one pass of the model over so many frames. frames: of the usual window. most: threads, by default all."""

@@ -1,8 +1,8 @@
-"""CPU threads of the model on a machine that others use too: how long they wait for each other, and how many a run starts with.
+"""CPU threads of the model on a shared machine: how long they spin while waiting, and how many a run starts with.
 
-The threads of one pass meet at every operation. If one of them has to share its core, the others wait; and while they wait by spinning
-they take the cores that the late one needs. So they spin only briefly (`spin_briefly`), and where the machine is busy fewer of them are
-faster: tools choose a number when they start (`threads_at_start`), the live node goes on choosing (thread_governor.py).
+The threads of one pass synchronise at every operation. If one of them has to share its core, the others wait, and by spinning they
+take the cores that the late thread needs. So they spin only briefly (`spin_briefly`), and on a busy machine fewer threads are
+faster: tools choose a number when they start (`threads_at_start`), the live node adapts it continuously (thread_governor.py).
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import NamedTuple
 
-SPINS = "1000"  # some microseconds; libgomp's default is some milliseconds
-BUSY_CORES = 0.3  # so much of a core used by others counts as one that is taken
+SPINS = "1000"  # a few microseconds; libgomp's default is some milliseconds
+BUSY_CORES = 0.3  # share of a core used by other processes from which on it counts as taken
 
 
 def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Sets GOMP_SPINCOUNT for this process and its children, unless the user chose how OpenMP waits. It is read when torch is imported.
+    """Sets GOMP_SPINCOUNT for this process and its children, unless the user configured how OpenMP waits. It is read when torch is
+    imported.
 
-    Idle machines lose a few percent, busy ones gain a factor: test/benchmark/speed/busy_robot.py.
+    It costs a few percent on an idle machine and is several times faster on a busy one: test/benchmark/speed/busy_robot.py.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
         environment["GOMP_SPINCOUNT"] = SPINS
 
 
 class Cores:
-    """How busy the cores that this process may use are, from /proc/stat; without it they count as neither idle nor taken."""
+    """Load of the cores that this process may use, from /proc/stat; without that file they count as neither idle nor taken."""
 
     def __init__(self, stat: Path = Path("/proc/stat"), clock: Callable[[], float] = time.monotonic) -> None:
         self._stat, self._clock = stat, clock
@@ -38,7 +39,7 @@ class Cores:
         self._spare = 0.0
 
     def spare(self, over_s: float = 0.5) -> float:
-        """Idle cores since the last call that was at least `over_s` ago; 0 before there is one."""
+        """Idle cores since the last call that was at least `over_s` ago; 0 before there was one."""
         now = self._read()
         passed = now.when - self._before.when
         if passed >= over_s:
@@ -78,7 +79,7 @@ _begun: Cores | None = None
 
 
 def begin() -> None:
-    """A program's first step, before torch is imported: sets how threads wait, and begins to watch the load of the machine."""
+    """Call first in a program, before torch is imported: sets how threads wait, and starts to measure the load of the machine."""
     global _begun
     spin_briefly()
     _begun = Cores()
@@ -91,9 +92,9 @@ def taken_since_start() -> float:
 
 @functools.cache
 def usable_threads(group: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """What torch would take by itself (the cores, or OMP_NUM_THREADS), and no more than a container's share of the machine.
+    """torch's default (the cores, or OMP_NUM_THREADS), limited to a container's share of the machine.
 
-    Asked once in a process, before anything else sets the number.
+    Evaluated once per process, before anything else sets the number.
     """
     import torch
 
@@ -105,13 +106,13 @@ def usable_threads(group: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
 
 
 def threads_at_start(most: int, taken: float) -> int:
-    """Threads for a run that keeps their number: the cores that others leave, but at least half of them, since those share too."""
+    """Threads for a run with a fixed number: the cores not used by others, but at least half of all, since the others share too."""
     others = math.ceil(taken - BUSY_CORES)
     return most if others <= 0 else max(math.ceil(most / 2), most - others)
 
 
 def use(threads: int) -> None:
-    """The passes that the calling thread runs from now on use so many threads."""
+    """Sets the number of threads for passes of the calling thread."""
     import torch
 
     torch.set_num_threads(threads)

@@ -1,7 +1,7 @@
-"""Stamps as they come: what goes on, what is late, what is an outlier, and what is a jump that later images confirm.
+"""Classifies stamps: next, late, outlier, or a jump that later images confirm.
 
-One image with a wrong stamp must not end a world. A stamp far back is believed once CONFIRMATIONS images in a row follow it; images
-after a long pause are taken back where those that follow go on from before the pause.
+One image with a wrong stamp must not end a world. A stamp far back is accepted once CONFIRMATIONS images in a row follow it; images
+after a long pause are revoked if the following ones continue from before the pause.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ CONFIRMATIONS = 3
 
 
 class Place(Enum):
-    """Where a stamp lies: it is the NEXT one; LATE; a SUSPECT, far back, that nothing confirms yet; a JUMP back that is confirmed; or
-    a RETURN to what was before a pause, so that the images after the pause were outliers."""
+    """Class of a stamp: NEXT; LATE; SUSPECT (far back and not yet confirmed); JUMP (back, confirmed); or RETURN to before a pause,
+    which makes the images after the pause outliers."""
 
     NEXT = "next"
     LATE = "late"
@@ -30,11 +30,11 @@ class Place(Enum):
 
 
 class Timeline:
-    """Places one stamp after the other. last_ns: of the last image that was taken, None before the first. jumped_to_ns: of the first
-    image behind the last jump."""
+    """Classifies one stamp after the other. last_ns: of the last accepted image, None before the first. jumped_to_ns: of the first
+    image after the last jump."""
 
     def __init__(self, confirmations: int = CONFIRMATIONS) -> None:
-        """confirmations: images in a row, the first one included, that make a jump; 1 believes each at once."""
+        """confirmations: images in a row, including the first, that confirm a jump; 1 accepts every jump at once."""
         self.confirmations = confirmations
         self.reset()
 
@@ -48,16 +48,16 @@ class Timeline:
 
     @property
     def after_pause(self) -> int:
-        """How many images have been taken since the last pause, if they are so few that they may still be outliers; else 0."""
+        """Number of images accepted since the last pause, while they may still be outliers; else 0."""
         return self._since_pause if self._before_pause_ns is not None else 0
 
     @property
     def suspects(self) -> int:
-        """How many images in a row lie far back, unconfirmed."""
+        """Number of images in a row that lie far back, unconfirmed."""
         return len(self._suspects)
 
     def place(self, stamp_ns: int) -> Place:
-        """Where it lies; the next one is held against it if it is taken."""
+        """Classifies a stamp; the next one is compared with it if it is accepted."""
         last = self.last_ns
         if last is None or stamp_ns > last:
             self._suspects.clear()
@@ -91,8 +91,8 @@ class Timeline:
 
 
 def settled(frames: Iterable[Frame], drop: Callable[[int], object]) -> Iterator[Frame]:
-    """`frames` of a recording without outliers in time: those whose stamp the next ones do not confirm are left out, logged, and told
-    to `drop` by number. A few frames are held back until that is known."""
+    """`frames` of a recording without outliers in time: frames whose stamp is not confirmed by the next ones are left out and
+    logged, and their number is passed to `drop`. A few frames are held back until that is known."""
     line = Timeline()
     back: list[Frame] = []  # suspects
     ahead: list[Frame] = []  # after a pause
@@ -122,7 +122,7 @@ def settled(frames: Iterable[Frame], drop: Callable[[int], object]) -> Iterator[
             leave_out(ahead, "ahead")
         elif place is Place.NEXT:
             leave_out(back, "back")
-            if line.after_pause == 1:  # another pause: what came after the one before is believed
+            if line.after_pause == 1:  # another pause: the images after the previous one are accepted
                 yield from ahead
                 ahead.clear()
             if line.after_pause:

@@ -1,4 +1,4 @@
-"""Tokens, the currency of the models: what they are, which block they are in, whose keys they read, where they may be reduced."""
+"""Tokens and what describes them: their block, whose keys they read, and the sites where they may be reduced."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class Layer(NamedTuple):
     """Which block is running: part = "encoder" | "frame" | "global", index counts within the part, from 0.
 
-    shared: how many tokens of the whole scene stand behind the others of each sequence, as queries and as keys.
+    shared: number of tokens of the whole scene that follow the others of each sequence, as queries and as keys.
     """
 
     part: str
@@ -20,15 +20,14 @@ class Layer(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Tokens of S frames and where they sit.
+    """Tokens of S frames and their positions.
 
     x: (B, S, T, C). positions: (B or 1, S or 1, T, 2) integer (y, x), special tokens at (0, 0), patch (row, column) at
     (row + 1, column + 1). special: leading tokens of each frame that no accelerator may touch. grid: (h, w) patches of the image.
-    layer: the block they are in, or came out of; None before the first. images: (B, S, 3, H, W) in [0, 1], what they were made of.
-    keys: at the site `residual` only, (B, S, T, d): the keys by which the attention just run knew them, before rotation, mean over
-    heads. shared: (B, n, C) tokens of the whole scene, which take part in global blocks only and are no accelerator's business; or
-    None. fine: maps (B, S, ., H / stride, W / stride) of the images, finer than the patches, that a model's heads read; no
-    accelerator changes them.
+    layer: the block they are in, or came out of; None before the first. images: (B, S, 3, H, W) in [0, 1], their source. keys: at
+    the site `residual` only, (B, S, T, d): their keys in the preceding attention, before rotation, mean over heads. shared: (B, n,
+    C) tokens of the whole scene, which take part in global blocks only and are not changed by accelerators; or None. fine: maps (B,
+    S, ., H / stride, W / stride) of the images, finer than the patches, for a model's heads; not changed by accelerators.
     """
 
     x: Tensor
@@ -43,7 +42,7 @@ class Tokens(NamedTuple):
 
 
 class ModelShape(NamedTuple):
-    """What an accelerator knows of the model it is made for.
+    """The properties of a model that an accelerator needs.
 
     encoder_depth: blocks of the encoder. encoder_width: channels of its tokens. trunk: part of each alternating block, "frame" |
     "global", in order. trunk_width: channels of the trunk's tokens.
@@ -56,10 +55,10 @@ class ModelShape(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """Whose keys and values the queries of one attention read.
+    """Which keys and values the queries of one attention read.
 
-    across: those of all frames of the scene; else each frame its own. index: (B, n) int64, which of the scene's S T tokens; None
-    for all. Only those are projected to keys and values.
+    across: those of all frames of the scene; otherwise each frame reads its own. index: (B, n) int64, which of the scene's S T
+    tokens; None for all. Only these are projected to keys and values.
     """
 
     across: bool

@@ -1,4 +1,4 @@
-"""What travels between the stages: Frame -> Window -> Prediction -> Submap.
+"""The values passed between the stages: Frame -> Window -> Prediction -> Submap.
 
 Transforms are 4x4 float64 matrices named `target_from_source`. Camera frames are optical (x right, y down, z forward);
 pixel centres lie at whole numbers. S frames, model images of H x W pixels.
@@ -21,10 +21,10 @@ I64 = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Where points of the scene are seen in one image.
+    """The pixels at which points of the scene are seen in one image.
 
-    ids: (n,) int64, ascending; a number names the same point in all images of the run. pixels: (n, 2) float64, x and y in the
-    image as rectified; pixel centres lie at whole numbers. world: which one it is of, they are numbered as they begin.
+    ids: (n,) int64, ascending; an id denotes the same point in all images of the run. pixels: (n, 2) float64, x and y in the
+    rectified image; pixel centres lie at whole numbers. world: number of the world, counted from the start.
     """
 
     ids: I64
@@ -35,21 +35,21 @@ class Observations:
         return len(self.ids)
 
     def of(self, ids: I64) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Rows of this image and of `ids` (m,), ascending, that name the same points."""
+        """Rows of this image and of `ids` (m,), ascending, with the same points."""
         _, here, there = np.intersect1d(self.ids, ids, assume_unique=True, return_indices=True)
         return here, there
 
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """Where points of the scene lie, as known after a window: what the odometry between keyframes holds on to.
+    """Positions of points of the scene as known after a window: the reference of the odometry between keyframes.
 
-    ids: (n,) int64, ascending, as in Observations. positions: (n, 3) in the odometry frame and its units. anchors: (n, 3) position of
-    the camera that knows the direction to each of them best. log_sigma: (n,) standard deviation of the logarithm of the distance from
-    there; across that ray a point is as sure as a pixel. stamps_ns: of the keyframes of the first camera that they were found from, oldest
-    first, and its poses there, odom_from_camera (k, 4, 4). camera, intrinsics (3, 3): its name, and in pixels of its image as rectified.
-    covariance: (6, 6) of the last of those poses, since the world began: position, then rotation (a vector from the left), both in the
-    odometry frame, in odometry units and rad. world: of the observations.
+    ids: (n,) int64, ascending, as in Observations. positions: (n, 3) in the odometry frame and its units. anchors: (n, 3) position
+    of the camera with the most accurate direction to each point. log_sigma: (n,) standard deviation of the logarithm of the
+    distance from there; across that ray a point is as accurate as a pixel. stamps_ns: of the keyframes of the first camera that
+    they were found from, oldest first, and its poses there, odom_from_camera (k, 4, 4). camera, intrinsics (3, 3): its name, and in
+    pixels of its image as rectified. covariance: (6, 6) of the last of those poses, since the world began: position, then rotation
+    (a vector from the left), both in the odometry frame, in odometry units and rad. world: of the observations.
     """
 
     ids: I64
@@ -67,7 +67,7 @@ class Landmarks:
         return len(self.ids)
 
     def sure(self, log_sigma: float = 0.1) -> Landmarks:
-        """Those whose distance is known as well as that."""
+        """The landmarks whose distance is known at least that well."""
         good = self.log_sigma < log_sigma
         return dataclasses.replace(
             self,
@@ -83,13 +83,12 @@ class Frame:
     """One image of one camera, decoded.
 
     image: (H0, W0, 3) uint8, RGB. stamp_ns: integer nanoseconds of the source's clock. camera: name of its optical frame.
-    intrinsics: (3, 3) float64 in pixels of `image`, or None if unknown. arrival_ns: steady-clock time of its arrival
-    (age runs from there), 0 offline. encoding: what it was before it was decoded, "" if that cannot change.
-    What else is known, for models that take it: depth (H0, W0) float32 along z, of the same pixels, 0 or NaN where there is none;
-    world_from_camera (4, 4), in any world that stays the same, such as that of a wheel odometry.
-    base_from_camera (4, 4), metres: where the camera sits on the robot, whose frame is called `base`, or, where that is "", relative to the
-    first camera of its set. others: with several cameras, the frames of the other ones, taken at about the same time. observations: the
-    points that are followed through all images of this camera, None if none are.
+    intrinsics: (3, 3) float64 in pixels of `image`, or None if unknown. arrival_ns: steady-clock time of arrival (start of its
+    age), 0 offline. encoding: of the image message, "" if that cannot change. Further inputs, for models that accept them: depth
+    (H0, W0) float32 along z, of the same pixels, 0 or NaN where there is none; world_from_camera (4, 4), in any world that stays
+    the same, such as that of a wheel odometry. base_from_camera (4, 4), metres: pose of the camera in the robot's frame `base` or,
+    where that is "", relative to the first camera of its set. others: with several cameras, the frames of the other ones, taken at
+    about the same time. observations: the points tracked through all images of this camera, None without tracking.
     """
 
     image: U8
@@ -107,14 +106,14 @@ class Frame:
 
     @property
     def all_cameras(self) -> tuple[Frame, ...]:
-        """This frame, and those of the other cameras."""
+        """This frame and those of the other cameras."""
         return (self, *self.others)
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Keyframes to be reconstructed together, oldest first; the last `new` of them were in no window before. With several cameras they
-    stand for their sets."""
+    """Keyframes to be reconstructed together, oldest first; the last `new` of them were in no window before. With several cameras,
+    each stands for its set."""
 
     frames: tuple[Frame, ...]
     new: int
@@ -124,11 +123,11 @@ class Window:
 
     @property
     def cameras(self) -> int:
-        """How many frames a set has: all have as many."""
+        """Number of frames in a set, the same for all."""
         return 1 + len(self.frames[0].others)
 
     def spread(self) -> Window:
-        """With the frames of all cameras, set by set: what the model sees."""
+        """The window with the frames of all cameras, set by set, as the model sees it."""
         if not self.frames[0].others:
             return self
         return Window(tuple(f for frame in self.frames for f in frame.all_cameras), self.new * self.cameras)
@@ -136,7 +135,7 @@ class Window:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What is known of a window besides its images; NaN where it is not.
+    """What is known of a window besides its images; NaN where unknown.
 
     intrinsics: (S, 3, 3) in pixels of the model image. depth: (S, H, W) float32 along z. world_from_camera: (S, 4, 4). metric: whether
     depth and world_from_camera are in metres.
@@ -149,7 +148,7 @@ class Known:
 
     @staticmethod
     def nothing(frames: int, height: int, width: int, metric: bool = True) -> Known:
-        """To be filled in."""
+        """An instance without known values, to be filled in."""
         return Known(
             np.full((frames, 3, 3), np.nan),
             np.full((frames, height, width), np.nan, np.float32),
@@ -164,17 +163,15 @@ class Known:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What a backbone says of one window, in the window's own frame (about its first camera) and its own scale.
+    """The prediction of a backbone for one window, in the window's own frame (that of its first camera) and its own scale.
 
-    images: (S, H, W, 3) uint8, the model's input. depth: (S, H, W) float32, along z. confidence: (S, H, W) float32, > 1 for
-    VGGT (1 + exp), larger is surer. window_from_camera: (S, 4, 4). intrinsics: (S, 3, 3) in pixels of the model image, as
-    predicted.
-    merged: (S, H, W) bool, pixels whose tokens an accelerator reduced, or None if it reduced none.
-    kept_ratio: share of patch tokens that the trunk really processed; read_ratio: share of the patches whose keys its global
-    attention read. meaningful: (S, H, W) bool, False where the model says that
-    its depth means nothing (sky, windows); None if it says nothing of that.
-    dense: the frames, ascending, that depth, confidence and meaningful have rows of, because no others were asked for; None: all.
-    Intrinsics of other frames may be NaN. reused: frames that did not go through the encoder again, which saved about saved_ms.
+    images: (S, H, W, 3) uint8, the model's input. depth: (S, H, W) float32, along z. confidence: (S, H, W) float32, > 1 for VGGT (1
+    + exp), larger is more confident. window_from_camera: (S, 4, 4). intrinsics: (S, 3, 3) in pixels of the model image, as
+    predicted. merged: (S, H, W) bool, pixels whose tokens an accelerator reduced, or None if it reduced none. kept_ratio: share of
+    patch tokens that the trunk processed; read_ratio: share of the patches whose keys its global attention read. meaningful: (S, H,
+    W) bool, False where the model predicts that its depth is meaningless (sky, windows); None if it does not predict that. dense:
+    the frames, ascending, for which depth, confidence and meaningful have rows (the requested ones); None: all. Intrinsics of other
+    frames may be NaN. reused: frames that did not go through the encoder again, which saved about saved_ms.
     """
 
     images: U8
@@ -191,7 +188,7 @@ class Prediction:
     saved_ms: float = 0.0
 
     def row(self, frame: int) -> int | None:
-        """Which row of depth and confidence is about that frame of the window; None if there is none."""
+        """Row of depth and confidence for that frame of the window; None if there is none."""
         if self.dense is None:
             return frame
         return self.dense.index(frame) if frame in self.dense else None
@@ -199,7 +196,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How a window was laid onto what came before (see alignment.py).
+    """How a window was aligned with the previous ones (see alignment.py).
 
     accepted: False if the residual failed the gate. shared: number of frames both know. scale: odom units per window unit.
     depth_residual: median |log depth ratio - log scale| over shared pixels (relative). rotation_residual: largest
@@ -218,10 +215,10 @@ class Alignment:
 
 @dataclass(frozen=True)
 class RigResidual:
-    """How far what the images show of the cameras' places lies from what is known of them (see rig.py).
+    """Difference between the camera poses on the rig as estimated from images and as given (see rig.py).
 
-    rotation: median angle between the two, rad. direction: the same of the ways from the first camera to the others, rad, NaN where
-    they lie in one place.
+    rotation: median angle between the two, rad. direction: the same for the directions from the first camera to the others, rad,
+    NaN where they coincide.
     """
 
     rotation: float
@@ -230,11 +227,11 @@ class RigResidual:
 
 @dataclass(frozen=True)
 class Refinement:
-    """What the bundle did with a window (see refine.py).
+    """Result of bundle adjustment of a window (see refine.py).
 
     landmarks, observations, inliers: how many, 0 if nothing was refined. error_px: median reprojection error of the inliers, NaN without
-    any. refined: share of the new keyframes whose pose and depth it vouches for. reason: why not all of them, "" if all. iterations:
-    linear systems that were solved.
+    any. refined: share of the new keyframes whose pose and depth were refined. reason: why not all of them, "" if all. iterations:
+    number of linear systems solved.
     """
 
     landmarks: int = 0
@@ -247,7 +244,7 @@ class Refinement:
 
 
 class DeviceMemory(NamedTuple):
-    """Of the device that the model is on, MiB."""
+    """Memory of the model's device, MiB."""
 
     used: float
     free: float
@@ -255,18 +252,18 @@ class DeviceMemory(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Submap:
-    """The new frames of one window in the odometry frame: what is published, and never rewritten afterwards.
+    """The new frames of one window in the odometry frame: published, and never rewritten afterwards.
 
     The arrays have one row for each frame of `frames` (the N new ones, oldest first; with several cameras set by set, the first camera
     first). images: (N, H, W, 3) uint8. depth:
     (N, H, W) float32 along z in odom units (metres where the scale is known), NaN where invalid. confidence: (N, H, W).
-    intrinsics: (N, 3, 3) in pixels of the (H, W) image; those given with the frame where there were any, else predicted.
+    intrinsics: (N, 3, 3) in pixels of the (H, W) image; those given with the frame if any, else predicted.
     odom_from_camera: (N, 4, 4). timings_ms: stage -> milliseconds. metric: whether the model's own unit
     is the metre. rig: with several cameras whose places are known. reused: share of the window's frames that did not go through the
-    encoder again, which saved about saved_ms. landmarks: what is known of the scene now, None if nothing new is.
+    encoder again, which saved about saved_ms. landmarks: points of the scene as known now, None if nothing changed.
     covariance: (6, 6) of the first camera's newest pose, as in Landmarks.
-    refinement: how the bundle went.
-    world: which one it is of, they are numbered as they begin.
+    refinement: result of the bundle adjustment.
+    world: number of the world, counted from the start.
     """
 
     frames: tuple[Frame, ...]

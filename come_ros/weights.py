@@ -1,4 +1,4 @@
-"""Weights files: read without executing code, and loaded into a module with every tensor accounted for."""
+"""Weights files: read without executing code, and loaded strictly into a module."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODEL_FOLDER = os.path.join(os.path.dirname(__file__), "models")
 
 
 def fill(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
-    """Put `state` into `model` strictly: every key, every shape. Raises CheckpointError."""
+    """Loads `state` into `model` strictly: every key, every shape. Raises CheckpointError."""
     want = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     got = {k: tuple(v.shape) for k, v in state.items()}
     problems = []

@@ -1,10 +1,11 @@
-"""Overlapping windows of keyframes: what is fresh goes in once, what was reconstructed ties the next window to it."""
+"""Overlapping windows of keyframes: each fresh keyframe is reconstructed once; reconstructed ones link the next window to the
+previous."""
 
 from __future__ import annotations
 
 from .types import Frame, Window
 
-# A longer pause between keyframes starts a window of its own: the views of both sides need not overlap any more.
+# After a longer pause between keyframes a new window starts: the views before and after need not overlap.
 MAX_GAP_NS = 5_000_000_000
 # Stamps that go back by more than this are a jump (a bag that loops, a clock that was set); by less, a late frame.
 TIME_JUMP_NS = 100_000_000
@@ -18,20 +19,20 @@ class SlidingWindow:
     """
 
     def __init__(self, size: int, overlap: int) -> None:
-        """`size`: most keyframes in a window. `overlap`: how many of them are shared with those before, at least."""
+        """`size`: most keyframes in a window. `overlap`: least number of them shared with the previous window."""
         self.resize(size, overlap)
         self._fresh: list[Frame] = []
         self._used: list[Frame] = []
 
     def resize(self, size: int, overlap: int) -> None:
-        """Other sizes from the next window on. Raises ValueError unless 0 <= overlap < size."""
+        """Changes the sizes from the next window on. Raises ValueError unless 0 <= overlap < size."""
         if not 0 <= overlap < size:
             raise ValueError(f"overlap is {overlap}, but must lie in 0 .. size - 1 ({size - 1})")
         self.size, self.overlap = size, overlap
 
     @property
     def fresh(self) -> int:
-        """Keyframes pushed that no window has taken yet."""
+        """Number of keyframes that no window has taken yet."""
         return len(self._fresh)
 
     @property
@@ -41,7 +42,7 @@ class SlidingWindow:
 
     @property
     def room(self) -> int:
-        """How many more fresh keyframes fit into the next window."""
+        """Number of fresh keyframes that still fit into the next window."""
         return max(0, self._most_new() - self.fresh)
 
     def push(self, frame: Frame) -> None:
@@ -70,7 +71,7 @@ class SlidingWindow:
         return self._fresh.pop(0) if self._fresh else None
 
     def commit(self, window: Window) -> None:
-        """The frames of `window` are reconstructed: the last ones can be shared from now on."""
+        """Marks the frames of `window` as reconstructed: the last ones can be shared from now on."""
         new = window.frames[len(window) - window.new :]
         before = self._used if not self._used or _continues(self._used[-1], new[0]) else []
         self._used = [*before, *new][-(self.size - 1) :]
@@ -94,8 +95,8 @@ class SlidingWindow:
 
 
 def trimmed(window: Window, size: int, overlap: int) -> Window:
-    """The newest frames of `window`, at most `size` in all; up to `overlap` of them tie it to the window before, as do more if there is
-    room. Raises ValueError unless 0 <= overlap < size."""
+    """The newest frames of `window`, at most `size` in all; up to `overlap` of them (more if they fit) are shared with the window
+    before. Raises ValueError unless 0 <= overlap < size."""
     if not 0 <= overlap < size:
         raise ValueError(f"overlap is {overlap}, but must lie in 0 .. size - 1 ({size - 1})")
     old, new = window.frames[: len(window) - window.new], window.frames[len(window) - window.new :]

@@ -63,7 +63,7 @@ MATRIX = (
     ),
     Row(
         "resolution, encoding or frame_id change",
-        "the window before is finished, a new one goes on from the last pose; INFO; no frame lost",
+        "the window before is finished, a new one continues from the last pose; INFO; no frame lost",
         (
             "ros/test_stream.py::test_every_fault_of_a_stream_is_said_and_counted",
             "ros/test_worker.py::test_a_change_in_mid_stream_loses_no_frame",

@@ -164,7 +164,7 @@ def test_a_short_name_means_the_plug_ins_own_first() -> None:
         (["accelerator.name=broken"], "the accelerator broken (plugin_that_fails:X): RuntimeError: no licence for this"),
         (["accelerator.name=plugin_of_somebody:NotOne"], "class NotOne must inherit from come_ros.accelerators.Accelerator"),
         (["accelerator.name=plugin_of_somebody:Loose"], "frozen=True"),
-        (["accelerator.name=plugin_of_somebody:Undeclared"], "declare step of its Parameters with come_ros.config.parameter"),
+        (["accelerator.name=plugin_of_somebody:Undeclared"], "declare step of its Parameters with come_ros.parameter.parameter"),
         (["backbone=plugin_of_somebody:Every"], "must inherit from"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

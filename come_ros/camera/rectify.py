@@ -135,7 +135,7 @@ class Rectification:
         try:
             rectifier = rectifier_of(lens)
         except FrameError as error:
-            return picture, lens.intrinsics, f"{error}; the image is taken as it is"
+            return picture, lens.intrinsics, f"{error}; the image is used as it is"
         return rectifier.image(picture), rectifier.intrinsics, remark
 
     def depth(self, depth: F32, info: Any, topic: str) -> tuple[F32, str]:
@@ -153,7 +153,7 @@ class Rectification:
             if own.distorted or not np.array_equal(own.intrinsics, intrinsics):
                 depth = _nearest(depth, *_fixed_maps(own, tuple(intrinsics.flat)))
         except FrameError as error:
-            return depth, f"{error}; the depth is taken as it is"
+            return depth, f"{error}; the depth is used as it is"
         return depth, remark
 
 
@@ -213,7 +213,7 @@ def normalised_distortion(name: str, d: tuple[float, ...]) -> tuple[str, tuple[f
 
     Names are matched regardless of case and spelling; trailing zeros are ignored, missing coefficients are zero.
     """
-    as_it_is = "the image is taken as it is"
+    as_it_is = "the image is used as it is"
     word = "_".join(name.strip().lower().replace("-", " ").replace("_", " ").split())
     model = _OTHER_NAMES.get(word, word)
     if not any(d):

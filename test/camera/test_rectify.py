@@ -256,7 +256,7 @@ def test_a_distortion_that_cannot_be_used_is_said_and_the_image_taken_as_it_is(f
     picture = np.zeros((30, 40, 3), np.uint8)
     got, intrinsics, remark = Rectification("auto", "image_raw").image(picture, info(**fields))
     assert got is picture and intrinsics[0, 0] == 50
-    assert any(t in remark for t in told.split("|")) and "the image is taken as it is" in remark
+    assert any(t in remark for t in told.split("|")) and "the image is used as it is" in remark
 
 
 @pytest.mark.parametrize(

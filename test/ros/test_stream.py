@@ -69,11 +69,11 @@ def test_every_fault_of_a_stream_is_said_and_counted(start_node, peer: Peer) -> 
     used = 8
     assert settled(peer, sent)["used"] == str(used), node.log
     for told in (
-        "images change from 320x240 px rgb8 of cam to 280x240 px rgb8 of cam: a new window goes on from the last pose",
+        "images change from 320x240 px rgb8 of cam to 280x240 px rgb8 of cam: a new window continues from the last pose",
         "to 280x240 px mono8 of cam:",
         "to 320x240 px rgb8 of other:",
         "no image for 6.1 s by the stamps, but pauses should be of 5 s at most",
-        "stamps go back by 10.000 s, but may by 0.1 s at most: a new window goes on from the last pose (on_time_jump is keep_pose)",
+        "stamps go back by 10.000 s, but may by 0.1 s at most: a new window continues from the last pose (on_time_jump is keep_pose)",
     ):
         assert node.log.count(told) == 1, f"{told}\n{node.log}"
 
