@@ -277,7 +277,7 @@ def test_combined_keys_are_those_of_restored_patches_on_the_grid_and_weighted_on
 def test_steps_that_collide_are_refused_in_words():
     hunting, tome = GoodTokenHunting(LayerPlan(0, 0)), ToMe(["global"])
     for parts, said in (
-        ([come(), tome], "come and tome both change which patches there are"),
+        ([come(), tome], "come and tome both change which patches exist"),
         ([hunting, tome], "good_token_hunting and tome both change whose keys"),
         ([come(), NoAccelerator()], "only one of come, pace can be combined"),
         ([come(), hunting, hunting], "good_token_hunting and good_token_hunting both"),
