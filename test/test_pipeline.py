@@ -98,9 +98,10 @@ def test_a_jump_back_is_met_as_on_time_jump_says(how, caplog):
     assert (
         f"stamps go back by 0.700 s, but may by 0.1 s at most: {{}} (on_time_jump is {how}"
         in record.getMessage().replace(
-            {"reset": "a new map and odometry origin start", "keep_pose": "a new window continues from the last pose"}.get(
-                how, "frames are dropped until their stamps are newer"
-            ),
+            {
+                "reset": "a new map and odometry origin start",
+                "keep_pose": "a new window continues from the last pose",
+            }.get(how, "frames are dropped until their stamps are newer"),
             "{}",
         )
     )
