@@ -159,6 +159,34 @@ class WindowParameters:
 
 
 @dataclass(frozen=True)
+class StreamParameters:
+    window: int = _param(
+        64,
+        "causal backbones (lingbot): number of newest keyframes whose patches each new frame reads",
+        low=1,
+        high=512,
+        dynamic=True,
+    )
+    keyframe_interval: int = _param(
+        1, "causal backbones: every n-th frame is kept for later ones to read", low=1, high=100, dynamic=True
+    )
+    most: int = _param(
+        320,
+        "causal backbones: the stream begins again, with the frames of the window, after so many kept frames; above 320 quality falls",
+        low=2,
+        high=1024,
+        dynamic=True,
+    )
+    memory: int = _param(
+        0,
+        "causal backbones: most memory for kept keys and values, MiB; the local window gets shorter to fit; 0 = as the others allow",
+        low=0,
+        high=1_000_000,
+        dynamic=True,
+    )
+
+
+@dataclass(frozen=True)
 class Keyframe:
     mode: str = _param(
         "flow",
@@ -409,6 +437,7 @@ class Config:
     input: Input = field(default_factory=Input)
     known: Known = field(default_factory=Known)
     window: WindowParameters = field(default_factory=WindowParameters)
+    stream: StreamParameters = field(default_factory=StreamParameters)
     keyframe: Keyframe = field(default_factory=Keyframe)
     cloud: Cloud = field(default_factory=Cloud)
     map: Map = field(default_factory=Map)

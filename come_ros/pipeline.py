@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .alignment import WindowAligner
-from .backbones.stream import EncoderCache, Step
+from .backbones.stream import Step
 from .camera.intrinsics import IntrinsicsMedian
 from .camera.model_input import ModelInput, ModelInputs, known_of, window_plans
 from .camera.preprocess import CropResize, check_image, image_plan
 from .camera.rig import hold_rig
 from .config import Config
-from .errors import FrameError, OutOfMemory
+from .errors import ConfigError, FrameError, OutOfMemory
 from .geometry import BODY_FROM_OPTICAL, inverse
 from .governor import Governor
 from .keyframes import KeyframeSelector
@@ -74,8 +74,13 @@ class ReconstructionPipeline:
         self._keyframes = KeyframeSelector(config)
         self._window = SlidingWindow(config.window.size, config.window.overlap)
         self.metric = backbone.metric
-        self._encoder_cache = EncoderCache()
+        self._frame_cache = backbone.new_cache()
         self.cameras = max(1, len(config.camera_names))
+        if backbone.causal and self.cameras > 1:
+            raise ConfigError(
+                f"cameras names {self.cameras}, but the backbone {backbone.name} is a stream of one camera: leave cameras empty, or give "
+                f"weights or a backbone that takes whole windows, such as vggt"
+            )
         self._aligner = WindowAligner(config.window.size * self.cameras, self.metric)
         self._refiner = Refiner(config, self.metric) if config.refine.mode == "bundle" else Unrefined()
         self.odometry = Odometry(config)
@@ -158,6 +163,12 @@ class ReconstructionPipeline:
         """How many keyframes may be added before a window must be taken."""
         return self._window.room
 
+    @property
+    def least_new(self) -> int:
+        """How many fresh keyframes are worth a window where the newest results are wanted at once: any; but a whole window where the
+        stream of a causal backbone begins, since all that follows is seen from there."""
+        return self._window.size if self.backbone.causal and not self._window.started else 1
+
     def make_room(self) -> Frame | None:
         """Drops the oldest keyframe that waits for a window, in favour of newer ones, and returns it; None if there is none."""
         return self._window.give_up_oldest()
@@ -167,7 +178,7 @@ class ReconstructionPipeline:
         to run. Has no effect if `threads` is set, or on a GPU. Takes some passes; call it in the thread that runs the model."""
         if self.config.threads or self.backbone.device.startswith("cuda") or usable_threads() == 1:
             return
-        images = self._grey(self.governor.effort.window * self.cameras)
+        images = self._grey(self._window.size * self.cameras)
         self._threads = LiveThreads(lambda frames: self.backbone.predict(images[:frames]), len(images))
 
     @property
@@ -186,7 +197,7 @@ class ReconstructionPipeline:
         the first window. Raises Cancelled, OutOfMemory if nothing that is tried fits."""
         while True:
             # on a CPU nothing is compiled and memory is allocated in each pass: one frame shows whether the model runs
-            frames = self.governor.effort.window if self.backbone.device.startswith("cuda") else 1
+            frames = self._window.size if self.backbone.device.startswith("cuda") else 1
             try:
                 self.backbone.predict(self._grey(frames * self.cameras), stop)
             except OutOfMemory as error:
@@ -406,11 +417,11 @@ class ReconstructionPipeline:
     def _forget_frames(self) -> None:
         """Clears everything that is stored by frame."""
         self._inputs.clear()
-        self._encoder_cache.clear()
+        self._frame_cache.clear()
 
     def _step_down(self, failure: str, frames: int) -> None:
         """A window of `frames` did not fit. Raises OutOfMemory if nothing cheaper is to be tried."""
-        self._encoder_cache.clear()
+        self._frame_cache.clear()
         self.backbone.free_memory()
         if not self.governor.out_of_memory(frames):
             raise OutOfMemory(f"{failure}: free memory on the device, or lower window.size or input.max_side")
@@ -509,9 +520,9 @@ class ReconstructionPipeline:
         if not self.backbone.streams:
             return None
         names = tuple((frame.stamp_ns, frame.camera) for frame in window.frames)
-        cache = self._encoder_cache if self.config.window.reuse else None
+        cache = self._frame_cache if self.config.window.reuse else None
         if cache is None:
-            self._encoder_cache.clear()
+            self._frame_cache.clear()
         return Step(names, cache, self._dense(window))
 
     def _dense(self, window: Window) -> tuple[int, ...] | None:

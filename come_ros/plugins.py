@@ -143,6 +143,7 @@ BACKBONES = Registry(
         "mapanything": "come_ros.backbones.mapanything:MapAnything",
         "pi3": "come_ros.backbones.pi3:Pi3",
         "da3": "come_ros.backbones.da3:DepthAnything3",
+        "lingbot": "come_ros.backbones.lingbot:LingBot",
         "fake": "come_ros.backbones.fake:FakeBackbone",
     },
     "backbone_params.",

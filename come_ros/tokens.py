@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from .kernels import KeyWeights
+
+
+class StreamPass(Protocol):
+    """One pass of a causal model, over frames that see those before them by keys and values that were kept (backbones/causal.py).
+
+    first: temporal index of the first of its frames. starts: whether nothing was kept yet: its frames see each other, and no others.
+    """
+
+    first: int
+    starts: bool
+
+    def placed(self, positions: Tensor, special: int, turn: Callable[[Tensor, int, int], Any]) -> None:
+        """Where all tokens of global blocks are, frame by frame (N, 2), as in Tokens; and the rotation of a frame's tokens by their
+        positions, the number of special ones among them, and the temporal index."""
+
+    def recall(
+        self, block: int, q: Tensor, k: Tensor, v: Tensor, weights: KeyWeights | None
+    ) -> tuple[Tensor, Tensor, KeyWeights | None]:
+        """What the queries q of these frames read in that global block: k, v and what they count for, behind those that were kept."""
+
+    def recall_camera(self, place: tuple[int, int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The same in the camera head, at (iteration, block)."""
 
 
 class Layer(NamedTuple):
     """Which block is running: part = "encoder" | "frame" | "global", index counts within the part, from 0.
 
-    shared: number of tokens of the whole scene that follow the others of each sequence, as queries and as keys.
+    shared: number of tokens of the whole scene that follow the others of each sequence, as queries and as keys. stream: the
+    pass of a causal model, in its global blocks; None elsewhere.
     """
 
     part: str
     index: int  # type: ignore[assignment]  # tuple.index is never asked for
     shared: int = 0
+    stream: StreamPass | None = None
 
 
 class Tokens(NamedTuple):
@@ -28,6 +55,7 @@ class Tokens(NamedTuple):
     the site `residual` only, (B, S, T, d): their keys in the preceding attention, before rotation, mean over heads. shared: (B, n,
     C) tokens of the whole scene, which take part in global blocks only and are not changed by accelerators; or None. fine: maps (B,
     S, ., H / stride, W / stride) of the images, finer than the patches, for a model's heads; not changed by accelerators.
+    stream: the pass of a causal model that they belong to; None for models that see all frames at once.
     """
 
     x: Tensor
@@ -39,6 +67,7 @@ class Tokens(NamedTuple):
     keys: Tensor | None = None
     shared: Tensor | None = None
     fine: tuple[Tensor, ...] = ()
+    stream: StreamPass | None = None
 
 
 class ModelShape(NamedTuple):

@@ -21,6 +21,8 @@ from come_ros.pipeline import ReconstructionPipeline
 # frames of each window: strides 1, 3 and all; a window that grows, shrinks, and comes back to a frame that was given up
 WINDOWS = [(0, 1, 2), (1, 2, 3), (1, 2, 3, 4), (4, 5, 6), (6, 7), (5, 6, 7, 8), (20, 21)]
 NEW = [3, 1, 1, 2, 1, 2, 2]
+WINDOWED = [name for name in sorted(TINY) if not tiny(name).causal]
+"""models that see all frames of a window at once; for the others see test_causal.py"""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def slide(backbone, images, windows=WINDOWS):
         yield backbone.predict(some, step=step(frames, cache)), backbone.predict(some)
 
 
-@pytest.mark.parametrize("name", sorted(TINY))
+@pytest.mark.parametrize("name", WINDOWED)
 def test_what_is_kept_changes_nothing_of_the_dense_model(name, images):
     for (ours, whole), frames, new in zip(slide(backbone_of(name), images), WINDOWS, NEW, strict=True):
         assert_near(ours, whole)
@@ -130,7 +132,7 @@ def test_another_size_or_accelerator_gives_up_what_was_kept(images):
     assert cache.encoder_ms > 0
 
 
-@pytest.mark.parametrize("name", sorted(TINY))
+@pytest.mark.parametrize("name", WINDOWED)
 @pytest.mark.parametrize("dense", [(3,), (0, 2, 3), (1, 2), tuple(range(4))], ids=str)
 def test_depth_of_some_frames_is_that_of_all(name, dense, images):
     backbone, some = backbone_of(name), images[:4]
@@ -171,7 +173,7 @@ def test_a_pipeline_gives_the_same_submaps_with_and_without(overlap, share):
         np.testing.assert_allclose(a.odom_from_camera, b.odom_from_camera, rtol=1e-3, atol=1e-4)
     assert [s.reused for s in ours[:3]] == [0, share, share]
     assert ours[1].saved_ms > 0 and all(s.reused == s.saved_ms == 0 for s in whole)
-    assert len(kept._encoder_cache) == 4 and len(anew._encoder_cache) == 0
+    assert len(kept._frame_cache) == 4 and len(anew._frame_cache) == 0
 
 
 def test_reset_jumps_and_reuse_switched_off_forget_what_was_kept():
@@ -180,7 +182,7 @@ def test_reset_jumps_and_reuse_switched_off_forget_what_was_kept():
     def fed(how):
         pipeline = ReconstructionPipeline(config_of(on_time_jump=how), backbone_of())
         list(pipeline.run(frames[10:15]))
-        assert len(pipeline._encoder_cache) == 4
+        assert len(pipeline._frame_cache) == 4
         return pipeline
 
     for how in ("reset", "keep_pose"):
@@ -188,14 +190,14 @@ def test_reset_jumps_and_reuse_switched_off_forget_what_was_kept():
         # other images under known stamps: those of before must not count
         again = [dataclasses.replace(f, image=255 - f.image) for f in frames[10:14]]
         pipeline.add_frame(dataclasses.replace(again[0], stamp_ns=frames[0].stamp_ns))
-        assert len(pipeline._encoder_cache) == 0
+        assert len(pipeline._frame_cache) == 0
     pipeline = fed("reset")
     pipeline.reset()
-    assert len(pipeline._encoder_cache) == 0
+    assert len(pipeline._frame_cache) == 0
     pipeline = fed("reset")
     pipeline.set_config(config_of(window__reuse=False))
     list(pipeline.run(frames[15:17]))
-    assert len(pipeline._encoder_cache) == 0
+    assert len(pipeline._frame_cache) == 0
 
 
 class Streaming(TruthBackbone):
@@ -249,7 +251,7 @@ def test_memory_is_freed_before_a_window_is_tried_again():
     predict, held = backbone.predict, []
 
     def short_of_memory(images, *more):
-        held.append(len(pipeline._encoder_cache))
+        held.append(len(pipeline._frame_cache))
         if len(held) == 1:
             raise OutOfMemory("full")
         return predict(images, *more)

@@ -91,6 +91,8 @@ class Accelerator:
         every frame attends to itself, even in a global block whose reach says so."""
         q, k, v = self.condense(q, k, v, plan, layer)
         weights = self.key_weights(plan, layer, k.shape[2] - layer.shared)
+        if layer.stream is not None:
+            k, v, weights = layer.stream.recall(layer.index, q, k, v, weights)
         if weights is None:
             x = F.scaled_dot_product_attention(q, k, v)
         else:

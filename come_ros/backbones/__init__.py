@@ -51,6 +51,7 @@ def load_backbone(config: Config) -> Backbone:
         attention=config.attention,
         heads_precision=config.heads_precision,
         optimize=config.optimize,
+        stream=config.stream,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..camera.preprocess import patch_grid_size
 from ..config import Config
 from ..types import DeviceMemory, Known, Prediction
-from .stream import Step
+from .stream import EncoderCache, FrameCache, Step
 
 
 class Backbone(ABC):
@@ -29,6 +29,8 @@ class Backbone(ABC):
     """the inputs of types.Known that it accepts: "intrinsics", "depth", "poses" """
     streams: bool = False
     """whether predict() takes a Step"""
+    causal: bool = False
+    """whether it answers for each frame once, from that and earlier ones, and so needs a whole window where a stream begins"""
 
     def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
         """(W, H) of the model's image for one of (width, height) whose longer side is to be about `side`."""
@@ -42,6 +44,10 @@ class Backbone(ABC):
     def dense(self) -> Backbone:
         """The same model without an accelerator (always the same object); self if it has none."""
         return self
+
+    def new_cache(self) -> FrameCache:
+        """What a Step of this backbone takes as its cache, empty."""
+        return EncoderCache()
 
     def free_memory(self) -> None:  # noqa: B027
         """Frees caches that only make the next window faster."""

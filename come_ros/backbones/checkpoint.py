@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import sys
 from typing import Any
@@ -15,13 +16,16 @@ from ..files import write_safetensors
 from ..plugins import BACKBONES
 from ..weights import MODEL_FOLDER, fill, read_checkpoint
 from .da3 import DepthAnything3
+from .lingbot import LingBot
 from .mapanything import MapAnything
 from .model import GeometryModel
 from .pi3 import Pi3
 from .vggt import VGGT
 
-MODELS: dict[str, type[GeometryModel]] = {m.name: m for m in (VGGT, MapAnything, Pi3, DepthAnything3)}
-"""those built in"""
+log = logging.getLogger("come_ros")
+
+MODELS: dict[str, type[GeometryModel]] = {m.name: m for m in (LingBot, VGGT, MapAnything, Pi3, DepthAnything3)}
+"""those built in; one whose files hold another's keys and more comes before it"""
 
 _SIZES_KEY, _BACKBONE_KEY = "come_ros.sizes", "come_ros.backbone"  # in the safetensors metadata of our own files
 
@@ -69,6 +73,8 @@ def load_model(backbone: str, path: str) -> GeometryModel:
         raise CheckpointError(
             f"{path} holds weights of the backbone {found}, which this come_ros does not know: update it"
         )
+    if wanted is not None and found in wanted.same_keys and _SIZES_KEY not in metadata:
+        found = wanted.name
     if wanted is not None and found != wanted.name:
         raise CheckpointError(
             f"{path} holds weights of the backbone {found}, but {backbone} was asked for: set backbone to {found}, or give another file"
@@ -83,6 +89,8 @@ def load_model(backbone: str, path: str) -> GeometryModel:
             )
         sizes = kind.sizes_type(**{**kind.unsaid, **stored})
     else:
+        if doubt := kind.doubt(state):
+            log.warning("%s %s", path, doubt)
         state = kind.own_names(state)
         sizes = kind.published_sizes(state)
     with torch.device("meta"):  # allocates and initialises nothing, since all weights are about to be replaced

@@ -37,7 +37,28 @@ class Rotary(NamedTuple):
             table = table.expand(len(index), -1, -1, -1)
             return table.gather(2, index[:, None, :, None].expand(-1, -1, -1, table.shape[3]))
 
-        return Rotary(pick(self.cos), pick(self.sin))
+        return type(self)(pick(self.cos), pick(self.sin))
+
+
+class NeighbourRotary(Rotary):
+    """The same with neighbouring pairs: channel 2j turns with 2j + 1; see video_rotary()."""
+
+    def apply(self, x: Tensor) -> Tensor:  # (B, heads, N, d)
+        turned = torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
+        return (x * self.cos + turned * self.sin).to(x.dtype)
+
+
+def video_rotary(positions: Tensor, split: tuple[int, int, int], base: float = 10000.0) -> NeighbourRotary:
+    """Rotation tables of 3D RoPE: split[0] channels of the head turn with t, then split[1] with y and split[2] with x.
+
+    positions: (..., N, 3) (t, y, x). Angles a = p * base^(-2j/m) in each part of m channels, computed in fp64: t grows large.
+    """
+    angles = []
+    for axis, m in enumerate(split):
+        j = torch.arange(m // 2, dtype=torch.float64, device=positions.device)
+        angles.append(positions[..., axis, None].double() * base ** (-2.0 * j / m))  # (..., N, m/2)
+    angle = torch.cat(angles, dim=-1).repeat_interleave(2, dim=-1).unsqueeze(-3)  # (..., 1, N, d)
+    return NeighbourRotary(angle.cos().float(), angle.sin().float())
 
 
 def rotary(positions: Tensor, head_dim: int, base: float = 100.0) -> Rotary:
@@ -128,6 +149,9 @@ class SwiGLU(nn.Module):
         return self.w3(F.silu(gate) * value)
 
 
+Recall = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: x + ls1(attention(norm1(x))), then x + ls2(mlp(norm2(x))). Run by base.run_block.
 
@@ -154,9 +178,13 @@ class Block(nn.Module):
         self.mlp = mlp(dim, int(dim * mlp_ratio))
         self.ls2 = scale()
 
-    def forward(self, x: Tensor, rope: Rotary | None = None) -> Tensor:
-        """(B, N, C) -> (B, N, C), with plain attention, for blocks that accelerators do not change (in heads)."""
-        return finish(self, x, F.scaled_dot_product_attention(*project(self, x, rope)))
+    def forward(self, x: Tensor, rope: Rotary | None = None, recall: Recall | None = None) -> Tensor:
+        """(B, N, C) -> (B, N, C), with plain attention, for blocks that accelerators do not change (in heads). recall: adds the
+        keys and values of earlier frames to those of these tokens."""
+        q, k, v = project(self, x, rope)
+        if recall is not None:
+            k, v = recall(k, v)
+        return finish(self, x, F.scaled_dot_product_attention(q, k, v))
 
 
 def project(block: Block, x: Tensor, rope: Rotary | None, index: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

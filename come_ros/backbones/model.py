@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..accelerators.base import Accelerator
 from ..camera.preprocess import patch_grid_size
-from ..tokens import Layer, ModelShape, Tokens
+from ..tokens import Layer, ModelShape, StreamPass, Tokens
 from .heads import in_chunks
 from .layers import Attention, Block, BlockParts, Rotary, rotary, rotate
 from .stream import Encoded
@@ -50,7 +50,7 @@ class KnownTensors(NamedTuple):
 class Trunk(NamedTuple):
     """The input of the heads. levels: tap -> (B, S, T, channels), see GeometryModel.taps; special: tokens in front of each frame's
     patches; grid: (h, w) patches; plan: the accelerator's plan, for reports; shared: (B, n, C) tokens of the scene, or None; fine:
-    finer maps of the images, see Tokens; read_ratio: share of the patches whose keys global blocks read, their mean."""
+    finer maps of the images, see Tokens; read_ratio: share of the patches whose keys global blocks read, their mean; stream: see Tokens."""
 
     levels: dict[int, Tensor]
     special: int
@@ -59,6 +59,7 @@ class Trunk(NamedTuple):
     shared: Tensor | None = None
     fine: tuple[Tensor, ...] = ()
     read_ratio: float = 1.0
+    stream: StreamPass | None = None
 
 
 ENCODED = -1  # the tap before the first trunk block
@@ -86,6 +87,10 @@ class GeometryModel(nn.Module, ABC):
     taps: tuple[int, ...]
     inputs: frozenset[str] = frozenset()
     """the inputs of KnownTensors that it accepts: "intrinsics", "depth", "poses" """
+    causal = False
+    """whether frames come one by one and attend to the stored keys of earlier frames (causal.py)"""
+    same_keys: frozenset[str] = frozenset()
+    """other models whose published files have the same keys, so that a file does not tell which of the two it belongs to"""
     metric = False
     """whether its lengths are metres"""
     parts = BlockParts()
@@ -106,6 +111,11 @@ class GeometryModel(nn.Module, ABC):
     def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
         """(W, H) of the model's image, multiples of the patch, with the longer side about `side`."""
         return patch_grid_size(width, height, side, self.patch)
+
+    @classmethod
+    def doubt(cls, state: Mapping[str, Tensor]) -> str:
+        """What a published file leaves open, to be logged behind its name, and what to set; "" if nothing."""
+        return ""
 
     @abstractmethod
     def encoder_input(self, images: Tensor) -> Tokens:
@@ -201,9 +211,12 @@ class GeometryModel(nn.Module, ABC):
     ) -> Trunk:
         """Runs the encoder's output for a scene through the trunk."""
         sites, plan = accelerator.sites, encoded.plan
-        tokens = self.encoder_output(encoded.tokens, known)
+        stream = encoded.tokens.stream
+        tokens = self.encoder_output(encoded.tokens, known)._replace(stream=stream)
         levels = {ENCODED: tokens.x} if ENCODED in self.taps else {}
-        tokens = self.trunk_input(tokens)._replace(images=encoded.tokens.images, fine=encoded.tokens.fine)
+        tokens = self.trunk_input(tokens)._replace(
+            images=encoded.tokens.images, fine=encoded.tokens.fine, stream=stream
+        )
         if "backbone_in" in sites:
             tokens, plan = accelerator.compress(tokens, plan, "backbone_in")
         rope = self.rope()
@@ -224,7 +237,7 @@ class GeometryModel(nn.Module, ABC):
                 if wanted[-1] == i:
                     levels[tap] = torch.cat([parts.pop(j) for j in wanted], dim=-1) if len(wanted) > 1 else parts.pop(i)
         share = sum(read) / len(read) if read else 1.0
-        return Trunk(levels, tokens.special, tokens.grid, plan, tokens.shared, tokens.fine, share)
+        return Trunk(levels, tokens.special, tokens.grid, plan, tokens.shared, tokens.fine, share, stream)
 
     def forward(
         self,
@@ -298,7 +311,8 @@ def run_block(
         tables = rope(tokens, layer.part, reach.across, c // block.attn.heads) if rope else None
         q, k, v = parts.project(block, x, tables, reach.index)
         part = layer.part if reach.across or layer.part != "global" else "frame"
-        x = parts.finish(block, x, accelerator.attend(q, k, v, plan, layer._replace(part=part)))
+        stream = tokens.stream if part == "global" else None
+        x = parts.finish(block, x, accelerator.attend(q, k, v, plan, layer._replace(part=part, stream=stream)))
         return tokens._replace(x=x.reshape(b, s, t, c)), plan
     h = tokens._replace(x=block.norm1(tokens.x), shared=None if shared is None else block.norm1(shared))
     if "before_attention" in sites:
@@ -330,8 +344,8 @@ def run_attention(
     """Every token attends to its frame or to all frames of its scene, restricted by the accelerator's reach."""
     b, s, t, c = tokens.x.shape
     part, reach = layer.part, accelerator.reach(tokens, plan, layer)
-    if part == "global" and not reach.across:
-        layer = layer._replace(part="frame")
+    if part == "global":
+        layer = layer._replace(stream=tokens.stream) if reach.across else layer._replace(part="frame")
     x = tokens.x.reshape(b, s * t, c) if reach.across else tokens.x.reshape(b * s, t, c)
     n, index, shared = x.shape[1], reach.index, tokens.shared
     if shared is not None:  # a frame that attends to itself includes them

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from ..accelerators.base import Accelerator
@@ -25,6 +25,19 @@ class Encoded(NamedTuple):
 
     tokens: Tokens
     plan: Any
+
+
+class FrameCache(Protocol):
+    """What a backbone keeps from window to window, of which only it knows the inside. reused, encoded: frames so far."""
+
+    reused: int
+    encoded: int
+
+    def __len__(self) -> int:
+        """Frames that are known."""
+
+    def clear(self) -> None:
+        """Nothing is kept; the counts go on."""
 
 
 class EncoderCache:
@@ -78,11 +91,11 @@ class EncoderCache:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """How a window continues the previous ones. names: of its frames. cache: None keeps nothing. dense: the frames whose depth is
-    needed, ascending; None for all."""
+    """How a window continues the previous ones. names: of its frames. cache: from Backbone.new_cache(); None
+    keeps nothing. dense: the frames whose depth is needed, ascending; None for all."""
 
     names: tuple[FrameName, ...]
-    cache: EncoderCache | None = None
+    cache: FrameCache | None = None
     dense: tuple[int, ...] | None = None
 
 

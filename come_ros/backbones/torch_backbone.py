@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from ..accelerators.base import Accelerator
-from ..config import Config
+from ..config import Config, StreamParameters
 from ..errors import Cancelled, ConfigError
 from ..plugins import ACCELERATORS
 from ..types import DeviceMemory, Known, Prediction
 from .backbone import Backbone
+from .causal import CausalPass, FrameRecord, StreamCache
 from .device import DeviceClock, choose_attention_kernel, choose_device, choose_precision, device_errors, to_host
 from .graphs import Graphs, cloned
 from .layers import BlockParts
 from .model import Check, GeometryModel, KnownTensors, Trunk, never
-from .stream import Encoded, Step
+from .stream import Encoded, EncoderCache, FrameCache, FrameName, Step
 
 log = logging.getLogger("come_ros")
 
@@ -51,12 +52,15 @@ class TorchBackbone(Backbone):
         attention: str = "auto",
         heads_precision: str = "fp32",
         optimize: str = "none",
+        stream: StreamParameters | None = None,
     ) -> None:
-        """attention, heads_precision, optimize: see config.py. Raises ConfigError if device, precision, kernel or graphs are not
+        """attention, heads_precision, optimize, stream: see config.py. Raises ConfigError if device, precision, kernel or graphs are not
         available."""
         self.name = name
         self.patch_size, self.native_side = model.patch, model.native_side
-        self.metric, self.inputs = model.metric, model.inputs
+        self.metric, self.inputs, self.causal = model.metric, model.inputs, model.causal
+        self.stream = stream or StreamParameters()
+        _check_causal(model, accelerator)
         self._device = choose_device(device)
         self.device = str(self._device)
         self._clock = DeviceClock(self._device)
@@ -103,6 +107,10 @@ class TorchBackbone(Backbone):
                 f"accelerator.name is {config.accelerator.name}, but the model that was given runs {self.accelerator.name}: give the "
                 f"configuration that it was made from"
             )
+        if self.causal and config.stream != self.stream:
+            out = copy.copy(self)
+            out.stream = config.stream
+            return out.configured(config)
         if self.accelerator.configured(config) is self.accelerator:
             return self
         # a copy that ran before is reused, together with the graphs recorded from it
@@ -151,6 +159,8 @@ class TorchBackbone(Backbone):
                 raise Cancelled("stopped between two blocks")
 
         with device_errors():
+            if self.causal:
+                return self._predict_stream(images, check, step or Step(tuple((i, "") for i in range(len(images)))))
             known_here = None if known is None else self.upload_known(known)
             if step is None:
                 out, trunk = self.run(self.upload(images), check, known_here)
@@ -162,11 +172,44 @@ class TorchBackbone(Backbone):
             prediction = self.download(images, out, trunk, step.dense)
             if step.cache is None:
                 return prediction
+            assert isinstance(step.cache, EncoderCache)
             step.cache.took(
                 self._clock.between(begun, done), len(missing)
             )  # the device is done: the results are available
             reused = len(images) - len(missing)
             return dataclasses.replace(prediction, reused=reused, saved_ms=reused * step.cache.encoder_ms)
+
+    def _predict_stream(self, images: np.ndarray, check: Check, step: Step) -> Prediction:
+        """New frames only, one by one, or a whole window where a stream begins; what the cache knows of the others."""
+        cache = self.new_cache() if step.cache is None else step.cache
+        if not isinstance(cache, StreamCache):
+            raise TypeError(f"the cache is {type(cache).__name__}, but {self.name} needs one of its own: new_cache()")
+        with cache.undone_if_it_fails():
+            parts, dense = [], []
+            for rows in cache.passes(step.names, (images.shape[1], images.shape[2]), self.stream):
+                wanted = [j for j, i in enumerate(rows) if step.dense is None or i in step.dense]
+                wanted = wanted or list(range(len(rows)))
+                part = self._run_pass(images[rows], [step.names[i] for i in rows], cache, check, tuple(wanted))
+                dense += [rows[j] for j in wanted]
+                parts.append((rows, part))
+            return _gathered(images, step.names, cache, parts, tuple(dense))
+
+    def _run_pass(
+        self, images: np.ndarray, names: list[FrameName], cache: StreamCache, check: Check, dense: tuple[int, ...]
+    ) -> Prediction:
+        """Frames that go through the model together; the cache then knows them."""
+        passed = CausalPass(cache.state, len(images), self.stream)
+        encoded = self._encode(self.upload(images), check)
+        encoded = encoded._replace(tokens=encoded.tokens._replace(stream=passed))
+        out, trunk = self._finish_now(encoded, None, dense, check)
+        prediction = self.download(images, out, trunk, dense)
+        poses, intrinsics = prediction.window_from_camera, prediction.intrinsics
+        with torch.inference_mode():
+            cache.keep(passed, names, [FrameRecord(*each) for each in zip(poses, intrinsics, strict=True)])
+        return prediction
+
+    def new_cache(self) -> FrameCache:
+        return StreamCache() if self.causal else EncoderCache()
 
     def free_memory(self) -> None:
         if self._graphs is not None:
@@ -234,7 +277,7 @@ class TorchBackbone(Backbone):
     def _encode_step(self, images: np.ndarray, step: Step, check: Check) -> tuple[Encoded, list[int]]:
         """The encoder's output for the window, and which of its frames had to go through it."""
         cache = None if self._why_no_cache() else step.cache
-        if cache is None:
+        if not isinstance(cache, EncoderCache):
             return self._encode(self.upload(images), check), list(range(len(images)))
         missing = cache.missing(step.names, self.accelerator, (images.shape[1], images.shape[2]))
         new = self._encode(self.upload(images[missing]), check) if missing else None
@@ -307,6 +350,54 @@ class TorchBackbone(Backbone):
             read_ratio=trunk.read_ratio,
             meaningful=arrays.get("meaningful"),
             dense=dense,
+        )
+
+
+def _gathered(
+    images: np.ndarray,
+    names: Sequence[FrameName],
+    cache: StreamCache,
+    parts: Sequence[tuple[list[int], Prediction]],
+    dense: tuple[int, ...],
+) -> Prediction:
+    """The Prediction of a window, of which some frames were run (rows of it, and what came out) and the cache knows the rest."""
+    records = [cache.record(name) for name in names]
+    run = [i for rows, _ in parts for i in rows]
+    shape = images.shape[:3]
+
+    def joined(of: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(of) if of else np.zeros((0, *shape[1:]), np.float32)
+
+    merged = None
+    if any(p.merged is not None for _, p in parts):
+        merged = np.zeros(shape, bool)
+        for rows, p in parts:
+            merged[rows] = p.merged
+    share = [len(rows) for rows, _ in parts] or [1]
+
+    def mean(of: list[float]) -> float:
+        return float(np.average(of or [1.0], weights=share))
+
+    return Prediction(
+        images=images,
+        depth=joined([p.depth for _, p in parts]),
+        confidence=joined([p.confidence for _, p in parts]),
+        window_from_camera=np.stack([r.pose for r in records]),
+        intrinsics=np.stack([r.intrinsics for r in records]),
+        merged=merged,
+        kept_ratio=mean([p.kept_ratio for _, p in parts]),
+        read_ratio=mean([p.read_ratio for _, p in parts]),
+        dense=None if len(dense) == len(images) else dense,
+        reused=len(images) - len(run),
+    )
+
+
+def _check_causal(model: GeometryModel, accelerator: Accelerator) -> None:
+    """Raises ConfigError if the accelerator chooses keys among frames that are not there together."""
+    if model.causal and "keys" in accelerator.takes:
+        raise ConfigError(
+            f"accelerator.name is {accelerator.name}, which chooses whose keys are read across frames, but {model.name} is a stream, whose "
+            f"frames come one at a time: set it to none, come, pace or random"
         )
 
 

@@ -6,6 +6,7 @@ ours, the latter with a convolutional stem.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..tokens import Tokens
+from ..tokens import StreamPass, Tokens
 from .cameras import decode_pose, invert_rigid
 from .heads import DenseHead
-from .layers import Block, Mlp, PatchEncoder, patch_positions
+from .layers import Block, Mlp, PatchEncoder, Recall, patch_positions
 from .model import Check, GeometryModel, KnownTensors, Trunk
 from .stem import FINE_CHANNELS, STRIDE, StemEncoder
 
@@ -92,6 +93,8 @@ class VGGT(GeometryModel):
     sizes_type = VGGTSizes
     unsaid = {"centre": -0.5}  # noqa: RUF012  all files of ours before that was stored were taught in these rooms
     landmark, weights_from = "aggregator.camera_token", "facebook/VGGT-1B on Hugging Face"
+    camera_to_world = False
+    """what the camera head predicts; else camera-from-world"""
 
     def __init__(self, sizes: VGGTSizes) -> None:
         super().__init__()
@@ -112,6 +115,15 @@ class VGGT(GeometryModel):
         return VARIANTS["1b"]
 
     @classmethod
+    def doubt(cls, state: Mapping[str, Tensor]) -> str:
+        if any(key.startswith("track_head.") for key in state):
+            return ""
+        return (
+            "has no track head, which VGGT's published files have: if it is the first stage of LingBot-Map, set backbone to lingbot, or "
+            "all poses are read the wrong way round"
+        )
+
+    @classmethod
     def own_names(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {k: v for k, v in state.items() if not k.startswith("track_head.")}
 
@@ -126,13 +138,17 @@ class VGGT(GeometryModel):
         x = self.aggregator.patch_embed.norm(encoded.x)[:, :, encoded.special :]
         return Tokens(x, patch_positions(encoded.grid, 0, x.device), 0, encoded.grid)
 
-    def trunk_input(self, encoded: Tokens) -> Tokens:
+    def special_tokens(self, frames: int, stream: StreamPass | None) -> Tensor:
+        """(1, frames, n, C), in front of the patches of each frame."""
         a = self.aggregator
-        b, s = encoded.x.shape[:2]
         special = torch.cat(
             (a.camera_token, a.register_token), dim=2
         )  # (1, 2, 5, C): slot 0 first frame, slot 1 the others
-        special = torch.cat((special[:, :1], special[:, 1:].expand(-1, s - 1, -1, -1)), dim=1).expand(b, -1, -1, -1)
+        return torch.cat((special[:, :1], special[:, 1:].expand(-1, frames - 1, -1, -1)), dim=1)
+
+    def trunk_input(self, encoded: Tokens) -> Tokens:
+        b, s = encoded.x.shape[:2]
+        special = self.special_tokens(s, encoded.stream).expand(b, -1, -1, -1)
         n, x = special.shape[2], torch.cat((special, encoded.x), dim=2)
         return Tokens(x, patch_positions(encoded.grid, n, x.device), n, encoded.grid)
 
@@ -155,13 +171,14 @@ class VGGT(GeometryModel):
         """
         out: dict[str, Tensor] = {}
         if "camera" in heads:
-            encodings = self.camera_head(trunk.levels[self.taps[-1]][:, :, 0])
+            encodings = self.camera_head(trunk.levels[self.taps[-1]][:, :, 0], trunk.stream)
             out["pose_encodings"] = encodings
-            camera_from_world, out["intrinsics"] = decode_pose(encodings[-1], size, self.sizes.centre)
-            out["world_from_camera"] = invert_rigid(camera_from_world)
-        for name, head in (("depth", self.depth_head), ("points", self.point_head)):
+            pose, out["intrinsics"] = decode_pose(encodings[-1], size, self.sizes.centre)
+            out["world_from_camera"] = pose if self.camera_to_world else invert_rigid(pose)
+        for name, head in (("depth", "depth_head"), ("points", "point_head")):
             if name in heads:
-                raw = self.run_dense_head(head, trunk, size, check, frames=dense)  # (B, S, n, H, W)
+                dense_head: DenseHead = getattr(self, head)
+                raw = self.run_dense_head(dense_head, trunk, size, check, frames=dense)  # (B, S, n, H, W)
                 out[f"{name}_conf"] = 1 + raw[:, :, -1].exp()
                 out[name] = raw[:, :, 0].exp() if name == "depth" else inverse_log(raw[:, :, :-1]).movedim(2, -1)
         return out
@@ -218,17 +235,21 @@ class CameraHead(nn.Module):
         self.trunk = nn.ModuleList(Block(dim, heads, eps=1e-5, scale_init=0.01) for _ in range(depth))
         self.pose_branch = Mlp(dim, dim // 2, 9)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, S, 2C) -> (iterations, B, S, 9): translation, quaternion xyzw, field of view (vertical, horizontal) in rad."""
+    def forward(self, tokens: Tensor, stream: StreamPass | None = None) -> Tensor:
+        """(B, S, 2C) -> (iterations, B, S, 9): translation, quaternion xyzw, field of view (vertical, horizontal) in rad.
+
+        stream: of a causal model, whose camera tokens also read those of all earlier frames, by iteration and block.
+        """
         tokens = self.token_norm(tokens)
         raw: Tensor | None = None
         encodings = []
-        for _ in range(self.iterations):
+        for i in range(self.iterations):
             given = self.empty_pose_tokens.expand(*tokens.shape[:2], -1) if raw is None else raw
             shift, scale, gate = self.poseLN_modulation(self.embed_pose(given)).chunk(3, dim=-1)
             x = tokens + gate * (F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6) * (1 + scale) + shift)
-            for block in self.trunk:
-                x = block(x)
+            for j, block in enumerate(self.trunk):
+                recall: Recall | None = None if stream is None else functools.partial(stream.recall_camera, (i, j))
+                x = block(x, recall=recall)
             delta = self.pose_branch(self.trunk_norm(x))
             raw = delta if raw is None else raw + delta  # the raw estimate is fed back, not the activated one
             encodings.append(torch.cat((raw[..., :7], F.relu(raw[..., 7:])), dim=-1))

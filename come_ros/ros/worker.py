@@ -352,7 +352,7 @@ class Worker(threading.Thread):
             self._make_room(pipeline)
             self._add(pipeline, *waiting, session)
             window = pipeline.take_window() if every else None
-        window = window or pipeline.take_window(None if every else 1)
+        window = window or pipeline.take_window(None if every else pipeline.least_new)
         if window is not None:
             self._reconstruct(pipeline, window, config, session)
         elif every:

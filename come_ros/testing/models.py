@@ -8,6 +8,7 @@ import torch
 
 from ..backbones.checkpoint import MODELS
 from ..backbones.da3 import DA3Sizes
+from ..backbones.lingbot import LingBotSizes
 from ..backbones.mapanything import MapAnythingSizes
 from ..backbones.model import GeometryModel
 from ..backbones.pi3 import Pi3Sizes
@@ -19,6 +20,10 @@ TINY = {
     "vggt": VGGTSizes(
         image_side=70, native_side=70, dim=WIDTH, encoder_depth=2, encoder_heads=3, depth=4, heads=3,
         taps=(0, 1, 2, 3), camera_depth=1, camera_heads=3, features=16, channels=(16, 16, 16, 16),
+    ),
+    "lingbot": LingBotSizes(
+        image_side=70, native_side=70, dim=WIDTH, encoder_depth=2, encoder_heads=3, depth=4, heads=3,
+        taps=(0, 1, 2, 3), camera_depth=1, camera_heads=3, features=16, channels=(16, 16, 16, 16), rope_split=(4, 6, 6),
     ),
     "mapanything": MapAnythingSizes(
         image_side=70, native_side=70, dim=WIDTH, encoder_depth=2, encoder_heads=3, trunk_dim=WIDTH, depth=4, heads=3,

@@ -8,6 +8,13 @@ from come_ros.backbones.torch_backbone import TorchBackbone
 from come_ros.testing import BackboneContract
 
 
+class TestFirstStageOfLingBot(BackboneContract):
+    @pytest.fixture
+    def make(self):
+        sizes = {"causal": False, "scale_token": False, "points": True, "rope_split": ()}
+        return lambda: TorchBackbone("lingbot", tiny("lingbot", **sizes), NoAccelerator(), device="cpu")
+
+
 class TestEveryModel(BackboneContract):
     @pytest.fixture(params=sorted(TINY))
     def make(self, request):

@@ -257,7 +257,7 @@ def frame_costs(
         with one.time("keyframe test"):
             dropped = pipeline.add_frame(frame)
         begun = time.perf_counter()
-        window = pipeline.take_window(1)
+        window = pipeline.take_window(pipeline.least_new)
         assert dropped is None and window is not None and not remark, (dropped, remark)
         submap = pipeline.reconstruct(window)
         took = submap.timings_ms

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ...backbones.stream import EncoderCache, Step
+from ...backbones.stream import Step
 from ...errors import ConfigError
 from ...types import U8, Prediction
 from .subject import DENSE, check_counts, image_size, load_images, median_p90, random_predictor, wish_of
@@ -81,7 +81,7 @@ def rows_of(
     step_ms: images in host memory to results there. reused: share of the window's frames that did not go through the encoder; saved_ms:
     see types.Prediction. ratio: of the dense model computed again to this row, median of the steps; None without one.
     """
-    caches = {(name, mode): EncoderCache() for name in models for mode in modes}
+    caches = {(name, mode): models[name].new_cache() for name in models for mode in modes}
     ms: dict[tuple[str, str], list[float]] = {key: [] for key in caches}
     last: dict[tuple[str, str], Prediction] = {}
     for turn in range(1 + warm_up + repeats):

@@ -1,0 +1,140 @@
+"""LingBot-Map ("Geometric Context Transformer", arXiv 2604.14141, 2026): a VGGT whose frames come one at a time.
+
+Written from a description of the published checkpoints' names, shapes and rules. `stream` is the causal model: a scale token beside
+the camera token, a rotation of keys by time as well as by place, and the keys of earlier frames kept (causal.py). `stage1` is what it
+was trained from: a VGGT in all but its poses, which are camera-to-world. A file does not say which of the two conventions it holds.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from ..tokens import StreamPass, Tokens
+from .layers import Rotary, rotary, video_rotary
+from .model import RopeTables
+from .vggt import VGGT, VGGTSizes
+
+
+@dataclass(frozen=True)
+class LingBotSizes(VGGTSizes):
+    """causal: frames see earlier ones only; else those of a window see each other. scale_token: one more special token of each frame.
+    points: a head for point maps. rope_split: channels of a head that turn with time, y and x in global blocks; () for VGGT's rotation
+    by y and x."""
+
+    causal: bool = True
+    scale_token: bool = True
+    points: bool = False
+    rope_split: tuple[int, ...] = (20, 22, 22)
+
+
+VARIANTS = {
+    "stream": LingBotSizes(),
+    "stage1": LingBotSizes(causal=False, scale_token=False, points=True, rope_split=()),
+}
+
+
+class LingBot(VGGT):
+    """Images to cameras and depth, with poses that are camera-to-world. Parameter names are the published checkpoints'."""
+
+    name = "lingbot"
+    sizes: LingBotSizes
+    sizes_type = LingBotSizes
+    unsaid = {}  # noqa: RUF012
+    landmark, weights_from = "aggregator.scale_token", "robbyant/lingbot-map on Hugging Face"
+    same_keys = frozenset({"vggt"})
+    camera_to_world = True
+
+    def __init__(self, sizes: LingBotSizes) -> None:
+        super().__init__(sizes)
+        head = sizes.dim // sizes.heads
+        if sizes.rope_split and (len(sizes.rope_split) != 3 or sum(sizes.rope_split) != head):
+            raise ValueError(
+                f"rope_split is {sizes.rope_split}, but must be three even numbers, together the {head} channels of a head"
+            )
+        self.causal = sizes.causal
+        if sizes.scale_token:
+            self.aggregator.scale_token = nn.Parameter(torch.zeros(1, 2, 1, sizes.dim))
+        if not sizes.points:
+            del self.point_head
+
+    @classmethod
+    def published_sizes(cls, state: Mapping[str, Tensor]) -> LingBotSizes:
+        if any(key.startswith("track_head.") for key in state):
+            raise CheckpointError(
+                "the weights file holds a track head, as those of VGGT do and those of LingBot-Map do not: the poses of the two mean "
+                "different things, so set backbone to vggt"
+            )
+        return VARIANTS["stream" if cls.landmark in state else "stage1"]
+
+    @classmethod
+    def own_names(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A file with a point head is of the first stage, which runs without the scale token."""
+        first_stage = any(key.startswith("point_head.") for key in state)
+        return {k: v for k, v in state.items() if not (first_stage and k == cls.landmark)}
+
+    @classmethod
+    def doubt(cls, state: Mapping[str, Tensor]) -> str:
+        return ""
+
+    def special_tokens(self, frames: int, stream: StreamPass | None) -> Tensor:
+        a, starts = self.aggregator, stream is None or stream.starts
+        if starts:
+            front = super().special_tokens(frames, stream)
+        else:
+            front = torch.cat((a.camera_token, a.register_token), dim=2)[:, 1:].expand(-1, frames, -1, -1)
+        if not self.sizes.scale_token:
+            return front
+        scale = a.scale_token[:, :1] if starts else a.scale_token[:, 1:]
+        return torch.cat((front, scale.expand(-1, frames, -1, -1)), dim=2)
+
+    def rope(self) -> RopeTables:
+        return StreamRope(self.sizes.rope_split) if self.sizes.causal else RopeTables()
+
+
+class StreamRope(RopeTables):
+    """Rotation tables of a causal model. In global blocks special token i of frame f sits at (t, y, x) = (f, i, i), and patches follow
+    behind the last one; without a `split`, where VGGT has them."""
+
+    def __init__(self, split: tuple[int, ...]) -> None:
+        super().__init__()
+        self._split = split
+        self._across: dict[tuple[int, bool], tuple[Tensor, Rotary]] = {}
+
+    def __call__(self, tokens: Tokens, part: str, across: bool, head_dim: int) -> Rotary:
+        if part != "global":
+            return super().__call__(tokens, part, across, head_dim)
+        key = id(tokens.positions), across
+        if key not in self._across:
+            if len(self._across) == self.KEPT:
+                del self._across[next(iter(self._across))]
+            b, s = tokens.x.shape[:2]
+            places, first = tokens.positions.expand(b, s, -1, -1), 0  # (B, S, T, 2)
+            if tokens.stream is not None:
+                first = tokens.stream.first
+                if across:
+                    turn = functools.partial(turns, split=self._split, head_dim=head_dim)
+                    tokens.stream.placed(places[0].flatten(0, 1), tokens.special, turn)
+            frames = [turns(places[:, i], tokens.special, first + i, self._split, head_dim) for i in range(s)]
+            cos, sin = (torch.stack(part, dim=1) for part in zip(*frames, strict=True))  # (B, S, 1, T, d)
+            if across:
+                made = type(frames[0])(cos.transpose(1, 2).flatten(2, 3), sin.transpose(1, 2).flatten(2, 3))
+            else:
+                made = type(frames[0])(cos.flatten(0, 1), sin.flatten(0, 1))
+            self._across[key] = tokens.positions, made
+        return self._across[key][1]
+
+
+def turns(places: Tensor, special: int, frame: int, split: tuple[int, ...], head_dim: int) -> Rotary:
+    """How the tokens of frame `frame` are rotated in global blocks; places: (..., T, 2), see StreamRope."""
+    if not split:
+        return rotary(places, head_dim)
+    index = torch.arange(special, device=places.device, dtype=places.dtype)[:, None].expand(*places.shape[:-2], -1, 2)
+    p = torch.cat((index, places[..., special:, :] + (special - 1)), dim=-2)
+    t, y, x = split
+    return video_rotary(torch.cat((torch.full_like(p[..., :1], frame), p), dim=-1), (t, y, x))
