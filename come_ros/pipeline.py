@@ -27,7 +27,7 @@ from .refinement.scene import Proposal
 from .thread_governor import LiveThreads, ThreadState
 from .threads import usable_threads
 from .timeline import Place, Timeline, settled
-from .tracking.drift import Drift, by_network
+from .tracking.drift import Drift, by_bundle, by_network
 from .tracking.landmarks import landmarks_of, with_known
 from .tracking.odometry import UNKNOWN, Located, Odometry
 from .types import F64, Frame, Submap, Window
@@ -330,12 +330,12 @@ class ReconstructionPipeline:
         usual = float(np.median(depth[np.isfinite(depth)])) if np.isfinite(depth).any() else 0.0
         turn = np.kron(np.diag([metres, 1.0]), origin[:3, :3])
         if submap.refinement.refined > 0:
-            added = turn @ covariance @ turn.T
+            added = by_bundle(turn @ covariance @ turn.T)
         elif submap.alignment.shared or not self._drift.started:
             added = by_network(submap.alignment, usual)
         else:  # the pose was only carried over
             added = UNKNOWN * np.eye(6)
-        return self._drift.add(submap.odom_from_camera[:: self.cameras], added, usual)
+        return self._drift.add(submap.odom_from_camera[:: self.cameras], added)
 
     @property
     def last_input(self) -> ModelInput | None:

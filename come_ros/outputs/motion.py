@@ -8,8 +8,8 @@ import numpy as np
 
 from ..config import Config
 from ..geometry import inverse, skew, vector_from_rotation
-from ..tracking.drift import by_network
-from ..tracking.odometry import UNKNOWN, Located, carried
+from ..tracking.drift import by_network, carried
+from ..tracking.odometry import UNKNOWN, Located
 from ..types import F64, Submap
 
 

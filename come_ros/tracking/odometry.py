@@ -23,6 +23,7 @@ from ..geometry import inverse, nearest_rotation, rotation_from_vector, skew, tr
 from ..timeline import Place, Timeline
 from ..types import F64, Frame, Landmarks, Observations
 from ..window import TIME_JUMP_NS
+from .drift import UNDERSTATED, carried
 from .points import Points, guessed
 from .resection import resect
 from .tracks import Tracker
@@ -44,6 +45,7 @@ TWIST_S, LEAST_TWIST_POSES, TWIST_POSES = 0.21, 3, 8  # the last poses, which th
 # What a velocity errs by, sigma of each axis, beyond the noise of the poses: a share of how far it changed since the last image, and of
 # itself; measured against the truth of recordings and rooms.
 CHANGE_SHARE, TWIST_SHARE = 0.4, 0.025
+TWIST_UNDERSTATED = 1.0  # how many times larger it errs by the noise of the poses than those are told to
 MIN_SCALE_POINTS, SCALE_SIGMA = 10, 0.15  # points that both know so well tell how the unit changed
 CAMERA_IDS = 1 << 40  # each camera's points have numbers of their own
 
@@ -260,7 +262,7 @@ class Odometry:
         inliers = int(np.count_nonzero(fit.inliers))
         lost = inliers < max(MIN_INLIERS, MIN_SHARE * len(here))
         if not lost:
-            pose, covariance = fit.world_from_camera, fit.covariance
+            pose, by_pixels = fit.world_from_camera, fit.covariance
             depth = ((self._points.at(rows).rays.positions() - pose[:3, 3]) @ pose[:3, :3])[:, 2]
             good = fit.inliers & (depth > 0)
             self._points = self._points.learnt(rows, fit, k, sigma)
@@ -270,7 +272,7 @@ class Odometry:
         else:
             at = np.flatnonzero(np.array(landmarks.stamps_ns) == frame.stamp_ns)
             pose = landmarks.odom_from_camera[at[-1]] if len(at) else expected
-            covariance = np.zeros((6, 6))
+            by_pixels = np.zeros((6, 6))
             self._drift = self._drift + (0.0 if len(at) else 1.0) * prior
         # points that are neither seen nor known to the last window do not come again
         self._points = self._points.at(np.isin(self._points.ids, seen.ids) | np.isin(self._points.ids, landmarks.ids))
@@ -281,14 +283,14 @@ class Odometry:
 
         self._offset = faded(self._offset, dt)
         lever = pose[:3, 3] - landmarks.odom_from_camera[-1][:3, 3]
-        total = carried(landmarks.covariance, lever) + self._drift + covariance
+        total = carried(landmarks.covariance, lever) + self._drift + UNDERSTATED**2 * by_pixels
         before = self._motion[0]
         self._motion = twist, weights = self._velocity()
         change, size = ((a.reshape(2, 3) ** 2).mean(axis=1) for a in (twist - before, twist))
         unseen = np.diag(np.repeat(CHANGE_SHARE**2 * change + TWIST_SHARE**2 * size, 3))
         turn = np.kron(np.eye(2), pose[:3, :3].T)
         unknown = lost or weights == 0
-        twist_covariance = UNKNOWN * np.eye(6) if unknown else weights * turn @ covariance @ turn.T + unseen
+        twist_covariance = UNKNOWN * np.eye(6) if unknown else TWIST_UNDERSTATED**2 * weights * turn @ by_pixels @ turn.T + unseen
         error = float(np.median(np.linalg.norm(fit.residuals[fit.inliers], axis=1))) if inliers else float("nan")
         return Located(
             frame, pose @ self._offset, total, twist, twist_covariance, len(here), inliers, error, lost
@@ -331,10 +333,3 @@ def faded(offset: F64, dt: float) -> F64:
     """`offset` (4, 4) after dt s more: of all that it is, a share exp(-dt / FADE_S) is left."""
     share = float(np.exp(-dt / FADE_S))
     return displaced(share * np.concatenate([offset[:3, 3], vector_from_rotation(offset[:3, :3])]))
-
-
-def carried(covariance: F64, lever: F64) -> F64:
-    """(6, 6) of a pose that is rigidly tied to one of `covariance`, `lever` (3,) from it: a wrong rotation moves it."""
-    jacobian = np.eye(6)
-    jacobian[:3, 3:] = -skew(lever)
-    return np.asarray(jacobian @ covariance @ jacobian.T, np.float64)
