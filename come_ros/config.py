@@ -20,6 +20,7 @@ from .parameter import parameter as _param
 from .plugins import ACCELERATORS, BACKBONES
 
 MOST_CAMERAS = 8
+MIN_SIDE = 112  # px, of input.max_side
 
 
 @dataclass(frozen=True)
@@ -468,9 +469,9 @@ class Config:
             )
         parse_range(self.input.range)
         self._check_cameras()
-        if 0 < self.input.max_side < 112:
+        if 0 < self.input.max_side < MIN_SIDE:
             raise ConfigError(
-                f"input.max_side is {self.input.max_side}, but must be 0 (the model's own size) or 112 .. 1036: "
+                f"input.max_side is {self.input.max_side}, but must be 0 (the model's own size) or {MIN_SIDE} .. 1036: "
                 f"smaller images hold too few patches"
             )
         if self.keyframe.min_interval > self.keyframe.max_interval:

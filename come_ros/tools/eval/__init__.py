@@ -16,7 +16,9 @@ random walks. The output folder then holds
 
 ACCELERATOR is a name, optionally with parameters of the group `accelerator`: come, come:ratio=0.75,group=2x2,edge_weight=1
 --frontier instead tries every registered accelerator over its ratios, random groups, and the dense model on smaller images; with
---accelerator only those, and the trivial baselines. Ctrl-C ends a run and keeps the windows that were complete (without pictures).
+--accelerator only those, and the trivial baselines. Recordings are then also run whole, each variant without and with the bundle
+(refine.mode none and bundle): path, rotation and depth, next to what needs no model. That takes minutes for each variant; --windows 4
+keeps the rest short. Ctrl-C ends a run and keeps the windows that were complete (without pictures).
 
 examples:
   come_ros eval                                         the bundled model on 64 frozen test rooms, dense and with Co-Me
@@ -25,6 +27,7 @@ examples:
   come_ros eval bag.mcap --gt /vicon/odometry --topic /left/image
   come_ros eval --frontier -o out/frontier              accuracy against latency against kept tokens
   come_ros eval --frontier --accelerator tome --accelerator my_package.mine:Mine
+  come_ros eval --frontier recording --windows 4 --accelerator come       what Co-Me costs once the bundle has run
   come_ros eval --weights vggt.safetensors --accelerator none
 """
 
@@ -60,6 +63,7 @@ from .sources import RENDERED, ROOMS, Cut, Source, sources_of
 from .trajectories import trajectories
 from .variants import WITHOUT_WINDOW, Variant, accelerated, dense, known_of, without_window
 from .verdict import sentences, verdict
+from .whole_recordings import compared, whole
 
 RESULTS = ("metrics.json", "metrics.md", "plots.png", "windows.png")
 DEFAULT = "come"
@@ -139,7 +143,9 @@ def run(options: argparse.Namespace) -> int:
             if not ended:
                 if config.backbone != "fake":
                     _add_times(result, variants, timed, stopped)
-                if not options.frontier:
+                if options.frontier:
+                    result["whole"] = _whole(sources, variants, stopped)
+                else:
                     result["trajectories"] = _trajectories(sources, variants, stopped)
         except Cancelled:
             ended = f"stopped by {stopped.name} after all windows, before the rest was done"
@@ -279,6 +285,7 @@ def _finished(result: dict[str, Any], scores: Scores, variants: list[Variant], b
                 timings.setdefault("resolution_at_the_same_time", {})[source] = at_the_same_time(part, timed, times)
         about["sentences"] = sentences(about, [v for v in variants if not v.trivial], timings)
         about["verdict"] = verdict(part, result.get("trajectories", {}).get(source))
+    result["compared"] = compared(result.get("whole", {}))
     timings["seconds"] = time.perf_counter() - begun
     result["timings"] = result.pop("timings")  # to the end, where it is easily left out
     finished: dict[str, Any] = for_json(result)
@@ -294,3 +301,9 @@ def _trajectories(sources: list[Source], variants: list[Variant], stopped: Any) 
             if found:
                 out[source.label] = found
     return out
+
+
+def _whole(sources: list[Source], variants: list[Variant], stopped: Any) -> dict[str, Any]:
+    """source -> see whole.whole, of recordings whose path is known. Raises Cancelled."""
+    found = {source.label: whole(source, variants, stopped) for source in sources if not source.rendered}
+    return {label: about for label, about in found.items() if about is not None}

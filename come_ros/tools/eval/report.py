@@ -12,6 +12,7 @@ from ...evaluation import depth_scale
 from ...evaluation.bootstrap import LEAST
 from .measure import LOWER_IS_BETTER, SORTED_BY_DIFFICULTY, Scores
 from .variants import DENSE, Variant
+from .whole_recordings import compared_table, whole_table
 
 # metric -> (title, digits)
 TITLES = {
@@ -89,6 +90,21 @@ def markdown(result: dict[str, Any]) -> str:
                 "",
                 *_path_table(found),
             ]
+        if whole := (result.get("whole") or {}).get(source):
+            size, overlap = result["path_window"]
+            lines += [
+                "",
+                f"### The whole recording, without and with the bundle (windows of {size}, overlap {overlap})",
+                "",
+            ]
+            lines += whole_table(whole)
+    if over_all := compared_table(result.get("compared") or {}):
+        lines += [
+            "",
+            "## Whole recordings: what is lost against the dense model, without and with the bundle",
+            "",
+            *over_all,
+        ]
     lines += ["", "## Verdict", ""]
     for source, about in result["sources"].items():
         lines += [f"* {source}: {sentence}" for sentence in about["verdict"]]
