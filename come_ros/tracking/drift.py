@@ -1,10 +1,10 @@
 """Drift: how the error of the newest pose grows along the chain of windows.
 
 The bundle takes published keyframes for true and errors for independent from point to point. Neither is so: the network's depth errs alike
-over whole surfaces, and what one window gets wrong is given to the next one. So a window errs by several times what its solver says, in the
-same directions, and the errors of neighbouring windows are correlated. Besides, the unit of length wanders a little. The constants are
-fitted to the truth of rendered rooms and of recordings by test/benchmark/accuracy/covariance.py, which also tried the angle turned, the way,
-the depth, the number of landmarks and inliers, and the reprojection error: none of them tells anything beyond the solver's covariance.
+over whole surfaces, and what one window gets wrong is given to the next one. So a window errs by several times what its solver says, in
+the same directions, and the errors of neighbouring windows are correlated. Besides, the unit of length wanders a little. The constants
+are fitted to the truth of rooms and recordings by test/benchmark/accuracy/covariance.py. Tried and left out, since they tell nothing
+beyond the solver's covariance: the angle turned, the depth, the numbers of landmarks and inliers, and the reprojection error.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from ..geometry import skew
 from ..types import F64, Alignment
 
-UNDERSTATED = 2.7  # how many times larger errors are than the solver's sigmas
-UNIT_SHARE = 0.04  # of the way in a window, along it
+UNDERSTATED = 3.0  # how many times larger errors are than the solver's sigmas
+UNIT_SHARE = 0.06  # of the way in a window, along it
 CORRELATION = 0.7  # of the normalised errors of one window and the next
 # What a window adds where nothing but the network tells its poses, besides how badly it fits the last one: rad; of the depth.
 NETWORK_TURN, NETWORK_MOVE = float(np.deg2rad(12.0)), 0.15
@@ -39,7 +39,9 @@ class Drift:
 
     def __init__(self) -> None:
         self.covariance = np.zeros((6, 6))
-        self._with_last = np.zeros((6, 6))  # of the error since the world began with the normalised one of the last window
+        self._with_last = np.zeros(
+            (6, 6)
+        )  # of the error since the world began with the normalised one of the last window
         self._newest: F64 | None = None
 
     @property

@@ -19,7 +19,7 @@ import numpy as np
 from ..camera.preprocess import check_image
 from ..config import Config
 from ..errors import FrameError
-from ..geometry import inverse, nearest_rotation, rotation_from_vector, skew, transform, vector_from_rotation
+from ..geometry import inverse, nearest_rotation, rotation_from_vector, transform, vector_from_rotation
 from ..timeline import Place, Timeline
 from ..types import F64, Frame, Landmarks, Observations
 from ..window import TIME_JUMP_NS
@@ -43,12 +43,13 @@ PENDING = 1200  # images that wait for the first landmarks
 HISTORY = 1200  # images that a window may come late
 TWIST_S, LEAST_TWIST_POSES, TWIST_POSES = 0.21, 3, 8  # the last poses, which the velocity is taken from
 # What a velocity errs by, sigma of each axis, beyond the noise of the poses: a share of how far it changed since the last image, and of
-# itself; measured against the truth of recordings and rooms.
-CHANGE_SHARE, TWIST_SHARE = 0.4, 0.025
-TWIST_UNDERSTATED = 1.0  # how many times larger it errs by the noise of the poses than those are told to
+# itself; fitted as those of drift.py are.
+CHANGE_SHARE, TWIST_SHARE = 0.27, 0.017
+LEAST_NOISE = 0.1  # of PIXEL_SIGMA, that a median residual is taken to show
 MIN_SCALE_POINTS, SCALE_SIGMA = 10, 0.15  # points that both know so well tell how the unit changed
 CAMERA_IDS = 1 << 40  # each camera's points have numbers of their own
 
+NORM_MEDIAN = 1.1774  # of two Gaussian coordinates, sigmas
 UNKNOWN = 9999.0  # variance that consumers read as "do not use"
 
 
@@ -289,9 +290,13 @@ class Odometry:
         change, size = ((a.reshape(2, 3) ** 2).mean(axis=1) for a in (twist - before, twist))
         unseen = np.diag(np.repeat(CHANGE_SHARE**2 * change + TWIST_SHARE**2 * size, 3))
         turn = np.kron(np.eye(2), pose[:3, :3].T)
-        unknown = lost or weights == 0
-        twist_covariance = UNKNOWN * np.eye(6) if unknown else TWIST_UNDERSTATED**2 * weights * turn @ by_pixels @ turn.T + unseen
         error = float(np.median(np.linalg.norm(fit.residuals[fit.inliers], axis=1))) if inliers else float("nan")
+        if lost or weights == 0:
+            twist_covariance = UNKNOWN * np.eye(6)
+        else:
+            # what all poses err by alike is not in a velocity: the noise counts that the residuals show, which may be less than is assumed
+            noise = float(np.clip(error / (NORM_MEDIAN * sigma), LEAST_NOISE, 1.0))
+            twist_covariance = noise**2 * weights * turn @ by_pixels @ turn.T + unseen
         return Located(
             frame, pose @ self._offset, total, twist, twist_covariance, len(here), inliers, error, lost
         )  # fmt: skip

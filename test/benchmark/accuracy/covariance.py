@@ -1,23 +1,27 @@
 """Whether the covariances of ~/odometry tell how wrong its poses and velocities are, and the constants that make them do so.
 
-  python test/benchmark/accuracy/covariance.py                 every recording and room that has no run of this commit yet, then the table
-                                                               -> results/covariance.json, .md
-  python test/benchmark/accuracy/covariance.py office rpy      run only these (names as in the table); the table is made of all there are
-  python test/benchmark/accuracy/covariance.py --fit           the constants of come_ros/tracking/drift.py and odometry.py that fit best,
-                                                               and the same table with those, each recording by what the others give
+  python test/benchmark/accuracy/covariance.py             run what this commit has not run yet -> results/covariance.json, .md
+  python test/benchmark/accuracy/covariance.py office rpy  run only these (names as in the table); the table has all there are
+  python test/benchmark/accuracy/covariance.py --fit       print the constants of drift.py and odometry.py that fit best
 
-What is normalised. NEES is e' C^-1 e / 6, where e is the error (position, then rotation as a vector from the left, in the odometry frame) of
-  since start   the pose of each image, published at the camera's rate. Truth and path agree at the first image; C is what is published.
-  in a second   the keyframe that ends a window, relative to the one that ended a window about a second (at least one window) earlier; C is
-                what the chain of windows adds in between. Most consumers (a filter that is given differences) see this.
-  twist         the velocity at each image in the camera's axes, of recordings of at least 5 images a second; C is what is published.
-Scale is unknown and marked so (the node publishes 9999 until scale.mode says otherwise). Here the truth is brought to the unit of the path,
-once for the whole recording: by the Sim(3) that lays the truth onto the path, not the path onto the truth, since a least-squares scale is too
-small by the noise of what it is applied to, and the truth has the less. Motion capture errs itself: 5 mm and 0.3 deg on each axis are added to
-C for recordings (the benchmark states below 10 mm and 0.5 deg; Sturm et al., IROS 2012), and the truth of fr1 and office is read 20 ms
-earlier, by which its stamps are late. Each figure is the median over the images of a recording, and then over recordings; a perfect
-covariance gives 0.89, below 0.5 is too unsure, above 2 too sure. One recording is hardly more than one draw of `since start`.
-Rooms named "fit" tell the constants; those named "test" do not, nor were they looked at before.
+With --fit the table is made with the new constants, and each recording is scored by what the others give.
+
+NEES is e' C^-1 e / 6, where e is the error: position, then rotation as a vector from the left, in the odometry frame. It is taken of
+
+- since start: the pose of each image, published at the camera's rate. Truth and path agree at the first image; C is what is published.
+- in a second: the keyframe that ends a window, relative to one that ended a window up to a second earlier (the last one, where windows
+  are further apart); C is what the chain of windows adds in between. A filter that is given differences sees this.
+- twist: the velocity at each image in the camera's axes, of recordings of at least 5 images a second; C is what is published.
+
+The scale is unknown and marked so: the node publishes 9999 for lengths until scale.mode says otherwise. Here the truth is brought to the
+unit of the path, once for the whole recording, by the Sim(3) that lays the truth onto the path. The path onto the truth would not do: a
+least-squares scale is too small by the noise of what it is applied to, and the truth has less of it. Motion capture errs itself: 5 mm and
+0.3 deg on each axis are added to C for recordings (the benchmark states below 10 mm and 0.5 deg; Sturm et al., IROS 2012), and the
+truth of fr1 and office is read 20 ms earlier, by which its stamps are late.
+
+Each figure is the median over the images of a recording, and then over recordings. A perfect covariance gives 0.89; below 0.5 it is too
+unsure, above 2 too sure. One recording is hardly more than one draw of "since start". Rooms named "fit" tell the constants; those named
+"test" do not.
 """
 
 from __future__ import annotations
@@ -48,11 +52,16 @@ from come_ros.types import F64, Frame
 RESULTS = Path(__file__).parent / "results"
 REAL = {"office": 0.02, "rpy": 0.02, "rpy_long": 0.02, "cabinet": 0.0}
 """name -> s that the stamps of its truth are late"""
-FOLDERS = {"office": "tum_fr3_office", "rpy": "tum_fr1_rpy", "rpy_long": "tum_fr1_rpy_long", "cabinet": "tum_fr3_cabinet"}
+FOLDERS = {
+    "office": "tum_fr3_office",
+    "rpy": "tum_fr1_rpy",
+    "rpy_long": "tum_fr1_rpy_long",
+    "cabinet": "tum_fr3_cabinet",
+}
 ROOMS = {
-    "fit": ((20_000_720, 10.0), (20_000_721, 10.0), (20_000_722, 3.3), (20_000_723, 3.3), (20_000_724, 10.0), (20_000_725, 3.3)),
-    "test": ((20_000_740, 10.0), (20_000_741, 10.0), (20_000_742, 3.3), (20_000_743, 3.3), (20_000_744, 10.0), (20_000_745, 3.3)),
-}  # fmt: skip
+    "fit": [(20_000_720 + i, (10.0, 3.3)[i % 2]) for i in range(12)],
+    "test": [(20_000_740 + i, (10.0, 3.3)[i % 2]) for i in range(8)],
+}
 """seeds, which no training and no test split uses, and images a second"""
 ROOM_FRAMES, ROOM_SIZE = 80, (320, 240)
 FINER = 4  # times as many true poses as images, which tell the velocity
@@ -60,7 +69,7 @@ TRUTH_SIGMA = 0.005, float(np.deg2rad(0.3))  # of motion capture: m, rad
 SECOND_NS = 1_000_000_000
 LEAST_HZ = 5.0  # of images, for a velocity
 FREEDOM = 4.0  # of the Student distribution that is fitted: some windows err by far more than the others
-GOOD = 0.5, 2.0
+MOST = {"correlation": 0.8}  # beyond, errors of a run would hardly differ from one draw
 
 Arrays = dict[str, np.ndarray]
 
@@ -73,7 +82,6 @@ class Constants:
     unit_share: float = drift.UNIT_SHARE
     correlation: float = drift.CORRELATION
     network: float = 1.0
-    twist_understated: float = odometry.TWIST_UNDERSTATED
     change_share: float = odometry.CHANGE_SHARE
     twist_share: float = odometry.TWIST_SHARE
 
@@ -86,23 +94,27 @@ def recorded(name: str) -> tuple[Iterator[Frame], Arrays]:
 
     sequence = open_sequence(shared() / "data" / "real" / FOLDERS[name])
     truth = sequence.truth()
-    return sequence.iter_frames(), {"stamps": np.array(sorted(truth)), "poses": np.stack([truth[t] for t in sorted(truth)])}
+    stamps = sorted(truth)
+    return sequence.iter_frames(), {
+        "truth_stamps": np.array(stamps),
+        "truth_poses": np.stack([truth[t] for t in stamps]),
+    }
 
 
-def rendered(seed: int, hz: float) -> tuple[Iterator[Frame], Arrays]:
+def rendered(seed: int, hz: float, count: int = ROOM_FRAMES) -> tuple[Iterator[Frame], Arrays]:
     from come_ros.datasets.rooms import raycast, splits
     from come_ros.datasets.rooms.camera import camera_path, degrade
     from come_ros.datasets.rooms.scene import make_scene
 
     scene = make_scene(seed)
-    path = camera_path(scene, seed, FINER * (ROOM_FRAMES - 1) + 1, FINER * hz, 1.0)
+    path = camera_path(scene, seed, FINER * (count - 1) + 1, FINER * hz, 1.0)
     k = scene.intrinsics(*ROOM_SIZE)
-    parts = np.split(path[::FINER], range(8, ROOM_FRAMES, 8))
+    parts = np.split(path[::FINER], range(8, count, 8))
     images = np.concatenate([raycast.render(scene, part, k, *ROOM_SIZE, 1)[0] for part in parts])
     images = degrade(images, np.random.default_rng((seed, splits.GENERATOR_VERSION, splits.STREAM_PHOTOMETRIC)))
     stamps = splits.EPOCH_NS + np.round(np.arange(len(path)) * 1e9 / (FINER * hz)).astype(np.int64)
     frames = (Frame(image, int(stamp), "camera", k) for image, stamp in zip(images, stamps[::FINER], strict=True))
-    return frames, {"stamps": stamps, "poses": path}
+    return frames, {"truth_stamps": stamps, "truth_poses": path}
 
 
 class Watched(drift.Drift):
@@ -121,7 +133,7 @@ class Watched(drift.Drift):
         return super().add(poses, covariance)
 
 
-def watched(frames: Iterator[Frame], hz: float | None) -> Arrays:
+def watched(frames: Iterator[Frame]) -> Arrays:
     """Poses of all images, and what each window added, of one run with the defaults."""
     pipeline = ReconstructionPipeline(Config().replace(device="cpu", threads=1))
     pipeline._drift = chain = Watched()
@@ -132,17 +144,30 @@ def watched(frames: Iterator[Frame], hz: float | None) -> Arrays:
         landmarks = pipeline.odometry._landmarks
         for p in poses:
             assert landmarks is not None
-            own = p.covariance - drift.carried(landmarks.covariance, p.odom_from_camera[:3, 3] - landmarks.odom_from_camera[-1][:3, 3])
+            own = p.covariance - drift.carried(
+                landmarks.covariance, p.odom_from_camera[:3, 3] - landmarks.odom_from_camera[-1][:3, 3]
+            )
             images.append(
-                (p.frame.stamp_ns, p.odom_from_camera, own, landmarks.stamps_ns[-1], p.twist, p.twist_covariance, p.lost)
+                (
+                    p.frame.stamp_ns,
+                    p.odom_from_camera,
+                    own,
+                    landmarks.stamps_ns[-1],
+                    p.twist,
+                    p.twist_covariance,
+                    p.lost,
+                )
             )
 
-    for submap in pipeline.run(tqdm(frames, unit="img", leave=False, disable=None), located=locate):
+    for submap in pipeline.run(frames, located=locate):
         if submap.alignment.accepted and len(submap):
             windows.append((submap.frames[-1].stamp_ns, submap.refinement.refined > 0))
     names = ("stamp", "pose", "own", "window", "twist", "twist_covariance", "lost")
     out = {f"image_{n}": np.array(column) for n, column in zip(names, zip(*images, strict=True), strict=True)}
-    out |= {f"window_{n}": np.array(column) for n, column in zip(("stamp", "refined"), zip(*windows, strict=True), strict=True)}
+    out |= {
+        f"window_{n}": np.array(column)
+        for n, column in zip(("stamp", "refined"), zip(*windows, strict=True), strict=True)
+    }
     return out | {
         "window_first": np.array(chain.first), "window_added": np.array(chain.added), "window_pose": np.array(chain.newest)
     }  # fmt: skip
@@ -174,8 +199,10 @@ def errors(poses: F64, truth: F64, pairs: np.ndarray) -> F64:
 class Run:
     """One recording: errors, and what the covariances of them are made of."""
 
-    def __init__(self, name: str, arrays: Arrays, late_s: float, noise: tuple[float, float]) -> None:
-        self.name, self.kind = name, name.split()[0] if name.startswith(("fit", "test")) else "recording"
+    def __init__(self, name: str, arrays: Arrays) -> None:
+        """name: of REAL, or of a room. arrays: of `watched`, and the truth."""
+        self.name, self.kind = name, "recording" if name in REAL else name.split()[0]
+        late_s, noise = REAL.get(name, 0.0), TRUTH_SIGMA if name in REAL else (0.0, 0.0)
         truth = {"stamps": arrays["truth_stamps"], "poses": arrays["truth_poses"]}
         low, high = truth["stamps"][[0, -1]] + np.array([-5_000_000, 5_000_000])
         ours = {k.removeprefix("image_"): v for k, v in arrays.items() if k.startswith("image_")}
@@ -193,7 +220,7 @@ class Run:
         self.pairs = np.array(
             [(i, j) for n, j in enumerate(kept) for i in kept[:n][-1:] if stamps[j] - stamps[i] >= SECOND_NS]
             + [(i, j) for n, j in enumerate(kept) for i in kept[:n][stamps[j] - stamps[kept[:n]] < SECOND_NS][:1]]
-        ).reshape(-1, 2)  # fmt: skip
+        ).reshape(-1, 2).astype(int)  # fmt: skip
         at_windows = truth_at(truth, stamps, late_s)
         at_windows[:, :3, 3] *= self.unit
         self.steps = errors(self.window["pose"], at_windows, self.pairs)
@@ -219,7 +246,7 @@ class Run:
         used = Constants()
         unseen = used.change_share**2 * self.change + used.twist_share**2 * self.size
         by_poses = self.image["twist_covariance"][known] - unseen[:, :, None] * np.eye(6)
-        self.by_poses = by_poses / used.twist_understated**2
+        self.by_poses = by_poses
 
     def added(self, c: Constants) -> F64:
         """(w, 6, 6) what each window adds."""
@@ -258,8 +285,12 @@ class Run:
             noise = self.noise + drift.carried(self.noise, place[k] - place[0])
             total.append(drift.carried(since[w], lever) + own * self.image["own"][k] + noise)
         unseen = c.change_share**2 * self.change + c.twist_share**2 * self.size
-        twist = c.twist_understated**2 * self.by_poses + unseen[:, :, None] * np.eye(6) + self.twist_noise
-        every = {"since start": (self.since, np.array(total)), "in a second": (self.steps, pairs), "twist": (self.twist_errors, twist)}
+        twist = self.by_poses + unseen[:, :, None] * np.eye(6) + self.twist_noise
+        every = {
+            "since start": (self.since, np.array(total)),
+            "in a second": (self.steps, pairs),
+            "twist": (self.twist_errors, twist),
+        }
         return {kind: _normalised(*both) for kind, both in every.items() if len(both[0])}
 
 
@@ -293,7 +324,7 @@ def fitted(runs: list[Run], start: Constants) -> Constants:
     """The constants that make the errors most likely, under a Student distribution, and then a common factor by which the medians of the
     first two kinds, of rooms and of recordings, are nearest to 1."""
 
-    def unlikely(names: tuple[str, ...], kinds: tuple[str, ...], c: Constants) -> float:
+    def unlikely(kinds: tuple[str, ...], c: Constants) -> float:
         costs: dict[bool, list[float]] = {}
         for run in runs:
             for kind, (nees, log_det) in run.normalised(c).items():
@@ -304,24 +335,22 @@ def fitted(runs: list[Run], start: Constants) -> Constants:
 
     def best(c: Constants, names: tuple[str, ...], kinds: tuple[str, ...]) -> Constants:
         def of(x: F64) -> Constants:
-            return dataclasses.replace(c, **{n: float(np.clip(np.exp(v), 1e-3, 0.9 if n == "correlation" else 50.0)) for n, v in zip(names, x, strict=True)})
+            values = {n: float(np.clip(np.exp(v), 1e-3, MOST.get(n, 50.0))) for n, v in zip(names, x, strict=True)}
+            return dataclasses.replace(c, **values)
 
         x0 = np.log([max(getattr(c, n), 1e-2) for n in names])
-        found = minimize(lambda x: unlikely(names, kinds, of(x)), x0, method="Nelder-Mead",
+        found = minimize(lambda x: unlikely(kinds, of(x)), x0, method="Nelder-Mead",
                          options={"maxfev": 40 * len(names), "xatol": 0.05, "fatol": 2e-3})  # fmt: skip
         return of(found.x)
 
     poses = ("since start", "in a second")
     c = best(start, ("understated", "unit_share", "correlation", "network"), poses)
-    middle = np.exp(np.mean([np.log(m) for group in medians(runs, c).values() for kind, m in group.items() if kind in poses]))
+    middle = np.exp(
+        np.mean([np.log(m) for group in medians(runs, c).values() for kind, m in group.items() if kind in poses])
+    )
     by = float(np.sqrt(middle))
     c = dataclasses.replace(c, understated=c.understated * by, unit_share=c.unit_share * by, network=c.network * by)
-    c = best(c, ("twist_understated", "change_share", "twist_share"), ("twist",))
-    middle = np.exp(np.mean([np.log(group["twist"]) for group in medians(runs, c).values() if "twist" in group]))
-    by = float(np.sqrt(middle))
-    return dataclasses.replace(
-        c, twist_understated=c.twist_understated * by, change_share=c.change_share * by, twist_share=c.twist_share * by
-    )
+    return best(c, ("change_share", "twist_share"), ("twist",))
 
 
 def of_run(run: Run, c: Constants) -> dict[str, float]:
@@ -336,7 +365,7 @@ def medians(runs: list[Run], c: Constants) -> dict[str, dict[str, float]]:
 def grouped(rows: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     groups: dict[str, list[dict[str, float]]] = {}
     for name, row in rows.items():
-        kind = f"rooms, {name.split()[0]}" if name.startswith(("fit", "test")) else "recordings"
+        kind = "recordings" if name in REAL else f"rooms, {name.split()[0]}"
         groups.setdefault(kind, []).append(row)
     return {
         group: {kind: float(np.median([r[kind] for r in members if kind in r])) for kind in dict.fromkeys(k for r in members for k in r)}
@@ -354,8 +383,12 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="recordings and rooms to run, by their names in the table (default: all)")
-    parser.add_argument("--fit", action="store_true", help="fit the constants again, and score by those; writes nothing")
+    parser.add_argument(
+        "names", nargs="*", help="recordings and rooms to run, by their names in the table (default: all)"
+    )
+    parser.add_argument(
+        "--fit", action="store_true", help="fit the constants again, and score by those; writes nothing"
+    )
     parser.add_argument("--again", action="store_true", help="run again what this commit has run already")
     parser.add_argument("-o", "--out", default="out/covariance", help="where runs are kept (default %(default)s)")
     args = parser.parse_args()
@@ -372,18 +405,17 @@ def main() -> None:
         wanted = not args.names or name in args.names
         if wanted and (args.again or not path.exists()):
             frames, truth = recorded(name) if name in REAL else rendered(*rooms[name])
-            arrays = watched(frames, None) | {f"truth_{k}": v for k, v in truth.items()}
             with open(path, "wb") as stream:
-                np.savez(stream, **arrays)
+                np.savez(stream, **watched(frames), **truth)
         if path.exists():
             with np.load(path) as found:
-                real = name in REAL
-                runs.append(Run(name, dict(found), REAL.get(name, 0.0), TRUTH_SIGMA if real else (0.0, 0.0)))
+                runs.append(Run(name, dict(found)))
     now = Constants()
     if not args.fit:
         rows = {run.name: of_run(run, now) for run in runs}
-        text = f"{__doc__.split(chr(10) * 2, 2)[2]}\n{table(rows)}"
-        write_result(RESULTS, "covariance", {"rows": rows, "medians": grouped(rows), "constants": dataclasses.asdict(now)}, text, weights=TINY)
+        about = __doc__[__doc__.index("NEES is") :]
+        data = {"rows": rows, "medians": grouped(rows), "constants": dataclasses.asdict(now)}
+        write_result(RESULTS, "covariance", data, f"{about}\n{table(rows)}", weights=TINY)
         print(table(rows))
         return
     told = [run for run in runs if run.kind != "test"]
