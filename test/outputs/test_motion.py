@@ -62,7 +62,7 @@ def test_since_the_world_began_variances_only_grow():
     drift, before = Drift(), np.zeros(6)
     for i in range(10):
         window = submap([transform(np.eye(3), [0.1 * i, 0, 0])], [i + 1])
-        covariance = drift.add(window.odom_from_camera, by_network(window.alignment, 3.0), 3.0)
+        covariance = drift.add(window.odom_from_camera, by_network(window.alignment, 3.0))
         window = dataclasses.replace(window, covariance=covariance)
         now = MotionEstimator().step(window, 0, METRES).pose_variance
         assert (now > before).all()
