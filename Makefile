@@ -25,6 +25,8 @@ ARGS ?=
 # two cores, and tests that mostly wait for nodes
 JOBS ?= 3
 
+# with it, each process of a test, some hundreds of them, would compile all modules again
+unexport PYTHONDONTWRITEBYTECODE
 # a ROS installation sourced in this shell would mix with the one from pip
 unexport PYTHONPATH LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH ROS_DISTRO ROS_VERSION \
   ROS_PYTHON_VERSION RMW_IMPLEMENTATION PYTHONHOME VIRTUAL_ENV _ROS_WHEELS_BOOTSTRAP_COMPLETE

@@ -53,9 +53,7 @@ class Leftovers:
     def memory(self) -> set[str]:
         """Names of shared memory that processes of the session had mapped, that still exists, and that no living process uses."""
         self.look()
-        # each segment has a lock (_el), which comes and goes with it
-        existing = {path.name for path in shared_memory() if not path.name.endswith("_el")}
-        left = self._mapped & existing
+        left = self._mapped & _segments().keys()
         return left - _mapped_by(_all_processes()) if left else left
 
     def look(self) -> None:
@@ -68,7 +66,7 @@ class Leftovers:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         for name in self.memory():
-            for file in (name, f"{name}_el", f"sem.{name}_mutex"):
+            for file in (name, f"{name}_el"):
                 (SHARED_MEMORY / file).unlink(missing_ok=True)
 
     def _watch(self) -> None:
@@ -87,13 +85,23 @@ def _all_processes() -> Iterator[int]:
     return (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())
 
 
+def _segments() -> dict[str, bytes]:
+    """Name -> path of the segments of DDS that hold data. Each belongs to one participant, which removes it when it ends in order.
+
+    Left out are locks (_el), which come and go with them, and ports, whose names (port7000, port7001) are shared by all domains of the
+    machine: a participant of somebody else may take over the name, and looks into ours when it starts.
+    """
+    paths = (path for path in shared_memory() if not path.name.endswith("_el") and "_port" not in path.name)
+    return {path.name: os.fsencode(path) for path in paths}
+
+
 def _mapped_by(processes: Iterator[int]) -> set[str]:
-    """Names of the shared memory of DDS that these processes have mapped."""
-    known = {os.fsencode(path): path.name for path in shared_memory() if not path.name.endswith("_el")}
+    """Names of the segments of DDS that these processes have mapped."""
+    known = _segments()
     found = set()
     for pid in processes if known else ():
         with contextlib.suppress(OSError):
             maps = Path(f"/proc/{pid}/maps").read_bytes()
             if os.fsencode(SHARED_MEMORY) in maps:
-                found |= {name for path, name in known.items() if path + b"\n" in maps}
+                found |= {name for name, path in known.items() if path + b"\n" in maps}
     return found

@@ -200,7 +200,6 @@ def _choice(kernels: str, device_type: str, index: int) -> str:
     return "torch"
 
 
-@torch.compiler.assume_constant_result  # torch.compile asks once, while it traces, instead of tracing into CuPy
 def choose(kernels: str, device: torch.device) -> str:
     """Resolves the parameter `kernels` (auto, cupy or torch) for `device`: "cupy" or "torch". Compiles at the first call for a
     device.
@@ -209,6 +208,11 @@ def choose(kernels: str, device: torch.device) -> str:
     """
     index = device.index if device.index is not None else torch.cuda.current_device() if device.type == "cuda" else 0
     return _choice(kernels, device.type, index)
+
+
+# torch.compile calls it once, while it traces, instead of tracing into CuPy. This is all that torch.compiler.assume_constant_result
+# does, but calling that imports torch._dynamo, which would take longer than all of come_ros at every start.
+choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _merge_layout(merged: Tensor, grid: Sequence[int], group: Sequence[int], length: int) -> tuple[Tensor, Tensor]:
