@@ -30,6 +30,7 @@ CLEAN_S, LONGEST_CLEAN_S = 60.0, 960.0
 
 MOST_RATIO, RATIO_STEP = 0.8, 0.1
 LEAST_WINDOW, WINDOW_STEP = 3, 0.75
+MOST_INTERVAL = 100  # of stream.keyframe_interval
 LEAST_SIDE, LEAST_SIDE_SHARE, SIDE_STEP = 112, 0.4, 0.85
 OOM_RATIO, OOM_SIDE = 0.75, 392
 NO_GAIN, MOST_UNPAID = (
@@ -41,7 +42,8 @@ MERGEABLE, MOST_MERGEABLE = 0.6, 0.95
 
 
 class Effort(NamedTuple):
-    """What one window costs. ratio: accelerator.ratio. window: keyframes. side: longer side of the model's images, px."""
+    """What one window costs. ratio: accelerator.ratio. window: keyframes, of a causal backbone those of its local window. side: longer
+    side of the model's images, px."""
 
     ratio: float
     window: int
@@ -78,10 +80,16 @@ class Governor:
     thread."""
 
     def __init__(
-        self, config: Config, native_side: int, patch: int, clock: Callable[[], float] = time.monotonic
+        self,
+        config: Config,
+        native_side: int,
+        patch: int,
+        clock: Callable[[], float] = time.monotonic,
+        causal: bool = False,
     ) -> None:
-        """native_side: of the model's images, px, where config.input.max_side is 0. patch: sides are multiples of it."""
-        self.native_side, self.patch, self.clock = native_side, patch, clock
+        """native_side: of the model's images, px, where config.input.max_side is 0. patch: sides are multiples of it. causal: the
+        backbone runs new frames only, so the window knob is `stream.window`."""
+        self.native_side, self.patch, self.clock, self.causal = native_side, patch, clock, causal
         self.oom_count = 0
         self._all: deque[float] = deque(maxlen=2 * MANY)  # latencies since the last change
         self._whole: deque[float] = deque(maxlen=2 * MANY)  # those of whole windows
@@ -96,7 +104,8 @@ class Governor:
         """Changes the parameters. If the configured cost changes, control restarts from there."""
         self.config = config
         steerable = _ratio_counts(config)
-        base = Effort(config.accelerator.ratio, config.window.size, config.input.max_side or self.native_side)
+        window = config.stream.window if self.causal else config.window.size
+        base = Effort(config.accelerator.ratio, window, config.input.max_side or self.native_side)
         if (base, steerable) == self._base and config.latency_target_ms > 0:
             return
         if (base, steerable) != self._base:
@@ -127,7 +136,12 @@ class Governor:
         config = self.config
         if self.effort == self.levels[0]:
             return config
-        changes: dict[str, float] = {"accelerator.ratio": ratio, "window.size": window}
+        changes: dict[str, float] = {"accelerator.ratio": ratio, "window.size": min(window, config.window.size)}
+        if self.causal:
+            # with every n-th frame kept, a shorter local window covers the same time
+            longer = round(config.stream.window / window)
+            interval = min(MOST_INTERVAL, config.stream.keyframe_interval * longer)
+            changes |= {"stream.window": window, "stream.keyframe_interval": interval}
         if window < config.window.size:
             changes["window.overlap"] = min(config.window.overlap, max(1, window // 2))
         if side < self.levels[0].side:
@@ -145,7 +159,9 @@ class Governor:
             self._skip = False
             return False
         self._all.append(latency_s)
-        if frames >= self.effort.window:  # smaller windows are cheaper and do not show how much room there is
+        if (
+            self.causal or frames >= self.effort.window
+        ):  # smaller windows are cheaper and do not show how much room there is
             self._whole.append(latency_s)
         if len(self._all) < FEW:
             return False
@@ -255,7 +271,7 @@ class Governor:
 
     def _of(self, frames: int) -> Effort:
         """Of a window of so many frames, now."""
-        return self.effort._replace(window=min(frames, self.effort.window))
+        return self.effort if self.causal else self.effort._replace(window=min(frames, self.effort.window))
 
     def fitted(self) -> bool:
         """Records that a window fitted into memory. Returns whether to try a more expensive one."""

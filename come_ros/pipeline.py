@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .alignment import WindowAligner
-from .backbones.stream import Step
+from .backbones.stream import Step, StreamUsage
 from .camera.intrinsics import IntrinsicsMedian
 from .camera.model_input import ModelInput, ModelInputs, known_of, window_plans
 from .camera.preprocess import CropResize, check_image, image_plan
@@ -63,7 +63,7 @@ class ReconstructionPipeline:
             backbone = load_backbone(config)
         self.backbone: Backbone = backbone.configured(config)
         self.config = config
-        self.governor = Governor(config, backbone.native_side, backbone.patch_size, clock)
+        self.governor = Governor(config, backbone.native_side, backbone.patch_size, clock, backbone.causal)
         self.counts = dict.fromkeys(
             (
                 *("keyframes", "not_keyframe", "time", "unusable", "rejected"),
@@ -180,6 +180,11 @@ class ReconstructionPipeline:
             return
         images = self._grey(self._window.size * self.cameras)
         self._threads = LiveThreads(lambda frames: self.backbone.predict(images[:frames]), len(images))
+
+    @property
+    def stream(self) -> StreamUsage | None:
+        """What a causal backbone keeps of earlier frames; None for the others."""
+        return self._frame_cache.usage
 
     @property
     def threads(self) -> ThreadState | None:
@@ -558,7 +563,8 @@ def origin_of(first: Frame) -> F64 | None:
 
 def _effort_text(governor: Governor) -> str:
     ratio, window, side = governor.effort
-    return f"accelerator.ratio {ratio:g}, window.size {window}, input.max_side {side}"
+    name = "stream.window" if governor.causal else "window.size"
+    return f"accelerator.ratio {ratio:g}, {name} {window}, input.max_side {side}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..config import StreamParameters
 from ..errors import OutOfMemory
 from ..kernels import KeyWeights
-from .stream import FrameName
+from .stream import FrameName, StreamUsage
 
 MOST_SEEN = 256  # frames whose poses are remembered; no window is longer than 64
 
@@ -256,6 +256,11 @@ class StreamCache:
     def most_mib(self) -> float:
         """What it takes at most, with the present parameters; 0 before the first frame."""
         return self.state.bound(self.parameters) / 2**20
+
+    @property
+    def usage(self) -> StreamUsage:
+        state, p = self.state, self.parameters
+        return StreamUsage(state.count, p.most, len(state.local), p.window, self.mib, self.most_mib)
 
     def passes(
         self, names: Sequence[FrameName], size: tuple[int, int], parameters: StreamParameters

@@ -27,8 +27,20 @@ class Encoded(NamedTuple):
     plan: Any
 
 
+class StreamUsage(NamedTuple):
+    """What a causal backbone keeps of its stream. frames: kept frames since the stream began, of most_frames. local: those whose patches
+    are kept, scale frames aside, of `window`. mib: memory of it, at most most_mib."""
+
+    frames: int
+    most_frames: int
+    local: int
+    window: int
+    mib: float
+    most_mib: float
+
+
 class FrameCache(Protocol):
-    """What a backbone keeps from window to window, of which only it knows the inside. reused, encoded: frames so far."""
+    """What a backbone keeps from window to window. reused, encoded: number of frames so far."""
 
     reused: int
     encoded: int
@@ -38,6 +50,10 @@ class FrameCache(Protocol):
 
     def clear(self) -> None:
         """Nothing is kept; the counts go on."""
+
+    @property
+    def usage(self) -> StreamUsage | None:
+        """None unless the backbone is causal."""
 
 
 class EncoderCache:
@@ -52,6 +68,8 @@ class EncoderCache:
         self.encoder_ms = 0.0
         self._frames: dict[FrameName, Encoded] = {}
         self._made_by: tuple[Any, tuple[int, int]] | None = None
+
+    usage = None
 
     def __len__(self) -> int:
         return len(self._frames)

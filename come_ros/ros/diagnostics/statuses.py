@@ -126,6 +126,7 @@ def _input_faults(view: NodeView, telemetry: Telemetry, counts: Counts) -> Itera
 
 def _inference_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
     rates, governor, threads, memory = telemetry.rates(), view.governor, view.threads, view.memory
+    stream = telemetry.stream
     used_mb, free_mb = ("nan", "nan") if memory is None else (f"{memory.used:.0f}", f"{memory.free:.0f}")
     return {
         "state": view.state,
@@ -134,7 +135,7 @@ def _inference_values(view: NodeView, config: Config, telemetry: Telemetry) -> d
         "accelerator": config.accelerator.name,
         "kernels": config.kernels,
         **view.backbone,
-        "window": governor.effort.window if governor else config.window.size,
+        "window": min(config.window.size, governor.effort.window) if governor else config.window.size,
         "overlap": config.window.overlap,
         "resolution": telemetry.resolution,
         "max_side": governor.effort.side if governor else config.input.max_side,
@@ -143,6 +144,9 @@ def _inference_values(view: NodeView, config: Config, telemetry: Telemetry) -> d
         "read_ratio": f"{telemetry.read_ratio:.3f}",
         "encoder_reused": f"{telemetry.reused:.3f}",
         "encoder_saved_ms": f"{telemetry.saved_ms:.1f}",
+        "stream_frames": f"{stream.frames} of {stream.most_frames}" if stream else "none",
+        "stream_window": f"{stream.local} of {stream.window}" if stream else "none",
+        "stream_mib": f"{stream.mib:.1f} of {stream.most_mib:.1f}" if stream else "none",
         "latency_ms_mean": f"{rates.latency_ms_mean:.1f}",
         "latency_ms_p95": f"{rates.latency_ms_p95:.1f}",
         "latency_target_ms": f"{config.latency_target_ms:g}",

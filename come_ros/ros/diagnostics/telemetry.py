@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...backbones.stream import StreamUsage
 from ...tracking.odometry import Located
 from ...types import Alignment, Refinement
 
@@ -68,6 +69,7 @@ class Telemetry:
         self.refine_ms = float("nan")
         self.kept_ratio = self.read_ratio = 1.0
         self.reused, self.saved_ms = 0.0, 0.0  # see types.Submap
+        self.stream: StreamUsage | None = None
         self.resets = 0
 
     def arrived(self) -> None:
