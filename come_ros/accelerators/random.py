@@ -15,7 +15,7 @@ from .confidence import default_block
 KEY_BITS = 24
 
 
-class Lot(nn.Module):
+class RandomConfidence(nn.Module):
     """(B, S, h, w, C) tokens -> (B, S, h, w) random numbers in 0 .. 1, the same whenever the same frame comes.
 
     A hash of the frame's tokens and of each patch's position: no state, no host synchronisation, independent of the order of
@@ -50,7 +50,7 @@ class Random(CoMe):
     def create(cls, config: Config, shape: ModelShape, weights: str) -> Random:
         block = default_block(shape.encoder_depth)
         how = {"mode": config.accelerator.mode, "kernels": config.kernels}
-        return cls(Lot(shape.encoder_width), block, **how, **cls.dynamic(config))
+        return cls(RandomConfidence(shape.encoder_width), block, **how, **cls.dynamic(config))
 
     @classmethod
     def dynamic(cls, config: Config) -> dict[str, Any]:

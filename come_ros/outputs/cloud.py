@@ -1,4 +1,4 @@
-"""From one row of a Submap to what is published: which pixels are valid, the depth image, the points."""
+"""From one row of a Submap to its published form: valid pixels, depth image, points."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..types import F32, F64, U8
 # As in a PointCloud2: rgb holds the bits 0x00RRGGBB.
 POINT_DTYPE = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<f4"), ("conf", "<f4")])
 
-# An edge is where depth changes by more than EDGE_RATIO between neighbours without going on like that: the inverse
+# An edge is where depth changes by more than EDGE_RATIO between neighbours and is not part of a slope: the inverse
 # depth of any plane is linear in the image, so where its second difference is below EDGE_BEND (of itself) there is a
 # slanted surface.
 EDGE_RATIO = 1.1
@@ -24,7 +24,7 @@ EDGE_REACH = 2  # px; models draw an edge as a ramp, bent only at its ends: the 
 
 
 def valid_mask(depth: F32, confidence: F32, config: Config) -> NDArray[np.bool_]:
-    """(H, W) bool: pixels worth publishing of depth (H, W), NaN where invalid, and confidence (H, W).
+    """(H, W) bool: pixels to publish, from depth (H, W), NaN where invalid, and confidence (H, W).
 
     Trusted (see trusted_mask), and within cloud.max_range if that is set.
     """
@@ -41,7 +41,7 @@ def within_range(mask: NDArray[np.bool_], depth: F32, config: Config) -> NDArray
 
 def trusted_mask(depth: F32, confidence: F32, config: Config) -> NDArray[np.bool_]:
     """(H, W) bool: a finite, positive depth, not among the least confident cloud.conf_percentile of the frame, and, if
-    cloud.edge_filter, not on a depth edge. However far away it is."""
+    cloud.edge_filter, not on a depth edge. At any distance."""
     cloud = config.cloud
     with np.errstate(invalid="ignore"):
         mask = np.isfinite(depth) & (depth > 0)
@@ -60,12 +60,12 @@ def depth_edges(depth: F32) -> NDArray[np.bool_]:
         valid = np.isfinite(depth) & (depth > 0)
         w = np.where(valid, 1 / depth, 0).astype(np.float32)
     box = np.ones((3, 3), np.uint8)
-    farthest = cv2.erode(np.where(valid, w, np.float32(1e30)), box)  # what is invalid is never the farthest
+    farthest = cv2.erode(np.where(valid, w, np.float32(1e30)), box)  # invalid pixels are never the farthest
     steep = cv2.dilate(w, box) > np.float32(EDGE_RATIO) * farthest
     if not steep.any():
         return steep
     bent = np.zeros(depth.shape, np.uint8)
-    for step in (1, 2):  # two pixels apart as well: a bend spread over some pixels is small between neighbours
+    for step in (1, 2):  # also two pixels apart: a bend spread over several pixels is small between neighbours
         least = np.float32(EDGE_BEND * step) * w
         for axis in (0, 1):
             if depth.shape[axis] <= 2 * step:
@@ -86,7 +86,7 @@ def _shifted(image: NDArray[Any], axis: int, step: int, k: int) -> NDArray[Any]:
 
 def depth_image(depth: F32, trusted: NDArray[np.bool_], config: Config) -> F32:
     """(H, W) float32: depth where `trusted` (see trusted_mask), +inf there beyond cloud.max_range if that is set, NaN elsewhere (REP 117,
-    118). What is unsure is never +inf: that says that all is free up to there."""
+    118). Untrusted pixels are never +inf, which would mean free space up to there."""
     out = np.where(trusted, depth, np.float32(np.nan)).astype(np.float32, copy=False)
     if config.cloud.max_range > 0:
         with np.errstate(invalid="ignore"):
@@ -114,14 +114,14 @@ def points(
     k = np.array(intrinsics, np.float64)
     k[:2] /= step  # pixel u lies at u / step of the thinned image
     z, mask = depth[every], mask[every]
-    # OpenCV puts channels together ten times as fast as the fields of an array are filled
+    # merging channels by OpenCV is ten times as fast as filling the fields of an array
     red, green, blue = cv2.split(np.ascontiguousarray(image[every]))
     rgb = cv2.merge([blue, green, red, np.zeros_like(red)]).view("<f4")[..., 0]
     xyz = cv2.split(geometry.unproject(z, k))
     rows = cv2.merge([*xyz, rgb, np.ascontiguousarray(confidence[every])])
     if config.cloud.organized:
         rows[~mask, :3] = np.nan
-    blocks = rows.view(f"V{POINT_DTYPE.itemsize}")[..., 0]  # chosen as bytes, not field by field
+    blocks = rows.view(f"V{POINT_DTYPE.itemsize}")[..., 0]  # selected as bytes, not field by field
     camera_points = (blocks if config.cloud.organized else blocks[mask]).view(POINT_DTYPE)
     return camera_points if odom_from_camera is None else moved(camera_points, odom_from_camera)
 
@@ -132,5 +132,5 @@ def moved(points: NDArray[np.void], target_from_source: F64) -> NDArray[np.void]
     rows = out.view(np.float32).reshape(*points.shape, 5)
     x, y, z = (rows[..., i].copy() for i in range(3))
     for i, (a, b, c, t) in enumerate(target_from_source[:3].astype(np.float32)):
-        rows[..., i] = a * x + b * y + c * z + t  # 3 x quicker here than a product of matrices
+        rows[..., i] = a * x + b * y + c * z + t  # here three times as fast as a matrix product
     return out

@@ -1,4 +1,4 @@
-"""What ~/odometry and TF say of the frame that moves: pose, twist and their covariances, of a located image or of a keyframe."""
+"""Pose, twist and covariances of the moving frame, for ~/odometry and TF, at a located image or a keyframe."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ class Motion:
 
 
 def motion_of(located: Located, config: Config, metric: bool) -> Motion:
-    """Of an image between keyframes, or of a keyframe. metric: whether the model's unit is the metre. Position and linear velocity
-    are unknown
+    """The motion at a located image. metric: whether the model's unit is the metre. Position and linear velocity are unknown
     (9999) while the scale is: a distance without a unit must not be fused."""
     frame, pose, twist = located.frame, located.odom_from_camera, located.twist
     pose_covariance, twist_covariance = located.covariance, located.twist_covariance
@@ -63,9 +62,8 @@ def motion_of(located: Located, config: Config, metric: bool) -> Motion:
 
 
 def _limited(covariance: F64, floors: F64, known: bool) -> F64:
-    """(6, 6) with variances of at least `floors` (6,), and UNKNOWN, without any tie to others, where they are no less or, unless the
-    unit is
-    `known`, are those of lengths."""
+    """(6, 6) with variances of at least `floors` (6,), and UNKNOWN, without correlations, where they exceed it or, unless the unit
+    is `known`, concern lengths."""
     out = covariance + np.diag(np.maximum(floors - np.diag(covariance), 0.0))
     unknown = ~(np.diag(out) < UNKNOWN)
     unknown[:3] |= not known
@@ -76,13 +74,13 @@ def _limited(covariance: F64, floors: F64, known: bool) -> F64:
 
 
 class MotionEstimator:
-    """Remembers the last published pose; one call for each published frame, in stamp order."""
+    """Keeps the last published pose. Call it once for each published frame, in stamp order."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """The next frame has nothing before it."""
+        """Forgets the last pose."""
         self._last: tuple[int, str, F64] | None = None
 
     def step(self, submap: Submap, row: int, config: Config) -> Motion:
@@ -102,7 +100,7 @@ class MotionEstimator:
         dt = (stamp_ns - last[0]) * 1e-9
         now_from_last = inverse(pose) @ last[2]
         last_from_now = inverse(now_from_last)
-        # seen from the moving frame as it is now: the displacement turned into its axes; the rotation vector is the same in both
+        # expressed in the current moving frame: the displacement is rotated into its axes; the rotation vector is the same in both
         linear = last_from_now[:3, :3].T @ last_from_now[:3, 3] / dt
         angular = vector_from_rotation(last_from_now[:3, :3]) / dt
         # the difference of two poses of a window
@@ -112,8 +110,8 @@ class MotionEstimator:
 
 
 def moving_frame(submap: Submap, row: int) -> tuple[str, F64]:
-    """What odometry is about at frame `row`: the robot's frame where the camera's place on it is known, else the camera's optical one;
-    its name and odom_from_it (4, 4)."""
+    """The frame described by odometry at frame `row`: the robot's frame if the camera's pose on it is known, else the camera's
+    optical frame. Returns its name and odom_from_it (4, 4)."""
     frame, pose = submap.frames[row], submap.odom_from_camera[row]
     if not frame.base or frame.base_from_camera is None:
         return frame.camera, pose
@@ -125,14 +123,14 @@ def _diagonal(stamp_ns: int, child: str, pose: F64, twist: F64, pose_variance: F
 
 
 def _window_variance(submap: Submap, row: int) -> F64:
-    """(6,) what the window of `row` adds to the error of a pose, if nothing but the network tells it."""
+    """(6,) variance that the window of `row` adds to a pose that only the network predicts."""
     depth = submap.depth[row]
     usual = float(np.median(depth[np.isfinite(depth)])) if np.isfinite(depth).any() else 0.0
     return np.diag(by_network(submap.alignment, usual))
 
 
 def _pose_variance(submap: Submap, row: int, config: Config, carried_over: bool) -> F64:
-    """(6,) since the world began."""
+    """(6,) variance of the pose since the world began."""
     if carried_over:
         return np.full(6, UNKNOWN)
     since = np.diag(submap.covariance)

@@ -1,4 +1,4 @@
-"""What is published of every submap and of every located image, row by row. The node and the bag tool only say where it goes."""
+"""Publishes every submap, row by row, and every located image. The node and the bag tool only provide the sink."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from .world import World
 
 
 class Sink(Protocol):
-    """Where it goes."""
+    """The destination of what is published."""
 
     def frame(self, topic: str, made: FrameMessages) -> None:
-        """One of OUTPUTS but odometry, of a used frame. The message is built by whoever wants it, see topics.Output."""
+        """One of OUTPUTS except odometry, for a used frame. The sink builds the message if it needs it, see topics.Output."""
 
     def moved(self, motion: Motion, config: Config) -> None:
         """A new pose: TF and odometry."""
 
     def new_world(self) -> None:
-        """What comes from now on has nothing to do with what came before."""
+        """A new world starts: later poses and points are unrelated to earlier ones."""
 
 
 class Reporter:
-    """Follows the pipeline: motion between frames, messages, path and map, and where a new world begins.
+    """Follows the pipeline: motion between frames, messages, path and map, and new worlds.
 
-    world: path and map so far. `add_row` is called in the pipeline's thread, `add_located` in the one that locates.
+    world: path and map so far. `add_row` is called in the pipeline's thread, `add_located` in the thread that locates images.
     """
 
     def __init__(self, sink: Sink, messages: Messages, config: Config, metric: bool, cameras: int = 1) -> None:
@@ -43,9 +43,10 @@ class Reporter:
         self._following = threading.Lock()
 
     def add_row(self, submap: Submap, row: int, config: Config) -> FrameMessages:
-        """Frame `row` of a submap: its pose first, unless each image's is told by itself, then its messages, then the map."""
+        """Publishes frame `row` of a submap: its pose (unless poses of all images are published separately), its messages, then the
+        map."""
         self.follow(submap.world)
-        if row % self._cameras == 0:  # the robot is where that camera says
+        if row % self._cameras == 0:  # the first camera gives the robot's pose
             self._motion = self._estimator.step(submap, row, config)
             if config.odometry.rate != "image":
                 self._moved(self._motion, config)
@@ -58,13 +59,13 @@ class Reporter:
         return made
 
     def add_located(self, located: Located, config: Config) -> None:
-        """The pose of one image."""
+        """Publishes the pose of one image."""
         seen = located.frame.observations
         self.follow(self._number if seen is None else seen.world)
         self._moved(motion_of(located, config, self.world.metric), config)
 
     def follow(self, number: int) -> None:
-        """What is published from now on is of that world: nothing of an older one is kept. Either thread may be the first to see it."""
+        """Switches to that world and drops everything of older ones. Either thread may see it first."""
         with self._following:
             if number > self._number:
                 self._number = number

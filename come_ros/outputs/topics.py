@@ -1,6 +1,6 @@
-"""What is published, topic by topic: of every used frame, and of the world so far. The node and the bag tool publish from these lists.
+"""The published topics: for every used frame, and for the world so far. The node and the bag tool publish from these lists.
 
-Each message is built only when it is asked for.
+Each message is built only when it is requested.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .world import World
 
 
 class FrameMessages:
-    """The messages about frame `row` of `submap`, each made by the method that OUTPUTS names.
+    """The messages for frame `row` of `submap`, each built by the method named in OUTPUTS.
 
     All are stamped with the image's own time. Frames: the camera's optical one, or `config.odom_frame` for odometry and, with
     cloud.frame odom, for points.
@@ -44,12 +44,12 @@ class FrameMessages:
 
     @functools.cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """(H, W) bool: the pixels worth publishing, see cloud.valid_mask."""
+        """(H, W) bool: the pixels to publish, see cloud.valid_mask."""
         return cloud.within_range(self.trusted, self.submap.depth[self.row], self.config)
 
     @functools.cached_property
     def trusted(self) -> NDArray[np.bool_]:
-        """(H, W) bool: the same, however far away."""
+        """(H, W) bool: the same at any distance."""
         return cloud.trusted_mask(self.submap.depth[self.row], self.submap.confidence[self.row], self.config)
 
     @functools.cached_property
@@ -103,7 +103,7 @@ class FrameMessages:
 
 
 def odometry_message(messages: Messages, motion: Motion, config: Config) -> Any:
-    """What ~/odometry says: Odometry in `config.odom_frame`, stamped as the image."""
+    """Odometry in `config.odom_frame`, stamped as the image."""
     head = messages.header(motion.stamp_ns, config.odom_frame)
     return messages.odometry(
         motion.odom_from_child, motion.twist, motion.pose_covariance, motion.twist_covariance, head, motion.child
@@ -117,8 +117,9 @@ def darkened(image: U8, mask: NDArray[np.bool_]) -> U8:
 
 @dataclass(frozen=True)
 class Output:
-    """A topic below the node's name. depth: QoS history. build: method of FrameMessages. Reliable and volatile, which matches every
-    subscriber's QoS but transient local. With several cameras, each has a topic of its own, below its name, unless it is of the `robot`."""
+    """A topic below the node's name. depth: QoS history. build: method of FrameMessages. Reliable and volatile, which is compatible
+    with every subscription except transient local. With several cameras, each camera has its own topic in its namespace, unless the
+    output is of the `robot`."""
 
     kind: str
     depth: int
@@ -136,19 +137,20 @@ OUTPUTS: dict[str, Output] = {
     "merge_overlay": Output("sensor_msgs/msg/Image", 1, FrameMessages.merge_overlay),
     "points": Output("sensor_msgs/msg/PointCloud2", 1, FrameMessages.points),
 }
-"""Topic -> what is published there once for each used frame, in this order."""
+"""Topic -> output that is published once for each used frame, in this order."""
 
 
 def topic_of(camera: str, topic: str) -> str:
-    """One of OUTPUTS as it is called below the node's name, for one of several cameras; camera: "" for the only one."""
+    """Name of one of OUTPUTS below the node's name; camera: one of several cameras, "" for a single one."""
     return f"{camera}/{topic}" if camera and not OUTPUTS[topic].robot else topic
 
 
 @dataclass(frozen=True)
 class Latched:
-    """A topic below the node's name about the World so far. Reliable and transient local with depth 1: who comes late gets the last.
+    """A topic below the node's name about the World so far. Reliable and transient local with depth 1: late subscribers receive the
+    last message.
 
-    rate: at most so many messages a second. state: there is something new if it changed; None: nothing to say yet. build: the message.
+    rate: most messages per second. state: a new message is due if it changed; None: nothing to publish yet. build: the message.
     """
 
     kind: str

@@ -1,4 +1,5 @@
-"""One cloud of all frames: at most one point in each voxel, bounded in number, the longest unseen given up first."""
+"""A cloud of all frames: at most one point per voxel and a bounded number of points; those not seen for the longest time are
+removed first."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from numpy.typing import NDArray
 
 from .cloud import POINT_DTYPE
 
-_BITS = 21  # of each axis in a voxel's key
+_BITS = 21  # bits of each axis in a voxel's key
 _HALF = 1 << (_BITS - 1)
 # merging into a large map costs more than the frame itself: several frames are merged at once
 _WAITING_SHARE = 0.25
 _LEAST_WAITING = 50_000
-_BLOCK = 1 << 14  # points made at once: what they are made of stays in the cache
+_BLOCK = 1 << 14  # points processed at once, so that they stay in the CPU cache
 
 
 class VoxelMap:
@@ -60,7 +61,7 @@ class VoxelMap:
         for cell in cells:
             key = key << _BITS | (cell.astype(np.int64) + _HALF)
         weight = np.maximum(confidence.astype(np.float64), 1e-6)
-        values = np.empty((len(x), 7), order="F")  # column by column, several times as fast as row by row
+        values = np.empty((len(x), 7), order="F")  # # column by column, which is several times as fast as row by row
         values[:, 0] = weight
         for column, (axis, cell) in enumerate(zip((x, y, z), cells, strict=True), start=1):
             values[:, column] = (axis - cell * self.voxel) * weight
@@ -73,7 +74,7 @@ class VoxelMap:
             self._merge()
 
     def points(self) -> NDArray[np.void]:
-        """(n,) of cloud.POINT_DTYPE, in an order that depends on nothing but the place."""
+        """(n,) of cloud.POINT_DTYPE, in an order that depends on the position only."""
         self._merge()
         out = np.empty((len(self._keys), 5), np.float32)
         mask = (1 << _BITS) - 1
@@ -94,7 +95,7 @@ class VoxelMap:
             return
         parts, self._waiting, self._waiting_count = self._waiting, [], 0
         key, sums, confidence, seen = _reduced(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-        # what is known is updated in its place, so that a large map costs little where nothing is new
+        # known voxels are updated in place, so that a large map costs little where nothing is new
         place = np.searchsorted(self._keys, key)
         new = np.ones(len(key), bool)
         within = place < len(self._keys)
@@ -129,7 +130,7 @@ def _newest(seen: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
 def _reduced(
     key: NDArray[np.int64], sums: NDArray[np.float64], confidence: NDArray[np.float32], seen: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]:
-    """One row for each key, sorted: sums added up, the largest confidence, the latest sight."""
+    """One row per key, sorted: sums, the largest confidence, the latest observation."""
     order = np.argsort(key, kind="stable")
     ordered = key[order]
     begins = np.concatenate([[True], ordered[1:] != ordered[:-1]])

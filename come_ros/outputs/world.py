@@ -1,4 +1,4 @@
-"""What is kept of all frames since the world began: path, trajectory and map, bounded in memory, and what unit they have."""
+"""Data kept of all frames since the world began: path, trajectory and map, bounded in memory, and their unit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class World:
     """Poses and map of the frames published since the world began, in `config.odom_frame`. Any thread may call it.
 
     The path is kept as messages: each pose is built once, not again for each path. The map is there only if map.enabled.
-    path_changes, map_changes: grow whenever there is something new to publish of them. metric: whether the model's unit is the metre.
+    path_changes, map_changes: counters that grow when the path or map changes. metric: whether the model's unit is the metre.
     """
 
     metric = False
@@ -57,7 +57,8 @@ class World:
         self.set_config(config)
 
     def set_config(self, config: Config) -> None:
-        """Other parameters from now on: the oldest poses of a path that became too long go, and so does a map of other voxels."""
+        """Changes the parameters: a path that is now too long loses its oldest poses, and a map with another voxel size is
+        cleared."""
         wanted = config.map
         with self._lock:
             self.config = config
@@ -71,22 +72,25 @@ class World:
                 self._map.max_points = wanted.max_points
 
     def add_points(self, points: Callable[[], NDArray[np.void]]) -> None:
-        """Of a published frame: of cloud.POINT_DTYPE in the odometry frame, asked for only if there is a map."""
+        """Adds the points of a published frame (cloud.POINT_DTYPE, in the odometry frame); `points` is called only if there is a
+        map."""
         with self._lock:
             if self._map is not None:
                 self._map.add(points())
                 self.map_changes += 1
 
     def add_pose(self, stamp_ns: int, odom_from_moving: F64) -> None:
-        """A pose (4, 4) that odometry has told."""
+        """Adds a published pose (4, 4)."""
         with self._lock:
             head = self.messages.header(stamp_ns, self.config.odom_frame)
             self._path.append(self.messages.pose_stamped(odom_from_moving, head))
-            self._trajectory.append((stamp_ns, odom_from_moving.copy()))  # else the whole window's stay in memory
+            self._trajectory.append(
+                (stamp_ns, odom_from_moving.copy())
+            )  # otherwise those of the whole window stay in memory
             self.path_changes += 1
 
     def clear(self) -> None:
-        """A new world begins."""
+        """Forgets the path and the map: a new world begins."""
         with self._lock:
             self.path_changes += bool(self._path)
             self._path.clear()
@@ -115,10 +119,12 @@ class World:
         return self.config.scale.fixed if self.config.scale.mode == "fixed" else unknown
 
     def snapshot(self) -> Snapshot:
-        """What there is to save. Raises OutputError, which says what to do, if that is nothing."""
+        """A copy of the map and the trajectory. Raises OutputError, which says what to do, if there is nothing to save."""
         with self._lock:
             if self._map is None:
-                raise OutputError("there is no map to save: set map.enabled to true; the frames from then on are in it")
+                raise OutputError(
+                    "there is no map to save: set map.enabled to true; it contains the frames from then on"
+                )
             if not self._trajectory:
                 raise OutputError("there is no map to save yet: move the camera until odometry is published")
             return Snapshot(self._points(), dict(self._trajectory))

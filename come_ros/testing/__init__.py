@@ -1,4 +1,4 @@
-"""Tests that every plug-in should pass, for packages of your own. They need pytest.
+"""Contract tests for plug-ins in your own packages. They require pytest.
 
 Inherit a contract in a test class of yours and give it the fixture `make`, or for readers `source`; see come_ros/accelerators/README.md.
 """

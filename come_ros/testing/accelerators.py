@@ -1,4 +1,4 @@
-"""What every accelerator promises, on a small random model."""
+"""Contract of accelerators, tested on a small random model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .models import tiny
 
 Make = Callable[..., Accelerator]
 SIZES = [(1, 28, 42), (1, 98, 70), (3, 42, 98), (2, 14, 70)]
-"""frames, height and width in px: single frames, grids that no group divides, one row of patches"""
+"""frames, height and width in px: single frames, grids that groups do not divide, one row of patches"""
 
 
 @functools.cache
@@ -34,7 +34,7 @@ def some_images() -> Tensor:
 
 
 def run(model: GeometryModel, images: Tensor, accelerator: Accelerator) -> tuple[dict[str, Tensor], Trunk]:
-    """Outputs of all heads, and what they read."""
+    """Outputs of all heads, and their input."""
     with torch.inference_mode():
         return model(images, accelerator, ("camera", "depth", "points"))
 
@@ -83,7 +83,7 @@ class AcceleratorContract:
         assert accelerator.merged(trunk.plan, 3, trunk.grid) is None
 
     def test_a_reduction_is_one(self, model: GeometryModel, images: Tensor, make: Make) -> None:
-        """Not the identity by accident."""
+        """A reduction must not be the identity by accident."""
         plain, _ = run(model, images, Accelerator())
         out, _ = run(model, images, make())
         assert not torch.equal(plain["depth"], out["depth"])
@@ -108,7 +108,7 @@ class AcceleratorContract:
         run(model, images, accelerator)
 
     def test_shapes_depend_on_no_value(self, model: GeometryModel, images: Tensor, make: Make) -> None:
-        """CUDA graphs need that; and the same window gives the same bits, whatever was run between."""
+        """Required for CUDA graphs. The same window must also give the same bits, whatever was run in between."""
         shapes: list[list[Any]] = []
         accelerator, outs = make(), []
         attend = accelerator.attend
@@ -151,7 +151,7 @@ class AcceleratorContract:
         assert all(v.isfinite().all() for v in out.values())
 
     def test_what_the_frontier_tries_can_be_configured(self, make: Make) -> None:
-        """`come_ros eval --frontier` finds it in the class: parameters, from light to heavy use."""
+        """`come_ros eval --frontier` reads settings from the class, from light to heavy reduction."""
         kind = type(make())
         if (
             kind.name == Accelerator.name

@@ -1,4 +1,4 @@
-"""What every backbone promises to the pipeline."""
+"""Contract of backbones with the pipeline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BackboneContract:
 
     @pytest.fixture
     def images(self, backbone: Any) -> U8:
-        """(3, H, W, 3), about 70 px wide: what a 320x240 camera gives the model at that side."""
+        """(3, H, W, 3), about 70 px wide: the model's image of a 320x240 camera at that side."""
         width, height = backbone.image_size(320, 240, 70)
         return np.random.default_rng(0).integers(0, 256, (3, height, width, 3), np.uint8)
 
@@ -56,7 +56,7 @@ class BackboneContract:
         assert 0 < p.kept_ratio <= 1 and 0 < p.read_ratio <= 1
 
     def test_the_same_images_give_the_same_bits(self, backbone: Any, images: U8) -> None:
-        """Nothing is kept from one window to the next."""
+        """No state is kept from one window to the next."""
         first = backbone.predict(images)
         backbone.predict(images[::-1].copy())
         again = backbone.predict(images)

@@ -1,4 +1,4 @@
-"""Every backbone at a size that a test runs in no time, with random weights; all their encoders are WIDTH wide."""
+"""Every backbone at a very small size, with random weights; all encoders have width WIDTH."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TINY = {
 
 
 def tiny(backbone: str, seed: int = 0, std: float = 0.1, **sizes: object) -> GeometryModel:
-    """A small model of that kind; `sizes` differ from TINY's. Its cameras look ahead, so that the pipeline takes them for such."""
+    """A small model of that kind; `sizes` override TINY's. Its cameras look ahead, so that the pipeline accepts them."""
     torch.manual_seed(seed)
     model = MODELS[backbone](replace(TINY[backbone], **sizes))  # type: ignore[call-arg]
     for parameter in model.parameters():

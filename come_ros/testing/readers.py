@@ -1,4 +1,4 @@
-"""What every reader of recordings promises."""
+"""Contract of readers of recordings."""
 
 from __future__ import annotations
 

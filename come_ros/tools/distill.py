@@ -1,4 +1,4 @@
-"""Teach a small predictor to estimate, from an early encoder block, how confident the whole model will be about each patch (for Co-Me).
+"""Teach a small predictor to estimate, from an early encoder block, how confident the full model will be about each patch (for Co-Me).
 
 No labels: the frozen model is the teacher, so your own recordings will do, in minutes. Loss: logistic ranking of pairs of patches
 ("Co-Me", 2025, eq. for L), or z-scored squared error to compare with.

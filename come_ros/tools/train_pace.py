@@ -1,9 +1,9 @@
 """Teach PaceVGGT's two networks for a model that stays as it is: which patches to keep, and how to rebuild the others.
 
-Stage one, from what the whole model does: the scorer learns where it looks (each frame's camera token, and all tokens among one another),
+Stage one, from what the full model does: the scorer learns where it looks (each frame's camera token, and all tokens among one another),
 the restorer to rebuild its levels from a part of its patches, drawn at random. Stage two, with the patches really left out: the
-restorer learns to give back the whole model's levels, and its losses; the scorer learns which patches that fails for, so that they
-are kept. In rooms the losses compare with the truth, in recordings with the whole model.
+restorer learns to give back the full model's levels, and its losses; the scorer learns which patches that fails for, so that they
+are kept. In rooms the losses compare with the truth, in recordings with the full model.
 
 At the end the networks of both stages are compared with choosing at random, evenly, and by the attention itself, with and without restorer.
 
@@ -39,7 +39,7 @@ SPREAD = 1.0
 REPLAY, UPDATES = (
     12,
     4,
-)  # batches kept; updates in a step of stage one: to ask the whole model takes far longer than they do
+)  # batches kept; updates in a step of stage one: to ask the full model takes far longer than they do
 EVERY = 100  # steps between two scores
 VALIDATION_WINDOWS = 12
 STAGE_ONE = 0.4  # of the minutes
@@ -219,7 +219,7 @@ def draw_curve(log: list[dict[str, Any]], path: str) -> None:
             "spearman_error": "with the change of depth, at random",
         },
         "change of depth, mean |log|": {n: n for n in ways},
-        "AbsRel to the truth": {"dense abs_rel": "whole model"} | {f"{n} abs_rel": n for n in ways},
+        "AbsRel to the truth": {"dense abs_rel": "full model"} | {f"{n} abs_rel": n for n in ways},
     }
     figure, axes = plt.subplots(1, len(panels), figsize=(18, 4), layout="constrained")
     begins = max((e["step"] for e in log if e["stage"] < 2), default=0)

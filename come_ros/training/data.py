@@ -1,4 +1,4 @@
-"""Training data for what learns from a model as it is: rendered rooms, or recordings."""
+"""Training data for networks that learn from a fixed model: rendered rooms, or recordings."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class RecordedWindows:
     """Windows of neighbouring frames of recordings; the last tenth of each is kept for validation."""
 
     def __init__(self, sources: list[str], model: Any, side: int, seed: int) -> None:
-        """model: whose images they become, with a longer side of about `side`. Raises DatasetError if a recording cannot be read or is
-        too short."""
+        """model: defines the images' size, with a longer side of about `side`. Raises DatasetError if a recording cannot be read or
+        is too short."""
         from ..camera.preprocess import image_plan, preprocess
         from ..datasets.sequence import open_sequence
 
@@ -75,13 +75,13 @@ class RecordedWindows:
         self._share = np.array([len(i) for i in self.train]) / sum(len(i) for i in self.train)
 
     def batch(self, windows: int, frames: int) -> np.ndarray:
-        source = self.train[self.rng.choice(len(self.train), p=self._share)]  # one image size a batch
+        source = self.train[self.rng.choice(len(self.train), p=self._share)]  # one image size per batch
         frames = min(frames, len(source))
         out = []
         for _ in range(windows):
             span = int(self.rng.integers(frames, min(len(source), 4 * frames) + 1))
             start = int(self.rng.integers(len(source) - span + 1))
-            picked = start + self.rng.permutation(span)[:frames]  # in any order: any frame may come first
+            picked = start + self.rng.permutation(span)[:frames]  # in any order, so that any frame can be the reference
             out.append(source[picked])
         return np.stack(out)
 

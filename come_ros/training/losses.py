@@ -1,4 +1,4 @@
-"""Losses of geometry models, with what they compare to: truth in the model's terms, correspondence between frames.
+"""Losses of geometry models and their targets: ground truth in the model's convention, correspondence between frames.
 
 Shapes: B scenes, S frames, h x w = n patches, H x W pixels.
 """
@@ -13,11 +13,12 @@ from ..backbones.cameras import quaternion_from_rotation
 
 ROTATION_WEIGHT = 3.0  # of the quaternion in the camera loss: at 10 degrees it differs from the identity by 0.09 only
 TRANSLATION_WEIGHT = 0.5  # of the translation, relative to its length: an absolute L1 is smallest at no motion at all
-SHORTEST = 0.05  # translation, in scene scales, below which the error counts as if it had this length
+SHORTEST = 0.05  # least translation, in scene scales, relative to which errors are measured
 
 
 def targets(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Ground truth in the model's terms, scale normalised (VGGT 3.4): about the first camera, mean distance of all points = 1.
+    """Ground truth in the model's convention, scale normalised (VGGT 3.4): relative to the first camera, mean distance of all
+    points = 1.
 
     depth (B, S, H, W), points (B, S, H, W, 3), encoding (B, S, 9), all fp32.
     """
@@ -43,9 +44,9 @@ def targets(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def camera_loss(encodings: Tensor, want: Tensor) -> Tensor:
-    """L1 of every refinement step's pose encoding, later steps counting more (VGGT 3.4; weights 0.6^(last - step)).
+    """L1 of every refinement step's pose encoding, later steps weighing more (VGGT 3.4; weights 0.6^(last - step)).
 
-    Unlike VGGT's, a translation's error is taken relative to its length. Encodings (B, S, 7 or more): translation, quaternion, others.
+    Unlike VGGT's, a translation's error is relative to its length. Encodings (B, S, 7 or more): translation, quaternion, others.
     """
     n = len(encodings)
     weight = want.new_ones(want.shape) / 9
@@ -72,7 +73,8 @@ def patch_centres(x: Tensor, patch: int) -> Tensor:
 
 
 def correspondence(want: dict[str, Tensor], batch: dict[str, Tensor], patch: int) -> tuple[Tensor, Tensor]:
-    """Which patch of the first frame sees what each patch of the others sees: index (B, S-1, n), and where that is known, bool."""
+    """Index (B, S-1, n) of the first frame's patch that sees the same as each patch of the other frames, and a mask of where it is
+    known."""
     b, _, height, width = batch["depth"].shape
     h, w = height // patch, width // patch
     p = patch_centres(want["points"], patch)[:, 1:]  # in the first camera
@@ -83,7 +85,7 @@ def correspondence(want: dict[str, Tensor], batch: dict[str, Tensor], patch: int
     col, row = ((u + 0.5) / patch).floor().long(), ((v + 0.5) / patch).floor().long()
     inside = (p[..., 2] > 0.01) & (col >= 0) & (col < w) & (row >= 0) & (row < h)
     target = row.clamp(0, h - 1) * w + col.clamp(0, w - 1)
-    # what the first camera sees there
+    # the depth seen by the first camera there
     seen = patch_centres(want["depth"], patch)[:, 0].gather(1, target.view(b, -1)).view_as(z)
     return target, inside & ((z / seen - 1).abs() < 0.15)
 
@@ -95,10 +97,11 @@ def choice_loss(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 
 def matching_loss(descriptors: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """InfoNCE: each patch's descriptor (B, S, n, c) must be most like that of the first frame's patch that sees the same (auxiliary).
+    """InfoNCE: each patch's descriptor (B, S, n, c) must be most similar to that of the first frame's patch that sees the same
+    (auxiliary).
 
-    A transformer of this size does not find correspondence from the pose loss alone within 40 thousand windows (measured); told where a
-    patch went, it does.
+    A transformer of this size does not learn correspondence from the pose loss alone within 40 thousand windows (measured); with
+    this loss it does.
     """
     f = F.normalize(descriptors, dim=-1)
     logits = torch.einsum("bmc,bnc->bmn", f[:, 1:].flatten(1, 2), f[:, 0]) / 0.07
@@ -110,20 +113,20 @@ def attention_loss(
 ) -> Tensor:
     """The first head of some global blocks must look at the matching patch of the first frame (auxiliary).
 
-    Without it the blocks ignore the matches that the descriptors already hold: 23 thousand frames gave no rotation at all (measured).
-    watched: queries (B, heads, S T, d) of each block, and keys, which may have tokens of the scene behind them.
+    Without it the blocks ignore the matches that the descriptors already contain: after 23 thousand frames no rotation was learned
+    (measured). watched: queries (B, heads, S T, d) of each block, and keys, which may be followed by tokens of the scene.
     """
     total = target.new_zeros((), dtype=torch.float32)
     for q, k in watched:
         b, _, n, d = q.shape
         queries = q[:, 0].view(b, frames, n // frames, d)[:, 1:, special:].flatten(1, 2)
-        # over all tokens of all frames, as the block itself sees them
+        # over all tokens of all frames, as in the block itself
         logits = queries @ k[:, 0].transpose(1, 2) / d**0.5
         total = total + choice_loss(logits, special + target.flatten(1), valid.flatten(1))
     return total / len(watched)
 
 
 def ray_loss(rays: nn.ModuleList, levels: list[Tensor], want: dict[str, Tensor], patch: int) -> Tensor:
-    """Mean error of what each of `rays` makes of its level (B, S, n, c): the direction of the patch's point, in the first camera."""
+    """Mean error of each of `rays`, applied to its level (B, S, n, c): the direction of the patch's point, in the first camera."""
     direction = F.normalize(patch_centres(want["points"], patch), dim=-1)
     return torch.stack([(p(x) - direction).abs().mean() for p, x in zip(rays, levels, strict=True)]).mean()

@@ -1,6 +1,6 @@
 """Losses of the model with a stem: motion that must not collapse, depth up to the window's scale, confidence as a likelihood.
 
-Goes with losses.py, whose targets they compare to. Shapes: B scenes, S frames, h x w = n patches, H x W pixels.
+They use the targets of losses.py. Shapes: B scenes, S frames, h x w = n patches, H x W pixels.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 from .losses import ROTATION_WEIGHT, patch_centres, spatial_gradient
 
-SHORT = 0.2  # scene scales: below, the error of a translation counts in these, not relative to its length
-UNSURE = 0.1  # scene scales: shorter translations have a direction that counts less
-SOFT = 0.02  # scene scales: keeps direction and log length smooth about no motion at all
+SHORT = 0.2  # scene scales: below this length, the error of a translation is relative to this, not to its length
+UNSURE = 0.1  # scene scales: the directions of shorter translations weigh less
+SOFT = 0.02  # scene scales: keeps direction and log length smooth around zero motion
 DIRECTION_WEIGHT, LENGTH_WEIGHT, DISTANCE_WEIGHT = 0.15, 0.05, 0.1
 REFINEMENT_DECAY = 0.6  # VGGT 3.4: weight of a refinement over that of the next
-OUTLIER = 2.0  # of errors in the likelihood: one wrong pixel must not make all unsure
+OUTLIER = 2.0  # limit of errors in the likelihood, so that one wrong pixel does not dominate
 
 
 def motion_loss(encodings: Tensor, want: Tensor) -> dict[str, Tensor]:
     """Terms of pose encodings (iterations, B, S, 9) against the truth (B, S, 9), weighted: turn (quaternion and field of view, all
     frames); direction, length and distance of the translation (all frames but the first).
 
-    A relative L1 of the translation alone has its minimum at no motion at all while nothing is known of the direction. Here no motion
-    costs as much as a wrong direction, and the gradient is largest there.
+    While the direction is unknown, a relative L1 of the translation alone has its minimum at zero motion. Here zero motion costs as
+    much as a wrong direction, and the gradient is largest there.
     """
     n = len(encodings)
     decay = encodings.new_tensor([REFINEMENT_DECAY ** (n - 1 - i) for i in range(n)])
@@ -63,15 +63,15 @@ def depth_loss(log_depth: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 def likelihood_loss(sureness: Tensor, error: Tensor) -> Tensor:
     """Negative log likelihood of absolute errors under a Laplace distribution of scale exp(-sureness), up to a constant.
 
-    The error is taken as given (detached): confidence learns from it and cannot make the estimate worse. All (B, S, H, W) -> (B,).
+    The error is detached: confidence learns from it without affecting the estimate. All (B, S, H, W) -> (B,).
     """
     x = sureness.clamp(-4, 8)
     return (error.detach().clamp_max(OUTLIER) * x.exp() - x).mean((1, 2, 3))
 
 
 def flow_targets(want: dict[str, Tensor], intrinsics: Tensor, patch: int) -> tuple[Tensor, Tensor]:
-    """Where the centre of each patch of frames 1.. lies in the first image, relative to its own place, in patches (B, S-1, n, 2); and
-    whether that is in the image and near enough to be regressed (B, S-1, n). Occlusion does not matter: geometry is known."""
+    """Position in the first image of the centre of each patch of frames 1.., relative to its own position, in patches (B, S-1, n,
+    2); and whether it is in the image and near enough to be regressed (B, S-1, n). Occlusion does not matter: geometry is known."""
     p = patch_centres(want["points"], patch)[:, 1:]
     height, width = want["depth"].shape[2:]
     k = intrinsics[:, None, None]
@@ -86,8 +86,8 @@ def flow_targets(want: dict[str, Tensor], intrinsics: Tensor, patch: int) -> tup
 
 
 def flow_loss(heads: nn.ModuleList, levels: list[Tensor], offset: Tensor, inside: Tensor) -> Tensor:
-    """Huber error (patches) of what each of `heads` makes of its level (B, S, n, c): the offset within the first image, at a precision
-    well below the patch, which is where the parallax of most windows lies."""
+    """Huber error (patches) of each of `heads`, applied to its level (B, S, n, c): the offset within the first image, more precise
+    than a patch, as the parallax of most windows is smaller than that."""
     weight = inside.unsqueeze(-1).float()
     errors = []
     for head, level in zip(heads, levels, strict=True):

@@ -8,13 +8,13 @@ from .data import Batch
 
 ALPHA = 0.25  # share of the camera token in the target
 L_RESTORE, L_TASK, L_ERROR, L_DISTILL = 1.0, 0.1, 1.0, 0.1  # weights of stage two's losses
-EXPLORE = 0.5  # in stage two the choice is shaken by so many standard deviations of the score, so that any patch is missing at times
-QUERIES = 512  # rows of attention looked at together
+EXPLORE = 0.5  # in stage two, standard deviations of the score by which the choice is perturbed, so every patch is dropped sometimes
+QUERIES = 512  # rows of attention processed at once
 
 
 class Lesson(NamedTuple):
-    """What the whole model says of a batch. features (B, S, h, w, C), target (B, S, h, w) in 0 .. 1, levels: tap -> (B, S, P, channels) of
-    its patches, want: what a recipe's head_losses compares with."""
+    """The full model's output for a batch. features (B, S, h, w, C), target (B, S, h, w) in 0 .. 1, levels: tap -> (B, S, P,
+    channels) of its patches, want: the targets of a recipe's head_losses."""
 
     features: Any
     target: Any
@@ -23,7 +23,8 @@ class Lesson(NamedTuple):
 
 
 def teach(model: Any, batch: Batch, heads: bool = True) -> Lesson:
-    """Run the whole model. heads: whether `want` is asked for; from the truth where the batch has it, else from the model itself."""
+    """Runs the full model. heads: whether to return `want`: from the ground truth where the batch has it, else from the model
+    itself."""
     import torch
 
     from .losses import targets
@@ -45,7 +46,7 @@ def teach(model: Any, batch: Batch, heads: bool = True) -> Lesson:
 
 
 def said(score: Any) -> Any:
-    """A scorer that says this whatever it is asked."""
+    """A scorer with a constant output."""
     import torch
 
     class Fixed(torch.nn.Module):
@@ -56,8 +57,8 @@ def said(score: Any) -> Any:
 
 
 def attention_watch() -> Any:
-    """An accelerator that changes nothing. Of one pass: features (Tokens before the trunk), and total (B, N, N), global attention
-    (mean over heads) summed over `layers` layers."""
+    """An accelerator that changes nothing and records, for one pass: features (Tokens before the trunk), and total (B, N, N),
+    global attention (mean over heads) summed over `layers` layers."""
     from ..accelerators import Accelerator, Tokens
 
     class Watch(Accelerator):
@@ -93,8 +94,8 @@ def mean_attention(q: Any, k: Any) -> Any:
 def attention_target(attention: Any, frames: int, special: int, grid: tuple[int, int], alpha: float = ALPHA) -> Any:
     """S* (B, S, h, w) in 0 .. 1 of attention (B, N, N) between all tokens of a scene (PaceVGGT's target).
 
-    alpha times how much the frame's own camera token looks at a patch, and 1 - alpha times the most that the patch looks at any other
-    token; each brought to 0 .. 1 in every frame.
+    alpha times the attention of the frame's camera token to a patch, plus 1 - alpha times the largest attention of the patch to any
+    other token; each normalised to 0 .. 1 in every frame.
     """
     import torch
 
@@ -123,8 +124,8 @@ def distill_loss(logit: Any, target: Any) -> Any:
 
 
 def restore_loss(levels: dict[int, Any], wanted: dict[int, Any], missing: Any) -> Any:
-    """Smooth L1, in units of each level's own spread, and 1 - cosine to the whole model's levels (B, S, P, channels), where patches were
-    left out: missing (B, S, P) bool."""
+    """Smooth L1, in units of each level's own spread, and 1 - cosine to the full model's levels (B, S, P, channels), where patches
+    were dropped: missing (B, S, P) bool."""
     import torch.nn.functional as F
 
     total = 0.0
@@ -136,7 +137,7 @@ def restore_loss(levels: dict[int, Any], wanted: dict[int, Any], missing: Any) -
 
 
 def patch_errors(levels: dict[int, Any], wanted: dict[int, Any]) -> Any:
-    """(B, S, P): how far each patch's tokens are from the whole model's, squared, in units of the level's variance, mean over levels."""
+    """(B, S, P): squared distance of each patch's tokens to the full model's, in units of the level's variance, mean over levels."""
     import torch
 
     with torch.no_grad():
@@ -147,7 +148,7 @@ def patch_errors(levels: dict[int, Any], wanted: dict[int, Any]) -> Any:
 
 def error_loss(logit: Any, error: Any, missing: Any) -> Any:
     """Cross entropy of the score with the rank of the error among the missing patches of a frame, 0 to 1; logit, error, missing
-    (B, S, P). The hard choice passes no gradient, and merging next to none: this is how a scorer learns what its choice costs."""
+    (B, S, P). The hard choice passes no gradient and merging almost none; from this loss a scorer learns the cost of its choice."""
     import torch.nn.functional as F
 
     asked = error.masked_fill(~missing, -1.0)
@@ -161,7 +162,7 @@ def patches_only(levels: dict[int, Any], special: int) -> dict[int, Any]:
 
 
 def rebuilt(model: Any, restorer: Any, lesson: Lesson, kept: Any) -> dict[int, Any]:
-    """The whole model's levels (B, S, P, channels) as the restorer rebuilds them from the patches kept (B * S, K)."""
+    """The full model's levels (B, S, P, channels), rebuilt by the restorer from the kept patches (B * S, K)."""
     import torch
 
     from ..backbones.model import ENCODED
@@ -171,7 +172,7 @@ def rebuilt(model: Any, restorer: Any, lesson: Lesson, kept: Any) -> dict[int, A
     blocks = [part for part, _ in model.trunk_blocks()]
     out = {}
     for tap, level in lesson.levels.items():
-        if tap == ENCODED:  # before anything is left out
+        if tap == ENCODED:  # before patches are dropped
             out[tap] = level
             continue
         wanted = model.joined(tap)
@@ -202,7 +203,7 @@ def refine_losses(
 ) -> dict[str, Any]:
     """The terms of stage two, unweighted. how: Pace's parameters.
 
-    The trunk needs no gradient: what the restorer reads are its outputs, and the scorer learns from the errors that are left.
+    The trunk needs no gradient: the restorer reads its outputs, and the scorer learns from the remaining errors.
     """
     import torch
 

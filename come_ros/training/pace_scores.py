@@ -1,4 +1,4 @@
-"""Scores of PaceVGGT's networks next to other choices: random, even, and by the attention itself."""
+"""Scores of PaceVGGT's networks compared with other choices: random, even, and by the attention itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .pace import said, teach
 
 
 def choices(target: Any, seed: int) -> dict[str, Any]:
-    """How else patches can be chosen, as scores (B, S, h, w): at random, and by the attention that the scorer is to foresee."""
+    """Other choices of patches, as scores (B, S, h, w): random, and by the attention that the scorer should predict."""
     import torch
 
     lot = torch.rand(target.shape, generator=torch.Generator().manual_seed(seed)).to(target.device)
@@ -21,13 +21,13 @@ def choices(target: Any, seed: int) -> dict[str, Any]:
 def evaluate(
     model: Any, nets: dict[str, tuple[Any, Any]], how: dict[str, Any], windows: list[Batch]
 ) -> list[dict[str, float]]:
-    """Of each window, the scores by name. nets: name -> (scorer, restorer) to be judged; how: Pace's parameters.
+    """Scores by name, for each window. nets: name -> (scorer, restorer); how: Pace's parameters.
 
-    "{name}, {choice}": mean |log depth / depth of the whole model|, choice being "copied" (kept patches copied in place of those left out),
+    "{name}, {choice}": mean |log depth / depth of the full model|, where choice is "copied" (kept patches copied in place of dropped ones),
     "restored", and, restored as well, "at random", "evenly", "by attention"; with " abs_rel" appended, depth against the truth where
-    it is known, "dense abs_rel" that of the whole model. "{name} spearman": rank correlation of score and attention target, frame by frame;
-    "{name} spearman_error": of score and how much each patch's depth changes if patches are left out at random (a patch that is kept
-    changes little, so those chosen by the score itself say nothing of it).
+    it is known, "dense abs_rel" that of the full model. "{name} spearman": rank correlation of score and attention target, frame by frame;
+    "{name} spearman_error": of score and the change of each patch's depth if random patches are dropped (with patches chosen by the
+    score itself this would be biased, since kept patches change little).
     """
     import torch
     import torch.nn.functional as F
@@ -93,12 +93,12 @@ def comparison(rows: list[dict[str, float]], how: dict[str, Any]) -> str:
 
     truth = "dense abs_rel" in rows[0]
     lines = [
-        f"{len(rows)} validation windows; {how['ratio']:.0%} of the patches left out, spread {how['spread']:g}. Change: mean "
-        "|log depth / depth of the whole model|; differences to a random choice with the same restorer are paired, intervals 95 %.", "",
+        f"{len(rows)} validation windows; {how['ratio']:.0%} of the patches dropped, spread {how['spread']:g}. Change: mean "
+        "|log depth / depth of the full model|; differences to a random choice with the same restorer are paired, intervals 95 %.", "",
         "| networks | choice, rebuilt by | change of depth | - random | AbsRel | - random |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     if truth:
-        lines.append(f"| whole model | all | | | {of('dense abs_rel').mean():.4f} | |")
+        lines.append(f"| full model | all | | | {of('dense abs_rel').mean():.4f} | |")
     titles = {"copied": "score, copying", "restored": "score, restorer", "at random": "at random, restorer", "evenly": "evenly, restorer",
               "by attention": "by the attention target, restorer"}  # fmt: skip
     for key in [k for k in rows[0] if ", " in k and not k.endswith("abs_rel")]:

@@ -1,7 +1,7 @@
-"""Training windows chosen by what moves in them: enough parallax to learn translation from, enough overlap to learn anything.
+"""Training windows chosen by their motion: enough parallax to learn translation, and enough overlap to learn anything.
 
 Rooms and cameras as in training/room_windows.py, with photographs on the surfaces (datasets/material.py), frames further apart, some paths
-without rotation; and windows out of panoramas.
+without rotation; and windows cut from panoramas.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from .room_windows import PAINTED_SHARE, SPARSE_SHARE, STAGED_SHARE, TILTED_SHAR
 
 SEQUENCE = 16  # frames rendered of each room
 RATES_HZ = (1.0, 4.0)
-STRAIGHT_SHARE = 0.15  # of paths whose camera does not turn
-SHADOW_SHARE = 0.4  # they cost twice the time
+STRAIGHT_SHARE = 0.15  # share of paths without rotation
+SHADOW_SHARE = 0.4  # which take twice the time
 RENDERED = {(256, 192): 0.65, (320, 240): 0.35}  # (W, H) of the images that windows are cut from
 SIZES = {(256, 192): 0.7, (256, 144): 0.12, (192, 192): 0.08, (192, 144): 0.06, (144, 192): 0.04}  # (W, H) of windows
 LENGTHS = {1: 0.04, 2: 0.22, 3: 0.2, 4: 0.28, 6: 0.1, 8: 0.1, 12: 0.04, 16: 0.02}  # frames of a window
 LEAST_OVERLAP = 0.2  # share of the first frame's pixels that every other frame must see
-LEAST_PARALLAX = 0.3  # patches, in the frame that has most
-WITHOUT_SHARE = 0.1  # of windows that may have less
+LEAST_PARALLAX = 0.3  # patches, in the frame with the most parallax
+WITHOUT_SHARE = 0.1  # share of windows that may have less
 TRIES = 8
 
 
 class TrainingWindow(NamedTuple):
     """images (S, 3, H, W) uint8 RGB, depth (S, H, W) float32 m, camera_from_first (S, 4, 4) float32, intrinsics (3, 3) float32; measured
-    () float32: 1 if the depth is true, 0 if it only tells which pixels see the same."""
+    () float32: 1 if the depth is measured, 0 if it only relates the pixels of different frames."""
 
     images: U8
     depth: F32
@@ -45,8 +45,8 @@ class TrainingWindow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-    """How windows are drawn. panoramas: share of windows out of them, if the material has any. pool: sequences kept to draw windows
-    from. reuse: how many times a rendered frame is used, on average."""
+    """How windows are drawn. panoramas: share of windows cut from panoramas, if the material has any. pool: sequences kept to draw
+    windows from. reuse: how many times a rendered frame is used, on average."""
 
     panoramas: float = 0.15
     pool: int = 100
@@ -58,8 +58,9 @@ class Mix:
 def motion(depth: F32, poses: F64, intrinsics: F64, every: int = 8) -> tuple[F64, F64]:
     """(parallax px, overlap), each (S,), of every frame against the first one.
 
-    parallax: median distance by which the translation alone moves what both see. overlap: share of the first frame's pixels that the
-    other sees, within 10 % of depth. depth: (S, H, W). poses: world_from_camera (S, 4, 4). every: pixels from one sample to the next.
+    parallax: median displacement by the translation alone of the points that both see. overlap: share of the first frame's pixels
+    that the other sees, within 10 % of depth. depth: (S, H, W). poses: world_from_camera (S, 4, 4). every: pixels from one sample
+    to the next.
     """
     _, height, width = depth.shape
     k = intrinsics
@@ -96,7 +97,7 @@ class ParallaxStream:
         self.pool: list[rooms.SyntheticSequence] = []
 
     def render(self) -> None:
-        """One more sequence into the pool, at the cost of an old one when that is full."""
+        """Adds one sequence to the pool, replacing an old one when it is full."""
         rng, train = self.rng, splits.SPLIT_SEEDS["train"]
         seed = train[self.next_seed % len(train)]
         self.next_seed += 1
@@ -131,7 +132,8 @@ class ParallaxStream:
             self.pool[rng.integers(len(self.pool))] = sequence
 
     def pick(self, frames: int) -> tuple[rooms.SyntheticSequence, Any]:
-        """A sequence of the pool, and which of its frames: the first one sees something of all others, and most windows move."""
+        """Chooses a sequence of the pool and some of its frames: the first one overlaps with all others, and most windows contain
+        motion."""
         rng, best, most = self.rng, None, -1.0
         wanted = LEAST_PARALLAX if rng.random() > WITHOUT_SHARE else 0.0
         for attempt in range(TRIES):
@@ -141,7 +143,7 @@ class ParallaxStream:
             start = rng.integers(SEQUENCE - span + 1)
             picked = start + rng.permutation(span)[:frames]
             if rng.random() < 0.5:
-                picked.sort()  # in time, as in life; otherwise in any order, so that any frame learns to be the reference
+                picked.sort()  # in temporal order; otherwise in any order, so that any frame can be the reference
             parallax, overlap = motion(s.depth[picked], s.world_from_camera[picked], s.intrinsics)
             patches = parallax.max() / (self.patch * s.depth.shape[2] / 256)
             if overlap.min() >= LEAST_OVERLAP and (patches >= wanted or frames == 1):
@@ -201,8 +203,8 @@ class ParallaxStream:
 def loader(
     seed: int, material: Material, mix: Mix, patch: int, batch_frames: int, workers: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """Endless batches. One worker is this process itself, so that all work shares one thread; more are processes of their own, which
-    share out the pool, so that rendering keeps up with a GPU."""
+    """Endless batches. One worker runs in this process, so all work shares one thread; several run as processes that divide the
+    pool, so that rendering keeps up with a GPU."""
     if workers <= 1:
         return ParallaxStream(seed, material, mix, patch).batches(batch_frames)
     import cv2

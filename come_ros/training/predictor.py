@@ -1,4 +1,4 @@
-"""How Co-Me's predictor learns which patches the whole model will be sure of."""
+"""Training of Co-Me's predictor, which learns the full model's confidence per patch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 LEARNING_RATE, LAST_RATE, WEIGHT_DECAY = 1e-3, 1e-6, 0.01  # as in the original study
 PAIRS = 32768
-GROUP, RATIO = (3, 3), 0.5  # of the mask whose overlap with the teacher's is reported
+GROUP, RATIO = (3, 3), 0.5  # share of the mask whose overlap with the teacher's is reported
 
 
 def teach(model: Any, images: Any, blocks: Sequence[int]) -> tuple[dict[int, Any], Any]:
@@ -24,7 +24,7 @@ def teach(model: Any, images: Any, blocks: Sequence[int]) -> tuple[dict[int, Any
     from ..accelerators import Accelerator, Layer, NoAccelerator, Tokens
     from ..backbones.model import run_block
 
-    class Watch(Accelerator):  # the plan is the features themselves
+    class Watch(Accelerator):  # the plan holds the features themselves
         def plan_block(self, encoder_depth: int) -> int:
             return blocks[0]
 
@@ -56,7 +56,7 @@ def ranking_loss(predicted: Any, wanted: Any, pairs: int = PAIRS) -> Any:
 
 
 def mse_loss(predicted: Any, wanted: Any) -> Any:
-    """Squared error after both are brought to mean 0 and deviation 1 in each window. (B, n) each."""
+    """Squared error after normalising both to mean 0 and standard deviation 1 in each window. (B, n) each."""
 
     def z(x: Any) -> Any:
         return (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1e-6)
@@ -85,7 +85,7 @@ def agreement(student: Student, taught: list[tuple[dict[int, Any], Any]]) -> dic
 
 
 class Student:
-    """A predictor that learns: loss "ranking" or "mse", from the tokens after encoder block `block`."""
+    """A predictor in training: loss "ranking" or "mse", from the tokens after encoder block `block`."""
 
     def __init__(self, model: Any, block: int, loss: str, scope: str, dim: int, seed: int) -> None:
         import torch
@@ -100,12 +100,12 @@ class Student:
         self.optimiser = torch.optim.AdamW(self.predictor.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 
     def learn(self, tokens: dict[int, Any], wanted: Any, rate: float) -> float:
-        """One step; the loss before it."""
+        """One step. Returns the loss before it."""
         import torch
 
         features, wanted = tokens[self.block], wanted.flatten(1)
         if self.loss == "ranking":
-            # before the exponential, whose order is the same: on exp(x) + 1 one of seven students ended as a constant
+            # before the exponential, which keeps the order: trained on exp(x) + 1, one of seven students became constant
             loss = ranking_loss(self.predictor.logits(features).flatten(1), wanted)
         else:
             loss = mse_loss(self.predictor(features).flatten(1), wanted)

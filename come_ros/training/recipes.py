@@ -1,4 +1,4 @@
-"""What training one kind of model takes besides the loop: starting values, where its tokens are, the losses of its heads.
+"""Training recipes per backbone: initial values, where its tokens are, the losses of its heads.
 
 `recipe_for(name)` gives a backbone's; a backbone without one cannot be trained here. Shapes as in losses.py.
 """
@@ -41,18 +41,18 @@ class Recipe:
         raise NotImplementedError
 
     def initialise(self, model: Any) -> None:
-        """Starting values of what stands behind the encoder, where other than train.initialise's."""
+        """Initial values of the parts after the encoder, where they differ from train.initialise's."""
 
     def watched_tokens(self, model: Any, trunk: Trunk) -> tuple[Tensor, list[Tensor]]:
-        """Patch tokens (B, S, n, c) in which no frame has seen another yet, and of the levels in which they have."""
+        """Patch tokens (B, S, n, c) before frames attend to each other, and of the levels after."""
         raise NotImplementedError
 
     def known(self, batch: Batch) -> KnownTensors | None:
-        """What the model is given besides the images of a training batch, drawn at random."""
+        """Known inputs besides the images of a training batch, drawn at random."""
         return None
 
     def head_losses(self, model: Any, trunk: Trunk, want: Batch, size: tuple[int, int]) -> dict[str, Tensor]:
-        """The terms of what the heads make of `trunk` for images of (H, W) = size, unweighted; want: losses.targets."""
+        """The unweighted loss terms of the heads applied to `trunk`, for images of (H, W) = size; want: losses.targets."""
         raise NotImplementedError
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
@@ -61,7 +61,7 @@ class Recipe:
 
 
 def some_frames(frames: int, device: torch.device) -> Tensor:
-    """Half of them: dense heads treat frames one by one, and half of them, at half resolution, teach as much per second as all."""
+    """Half of them: dense heads process frames separately, and half of the frames train as fast per second as all."""
     return torch.randperm(frames, device=device)[: max(1, frames // 2)]
 
 
@@ -75,7 +75,7 @@ class VGGTRecipe(Recipe):
         a = model.aggregator
         for token in (a.camera_token, a.register_token):
             nn.init.normal_(token, std=0.1)
-        # the first estimate is the identity at a 60 degree field of view; a head that starts anywhere locks into 180 degree flips
+        # the first estimate is the identity at a 60 degree field of view; a random start gets stuck in 180 degree flips
         last = model.camera_head.pose_branch.fc2
         last.weight.mul_(0.1)
         last.bias.copy_(torch.tensor([0, 0, 0, 0, 0, 0, 1.0, 0.85, 1.05]) / model.camera_head.iterations)
@@ -113,7 +113,9 @@ class MapAnythingRecipe(Recipe):
     weights: ClassVar[dict[str, float]] = {
         "camera": 10.0, "depth": 1.0, "points": 1.0, "rays": 4.0, "scale": 0.5, "mask": 0.1
     }  # fmt: skip
-    known_share = 0.5  # of windows with something known; 0.9 in the paper, whose model is not judged on images alone
+    known_share = (
+        0.5  # share of windows with known inputs; 0.9 in the paper, whose model is not evaluated on images alone
+    )
     each_share = 0.5  # of those, for each of intrinsics, depth, poses
     frame_share, metric_share = 0.95, 0.95
     sparse_share, left_share = 0.5, 0.1  # of depth maps that are sparse, and of their pixels that are left
@@ -133,7 +135,9 @@ class MapAnythingRecipe(Recipe):
         for layer, bias in starts.items():
             layer.weight.mul_(0.1)
             layer.bias.copy_(torch.tensor(bias))
-        for module in model.modules():  # what is known whispers at first: it is noise until its encoders have learnt
+        for (
+            module
+        ) in model.modules():  # known inputs start with small weights: they are noise until their encoders are trained
             if hasattr(module, "norm_layer"):
                 nn.init.constant_(module.norm_layer.weight, 0.3)
 

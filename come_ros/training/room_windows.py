@@ -1,8 +1,9 @@
 """Training windows of procedural rooms: endless, varied, with exact geometry.
 
-What a window shows is varied on three levels: the room (datasets/rooms/rooms.py and staged.py; with photographs on its surfaces if a folder
-of pictures is given), the lens (crop and zoom, which change shape and field of view), the camera (motion blur, defocus, colour, gamma,
-JPEG, what a lens calibration leaves over). Geometry stays exact but for that last one: it bends images by a pixel or two on purpose.
+Windows are varied on three levels: the room (datasets/rooms/rooms.py and staged.py; with photographs on its surfaces if a folder
+of pictures is given), the lens (crop and zoom, which change shape and field of view), the camera (motion blur, defocus, colour,
+gamma, JPEG, residual lens distortion). Geometry stays exact except for that last one, which deliberately bends images by a pixel or
+two.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ RENDERED = (224, 168)  # (W, H) of the images that windows are cut from
 SEQUENCE = 12  # frames rendered of each room
 POOL = 240  # sequences kept to draw windows from
 REUSE = 1.5  # windows drawn for each frame rendered, in frames: rendering is cheap compared with training
-PICTURE_SHARE = 0.3  # of a room's textures that become photographs, where there are any
+PICTURE_SHARE = 0.3  # share of a room's textures that become photographs, if available
 STAGED_SHARE = 0.4  # of rooms: with a desk or things on the floor, and a camera that watches them
 SPARSE_SHARE = 0.15  # nearly empty ones
 PAINTED_SHARE = 0.5  # in plain colours
 SHADOW_SHARE = 0.7  # with shadows
-TILTED_SHARE = 0.5  # of the cameras that watch nothing: not level
+TILTED_SHARE = 0.5  # share of the other cameras that are not level
 SHARES = {1.0: 0.4, 4 / 3: 0.45, 2 / 3: 0.15}  # of batches, by the longer side over the model's native one
 ASPECTS = {(4, 3): 0.6, (16, 9): 0.2, (1, 1): 0.1, (3, 4): 0.1}  # of batches, by width over height
 
@@ -74,7 +75,7 @@ class WindowStream:
         self.pool: list[rooms.SyntheticSequence] = []
 
     def render(self) -> None:
-        """One more sequence into the pool, at the cost of an old one when that is full."""
+        """Adds one sequence to the pool, replacing an old one when it is full."""
         rng, train = self.rng, splits.SPLIT_SEEDS["train"]
         seed = train[self.next_seed % len(train)]
         self.next_seed += 1
@@ -116,14 +117,14 @@ class WindowStream:
         return w, h
 
     def window(self, frames: int, reach: float, size: tuple[int, int] | None = None) -> TrainingWindow:
-        """`frames` of one sequence at (W, H) = size; reach in (0, 1]: how far apart in it they may lie, the curriculum."""
+        """`frames` of one sequence at (W, H) = size; reach in (0, 1]: how far apart they may be (curriculum)."""
         rng = self.rng
         s = self.pool[rng.integers(len(self.pool))]
         span = max(frames, math.ceil(reach * SEQUENCE))
         start = rng.integers(SEQUENCE - span + 1)
         picked = start + rng.permutation(span)[:frames]
         if rng.random() < 0.5:
-            picked.sort()  # in time, as in life; otherwise in any order, so that any frame learns to be the reference
+            picked.sort()  # in temporal order; otherwise in any order, so that any frame can be the reference
         images, depth = s.images[picked], s.depth[picked]
         pose = np.linalg.inv(s.world_from_camera[picked]) @ s.world_from_camera[picked[0]]
         images, depth, k = crop(images, depth, s.intrinsics, size or (self.side, self.side * 3 // 4), rng)
@@ -151,7 +152,7 @@ class WindowStream:
         debt = 0.0
         while True:
             frames = int(self.rng.choice(lengths, p=share / share.sum()))
-            # neighbours first, then wider and wider, so that matching is learnt where it is easy
+            # neighbours first, then increasingly distant frames, so that matching is learned where it is easy
             minutes = (time.monotonic() - self.started) / 60
             reach = min(0.6, 0.25 + 0.35 * minutes / 25)
             size = self.draw_size()
@@ -169,7 +170,7 @@ class WindowStream:
 def loader(
     seed: int, side: int, minutes: float, batch_frames: int, pictures: list[U8], workers: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """Batches made by other processes, so that rendering overlaps training."""
+    """Batches made by other processes, so that rendering overlaps with training."""
     import torch
     from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -186,7 +187,7 @@ def loader(
 
 # ---------------------------------------------------------------------------------------------------------------- rooms
 def hang_pictures(scene: Scene, pictures: list[U8], rng: np.random.Generator) -> Scene:
-    """The same room with photographs in the place of some of its textures."""
+    """The same room with photographs in place of some of its textures."""
     textures = scene.textures.copy()
     side = TEXTURE_SIZE
     for row in np.flatnonzero(rng.random(len(textures)) < PICTURE_SHARE):
@@ -209,7 +210,7 @@ def hang_pictures(scene: Scene, pictures: list[U8], rng: np.random.Generator) ->
 
 
 def clear_out(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same room with few of its things left, perhaps none: floors and walls fill most of the image, as in halls and corridors."""
+    """The same room with few or none of its objects: floors and walls fill most of the image, as in halls and corridors."""
     kept = rng.random(len(scene.shapes)) < rng.uniform(0, 0.3)
     return dataclasses.replace(scene, shapes=scene.shapes[kept], records=scene.records[kept])
 
@@ -251,7 +252,7 @@ def crop(
     if scale == 1.0 and left == int(left) and top == int(top):
         return images[:, rows[:, None], columns[None]], near, k
     matrix = np.array([[1 / scale, 0, u[0]], [0, 1 / scale, v[0]]])
-    blur = max(0.0, 0.45 * (1 / scale - 1))  # what a smaller image cannot show
+    blur = max(0.0, 0.45 * (1 / scale - 1))  # detail that a smaller image cannot show
     out = np.empty((len(images), size[1], size[0], 3), np.uint8)
     for i, image in enumerate(images):
         smooth = cv2.GaussianBlur(image, (0, 0), blur) if blur > 0.05 else image
@@ -263,12 +264,13 @@ def crop(
 
 # --------------------------------------------------------------------------------------------------------------- camera
 def spoil(images: U8, rng: np.random.Generator) -> U8:
-    """What cameras, drivers and compression do to images (S, H, W, 3) beyond camera.degrade(); half of the windows stay as they are."""
+    """Degrades images (S, H, W, 3) as cameras, drivers and compression do, beyond camera.degrade(); half of the windows are
+    unchanged."""
     if rng.random() < 0.5:
         return images
     images = images.copy()
     height, width = images.shape[1:3]
-    if rng.random() < 0.2:  # what calibration leaves over of radial distortion
+    if rng.random() < 0.2:  # residual radial distortion after calibration
         k1 = rng.normal(0, 0.03)
         v, u = np.mgrid[:height, :width].astype(np.float32)
         x, y = (u - width / 2) / width * 2, (v - height / 2) / width * 2
@@ -282,7 +284,7 @@ def spoil(images: U8, rng: np.random.Generator) -> U8:
         mix = gray + saturation * (images - gray)
         mix = mix * rng.uniform(0.85, 1.15, 3)
         images = (255 * (mix.clip(0, 255) / 255) ** rng.uniform(0.6, 1.6)).astype(np.uint8)
-    if rng.random() < 0.2:  # far too much light, as on white desks
+    if rng.random() < 0.2:  # overexposure, as on white desks
         images = (images * rng.uniform(1.2, 2.4)).clip(0, 255).astype(np.uint8)
     if rng.random() < 0.5:  # exposure, of each image
         gain = np.exp(rng.normal(0, 0.12, len(images)))

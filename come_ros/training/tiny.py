@@ -1,4 +1,4 @@
-"""How the small model learns: its start, its losses, its optimiser, one step, and the file that is shipped."""
+"""Training of the small model: initial values, losses, optimiser, one step, and the shipped file."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ ATTENTION_WEIGHT = 0.5  # auxiliary, fades out; see losses.attention_loss
 WATCHED_BLOCKS = (0, 1, 2)  # global blocks it acts on
 RAY_WEIGHT = 4.0  # auxiliary, fades out; see make_probe
 FADE = 0.85  # share of the time over which the auxiliary losses fade out
-MERGE_RATIOS = (0.25, 0.5, 0.75)  # drawn from in steps with merging
+MERGE_RATIOS = (0.25, 0.5, 0.75)  # choices in steps with merging
 EDGE_WEIGHTS = (0.0, 3.0)  # as well
 
 
 def make_probe(model: Any) -> Any:
-    """Linear maps that only training has, for two of the auxiliary losses.
+    """Linear maps used in training only, for two of the auxiliary losses.
 
-    match: patch tokens to a descriptor; a map of its own, so that the tokens keep what a descriptor must not hold, their position.
+    match: patch tokens to a descriptor; a separate map, so that the tokens keep their position, which a descriptor must not contain.
     rays: one for each tapped level of the trunk, patch tokens to the direction, in the first camera, of the point at the patch's centre.
-    A camera's rotation is nothing but how these directions moved, and here every patch gets a gradient of its own.
+    The motion of these directions determines a camera's rotation, and here every patch gets its own gradient.
     """
     from torch import nn
 
@@ -51,7 +51,7 @@ def losses(
 
     watched = []
 
-    class Watch(Accelerator):  # dense attention that lets the attention loss see queries and keys
+    class Watch(Accelerator):  # dense attention that exposes queries and keys to the attention loss
         def attend(self, q: Any, k: Any, v: Any, plan: Any, layer: Any) -> Any:
             if layer.part == "global" and layer.index in WATCHED_BLOCKS:
                 watched.append((q[:, :, : q.shape[2] - layer.shared], k))
@@ -73,7 +73,7 @@ def losses(
 
 
 def initialise(model: Any, recipe: Recipe, seed: int) -> None:
-    """Starting values that help so small a model on so few windows; the architecture stays the published one."""
+    """Initial values that help such a small model on so few windows; the architecture stays the published one."""
     import torch
     from torch import nn
 
@@ -84,7 +84,7 @@ def initialise(model: Any, recipe: Recipe, seed: int) -> None:
             nn.init.zeros_(module.bias)
     for name, parameter in model.named_parameters():
         if name.endswith(("ls1.gamma", "ls2.gamma")):
-            # 0.01 as for a deep stack would keep this shallow one silent for too long
+            # 0.01, as for a deep stack, would suppress this shallow one for too long
             nn.init.constant_(parameter, 0.5)
     with torch.no_grad():
         encoder, c = recipe.encoder(model), model.sizes.dim
@@ -95,7 +95,9 @@ def initialise(model: Any, recipe: Recipe, seed: int) -> None:
             encoder.patch_embed.proj.bias.zero_()
         encoder.pos_embed[:, 1:] = sine_table(c, round((encoder.pos_embed.shape[1] - 1) ** 0.5))
         for part, block in model.trunk_blocks():
-            if part == "global":  # keys start equal to queries: like attends to like, the beginning of matching
+            if (
+                part == "global"
+            ):  # keys start equal to queries, so similar tokens attend to each other, which starts matching
                 width = block.attn.proj.weight.shape[0]
                 block.attn.qkv.weight[width : 2 * width] = block.attn.qkv.weight[:width]
         recipe.initialise(model)
@@ -117,7 +119,7 @@ def cosine_filters(count: int, patch: int) -> Any:
     for channel in shares:
         _, i, j = order[used[channel]]
         used[channel] += 1
-        gain = 0.2 * math.sqrt(1 + i * i + j * j)  # natural images have little energy in fine waves: lift them
+        gain = 0.2 * math.sqrt(1 + i * i + j * j)  # natural images have little energy at high frequencies: amplify them
         filters.append(gain * colour[channel][:, None, None] * (waves[i][:, None] * waves[j][None]))
     return torch.stack(filters)
 
@@ -198,7 +200,7 @@ def make_model(backbone: str, variant: str, side: int = 0) -> Any:
 
 
 def begin_with(path: str, model: Any, probe: Any) -> None:
-    """Fill both from a checkpoint of the same variant; its position table may be of another image size."""
+    """Fills both from a checkpoint of the same variant; its position table may be of another image size."""
     from .recipes import recipe_for
 
     earlier, state = restore(path)
@@ -209,7 +211,7 @@ def begin_with(path: str, model: Any, probe: Any) -> None:
 
 
 def begin_encoder(path: str, model: Any) -> None:
-    """Fill the model's encoder with that of a weights file, which may be another backbone's of the same size.
+    """Fills the model's encoder from a weights file, which may be another backbone's of the same size.
 
     Raises CheckpointError if it does not fit.
     """
@@ -236,13 +238,13 @@ def fit_table(encoder: Any, wanted: Any) -> None:
     encoder.pos_embed = torch.nn.Parameter(antialiased_table(encoder.pos_embed.detach(), side, side))
 
 
-class _ByLot:
-    """Confidence without a meaning: training must be ready for any choice of groups."""
+class _RandomConfidence:
+    """Random confidence: training must prepare the model for any choice of groups."""
 
     def __call__(self, tokens: Any) -> Any:
         import torch
 
-        coarse = torch.rand(*tokens.shape[:2], 3, 4, device=tokens.device)  # groups in patches, as real choices come
+        coarse = torch.rand(*tokens.shape[:2], 3, 4, device=tokens.device)  # contiguous groups, as in real choices
         smooth = torch.nn.functional.interpolate(coarse, tokens.shape[2:4], mode="bilinear")
         return smooth + 0.3 * torch.rand(tokens.shape[:4], device=tokens.device)
 
@@ -252,20 +254,22 @@ def merge_some(rng: random.Random, predictor: tuple[Any, int] | None) -> Any:
     from ..accelerators.come import CoMe
 
     group = rng.choice([(2, 2), (3, 3), (3, 3)])
-    network, block = predictor if predictor and rng.random() < 2 / 3 else (_ByLot(), rng.choice([0, 1, 2]))
+    network, block = predictor if predictor and rng.random() < 2 / 3 else (_RandomConfidence(), rng.choice([0, 1, 2]))
     how = {"ratio": rng.choice(MERGE_RATIOS), "group": group, "edge_weight": rng.choice(EDGE_WEIGHTS)}
     return CoMe(network, block=block, kernels="torch", **how)
 
 
 def restore(path: str) -> tuple[Any, dict[str, Any]]:
-    """The model of a training checkpoint, and the checkpoint. Raises CheckpointError if there is none."""
+    """Loads the model of a training checkpoint, and the checkpoint. Raises CheckpointError if there is none."""
     import torch
 
     if not os.path.isfile(path):
         raise CheckpointError(f"no training checkpoint {path}: name the folder that `come_ros train -o` wrote")
     state = torch.load(path, map_location="cpu", weights_only=True)
     backbone = state.get("backbone", "vggt")
-    patches = next(v.shape[1] - 1 for k, v in state["model"].items() if k.endswith("pos_embed"))  # maybe another size's
+    patches = next(
+        v.shape[1] - 1 for k, v in state["model"].items() if k.endswith("pos_embed")
+    )  # possibly of another size
     model = make_model(backbone, state["variant"], 14 * round(patches**0.5))
     model.load_state_dict(state["model"])
     return model.eval(), state

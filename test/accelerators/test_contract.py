@@ -21,7 +21,7 @@ from come_ros.accelerators.combined import combine
 from come_ros.accelerators.confidence import ConfidencePredictor
 from come_ros.accelerators.good_token_hunting import LayerPlan
 from come_ros.accelerators.pace_networks import Restorer, TokenScorer
-from come_ros.accelerators.random import Lot
+from come_ros.accelerators.random import RandomConfidence
 from come_ros.config import Config
 from come_ros.plugins import ACCELERATORS
 from come_ros.testing import AcceleratorContract
@@ -40,7 +40,7 @@ MADE = {
     ),
     "temporal": lambda ratio=0.5: Temporal(ratio=ratio),
     "fast": lambda ratio=0.5: Fast(ratio=ratio),
-    "random": lambda ratio=0.5: Random(Lot(48), 0, group=(2, 2), ratio=ratio),
+    "random": lambda ratio=0.5: Random(RandomConfidence(48), 0, group=(2, 2), ratio=ratio),
     "good_token_hunting": lambda ratio=0.5: GoodTokenHunting(LayerPlan(1, 2), ratio=ratio),
 }
 # other modes of the same, and all combinations

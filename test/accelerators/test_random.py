@@ -5,7 +5,7 @@ import torch
 from models import tiny
 
 from come_ros.accelerators import make_accelerator
-from come_ros.accelerators.random import Lot
+from come_ros.accelerators.random import RandomConfidence
 from come_ros.config import Config
 
 
@@ -16,19 +16,19 @@ def tokens(seed, frames=6, h=9, w=12, c=48):
 
 
 def test_numbers_are_even_and_belong_to_the_frame_not_to_its_place():
-    lot, x = Lot(48), tokens(0)
-    out = lot(x)
+    scorer, x = RandomConfidence(48), tokens(0)
+    out = scorer(x)
     assert out.shape == (1, 6, 9, 12) and out.min() >= 0 and out.max() < 1
-    assert torch.equal(lot(x), out)
+    assert torch.equal(scorer(x), out)
     order = [3, 0, 5, 1, 4, 2]
-    assert torch.equal(lot(x[:, order]), out[:, order])
-    assert torch.equal(lot(torch.cat([x, tokens(1)]))[:1], out)  # nor to the batch
+    assert torch.equal(scorer(x[:, order]), out[:, order])
+    assert torch.equal(scorer(torch.cat([x, tokens(1)]))[:1], out)  # nor to the batch
     assert len({tuple(frame.flatten().tolist()) for frame in out[0]}) == 6
 
 
 def test_every_place_is_drawn_as_often_as_any_other():
-    lot = Lot(48)
-    out = torch.cat([lot(tokens(seed)) for seed in range(100)]).flatten(0, 1)  # (600, 9, 12)
+    scorer = RandomConfidence(48)
+    out = torch.cat([scorer(tokens(seed)) for seed in range(100)]).flatten(0, 1)  # (600, 9, 12)
     lowest = out.flatten(1).argsort(dim=1)[:, :54]
     often = torch.bincount(lowest.flatten(), minlength=108) / 600
     assert (often - 0.5).abs().max() < 0.1  # five standard deviations
@@ -38,8 +38,8 @@ def test_every_place_is_drawn_as_often_as_any_other():
 
 
 def test_rounding_errors_hardly_ever_change_anything():
-    lot, x = Lot(48), tokens(2, frames=40)
-    same = (lot(x * (1 + 1e-6)) == lot(x)).flatten(2).all(dim=2)
+    scorer, x = RandomConfidence(48), tokens(2, frames=40)
+    same = (scorer(x * (1 + 1e-6)) == scorer(x)).flatten(2).all(dim=2)
     assert same.sum() >= 38  # which of a thousand signs is nearly zero depends on how the CPU sums
 
 

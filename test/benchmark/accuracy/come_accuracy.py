@@ -26,7 +26,7 @@ from benchmark.stamped import TINY_COME, write_result
 from come_ros.accelerators import CoMe, NoAccelerator, Random
 from come_ros.accelerators.come import merged_patches
 from come_ros.accelerators.confidence import load_predictor
-from come_ros.accelerators.random import Lot
+from come_ros.accelerators.random import RandomConfidence
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.camera.preprocess import PlainSizes
 from come_ros.config import Config
@@ -84,7 +84,7 @@ def main() -> None:
             at = {"ratio": p, "group": group}
             name = f"p={p:g} {group[0]}x{group[1]}"
             variants[f"come {name}"] = CoMe(bundled, block, **at)
-            variants[f"random {name}"] = Random(Lot(model.shape.encoder_width), block, **at)
+            variants[f"random {name}"] = Random(RandomConfidence(model.shape.encoder_width), block, **at)
     for group in ((2, 2), (3, 3)):
         at = {"ratio": 0.5, "group": group}
         name = f"p=0.5 {group[0]}x{group[1]}"

@@ -26,7 +26,7 @@ from come_accuracy import RESULTS, middle, score, windows
 
 from come_ros.accelerators import CoMe, Random
 from come_ros.accelerators.confidence import load_predictor
-from come_ros.accelerators.random import Lot
+from come_ros.accelerators.random import RandomConfidence
 from come_ros.evaluation import paired_difference
 from come_ros.tools.eval.sources import ROOMS
 from come_ros.weights import MODEL_FOLDER
@@ -78,14 +78,14 @@ def judge(args: argparse.Namespace, models: dict[str, tuple[Any, dict[str, Any]]
         torch.manual_seed(0)
         side = args.side or model.native_side
         predictor, block = load_predictor(PREDICTOR, model.shape)
-        lot = Lot(model.shape.encoder_width)
+        scorer = RandomConfidence(model.shape.encoder_width)
         variants: dict[str, Any] = {}
         for group in ((2, 2), (3, 3)):
             at: dict[str, Any] = {"ratio": 0.5, "group": group}
             name = f"{group[0]}x{group[1]}, p=0.5"
             variants[f"Co-Me {name}"] = CoMe(predictor, block, **at)
             variants[f"edge vote 3, {name}"] = CoMe(predictor, block, edge_weight=3.0, **at)
-            variants[f"random {name}"] = Random(lot, block, **at)
+            variants[f"random {name}"] = Random(scorer, block, **at)
         rows: dict[str, list[dict[str, float]]] = {"dense": []} | {name: [] for name in variants}
         for _, truth in windows([ROOMS], args.windows, side, model.patch):
             score(model, truth, variants, rows)
