@@ -1,1 +1,1 @@
-"""One subcommand of `come_ros` per file; all run on the same pipeline, and none imports ROS (cli.py finds them)."""
+"""The subcommands of `come_ros`, one per module; all run the same pipeline, and none imports ROS (cli.py finds them)."""

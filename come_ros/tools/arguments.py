@@ -18,7 +18,7 @@ log = logging.getLogger("come_ros")
 
 
 class Interrupts:
-    """Ctrl-C and SIGTERM as a question that is asked between steps: `stopped()`. The second one ends the program at once.
+    """Turns Ctrl-C and SIGTERM into a flag, `stopped()`, which is polled between steps. A second signal ends the program at once.
 
     A context manager. number: of the first signal, None if there was none. name: of it.
     """
@@ -50,8 +50,8 @@ class Interrupts:
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    """--params, --weights and --set, as `configured` reads them. several: whether one --set may be followed by more than one parameter,
-    which a command with positional arguments cannot have."""
+    """--params, --weights and --set, as `configured` reads them. several: whether --set accepts several parameters at once, which
+    is ambiguous in a command with positional arguments."""
     parser.add_argument("--params", metavar="FILE", help="ROS parameters file, as for the node")
     parser.add_argument("--weights", metavar="FILE", help="weights file instead of the bundled model")
     how: dict[str, Any] = {"nargs": "+", "action": "extend"} if several else {"action": "append"}
@@ -67,7 +67,7 @@ def configured(options: argparse.Namespace) -> Config:
 
 
 def configuration(options: argparse.Namespace) -> Config:
-    """The same for a command that works on a recording: what has no effect there is reported. Raises ConfigError."""
+    """The same for a command that works on a recording: parameters without effect there are reported. Raises ConfigError."""
     config = configured(options)
     if unread := [p.name for p in parameters() if p.node_only and config.get(p.name) != p.default]:
         log.warning("only the live node reads %s: no effect here", ", ".join(unread))
@@ -80,7 +80,7 @@ def configuration(options: argparse.Namespace) -> Config:
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, made: str) -> None:
-    """What all that learn from a model as it is ask for: where from, where to, how. made: what comes out."""
+    """Arguments shared by the commands that train a network for a fixed model. made: the files that are written."""
     parser.add_argument("-o", "--output", required=True, help=f"folder for {made}, state, log and curve")
     parser.add_argument(
         "--source", action="append", default=[], metavar="PATH",
@@ -94,7 +94,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, made: str) -> None:
 
 
 def add_resume_arguments(parser: argparse.ArgumentParser) -> None:
-    """What happens to a run that is in the output folder already: `training_folder` follows it."""
+    """Options for an existing run in the output folder, which `training_folder` applies."""
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--resume", action="store_true", help="continue from the state in the output folder")
     how.add_argument("--overwrite", action="store_true", help="replace an earlier run in the output folder")
@@ -103,7 +103,7 @@ def add_resume_arguments(parser: argparse.ArgumentParser) -> None:
 def training_folder(args: argparse.Namespace, state: str) -> Path:
     """Makes the output folder of a training run. state: name of the file that a run can be resumed from.
 
-    Raises OutputError if a run is there and neither --resume nor --overwrite says what to do with it, or if the folder cannot be made.
+    Raises OutputError if it holds a run and neither --resume nor --overwrite is given, or if the folder cannot be created.
     """
     folder = Path(args.output)
     there = [path.name for path in folder.glob("*") if path.name == state or path.suffix == ".safetensors"]
@@ -116,6 +116,6 @@ def training_folder(args: argparse.Namespace, state: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"cannot write {shown(folder)}: {error.strerror}: choose a folder with room and permission"
+            f"cannot write {shown(folder)}: {error.strerror}: choose a folder with enough space and write permission"
         ) from error
     return folder

@@ -1,7 +1,7 @@
-"""Measure where the model's global attention is spread out and where it is sharp, and write which layers may read fewer keys.
+"""Measures in which layers the model's global attention is spread out or peaked, and writes which layers may read fewer keys.
 
-Good Token Hunting (accelerator.name: good_token_hunting) reads that file, which is next to the weights. A minute on a CPU for the small
-model; once per weights file.
+Good Token Hunting (accelerator.name: good_token_hunting) reads that file, which is next to the weights. It takes a minute on a CPU
+for the small model, and is needed once per weights file.
 
 examples:
   come_ros calibrate                                          the bundled model, on procedural rooms
@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="", help="the model's weights file (default: the bundled model)")
     parser.add_argument(
         "--source", action="append", default=[], metavar="PATH",
-        help="bag, folder of images, TUM folder or video to look at; may be repeated (default: procedural rooms)",
+        help="bag, folder of images, TUM folder or video to measure on; may be repeated (default: procedural rooms)",
     )  # fmt: skip
     parser.add_argument("-o", "--output", default="", help="the file to write (default: next to --weights)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.add_argument("--picture", metavar="FILE", help="draw the entropy of each layer")
     parser.add_argument("--windows", type=int, default=16, help="default %(default)s")
     parser.add_argument("--frames", type=int, default=8, help="frames in a window (default %(default)s)")
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measure(weights: str, args: argparse.Namespace) -> np.ndarray:
-    """(windows, global layers): entropy of attention rows over that of looking everywhere alike, mean over sampled heads and queries.
+    """(windows, global layers): entropy of attention rows relative to uniform attention, mean over sampled heads and queries.
 
     Raises CheckpointError or DatasetError.
     """
@@ -119,7 +119,8 @@ def images_of_windows(args: argparse.Namespace, model: Any, side: int) -> Iterat
 
 
 class EntropyWatch:
-    """Dense attention whose rows are looked at in every global layer. entropy: one value a layer, in the order layers run."""
+    """Dense attention that measures the entropy of its rows in every global layer. entropy: one value per layer, in the order in
+    which layers run."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -139,7 +140,7 @@ class EntropyWatch:
         return Watch()
 
     def look(self, q: Any, k: Any) -> float:
-        """Of (B, heads, N, d): mean normalised entropy, 0 where one key takes all, 1 where all take the same."""
+        """Mean normalised entropy of (B, heads, N, d): 0 if one key gets all attention, 1 if it is uniform."""
         import torch
 
         heads = torch.from_numpy(self.rng.permutation(q.shape[1])[:HEADS]).to(q.device)
@@ -161,7 +162,7 @@ def report(entropy: list[float], local: int, grid: int, path: str) -> str:
 
 
 def draw(entropy: np.ndarray, local: int, grid: int, path: str) -> None:
-    """Entropy by layer, every window a dot, with what follows from it."""
+    """Plots the entropy by layer, one dot per window, and the resulting plan."""
     from .report.figures import pyplot
 
     plt = pyplot()

@@ -1,7 +1,7 @@
-"""The command `come_ros`: finds the subcommand, parses its options, turns errors that a user can fix into one line.
+"""The command `come_ros`: finds the subcommand, parses its options, and turns errors that a user can fix into one line.
 
 A subcommand is a module here: its docstring is its help (from a line "examples:" on, below the options), with
-`add_arguments(parser)` and `run(options) -> int | None` (exit code). It is imported only when called for, so that
+`add_arguments(parser)` and `run(options) -> int | None` (exit code). It is imported only when it is called, so
 `come_ros --help` needs neither torch nor ROS.
 """
 
@@ -18,16 +18,16 @@ from .. import __version__
 from ..errors import ComeRosError
 
 COMMANDS = {
-    "demo": "render a room (or take a bag), play it to the live node over DDS, score and draw what comes out",
-    "bag": "a bag, folder or video in; cloud, trajectory, depth and scores out, without DDS",
+    "demo": "render a room (or take a bag), play it to the live node over DDS, score and plot the results",
+    "bag": "reconstruct a bag, folder or video offline: cloud, trajectory, depth and scores, without DDS",
     "node": "run the live ROS 2 node; takes ROS arguments (--ros-args ...)",
     "train": "train the small model on procedural rooms",
     "eval": "score the model, dense and accelerated, against ground truth and trivial baselines",
-    "bench": "time the model on this machine, dense and accelerated, or what surrounds it",
-    "distill": "teach Co-Me's predictor which patches matter, from recordings or rendered rooms",
-    "train-pace": "teach PaceVGGT which patches to keep, and to rebuild the others",
+    "bench": "measure the model's speed on this machine, dense and accelerated, or everything around it",
+    "distill": "train Co-Me's predictor on recordings or rendered rooms",
+    "train-pace": "train PaceVGGT's networks, which choose the patches to keep and rebuild the others",
     "calibrate": "measure which layers of a model may read fewer keys (for Good Token Hunting)",
-    "doctor": "check this machine: what is there, what is missing, how to fix it",
+    "doctor": "check this machine: what works, what is missing, and how to fix it",
 }
 _NODE_HELP = """usage: come_ros node [--params FILE] [--set NAME=VALUE] ... [--ros-args [-r FROM:=TO] [-p NAME:=VALUE] ...]
 
@@ -46,18 +46,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(
             stream, "reconfigure"
-        ):  # a terminal without Unicode, or a file name that is none, must not end a command
+        ):  # a terminal without Unicode, or an invalid file name, must not end a command
             stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        import difflib  # only now: --help shall be quick
+        import difflib  # only now, so that --help is quick
 
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         parser.error(
             f"invalid choice: {argv[0]!r}"
             + (f"; did you mean {near[0]!r}?" if near else f"; commands are {', '.join(COMMANDS)}")
         )
-    name = parser.parse_args(argv[:1] or ["--help"]).command  # --help and --version exit in here
+    name = parser.parse_args(argv[:1] or ["--help"]).command  # --help and --version exit here
     from ..threads import begin
 
     begin()  # before torch is imported
@@ -67,11 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(name, str(error))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "come_ros":
-            raise  # a part of come_ros itself: a fault of ours, shown in full
+            raise  # a module of come_ros itself: a bug, shown in full
         return _fail(name, f"needs the Python package {error.name!r}, which is not installed: see `come_ros doctor`")
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has gone (`come_ros ... | head`)
+    except BrokenPipeError:  # the reader of our output has closed (`come_ros ... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit stays quiet
         return 141
 
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="come_ros",
         usage="come_ros [--version] COMMAND [options]",
         description="Dense geometry from one uncalibrated camera, in real time, for ROS 2 robots.",
-        epilog="commands:\n" + "\n".join(rows) + "\n\n`come_ros COMMAND --help` describes one of them.",
+        epilog="commands:\n" + "\n".join(rows) + "\n\n`come_ros COMMAND --help` describes a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"come_ros {__version__}")

@@ -1,7 +1,7 @@
-"""Shows the live node at work: renders a room (or takes your bag), plays it in real time, records, scores, draws.
+"""Shows the live node at work: renders a room (or takes your bag), plays it in real time, records, scores and plots the results.
 
-Node, camera and recorder are processes of their own, in a DDS domain of their own on this machine. Results are in the
-output folder: output.mcap (what the node published; opens in Foxglove and RViz), metrics.json, overview.png, the logs.
+The node, the camera and the recorder are separate processes in a separate DDS domain on this machine. The output folder then holds
+output.mcap (everything the node published; opens in Foxglove and RViz), metrics.json, overview.png and the logs.
 
 examples:
   come_ros demo                      a rendered room, the bundled model
@@ -28,20 +28,20 @@ from .report.figures import draw_or_warn
 SIZE = (320, 240)
 FRAMES, HZ = 200, 10.0
 # never trained on, and none of the scored rooms; of 64 such rooms (20_000_500 on) the one where a constant depth scores the median,
-# so neither an easy nor a hard one, chosen without looking at what the model makes of it
+# so neither easy nor hard, and chosen without the model
 SEED = 20_000_548
 INPUT = "input"
 RESULTS = ("overview.png", "metrics.json", "output.mcap", "trajectory.tum")
 
 
 class DemoError(ComeRosError):
-    """The demo cannot go on."""
+    """The demo cannot continue."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bag", nargs="?", default=None, help="ROS bag to play instead of a rendered room")
     parser.add_argument("--bag", dest="bag_option", metavar="BAG", default=None, help="the same")
-    parser.add_argument("-o", "--out", default="out/demo", help="output folder (default: %(default)s)")
+    parser.add_argument("-o", "--output", dest="out", default="out/demo", help="output folder (default: %(default)s)")
     parser.add_argument("--topic", default=None, help="image topic of the bag, if it holds several")
     parser.add_argument(
         "--rate", type=float, default=1.0, help="speed of playing, 1 is real time (default: %(default)s)"
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0 if the node did its work and ended in order, 1 otherwise."""
+    """Returns 0 if the node did its work and ended properly, 1 otherwise."""
     if not 0 < options.rate <= 100:
         raise DemoError(f"--rate is {options.rate:g}, but must lie in 0 .. 100")
     if options.bag and options.bag_option:
@@ -85,19 +85,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check_bag(path: Path) -> None:
-    """Raises DemoError unless it is there and looks like a recording of ROS."""
+    """Raises DemoError unless the path exists and looks like a ROS recording."""
     from ..datasets.storage import is_recording
 
     if not path.exists():
         raise DemoError(f"{shown(path)} does not exist: give a bag")
     if not is_recording(path):
         raise DemoError(
-            f"{shown(path)} is no ROS bag, which alone can be played: `come_ros bag` reads folders of images and videos"
+            f"{shown(path)} is not a ROS bag, and only bags can be played: use `come_ros bag` for folders of images and videos"
         )
 
 
 def sound(metrics: dict[str, Any]) -> bool:
-    """Whether the node did its work: something came out, every frame is accounted for, and it ended in order."""
+    """Whether the node did its work: it published something, every frame is accounted for, and it ended properly."""
     return bool(metrics["frames"]["used"] and metrics["frames"]["balanced"] and metrics["run"]["exit_code"] == 0)
 
 
@@ -113,7 +113,7 @@ def render_room(bag: Path, seed: int, frames: int, size: str) -> Path:
 
     if bag.exists():
         if not (bag / "metadata.yaml").is_file():
-            raise DemoError(f"{bag} exists, but is not a bag: move it away, or choose another folder with --out")
+            raise DemoError(f"{bag} exists, but is not a bag: move it away, or choose another folder with --output")
         shutil.rmtree(bag)
     images, depths = [], []
     try:
@@ -147,7 +147,7 @@ def play_and_score(
     weights: str | None = None,
     params: str | None = None,
 ) -> dict[str, Any]:
-    """Plays `bag` to the live node; leaves recording, metrics, picture in `out`. The metrics. Raises ComeRosError."""
+    """Plays `bag` to the live node and writes recording, metrics and picture to `out`. Returns the metrics. Raises ComeRosError."""
     from ..files import write_tum
     from ..ros.programs.live import PlayedCamera, run_live
     from .report.live_scores import read_recording, read_truth, score
@@ -160,7 +160,7 @@ def play_and_score(
                 raise DemoError(f"{file} does not exist")
             arguments += [str(v) for v in given]
     camera = PlayedCamera.of_bag(bag, topic, rate)
-    for name in RESULTS:  # of a run before: must not be taken for this one's if it fails
+    for name in RESULTS:  # of an earlier run: must not be mistaken for this one's if it fails
         (out / name).unlink(missing_ok=True)
     with tqdm(total=_images(bag, topic), unit="img", disable=None) as bar:
 
@@ -186,7 +186,7 @@ def play_and_score(
 
 
 def _figures(metrics: dict[str, Any]) -> str:
-    """One line of the most telling numbers."""
+    """One line with the most important figures."""
     from .report.picture import accuracy_text
 
     frames, latency = metrics["frames"], metrics["latency_ms"]["~/odometry"]

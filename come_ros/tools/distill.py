@@ -1,7 +1,8 @@
-"""Teach a small predictor to estimate, from an early encoder block, how confident the full model will be about each patch (for Co-Me).
+"""Trains a small predictor that estimates, from an early encoder block, how confident the full model will be about each patch (for
+Co-Me).
 
-No labels: the frozen model is the teacher, so your own recordings will do, in minutes. Loss: logistic ranking of pairs of patches
-("Co-Me", 2025, eq. for L), or z-scored squared error to compare with.
+It needs no labels: the frozen model is the teacher, so your own recordings are sufficient and training takes minutes. Loss:
+logistic ranking of pairs of patches ("Co-Me", 2025, eq. for L), or z-scored squared error for comparison.
 
 examples:
   come_ros distill -o out/distill                                  on procedural rooms, for the bundled model
@@ -40,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=int,
         default=2000,
-        help="training steps in all (default %(default)s); --resume may continue to more",
+        help="total number of training steps (default %(default)s); may be raised with --resume",
     )
-    parser.add_argument("--batch", type=int, default=32, help="frames in a step (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="frames per step (default %(default)s)")
     parser.add_argument("--loss", choices=["ranking", "mse"], default="ranking", help="default %(default)s")
     parser.add_argument(
         "--scope",
@@ -62,13 +63,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """Cosine from LEARNING_RATE to LAST_RATE. Known from the step alone, so that a run can be prolonged."""
+    """Cosine from LEARNING_RATE to LAST_RATE. It depends on the step alone, so that a run can be extended."""
     return LAST_RATE + (LEARNING_RATE - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 @denormals_flushed()
 def distill(args: argparse.Namespace) -> dict[str, Any]:
-    """Trains, writes predictor.safetensors, curve.png and log.json; the last scores."""
+    """Trains and writes predictor.safetensors, curve.png and log.json. Returns the last scores."""
     import torch
     from tqdm import tqdm
 
@@ -93,7 +94,7 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     if args.resume:
         step, log = resume(path, student, settings)
         rng = np.random.default_rng((args.seed, step))
-    # after a break the images are other ones, not the first ones again
+    # after a break, other images than at the start
     data = (
         RecordedWindows(args.source, model, side, args.seed + step)
         if args.source
@@ -135,10 +136,10 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def resume(path: str, student: Student, settings: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
-    """Puts the state in the file `path` into the student; (steps done, log). settings: those of the run to come.
+    """Loads the state in the file `path` into the student. Returns (steps done, log). settings: those of the new run.
 
-    With other steps than before, the rest follows the curve of the new ones, which is logged. Raises CheckpointError if there is no such
-    file, if it is of another student, or if the steps asked for are done.
+    With another number of steps the rest follows the new schedule, which is logged. Raises CheckpointError if there is no such
+    file, if it is of another student, or if the requested steps are done.
     """
     import torch
 
@@ -147,7 +148,7 @@ def resume(path: str, student: Student, settings: dict[str, Any]) -> tuple[int, 
     try:
         state = torch.load(path, weights_only=True)
         before, step, log = state.get("settings", {}), int(state["step"]), state["log"]
-    except Exception as error:  # torch raises many kinds for damaged files
+    except Exception as error:  # torch raises many kinds of exceptions for damaged files
         raise CheckpointError(f"cannot resume from {path}, it is damaged: leave --resume out to start again") from error
     other = [f"--{k} {before[k]}, not {v}" for k, v in settings.items() if k != "steps" and before.get(k, v) != v]
     if other:

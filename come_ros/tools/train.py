@@ -1,7 +1,7 @@
-"""Train a small model (`tiny`, or a small `mapanything`) on procedural rooms, and score it on rooms that it has never seen.
+"""Trains a small model (`tiny`, or a small `mapanything`) on procedural rooms, and scores it on unseen rooms.
 
 examples:
-  come_ros train --minutes 100 -o out/train              the run that made the bundled model (then --export)
+  come_ros train --minutes 100 -o out/train              the run that produced the bundled model (then --export)
   come_ros train --minutes 100 -o out/train --resume     continue after an interruption
   come_ros train --backbone mapanything --steps 4000 -o out/ma --encoder come_ros/models/vggt_tiny.safetensors
   come_ros train -o out/train --score test               scores of the checkpoint next to trivial baselines
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     pass
 
 BATCH_FRAMES = 24  # frames in a batch, whatever the window length
-LONGEST_STEP_S = 20.0  # of a step's time that counts: what is longer was a pause of the machine
+LONGEST_STEP_S = 20.0  # limit of a step's time: anything longer was a pause of the machine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,14 +72,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start",
         metavar="FILE",
-        help="begin with the model and probe of this checkpoint (last.pt); tiny2: with trunk and heads of these weights of tiny",
+        help="start with the model and probe of this checkpoint (last.pt); tiny2: with trunk and heads of these weights of tiny",
     )
     parser.add_argument(
-        "--encoder", metavar="FILE", help="begin with the image encoder of these weights (any backbone's of that size)"
+        "--encoder", metavar="FILE", help="start with the image encoder of these weights (of any backbone of that size)"
     )
     parser.add_argument("--rate", type=float, default=LEARNING_RATE, help="peak learning rate (default %(default)s)")
     parser.add_argument(
-        "--merge", type=float, default=0.0, help="share of steps with groups of patches merged at random (default 0)"
+        "--merge",
+        type=float,
+        default=0.0,
+        help="share of steps in which random groups of patches are merged (default 0)",
     )
     parser.add_argument(
         "--predictor",
@@ -93,10 +96,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tiny2 only: folder of textures, pictures and panoramas, see come_ros/training/README.md",
     )
     parser.add_argument(
-        "--watch", metavar="DIR", action="append", default=[], help="tiny2 only: recording to score on; may be repeated"
+        "--watch",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="tiny2 only: recording for validation; may be repeated",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (bf16 there)")
-    parser.add_argument("--batch", type=int, default=BATCH_FRAMES, help="frames in a batch (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=BATCH_FRAMES, help="frames per batch (default %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes that render (default 1)")
     add_resume_arguments(parser)
     parser.add_argument("--score", choices=["validation", "test"], help="only score the checkpoint on this split")
@@ -199,7 +206,7 @@ def train(args: argparse.Namespace) -> None:
             torch.save(state, stream)
 
     pictures = load_pictures(args.pictures) if args.pictures else []
-    # after a resume: other windows, not the same again; a model that begins trained needs no curriculum, which goes by the clock
+    # after a resume, other windows than before; a pretrained model needs no curriculum, which depends on the time
     practised = 60.0 if args.start or args.steps else seconds / 60
     batches = loader(args.seed + 7919 * step, model.native_side, practised, args.batch, pictures, args.workers)
     merging = random.Random(args.seed + step)
@@ -221,7 +228,7 @@ def train(args: argparse.Namespace) -> None:
         terms = learn(model, recipe, probe, optimiser, batch, rate, done, merge)
         step, frames = step + 1, frames + batch["images"].shape[0] * batch["images"].shape[1]
         for name, value in terms.items():
-            if value == 0:  # not taught in this step
+            if value == 0:  # not trained in this step
                 continue
             mean[name] = 0.97 * mean.get(name, value) + 0.03 * value
         now = time.monotonic()
@@ -239,7 +246,7 @@ def train(args: argparse.Namespace) -> None:
             with open(os.path.join(args.output, "log.json"), "w", encoding="utf-8") as fh:
                 json.dump(log, fh)
             draw_or_warn(curve, lambda: draw_curve(log, curve))
-            last = time.monotonic()  # scoring is not training time
+            last = time.monotonic()  # scoring does not count as training time
     bar.close()
     log.append(
         {

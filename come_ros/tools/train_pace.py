@@ -1,16 +1,17 @@
-"""Teach PaceVGGT's two networks for a model that stays as it is: which patches to keep, and how to rebuild the others.
+"""Trains PaceVGGT's two networks for a frozen model: one chooses the patches to keep, the other rebuilds the rest.
 
-Stage one, from what the full model does: the scorer learns where it looks (each frame's camera token, and all tokens among one another),
-the restorer to rebuild its levels from a part of its patches, drawn at random. Stage two, with the patches really left out: the
-restorer learns to give back the full model's levels, and its losses; the scorer learns which patches that fails for, so that they
-are kept. In rooms the losses compare with the truth, in recordings with the full model.
+Stage one imitates the full model: the scorer learns its attention (of each frame's camera token, and between all tokens), the
+restorer learns to rebuild its levels from a random part of the patches. In stage two patches are really dropped: the restorer
+learns to reproduce the full model's levels and to minimise its losses; the scorer learns which patches are hard to rebuild, so that
+they are kept. In rooms the losses use the ground truth, in recordings the full model.
 
-At the end the networks of both stages are compared with choosing at random, evenly, and by the attention itself, with and without restorer.
+At the end the networks of both stages are compared with random and even choices and with the attention itself, with and without
+restorer.
 
 examples:
   come_ros train-pace -o out/pace                                  on procedural rooms, for the bundled model
   come_ros train-pace -o out/site --source my_bag --source photos/ adapt it to a place
-  come_ros train-pace -o out/pace --minutes 10                     as many steps of either stage as fit into ten minutes
+  come_ros train-pace -o out/pace --minutes 10                     as many steps of each stage as fit into ten minutes
   come_ros train-pace -o out/pace --resume                         continue after an interruption
 then: accelerator.name: pace, accelerator.pace: out/pace/pace.safetensors
 """
@@ -39,7 +40,7 @@ SPREAD = 1.0
 REPLAY, UPDATES = (
     12,
     4,
-)  # batches kept; updates in a step of stage one: to ask the full model takes far longer than they do
+)  # batches kept; updates per step of stage one, which take far less time than the full model
 EVERY = 100  # steps between two scores
 VALIDATION_WINDOWS = 12
 STAGE_ONE = 0.4  # of the minutes
@@ -55,8 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="time limit; a stage cut short is reported (0: no limit)",
     )
-    parser.add_argument("--batch", type=int, default=16, help="frames in a step (default %(default)s)")
-    parser.add_argument("--ratio", type=float, default=0.5, help="share of patches not kept (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="frames per step (default %(default)s)")
+    parser.add_argument(
+        "--ratio", type=float, default=0.5, help="share of patches that are not kept (default %(default)s)"
+    )
     parser.add_argument(
         "--spread", type=float, default=SPREAD,
         help="weight of an even choice relative to the score (default %(default)s); 0: by score alone, as published",
@@ -72,13 +75,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def rate_at(share: float) -> float:
-    """Of the share of a stage that is over: linear up over the first WARM_UP, then cosine to 0."""
+    """Learning rate factor by the progress of a stage: linear warm-up over the first WARM_UP, then cosine to 0."""
     return RATE * min(1.0, max(share, 1e-3) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
 
 @denormals_flushed()
 def train(args: argparse.Namespace) -> dict[str, Any]:
-    """Both stages; writes distilled.safetensors (after stage one), pace.safetensors, comparison.md, curve.png, log.json. The scores."""
+    """Runs both stages and writes distilled.safetensors (after stage one), pace.safetensors, comparison.md, curve.png, log.json.
+    Returns the scores."""
     import torch
     from tqdm import tqdm
 
@@ -124,7 +128,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         networks.load_state_dict(state["networks"])
         optimiser.load_state_dict(state["optimiser"])
         at, log = state["at"], state["log"]
-    seed = args.seed + sum(at.values())  # other windows after an interruption
+    seed = args.seed + sum(at.values())  # after an interruption, other windows than before
 
     if args.source:
         recorded = RecordedWindows(args.source, model, side, seed)
@@ -136,7 +140,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     held = [{k: v.to(device) for k, v in w.items()} for w in held]
 
     def entry(stage: int, losses: dict[str, float]) -> None:
-        """One more line of the log: losses, and scores on part of the windows."""
+        """Adds a line to the log: losses, and scores on part of the windows."""
         networks.eval()
         found = means(evaluate(model, {"": (scorer, restorer)}, how, held[:VALIDATION_WINDOWS]))
         log.append({"step": sum(at.values()), "stage": stage, **losses, **{k.strip(", "): v for k, v in found.items()}})
@@ -148,7 +152,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     begun, memory = time.monotonic(), list[Lesson]()
     for stage, steps in ((1, args.steps), (2, args.refine_steps)):
         if args.resume and at[2] and stage == 1:
-            continue  # it was over, whatever ended it
+            continue  # the stage was finished, whatever ended it
         until = 60 * args.minutes * (STAGE_ONE if stage == 1 else 1.0) - (time.monotonic() - begun)
         clock, mean = Clock(steps, max(1e-3, until) if args.minutes else 0.0), dict[str, float]()
         with tqdm(total=steps, initial=at[stage], desc=f"train-pace, stage {stage}", unit="step", disable=None) as bar:
@@ -206,7 +210,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def draw_curve(log: list[dict[str, Any]], path: str) -> None:
-    """Losses, rank correlations and depth against the step; a line where stage two begins."""
+    """Plots losses, rank correlations and depth against the step, with a line where stage two begins."""
     from .report.figures import pyplot
 
     plt = pyplot()

@@ -1,6 +1,7 @@
 """Arguments that several commands share."""
 
 import argparse
+import importlib
 import logging
 
 import pytest
@@ -19,3 +20,14 @@ def test_a_parameter_that_only_the_node_reads_is_reported(caplog: pytest.LogCapt
     caplog.clear()
     configuration(options("window.size=6"))
     assert not caplog.text
+
+
+@pytest.mark.parametrize("name", ["bag", "demo", "eval", "calibrate", "distill", "train", "train_pace"])
+def test_where_results_go_has_one_name_and_the_older_one_is_understood(name: str) -> None:
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"come_ros.tools.{name}").add_arguments(parser)
+    (action,) = (a for a in parser._actions if "-o" in a.option_strings)
+    assert action.option_strings == ["-o", "--output"]
+    source = ["recording"] if name == "bag" else []
+    for word in ("-o", "--output", "--out"):
+        assert str(getattr(parser.parse_args([*source, word, "somewhere"]), action.dest)) == "somewhere"

@@ -620,7 +620,7 @@ def test_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         source = large_bag(tmp_path / "in", 100)
         assert run(source, disk / "out") == 1
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert "No space left on device: make room" in error and "Traceback" not in error
+        assert "No space left on device: free some space" in error and "Traceback" not in error
         assert_finished(disk / "out", "No space left", of=100)
         (disk / "fill").write_bytes(bytes(5_000_000))
         assert run(source, disk / "second") == 1  # not even room for the reserve
@@ -771,7 +771,7 @@ def test_an_output_folder_that_cannot_be_written(
     assert run(plain, places.get(where, Path(where))) == 1
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1 and "cannot write" in error[0]
-    assert "choose a folder with room and permission" in error[0] or "name a folder" in error[0]
+    assert "choose a folder with enough space and write permission" in error[0] or "name a folder" in error[0]
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -895,7 +895,7 @@ def test_a_path_much_shorter_than_its_depth_says_is_said_to_be(world: Truth) -> 
     lines = "\n".join(accuracy_lines({"depth": None, "trajectory": path, "rotation": rotation_scores(ours, real)}))
     assert "depth is scaled x2 to the truth, the path x50: path 25 times too short for the depth" in lines
     assert "straight line" in lines and "random walk" in lines and "constant rotation" in lines
-    assert "as long as the depth says" in path_text({**path, "short": 1.1})
+    assert "consistent with the depth" in path_text({**path, "short": 1.1})
     assert "short" not in trajectory_scores(ours, real)
 
 

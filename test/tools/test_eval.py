@@ -138,11 +138,11 @@ def test_recordings_that_cannot_be_scored_are_named(tmp_path: Path, world: Truth
     images.mkdir()
     for i in range(5):
         cv2.imwrite(str(images / f"{i}.png"), world.images[i])
-    with pytest.raises(DatasetError, match="neither depth nor poses"):
+    with pytest.raises(DatasetError, match="neither depth nor camera poses"):
         list(Source(str(images), Config()).windows(Cut(), PlainSizes(PATCH, SIDE)))
     with pytest.raises(DatasetError, match="has 5 images, but a window takes 8"):
         list(Source(str(images), Config()).windows(Cut(size=8), PlainSizes(PATCH, SIDE)))
-    with pytest.raises(ConfigError, match="no meaning for rooms"):
+    with pytest.raises(ConfigError, match="do not apply to rooms"):
         list(Source("rooms", Config()).windows(Cut(stride=2), PlainSizes(PATCH, SIDE)))
 
 
@@ -487,7 +487,7 @@ def test_the_frontier_has_every_accelerator_and_its_null_models(
     assert ("winners" in result["timings"]) == (not result["timings"]["busy"])
     table = (tmp_path / "metrics.md").read_text()
     assert all(f"| {name} |" in table for name in result["variants"])
-    assert "Nobody is ranked: 2 independent windows" in table
+    assert "There is no ranking: 2 independent windows" in table
     assert cv2.imread(str(tmp_path / "plots.png")).std() > 10
 
 

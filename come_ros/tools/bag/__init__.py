@@ -1,24 +1,24 @@
-"""Reconstructs a recording: every frame in order, in this one process, without DDS and without ROS.
+"""Reconstructs a recording: every frame in order, in one process, without DDS and without ROS.
 
 SOURCE is a ROS 2 bag (its folder, .mcap or .db3), a ROS 1 .bag, a folder in the layout of TUM RGB-D, 7-Scenes or ScanNet, images with a
 COLMAP model or a transforms.json, a folder of images, or a video.
 The output folder then holds
-  output/         a ROS 2 bag (MCAP): input images and all that the node would publish, for `ros2 bag play`, RViz and Foxglove
+  output/         a ROS 2 bag (MCAP): input images and everything the node would publish, for `ros2 bag play`, RViz and Foxglove
   map.ply         one cloud of all frames
   trajectory.tum  the camera's path
-  metrics.json    counts, sizes, errors next to trivial baselines; what depends on the machine is under `timings`
+  metrics.json    counts, sizes, errors next to trivial baselines; values that depend on the machine are under `timings`
   overview.png    depth and map at a glance
   compare.png     with --compare: some frames by the accelerated and by the dense model, and where they differ
   run.yaml        parameters, versions, checksum of the weights
-The same input gives the same bytes on the same machine (but for `timings`). What is damaged half way, or stopped by Ctrl-C, leaves the
-results of what came before.
+The same input gives the same bytes on the same machine (except `timings`). If a recording is damaged, or Ctrl-C stops the run, the
+results of the part before are kept.
 
 examples:
   come_ros bag my_bag -o out                          a bag with one camera
   come_ros bag run.mcap -o out --topic /left/image    one of its cameras
   come_ros bag run.mcap -o out --gt /vicon/odometry   scored against poses in the bag
   come_ros bag video.mp4 -o out --gt path.tum         scored against a TUM file
-  come_ros bag images/ -o out                         photographs: every one counts
+  come_ros bag images/ -o out                         photographs: every one is used
   come_ros bag images/ -o out --fps 30                a folder of images of a video, 30 per second
   come_ros bag video.mp4 -o out --gt path.tum --gt-offset auto --start 10 --duration 30
   come_ros bag my_bag -o out --set accelerator.name=come --compare
@@ -55,12 +55,14 @@ RESULTS = (RECORDING, "map.ply", "trajectory.tum", "metrics.json", "overview.png
 
 
 class BagError(ComeRosError):
-    """A recording gave no result, or not the whole one."""
+    """A recording gave no result, or only a partial one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="bag, folder or video")
-    parser.add_argument("-o", "--out", required=True, metavar="DIR", help="output folder; created if missing")
+    parser.add_argument(
+        "-o", "--output", dest="out", required=True, metavar="DIR", help="output folder; created if missing"
+    )
     parser.add_argument("--topic", default=None, help="image topic of a bag that holds several")
     add_config_arguments(parser)
     parser.add_argument(
@@ -70,17 +72,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--gt-offset", metavar="SECONDS|auto", default=None,
-        help="added to the stamps of --gt; auto finds it by how both paths turn and move (a video begins at 0)",
+        help="added to the stamps of --gt; auto estimates it from the motion of both paths (a video starts at 0)",
     )  # fmt: skip
     parser.add_argument(
         "--depth-topic", metavar="TOPIC|none", default=None,
-        help="depth of a bag that results are scored against (default: the one that belongs to the images)",
+        help="depth topic of a bag to score against (default: the one that belongs to the images)",
     )  # fmt: skip
     parser.add_argument(
         "--fps",
         type=float,
         default=None,
-        help="images per second of a folder, whose images are else photographs that all count, or of a video in place of its own times",
+        help="images per second: of a folder (without it, images are photographs that are all used), or of a video instead of "
+        "its own times",
     )
     parser.add_argument(
         "--start", metavar="SECONDS", type=float, default=0.0, help="start this many seconds after the first image"
@@ -93,15 +96,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare",
         action="store_true",
-        help="run each window dense as well: what the accelerator gains and costs; the other results stay as they are",
+        help="also run each window by the dense model, to report the accelerator's gain and cost; other results are unchanged",
     )
     parser.add_argument("--no-bag", action="store_true", help="do not write output/")
-    parser.add_argument("--overwrite", action="store_true", help="replace the results that DIR holds; other files stay")
+    parser.add_argument("--overwrite", action="store_true", help="replace results in DIR; other files are kept")
 
 
 def run(options: argparse.Namespace) -> int:
-    """0 if all of it was reconstructed, 128 + number if a signal ended it. Raises ComeRosError, also when the results of the first part
-    were written."""
+    """Returns 0 if everything was reconstructed, 128 + number if a signal ended it. Raises ComeRosError, also if results of the
+    first part were written."""
     started = time.perf_counter()
     config = configuration(options)
     _check_folders(Path(options.source), Path(options.out))
@@ -110,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
     gt_offset = _offset_option(options.gt_offset, options.gt)
     with ExitStack() as stack:
         stack.enter_context(_warnings_once())
-        # one for each pass: frames, depth and raw messages are read side by side, none ahead of what is needed
+        # opened once per pass: frames, depth and raw messages are read in parallel, each only as far as needed
         passes = [
             stack.enter_context(
                 open_sequence(
@@ -131,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
         if options.gt and not truth:
             raise DatasetError(f"--gt: {options.gt} holds no poses that can be read: there is nothing to score against")
         nothing = ConfigError(
-            "--compare: there is nothing to compare with the dense model, accelerator.name is 'none': add "
+            "--compare needs an accelerator to compare with the dense model, but accelerator.name is 'none': add "
             "--set accelerator.name=come"
         )
         if options.compare and config.accelerator.name == "none":
@@ -162,7 +165,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"come_ros bag: {failure}; what came before is in {options.out}", file=sys.stderr)
         return 128 + cancelled
     if failure is not None and not isinstance(failure, ComeRosError):
-        raise failure  # a fault of ours, shown in full
+        raise failure  # a bug in come_ros, shown in full
     if failure is not None or problems:
         text = "; ".join(filter(None, [str(failure or ""), *problems]))
         raise BagError(f"{text}; what could be made of the rest ({job.used} frames used) is in {shown(options.out)}")
@@ -179,7 +182,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check_folders(source: Path, out: Path) -> None:
-    """Results must not become input, nor replace it. Raises ConfigError."""
+    """Checks that results neither mix with the input nor replace it. Raises ConfigError."""
     if not source.exists():
         return
     inside = source.resolve()
@@ -196,7 +199,7 @@ def _check_folders(source: Path, out: Path) -> None:
 
 
 def _truth_option(gt: str | None) -> tuple[Path | None, str | None]:
-    """File, and topic, of --gt. Raises ConfigError."""
+    """The file and the topic of --gt. Raises ConfigError."""
     if gt is None:
         return None, None
     if not gt.strip():
@@ -226,7 +229,7 @@ def _offset_option(text: str | None, gt: str | None) -> float | str:
 
 
 def _for_photographs(config: Config, timed: bool) -> Config:
-    """Photographs were chosen by whoever took them: without times every one is a keyframe, unless keyframe.* say otherwise."""
+    """Photographs (images without times) are all keyframes, unless keyframe.* are set."""
     if timed or config.keyframe != Config().keyframe:
         return config
     return config.replace(**{"keyframe.mode": "every"})
@@ -244,18 +247,20 @@ def _is_file(path: str | None) -> bool:
 
 
 def _reproducible_pipeline(config: Config) -> ReconstructionPipeline:
-    """Made so that the same input gives the same bytes: a fixed number of threads, and sums in a fixed order."""
+    """A pipeline whose results are reproducible bit by bit: a fixed number of threads, and sums in a fixed order."""
     if config.backbone != "fake":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         import torch
 
-        torch.use_deterministic_algorithms(True, warn_only=True)  # some operations on a GPU have no such way
+        torch.use_deterministic_algorithms(
+            True, warn_only=True
+        )  # some GPU operations have no deterministic implementation
         torch.backends.cudnn.benchmark = False
     return ReconstructionPipeline(config)
 
 
 class _warnings_once:
-    """While it lasts, each warning of ours is logged once: a recording is read several times."""
+    """Within this context each of our warnings is logged once, because a recording is read several times."""
 
     def __enter__(self) -> None:
         told: set[str] = set()

@@ -1,4 +1,4 @@
-"""One recording on its way through the pipeline, and what is measured on the way."""
+"""Runs one recording through the pipeline and measures it."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ log = logging.getLogger("come_ros")
 
 
 class Job:
-    """One recording on its way through the pipeline. Memory does not grow with it, but for the poses.
+    """Runs one recording through the pipeline. Its memory does not grow with the recording, except for the poses.
 
-    used: frames with a result. superseded: frames with a result that a jump of time took away. alone: used frames that were in a window
-    of their own. metrics: all that was measured, after `finish`.
+    used: frames with a result. superseded: frames whose result was replaced after a jump of time. alone: used frames that were the
+    only one of their window. metrics: all measurements, after `finish`.
     """
 
     def __init__(
@@ -64,9 +64,9 @@ class Job:
         compare: bool = False,
         truth_offset: float | str = 0.0,
     ) -> None:
-        """passes: the recording, opened three times. truth: stamp -> world_from_camera (4, 4), may be empty. record: whether
-        output/ is wanted. compare: whether every window runs dense as well. truth_offset: s, added to the stamps of the truth, or
-        "auto". Raises OutputError."""
+        """passes: the recording, opened three times. truth: stamp -> world_from_camera (4, 4), may be empty. record: whether to
+        write output/. compare: whether to run the dense model on every window as well. truth_offset: s, added to the stamps of the
+        truth, or "auto". Raises OutputError."""
         self.name, self.config, self.pipeline, self.folder = name, config, pipeline, folder
         self.used = self.read = self.superseded = self.alone = 0
         self._truth_offset = truth_offset
@@ -76,23 +76,23 @@ class Job:
         self._true_poses, self._true_depth = truth, NearestDepth(depths.iter_depth())
         self._stopped = ""
         self._output = OutputBag(folder, config) if record else NoOutput()
-        # the map is wanted in any case
+        # the map is always needed
         with_map = config.replace(**{"map.enabled": True})
         self._reporter = Reporter(self, self._output.messages, with_map, pipeline.metric)
         self._timings: dict[str, list[float]] = {}
-        self._poses: dict[int, F64] = {}  # as odometry tells them
-        self._keyframes: dict[int, F64] = {}  # as their windows found them
+        self._poses: dict[int, F64] = {}  # as published by odometry
+        self._keyframes: dict[int, F64] = {}  # as estimated by their windows
         self._matched: dict[int, F64] = {}  # true poses of the used frames
         self._comparisons = Comparisons(pipeline) if compare else None
         self.new_world()
 
-    # What the reporter says
+    # Called by the reporter
 
     def new_world(self) -> None:
-        """As new: at the start, and when time jumped back and the pipeline forgot all."""
+        """Resets all results: at the start, and when time jumped back and the pipeline was reset."""
         self._depth_scores = DepthScores()
         self._shown = Evenly()
-        self._refined: list[tuple[int, Refinement]] = []  # new frames of each window, and how the bundle went
+        self._refined: list[tuple[int, Refinement]] = []  # new frames of each window, and the result of the bundle
         self.superseded += self.used
         self.used = self.alone = 0
         self._located = LocatedCounts()
@@ -105,13 +105,13 @@ class Job:
         self._output.moved(motion, config)
 
     def frame(self, topic: str, made: FrameMessages) -> None:
-        """A topic about a used frame."""
+        """A message for a used frame."""
         self._output.frame(topic, made)
 
-    # Its way through the pipeline
+    # Running the pipeline
 
     def reconstruct(self, stopped: Interrupts) -> Exception | None:
-        """Runs it all; why it came to an end before the recording did, None if it did not. Results so far are there in any case."""
+        """Runs the whole recording. Returns why it ended early, None if it did not. Results so far are kept in any case."""
         begun = time.perf_counter()
         failure: Exception | None = None
         try:
@@ -122,7 +122,7 @@ class Job:
                     self._output.write(*recorded)
         except Cancelled:
             failure = Cancelled(f"stopped by {stopped.name} after {self.read} images")
-        except Exception as error:  # whatever it is, what came before is kept
+        except Exception as error:  # whatever it is, the results so far are kept
             failure = error
         self.seconds = time.perf_counter() - begun - (self._comparisons.seconds if self._comparisons else 0.0)
         if failure is None and self._stopped:
@@ -132,7 +132,7 @@ class Job:
         return failure
 
     def _frames(self, stopped: Interrupts, progress: Callable[[int], Any]) -> Iterator[Frame]:
-        """All images; where nothing more can be read is the end, so that the last window is still made."""
+        """All images; an unreadable rest counts as the end, so that the last window is still reconstructed."""
         try:
             for frame in self._source.iter_frames():
                 if stopped():
@@ -145,8 +145,8 @@ class Job:
         self._stopped = self._stopped or self._source.damage
 
     def _outputs(self, submaps: Iterator[Submap], stopped: Interrupts) -> Iterator[Recorded]:
-        """What is published of every image and of every used frame, by stamps, TF first. What a submap's landmarks tell of its images comes
-        after it, so that it is put in order when the next one is there."""
+        """Publishes every image and every used frame, sorted by stamps, TF first. Poses from a submap's landmarks come after it, so
+        they are sorted when the next submap is there."""
         failure: Exception | None = None
         horizon = 0
         try:
@@ -156,14 +156,14 @@ class Job:
                 self._take(submap)
                 if self._comparisons is not None:
                     self._comparisons.add(stopped)
-        except Exception as error:  # whatever it is, what came before is written
+        except Exception as error:  # whatever it is, the results so far are written
             failure = error
         yield from self._output.until(None)
         if failure is not None:
             raise failure
 
     def _take(self, submap: Submap) -> None:
-        """A window's frames."""
+        """Publishes the frames of a window."""
         for stage, ms in submap.timings_ms.items():
             self._timings.setdefault(stage, []).append(ms)
         if len(submap):
@@ -176,7 +176,7 @@ class Job:
             self._note(self._reporter.add_row(submap, row, self.config))
 
     def _locate(self, poses: list[Located]) -> None:
-        """Poses of images."""
+        """Publishes poses of images."""
         for located in poses:
             self._located.add(located)
             self._reporter.add_located(located, self.config)
@@ -185,7 +185,7 @@ class Job:
         """Adds a used frame to scores and picture."""
         submap, row, frame = said.submap, said.row, said.frame
         self.used += 1
-        # a copy: a view would keep the whole window in memory
+        # copied: a view would keep the whole window in memory
         self._keyframes[frame.stamp_ns] = submap.odom_from_camera[row].copy()
         depth = said.depth_pixels()
         depth[np.isinf(depth)] = np.nan
@@ -227,7 +227,7 @@ class Job:
             pictures["compare.png"] = functools.partial(self._comparisons.draw, path / "compare.png", about)
         problems += [_problem(name, step) for name, step in steps.items()]
         problems += [not_drawn(path / name, step) for name, step in pictures.items()]
-        timings = metrics.pop("timings")  # to the end, where it is easily left out
+        timings = metrics.pop("timings")  # at the end, where it is easy to leave out
         metrics["messages"] = dict(sorted(self._output.counts.items()))
         metrics["map"] = {"points": len(snapshot.points), "voxel": self.config.map.voxel}
         metrics["bytes"] = {
@@ -284,7 +284,7 @@ class Job:
         }  # fmt: skip
 
     def _refinement_measured(self) -> dict[str, Any]:
-        """How the bundle went: share of the keyframes that it vouches for, and medians over the windows; nothing where it is off."""
+        """Results of the bundle: share of refined keyframes, and medians over the windows; empty if it is off."""
         if self.config.refine.mode == "none" or not self._refined:
             return {}
         frames = sum(n for n, _ in self._refined)
@@ -303,7 +303,7 @@ class Job:
         }
 
     def _place_truth(self) -> dict[str, Any]:
-        """Moves the true poses by their offset in time; that offset, and the times that truth and images cover, s."""
+        """Shifts the true poses by their offset in time. Returns the offset, and the times covered by truth and images, s."""
         moved: dict[str, Any] = {}
         if self._truth_offset == "auto" and self._true_poses:
             try:
@@ -323,7 +323,8 @@ class Job:
         return moved
 
     def _odometry_measured(self, true_poses: dict[int, F64]) -> dict[str, Any]:
-        """Of odometry at the camera's rate, and of its keyframes as their windows found them; nothing if it tells of those only."""
+        """Scores of odometry at the camera's rate, and of its keyframes as estimated by their windows; empty if odometry is of
+        keyframes only."""
         if not self.pipeline.locates:
             return {}
         of_keyframes = {stamp: pose for stamp, pose in true_poses.items() if stamp in self._keyframes}
@@ -353,7 +354,7 @@ class Job:
         return f"come_ros {__version__}: {shown(Path(self.name).name)}\n{'   |   '.join(parts)}"
 
     def what_was_read(self) -> str:
-        """In words, for those who got no result."""
+        """Summary in words, for a run without results."""
         counts = self.pipeline.counts
         lost = {"damaged": self._source.unreadable, "too little motion": counts["not_keyframe"], "stamp not newer": counts["time"],
                 "unusable": counts["unusable"], "in refused windows": counts["rejected"]}  # fmt: skip
@@ -362,7 +363,7 @@ class Job:
 
 
 def _problem(name: str, write: Callable[[], Any]) -> str:
-    """Why a result could not be written, "" if it was."""
+    """Why a result could not be written, "" if it was written."""
     try:
         write()
     except (OSError, OutputError) as error:

@@ -1,4 +1,4 @@
-"""output/ of `come_ros bag`: a ROS 2 bag with the input images and all that the node would publish, in the order of stamps."""
+"""output/ of `come_ros bag`: a ROS 2 bag with the input images and everything the node would publish, in the order of stamps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..report.results import ResultFolder, cannot_write
 
 NODE = "/come"
 RECORDING = "output"
-TF, ODOMETRY, FRAME = range(3)  # the order of what has the same stamp
+TF, ODOMETRY, FRAME = range(3)  # order of messages with the same stamp
 
 Recorded = tuple[int, str, str, Any]
 """(time of recording in ns, topic, type, bytes)"""
@@ -33,28 +33,28 @@ class NoOutput:
         self.counts: dict[str, int] = {}
 
     def inputs(self, source: Recording) -> Iterable[Recorded]:
-        """What went in, to be recorded at the times of the images."""
+        """Records the input at the times of the images."""
         return ()
 
     def frame(self, topic: str, made: FrameMessages) -> None:
-        """A topic about a used frame."""
+        """A message for a used frame."""
 
     def moved(self, motion: Motion, config: Config) -> None:
         """A pose, for TF and odometry."""
 
     def until(self, stamp_ns: int | None) -> list[Recorded]:
-        """Takes what is ready, up to that stamp (None: all of it), in order."""
+        """Writes the pending messages up to that stamp (None: all of them), in order."""
         return []
 
     def write(self, stamp_ns: int, topic: str, kind: str, data: Any, latched: bool = False) -> None:
-        """Raises OutputError if that cannot be done."""
+        """Raises OutputError if it cannot be written."""
 
     def close(self, world: World, stamp_ns: int) -> None:
-        """At the end: what is latched, of the world as it is then."""
+        """Ends the recording with the latched topics of the world."""
 
 
 class OutputBag(NoOutput):
-    """Records all of it, in a bag below `folder`."""
+    """Records everything in a bag below `folder`."""
 
     def __init__(self, folder: ResultFolder, config: Config) -> None:
         """Raises DatasetError, OutputError."""
@@ -65,7 +65,7 @@ class OutputBag(NoOutput):
         self._ready: list[tuple[tuple[int, int], Recorded]] = []
 
     def inputs(self, source: Recording) -> Iterator[Recorded]:
-        """A bag's own bytes, else messages made of the frames."""
+        """Copies the messages of a bag; otherwise builds messages from the frames."""
         build = self.messages
         try:
             if isinstance(source, BagSequence):
@@ -84,17 +84,17 @@ class OutputBag(NoOutput):
             return
 
     def frame(self, topic: str, made: FrameMessages) -> None:
-        """Made ready, to be written when it is in order."""
+        """Queued, to be written in order."""
         self._put(FRAME, made.frame.stamp_ns, f"{NODE}/{topic}", OUTPUTS[topic].build(made))
 
     def moved(self, motion: Motion, config: Config) -> None:
-        """Made ready: TF, and odometry."""
+        """Queues TF and odometry."""
         if config.tf.mode != "off":
             self._put(TF, motion.stamp_ns, "/tf", self._transform(motion, config))
         self._put(ODOMETRY, motion.stamp_ns, f"{NODE}/odometry", odometry_message(self.messages, motion, config))
 
     def until(self, stamp_ns: int | None) -> list[Recorded]:
-        """TF and odometry come before what else has their stamp."""
+        """TF and odometry come before other messages with the same stamp."""
         self._ready.sort(key=itemgetter(0))
         count = len(self._ready) if stamp_ns is None else sum(order[0] <= stamp_ns for order, _ in self._ready)
         ready, self._ready = self._ready[:count], self._ready[count:]
@@ -109,11 +109,11 @@ class OutputBag(NoOutput):
         self.counts[topic] = self.counts.get(topic, 0) + 1
         if self._folder.reserve.full:
             raise OutputError(
-                f"cannot write to {self._folder.out}: {self._folder.reserve.full}: make room and run it again"
+                f"cannot write to {self._folder.out}: {self._folder.reserve.full}: free some space and run it again"
             )
 
     def close(self, world: World, stamp_ns: int) -> None:
-        """Adds what is latched, if there is room, and closes the bag in any case."""
+        """Adds the latched topics, if there is space, and closes the bag in any case."""
         try:
             if not self._folder.reserve.full:
                 for name, topic in LATCHED.items():
@@ -128,7 +128,7 @@ class OutputBag(NoOutput):
         return stamp_ns, topic, message.__msgtype__, self._writer.serialized(message)
 
     def _transform(self, motion: Motion, config: Config) -> Any:
-        """The one edge, as `tf.mode` says; nothing else is recorded that could be the camera's parent, so auto is forward."""
+        """The TF edge, as set by `tf.mode`. Nothing else in the recording can be the camera's parent, so auto means forward."""
         odom_from_child, edge = motion.odom_from_child, (config.odom_frame, motion.child)
         if config.tf.mode == "inverse":
             odom_from_child, edge = inverse(odom_from_child), edge[::-1]

@@ -1,24 +1,22 @@
-"""Time the model on this machine, dense and accelerated, one after the other on the same images; or what surrounds the model.
+"""Measures the model's speed on this machine, dense and accelerated in turn on the same images; or everything around the model.
 
-Each pass is split by part (encoder head, predictor, merge, encoder tail, frame, global, restore, heads); a row also says how many
-patch tokens are left, what memory a pass takes on top of weights and images (CPU: growth of the peak resident set of a process of its
-own; CUDA: torch.cuda.max_memory_allocated), how many FLOPs, what share of the speed of a large matrix product on this machine
-the trunk reaches, and how far its prediction is from the dense one's. The trunk is all but the heads; an accelerator's own steps are
+Each pass is split by part (encoder head, predictor, merge, encoder tail, frame, global, restore, heads); each row also gives the
+share of patch tokens kept, the memory of a pass on top of weights and images (CPU: growth of the peak resident set of a separate
+process; CUDA: torch.cuda.max_memory_allocated), the FLOPs, the speed of the trunk relative to a large matrix product on this
+machine, and the difference of its prediction to the dense one. The trunk is all but the heads; an accelerator's own steps are
 predictor, merge, restore. With three window lengths or more, the exponent of frames is fitted. Times are medians (p90) after a
-warm-up, ratios medians over passes that ran one after the other. On a busy machine times are too high;
-the load is reported.
+warm-up, ratios are medians over passes that ran one after the other. Times are too high on a busy machine; the load is reported.
 
 ACCELERATOR is a name, optionally with parameters (any of the configuration): come, come:ratio=0.75,group=2x2,mode=per_layer
 
 examples:
   come_ros bench                                                  the bundled model, dense and with Co-Me
   come_ros bench --frames 8 32 128 --json bench.json --plot bench.png > bench.md
-  come_ros bench --accelerator all --frames 2 4 8 16 32 64 128 --limit 30 --no-flops   how each grows with the window, and its own cost
-  come_ros bench --accelerator come:ratio=0.25 --accelerator come:ratio=0.75 --source my_bag
-  come_ros bench --variant 1b --random-weights --device cuda --size 504x504 --frames 8 32 128
-  come_ros bench --weights vggt.safetensors --accelerator come:predictor=p.safetensors
-  come_ros bench --stream --frames 8 16 --json stream.json        one new frame a window, with and without what was kept
-  come_ros bench --pipeline --repeats 200 --json cost.json > cost.md
+  come_ros bench --accelerator all --frames 2 4 8 16 32 64 128 --limit 30 --no-flops scaling with the window, and each accelerator's
+  overhead come_ros bench --accelerator come:ratio=0.25 --accelerator come:ratio=0.75 --source my_bag come_ros bench --variant 1b
+  --random-weights --device cuda --size 504x504 --frames 8 32 128 come_ros bench --weights vggt.safetensors --accelerator
+  come:predictor=p.safetensors come_ros bench --stream --frames 8 16 --json stream.json one new frame per window, with and without
+  the cache come_ros bench --pipeline --repeats 200 --json cost.json > cost.md
 """
 
 from __future__ import annotations
@@ -37,34 +35,36 @@ MODELS = [c for p in parameters() if p.name == "backbone" for c in p.choices if 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pipeline", action="store_true", help="time what surrounds the model instead, stage by stage")
-    parser.add_argument("--stream", action="store_true", help="time one new frame in a sliding window instead")
-    parser.add_argument("--repeats", type=int, help="how often each thing is timed (default: 10, with --pipeline 100)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures into FILE as well, row by row")
+    parser.add_argument(
+        "--pipeline", action="store_true", help="measure everything around the model instead, stage by stage"
+    )
+    parser.add_argument("--stream", action="store_true", help="measure one new frame in a sliding window instead")
+    parser.add_argument("--repeats", type=int, help="number of repetitions (default: 10, with --pipeline 100)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to FILE, row by row")
     model = parser.add_argument_group("the model's benchmark")
     model.add_argument("--plot", type=Path, metavar="FILE", help="draw latency against frames into this PNG")
     model.add_argument(
-        "--frames", type=int, nargs="+", metavar="N", help="frames of a window (2 4 8 16; with --stream 4 8 16 32)"
+        "--frames", type=int, nargs="+", metavar="N", help="frames per window (2 4 8 16; with --stream 4 8 16 32)"
     )
     model.add_argument("--size", metavar="WxH", help="images, px (default: the model's own width, 4:3)")
     model.add_argument(
         "--accelerator", action="append", metavar="ACCELERATOR",
-        help="what to compare with the dense model; may be repeated; all: every registered one; none: nothing (come)",
+        help="to compare with the dense model; may be repeated; all: every registered one; none: only the dense model (default: come)",
     )  # fmt: skip
     model.add_argument(
         "--backbone",
         default="vggt",
         metavar="NAME",
-        help=f"model family: {', '.join(MODELS)}, or one of another package (%(default)s)",
+        help=f"model family: {', '.join(MODELS)}, or one of another package (default: %(default)s)",
     )
     model.add_argument(
         "--variant", metavar="NAME", help="with --random-weights: which size; vggt: tiny (default), tiny2, 1b"
     )
-    model.add_argument("--weights", default="", metavar="FILE", help="weights file (default: the bundled tiny model)")
+    model.add_argument("--weights", default="", metavar="FILE", help="weights file (default: the bundled model tiny)")
     model.add_argument(
         "--random-weights",
         action="store_true",
-        help="random weights: times are valid, differences to dense mean nothing",
+        help="random weights: times are valid, differences to the dense model are meaningless",
     )
     model.add_argument("--source", metavar="PATH", help="bag, folder or video to take images from (a rendered room)")
     model.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (%(default)s)")
@@ -83,13 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=2,
         metavar="N",
-        help="warm-up passes, which are not counted (default %(default)s)",
+        help="warm-up passes, which are not measured (default %(default)s)",
     )
     model.add_argument(
         "--limit", type=float, default=0, metavar="SECONDS",
         help="stop repeating a window length after SECONDS (at least one pass; 0 = no limit)",
     )  # fmt: skip
-    model.add_argument("--no-flops", action="store_true", help="do not count FLOPs, which takes a pass")
+    model.add_argument("--no-flops", action="store_true", help="do not count FLOPs, which costs a pass")
     model.add_argument(
         "--no-memory",
         action="store_true",
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
     if options.repeats is not None and options.repeats < 1:
         raise ConfigError(f"--repeats is {options.repeats}, but must be 1 or more")
     if options.pipeline and options.stream:
-        raise ConfigError("--pipeline and --stream time different things: give one of them")
+        raise ConfigError("--pipeline and --stream measure different things: give only one of them")
     if options.pipeline:
         from . import pipeline
 

@@ -1,4 +1,4 @@
-"""Whether a machine is free enough that times taken on it mean something."""
+"""Whether a machine is idle enough for meaningful timings."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import platform
 import time
 from typing import Any
 
-MOST_OTHERS = 0.25  # cores that others may take meanwhile
+MOST_OTHERS = 0.25  # cores that other processes may use meanwhile
 
 
 class Machine:
-    """What others did on this machine from when it was made. begin: their load is measured from here on."""
+    """Load by other processes since this object was created. begin: restarts the measurement."""
 
     def __init__(self) -> None:
         self.cores = os.cpu_count() or 1
@@ -19,7 +19,7 @@ class Machine:
         self._begun = self._read()
 
     def _read(self) -> tuple[float, float, float] | None:
-        """(seconds, busy seconds of all cores, busy seconds of this process and its children); None where that cannot be told."""
+        """(seconds, busy seconds of all cores, busy seconds of this process and its children); None where that is unknown."""
         try:
             import psutil
         except ImportError:
@@ -30,7 +30,8 @@ class Machine:
         return time.monotonic(), busy, own.user + own.system + own.children_user + own.children_system
 
     def report(self) -> dict[str, Any]:
-        """machine: in words. busy: why times mean little, "" if they do. others_cores: what other processes took, None if unknown."""
+        """machine: description. busy: why timings are unreliable, "" if they are reliable. others_cores: cores used by other
+        processes, None if unknown."""
         now, load = self._read(), os.getloadavg()[0]
         others = None
         if now is not None and self._begun is not None and now[0] > self._begun[0]:
@@ -42,7 +43,7 @@ class Machine:
             about += f", other processes took {others:.1f} of them"
             if others > MOST_OTHERS:
                 why = f"other processes took {others:.1f} of {self.cores} cores meanwhile"
-        elif self.load_before > self.cores:  # this process's own work counts for it too, so this is the second best
+        elif self.load_before > self.cores:  # includes this process's own work, so it is only the second choice
             why = f"the load was {self.load_before:.1f} on {self.cores} cores"
         return {
             "machine": about,

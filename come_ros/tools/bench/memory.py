@@ -1,5 +1,5 @@
-"""How much a pass of a model adds to the memory of a fresh process, on the CPU. Also that process itself:
-`python -m come_ros.tools.bench.memory`, which reads what to do from its standard input.
+"""Memory that a pass of a model adds to a fresh process, on the CPU. This module is also that process: `python -m
+come_ros.tools.bench.memory` reads its task from standard input.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ MB = 1e6
 def added_by_passes(
     model: dict[str, Any], accelerator: str, images: Path, frames: Sequence[int]
 ) -> dict[int, dict[str, float]]:
-    """Number of frames -> added_mb: growth of the peak resident set over what was there before; peak_mb: that peak. Both 10^6 bytes.
+    """Number of frames -> added_mb: growth of the peak resident set; peak_mb: that peak. Both 10^6 bytes.
 
-    One process makes all passes, from short to long; free memory is given back, and the peak measured again, before each. model: see
-    model.Wish. images: .npy file (S, H, W, 3) uint8, of which the first ones are used. Raises ComeRosError if that fails; where
-    memory ends, so do the rows.
+    One process runs all passes, from short to long; before each, free memory is returned and the peak is reset. model: see
+    model.Wish. images: .npy file (S, H, W, 3) uint8, of which the first ones are used. Raises ComeRosError if that fails; rows that
+    do not fit into memory are missing.
     """
     ordered = sorted(set(frames))
     request = json.dumps({"model": model, "accelerator": accelerator, "images": str(images), "frames": ordered})
@@ -41,7 +41,7 @@ def added_by_passes(
     if not rows:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ComeRosError(
-            f"measuring the memory of {ordered[0]} frames failed ({last}): is there enough? --no-memory leaves it out"
+            f"measuring the memory of {ordered[0]} frames failed ({last}): check the free memory, or skip this with --no-memory"
         )
     return dict(zip(ordered, rows, strict=False))
 
@@ -56,7 +56,7 @@ def main() -> None:
     backbone = wish.load()
     one = wish.with_accelerator(backbone, request["accelerator"])
     images = np.load(request["images"], mmap_mode="r")
-    one.run(one.upload(images[:1]))  # what is made once: code, threads, tables
+    one.run(one.upload(images[:1]))  # created once: code, threads, tables
     for frames in request["frames"]:
         x = one.upload(images[:frames])
         before = _reset_peak()
@@ -66,16 +66,16 @@ def main() -> None:
 
 
 def _reset_peak() -> float:
-    """Bytes resident now; from here on the kernel measures the peak again, where it can (Linux)."""
+    """Returns the resident bytes and resets the kernel's peak, where possible (Linux)."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # what the warm-up has freed
+        ctypes.CDLL(None).malloc_trim(0)  # memory freed by the warm-up
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS") or 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _status(name: str) -> float:
-    """Bytes, 0 if the system does not tell."""
+    """Bytes, 0 if the system does not report it."""
     try:
         found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     except OSError:

@@ -28,11 +28,11 @@ log = logging.getLogger("come_ros")
 FRAMES = [2, 4, 8, 16]
 ALL = "all"
 COLUMNS = (*PARTS, WHOLE)
-LONG = 3  # of the longest windows, whose exponent is given by itself
+LONG = 3  # number of the longest windows, whose exponent is given separately
 
 
 def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """All figures so far, after each row; the rows are in "rows". Raises ConfigError, CheckpointError, DatasetError."""
+    """Yields all figures so far, after each row; the rows are in "rows". Raises ConfigError, CheckpointError, DatasetError."""
     import torch
     from tqdm import tqdm
 
@@ -42,7 +42,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     wish = wish_of(options)
     names = list(dict.fromkeys([DENSE, *_named(options.accelerator or ["come"])]))
     for name in names:
-        wish.config(name)  # a wrong word is refused before anything slow
+        wish.config(name)  # a wrong name is refused before anything slow
     backbone = wish.load()
     with tempfile.TemporaryDirectory() as folder:
         if wish.random:
@@ -54,7 +54,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             except CheckpointError as error:
                 if ALL not in (options.accelerator or []):
                     raise
-                left_out[name] = str(error)  # its own network is missing
+                left_out[name] = str(error)  # its network is missing
         width, height = image_size(options.size, backbone)
         images = load_images(options.source, max(counts), width, height)
         file = Path(folder) / "images.npy"
@@ -100,7 +100,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _named(accelerators: Sequence[str]) -> Iterator[str]:
-    """The same, ALL spelt out."""
+    """The same, with ALL expanded."""
     from ...accelerators import COMBINATIONS, registered
 
     for name in accelerators:
@@ -133,7 +133,7 @@ def _rows(
     random: bool,
     bar: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Accelerator -> what was measured of it. error: why nothing was, "" if all went well. Of options: no_flops, limit."""
+    """Accelerator -> its measurements. error: why there are none, "" on success. Of options: no_flops, limit."""
     import torch
 
     begun = time.monotonic()
@@ -144,7 +144,7 @@ def _rows(
     times: dict[str, list[dict[str, float]]] = {name: [] for name in models}
     flops, predictions, errors = {}, {}, dict.fromkeys(models, "")
     blocks = {name: m.accelerator.plan_block(len(m.model.encoder_blocks())) for name, m in models.items()}
-    # the dense model is split where the first of the others is, so that the parts can be compared
+    # the dense model is split at the same place as the first accelerated one, so that the parts can be compared
     blocks[DENSE] = next((b for b in blocks.values() if b is not None), None)
     x = models[DENSE].upload(images)
     for turn in range(2 + warm_up + repeats):
@@ -158,7 +158,7 @@ def _rows(
             if errors[name]:
                 continue
             try:
-                if turn == 1:  # after one plain pass, so that nothing is compiled while FLOPs are counted
+                if turn == 1:  # after one plain pass, so that nothing is compiled while counting FLOPs
                     flops[name] = count_flops(model, x, blocks[name])
                     continue
                 if turn == 0:
@@ -168,7 +168,7 @@ def _rows(
                     predictions[name] = model.download(images, out, trunk)
                 elif counted >= 0:
                     times[name].append(parts)
-                del out, trunk  # not kept while the next one runs
+                del out, trunk  # not kept during the next pass
             except torch.cuda.OutOfMemoryError as error:
                 errors[name] = f"out of memory: {str(error).splitlines()[0]}"
             if errors[name]:
@@ -202,7 +202,7 @@ def _summary(passes: list[dict[str, float]], dense: list[dict[str, float]]) -> d
         out[name] = float(np.median(ratio)) if pairs else None
     out["parts_ms"] = {part: float(np.median([p[part] for p in passes])) for part in COLUMNS if part in passes[0]}
     out["passes"] = len(passes)
-    if WHOLE in passes[0]:  # a replayed pass has no parts
+    if WHOLE in passes[0]:  # a replayed pass cannot be split
         return {**out, "own": None}
     own = np.array([sum(p[part] for part in OWN) for p in passes])
     out["own"] = {"ms": float(np.median(own)), "of_pass": float(np.median(own / total)), "of_dense": None}
@@ -220,10 +220,11 @@ def _trunk(parts: dict[str, float]) -> float:
 
 
 def _own_memory(wish: Wish, name: str, file: Path, frames: Sequence[int]) -> dict[int, dict[str, float]]:
-    """Number of frames -> added_mb: what one pass takes on top of weights and images; peak_mb: with them. In a process of its own."""
+    """Number of frames -> added_mb: memory of one pass on top of weights and images; peak_mb: with them. Measured in a separate
+    process."""
     try:
         return added_by_passes(dataclasses.asdict(wish), name, file, frames)
-    except ComeRosError as error:  # the times are worth having all the same
+    except ComeRosError as error:  # the times are useful without it
         log.warning("%s", error)
         return {}
 

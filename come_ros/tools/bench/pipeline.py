@@ -1,9 +1,9 @@
-"""Time what surrounds the model on this machine: everything between an image message and the node's own messages.
+"""Measures the cost of everything around the model on this machine, from an image message to the node's own messages.
 
-The model is replaced by one that costs nothing, so that only our code counts. All outputs are built, as if each had a subscriber,
-and published to another process (that part needs ROS, and is left out without). Each window has one new frame, which is what a
-frame costs most. Medians of repeats after a warm-up, as a Markdown table. On a machine that does something else besides, the
-medians are too high, which the load that is noted shows; the least of the repeats is then nearer to the truth.
+The model is replaced by one without cost. All outputs are built, as if each had a subscriber, and published to another process
+(this part needs ROS, and is skipped without it). Each window has one new frame, which is the most expensive case per frame. Medians
+of repeats after a warm-up, as a Markdown table. On a busy machine the medians are too high (the load is reported); the minimum is
+then closer to the truth.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ...types import U8, Alignment, Frame, Known, Prediction, Submap
 WIDTH, HEIGHT = 640, 480
 SIDES = (112, 518)  # longer side of the model's image
 WARM_UP = 10
-PAUSE_S = 0.02  # between frames: the listener takes what was published
+PAUSE_S = 0.02  # pause between frames, in which the listener receives the messages
 STEP_NS = 100_000_000
 SHIFT = 20  # px from frame to frame: enough motion for a keyframe
 DISTORTION = (-0.28, 0.09, 0.0005, -0.0002, 0.0)  # a common webcam's
@@ -52,7 +52,7 @@ Publish = Callable[[str, Any], None]
 
 
 def measure(repeats: int) -> dict[str, Any]:
-    """All figures: case -> stage -> {"median_ms", "least_ms", "p95_ms"}, with what they were taken on."""
+    """All figures: case -> stage -> {"median_ms", "least_ms", "p95_ms"}, with a description of the machine."""
     before = os.getloadavg()[0]
     with wire() as (messages, decode, publish):
         cases = {"518x518 px, 268324 points": message_costs(messages, publish, repeats)}
@@ -97,7 +97,7 @@ def report(result: dict[str, Any]) -> str:
 
 
 class Stages:
-    """Milliseconds of named stages, one value a repeat; the first `warm_up` of each do not count."""
+    """Milliseconds of named stages, one value per repeat; the first `warm_up` of each are dropped."""
 
     def __init__(self, warm_up: int = 0) -> None:
         self.warm_up = warm_up
@@ -113,7 +113,7 @@ class Stages:
         self.ms.setdefault(name, []).append(ms)
 
     def sum(self, name: str, *parts: str) -> None:
-        """`name`: those stages together, repeat by repeat; what was not timed counts nothing."""
+        """`name`: the sum of those stages per repeat; stages that were not measured count as 0."""
         self.ms[name] = np.sum([self.ms[p] for p in parts if p in self.ms], axis=0).tolist()
 
     def summary(self) -> dict[str, dict[str, float]]:
@@ -130,7 +130,7 @@ class Stages:
 
 
 class FreeModel(Backbone):
-    """A backbone that costs nothing: it gives arrays made beforehand, a camera that slides along one scene with steps in it."""
+    """A backbone without cost: it returns precomputed arrays of a camera that slides along a scene with depth steps."""
 
     name, patch_size, native_side, device = "free", 14, 518, "cpu"
 
@@ -150,13 +150,13 @@ class FreeModel(Backbone):
         known: Known | None = None,
         step: Step | None = None,
     ) -> Prediction:
-        """Those made beforehand, whatever the images are."""
+        """Returns the precomputed arrays for any images."""
         s = len(images)
         return Prediction(images, self.depth[:s], self.confidence[:s], self.window_from_camera[:s], self.intrinsics[:s])
 
 
 def scene(height: int, width: int) -> np.ndarray:
-    """(height, width) float32 depth, m: a slanted floor, boxes in front of it, and a little noise, as models give it."""
+    """(height, width) float32 depth, m: a slanted floor with boxes in front and a little noise, as in a model's output."""
     v, u = np.mgrid[:height, :width] / np.array([height, width]).reshape(2, 1, 1)
     depth = 4 - 2 * v + 0.3 * np.sin(7 * u)
     for left, top, side, near in ((0.1, 0.2, 0.2, 1.2), (0.45, 0.4, 0.3, 1.8), (0.8, 0.1, 0.15, 0.9)):
@@ -165,7 +165,7 @@ def scene(height: int, width: int) -> np.ndarray:
 
 
 def pinhole(width: int, height: int) -> np.ndarray:
-    """(3, 3) of a usual camera."""
+    """(3, 3) intrinsics of a typical camera."""
     return np.array([[0.9 * width, 0, (width - 1) / 2], [0, 0.9 * width, (height - 1) / 2], [0, 0, 1]])
 
 
@@ -183,7 +183,7 @@ def message_costs(messages: Messages, publish: Publish | None, repeats: int) -> 
     stages = Stages(WARM_UP)
     for _ in range(WARM_UP + repeats):
         made = FrameMessages(messages, submap, 0, motion, config)
-        mask = made.mask  # of all outputs together: see the frames
+        mask = made.mask  # all outputs together: see the frames
         assert mask.all()
         with stages.time("points"):
             made.cloud_points  # noqa: B018 it is made here, and kept
@@ -204,7 +204,7 @@ def message_costs(messages: Messages, publish: Publish | None, repeats: int) -> 
 
 
 def map_costs(messages: Messages, publish: Publish | None, repeats: int) -> Stages:
-    """A full map: what one more frame costs it, half of it at new places, and what its message costs."""
+    """A full map: cost of adding one frame, half of it at new places, and of its message."""
     rng = np.random.default_rng(0)
 
     def cloud(points: int, corner: float) -> np.ndarray:
@@ -237,7 +237,7 @@ def map_costs(messages: Messages, publish: Publish | None, repeats: int) -> Stag
 def frame_costs(
     messages: Messages, decode: Callable[[Any], U8], publish: Publish | None, side: int, repeats: int
 ) -> tuple[str, Stages]:
-    """Size of the model's image, and what each stage costs for one new frame a window of eight."""
+    """Size of the model's image, and the cost of each stage for one new frame in a window of eight."""
     config = Config().replace(**{"input.max_side": side})
     width, height = side, 14 * round(side * HEIGHT / WIDTH / 14)
     pipeline = ReconstructionPipeline(config, FreeModel(config.window.size, height, width))  # type: ignore[arg-type]
@@ -286,7 +286,7 @@ def frame_costs(
 
 @contextmanager
 def wire() -> Iterator[tuple[Messages, Callable[[Any], U8], Publish | None]]:
-    """How messages are built, images decoded, and messages published to another process on this machine (None without rclpy)."""
+    """Costs of building messages, decoding images, and publishing to another process on this machine (None without rclpy)."""
     if importlib.util.find_spec("rclpy") is None:
         from rosbags.typesys import Stores, get_typestore
 
@@ -316,4 +316,4 @@ def wire() -> Iterator[tuple[Messages, Callable[[Any], U8], Publish | None]]:
             listener.stop(signal.SIGTERM)
             counts = listener.wait_for("heard", LISTENER_S, processes)["counts"]
             if not all(counts.values()):
-                print(f"not everything was heard by the other process: {counts}", file=sys.stderr)
+                print(f"the other process did not receive everything: {counts}", file=sys.stderr)

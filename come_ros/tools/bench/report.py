@@ -26,7 +26,10 @@ def report(result: dict[str, Any]) -> str:
         "",
     ]  # fmt: skip
     if result["random_weights"]:
-        lines += ["Random weights: which patches are merged, and so any difference to dense, means nothing.", ""]
+        lines += [
+            "Random weights: the choice of merged patches, and so any difference to the dense model, is meaningless.",
+            "",
+        ]
     lines += [
         "| frames | accelerator | kept tokens | keys read | trunk, ms (p90) | / dense | with heads, ms (p90) | / dense | memory, MB | "
         "trunk, GFLOP | of matmul | depth AbsRel to dense | rotation, deg |",
@@ -66,7 +69,7 @@ def report(result: dict[str, Any]) -> str:
 
 
 def _own_table(result: dict[str, Any]) -> list[str]:
-    """What each accelerator adds, as a share of its own pass, down; window lengths across."""
+    """Overhead of each accelerator (rows) as a share of its pass, by window length (columns)."""
     rows = {(row["accelerator"], row["frames"]): row for row in result["rows"] if not row["error"]}
     names = list(dict.fromkeys(name for name, _ in rows if name != DENSE))
     if not names:
@@ -85,7 +88,7 @@ def _own_table(result: dict[str, Any]) -> list[str]:
 
 
 def _scaling_table(result: dict[str, Any]) -> list[str]:
-    """Trunk ms and peak memory, down by accelerator, across by window length; and the exponents."""
+    """Trunk ms and peak memory by accelerator (rows) and window length (columns); and the exponents."""
     rows = {(row["accelerator"], row["frames"]): row for row in result["rows"] if not row["error"]}
     counts = sorted({frames for _, frames in rows})
     if len(counts) < 3:
@@ -115,7 +118,7 @@ def _label(accelerator: str) -> str:
 
 
 def draw(path: Path, result: dict[str, Any]) -> None:
-    """Latency of the trunk and of the whole against frames, and what the longest window's is made of. Raises OutputError."""
+    """Plots latency of the trunk and of the whole pass against frames, and the parts of the longest window's. Raises OutputError."""
     from ..report.figures import pyplot
 
     plt = pyplot()
@@ -123,7 +126,7 @@ def draw(path: Path, result: dict[str, Any]) -> None:
 
     rows = [row for row in result["rows"] if not row["error"]]
     names = list(dict.fromkeys(row["accelerator"] for row in rows))
-    many = len(names) > 4  # then the trunk only, or nobody can read it
+    many = len(names) > 4  # then the trunk only, for readability
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.8 + 0.2 * len(names)), layout="constrained")
     below = {"fontsize": 8, "loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
     for i, name in enumerate(names):

@@ -1,7 +1,7 @@
-"""How time, or any other growing number, is spent by the parts of a model: measured at the pipeline's own steps, nothing is patched.
+"""Splits time, or any other growing counter, by the parts of a model: measured at the pipeline's own steps, without patching.
 
 A backbone calls `check` before each block and the accelerator's steps around it. `Split` takes a reading at each of them; the
-accelerator's `reach` says which block it was. Reading a clock gives the time of each part, reading a counter its FLOPs.
+accelerator's `reach` tells which block is running. Reading a clock gives the time of each part, reading a counter its FLOPs.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ from contextlib import contextmanager
 from typing import Any
 
 PARTS = ("encoder head", "predictor", "merge", "encoder tail", "frame", "global", "restore", "heads")
-"""encoder head: with the patch embedding, to the block that the plan is made after; merge: the rest of the plan, compress, condense, and
-whose keys are read; restore: with expand; encoder tail: with the way into the trunk; global: with the gathering of the tapped
-levels."""
+"""encoder head: from the patch embedding to the block after which the plan is made; merge: the rest of the plan, compress,
+condense, and whose keys are read; restore: with expand; encoder tail: with the way into the trunk; global: with the gathering of
+the tapped levels."""
 WHOLE = "all but heads"
 """of a pass that is replayed from CUDA graphs, which have no parts, in the place of all PARTS but the heads"""
 OWN = ("predictor", "merge", "restore")
-"""the parts that an accelerator adds; what keys weigh is counted with attention"""
+"""the parts that an accelerator adds; key weights are counted as attention"""
 
 
 class Split:
-    """Readings of one pass. read: the number now. between: (a, b) -> how much it grew from reading a to reading b, asked for only at
-    the end. plan_block: index of the last block of the encoder's head, None if all of it is."""
+    """Readings of one pass. read: returns the current reading. between: (a, b) -> growth from reading a to reading b, evaluated
+    only at the end. plan_block: index of the last block of the encoder's head, None if all of it is."""
 
     def __init__(
         self, read: Callable[[], Any], between: Callable[[Any, Any], float], plan_block: int | None = None
     ) -> None:
         self._read, self._between, self._plan_block = read, between, plan_block
-        self._block = 0  # what comes before the first check is the embedding
+        self._block = 0  # everything before the first check is the embedding
         self._part_of = {0: PARTS[0]}
         self._marks: list[tuple[Any, str | int]] = []  # (reading, part or block that begins)
         self._mark(0)
 
     def check(self) -> None:
-        """A block begins; which, `running` will say. Of those that nobody names are the heads."""
+        """A block begins; `running` will name it. Blocks that are not named are heads."""
         self._block += 1
         self._mark(self._block)
 
     def running(self, part: str, index: int) -> None:
-        """The block that began is this one (see accelerators.Layer)."""
+        """Names the block that began (see accelerators.Layer)."""
         if part == "encoder":
             is_head = self._plan_block is None or index <= self._plan_block
             part = "encoder head" if is_head else "encoder tail"
@@ -49,7 +49,7 @@ class Split:
 
     @contextmanager
     def inside(self, part: str) -> Iterator[None]:
-        """While it lasts, it is `part`; then what it was before."""
+        """Within this context the current part is `part`; afterwards the previous one."""
         before = self._marks[-1][1]
         self._mark(part)
         yield
@@ -60,7 +60,7 @@ class Split:
         self._mark("end")
 
     def parts(self) -> dict[str, float]:
-        """What each of PARTS took, after `finish`."""
+        """The share of each of PARTS, after `finish`."""
         out = dict.fromkeys(PARTS, 0.0)
         for (begin, what), (end, _) in itertools.pairwise(self._marks):
             part = what if isinstance(what, str) else self._part_of.get(what, "heads")
@@ -72,7 +72,7 @@ class Split:
 
 
 class Watched:
-    """An accelerator whose steps tell a Split when they begin and end. All else is the accelerator's own."""
+    """Wraps an accelerator so that its steps report to a Split when they begin and end."""
 
     def __init__(self, accelerator: Any, split: Split) -> None:
         from ...accelerators.base import Accelerator
@@ -96,7 +96,7 @@ class Watched:
             return self._accelerator.restore(*args)
 
     def attend(self, *args: Any) -> Any:
-        """The base class's, so that what is merged inside is seen; that of an accelerator with one of its own, as a whole."""
+        """The base class's attention, so that merging inside is measured; an overridden one is measured as a whole."""
         if type(self._accelerator).attend is not self._base.attend:
             return self._accelerator.attend(*args)
         return self._base.attend(self, *args)
@@ -122,7 +122,7 @@ class Watched:
 
 
 def _with_watched_predictor(accelerator: Any, split: Split) -> Any:
-    """A copy whose predictor tells the split of itself; of two accelerators together, that of the one that has it."""
+    """A copy whose predictor reports to the split; in a combination, that of the accelerator that has one."""
     out = copy.copy(accelerator)
     if hasattr(out, "reducer"):
         out.reducer = _with_watched_predictor(out.reducer, split)
@@ -141,8 +141,8 @@ def timed(backbone: Any, x: Any, plan_block: int | None) -> tuple[dict[str, floa
     """Milliseconds by part of one pass of TorchBackbone `backbone` over images x (1, S, 3, H, W), and what `run` returns.
 
     plan_block: see Split; given, not asked of the accelerator, so that the dense model is split at the same place. On CUDA the
-    times are the device's (events in its stream); the device is idle before and after. Where passes are replayed, the parts are WHOLE,
-    timed by itself, and heads, what a whole pass takes beyond that: see `warmed`.
+    times are the device's (events in its stream); the device is idle before and after. Where passes are replayed, the parts are
+    WHOLE, measured separately, and heads, the rest of a whole pass: see `warmed`.
     """
     from ...backbones.device import DeviceClock
 
@@ -164,7 +164,7 @@ def timed(backbone: Any, x: Any, plan_block: int | None) -> tuple[dict[str, floa
 
 
 def warmed(backbone: Any, x: Any) -> None:
-    """As many passes as it takes until `timed` times what is replayed: one that runs step by step, one that is recorded."""
+    """Runs the passes needed before `timed` measures replays: one that runs eagerly, one that is recorded."""
     for _ in range(2 if backbone.replays else 0):
         backbone.run_trunk(x)
         backbone.run(x)
@@ -192,7 +192,7 @@ def _run(backbone: Any, x: Any, split: Split) -> tuple[Any, Any]:
 
 
 def matmul_rate(device: Any, dtype: Any, side: int = 0, repeats: int = 8) -> float:
-    """FLOP/s of the fastest of some products of square matrices: what this machine can do with large ones at that type."""
+    """FLOP/s of the fastest of some products of square matrices: the machine's speed for large matrices of that type."""
     import torch
 
     from ...backbones.device import DeviceClock

@@ -1,4 +1,4 @@
-"""What one new frame costs in a sliding window: everything computed again, against keeping what the encoder gave for shared frames."""
+"""Cost of one new frame in a sliding window: recomputing everything, or reusing the encoder's output for shared frames."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ...types import U8, Prediction
 from .subject import DENSE, check_counts, image_size, load_images, median_p90, random_predictor, wish_of
 
 WINDOWS = [4, 8, 16, 32]
-# how the window goes on -> which frames of so many get depth, None for all
+# mode -> the frames of a window for which depth is computed, None for all
 MODES: dict[str, Callable[[int], tuple[int, ...] | None]] = {
     "whole": lambda window: None,
     "kept": lambda window: None,
@@ -78,8 +78,8 @@ def rows_of(
 ) -> list[dict[str, Any]]:
     """One row for each model and mode, all of them in turn on the same windows, of `window` of the images (N, H, W, 3), each one image on.
 
-    step_ms: images in host memory to results there. reused: share of the window's frames that did not go through the encoder; saved_ms:
-    see types.Prediction. ratio: of the dense model computed again to this row, median of the steps; None without one.
+    step_ms: from images to results in host memory. reused: share of the window's frames that did not go through the encoder;
+    saved_ms: see types.Prediction. ratio: of the dense model computed again to this row, median of the steps; None without one.
     """
     caches = {(name, mode): models[name].new_cache() for name in models for mode in modes}
     ms: dict[tuple[str, str], list[float]] = {key: [] for key in caches}
@@ -121,8 +121,9 @@ def report(result: dict[str, Any]) -> str:
         f"come_ros {result['come_ros']}: {result['backbone']}, {result['weights']} ({result['parameters']} parameters), "
         f"{result['precision']} on {result['device']} ({result['machine']}, {result['threads']} threads); {width}x{height} px; "
         f"{result['repeats']} steps each, in turn; load {result['load_before']:.1f} before, {result['load_after']:.1f} after.", "",
-        "whole: the whole window is computed each time. kept: the encoder runs on the new frame only. One anchor: so do the dense "
-        "heads, and on one shared frame, which carries the scale on (`window.anchors`). New frame only: what a metric model needs.", "",
+        "whole: the whole window is computed each time. kept: the encoder runs on the new frame only. One anchor: the dense "
+        "heads also run only on it and on one shared frame, which carries the scale (`window.anchors`). New frame only: enough for a "
+        "metric model.", "",
         "| window | accelerator | | images to results, ms (p90) | speed-up over dense, whole | encoder reused | encoder saved, ms |",
         "|---" * 7 + "|",
     ]  # fmt: skip

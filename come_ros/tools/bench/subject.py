@@ -1,4 +1,4 @@
-"""What is timed: a model, its accelerators and the images they run on."""
+"""The subject of a benchmark: a model, its accelerators and the images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Wish:
-    """Which model, and how it is run. weights: file, "" for the bundled one. random: this variant with random weights instead, ""
+    """The model and how it runs. weights: file, "" for the bundled one. random: this variant with random weights instead, ""
     for none. predictor: file of the accelerators, "" for the bundled one."""
 
     backbone: str = "vggt"
@@ -66,13 +66,13 @@ class Wish:
         if self.threads:
             torch.set_num_threads(self.threads)
         device = choose_device(self.device)
-        choose_precision(self.precision, device)  # a wrong one is refused before a large model is made
+        choose_precision(self.precision, device)  # a wrong one is refused before a large model is built
         with torch.device("meta"):
             model = BACKBONES.load(self.backbone)(variants(self.backbone)[self.random])
         model.to_empty(device=device)
         generator = torch.Generator(device).manual_seed(SEED)
         with torch.no_grad():
-            for name, parameter in model.named_parameters():  # so that activations neither die nor explode
+            for name, parameter in model.named_parameters():  # so that activations neither vanish nor explode
                 if parameter.ndim > 1:
                     parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
                 else:
@@ -95,7 +95,7 @@ class Wish:
 
 
 def check_counts(options: argparse.Namespace) -> None:
-    """Raises ConfigError if a number of the command line makes no sense."""
+    """Raises ConfigError if a number on the command line is out of range."""
     for name, least in (("frames", 1), ("warm_up", 0), ("threads", 0), ("limit", 0)):
         values = getattr(options, name)
         if values is not None and min(np.atleast_1d(values)) < least:

@@ -1,12 +1,12 @@
-"""Check this machine: what come_ros finds, what is missing, and how to fix it.
+"""Checks this machine: what come_ros finds, what is missing, and how to fix it.
 
-Each line is OK, WARN (works, but worse than it could) or FAIL (a run cannot work), with the fix below it; the exit code is 1 if anything
-is FAIL. It checks Python and its packages, GPU and driver, the weights, memory (and the largest window that fits into it), ROS, DDS,
-and the camera, TF and /clock of the ROS system that runs here. Nothing is changed, downloaded or published.
+Each line is OK, WARN (works, but not as well as it could) or FAIL (come_ros cannot run), with the fix below it; the exit code is 1
+if any check fails. It checks Python and its packages, GPU and driver, the weights, memory (and the largest window that fits into
+it), ROS, DDS, and the camera, TF and /clock of the ROS system that runs here. Nothing is changed, downloaded or published.
 
 examples:
-  come_ros doctor                                   all of it; the camera, if there is only one
-  come_ros doctor --topic /camera/image_raw         this camera must be there, and be usable
+  come_ros doctor                                   everything; the camera, if there is only one
+  come_ros doctor --topic /camera/image_raw         this camera must be published and usable
   come_ros doctor --quick                           only what needs no model and no ROS system: 2 s
   come_ros doctor --params my.yaml --set weights=vggt_1b.safetensors --json
   ros2 run come_ros come_ros doctor                 the same from a ROS workspace
@@ -25,7 +25,7 @@ from .running_system import FAIL, OK, WARN
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--topic", default="", help="image topic that must be there; default: the only one, if there is one"
+        "--topic", default="", help="image topic that must be published (default: the only one, if there is one)"
     )
     parser.add_argument(
         "--camera-info",
@@ -34,14 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="its camera_info topic (default: in the namespace of the images)",
     )
     parser.add_argument("--seconds", type=float, default=2.0, help="listen to it for this many seconds (default: 2)")
-    parser.add_argument("--sim-time", action="store_true", help="/clock must be there")
+    parser.add_argument("--sim-time", action="store_true", help="/clock must be published")
     add_config_arguments(parser, several=True)
-    parser.add_argument("--quick", action="store_true", help="leave out the trial pass and the running ROS system")
+    parser.add_argument("--quick", action="store_true", help="skip the trial pass and the running ROS system")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the findings; 1 if anything is FAIL. Raises ConfigError if --params or --set are wrong."""
+    """Prints the findings. Returns 1 if any check fails. Raises ConfigError if --params or --set are wrong."""
     config = configured(options)
     if not options.json:
         print(f"come_ros {__version__} in {MODELS.parent}")

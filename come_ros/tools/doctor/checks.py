@@ -1,4 +1,4 @@
-"""The doctor's checks: each yields findings, with the fix for what is not as it should be."""
+"""The doctor's checks: each yields findings, with a fix for every problem."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIB = 2**20
 # a participant with the large-message profile takes 16 MiB: camera driver, node, RViz and recorder together
 SHARED_MEMORY_WANTED = 64 * MIB
 MEMORY_WANTED = 2048 * MIB
-SAFE_SHARE = 0.8  # of the free memory: others want some too
+SAFE_SHARE = 0.8  # share of the free memory: other processes need some too
 SLOW_WEIGHTS = 1024 * MIB
 LEAST_DRIVER = {
     "11": 450,
@@ -41,7 +41,7 @@ _TRY_ROS = "import rclpy; rclpy.init(); rclpy.create_node('come_ros_doctor').des
 
 
 def examine(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
-    """Every check, in the order in which one would fix things."""
+    """Runs every check, in the order in which problems should be fixed."""
     yield from python()
     yield from libraries()
     yield from torch(config)
@@ -65,7 +65,7 @@ def python() -> Iterator[Finding]:
 
 
 def libraries() -> Iterator[Finding]:
-    """What the pipeline imports besides torch."""
+    """The packages that the pipeline imports besides torch."""
     for subject, module, package, apt in (
         ("NumPy", "numpy", "numpy", "python3-numpy"),
         ("Pillow", "PIL", "pillow", "python3-pil"),
@@ -83,7 +83,7 @@ def libraries() -> Iterator[Finding]:
 
 
 def torch(config: Config = DEFAULT) -> Iterator[Finding]:
-    """torch, whether a CUDA device really computes and its driver fits, and CuPy with our kernels."""
+    """torch, whether a CUDA device computes and its driver fits, and CuPy with our kernels."""
     found = _load("torch")
     if isinstance(found, Exception):
         yield Finding(FAIL, "torch", f"cannot be imported: {_first_line(found)}", "pip install torch")
@@ -95,7 +95,7 @@ def torch(config: Config = DEFAULT) -> Iterator[Finding]:
             found.ones(8, device="cuda").sum().item()
             capability = f"compute capability {device.major}.{device.minor}"
             yield Finding(OK, "CUDA", f"{device.name}, {device.total_memory / MIB:.0f} MiB, {capability}")
-        except Exception as error:  # the driver raises many kinds
+        except Exception as error:  # the driver raises many kinds of exceptions
             level = FAIL if config.device.startswith("cuda") else WARN
             text = f"found, but does not compute: {_first_line(error)}"
             yield Finding(
@@ -139,7 +139,7 @@ def _driver(cuda: str) -> Iterator[Finding]:
 
 
 def _kernels(config: Config, torch: Any) -> Iterator[Finding]:
-    """CuPy, and whether it compiles our kernels."""
+    """CuPy and whether it compiles our kernels."""
     cupy = _load("cupy")
     gpu = torch.cuda.is_available()
     fix = f"pip install cupy-cuda{(torch.version.cuda or '12').partition('.')[0]}x"
@@ -170,7 +170,7 @@ def _kernels(config: Config, torch: Any) -> Iterator[Finding]:
 
 
 def weights(config: Config = DEFAULT) -> Iterator[Finding]:
-    """The model that will run: there, whole, its checksum and its licence."""
+    """The model that will run: whether it exists and is complete, its checksum and its licence."""
     if config.backbone == "fake":
         yield Finding(OK, "weights", "none: the backbone is the stand-in for tests")
         return
@@ -217,7 +217,7 @@ def _sha256(file: Path) -> str:
 
 
 def _contents(file: Path) -> tuple[int, str]:
-    """How many tensors, and the licence that the file itself tells of. Raises if it is not whole."""
+    """The number of tensors, and the licence stated in the file. Raises an exception if the file is incomplete."""
     if file.suffix == ".safetensors":
         from safetensors import safe_open
 
@@ -230,7 +230,7 @@ def _contents(file: Path) -> tuple[int, str]:
 
 
 def largest_window(config: Config) -> Iterator[Finding]:
-    """Two trial passes in a process of their own, of few and of more frames: what one frame costs, and how many fit."""
+    """Two trial passes in a separate process, with fewer and with more frames: the cost of one frame, and how many fit."""
     size = (
         Path(config.weights).expanduser().stat().st_size
         if config.weights and Path(config.weights).expanduser().is_file()
@@ -291,7 +291,7 @@ def _cuda() -> bool:
 
 
 def ros() -> Iterator[Finding]:
-    """rclpy, by starting a node in a process of its own: a wrong RMW ends the process instead of raising."""
+    """rclpy, by starting a node in a separate process: a wrong RMW ends the process instead of raising an exception."""
     if importlib.util.find_spec("rclpy") is None:
         yield Finding(FAIL, "rclpy", "not found: the live node cannot start (training and offline tools can)", _PIP_ROS)
         return
@@ -342,7 +342,7 @@ def messages() -> Iterator[Finding]:
 
 
 def profile() -> Iterator[Finding]:
-    """The Fast DDS profile without which best-effort images are mostly lost."""
+    """The Fast DDS profile, without which most best-effort images are lost."""
     from ...ros.environment import PROFILE, PROFILE_VARIABLES, config_file, large_message_profile, profile_variable
 
     chosen = [(name, os.environ[name]) for name in PROFILE_VARIABLES if os.environ.get(name)]
@@ -382,15 +382,15 @@ def shared_memory() -> Iterator[Finding]:
 
 
 def memory() -> Iterator[Finding]:
-    """What may still be taken."""
+    """The free memory."""
     free = free_memory()
     low = free < MEMORY_WANTED
-    fix = "close something, or make the windows smaller (window.size, input.max_side)" if low else ""
+    fix = "close other programs, or make the windows smaller (window.size, input.max_side)" if low else ""
     yield Finding(WARN if low else OK, "memory", f"{free / MIB:.0f} MiB free", fix)
 
 
 def cores() -> Iterator[Finding]:
-    """How many, and whether somebody else uses them."""
+    """The number of cores, and whether other processes use them."""
     count, load = os.cpu_count() or 1, os.getloadavg()[0]
     text = f"{count} cores, load {load:.1f} over the last minute"
     if load > max(1.0, count / 2):
@@ -425,7 +425,7 @@ def free_memory() -> int:
 
 
 def camera(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
-    """The camera, TF and /clock of the ROS system that runs here, as a process of its own sees them."""
+    """The camera, TF and /clock of the running ROS system, as seen by a separate process."""
     command = [sys.executable, "-m", "come_ros.ros.programs.probe", "--seconds", str(options.seconds)]
     command += ["--topic", options.topic] * bool(options.topic)
     command += ["--camera-info", options.camera_info] * bool(options.camera_info)
@@ -433,13 +433,13 @@ def camera(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=options.seconds + 60, check=False)
         seen = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, IndexError, ValueError):
-        yield Finding(FAIL, "camera", "the ROS system cannot be looked at", "see `rclpy` and `messages` above")
+        yield Finding(FAIL, "camera", "the ROS system cannot be examined", "see `rclpy` and `messages` above")
         return
     yield from judge(seen, config, options.topic, options.sim_time)
 
 
 def _import_elsewhere(name: str) -> str:
-    """What importing a module of others raised, in a process of its own, which it may take down; "" if all is well."""
+    """The exception raised by importing a third-party module in a separate process, which it may crash; "" on success."""
     script = f"import {name}" + ("; from cv_bridge import CvBridge; CvBridge()" if name == "cv_bridge" else "")
     try:
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
@@ -453,7 +453,7 @@ def _import_elsewhere(name: str) -> str:
 
 
 def _load(name: str) -> Any:
-    """The module, or what importing it raised: binary modules raise all kinds if their ABI does not fit."""
+    """The module, or the exception of importing it: binary modules raise all kinds if their ABI does not match."""
     try:
         return importlib.import_module(name)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What `come_ros doctor` says of a running ROS system: the facts of come_ros.ros.programs.probe, judged. Imports no ROS."""
+"""Judges the facts that come_ros.ros.programs.probe reports about a running ROS system. Imports no ROS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLOCK_SKEW_S = 1.0  # between an image's stamp and its arrival
 
 
 class Finding(NamedTuple):
-    """One line of the report. level: OK, WARN or FAIL; fix: what to do about it, "" if nothing."""
+    """One line of the report. level: OK, WARN or FAIL; fix: what to do, "" if nothing."""
 
     level: str
     subject: str
@@ -23,7 +23,8 @@ class Finding(NamedTuple):
 
 
 def judge(seen: Mapping[str, Any], config: Config, asked_for: str = "", sim_time: bool = False) -> Iterator[Finding]:
-    """seen: see probe.look. asked_for: the topic that must be there, "" if any or none will do. sim_time: the node shall run on /clock."""
+    """seen: see probe.look. asked_for: the topic that must be published, "" for any or none. sim_time: whether the node will use
+    /clock."""
     yield from _topic(seen, config, asked_for)
     if seen["kind"]:
         yield from _images(seen)
@@ -38,7 +39,7 @@ def _topic(seen: Mapping[str, Any], config: Config, asked_for: str) -> Iterator[
         if seen["images"]:
             yield Finding(WARN, "camera", f"several image topics: {there}", "say which one: --topic NAME")
         else:
-            text = "no images are published here (not looked at: cameras of other domains and machines)"
+            text = "no images are published here (cameras of other domains and machines are not examined)"
             fix = "start the camera driver, then run this again; ROS_DOMAIN_ID must be the same"
             yield Finding(FAIL if asked_for else WARN, "camera", text, fix)
         return
@@ -57,11 +58,16 @@ def _topic(seen: Mapping[str, Any], config: Config, asked_for: str) -> Iterator[
     names = ", ".join(name for name, *_ in seen["publishers"])
     if len(seen["publishers"]) > 1:
         text = f"{len(seen['publishers'])} nodes publish on {seen['topic']}: {names}"
-        yield Finding(WARN, "camera", text, "let one camera have the topic: windows of mixed images fit nothing")
+        yield Finding(
+            WARN,
+            "camera",
+            text,
+            "let only one camera publish the topic: images of different cameras cannot share a window",
+        )
     for name, reliability, durability in seen["publishers"]:
         offered = f"{name} offers {reliability} {durability}"
         if config.input.reliability == "reliable" and reliability == "best_effort":
-            text = f"we ask for reliable, {offered}: no image can come"
+            text = f"the node requests reliable, {offered}: no image can arrive"
             yield Finding(FAIL, "QoS", text, "set input.reliability to best_effort or auto")
         elif seen["received"]:
             yield Finding(OK, "QoS", f"{offered}, we ask for {config.input.reliability}")

@@ -1,4 +1,4 @@
-"""What a window costs in memory here: python -m come_ros.tools.doctor.trial CONFIG, with CONFIG as JSON of dotted names.
+"""Memory of a window on this machine: python -m come_ros.tools.doctor.trial CONFIG, with CONFIG as JSON of dotted names.
 
 Prints one line of JSON: base_mib, frame_mib (a window of n frames needs base + n frame), seconds (of one window of window.size), size,
 device, free_mib (on a GPU); or error.
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(config: Config) -> dict[str, Any]:
-    """Two passes over grey images of 4:3. On a CPU the peak of this process's memory tells, so there must be no other work in it."""
+    """Runs two passes over grey 4:3 images. On a CPU the peak of this process's memory is measured, so it must do nothing else."""
     from ...backbones import load_backbone
 
     before = _peak_mib("cpu")
@@ -59,7 +59,7 @@ def measure(config: Config) -> dict[str, Any]:
         "size": f"{plan.width}x{plan.height}",
         "device": backbone.device,
     }
-    if memory is not None:  # what this process holds now counts as free: the node will hold it instead
+    if memory is not None:  # memory held by this process counts as free: the node will use it instead
         out["free_mib"] = memory.free + peaks[1]
     return out
 

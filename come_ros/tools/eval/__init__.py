@@ -1,24 +1,22 @@
-"""Scores the model, dense and accelerated, against ground truth, next to trivial baselines that can win.
+"""Scores the model, dense and accelerated, against ground truth and trivial baselines that can win.
 
 SOURCE is `rooms` (the frozen test rooms; the default), `thin` (rooms with poles, wires, legs, fences), or the path of a recording whose
 depth or camera path is known: a folder in the layout of TUM RGB-D, 7-Scenes or ScanNet, images with a COLMAP model or a
-transforms.json, a bag with depth or ground truth. Windows are cut out of each and run through the model as the node does it: at its
-image size, and with known intrinsics where it takes them. Every source has tables of its own; nothing is averaged over sources.
-Depth, poses, point clouds and confidence are scored; every figure has a 95 % interval over windows (seeded bootstrap, in blocks where
-windows are neighbours in one recording), differences to the dense model are paired. With fewer than 8 independent windows nothing is
-bold and nobody wins. The trivial baselines: one depth for all pixels, the mean depth of the training rooms, single images, the same
-image n times, no attention across frames; for motion a camera that does not move, the best straight line, the best constant motion,
-random walks. The output folder then holds
-  metrics.json    everything; what depends on the machine's speed stands under `timings`
-  metrics.md      one sentence for each accelerator, the tables, a verdict
-  plots.png       sparsification, errors of single windows; with --frontier, the frontier
-  windows.png     some windows side by side: input, truth, dense, accelerated, difference
+transforms.json, a bag with depth or ground truth. Windows are cut from each and run through the model as in the node: at its image
+size, and with known intrinsics if it accepts them. Every source has separate tables; nothing is averaged over sources. Depth,
+poses, point clouds and confidence are scored; every figure has a 95 % interval over windows (seeded bootstrap, in blocks where
+windows are neighbours in one recording), and differences to the dense model are paired. With fewer than 8 independent windows
+nothing is bold and there is no winner. The trivial baselines: one depth for all pixels, the mean depth of the training rooms,
+single images, the same image n times, no attention across frames; for motion a camera that does not move, the best straight line,
+the best constant motion, random walks. The output folder then holds metrics.json all figures; those that depend on the machine's
+speed are under `timings` metrics.md one sentence for each accelerator, the tables, a verdict plots.png sparsification, errors of
+single windows; with --frontier, the frontier windows.png some windows side by side: input, truth, dense, accelerated, difference
 
 ACCELERATOR is a name, optionally with parameters of the group `accelerator`: come, come:ratio=0.75,group=2x2,edge_weight=1
 --frontier instead tries every registered accelerator over its ratios, random groups, and the dense model on smaller images; with
---accelerator only those, and the trivial baselines. Recordings are then also run whole, each variant without and with the bundle
-(refine.mode none and bundle): path, rotation and depth, next to what needs no model. That takes minutes for each variant; --windows 4
-keeps the rest short. Ctrl-C ends a run and keeps the windows that were complete (without pictures).
+--accelerator only the given ones and the trivial baselines. Recordings are then also run whole, each variant without and with the
+bundle (refine.mode none and bundle): path, rotation and depth, next to baselines without a model. That takes minutes per variant;
+--windows 4 keeps the rest short. Ctrl-C ends a run and keeps the completed windows (without pictures).
 
 examples:
   come_ros eval                                         the bundled model on 64 frozen test rooms, dense and with Co-Me
@@ -27,7 +25,7 @@ examples:
   come_ros eval bag.mcap --gt /vicon/odometry --topic /left/image
   come_ros eval --frontier -o out/frontier              accuracy against latency against kept tokens
   come_ros eval --frontier --accelerator tome --accelerator my_package.mine:Mine
-  come_ros eval --frontier recording --windows 4 --accelerator come       what Co-Me costs once the bundle has run
+  come_ros eval --frontier recording --windows 4 --accelerator come       the error added by Co-Me after the bundle
   come_ros eval --weights vggt.safetensors --accelerator none
 """
 
@@ -74,45 +72,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources", metavar="SOURCE", nargs="*", default=[ROOMS], help="rooms, thin, or a path (default: rooms)"
     )
-    parser.add_argument("-o", "--out", metavar="DIR", default="out/eval", help="output folder (%(default)s)")
+    parser.add_argument(
+        "-o", "--output", dest="out", metavar="DIR", default="out/eval", help="output folder (%(default)s)"
+    )
     parser.add_argument(
         "--frontier", action="store_true", help="every accelerator over its ratios, or those of --accelerator"
     )
     parser.add_argument(
         "--accelerator", action="append", metavar="ACCELERATOR",
-        help="what to compare with the dense model; may be repeated; none for nothing (come)",
+        help="accelerator to compare with the dense model; may be repeated; none: only the dense model (default: come)",
     )  # fmt: skip
     parser.add_argument(
         "--windows", type=int, default=64, help="windows of each source, evenly spread (default %(default)s)"
     )
-    parser.add_argument("--size", type=int, default=4, help="images of a window (%(default)s)")
-    parser.add_argument("--stride", type=int, default=1, help="images from one to the next in a window (%(default)s)")
+    parser.add_argument("--size", type=int, default=4, help="images per window (default %(default)s)")
     parser.add_argument(
-        "--step", type=int, default=0, help="images from one window's start to the next's (default: no overlap)"
+        "--stride", type=int, default=1, help="step between the images of a window (default %(default)s)"
     )
+    parser.add_argument("--step", type=int, default=0, help="step between the starts of windows (default: no overlap)")
     add_config_arguments(parser)
     parser.add_argument("--topic", help="image topic of a bag that holds several")
     parser.add_argument("--gt", metavar="TOPIC|FILE", help="true path: a topic of the bag, or a TUM file")
     parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap (default %(default)s)")
-    parser.add_argument("--overwrite", action="store_true", help="replace the results that DIR holds; other files stay")
+    parser.add_argument("--overwrite", action="store_true", help="replace results in DIR; other files are kept")
 
 
 def run(options: argparse.Namespace) -> int:
-    """0, or 128 + number if a signal ended it. Raises ComeRosError."""
+    """Returns 0, or 128 + number if a signal ended it. Raises ComeRosError."""
     config = configured(options)
     if options.seed < 0:
         raise ConfigError(f"--seed is {options.seed}, but must be 0 or more")
     cut = Cut(options.size, options.stride, options.step, options.windows)
     sources = sources_of(options.sources, config, options.topic, options.gt)
     begun = time.perf_counter()
-    counts = {source.name: source.count(cut) for source in sources}  # wrong paths are refused before anything slow
+    counts = {source.name: source.count(cut) for source in sources}  # wrong paths are rejected before anything slow
     with ResultFolder(Path(options.out), RESULTS, options.overwrite) as folder, Interrupts() as stopped:
         backbone = _backbone(config)
         windows = itertools.chain.from_iterable(source.windows(cut, backbone) for source in sources)
         first = next(windows, None)
         if first is None:
             raise ConfigError(
-                "no window has a truth to compare with: choose other sources, or other --size and --stride"
+                "no window has ground truth to compare with: choose other sources, or other --size and --stride"
             )
         left_out: dict[str, str] = {}
         if options.frontier:
@@ -169,20 +169,22 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _backbone(config: Config) -> Any:
-    """The model, dense, so that equal runs give equal numbers."""
+    """The dense model, set up so that equal runs give equal figures."""
     from ...backbones import load_backbone
 
     if config.backbone != "fake":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         import torch
 
-        torch.use_deterministic_algorithms(True, warn_only=True)  # some operations on a GPU have no such way
+        torch.use_deterministic_algorithms(
+            True, warn_only=True
+        )  # some GPU operations have no deterministic implementation
     return load_backbone(config.replace(**{"accelerator.name": "none"})).dense()
 
 
 def _variants(backbone: Any, config: Config, wanted: list[str] | None) -> tuple[list[Variant], dict[str, str]]:
-    """The dense model and what it is compared with: what was asked for, else the configuration's accelerator, else Co-Me if the model
-    has a predictor."""
+    """The dense model and its rivals: the requested ones, else the configuration's accelerator, else Co-Me if the model has a
+    predictor."""
     variants: list[Variant] = [dense(backbone, config)]
     names = wanted or [config.accelerator.name if config.accelerator.name != "none" else DEFAULT]
     for text in dict.fromkeys(names):
@@ -198,7 +200,7 @@ def _variants(backbone: Any, config: Config, wanted: list[str] | None) -> tuple[
 
 
 def _noting(windows: Iterator[WindowTruth], noted: list[WindowTruth]) -> Iterator[WindowTruth]:
-    """The same; the first ones are kept for the clock."""
+    """Passes the windows through; the first ones are kept for the timings."""
     for window in windows:
         if len(noted) < TIMED_WINDOWS:
             noted.append(window)
@@ -215,7 +217,7 @@ def _result(
     left_out: dict[str, str],
 ) -> dict[str, Any]:
     width, height = scores.size
-    # of all single windows; of the frontier, which has many variants, what is drawn
+    # figures of all single windows; for the frontier, which has many variants, only those that are plotted
     kept = {*POINTS_OF, "kept_tokens", "read_keys"} if options.frontier else set(scores.metrics)
     changed = {k: v for k, v in config.to_flat().items() if v != Config().get(k)}
     of = {source: scores.of(source) for source in scores.sources}
@@ -260,14 +262,14 @@ def _add_times(result: dict[str, Any], variants: list[Variant], timed: list[Wind
     images = [window.images for window in timed]
     those = [
         v for v in variants if v.name not in WITHOUT_WINDOW[:2]
-    ]  # those are several passes, of less than a window each
+    ]  # these are several passes, each smaller than a window
     with tqdm(total=len(those), desc="timing", unit="variant", disable=None) as bar:
         result["timings"] = latencies(those, images, TIMED_REPEATS, bar, stopped)
 
 
 def _finished(result: dict[str, Any], scores: Scores, variants: list[Variant], begun: float) -> dict[str, Any]:
-    """With what is concluded from all of it, ready for JSON: the frontier's comparisons, a sentence for each accelerator, the verdict. Who
-    is best at equal time is left out where the machine was busy."""
+    """Adds the conclusions, ready for JSON: the frontier's comparisons, a sentence for each accelerator, the verdict. The ranking
+    at equal time is left out if the machine was busy."""
     timings = result.setdefault("timings", {})
     times = timings.get("of", {})
     for source, about in result["sources"].items():
@@ -287,13 +289,13 @@ def _finished(result: dict[str, Any], scores: Scores, variants: list[Variant], b
         about["verdict"] = verdict(part, result.get("trajectories", {}).get(source))
     result["compared"] = compared(result.get("whole", {}))
     timings["seconds"] = time.perf_counter() - begun
-    result["timings"] = result.pop("timings")  # to the end, where it is easily left out
+    result["timings"] = result.pop("timings")  # at the end, where it is easy to leave out
     finished: dict[str, Any] = for_json(result)
     return finished
 
 
 def _trajectories(sources: list[Source], variants: list[Variant], stopped: Any) -> dict[str, Any]:
-    """source -> variant -> scores of the path that the whole pipeline gives. Raises Cancelled."""
+    """source -> variant -> scores of the path from the whole pipeline. Raises Cancelled."""
     out = {}
     for source in sources:
         if not source.rendered:

@@ -1,5 +1,5 @@
-"""Accuracy against latency against kept tokens, for every accelerator and the trivial baselines that each must beat: groups merged at
-random, smaller images at the same cost, and the model without what a window adds."""
+"""Accuracy against latency against kept tokens, for every accelerator and the trivial baselines that each must beat: random groups,
+smaller images at the same cost, and the model without the benefit of a window."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .variants import DENSE, RESOLUTION, Variant, accelerated, dense, smaller, w
 
 RANDOM = "random"
 LIMITS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
-"""shares of the dense model's trunk time, or tokens, within which the best is looked for"""
+"""shares of the dense model's trunk time, or tokens, within which the best is determined"""
 LEAST_PASSES = 6
-"""of a variant: with fewer, the interval of a median says nothing"""
+"""least passes of a variant: with fewer, the interval of a median is meaningless"""
 
 
 def frontier_variants(
     backbone: Any, config: Config, height: int, width: int, wanted: Sequence[str] = ()
 ) -> tuple[list[Variant], dict[str, str]]:
-    """The dense model; every registered accelerator and combination with all settings that are listed for it, or `wanted`: a name with
-    all its settings, or NAME:parameter=value,... with just these; the trivial baselines. And which were left out, with the reason.
-    Raises ConfigError, CheckpointError for one that was asked for."""
+    """The dense model; every registered accelerator and combination with all its listed settings, or `wanted`: a name with all its
+    settings, or NAME:parameter=value,... with only these; and the trivial baselines. Also returns those left out, with the reason.
+    Raises ConfigError or CheckpointError for requested ones."""
     from ...accelerators import COMBINATIONS
     from ...errors import CheckpointError
     from ...plugins import ACCELERATORS
@@ -51,7 +51,7 @@ def frontier_variants(
             continue
         try:
             variants.append(accelerated(backbone, config, text))
-        except CheckpointError as error:  # its own network is missing
+        except CheckpointError as error:  # its network is missing
             if wanted:
                 raise
             left_out[name] = str(error)
@@ -68,11 +68,11 @@ def latencies(
     stopped: Callable[[], bool],
     limit_s: float = 60.0,
 ) -> dict[str, Any]:
-    """Times of each variant, with a pass of the dense model before each of its passes: what else the machine does hits both alike.
+    """Times of each variant, with a pass of the dense model before each of its passes, so that other load affects both alike.
 
     "of": variant -> trunk_ms and total_ms (medians), trunk_ratio and total_ratio to the dense model: {"value", "low", "high"}, median with
-    its 95 % interval over passes, and passes. And what `Machine` says. limit_s: for one variant; then no further repeats than
-    LEAST_PASSES. Raises Cancelled.
+    its 95 % interval over passes, and passes. And what `Machine` says. limit_s: time limit per variant, after LEAST_PASSES. Raises
+    Cancelled.
     """
     from ..bench.split import timed, warmed
 
@@ -117,12 +117,12 @@ def latencies(
 
 
 def against_nulls(scores: Scores, variants: list[Variant], metric: str = "abs_rel") -> dict[str, dict[str, Any]]:
-    """variant -> paired difference of the metric to each trivial baseline at as many kept tokens ("random", "resolution"), over the same
-    windows.
+    """variant -> paired difference of the metric to each trivial baseline at the same number of kept tokens ("random",
+    "resolution"), over the same windows.
 
     Random groups of one size, and smaller images, are a curve each; between two settings it is interpolated linearly, window by window;
-    beyond its ends there is none. Of several curves of random groups the one that is best there (by its mean) counts, as somebody would
-    choose it; "random" says of which size its groups are in "group".
+    beyond its ends it is undefined. Of several curves of random groups the best one at that point (by its mean) counts, as in
+    practice one would choose it; "group" in "random" gives its group size.
     """
     kept = {v.name: float(np.mean(scores.values(v.name, "kept_tokens"))) for v in variants}
     lower = LOWER_IS_BETTER[metric]
@@ -153,8 +153,8 @@ def against_nulls(scores: Scores, variants: list[Variant], metric: str = "abs_re
 def at_the_same_time(
     scores: Scores, variants: list[Variant], times: dict[str, dict[str, Any]], metric: str = "abs_rel"
 ) -> dict[str, Any]:
-    """variant -> paired difference of the metric to smaller images whose trunk takes as long, as above. Times are known to an interval:
-    that of the difference covers the differences at both its ends."""
+    """variant -> paired difference of the metric to smaller images with the same trunk time, as above. The interval of the
+    difference covers the differences at both ends of the time's interval."""
     curve = sorted((times[v.name]["trunk_ratio"]["value"], v.name) for v in variants if v.family in (DENSE, RESOLUTION))
     out = {}
     for v in variants:
@@ -174,13 +174,13 @@ def at_the_same_time(
 
 
 def winners(scores: Scores, variants: list[Variant], costs: dict[str, float], metric: str) -> list[dict[str, Any]]:
-    """Who is best by that metric within each of LIMITS of the dense model's cost, as far as somebody is.
+    """The best accelerator by that metric within each of LIMITS of the dense model's cost, if there is one.
 
-    costs: variant -> share of the dense one's; where it is known to an interval, its upper end, so that nobody is let in by noise. Of each
-    limit: down_to, the least one within which there are just the same; best, the accelerator with the best mean; cost, value;
-    vs_dense and vs_null, paired differences to the dense and to null, the best trivial baseline within the same limit; share, see
-    best_share; level, the accelerators within the limit whose paired difference to the best is not sure. verdict: who is ahead of
-    trivial baselines beyond doubt. Windows where the metric has no meaning are left out.
+    costs: variant -> share of the dense one's; for an interval, its upper end, so that noise admits nobody. For each limit:
+    down_to, the smallest limit that admits the same variants; best, the accelerator with the best mean; cost, value; vs_dense and
+    vs_null, paired differences to the dense and to null, the best trivial baseline within the same limit; share, see best_share;
+    level, the accelerators within the limit whose paired difference to the best is not significant. verdict: whether trivial
+    baselines are significantly beaten. Windows where the metric is undefined are left out.
     """
     lower, before = LOWER_IS_BETTER[metric], None
     out: list[dict[str, Any]] = []
@@ -222,7 +222,8 @@ def winners(scores: Scores, variants: list[Variant], costs: dict[str, float], me
 
 
 def recoveries(scores: Scores, variants: list[Variant]) -> dict[str, Any]:
-    """variant with an edge vote -> what it wins back of what the same without loses on thin pixels; empty without thin structures."""
+    """variant with an edge weight -> the share it recovers of the loss of the same variant without it on thin pixels; empty without
+    thin structures."""
     names = {v.name for v in variants if v.name in scores.rows}
     out = {}
     for v in variants:
@@ -236,7 +237,7 @@ def recoveries(scores: Scores, variants: list[Variant]) -> dict[str, Any]:
 
 
 def _at(scores: Scores, curve: list[tuple[float, str]], where: float, metric: str) -> np.ndarray | None:
-    """(windows,) of a baseline between its settings."""
+    """(windows,) of a baseline, interpolated between its settings."""
     places = [place for place, _ in curve]
     if len(curve) < 2 or not places[0] <= where <= places[-1]:
         return None

@@ -1,4 +1,4 @@
-"""Every variant on every window, next to trivial baselines; and the summary of each source, with intervals."""
+"""Scores every variant and the trivial baselines on every window, and summarises each source with intervals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ...types import Prediction
 from .sources import RENDERED
 from .variants import DENSE, Variant
 
-MEDIANS = ("rotation_deg", "direction_deg", "length_ratio")  # over windows as well: some are far off
+MEDIANS = ("rotation_deg", "direction_deg", "length_ratio")  # median over windows as well: some are far off
 LOWER_IS_BETTER = {
     "abs_rel": True, "frame_abs_rel": True, "delta": False, "rmse": True, "log_rmse": True, "edge_abs_rel": True,
     "plain_abs_rel": True, "edge_delta": False, "ssim": False,
@@ -37,14 +37,14 @@ LOWER_IS_BETTER = {
 }  # fmt: skip
 SORTED_BY_DIFFICULTY = ("delta", "abs_rel", "rotation_deg")
 PICTURES = 4
-LEAST_LOST = 0.01  # of that recall: a share of less says nothing
-ALIKE = 2  # windows in which a variant says the very same as another, bit for bit: it is not run any further
-SEEN_WELL = 0.5  # recall on thin pixels: of windows where the dense model has less, there is little to lose
+LEAST_LOST = 0.01  # least recall that must be lost: a share of less is meaningless
+ALIKE = 2  # windows after which a variant that equals another bit for bit is not run any further
+SEEN_WELL = 0.5  # recall on thin pixels: windows where the dense model has less are not used
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A window to be drawn: what the dense model and the first accelerated one say of it."""
+    """A window to be drawn, with the predictions of the dense model and the first accelerated one."""
 
     truth: WindowTruth
     dense: Prediction
@@ -54,9 +54,9 @@ class Picture:
 @dataclass(eq=False)
 class Scores:
     """rows: variant -> its errors, window by window. windows: (source, index) of each. whole: source -> variant -> errors under one
-    scale. difficulty: measures of each window. paths: what is known of its cameras. curves: variant -> sparsification curves, window by
-    window. pictures: some windows, evenly spread. same: variant -> the one before it that says the very same. stopped: it was ended
-    before the last window."""
+    scale. difficulty: measures of each window. paths: true camera paths. curves: variant -> sparsification curves, window by
+    window. pictures: some windows, evenly spread. same: variant -> an earlier one with identical predictions. stopped: whether it
+    was stopped before the last window."""
 
     rows: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     windows: list[tuple[str, int]] = field(default_factory=list)
@@ -74,21 +74,21 @@ class Scores:
     """of the bootstrap"""
 
     def values(self, variant: str, metric: str) -> np.ndarray:
-        """(windows,) NaN where it has no meaning."""
+        """(windows,), NaN where undefined."""
         return np.array([row.get(metric, np.nan) for row in self.rows[variant]])
 
     @property
     def metrics(self) -> list[str]:
-        """All that was measured of any window."""
+        """All metrics measured on any window."""
         return list(dict.fromkeys(name for rows in self.rows.values() for row in rows for name in row))
 
     @property
     def sources(self) -> list[str]:
-        """Whose windows these are, in order."""
+        """The sources of the windows, in order."""
         return list(dict.fromkeys(source for source, _ in self.windows))
 
     def of(self, source: str) -> Scores:
-        """Those of one source. Sources are never mixed: what holds in one says nothing of another."""
+        """The scores of one source. Sources are never mixed, because results do not transfer between them."""
         at = [i for i, (name, _) in enumerate(self.windows) if name == source]
         if len(at) == len(self.windows):
             return self
@@ -103,7 +103,7 @@ class Scores:
 
     @property
     def rendered(self) -> bool:
-        """Every window is a place of its own; those of a recording are neighbours."""
+        """Whether every window is a different place; the windows of a recording are neighbours."""
         return all(source in RENDERED for source, _ in self.windows)
 
     @property
@@ -113,7 +113,7 @@ class Scores:
 
     @property
     def independent(self) -> int:
-        """How many windows' worth of evidence there is."""
+        """The number of independent windows."""
         return len(self.windows) // self.block
 
     def interval(self, variant: str, metric: str) -> dict[str, float]:
@@ -122,8 +122,8 @@ class Scores:
         return found._asdict()
 
     def difference(self, ours: np.ndarray, base: np.ndarray) -> dict[str, Any]:
-        """Paired difference of (windows,) of a metric, as of paired_difference. sure: its interval is on one side of zero, and there are
-        enough windows to believe that."""
+        """Paired difference of (windows,) of a metric, as of paired_difference. sure: its interval excludes zero and there are
+        enough windows."""
         found = paired_difference(ours, base, seed=self.seed, block=self.block)
         there = int((np.isfinite(ours) & np.isfinite(base)).sum()) // self.block
         return {**found._asdict(), "sure": bool((found.low > 0 or found.high < 0) and there >= LEAST)}
@@ -142,9 +142,9 @@ def measure(
     quick: bool = False,
     seed: int = 0,
 ) -> Scores:
-    """Scores the variants, the first of which is the dense model, and the trivial baselines that run no model. expected: windows there
-    will be, at most. bar: updated once a window. stopped: polled, also within a pass; the windows that were complete by then are kept.
-    quick: see score_window. Raises Cancelled if there is none."""
+    """Scores the variants, the first of which is the dense model, and the trivial baselines that run no model. expected: greatest
+    number of windows. bar: updated once per window. stopped: polled, also within a pass; windows completed by then are kept. quick:
+    see score_window. Raises Cancelled if there is none."""
     scores = Scores(seed=seed)
     shown = set(np.linspace(0, max(0, expected - 1), PICTURES + 2).round().astype(int)[1:-1].tolist())
     said_so_far: dict[str, list[bytes]] = {}
@@ -195,7 +195,7 @@ def measure(
 
 
 def _digest(prediction: Prediction) -> bytes:
-    """Tells predictions apart that differ in a bit."""
+    """A digest that differs for predictions that differ in any bit."""
     digest = hashlib.sha256()
     for array in (prediction.depth, prediction.confidence, prediction.window_from_camera, prediction.intrinsics):
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -203,7 +203,7 @@ def _digest(prediction: Prediction) -> bytes:
 
 
 def _leave_out_alike(scores: Scores, said: dict[str, list[bytes]]) -> None:
-    """Settings that change nothing here (a grid that no layer reads, a cap) are no rivals of themselves."""
+    """Drops variants whose settings change nothing here (a grid that no layer reads, a cap)."""
     first: dict[tuple[bytes, ...], str] = {}
     for name, digests in said.items():
         earlier = first.setdefault(tuple(digests), name)
@@ -246,7 +246,7 @@ def sequences(scores: Scores) -> dict[str, dict[str, dict[str, float]]]:
 
 def by_difficulty(scores: Scores, parts: int = 3, least: int = 4) -> dict[str, list[dict[str, Any]]]:
     """measure of difficulty -> the windows in `parts` equal parts by it, ascending: its range ("low", "high"), how many windows, and
-    "errors": variant -> metric -> value, as in the summary. Measures known of fewer than `parts` x `least` windows are left out."""
+    "errors": variant -> metric -> value, as in the summary. Measures known for fewer than `parts` x `least` windows are left out."""
     out: dict[str, list[dict[str, Any]]] = {}
     for measured in dict.fromkeys(name for row in scores.difficulty for name in row):
         values = np.array([row.get(measured, np.nan) for row in scores.difficulty])
@@ -264,7 +264,7 @@ def by_difficulty(scores: Scores, parts: int = 3, least: int = 4) -> dict[str, l
 
 
 def _errors(scores: Scores, variant: str, windows: np.ndarray) -> dict[str, float]:
-    """Of some windows: mean or median, as in the summary."""
+    """Mean or median over some windows, as in the summary."""
     found = {}
     for metric in SORTED_BY_DIFFICULTY:
         values = scores.values(variant, metric)[windows]
@@ -274,8 +274,8 @@ def _errors(scores: Scores, variant: str, windows: np.ndarray) -> dict[str, floa
 
 
 def thin_recovery(scores: Scores, merged: str, refined: str) -> dict[str, float] | None:
-    """Of windows where the dense recall on thin pixels is SEEN_WELL or more: how many, the recalls, and the share of what `merged` loses
-    that `refined` wins back (NaN if less than LEAST_LOST is lost). None if there is no such window."""
+    """For windows where the dense recall on thin pixels is SEEN_WELL or more: their number, the recalls, and the share of the loss
+    of `merged` that `refined` recovers (NaN if less than LEAST_LOST is lost). None if there is no such window."""
     dense, ours, better = (scores.values(name, "thin_recall") for name in (DENSE, merged, refined))
     there = np.isfinite(dense) & (dense >= SEEN_WELL)
     if not there.any():

@@ -40,16 +40,16 @@ POINTS_OF = {
     "abs_rel": "depth AbsRel", "edge_abs_rel": "AbsRel at depth edges", "rpe_rotation_deg": "rotation between images, deg",
     "step_error": "translation of a step", "chamfer": "points, Chamfer", "thin_f1": "F1 on thin structures",
 }  # fmt: skip
-"""what is asked of the frontier: who is best by it; and what its plot shows, but for edges"""
+"""metrics by which the frontier is ranked, and (except for edges) plotted"""
 MEASURES = {
-    "texture": "texture, grey levels from pixel to pixel", "depth_spread": "spread of log depth", "turn_deg": "rotation of the camera, deg",
-    "parallax": "way of the camera / median depth", "overlap": "share of the first image seen by the others",
+    "texture": "texture, grey levels per pixel", "depth_spread": "spread of log depth", "turn_deg": "rotation of the camera, deg",
+    "parallax": "distance moved by the camera / median depth", "overlap": "share of the first image seen by the others",
 }  # fmt: skip
 DRAWN = ("abs_rel", "rpe_rotation_deg", "chamfer", "thin_f1")
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """All tables, of the result as it goes into JSON: for each source what it comes to, then the tables, then the verdict."""
+    """All tables of the result (as written to JSON): for each source a summary, then the tables, then the verdict."""
     width, height = result["image"]
     model, cut = result["model"], result["cut"]
     windows = ", ".join(f"{n} of {name}" for name, n in result["windows"].items())
@@ -101,7 +101,7 @@ def markdown(result: dict[str, Any]) -> str:
     if over_all := compared_table(result.get("compared") or {}):
         lines += [
             "",
-            "## Whole recordings: what is lost against the dense model, without and with the bundle",
+            "## Whole recordings: loss against the dense model, without and with the bundle",
             "",
             *over_all,
         ]
@@ -112,21 +112,21 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def _evidence(result: dict[str, Any], source: str, about: dict[str, Any]) -> str:
-    """How much the windows of a source prove."""
+    """The amount of evidence in the windows of a source."""
     n, independent, block = result["windows"][source], about["independent"], about["block"]
     text = f"{n} windows"
     if result["truth"][source] == "recorded":
         text += (
-            f" of one recording: neighbours are alike, so that they are resampled in blocks of {block}, and count as {independent} "
-            "independent ones. What holds here says nothing of another place"
+            f" of one recording: neighbours are similar, so they are resampled in blocks of  {block}, and count as {independent} "
+            "independent ones. These results do not transfer to other places"
         )
     if independent < LEAST:
-        text += f". With fewer than {LEAST} independent windows nothing is bold and nobody wins: such an interval is far too narrow"
+        text += f". With fewer than {LEAST} independent windows nothing is bold and there is no winner: such an interval is far too narrow"
     return text + "."
 
 
 def _table(result: dict[str, Any], about: dict[str, Any]) -> list[str]:
-    """Of one source: metrics down, variants across; then what acceleration changes."""
+    """One source: metrics in rows, variants in columns; then the differences to the dense model."""
     summary = about["summary"]
     names = list(summary)
     metrics = [m for m in TITLES if any(m in summary[n] for n in names)]
@@ -146,13 +146,13 @@ def _table(result: dict[str, Any], about: dict[str, Any]) -> list[str]:
                 lines.append(f"| {TITLES[metric][0].removesuffix(' (median)')} | {' | '.join(cells)} |")
         lines += [
             "",
-            "Bold: the interval is on one side of zero, and there are windows enough. Differences are of means over windows.",
+            "Bold: the interval excludes zero, and there are enough windows. Differences are of means over windows.",
         ]
     return lines
 
 
 def _frontier_table(result: dict[str, Any], source: str) -> list[str]:
-    """Of one source: variants down."""
+    """One source: variants in rows."""
     about, timings = result["sources"][source], result["timings"]
     summary, times = about["summary"], timings.get("of", {})
     nulls = about["against_nulls"].get("abs_rel", {})
@@ -204,16 +204,16 @@ def _frontier_table(result: dict[str, Any], source: str) -> list[str]:
 
 
 def _winner_tables(result: dict[str, Any], source: str) -> list[str]:
-    """Who wins where: a table for equal time, one for equal tokens, and a sentence for each metric."""
+    """Winners: a table at equal time, one at equal tokens, and a sentence for each metric."""
     about, timings = result["sources"][source], result["timings"]
     if about["independent"] < LEAST:
-        return ["", f"Nobody is ranked: {about['independent']} independent windows are fewer than {LEAST}."]
+        return ["", f"There is no ranking:  {about['independent']} independent windows are fewer than {LEAST}."]
     lines = []
     for key, where in (("time", "trunk time"), ("tokens", "kept tokens")):
         lines += ["", f"### Who is best at equal {where}", ""]
         if key == "time" and source not in timings.get("winners", {}):
             why = timings.get("busy") or "nothing was timed"
-            lines += [f"Not ranked by time: {why}. Run it again on a machine that does nothing else."]
+            lines += [f"Not ranked by time: {why}. Run it again on an idle machine."]
             continue
         found: dict[str, list[dict[str, Any]]] = timings["winners"][source] if key == "time" else about["winners"]
         lines += [
@@ -236,10 +236,10 @@ def _winner_tables(result: dict[str, Any], source: str) -> list[str]:
         lines += ["", *(_sentence(metric, rows, where) for metric, rows in found.items() if rows)]
     lines += [
         "",
-        'Best: by the mean over windows. The winner was chosen on the same windows, so its figure flatters it; "best again in" is the '
-        "share of 2000 resamples in which it wins once more among so many. Level: like the best within noise. A share of time is the "
-        "upper end of its interval, so that nobody is within a limit by chance. Methods that only read fewer keys keep all tokens, and "
-        "stand under time alone.",
+        'Best: by the mean over windows. The winner was chosen on the same windows, so its figure is optimistic; "best again in" is the '
+        "share of 2000 resamples in which it wins again. Level: not distinguishable from the best. A share of time is the "
+        "upper end of its interval, so that no variant meets a limit by chance. Methods that only read fewer keys keep all tokens, and "
+        "are ranked by time only.",
     ]
     return lines
 
@@ -249,7 +249,7 @@ def _at_most(row: dict[str, Any]) -> str:
 
 
 def _sentence(metric: str, rows: list[dict[str, Any]], where: str) -> str:
-    """One line: where which method wins, in words."""
+    """One sentence: which method wins where."""
     said: dict[str, list[str]] = {}
     for row in rows:
         what = {
@@ -266,7 +266,7 @@ def _sentence(metric: str, rows: list[dict[str, Any]], where: str) -> str:
 
 
 def _difficulty_table(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Thirds of the windows down; each variant's delta, AbsRel and rotation across."""
+    """Thirds of the windows in rows; each variant's delta, AbsRel and rotation in columns."""
     variants = list(next(iter(parts.values()))[0]["errors"])
     lines = ["| windows sorted by | from | to | windows | " + " | ".join(variants) + " |"]
     lines.append("|---" * (len(variants) + 4) + "|")
@@ -280,7 +280,7 @@ def _difficulty_table(parts: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def _whole_table(whole: dict[str, Any]) -> list[str]:
-    """Of one source: variant -> errors."""
+    """One source: variant -> errors."""
     lines = ["| variant | AbsRel | delta < 1.25 | RMSE | log-RMSE |", "|---|---|---|---|---|"]
     for name, e in whole.items():
         cells = " | ".join(_number(e[k], d) for k, d in (("abs_rel", 4), ("delta", 4), ("rmse", 3), ("log_rmse", 4)))
@@ -289,7 +289,7 @@ def _whole_table(whole: dict[str, Any]) -> list[str]:
 
 
 def _path_table(variants: dict[str, Any]) -> list[str]:
-    """Of one source: variant -> its path, each figure with its trivial baselines."""
+    """One source: variant -> its path, each figure with its trivial baselines."""
     head = ["variant", "poses", "ATE, Sim(3) (straight line; random walk, best 5 % of them; not moving)",
             "ATE, SE(3) under the depth scale", "length / true", "RPE translation (constant velocity)",
             "RPE rotation, deg (constant; none)"]  # fmt: skip
@@ -336,7 +336,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def draw_plots(path: Path, result: dict[str, Any], scores: Scores, variants: Sequence[Variant]) -> None:
-    """The frontier of the first source, or sparsification and the errors of single windows. Raises OSError."""
+    """Plots the frontier of the first source, or sparsification and the errors of single windows. Raises OSError."""
     from ..report.figures import pyplot
 
     plt = pyplot()
@@ -356,7 +356,7 @@ def _frontier_plot(plt: Any, result: dict[str, Any], variants: Sequence[Variant]
     """Accuracy against kept tokens, and against time, a pair of columns for each source; faint bars: 95 % of the paired difference to
     dense.
 
-    A colour is an accelerator, a marker the group, an open marker the edge vote or another rule; trivial baselines are grey.
+    Colours are accelerators, markers groups, open markers the edge weight or another rule; trivial baselines are grey.
     """
     sources, times = result["sources"], result["timings"].get("of", {})
     kinds = [m for m in DRAWN if any(m in about["summary"][DENSE] for about in sources.values())]
@@ -421,7 +421,7 @@ def _frontier_plot(plt: Any, result: dict[str, Any], variants: Sequence[Variant]
 
 
 def _window_plots(plt: Any, scores: Scores, variants: Sequence[Variant]) -> Any:
-    """Sparsification of the first two variants; AbsRel window by window against the dense model and against constant depth."""
+    """Plots sparsification of the first two variants, and AbsRel of each window against the dense model and constant depth."""
     from ...evaluation.calibration import SHARES
 
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(16, 4.6), layout="constrained")
@@ -460,7 +460,7 @@ def _window_plots(plt: Any, scores: Scores, variants: Sequence[Variant]) -> Any:
 
 
 def draw_windows(path: Path, scores: Scores, variants: Sequence[Variant]) -> None:
-    """One image of some windows: input, truth, dense, accelerated, what that changed. Raises OSError."""
+    """Draws one image of some windows: input, truth, dense, accelerated, and their difference. Raises OSError."""
     from ..report.figures import pyplot
 
     plt = pyplot()

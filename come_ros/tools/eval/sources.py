@@ -1,4 +1,4 @@
-"""Windows with their truth, out of anything that can be scored: rendered rooms, rooms with thin structures, recordings."""
+"""Windows with ground truth, from everything that can be scored: rendered rooms, rooms with thin structures, recordings."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ROOMS, THIN = "rooms", "thin"
 RENDERED = (ROOMS, THIN)
 
 Plan = Callable[[int, int], CropResize]
-"""(width, height) of an image -> how the model's image lies in it"""
+"""(width, height) of an image -> crop of the model's image in it"""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How windows are cut out of a recording. size: images of a window. stride: images from one to the next in it. step: images from the
-    start of a window to that of the next one, 0 for windows that share none. most: windows of one source, evenly spread."""
+    """How windows are cut from a recording. size: images per window. stride: step between its images. step: step between the starts
+    of windows, 0 for windows without overlap. most: greatest number of windows per source, evenly spread."""
 
     size: int = 4
     stride: int = 1
@@ -55,13 +55,13 @@ class Cut:
         return [all_of_them[i] for i in np.linspace(0, len(all_of_them) - 1, self.most).round().astype(int)]
 
     def indices(self, start: int) -> range:
-        """Of the images of a window."""
+        """Indices of the images of a window."""
         return range(start, start + (self.size - 1) * self.stride + 1, self.stride)
 
 
 @dataclass(frozen=True)
 class Source:
-    """One thing to be scored: ROOMS, THIN, or the path of a recording, with its options. label: its name in tables."""
+    """One source: ROOMS, THIN, or the path of a recording, with its options. label: its name in tables."""
 
     name: str
     config: Config
@@ -87,15 +87,15 @@ class Source:
         return read_trajectory(Path(self.gt)) if self.gt and Path(self.gt).is_file() else sequence.truth()
 
     def count(self, cut: Cut) -> int:
-        """Windows there will be, at most."""
+        """Greatest number of windows."""
         if self.rendered:
             return cut.most
         with self.open() as sequence:
             return cut.most if sequence.count is None else len(cut.starts(sequence.count))
 
     def windows(self, cut: Cut, backbone: Any) -> Iterator[WindowTruth]:
-        """In order, at the size that the pipeline would give them, see preprocess.image_plan. Raises DatasetError if there is nothing to
-        compare with."""
+        """The windows in order, at the pipeline's image size, see preprocess.image_plan. Raises DatasetError if there is no ground
+        truth."""
         side = self.config.input.max_side or backbone.native_side
 
         def plan(width: int, height: int) -> CropResize:
@@ -105,7 +105,7 @@ class Source:
 
 
 def sources_of(names: Iterable[str], config: Config, topic: str | None, gt: str | None) -> list[Source]:
-    """Each once; those whose paths end alike are named by the whole path."""
+    """Each source once; sources with the same file name are labelled by the whole path."""
     sources = [Source(name, config, topic, gt) for name in dict.fromkeys(names)]
     labels = [source.label for source in sources]
     return [s if labels.count(s.label) == 1 else replace(s, label=s.name) for s in sources]
@@ -113,7 +113,7 @@ def sources_of(names: Iterable[str], config: Config, topic: str | None, gt: str 
 
 def _rendered(name: str, cut: Cut, plan_of: Plan) -> Iterator[WindowTruth]:
     if cut.stride != 1 or cut.step:
-        raise ConfigError(f"--stride and --step have no meaning for {name}, whose windows are rendered: leave them out")
+        raise ConfigError(f"--stride and --step do not apply to {name}, whose windows are rendered: leave them out")
     plan = plan_of(640, 480)
     size = {"frames": cut.size, "width": plan.width, "height": plan.height}
     if name == ROOMS:
@@ -162,7 +162,7 @@ def _recorded(source: Source, cut: Cut, plan_of: Plan) -> Iterator[WindowTruth]:
     truth = matched(stamps, poses)
     if not depth and not truth:
         raise DatasetError(
-            f"{source.name} has neither depth nor poses of the camera near its images: there is nothing to compare with"
+            f"{source.name} has neither depth nor camera poses near its images: there is no ground truth to compare with"
         )
     for number, start in enumerate(starts):
         members = [seen.get(i) for i in cut.indices(start)]
@@ -201,7 +201,7 @@ def _depth(sequence: Recording, seen: dict[int, _Seen]) -> dict[int, F32]:
 def _window(
     label: str, number: int, members: list[_Seen | None], depth: dict[int, F32], poses: dict[int, F64]
 ) -> WindowTruth | None:
-    """None if an image is missing, sizes differ, or nothing is known of it."""
+    """None if an image is missing, sizes differ, or there is no ground truth for it."""
     frames = [m.frame for m in members if m is not None]
     if len(frames) < len(members) or len({f.image.shape for f in frames}) > 1:
         return None

@@ -1,4 +1,4 @@
-"""The path of a whole recording, as the pipeline lays its windows one onto the other, against the truth."""
+"""Scores the path of a whole recording from the pipeline, with its windows aligned, against the truth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ...types import F32, F64, Frame
 from .sources import Source
 from .variants import Variant
 
-EVERY = 4  # rows and columns of depth that tell its scale
+EVERY = 4  # stride of the pixels from which the scale of depth is computed
 
 
 def trajectories(source: Source, variants: Sequence[Variant], stopped: Any) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _watched(frames: Iterator[Frame], bar: Any, stopped: Any) -> Iterator[Frame]
 
 
 def _fill(path: dict[str, Any], poses: dict[int, F64], real: dict[int, F64]) -> None:
-    """Our own figures where evo gave none."""
+    """Fills in our own figures where evo has none."""
     stamps = sorted(real)
     ours, truth = (np.stack([p[t] for t in stamps]) for p in (poses, real))
     path["problem"] += "; these figures are come_ros' own"

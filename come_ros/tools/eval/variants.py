@@ -1,4 +1,4 @@
-"""What is scored side by side: the dense model, accelerated ones, and what they must beat that needs no accelerator."""
+"""The variants that are scored: the dense model, accelerated ones, and trivial baselines without an accelerator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DENSE = "dense"
 RESOLUTION = "resolution"
 SINGLE, REPEATED, ALONE = "single images", "the same image n times", "no cross-frame attention"
 WITHOUT_WINDOW = (SINGLE, REPEATED, ALONE)
-"""the model without what a window adds: each frame by itself; copies of it; all frames, none of which sees another"""
+"""the model without the benefit of a window: each frame separately; copies of it; all frames without attention between them"""
 MOST_SQUASH = 0.12  # of the aspect ratio, by going to whole patches
 NOT_IN_NAMES = (
     "name",
@@ -26,13 +26,13 @@ NOT_IN_NAMES = (
     "predictor",
     "pace",
     "layer_plan",
-)  # of the group accelerator: files, and what stands there anyhow
+)  # parameters of the group accelerator that are not shown: files, and the name
 
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """name: as in tables, unique. family: what varies along a line of the plot, without its ratio. backbone: with `predict`. config: what
-    it was made from. trivial: whether it is a baseline, not a rival."""
+    """name: unique, used in tables. family: the name without the ratio, which varies along a line of the plot. backbone: with
+    `predict`. config: its configuration. trivial: whether it is a baseline."""
 
     name: str
     family: str
@@ -41,21 +41,21 @@ class Variant:
     trivial: bool = False
 
     def predict(self, window: WindowTruth, stop: Callable[[], bool] | None = None) -> Prediction:
-        """Of its images, and of what the node would know of them, see known_of."""
+        """Predicts from the images and what the node would know, see known_of."""
         known = known_of(self.backbone, self.config, window)
         more: dict[str, Any] = {} if known is None else {"known": known}
         return self.backbone.predict(window.images, stop, **more)
 
     @property
     def about(self) -> str:
-        """What the accelerator says of itself, "" if there is none."""
+        """The accelerator's description of itself, "" if there is none."""
         found = getattr(getattr(self.backbone, "accelerator", None), "about", None)
         return "" if found is None else found()
 
 
 def known_of(backbone: Any, config: Config, window: WindowTruth) -> Known | None:
-    """What the node gives a model that takes it: the intrinsics, which come with every camera_info. Depth and odometry it would know only
-    from other sensors."""
+    """The known inputs that the node would pass to a model that accepts them: intrinsics, from camera_info. Depth and odometry
+    would require other sensors."""
     takes = "intrinsics" in getattr(backbone, "inputs", ())
     if not (takes and config.known.intrinsics) or window.intrinsics is None:
         return None
@@ -81,15 +81,15 @@ def accelerated(backbone: Any, config: Config, text: str) -> Variant:
 
 
 def _words(config: Config, given: list[str]) -> list[str]:
-    """The parameters that name a variant: those given, and whatever else of the accelerator is not as it comes, wherever that was said;
-    so that two that differ never share a name."""
+    """The parameters in a variant's name: those given, and all others of the accelerator that differ from their default, so that
+    different variants never share a name."""
     usual, words = AcceleratorParameters(), dict(word.split("=", 1) for word in given)
     for field in dataclasses.fields(usual):
         value = getattr(config.accelerator, field.name)
         if field.name not in NOT_IN_NAMES and value != getattr(usual, field.name):
             words.setdefault(field.name, f"{value:g}" if isinstance(value, float) else str(value))
     if config.accelerator.edge_weight == 0:
-        words.pop("edge_weight", None)  # of Co-Me, there is none
+        words.pop("edge_weight", None)  # for Co-Me, there is none
     return [f"{name}={value}" for name, value in words.items()]
 
 
@@ -99,7 +99,7 @@ def dense(backbone: Any, config: Config) -> Variant:
 
 
 def without_window(backbone: Any, config: Config) -> Iterator[Variant]:
-    """The trivial baselines of WITHOUT_WINDOW, of the dense model. Of a stand-in without layers, not the last of them."""
+    """The trivial baselines of WITHOUT_WINDOW for the dense model; without the last of them for a stand-in without layers."""
     config = config.replace(**{"accelerator.name": "none"})
     yield Variant(SINGLE, SINGLE, OneByOne(backbone.dense(), 1), config, True)
     yield Variant(REPEATED, REPEATED, OneByOne(backbone.dense(), None), config, True)
@@ -125,8 +125,8 @@ def smaller(backbone: Any, config: Config, height: int, width: int) -> Iterator[
 
 
 class OneByOne:
-    """The dense model on each image by itself, or on `copies` of it (None: as many as the window has). All cameras stand where the first
-    one does: one image knows no motion."""
+    """The dense model on each image separately, or on `copies` of it (None: as many as the window has). All cameras are at the pose
+    of the first one, since a single image contains no motion."""
 
     def __init__(self, dense: Any, copies: int | None) -> None:
         self.dense, self.copies = dense, copies
@@ -146,7 +146,7 @@ class OneByOne:
 
 
 def _copies(known: Known, frame: int, n: int) -> Known:
-    """What is known of one frame, n times over."""
+    """The known inputs of one frame, repeated n times."""
     arrays = {
         f.name: np.repeat(value[frame : frame + 1], n, axis=0)
         for f in dataclasses.fields(known)
@@ -156,8 +156,8 @@ def _copies(known: Known, frame: int, n: int) -> Known:
 
 
 class SmallerImages:
-    """The dense model on (h, w) patches: images shrunk before, its maps enlarged after. The trivial baseline that reduces tokens by
-    looking less closely."""
+    """The dense model on (h, w) patches: images are shrunk before, its maps enlarged after. The trivial baseline that reduces
+    tokens by resolution."""
 
     def __init__(self, backbone: Any, h: int, w: int) -> None:
         self.dense, self.size = backbone.dense(), (h * backbone.patch_size, w * backbone.patch_size)

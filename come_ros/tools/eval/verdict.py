@@ -1,4 +1,5 @@
-"""What an evaluation comes to, in words: one sentence for each accelerator, and what the model is worth next to trivial baselines."""
+"""The conclusions of an evaluation in words: one sentence for each accelerator, and a comparison of the model with trivial
+baselines."""
 
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ QUESTIONS = (
     ("direction_deg", "direction of translation (deg)", ("straight line", "constant motion")),
     ("ate", "shape of the path (ATE, Sim(3))", ("straight line", MOTIONS[-1])),
 )  # fmt: skip
-"""metric, what is asked, and the trivial baselines that it is asked against: the best of them counts"""
+"""metric, description, and the trivial baselines that it is compared with: the best of them counts"""
 TOO_SHORT = 2.0  # a path that is off by this factor is reported
 
 
 def sentences(about: dict[str, Any], variants: Sequence[Variant], timings: dict[str, Any]) -> list[str]:
-    """One for each accelerator: its time and its error, against the dense model. about: of one source, with its summary."""
+    """One sentence for each accelerator: its time and error relative to the dense model. about: of one source, with its summary."""
     out = []
     for v in variants:
         found = about["summary"].get(v.name, {})
@@ -58,11 +59,12 @@ def _kept(found: dict[str, Any]) -> str:
 
 
 def verdict(scores: Scores, paths: dict[str, Any] | None = None) -> list[str]:
-    """Of the dense model on one source: what beats the trivial baselines and what does not. paths: of the whole recording, by variant."""
+    """For the dense model on one source: which metrics beat the trivial baselines and which do not. paths: of the whole recording,
+    by variant."""
     if scores.independent < LEAST:
         return [
             f"no verdict: {len(scores.windows)} windows are worth {scores.independent} independent ones here, and with fewer than {LEAST} "
-            f"an interval says nothing; give more windows"
+            f"an interval is meaningless; use more windows"
         ]
     out = []
     for metric, title, baselines in QUESTIONS:

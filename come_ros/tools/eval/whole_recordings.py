@@ -1,4 +1,4 @@
-"""Whole recordings through the whole pipeline, without and with the bundle: what does token reduction cost once tracks have had a say?"""
+"""Runs whole recordings through the whole pipeline, without and with the bundle: the cost of token reduction after refinement."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ METRICS = {
     "ate": ("ATE, Sim(3)", 3), "rotation_deg": ("rotation of a step, deg (median)", 2), "step": ("translation of a step (RMS)", 4),
     "abs_rel_once": ("AbsRel, scaled once", 3),
 }  # fmt: skip
-"""what is compared -> (title, digits); lower is better"""
-LEVEL = 0.05  # within this share of the dense model's error a variant is as good
+"""metric -> (title, digits); lower is better"""
+LEVEL = 0.05  # within this share of the dense model's error a variant counts as equally good
 
 
 def runnable(variants: Sequence[Variant]) -> list[Variant]:
-    """Those that the pipeline can run by themselves: all but the baselines without a window, and images that it takes to be too small."""
+    """The variants that the pipeline can run: all except the baselines without a window, and images below its least size."""
     return [
         v
         for v in variants
@@ -40,8 +40,8 @@ def runnable(variants: Sequence[Variant]) -> list[Variant]:
 
 
 def whole(source: Source, variants: Sequence[Variant], stopped: Any) -> dict[str, Any] | None:
-    """ "variants": variant -> mode -> see `scored`; "baselines": what needs no model, see `baselines`. None if no true path is known.
-    Raises Cancelled, DatasetError."""
+    """ "variants": variant -> mode -> see `scored`; "baselines": baselines without a model, see `baselines`. None if no true path
+    is known. Raises Cancelled, DatasetError."""
     with source.open() as sequence:
         truth = source.truth(sequence)
     if len(truth) < 3:

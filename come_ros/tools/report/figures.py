@@ -1,4 +1,4 @@
-"""Pictures of matplotlib: one way to reach it, and a picture that cannot be drawn costs nothing but itself."""
+"""Access to matplotlib. A picture that cannot be drawn does not affect other results."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ log = logging.getLogger("come_ros")
 
 
 def pyplot() -> Any:
-    """matplotlib.pyplot, drawing into files. What the environment says of a backend is for the terminal or notebook that it comes from."""
-    backend = os.environ.pop(
-        "MPLBACKEND", None
-    )  # matplotlib reads it at import, and refuses names that it does not know
+    """matplotlib.pyplot, drawing to files. The backend set in the environment is ignored, since it is meant for a terminal or
+    notebook."""
+    backend = os.environ.pop("MPLBACKEND", None)  # matplotlib reads it at import, and refuses unknown names
     try:
         import matplotlib
 
@@ -28,11 +27,11 @@ def pyplot() -> Any:
 
 
 def not_drawn(path: str | Path, draw: Callable[[], Any]) -> str:
-    """Draws the picture `path`; why that failed, in one line, "" if it did not. The rest of the results does not depend on it."""
+    """Draws the picture `path`. Returns a one-line reason if that failed, else "". Other results do not depend on it."""
     try:
         draw()
     except Exception as error:
-        Path(path).unlink(missing_ok=True)  # half a picture is none
+        Path(path).unlink(missing_ok=True)  # half a picture is useless
         reason = " ".join(str(error).split()) or "no reason given"
         return f"{Path(path).name} could not be drawn: {type(error).__name__}: {reason}"
     return ""
@@ -41,4 +40,4 @@ def not_drawn(path: str | Path, draw: Callable[[], Any]) -> str:
 def draw_or_warn(path: str | Path, draw: Callable[[], Any]) -> None:
     """As `not_drawn`, with the failure as a warning in the log."""
     if failure := not_drawn(path, draw):
-        log.warning("%s; everything else is there", failure)
+        log.warning("%s; all other results are complete", failure)

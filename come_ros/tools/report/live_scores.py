@@ -1,4 +1,4 @@
-"""What a live run is worth: counts, latencies, and errors against the truth next to trivial baselines, which see nothing."""
+"""Scores of a live run: counts, latencies, and errors against the truth, compared with trivial baselines."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .tables import MODEL_KEYS, for_json
 
 
 class ScoreError(ComeRosError):
-    """A recording does not hold what it must."""
+    """A recording lacks required topics."""
 
 
 @dataclass(eq=False)
 class Published:
-    """What the node published, by stamp of the image. counts: messages by topic. arrivals: topic -> {stamp: when, ns}.
+    """The node's output, by stamp of the image. counts: messages by topic. arrivals: topic -> {stamp: when, ns}.
 
     odom_from_camera: (4, 4). depth: (h, w), NaN where none. intrinsics: (3, 3). points: structured, as published, in
     `points_frame`, which is `camera` or the odometry's. overlay: (h, w, 3) uint8, the image dark where tokens were merged. input,
@@ -105,7 +105,7 @@ def _take(out: Published, name: str, stamp: int, message: Any) -> None:
 
 @dataclass(eq=False)
 class Truth:
-    """What the bag knows of the frames that were used. images: how many the bag has. world_from_camera: stamp ->
+    """Ground truth in the bag for the used frames. images: number of images in the bag. world_from_camera: stamp ->
     (4, 4). depth: stamp -> metres at the pixels of the node's depth image."""
 
     images: int
@@ -128,7 +128,7 @@ def read_truth(path: str | Path, recording: Published, topic: str | None = None)
 
 
 def score(run: LiveRun, recording: Published, truth: Truth, image_topic: str, node: str = "/come") -> dict[str, Any]:
-    """Everything that is measured, ready for JSON; NaN never occurs, None stands for what is not known."""
+    """All measurements, ready for JSON, with None for unknown values (never NaN)."""
     dropped = {k[len("dropped_") :]: int(v) for k, v in recording.input.items() if k.startswith("dropped_")}
     counts = {k: int(recording.input.get(k, -1)) for k in ("received", "used", "pending")}
     played_s = (run.sent[-1][1] - run.sent[0][1]) * 1e-9 if len(run.sent) > 1 else float("nan")
@@ -165,6 +165,6 @@ def score(run: LiveRun, recording: Published, truth: Truth, image_topic: str, no
 
 
 def _latency(published: Mapping[int, int], arrived: Mapping[int, int]) -> dict[str, float] | None:
-    """From the camera's publication of an image to the arrival of what was made of it."""
+    """Latency from the publication of an image to the arrival of its result."""
     ms = [1e-6 * (arrived[stamp] - published[stamp]) for stamp in arrived if stamp in published]
     return {"p50": float(np.percentile(ms, 50)), "p95": float(np.percentile(ms, 95))} if ms else None

@@ -17,16 +17,16 @@ from .live_scores import Published, Truth
 
 ROWS = 3
 POINTS_OF_A_FRAME = 6000
-POINTS = 400_000  # of a whole cloud: beyond, a picture of this size shows no more
-COVERED = 80_000  # square points of ink on the map: a thin cloud is drawn with larger dots
-ABOVE_CAMERA = 0.25  # the cloud is cut at this height over the camera, so that no ceiling hides the room
+POINTS = 400_000  # limit of points drawn: a picture of this size shows no more
+COVERED = 80_000  # area of all dots on the map, in square points: a sparse cloud is drawn with larger dots
+ABOVE_CAMERA = 0.25  # the cloud is cut at this height above the camera, so that no ceiling hides the room
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
     """A frame in the picture. image: the input (H, W, 3), or None. depth: (h, w) as published, confidence: (h, w), both NaN where
     nothing was published. real: (h, w) true depth in metres, or None. overlay: (h, w, 3) the image as the model saw it, dark where its
-    tokens were merged, or None if none were. tracks: (n, 2) pixels of the input where points are followed, known: (n,) bool, which of
+    tokens were merged, or None if none were. tracks: (n, 2) pixels of the input where points are tracked, known: (n,) bool, which of
     them are landmarks, landmarks: (m, 3) places of those in the odometry frame; None if there are none."""
 
     stamp_ns: int
@@ -42,9 +42,9 @@ class Shown:
 
 @dataclass(eq=False)
 class Overview:
-    """What is drawn. frames: a few, evenly over the run. start_ns: what their times are relative to. points: (N, 3) in the
-    odometry frame, colours: (N, 3) in 0..1. odom_from_camera, world_from_camera: stamp -> (4, 4) as published and as it was, where
-    known. scale: metres per unit of the published depth, None if unknown. cloud: what the cloud is, for its title."""
+    """Data of the picture. frames: a few, evenly spread over the run. start_ns: what their times are relative to. points: (N, 3) in
+    the odometry frame, colours: (N, 3) in 0..1. odom_from_camera, world_from_camera: stamp -> (4, 4) as published and true, where
+    known. scale: metres per unit of the published depth, None if unknown. cloud: description of the cloud, for its title."""
 
     frames: list[Shown]
     start_ns: int
@@ -57,7 +57,7 @@ class Overview:
 
 
 def overview_of(bag: str | Path, recording: Published, truth: Truth, topic: str | None = None) -> Overview:
-    """Of what a live run recorded. Needs at least one frame with depth."""
+    """The overview of a live run's recording. Needs at least one frame with depth."""
     known = sorted(truth.depth) or sorted(recording.depth)
     stamps = [known[i] for i in evenly(len(known))]
     with Bag(bag, topic) as source:
@@ -76,7 +76,7 @@ def overview_of(bag: str | Path, recording: Published, truth: Truth, topic: str 
 
 
 class Evenly:
-    """Some of many things, evenly spread, however many come."""
+    """Keeps some of a stream of items, evenly spread."""
 
     def __init__(self, least: int = 6) -> None:
         self.kept: list[Any] = []
@@ -152,7 +152,7 @@ def _draw_frame(figure: Any, row: Any, frame: Shown, start_ns: int) -> None:
         row[4].imshow(frame.overlay, interpolation="nearest")
     for axis in row:
         axis.set(xticks=[], yticks=[])
-        axis.set_facecolor("0.85")  # what is left out
+        axis.set_facecolor("0.85")  # pixels that are left out
 
 
 def _scale(depth: F32, real: F32 | None) -> float:
@@ -161,7 +161,7 @@ def _scale(depth: F32, real: F32 | None) -> float:
 
 
 def _confidence(recording: Published, stamp: int) -> F32:
-    """(h, w) out of the published points, put back to their pixels; NaN where there is no point."""
+    """(h, w) confidence of the published points at their pixels; NaN where there is no point."""
     out = np.full(recording.depth[stamp].shape, np.nan, np.float32)
     points = recording.points.get(stamp)
     if points is None or recording.points_frame != recording.camera or not len(points):
@@ -205,7 +205,7 @@ def _draw_map(axis: Any, overview: Overview) -> None:
             s, r, t = geometry.umeyama(ours, real)
             paths.append((s * ours @ r.T + t, "#ffb000", "--", "estimated, Sim(3)-aligned as scored"))
     for line, colour, style, label in paths:
-        wide = 6.0 if label == "true path" else 2.2  # so that it shows below ours where they agree
+        wide = 6.0 if label == "true path" else 2.2  # so that it is visible under ours where they agree
         axis.plot(*line[:, :2].T, "-", color="black", lw=wide + 1.5, alpha=0.8)
         axis.plot(*line[:, :2].T, style, color=colour, lw=wide, label=label)
         axis.plot(*line[0, :2], "o", color=colour, mec="black", ms=8)
@@ -220,12 +220,12 @@ def _draw_map(axis: Any, overview: Overview) -> None:
     unit = "m" if known else "model units"
     axis.set(xlabel=f"x, {unit}", ylabel=f"y, {unit}", facecolor="0.25")
     axis.set_title(f"{overview.cloud} from above, cut above the camera", fontsize=11)
-    # below: inside it would hide a path
+    # below: inside, it would hide a path
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=3, facecolor="0.6", fontsize=9)
 
 
 def _world_from_odom(overview: Overview) -> tuple[float, F64, F64]:
-    """Scale, rotation and shift that lay all odometry onto the truth: scale of the depths, mean rotation and position.
+    """Scale, rotation and shift that align all odometry with the truth: scale of the depths, mean rotation and position.
 
     Not the Sim(3) of the paths alone: where those disagree it shrinks everything to a dot.
     """

@@ -1,4 +1,4 @@
-"""The output folder of a run: filled out of sight, then moved into place whole; and room that is kept back on the disk for that."""
+"""The output folder of a run: filled in a hidden folder, then moved into place; and disk space reserved for that."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PART = ".part-"
 
 
 class ResultFolder:
-    """`path` is a hidden folder inside `out`, to be filled; `publish` moves what is in it into `out`. A context manager that leaves no
-    hidden folder behind, and clears those of runs that were killed.
+    """`path` is a hidden folder inside `out`, to be filled; `publish` moves its contents to `out`. A context manager that leaves no
+    hidden folder behind, and removes those of killed runs.
 
-    reserve: room on the disk to finish with when it is full.
+    reserve: disk space with which to finish when the disk is full.
     """
 
     def __init__(self, out: Path, names: Sequence[str], overwrite: bool) -> None:
@@ -45,7 +45,7 @@ class ResultFolder:
             raise cannot_write(out, error) from error
 
     def publish(self) -> None:
-        """Results of a run before are replaced by those of this one; other files in `out` stay. Raises OutputError."""
+        """Replaces the results of an earlier run; other files in `out` are kept. Raises OutputError."""
         try:
             for name in self._names:
                 place = self.out / name
@@ -69,20 +69,20 @@ class ResultFolder:
 
 
 class Reserve:
-    """Room on the disk, given back at the first write that finds no other: so that a run can end in order.
+    """Disk space that is released at the first write that fails, so that a run can end properly.
 
-    full: why it was given back, "" until then.
+    full: why it was released, "" until then.
     """
 
     def __init__(self, folder: Path, size: int = RESERVE_BYTES) -> None:
-        """Raises OSError if there is not that much room."""
+        """Raises OSError if there is not enough space."""
         self.full = ""
         self._path = folder / ".reserve"
         with open(self._path, "wb") as stream:
             os.posix_fallocate(stream.fileno(), 0, size)
 
     def give_back(self, error: OSError) -> bool:
-        """Whether writing may be tried again."""
+        """Releases the space. Returns whether writing may be tried again."""
         if self.full or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return False
         self.full = error.strerror or str(error)
@@ -90,16 +90,16 @@ class Reserve:
         return True
 
     def release(self) -> None:
-        """From now on writing may use it."""
+        """Releases the space."""
         self._path.unlink(missing_ok=True)
 
     def guard(self, stream: io.BufferedWriter) -> GuardedStream:
-        """`stream`, with this reserve behind it. It must be written to through the result only."""
+        """Wraps `stream` with this reserve. Write only through the result."""
         return GuardedStream(stream.detach(), self)
 
 
 class GuardedStream:
-    """A binary stream whose writes are whole, if need be out of the reserve."""
+    """A binary stream whose writes are complete, using the reserve if necessary."""
 
     def __init__(self, raw: io.RawIOBase, reserve: Reserve) -> None:
         self._raw, self._reserve = raw, reserve
@@ -124,10 +124,12 @@ class GuardedStream:
 
 
 def cannot_write(path: Path, error: OSError) -> OutputError:
-    """The same in our words."""
+    """The error in our own words."""
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return OutputError(f"cannot write to {path}: it, or a part of it, is a file: name a folder")
-    return OutputError(f"cannot write to {path}: {error.strerror or error}: choose a folder with room and permission")
+    return OutputError(
+        f"cannot write to {path}: {error.strerror or error}: choose a folder with enough space and write permission"
+    )
 
 
 def _alive(pid: str) -> bool:

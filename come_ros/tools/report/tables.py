@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-TOO_SHORT = 1.5  # two scales that differ by more than this are not the same
+TOO_SHORT = 1.5  # two scales that differ by more than this are different
 MODEL_KEYS = ("backbone", "weights", "device", "precision", "resolution")
 
 
@@ -38,7 +38,7 @@ def table(metrics: Mapping[str, Any]) -> str:
 def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
     """Depth, trajectory and rotation errors next to their trivial baselines, as aligned plain text."""
     depth, path, turn = metrics["depth"], metrics["trajectory"], metrics["rotation"]
-    header = ("error against the truth", "come_ros", "trivial baselines, which see nothing")
+    header = ("error against the truth", "come_ros", "trivial baselines (without the images)")
     rows: list[tuple[str, str, str]] = []
     for key, label in (("per_frame", "scaled per frame"), ("per_sequence", "scaled once")):
         for name, title in (("abs_rel", f"depth AbsRel, {label}"), ("delta", f"depth delta < 1.25, {label}")):
@@ -48,7 +48,7 @@ def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
             rows.append((f"{title}, {label}, m", *_pair(path and path[f"{key}{suffix}_rmse_m"], 3)))
     rows.append(("rotation, median per step, deg", *_pair(turn and turn["median_deg"], 2)))
     rows.append(("rotation, RMSE per step (RPE), deg", *_pair(turn and turn["rmse_deg"], 2)))
-    rows = [row for row in rows if row[1:] != ("n/a", "n/a")]  # of what there is no truth
+    rows = [row for row in rows if row[1:] != ("n/a", "n/a")]  # without ground truth
     widths = [max(len(row[i]) for row in [header, *rows]) + 2 for i in range(2)]
     lines = [f"{a:{widths[0]}}{b:{widths[1]}}{c}" for a, b, c in (header, *rows)]
     if depth:
@@ -57,21 +57,21 @@ def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(f"(depth: {share}, and only those count, for the baselines too; mean depth map of {source})")
     if path:
         remark = (
-            "ATE, Sim(3): rotation and scale are fitted, so that 'not moving' is the worst there can be, and a straight line or a random "
-            "walk may win; each has the scale that suits it best"
+            "ATE, Sim(3): rotation and scale are fitted, so 'not moving' is the worst possible path, and a straight line or a random "
+            "walk may win; each has its best scale"
         )
         lines.append(f"(path of {path['length_m']:.2f} m; {remark})")
         if path.get("short") is not None:
             lines.append(f"({path_text(path)})")
         lines += [f"({path['problem']})"] if "problem" in path else []
     if not (depth or path):
-        lines.append("(the bag holds no truth: no depth, no path)")
+        lines.append("(the bag holds no ground truth: neither depth nor path)")
     return lines
 
 
 def path_text(path: Mapping[str, Any]) -> str:
-    """Both scales, and what follows from them, of trajectory_scores with a depth_scale."""
-    short, said = path["short"], "as long as the depth says"
+    """Both scales of trajectory_scores with a depth_scale, and their ratio, in words."""
+    short, said = path["short"], "consistent with the depth"
     if short > TOO_SHORT or short < 1 / TOO_SHORT:
         said = (
             f"{short:.3g} times too short for the depth"
@@ -85,7 +85,7 @@ def path_text(path: Mapping[str, Any]) -> str:
 
 
 def _pair(values: Mapping[str, float] | None, digits: int) -> tuple[str, str]:
-    """Our value, and those of the trivial baselines."""
+    """Our value and those of the trivial baselines."""
     if not values:
         return "n/a", "n/a"
     others = ", ".join(f"{name} {_text(v, digits)}" for name, v in values.items() if name != "come_ros")
@@ -97,7 +97,7 @@ def _text(value: float | None, digits: int) -> str:
 
 
 def for_json(value: Any) -> Any:
-    """The same for JSON: five digits, None for what is not finite."""
+    """The same for JSON: five digits, None for non-finite values."""
     if isinstance(value, dict):
         return {k: for_json(v) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
