@@ -178,6 +178,22 @@ class StreamParameters:
         high=1024,
         dynamic=True,
     )
+    reduce: str = _param(
+        "none",
+        "causal backbones: how older keyframes of the local window give up keys; groups: neighbours are merged, those most alike first; "
+        "repeats: patches join the newer ones that they resemble; evict: the least attended are dropped; random: any groups are merged",
+        choices=("none", "groups", "repeats", "evict", "random"),
+        dynamic=True,
+    )
+    reduce_ratio: float = _param(
+        0.5, "causal backbones: share of its patches that a keyframe gives up", low=0.0, high=1.0, dynamic=True
+    )
+    whole: int = _param(
+        8, "causal backbones: number of newest keyframes that keep all their keys", low=1, high=512, dynamic=True
+    )
+    group: str = _param(
+        "2x2", "causal backbones: patches (rows x columns) that become one key", choices=("2x2", "3x3"), dynamic=True
+    )
     memory: int = _param(
         0,
         "causal backbones: most memory for kept keys and values, MiB; the local window gets shorter to fit; 0 = as the others allow",

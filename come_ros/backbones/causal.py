@@ -8,10 +8,10 @@ rotation. A `StreamState` is a value: a pass reads one and gives the next, so a 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,63 +21,14 @@ from torch import Tensor
 from ..config import StreamParameters
 from ..errors import OutOfMemory
 from ..kernels import KeyWeights
+from .aging import Kept, Turn, aged, measures_attention
 from .stream import FrameName, StreamUsage
 
+MEASURED = 8  # every so many patches' attention is looked at where keys are evicted by it
 MOST_SEEN = 256  # frames whose poses are remembered; no window is longer than 64
 
 CameraKeys = dict[tuple[int, int], tuple[Tensor, Tensor]]
 """(iteration, block) of the camera head -> keys and values (1, heads, frames, d)"""
-
-
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """Keys and values of N tokens in each global block, each (1, heads, N, d), the `special` ones first.
-
-    frames: the temporal indices they are of. weight: (N,) fp32, what each counts for; None if each counts once. positions: (N, 2), see
-    Tokens.
-    """
-
-    frames: tuple[int, ...]
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    special: int
-    weight: Tensor | None
-    positions: Tensor
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    @property
-    def bytes(self) -> int:
-        """What it takes on the device."""
-        held = [*self.keys, *self.values, self.positions, *([] if self.weight is None else [self.weight])]
-        return sum(t.numel() * t.element_size() for t in held)
-
-    def weights(self) -> Tensor:
-        """(N,) fp32."""
-        return self.positions.new_ones(len(self), dtype=torch.float32) if self.weight is None else self.weight
-
-    def specials(self) -> Kept:
-        """Its special tokens only, sharing no memory with the rest."""
-        n = self.special
-        return dataclasses.replace(
-            self,
-            keys=tuple(k[:, :, :n].clone() for k in self.keys),
-            values=tuple(v[:, :, :n].clone() for v in self.values),
-            weight=None,
-            positions=self.positions[:n].clone(),
-        )
-
-    def joined(self, other: Kept) -> Kept:
-        """Special tokens of frames, and those of one more frame."""
-        return Kept(
-            self.frames + other.frames,
-            tuple(torch.cat(pair, dim=2) for pair in zip(self.keys, other.keys, strict=True)),
-            tuple(torch.cat(pair, dim=2) for pair in zip(self.values, other.values, strict=True)),
-            self.special + other.special,
-            None,
-            torch.cat((self.positions, other.positions)),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +97,11 @@ class CausalPass:
         self._past_weight: Tensor | None = None
         self._positions: Tensor | None = None
         self._special = 0
+        self._turn: Turn | None = None
+        self._mass: Tensor | None = None
 
-    def placed(self, positions: Tensor, special: int, turn: Callable[[Tensor, int, int], Any]) -> None:
-        self._positions, self._special = positions, special
+    def placed(self, positions: Tensor, special: int, turn: Turn) -> None:
+        self._positions, self._special, self._turn = positions, special, turn
 
     def recall(
         self, block: int, q: Tensor, k: Tensor, v: Tensor, weights: KeyWeights | None
@@ -158,6 +111,15 @@ class CausalPass:
             self._weight = None if weights is None else weights.weight.flatten()
         if not self.past:
             return k, v, weights
+        k, v, weights = self._behind(block, k, v, weights)
+        if measures_attention(self._parameters):
+            self._measure(q, k, weights)
+        return k, v, weights
+
+    def _behind(
+        self, block: int, k: Tensor, v: Tensor, weights: KeyWeights | None
+    ) -> tuple[Tensor, Tensor, KeyWeights | None]:
+        """Keys, values and weights of these frames, behind those that were kept."""
         k = torch.cat([*(p.keys[block] for p in self.past), k], dim=2)
         v = torch.cat([*(p.values[block] for p in self.past), v], dim=2)
         if weights is None and all(p.weight is None for p in self.past):
@@ -171,6 +133,25 @@ class CausalPass:
         )
         return k, v, KeyWeights(torch.cat((self._past_weight, own))[None], varies=True)
 
+    def _measure(self, q: Tensor, k: Tensor, weights: KeyWeights | None) -> None:
+        """Adds up the attention that each key receives, from the special tokens and some of the patches."""
+        some = torch.cat((q[:, :, : self._special], q[:, :, self._special :: MEASURED]), dim=2)
+        logits = (some @ k.transpose(-1, -2)).float() * k.shape[3] ** -0.5
+        if weights is not None:
+            logits = logits + weights.log(torch.float32)
+        mass = logits.softmax(dim=-1).sum((0, 1, 2))
+        self._mass = mass if self._mass is None else self._mass + mass
+
+    def _measured(self) -> tuple[tuple[Kept, ...], Tensor | None]:
+        """The local window with the attention it received added, and that of the new frame's own tokens."""
+        if self._mass is None:
+            return self._local, None
+        parts = self._mass.split([*(len(p) for p in self.past), len(self._mass) - sum(len(p) for p in self.past)])
+        local = []
+        for kept, mass in zip(self._local, parts[len(self.past) - len(self._local) : -1], strict=True):
+            local.append(dataclasses.replace(kept, mass=mass if kept.mass is None else kept.mass + mass))
+        return tuple(local), parts[-1].clone()
+
     def recall_camera(self, place: tuple[int, int], k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         if place in self._state.camera:
             old_k, old_v = self._state.camera[place]
@@ -182,9 +163,10 @@ class CausalPass:
     def after(self) -> StreamState:
         """The state that this pass leaves."""
         since = self._state.since + (0 if self.starts else 1)
+        local, mass = self._measured()
         if not self.keyframe:
-            return dataclasses.replace(self._state, since=since, local=self._local, trajectory=self._trajectory)
-        assert self._positions is not None
+            return dataclasses.replace(self._state, since=since, local=local, trajectory=self._trajectory)
+        assert self._positions is not None and self._turn is not None
         blocks = sorted(self._keys)
         own = Kept(
             tuple(range(self.first, self.first + self._frames)),
@@ -193,8 +175,10 @@ class CausalPass:
             self._special,
             self._weight,
             self._positions,
+            self._turn,
+            mass,
         )
-        scale, local = (own, ()) if self.starts else (self._state.scale, (*self._local, own))
+        scale, local = (own, ()) if self.starts else (self._state.scale, aged((*local, own), self._parameters))
         return StreamState(self.first + self._frames, since, scale, local, self._trajectory, self._camera)
 
 
