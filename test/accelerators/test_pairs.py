@@ -131,7 +131,9 @@ def test_come_runs_short_where_it_should(models, images, predictor, backbone, mo
 
     accelerator.attend = watched
     _, trunk = run(model, images, accelerator)
-    special = {"vggt": (5, 5, 0), "mapanything": (1, 1, 1), "pi3": (5, 5, 0), "da3": (1, 1, 0)}[backbone]
+    special = {
+        "vggt": (5, 5, 0), "lingbot": (5, 6, 0), "mapanything": (1, 1, 1), "pi3": (5, 5, 0), "da3": (1, 1, 0)
+    }[backbone]  # fmt: skip
     in_encoder, in_trunk, shared = special
     short = GRID[0] // 2 * (GRID[1] // 2) + GRID[0]  # four merged groups, and a column that fills none
     assert lengths["encoder", True] == {(in_encoder + 20, 0)} and lengths["encoder", False] == {(in_encoder + short, 0)}

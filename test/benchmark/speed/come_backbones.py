@@ -31,6 +31,10 @@ SIZES = {
         "encoder_depth": ENCODER, "encoder_heads": HEADS, "depth": TRUNK // 2, "heads": HEADS, "taps": (1, 3, 5, 7),
         "camera_heads": HEADS, "features": 64, "channels": (48, 96, 192, 192),
     },
+    "lingbot": {  # the frames with which a stream begins
+        "encoder_depth": ENCODER, "encoder_heads": HEADS, "depth": TRUNK // 2, "heads": HEADS, "taps": (1, 3, 5, 7),
+        "camera_heads": HEADS, "features": 64, "channels": (48, 96, 192, 192), "rope_split": (20, 22, 22),
+    },
     "mapanything": {
         "encoder_depth": ENCODER, "encoder_heads": HEADS, "trunk_dim": WIDTH, "depth": TRUNK, "heads": HEADS, "taps": (5, 9),
         "features": 64, "channels": (48, 96, 192, 192),

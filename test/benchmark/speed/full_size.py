@@ -23,6 +23,7 @@ from benchmark.stamped import write_result
 
 from come_ros.accelerators import NoAccelerator
 from come_ros.backbones.checkpoint import MODELS
+from come_ros.backbones.stream import Step
 from come_ros.backbones.torch_backbone import TorchBackbone
 
 
@@ -64,6 +65,8 @@ def main() -> None:
     seconds = time.perf_counter() - started
     assert prediction.depth.shape == images.shape[:3] and np.isfinite(prediction.depth).all()
 
+    stream = one_more(backbone, images) if backbone.causal else {}
+
     result = {
         "variant": variant,
         "keys": keys,
@@ -74,6 +77,7 @@ def main() -> None:
         "forward_s": round(seconds, 2),
         "rss_with_weights_gib": round(before / 2**20, 2),
         "peak_rss_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        **stream,
         "device": backbone.description,
         "threads": torch.get_num_threads(),
         "load_before": round(load, 1),
@@ -84,6 +88,26 @@ def main() -> None:
     print(json.dumps(result, indent=2))
     name = f"{args.backbone}_{variant}" if variant != args.backbone else variant
     write_result(Path(__file__).with_name("results"), f"{name}_{backbone.device.split(':')[0]}", result)
+
+
+def one_more(backbone, images):
+    """A stream that begins with the images, and one more frame in it: its time, and what is kept."""
+    cache = backbone.new_cache()
+    seconds = []
+    for shown in (range(len(images)), range(1, len(images) + 1)):
+        names = tuple((i, "camera") for i in shown)
+        started = time.perf_counter()
+        prediction = backbone.predict(images[[i % len(images) for i in shown]], step=Step(names, cache))
+        seconds.append(round(time.perf_counter() - started, 2))
+        assert np.isfinite(prediction.depth).all()
+    usage = cache.usage
+    return {
+        "stream_begins_s": seconds[0],
+        "stream_one_more_frame_s": seconds[1],
+        "stream_kept_frames": usage.frames,
+        "stream_mib": round(usage.mib, 1),
+        "stream_most_mib": round(usage.most_mib, 1),
+    }
 
 
 if __name__ == "__main__":
