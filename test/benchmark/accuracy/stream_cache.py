@@ -159,9 +159,10 @@ def table(r):
         f"{r['image'][0]}x{r['image'][1]} px at 5 Hz, {r['scale_frames']} scale frames, a local window of {r['window']} keyframes of "
         f"which the newest {r['whole']} stay whole, groups of 2x2; one thread, CPU time; load {r['load_before']} before and "
         f"{r['load_after']} after.", "",
-        "Drift is the difference to the whole cache (dense): depth by the median over pixels, rotation in degrees, position in units of the "
-        "median depth; each the mean over all frames, and over the last 100. AbsRel is against the truth, scaled per frame: a constant depth "
-        f"has {r['absrel_constant']:.3f}, the same model in the windows of four that it was trained for {r['absrel_windows_of_four']:.3f}.", "",
+        "Drift is the difference to the whole cache (dense): depth by the median over pixels, rotation in degrees, position in units of "
+        "the median depth; each the mean over all frames, and over the last 100. AbsRel is against the truth, scaled per frame: a "
+        f"constant depth has {r['absrel_constant']:.3f}, the same model in the windows of four that it was trained for "
+        f"{r['absrel_windows_of_four']:.3f}.", "",
         "| cache | MiB at the end | ms per frame | depth drift (last 100) | rotation drift | position drift | AbsRel (last 100) |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
