@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from .report.figures import draw_or_warn
+from .report.next_steps import of_layer_plan, tell
 
 HEADS, QUERIES = 4, 50  # sampled in each layer and window, as in the original study
 
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.picture:
         draw_or_warn(args.picture, lambda: draw(entropy, plan.local, plan.grid, args.picture))
     print(report(mean.tolist(), plan.local, plan.grid, path))
+    tell(of_layer_plan(path, args.weights))
     return 0
 
 

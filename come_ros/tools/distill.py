@@ -19,18 +19,18 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ..errors import CheckpointError
-from ..files import whole_file
 from ..training.data import RecordedWindows, RoomWindows, draw_batch
-from ..training.loop import denormals_flushed
+from ..training.loop import Means, denormals_flushed, load_state_of, save_state, write_log
 from ..training.predictor import GROUP, LAST_RATE, LEARNING_RATE, RATIO, Student, agreement, teach
 from .arguments import add_common_arguments, training_folder
 from .report.figures import draw_or_warn
+from .report.next_steps import of_predictor, tell
 
 EVERY = 100  # steps between two scores
 
@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     os.makedirs(args.output, exist_ok=True)
     result = distill(args)
     print(json.dumps(result, indent=2))
+    tell(of_predictor(result["predictor"], result["step"], result["spearman"], result["bundled_spearman"]))
     return 0
 
 
@@ -101,20 +102,20 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
         else RoomWindows(args.seed + step, side)
     )
     taught = [teach(model, torch.from_numpy(w)[None].to(device), [block]) for w in data.validation()]
-    mean = 0.0
+    mean = Means(0.95)
     if not log:
-        log.append({"step": 0, "loss": None, **agreement(student, taught)})
+        log.append({"step": 0, "loss": None, **agreement(student.predictor, block, taught)})
     with tqdm(total=args.steps, initial=step, desc="distilling", unit="step", disable=None) as bar:
         while step < args.steps:
             images = torch.from_numpy(draw_batch(data, rng, args.batch)).to(device)
             now = student.learn(*teach(model, images, [block]), rate_at(step, args.steps))
             step += 1
-            mean = 0.95 * mean + 0.05 * now if mean else now
+            mean.add({"loss": now})
             bar.update()
             if step % EVERY == 0 or step == args.steps:
-                log.append({"step": step, "loss": mean, **agreement(student, taught)})
+                log.append({"step": step, **mean, **agreement(student.predictor, block, taught)})
                 bar.set_postfix(
-                    loss=f"{mean:.3f}", spearman=f"{log[-1]['spearman']:.3f}", iou=f"{log[-1]['mask_iou']:.3f}"
+                    loss=f"{mean['loss']:.3f}", spearman=f"{log[-1]['spearman']:.3f}", iou=f"{log[-1]['mask_iou']:.3f}"
                 )
                 state = {
                     "predictor": student.predictor.state_dict(),
@@ -123,16 +124,35 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
                     "log": log,
                     "settings": settings,
                 }
-                with whole_file(path) as stream:
-                    torch.save(state, stream)
+                save_state(path, state)
                 curve = os.path.join(args.output, "curve.png")
                 draw_or_warn(curve, functools.partial(draw_curve, log, args.loss, curve))
     about = {"licence": "Apache-2.0", "made_by": "come_ros distill", "steps": str(step), "loss": args.loss,
              "seed": str(args.seed), "weights": os.path.basename(weights)}  # fmt: skip
     save_predictor(os.path.join(args.output, "predictor.safetensors"), student.predictor.cpu(), block, about)
-    with open(os.path.join(args.output, "log.json"), "w", encoding="utf-8") as fh:
-        json.dump(log, fh, indent=1)
-    return {"predictor": os.path.join(args.output, "predictor.safetensors"), "block": block, **log[-1]}
+    write_log(args.output, log)
+    bundled = bundled_agreement(model, weights, data.validation(), device)
+    return {
+        "predictor": os.path.join(args.output, "predictor.safetensors"),
+        "block": block,
+        **log[-1],
+        "bundled_spearman": bundled,
+    }
+
+
+def bundled_agreement(model: Any, weights: str, windows: Iterable[Any], device: Any) -> float | None:
+    """Rank correlation with the model's confidence of the predictor that ships for these weights; None if none does."""
+    import torch
+
+    from ..accelerators.confidence import bundled_predictor, load_predictor
+
+    try:
+        predictor, block = load_predictor(bundled_predictor(weights), model.shape)
+    except CheckpointError:
+        return None
+    predictor.to(device)
+    taught = [teach(model, torch.from_numpy(w)[None].to(device), [block]) for w in windows]
+    return agreement(predictor, block, taught)["spearman"]
 
 
 def resume(path: str, student: Student, settings: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
@@ -141,28 +161,16 @@ def resume(path: str, student: Student, settings: dict[str, Any]) -> tuple[int, 
     With another number of steps the rest follows the new schedule, which is logged. Raises CheckpointError if there is no such
     file, if it is of another student, or if the requested steps are done.
     """
-    import torch
-
-    if not os.path.isfile(path):
-        raise CheckpointError(f"nothing to resume: no {path}; name the folder of an earlier run, or leave --resume out")
-    try:
-        state = torch.load(path, weights_only=True)
-        before, step, log = state.get("settings", {}), int(state["step"]), state["log"]
-    except Exception as error:  # torch raises many kinds of exceptions for damaged files
-        raise CheckpointError(f"cannot resume from {path}, it is damaged: leave --resume out to start again") from error
-    other = [f"--{k} {before[k]}, not {v}" for k, v in settings.items() if k != "steps" and before.get(k, v) != v]
-    if other:
-        raise CheckpointError(
-            f"{path} is of a run with {', '.join(other)}: give the same, or leave --resume out to start again"
-        )
+    state = load_state_of(path, {k: v for k, v in settings.items() if k != "steps"})
+    before, step, log = state["settings"], int(state["step"]), state["log"]
     if step >= settings["steps"]:
         raise CheckpointError(
             f"{path} has {step} steps already, and --steps asks for {settings['steps']}: nothing is left to do; raise --steps "
-            f"to go on"
+            f"to continue"
         )
     if before.get("steps", settings["steps"]) != settings["steps"]:
         print(
-            f"going on from step {step} with --steps {settings['steps']} instead of {before['steps']}: from here the learning rate "
+            f"continuing from step {step} with --steps {settings['steps']} instead of {before['steps']}: from here the learning rate "
             f"follows the curve of the new length",
             file=sys.stderr,
         )

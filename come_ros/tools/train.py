@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
 from ..evaluation.rooms import score
-from ..files import whole_file
-from ..training.loop import denormals_flushed
+from ..training.loop import Means, denormals_flushed, save_state, write_log
 from ..training.room_windows import load_pictures, loader
 from ..training.tiny import (
     LEARNING_RATE,
@@ -43,6 +42,7 @@ from ..training.tiny import (
 )
 from .arguments import add_resume_arguments, training_folder
 from .report.figures import draw_or_warn
+from .report.next_steps import of_model, tell
 
 if TYPE_CHECKING:
     pass
@@ -152,7 +152,6 @@ def recorded_windows(names: list[str], count: int, side: int, patch: int) -> dic
 
 @denormals_flushed()
 def train(args: argparse.Namespace) -> None:
-    import torch
     from tqdm import tqdm
 
     from ..accelerators.confidence import load_predictor
@@ -202,8 +201,7 @@ def train(args: argparse.Namespace) -> None:
             "minutes": args.minutes,
             "seed": args.seed,
         }
-        with whole_file(path) as stream:
-            torch.save(state, stream)
+        save_state(path, state)
 
     pictures = load_pictures(args.pictures) if args.pictures else []
     # after a resume, other windows than before; a pretrained model needs no curriculum, which depends on the time
@@ -213,7 +211,7 @@ def train(args: argparse.Namespace) -> None:
     predictor = load_predictor(args.predictor, model.shape) if args.predictor else None
     if predictor:
         predictor[0].to(device)
-    mean: dict[str, float] = {}
+    mean = Means(0.97)
     bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
     last, next_log, next_score = time.monotonic(), seconds + 30, seconds + 600
     curve = os.path.join(args.output, "curve.png")
@@ -227,10 +225,7 @@ def train(args: argparse.Namespace) -> None:
         merge = merge_some(merging, predictor) if merging.random() < args.merge else None
         terms = learn(model, recipe, probe, optimiser, batch, rate, done, merge)
         step, frames = step + 1, frames + batch["images"].shape[0] * batch["images"].shape[1]
-        for name, value in terms.items():
-            if value == 0:  # not trained in this step
-                continue
-            mean[name] = 0.97 * mean.get(name, value) + 0.03 * value
+        mean.add(terms, skip_zero=True)
         now = time.monotonic()
         seconds, last = seconds + min(now - last, LONGEST_STEP_S), now
         bar.n = round(100 * share(), 1)
@@ -243,8 +238,7 @@ def train(args: argparse.Namespace) -> None:
             log.append(entry)
             next_log += 30
             save()
-            with open(os.path.join(args.output, "log.json"), "w", encoding="utf-8") as fh:
-                json.dump(log, fh)
+            write_log(args.output, log)
             draw_or_warn(curve, lambda: draw_curve(log, curve))
             last = time.monotonic()  # scoring does not count as training time
     bar.close()
@@ -259,8 +253,10 @@ def train(args: argparse.Namespace) -> None:
         }
     )
     save()
+    write_log(args.output, log)
     draw_or_warn(curve, lambda: draw_curve(log, curve))
     print(json.dumps(log[-1], indent=2))
+    tell(of_model(log[-1]["validation"], args.output))
 
 
 def draw_curve(log: list[dict[str, Any]], path: str) -> None:

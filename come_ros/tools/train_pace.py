@@ -26,13 +26,13 @@ import time
 from typing import Any
 
 from ..errors import ConfigError
-from ..files import whole_file
 from ..training.data import recorded_batches, room_batches, room_validation
-from ..training.loop import Clock, denormals_flushed, read_state
+from ..training.loop import Clock, Means, denormals_flushed, load_state_of, save_state, write_log
 from ..training.pace import L_DISTILL, L_ERROR, L_RESTORE, L_TASK, Lesson, distill_losses, refine_losses, teach
 from ..training.pace_scores import comparison, evaluate, means
 from .arguments import add_common_arguments, training_folder
 from .report.figures import draw_or_warn
+from .report.next_steps import of_networks, tell
 
 # of the learning rate: peak, share of a stage until it; then cosine to 0
 RATE, WARM_UP, WEIGHT_DECAY = 3e-3, 0.05, 0.01
@@ -70,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    print(json.dumps(train(args), indent=2))
+    result = train(args)
+    print(json.dumps(result, indent=2))
+    tell(of_networks(result["pace"], result["scores"]))
     return 0
 
 
@@ -124,7 +126,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     state_path, log = os.path.join(args.output, "state.pt"), []
     at = {1: 0, 2: 0}  # steps of each stage so far
     if args.resume:
-        state = read_state(state_path, settings)
+        state = load_state_of(state_path, settings)
         networks.load_state_dict(state["networks"])
         optimiser.load_state_dict(state["optimiser"])
         at, log = state["at"], state["log"]
@@ -154,7 +156,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         if args.resume and at[2] and stage == 1:
             continue  # the stage was finished, whatever ended it
         until = 60 * args.minutes * (STAGE_ONE if stage == 1 else 1.0) - (time.monotonic() - begun)
-        clock, mean = Clock(steps, max(1e-3, until) if args.minutes else 0.0), dict[str, float]()
+        clock, mean = Clock(steps, max(1e-3, until) if args.minutes else 0.0), Means(0.95)
         with tqdm(total=steps, initial=at[stage], desc=f"train-pace, stage {stage}", unit="step", disable=None) as bar:
             while (share := clock.share(at[stage])) < 1:
                 networks.train()
@@ -181,9 +183,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
                         optimiser.step()
                 at[stage] += 1
                 bar.update()
-                for name, term in terms.items():
-                    value = float(term.detach())
-                    mean[name] = 0.95 * mean.get(name, value) + 0.05 * value
+                mean.add({name: float(term.detach()) for name, term in terms.items()})
                 if at[stage] % EVERY == 0 or clock.share(at[stage]) >= 1:
                     entry(stage, mean)
                     bar.set_postfix(restored=log[-1]["restored"], at_random=log[-1]["at random"])
@@ -191,9 +191,10 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
                         "networks": networks.state_dict(),
                         "optimiser": optimiser.state_dict(),
                         "at": at,
+                        "log": log,
+                        "settings": settings,
                     }
-                    with whole_file(state_path) as stream:
-                        torch.save({**state, "log": log, "settings": settings}, stream)
+                    save_state(state_path, state)
         save_networks(paths["distilled" if stage == 1 else "pace"], scorer, restorer, about)  # type: ignore[arg-type]
     nets = {
         name: load_networks(paths[file], model.shape)
@@ -204,8 +205,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     text = comparison(rows, how)
     with open(os.path.join(args.output, "comparison.md"), "w", encoding="utf-8") as fh:
         fh.write(text)
-    with open(os.path.join(args.output, "log.json"), "w", encoding="utf-8") as fh:
-        json.dump({"settings": settings, "log": log, "comparison": rows}, fh, indent=1)
+    write_log(args.output, {"settings": settings, "log": log, "comparison": rows})
     return {"pace": paths["pace"], "untrained": log[0], "steps": sum(at.values()), "scores": means(rows)}
 
 

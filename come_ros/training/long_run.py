@@ -31,10 +31,9 @@ from ..backbones.vggt import VARIANTS, VGGT, inverse_log
 from ..datasets.material import Material, load_material
 from ..errors import CheckpointError, ConfigError
 from ..evaluation.window import WindowTruth
-from ..files import whole_file
 from ..weights import read_checkpoint
 from .judge import Judge
-from .loop import denormals_flushed
+from .loop import Means, denormals_flushed, load_state, save_state, write_log
 from .losses import attention_loss, correspondence, matching_loss, ray_loss, targets
 from .motion_losses import depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
 from .parallax import Mix, loader
@@ -318,8 +317,7 @@ class State:
         }
         parts = {n: getattr(self, n).state_dict() for n in ("model", "probe", "optimiser")}
         average = {"average": self.average.model.state_dict(), "average_steps": self.average.steps}
-        with whole_file(path) as file:
-            torch.save({**plain, **parts, **average}, file)
+        save_state(path, {**plain, **parts, **average})
 
 
 def new_state(variant: str, seed: int, plan: Plan, earlier: VGGT | None, stem: str = "") -> State:
@@ -336,9 +334,7 @@ def _state(model: VGGT, plan: Plan, variant: str, seed: int, trained: bool) -> S
 
 def restore(path: str, plan: Plan | None = None) -> State:
     """Reads the state of a checkpoint. Raises CheckpointError if there is none, or it is of another kind of training."""
-    if not os.path.isfile(path):
-        raise CheckpointError(f"no training checkpoint {path}: name the folder that `come_ros train -o` wrote")
-    held = torch.load(path, map_location="cpu", weights_only=True)
+    held = load_state(path)
     if "average" not in held or not has_stem(held.get("variant", "")):
         raise CheckpointError(
             f"{path} is not a checkpoint of a variant with a stem: resume it with the --variant that it has"
@@ -403,7 +399,7 @@ def train(
     # after a resume, other windows than before
     seed = state.seed + 7919 * state.step
     batches = loader(seed, material, plan.mix, state.model.patch, plan.batch, workers)
-    mean: dict[str, float] = {}
+    mean = Means(0.98)
     stopped = False
 
     def stop(*_: Any) -> None:
@@ -419,9 +415,7 @@ def train(
             batch = {name: value.to(device, non_blocking=True) for name, value in next(batches).items()}
             terms = learn(state, batch, earlier)
             state.seconds += time.process_time() - begun
-            for name, value in terms.items():
-                if value != 0 and math.isfinite(value):
-                    mean[name] = 0.98 * mean.get(name, value) + 0.02 * value
+            mean.add(terms, skip_zero=True)
             bar.update()
             bar.set_postfix_str(" ".join(f"{k} {v:.3g}" for k, v in mean.items()), refresh=False)
             if state.step % plan.validate == 0:
@@ -439,7 +433,7 @@ def train(
                 if scores["figure"] > state.best:
                     state.best = scores["figure"]
                     state.save(best)
-                _write_log(state, output)
+                write_log(output, state.log)
             if time.monotonic() - saved > plan.save_s:
                 state.save(last)
                 saved = time.monotonic()
@@ -448,12 +442,7 @@ def train(
             signal.signal(number, handler)
         bar.close()
     state.save(last)
-    _write_log(state, output)
-
-
-def _write_log(state: State, output: str) -> None:
-    with whole_file(os.path.join(output, "log.json")) as file:
-        file.write(json.dumps(state.log, indent=1).encode())
+    write_log(output, state.log)
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
@@ -461,7 +450,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     for name, usual in (("encoder", None), ("merge", 0.0), ("predictor", None), ("pictures", None), ("rate", LEARNING_RATE),
                         ("minutes", MINUTES)):  # fmt: skip
         if getattr(args, name) != usual:
-            raise ConfigError(f"--{name} has no meaning for {args.variant}: leave it out")
+            raise ConfigError(f"--{name} does not apply to {args.variant}: leave it out")
     return dataclasses.replace(Plan(), steps=args.steps or Plan.steps, batch=args.batch)
 
 
@@ -469,7 +458,7 @@ def earlier_model(path: str) -> VGGT:
     """Loads a model without a stem to start from. Raises CheckpointError or ConfigError."""
     model = load_vggt(path).eval().requires_grad_(False)
     if model.sizes.stem:
-        raise ConfigError(f"--start {path} has a stem already: go on with it by --resume, in its training folder")
+        raise ConfigError(f"--start {path} has a stem already: continue it with --resume, in its training folder")
     return model
 
 

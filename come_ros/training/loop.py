@@ -1,14 +1,17 @@
-"""What the commands that train have in common."""
+"""What all training loops share: progress, running means, checkpoints, the log."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import CheckpointError
+from ..files import whole_file
 
 
 @contextlib.contextmanager
@@ -35,17 +38,51 @@ class Clock:
         return max(step / self.steps if self.steps else 1.0, by_time)
 
 
-def read_state(path: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The state of an earlier run with the same settings. Raises CheckpointError."""
+class Means(dict[str, float]):
+    """Running means of loss terms by name. decay: weight of the past, per step."""
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+
+    def add(self, terms: Mapping[str, float], skip_zero: bool = False) -> None:
+        """The terms of one step. skip_zero: a term of exactly 0 was not trained in this step. Values that are not finite are left
+        out: one bad batch must not spoil the mean."""
+        for name, value in terms.items():
+            if math.isfinite(value) and not (skip_zero and value == 0):
+                self[name] = self.decay * self.get(name, value) + (1 - self.decay) * value
+
+
+def save_state(path: str, state: Mapping[str, Any]) -> None:
+    """Writes a checkpoint atomically. Raises OutputError."""
+    import torch
+
+    with whole_file(path) as stream:
+        torch.save(dict(state), stream)
+
+
+def load_state(path: str) -> dict[str, Any]:
+    """A checkpoint, on the CPU. Raises CheckpointError if there is none, or it is damaged."""
     import torch
 
     if not os.path.isfile(path):
-        raise CheckpointError(f"nothing to resume: no {path}; name the folder of an earlier run, or leave --resume out")
+        raise CheckpointError(
+            f"no training checkpoint {path}: name the folder that an earlier run wrote, or leave --resume out"
+        )
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        before = state["settings"]
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state.keys()
     except Exception as error:  # torch raises many kinds of exceptions for damaged files
-        raise CheckpointError(f"cannot resume from {path}, it is damaged: leave --resume out to start again") from error
+        raise CheckpointError(
+            f"cannot read the training checkpoint {path}, it is damaged: leave --resume out to start again"
+        ) from error
+    return state
+
+
+def load_state_of(path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The checkpoint of an earlier run with the same `settings`. Raises CheckpointError."""
+    state = load_state(path)
+    before = state.get("settings", {})
     if other := [
         f"--{k.replace('_', '-')} {before.get(k)}, not {v}" for k, v in settings.items() if before.get(k) != v
     ]:
@@ -53,3 +90,9 @@ def read_state(path: str, settings: dict[str, Any]) -> dict[str, Any]:
             f"{path} is of a run with {', '.join(other)}: give the same, or leave --resume out to start again"
         )
     return state
+
+
+def write_log(folder: str, content: Any) -> None:
+    """log.json in the output folder, atomically. Raises OutputError."""
+    with whole_file(os.path.join(folder, "log.json")) as stream:
+        stream.write(json.dumps(content, indent=1).encode())

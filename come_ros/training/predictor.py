@@ -64,8 +64,11 @@ def mse_loss(predicted: Any, wanted: Any) -> Any:
     return (z(predicted) - z(wanted)).square().mean()
 
 
-def agreement(student: Student, taught: list[tuple[dict[int, Any], Any]]) -> dict[str, float]:
-    """Mean over windows of Spearman's rank correlation with the teacher, and of the overlap (IoU) of the merge masks of both."""
+def agreement(predictor: Any, block: int, taught: list[tuple[dict[int, Any], Any]]) -> dict[str, float]:
+    """Mean over windows of Spearman's rank correlation with the teacher, and of the overlap (IoU) of the merge masks of both.
+
+    block: index of the encoder block that the predictor reads.
+    """
     import torch
     from scipy.stats import spearmanr
 
@@ -74,7 +77,7 @@ def agreement(student: Student, taught: list[tuple[dict[int, Any], Any]]) -> dic
     rank, overlap = [], []
     with torch.inference_mode():
         for tokens, wanted in taught:
-            got = student.predictor(tokens[student.block])
+            got = predictor(tokens[block])
             rank.append(float(spearmanr(got.flatten().cpu(), wanted.flatten().cpu()).statistic))
             grid = wanted.shape[-2:]
             k = int(RATIO * (grid[0] // GROUP[0]) * (grid[1] // GROUP[1]))

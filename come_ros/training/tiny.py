@@ -8,7 +8,8 @@ import os
 import random
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
+from .loop import load_state
 
 if TYPE_CHECKING:
     from ..accelerators import Accelerator
@@ -261,11 +262,7 @@ def merge_some(rng: random.Random, predictor: tuple[Any, int] | None) -> Any:
 
 def restore(path: str) -> tuple[Any, dict[str, Any]]:
     """Loads the model of a training checkpoint, and the checkpoint. Raises CheckpointError if there is none."""
-    import torch
-
-    if not os.path.isfile(path):
-        raise CheckpointError(f"no training checkpoint {path}: name the folder that `come_ros train -o` wrote")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = load_state(path)
     backbone = state.get("backbone", "vggt")
     patches = next(
         v.shape[1] - 1 for k, v in state["model"].items() if k.endswith("pos_embed")

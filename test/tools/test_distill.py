@@ -116,7 +116,7 @@ def test_a_run_goes_on_to_more_steps_on_the_curve_of_its_new_length(done, source
     monkeypatch.setattr(Student, "learn", watched)
     assert run(out, sources, "--steps", 5, "--resume") == 0
     assert rates == [rate_at(step, 5) for step in (3, 4)] and rate_at(3, 5) > 100 * rate_at(3, 3)
-    assert "going on from step 3 with --steps 5 instead of 3" in capsys.readouterr().err
+    assert "continuing from step 3 with --steps 5 instead of 3" in capsys.readouterr().err
     assert [e["step"] for e in json.loads((out / "log.json").read_text())] == [0, 3, 5]
     assert (out / "predictor.safetensors").read_bytes() != (done / "predictor.safetensors").read_bytes()
 
@@ -149,7 +149,7 @@ def test_what_cannot_go_on_says_why(done, sources, words, told, capsys):
 
 def test_a_missing_or_damaged_state_says_so(sources, tmp_path, capsys):
     assert run(tmp_path / "none", sources, "--resume") == 1
-    assert "nothing to resume" in capsys.readouterr().err
+    assert "no training checkpoint" in capsys.readouterr().err
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "state.pt").write_bytes(b"half a file")
     assert run(tmp_path / "damaged", sources, "--resume") == 1

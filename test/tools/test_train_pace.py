@@ -170,7 +170,7 @@ def test_a_run_on_recordings_is_written_scored_and_resumed(weights, folder, tmp_
     again = json.loads(capsys.readouterr().out)
     assert again["steps"] == 4 and again["scores"] == scores
     assert cli.main(["train-pace", "-o", str(tmp_path / "none"), "--weights", weights, "--resume"]) == 1
-    assert "nothing to resume" in capsys.readouterr().err
+    assert "no training checkpoint" in capsys.readouterr().err
     assert cli.main([*command, "--ratio", "1"]) == 1 and "--ratio is 1" in capsys.readouterr().err
 
 

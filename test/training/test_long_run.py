@@ -149,7 +149,7 @@ def test_the_command_finds_it_and_refuses_what_has_no_meaning(small, tmp_path, m
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     given = ["--variant", "small2", "-o", str(tmp_path / "run"), "--steps", "2", "--batch", "4"]
-    with pytest.raises(ConfigError, match="--pictures has no meaning for small2"):
+    with pytest.raises(ConfigError, match="--pictures does not apply to small2"):
         command.run(parser.parse_args([*given, "--pictures", "x"]))
     with pytest.raises(ConfigError, match="--material and --watch are for a variant with a stem, not for tiny"):
         command.run(parser.parse_args(["-o", str(tmp_path), "--material", "x"]))

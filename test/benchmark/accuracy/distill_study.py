@@ -85,7 +85,7 @@ def educate(model: Any, args: argparse.Namespace) -> None:
             student.learn(tokens, wanted, rate_at(step, args.steps))
         if (step + 1) % EVERY == 0 or step + 1 == args.steps:
             for name, student in students.items():
-                log[name].append({"step": step + 1, **agreement(student, held)})
+                log[name].append({"step": step + 1, **agreement(student.predictor, student.block, held)})
             (args.output / "log.json").write_text(json.dumps(log, indent=1))
     for i, (name, student) in enumerate(students.items()):
         about = {"licence": "Apache-2.0", "made_by": "test/benchmark/accuracy/distill_study.py", "student": name}

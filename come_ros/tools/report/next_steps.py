@@ -1,0 +1,70 @@
+"""What a training command says at its end: whether the result is better than what is there without it, and the next command."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping
+
+ALIKE = 0.01  # relative; smaller differences of validation scores are noise
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Prints them to standard error: standard output holds the result as JSON."""
+    print(*lines, sep="\n", file=sys.stderr)
+
+
+def _compared(ours: float, other: float, larger_is_better: bool) -> str:
+    """better, worse, or no better."""
+    gain = ours - other if larger_is_better else other - ours
+    if not math.isfinite(gain) or abs(gain) <= ALIKE * abs(other):
+        return "no better"
+    return "better" if gain > 0 else "worse"
+
+
+def of_predictor(path: str, steps: int, spearman: float, bundled: float | None) -> list[str]:
+    """After distill. spearman: rank correlation with the model's confidence on validation windows; bundled: of the predictor that
+    ships for these weights, on the same windows, None if there is none."""
+    line = f"rank correlation with the model's confidence: {spearman:.3f}"
+    if bundled is not None:
+        how = _compared(spearman, bundled, larger_is_better=True)
+        line += f"; the bundled predictor has {bundled:.3f} on the same windows, so this one is {how}"
+        if how != "better":
+            line += f": train longer, with --resume and --steps above {steps}"
+    elif spearman < 0.1:
+        line += f", hardly better than chance (0): train longer, with --resume and --steps above {steps}"
+    return [line, f"next: come_ros eval --accelerator come:predictor={path}"]
+
+
+def of_model(validation: Mapping[str, float], output: str) -> list[str]:
+    """After train. validation: scores of rooms, see evaluation.rooms.score."""
+    depth, constant = validation["delta"], max(validation["constant delta"], validation["mean map delta"])
+    rotation, still = validation["rotation_deg"], validation["identity rotation_deg"]
+    found = {
+        f"depth (delta {depth:.3f}, best trivial baseline {constant:.3f})": _compared(depth, constant, True),
+        f"rotation ({rotation:.2f} deg, no rotation {still:.2f} deg)": _compared(rotation, still, False),
+    }
+    line = "against trivial baselines on unseen rooms: " + "; ".join(f"{what}: {how}" for what, how in found.items())
+    if all(how != "better" for how in found.values()):
+        line += f". Nothing has been learned yet: train longer, with -o {output} --resume"
+    weights = f"{output}/model.safetensors"
+    return [line, f"next: come_ros train -o {output} --export {weights} && come_ros eval --weights {weights}"]
+
+
+def of_networks(path: str, scores: Mapping[str, float]) -> list[str]:
+    """After train-pace. scores: means of pace_scores.evaluate for the networks "refined"."""
+    ours, chance = scores["refined, restored"], scores["refined, at random"]
+    how = _compared(ours, chance, larger_is_better=False)
+    line = (
+        f"change of depth: {ours:.4f}, with random patches {chance:.4f}: the learned choice is {how} than a random one"
+    )
+    line = line.replace("no better than", "not distinguishable from") if how == "no better" else line
+    if how != "better":
+        line += "; train longer, with more --steps and --refine-steps"
+    return [line, f"next: come_ros eval --accelerator pace:pace={path}"]
+
+
+def of_layer_plan(path: str, weights: str) -> list[str]:
+    """After calibrate. weights: the file that was measured, "" for the bundled model."""
+    model = f" --weights {weights}" if weights else ""
+    return [f"next: come_ros eval{model} --accelerator good_token_hunting:layer_plan={path}"]

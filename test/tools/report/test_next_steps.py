@@ -1,0 +1,53 @@
+"""The last lines of the training commands: a verdict that a bad result cannot escape, and a command that exists."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+
+import pytest
+
+from come_ros.tools.report.next_steps import of_layer_plan, of_model, of_networks, of_predictor
+
+ROOM_SCORES = {
+    "delta": 0.6, "constant delta": 0.4, "mean map delta": 0.5, "rotation_deg": 2.0, "identity rotation_deg": 6.0,
+}  # fmt: skip
+
+
+def test_a_predictor_is_compared_with_the_one_that_ships():
+    worse, better = of_predictor("p", 300, 0.2, 0.5)[0], of_predictor("p", 300, 0.6, 0.5)[0]
+    assert "has 0.500 on the same windows, so this one is worse: train longer" in worse and "--steps above 300" in worse
+    assert better.endswith("so this one is better")
+    assert "no better" in of_predictor("p", 300, 0.501, 0.5)[0], "within noise"
+    assert "hardly better than chance" in of_predictor("p", 300, 0.02, None)[0]
+    assert "train longer" not in of_predictor("p", 300, 0.4, None)[0]
+    assert "no better" in of_predictor("p", 300, float("nan"), 0.5)[0]
+
+
+def test_a_model_that_has_learned_nothing_is_told_so():
+    assert "Nothing has been learned" not in of_model(ROOM_SCORES, "out")[0]
+    assert "rotation (2.00 deg, no rotation 6.00 deg): better" in of_model(ROOM_SCORES, "out")[0]
+    line = of_model({**ROOM_SCORES, "delta": 0.501, "rotation_deg": 6.0}, "out")[0]
+    assert line.count("no better") == 2 and "Nothing has been learned yet: train longer, with -o out --resume" in line
+    assert "delta 0.600, best trivial baseline 0.500" in of_model(ROOM_SCORES, "out")[0], "the best of both counts"
+
+
+def test_learned_choices_are_compared_with_random_ones():
+    assert "is better than a random one" in of_networks("p", {"refined, restored": 0.05, "refined, at random": 0.07})[0]
+    alike = of_networks("p", {"refined, restored": 0.07, "refined, at random": 0.07})[0]
+    assert "is not distinguishable from a random one; train longer" in alike
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [of_predictor("p", 1, 0.5, None), of_model(ROOM_SCORES, "out"), of_networks("p", {"refined, restored": 1, "refined, at random": 2}),
+     of_layer_plan("plan.json", "w.safetensors")],
+)  # fmt: skip
+def test_the_next_commands_parse(lines: list[str]) -> None:
+    commands = re.findall(r"come_ros (\S+) ([^&]+)", lines[-1])
+    assert lines[-1].startswith("next: ") and commands
+    for name, words in commands:
+        parser = argparse.ArgumentParser()
+        importlib.import_module(f"come_ros.tools.{name.replace('-', '_')}").add_arguments(parser)
+        parser.parse_args(words.split())
