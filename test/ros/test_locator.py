@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import time
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,9 +16,11 @@ from ros.test_node import EVERY, SLOW, assert_ends_well, settled, stamps
 
 from come_ros.backbones.fake import FakeBackbone
 from come_ros.config import Config
+from come_ros.datasets.bag_writer import BagWriter
 from come_ros.pipeline import ReconstructionPipeline
 from come_ros.ros.diagnostics.telemetry import Telemetry
 from come_ros.ros.worker import Worker
+from come_ros.tools.cli import main as run_tool
 from come_ros.tracking.odometry import Located
 from come_ros.types import Frame
 
@@ -96,6 +101,60 @@ def test_with_backpressure_all_the_poses_are_those_of_the_bag_tool(at_once) -> N
         assert ours.frame.stamp_ns == theirs.frame.stamp_ns
         for name in ("odom_from_camera", "covariance", "twist", "twist_covariance"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+def digest(messages: list[Any]) -> list[tuple[int, str]]:
+    """Stamp and SHA-256 of what each message of odometry tells, in order."""
+    out = []
+    for m in messages:
+        pose, twist = m.pose.pose, m.twist.twist
+        parts = ((pose.position, "xyz"), (pose.orientation, "xyzw"), (twist.linear, "xyz"), (twist.angular, "xyz"))
+        numbers = [getattr(part, axis) for part, axes in parts for axis in axes]
+        told = np.concatenate([numbers, m.pose.covariance, m.twist.covariance])
+        words = f"{m.header.frame_id} {m.child_frame_id}".encode()
+        stamp = m.header.stamp
+        out.append((stamp.sec * 10**9 + stamp.nanosec, hashlib.sha256(told.tobytes() + words).hexdigest()))
+    return out
+
+
+def test_over_dds_with_backpressure_all_odometry_is_that_of_the_bag_tool(
+    start_node, peer: Peer, tmp_path: Path
+) -> None:
+    """By hashes, with the bundle on: poses of all images, twists, and covariances."""
+    pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]'")
+    from mcap.reader import make_reader
+    from mcap_ros2.decoder import DecoderFactory
+
+    own = {
+        "backbone": "fake", "window.size": 4, "window.overlap": 2, "keyframe.mode": "time", "keyframe.min_interval": 0.2,
+        "odometry.rate": "image", "refine.mode": "bundle", "scale.mode": "fixed", "scale.fixed": 2.0, "threads": 1,
+    }  # fmt: skip
+    count = 24
+    with BagWriter(tmp_path / "bag") as writer:
+        for i in range(count):
+            writer.write(Frame(view(i), START_NS + i * STEP_NS, "cam_optical_frame", K))
+    words = [word for name, value in own.items() for word in ("--set", f"{name}={value}")]
+    assert run_tool(["bag", str(tmp_path / "bag"), "-o", str(tmp_path / "out"), *words]) == 0
+    with (tmp_path / "out" / "output" / "output.mcap").open("rb") as stream:
+        reader = make_reader(stream, decoder_factories=[DecoderFactory()])
+        wanted = digest([m for *_, m in reader.iter_decoded_messages(topics=["/come/odometry"])])
+    assert len(wanted) == count
+
+    peer.listen_to_outputs()
+    given = [word for name, value in own.items() for word in ("-p", f"{name}:={value}")]
+    node = start_node(*given, "-p", "backpressure:=all", "-p", "tf.mode:=off", "-p", "diagnostics.period:=0.2")
+    node.wait_for("active:")
+    wait_until(peer.matched, what="discovery")
+    odometry = peer.received["/come/odometry"]
+    for i in range(count):  # no faster than it is taken: best effort may lose what waits
+        peer.send(view(i), START_NS + i * STEP_NS)
+        wait_until(
+            lambda n=i + 1: int(peer.status("come: input").get("received", 0)) >= n, what=f"image {i} to be received"
+        )
+    wait_until(lambda: len(odometry) == count, what="the last pose")
+    assert digest(odometry) == wanted
+    assert float(peer.status("come: output")["refined"]) > 0, "the bundle had a say"
+    assert_ends_well(node, signal.SIGINT)
 
 
 def test_a_scene_that_is_gone_is_lost_and_told(start_node, peer: Peer) -> None:
