@@ -11,6 +11,8 @@ import contextlib
 import functools
 import math
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
@@ -109,6 +111,23 @@ def threads_at_start(most: int, taken: float) -> int:
     """Threads for a run with a fixed number: the cores not used by others, but at least half of all, since the others share too."""
     others = math.ceil(taken - BUSY_CORES)
     return most if others <= 0 else max(math.ceil(most / 2), most - others)
+
+
+FIRST = -10  # niceness of a thread that others wait for, and that needs a core for some milliseconds only
+
+
+def go_first(niceness: int = FIRST) -> bool:
+    """From now on the calling thread, and threads that it starts, run before others that want the same cores: those of the model, and of
+    other processes. Whether that is permitted: to root, with CAP_SYS_NICE, or within `ulimit -e`. Linux only; the rest of the process
+    stays as it is.
+
+    Lowering the model's threads instead needs no permission, but beside a busy process they then get hardly any time.
+    """
+    try:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)  # Linux: of one thread
+    except (OSError, AttributeError):
+        return False
+    return sys.platform == "linux"
 
 
 def use(threads: int) -> None:

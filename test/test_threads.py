@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from fakes import PretendedTime
 
 from come_ros import thread_governor
 from come_ros.thread_governor import ThreadGovernor, choices, measured_cost
-from come_ros.threads import Cores, spin_briefly, threads_at_start, usable_threads
+from come_ros.threads import FIRST, Cores, go_first, spin_briefly, threads_at_start, usable_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 ALONE = {1: 0.211, 2: 0.121}  # s: a window of 8 frames on two idle cores, as measured
@@ -262,3 +263,41 @@ def test_it_is_set_before_torch_is_imported(program: str) -> None:
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0 and done.stdout.split()[-1].isdigit(), done.stderr
+
+
+def niceness_in_a_thread() -> tuple[bool, int, int]:
+    """What go_first says in a new thread; the niceness of that thread, and of one that it starts."""
+    found: list[int] = []
+
+    def note() -> None:
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    def work() -> None:
+        found.append(go_first())
+        note()
+        child = threading.Thread(target=note)
+        child.start()
+        child.join()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return bool(found[0]), found[1], found[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_a_thread_goes_first_where_that_is_permitted_and_others_stay() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    permitted, own, childs = niceness_in_a_thread()
+    assert own == childs == (FIRST if permitted else before)
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before, "only that thread"
+
+
+def test_a_thread_that_may_not_go_first_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: int) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    assert go_first() is False
+    monkeypatch.delattr(os, "setpriority")
+    assert go_first() is False, "a system without"

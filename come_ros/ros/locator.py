@@ -1,6 +1,7 @@
 """The thread that locates the camera: it decodes and tracks every image, publishes its pose, and hands the frame on to the worker.
 
 It shares nothing with the model's pass but the odometry's lock, which is held for some milliseconds: a pose does not wait for the model.
+Where that is permitted, the thread goes before all others that want its core.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Protocol
 
+from ..threads import go_first
 from .ring import FrameRing
 
 WAITING = 2  # messages: an older one than these is not worth a pose any more
@@ -23,6 +25,8 @@ class Tracking(Protocol):
     @property
     def session(self) -> int: ...
 
+    def goes_first(self, permitted: bool) -> None: ...
+
     def locate(self, message: Any, arrival_ns: int, session: int) -> None: ...
 
     def tell_located(self, session: int) -> None: ...
@@ -37,6 +41,7 @@ class Locator(threading.Thread):
         self._worker = worker
 
     def run(self) -> None:
+        self._worker.goes_first(go_first())
         while not self._worker.stopping:
             self.step()
 

@@ -254,6 +254,15 @@ class Worker(threading.Thread):
         """Odd while active; another number for each."""
         return self._session
 
+    def goes_first(self, permitted: bool) -> None:
+        """Whether the locator runs before the model and other processes."""
+        self._telemetry.goes_first = permitted
+        if not permitted:
+            log.info(
+                "tracking may not go before the model on the CPU, so that poses come later on a busy machine: grant CAP_SYS_NICE or "
+                "`ulimit -e 30`"
+            )
+
     def locate(self, message: Any, arrival_ns: int, session: int) -> None:
         """Reads a message, tells the camera's pose at it, and lets its frame wait for the worker, as long as the session lasts."""
         pipeline = self.pipeline

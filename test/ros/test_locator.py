@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from come_ros.datasets.bag_writer import BagWriter
 from come_ros.pipeline import ReconstructionPipeline
 from come_ros.ros.diagnostics.telemetry import Telemetry
 from come_ros.ros.worker import Worker
+from come_ros.threads import FIRST
 from come_ros.tools.cli import main as run_tool
 from come_ros.tracking.odometry import Located
 from come_ros.types import Frame
@@ -67,6 +70,12 @@ def test_every_image_has_a_pose_though_the_model_is_slow(start_node, peer: Peer)
     values = peer.status("come: output")
     assert float(values["pose_hz"]) > 0 and int(values["pose_points"]) > 50
     assert float(values["pose_latency_ms"]) < 400, "no pose waits for the model"
+    if sys.platform == "linux":  # only tracking goes first, and what it starts
+        of_threads = {
+            os.getpriority(os.PRIO_PROCESS, int(t.name)) for t in Path(f"/proc/{node.process.pid}/task").iterdir()
+        }
+        usual = os.getpriority(os.PRIO_PROCESS, node.process.pid)
+        assert of_threads == ({usual, FIRST} if values["pose_priority"] == "raised" else {usual})
     assert_ends_well(node, signal.SIGINT)
 
 

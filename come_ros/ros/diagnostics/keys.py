@@ -96,6 +96,7 @@ OUTPUT: Mapping[str, str] = {
     "pose_points": "points with a known position in the last image",
     "pose_inliers": "number of these that fit its pose",
     "pose_error_px": "their reprojection error, median, px",
+    "pose_priority": "raised: tracking goes before the model and other processes; normal: not permitted (CAP_SYS_NICE, `ulimit -e`)",
     "pose_lost": "images since configure whose pose was only extrapolated",
 }
 

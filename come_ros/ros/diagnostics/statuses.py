@@ -250,6 +250,7 @@ def _pose_values(telemetry: Telemetry) -> dict[str, object]:
         "pose_points": "nan" if last is None else last.points,
         "pose_inliers": "nan" if last is None else last.inliers,
         "pose_error_px": "nan" if last is None else f"{last.error:.2f}",
+        "pose_priority": {None: "nan", True: "raised", False: "normal"}[telemetry.goes_first],
         "pose_lost": telemetry.lost,
     }
 

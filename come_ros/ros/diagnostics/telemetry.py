@@ -51,6 +51,9 @@ class Telemetry:
         self._pose_costs: deque[float] = deque(maxlen=100)  # ms
         self.last_located: Located | None = None
         self.lost = 0
+        self.goes_first: bool | None = (
+            None  # tracking before the model, as far as the system permits; None: it has no thread of its own
+        )
         self._troubles: dict[str, tuple[float, str]] = {}
         self.active_since: float | None = None
         self.encoding = ""
