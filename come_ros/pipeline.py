@@ -18,6 +18,7 @@ from .camera.model_input import ModelInput, ModelInputs, known_of, window_plans
 from .camera.preprocess import CropResize, check_image, image_plan
 from .camera.rig import hold_rig
 from .config import Config
+from .drops import IN_PIPELINE
 from .errors import ConfigError, FrameError, OutOfMemory
 from .geometry import BODY_FROM_OPTICAL, inverse
 from .governor import Governor
@@ -47,7 +48,7 @@ MOST_CHANGES_TOLD = 20
 class ReconstructionPipeline:
     """`add_frame` is cheap and may be called for every frame; `reconstruct` is the slow part. One thread calls both.
 
-    counts: number of events by name: keyframes; not_keyframe, time, unusable, rejected (dropped frames); jumps (time went back),
+    counts: number of events by name: keyframes; dropped frames by drops.IN_PIPELINE; jumps (time went back),
     gaps, changes (of the images), windows, refused, restarts (of the alignment, after MAX_REFUSED refused windows in a row), resets (of
     the world). world: number of the current world.
     """
@@ -66,7 +67,7 @@ class ReconstructionPipeline:
         self.governor = Governor(config, backbone.native_side, backbone.patch_size, clock, backbone.causal)
         self.counts = dict.fromkeys(
             (
-                *("keyframes", "not_keyframe", "time", "unusable", "rejected"),
+                *("keyframes", *IN_PIPELINE),
                 *("jumps", "gaps", "changes", "windows", "refused", "restarts", "resets"),
             ),
             0,
@@ -126,7 +127,7 @@ class ReconstructionPipeline:
             for each in frame.all_cameras:
                 check_image(each.image)
         except FrameError:
-            self.counts["unusable"] += 1
+            self.counts["decode"] += 1
             raise
         source = _Source.of(frame)
         if frame.observations is not None and frame.observations.world > self.world:

@@ -225,7 +225,7 @@ def run_tool(path: Path, out: Path, images: int) -> str:
     there = (out / "metrics.json").is_file()
     if there:
         metrics = json.loads((out / "metrics.json").read_text())["frames"]
-        if metrics["read"] + metrics["dropped"]["unreadable"] < images:
+        if metrics["read"] + metrics["dropped"]["decode"] < images:
             return f"{images} images can be read, but the tool read {metrics['read']}: {told[-500:]}"
     elif images > 1 and "none could be used" not in told:
         return f"{images} images can be read, but there are no results: {told[-500:]}"

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
-    ("errors", "come_ros"),
+    ("errors", "drops", "come_ros"),
     ("types", "plugins", "geometry", "parameter_file"),
     ("parameter", "threads"),
     ("config", "config_text", "messages", "weights", "kernels"),

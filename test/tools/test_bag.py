@@ -427,7 +427,7 @@ def test_folders_and_videos(tmp_path: Path, world: Truth) -> None:
     (images / "4.png").write_bytes(b"damaged")
     assert run(images, tmp_path / "a", "--fps", "20") == 0
     frames = metrics_of(tmp_path / "a")["frames"]
-    assert frames["used"] == COUNT - 1 and frames["dropped"]["unreadable"] == 1
+    assert frames["used"] == COUNT - 1 and frames["dropped"]["decode"] == 1
     kinds = {topic: kind for topic, kind, _, _ in decoded(tmp_path / "a" / "output" / "output.mcap")}
     assert kinds == {t: k for t, k in TYPES.items() if t != "/camera/camera_info"}
     writer = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, world.images.shape[2:0:-1])
@@ -730,7 +730,7 @@ BAD = {
     "wrong fps": (lambda d, b, w: [images(d / "i", w), "--fps", "0"], "fps is 0.0, but must lie in 0 .. 10000"),
     "only damaged images": (
         lambda d, b, w: [Path(text_file(images(d / "i", None) / "0.png", "x")).parent],
-        "gave no result: 0 images were read, none could be used (1 damaged)",
+        "gave no result: 0 images were read, none could be used (1: the image could not be decoded",
     ),
 }  # fmt: skip
 

@@ -6,16 +6,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-DROP_REASONS: Mapping[str, str] = {
-    "not_keyframe": "too little image motion since the last keyframe",
-    "busy": "newer frames came while the worker was busy",
-    "old": "the result came later than max_data_age",
-    "decode": "the image could not be decoded",
-    "sync": "no images of all cameras lay within sync.slop of it, or one of them could not be decoded",
-    "time": "its stamp was not newer than the frame before, or time jumped back",
-    "rejected": "its window was refused by the alignment gate, did not fit into memory, or failed",
-    "paused": "the node was paused, deactivated, or reset, before it was used",
-}
+from ...drops import DROP_REASONS
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .counters import DROP_REASONS
+from ...drops import DROP_REASONS
 
 INPUT: Mapping[str, str] = {
     "topic": "topic of the images; with several cameras all of them",

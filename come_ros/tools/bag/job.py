@@ -23,6 +23,7 @@ from ...camera.preprocess import in_model_pixels
 from ...config import Config
 from ...datasets.sequence import Recording
 from ...datasets.stamps import NearestDepth, matched
+from ...drops import DROP_REASONS, IN_PIPELINE
 from ...errors import Cancelled, DatasetError, OutputError
 from ...evaluation.clock_offset import find_offset
 from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_scores
@@ -246,8 +247,7 @@ class Job:
         waiting = self.pipeline.fresh
         compared = self._comparisons
         lost = {
-            "unreadable": self._source.unreadable,
-            **{reason: counts[reason] for reason in ("not_keyframe", "time", "unusable", "rejected")},
+            **self._dropped,
             "superseded": self.superseded,
         }
         return {
@@ -353,12 +353,16 @@ class Job:
         parts = [f"{self.read} images, {self.used} used", *accuracy_text(self.metrics)]
         return f"come_ros {__version__}: {shown(Path(self.name).name)}\n{'   |   '.join(parts)}"
 
+    @property
+    def _dropped(self) -> dict[str, int]:
+        """Images without a result, by the reasons of DROP_REASONS."""
+        counts = {reason: self.pipeline.counts[reason] for reason in IN_PIPELINE}
+        counts["decode"] += self._source.unreadable
+        return counts
+
     def what_was_read(self) -> str:
         """Summary in words, for a run without results."""
-        counts = self.pipeline.counts
-        lost = {"damaged": self._source.unreadable, "too little motion": counts["not_keyframe"], "stamp not newer": counts["time"],
-                "unusable": counts["unusable"], "in refused windows": counts["rejected"]}  # fmt: skip
-        text = ", ".join(f"{n} {reason}" for reason, n in lost.items() if n)
+        text = "; ".join(f"{n}: {DROP_REASONS[reason]}" for reason, n in self._dropped.items() if n)
         return f"{self.read} images were read, none could be used ({text or 'there are too few'})"
 
 
