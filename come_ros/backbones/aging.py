@@ -3,7 +3,7 @@
 When more than `stream.whole` newer keyframes have come, a keyframe gives up a share of its patches, in one of these ways:
 
 - groups: neighbouring patches become one key: the mean of theirs, taken before rotation and turned to the centre, which counts for all
-  of them (Co-Me's bias). Those groups first whose values agree best.
+  of them (Co-Me's bias). Those groups first whose keys agree best.
 - repeats: a patch whose value a newer frame repeats joins the patch there: that one's key stays (keys of different frames must not be
   averaged), the value becomes the mean, and it counts for one more.
 - evict: the patches that newer frames attended to least are dropped (the idea of Evict3R, arXiv 2509.17650).
@@ -24,6 +24,8 @@ from torch import Tensor
 
 from ..accelerators.matching import Merging, best_match, merged_mean, moved
 from ..config import StreamParameters
+
+COMPARED = 4  # blocks, evenly spaced, in which tokens are compared
 
 Turn = Callable[[Tensor, int, int], Any]
 """(positions (T, 2), special tokens in front, temporal index) -> Rotary, by which keys of that frame are turned"""
@@ -61,9 +63,18 @@ class Kept:
         """(N,) fp32."""
         return self.positions.new_ones(len(self), dtype=torch.float32) if self.weight is None else self.weight
 
-    def features(self) -> Tensor:
-        """(1, N, C), by which tokens are compared: the values of the middle block, which no rotation changes."""
-        return self.values[len(self.values) // 2].transpose(1, 2).flatten(2)
+    def turned_back(self) -> Callable[[Tensor], Tensor]:
+        """What takes the rotation off keys of these tokens, which are of one frame."""
+        table = self.turn(self.positions, self.special, self.frames[0])
+        back: Callable[[Tensor], Tensor] = type(table)(table.cos, -table.sin).apply
+        return back
+
+    def features(self, keys: bool) -> Tensor:
+        """(1, N, C), by which tokens are compared: their keys, before rotation, or their values, in some of the blocks."""
+        blocks = sorted({round(i * (len(self.keys) - 1) / (COMPARED - 1)) for i in range(COMPARED)})
+        back = self.turned_back() if keys else None
+        parts = [self.values[i] if back is None else back(self.keys[i]) for i in blocks]
+        return torch.cat([part.transpose(1, 2).flatten(2) for part in parts], dim=2)
 
     def only(self, index: Tensor) -> Kept:
         """The tokens `index` (n,), the special ones among them."""
@@ -129,7 +140,7 @@ def grouped(kept: Kept, count: int, group: tuple[int, int], at_random: bool = Fa
     if at_random:
         score = torch.rand(len(sizes), generator=torch.Generator().manual_seed(kept.frames[0])).to(device)
     else:
-        unit = torch.nn.functional.normalize(kept.features()[0, n:].float(), dim=1)
+        unit = torch.nn.functional.normalize(kept.features(keys=True)[0, n:].float(), dim=1)
         score = unit.new_zeros(len(sizes), unit.shape[1]).index_add_(0, cell, unit).norm(dim=1) / sizes
     order = score.masked_fill(sizes < 2, -1.0).argsort(descending=True, stable=True)
     fits = ((sizes - 1)[order].cumsum(0) <= count) & (sizes[order] > 1)
@@ -152,15 +163,12 @@ def _merged(kept: Kept, merging: Merging) -> Kept:
         return merged_mean(x.transpose(1, 2).flatten(2), weight, merging)[0].unflatten(2, (heads, -1)).transpose(1, 2)
 
     positions, total = merged_mean(kept.positions[None].float(), weight, merging)
-    table = kept.turn(kept.positions, kept.special, kept.frames[0])
-    back = type(table)(table.cos, -table.sin)
+    back = kept.turned_back()
     centre = kept.turn(positions[0], kept.special, kept.frames[0])
     alone = (total[0] == kept.weights()[merging.origin[0]])[:, None]  # these keep every bit
 
     def key(k: Tensor) -> Tensor:
-        return torch.where(
-            alone, k[:, :, merging.origin[0]], centre.apply(mean(back.apply(k))).to(k.dtype)
-        ).contiguous()
+        return torch.where(alone, k[:, :, merging.origin[0]], centre.apply(mean(back(k))).to(k.dtype)).contiguous()
 
     return dataclasses.replace(
         kept,
@@ -180,8 +188,8 @@ def repeated(old: Kept, count: int, newer: list[Kept]) -> tuple[Kept, list[Kept]
         [torch.arange(length, device=device) >= frame.special for length, frame in zip(lengths, newer, strict=True)]
     )
     targets = patch.nonzero()[:, 0]
-    features = torch.cat([frame.features() for frame in newer], dim=1)[:, targets]
-    score, match = best_match(old.features()[:, n:].float(), features.float())
+    features = torch.cat([frame.features(keys=False) for frame in newer], dim=1)[:, targets]
+    score, match = best_match(old.features(keys=False)[:, n:].float(), features.float())
     best = score[0].argsort(descending=True, stable=True)[:count]
     going, to = best + n, targets[match[0, best]]
     stays = torch.ones(len(old), dtype=torch.bool, device=device)
