@@ -62,7 +62,7 @@ class State(NamedTuple):
     """For diagnostics. level: steps taken for latency, of `levels`. ladder_step: steps taken for memory, of `ladder_steps`.
 
     limited: results are late although all knobs are at their limits. oom_count: windows that did not fit. exhausted: the last
-    window did not fit although it was the cheapest possible.
+    window did not fit although it was the cheapest possible. size: keyframes of the next window.
     """
 
     effort: Effort
@@ -73,6 +73,7 @@ class State(NamedTuple):
     ladder_steps: int
     oom_count: int
     exhausted: bool
+    size: int
 
 
 class Governor:
@@ -124,10 +125,18 @@ class Governor:
         return self._effort(self.level)
 
     @property
+    def size(self) -> int:
+        """Keyframes of the next window."""
+        size, window = self.config.window.size, self.effort.window
+        if not self.causal:
+            return window
+        return min(size, window) if window < self.levels[0].window else size
+
+    @property
     def state(self) -> State:
         return State(
             self.effort, self.level, len(self.levels) - 1, self._limited,
-            self.step, len(self.ladder) - 1, self.oom_count, self._exhausted,
+            self.step, len(self.ladder) - 1, self.oom_count, self._exhausted, self.size,
         )  # fmt: skip
 
     def apply(self) -> Config:
@@ -136,14 +145,14 @@ class Governor:
         config = self.config
         if self.effort == self.levels[0]:
             return config
-        changes: dict[str, float] = {"accelerator.ratio": ratio, "window.size": min(window, config.window.size)}
+        changes: dict[str, float] = {"accelerator.ratio": ratio, "window.size": self.size}
         if self.causal:
             # with every n-th frame kept, a shorter local window covers the same time
             longer = round(config.stream.window / window)
             interval = min(MOST_INTERVAL, config.stream.keyframe_interval * longer)
             changes |= {"stream.window": window, "stream.keyframe_interval": interval}
-        if window < config.window.size:
-            changes["window.overlap"] = min(config.window.overlap, max(1, window // 2))
+        if self.size < config.window.size:
+            changes["window.overlap"] = min(config.window.overlap, max(1, self.size // 2))
         if side < self.levels[0].side:
             changes["input.max_side"] = side
         return config.replace(**changes)

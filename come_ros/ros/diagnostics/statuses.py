@@ -135,7 +135,7 @@ def _inference_values(view: NodeView, config: Config, telemetry: Telemetry) -> d
         "accelerator": config.accelerator.name,
         "kernels": config.kernels,
         **view.backbone,
-        "window": min(config.window.size, governor.effort.window) if governor else config.window.size,
+        "window": governor.size if governor else config.window.size,
         "overlap": config.window.overlap,
         "resolution": telemetry.resolution,
         "max_side": governor.effort.side if governor else config.input.max_side,

@@ -35,7 +35,7 @@ from come_ros.geometry import rotation_angle
 
 WIDTH, HEIGHT = 168, 126
 SCALE_FRAMES, WINDOW, WHOLE = 4, 32, 4
-ENTER = {"come": "come", "random": "random"}
+ENTER = ("come", "random")
 
 
 class CausalTiny(LingBot):
@@ -47,13 +47,13 @@ class CausalTiny(LingBot):
 def settings():
     """Name -> (accelerator or None, stream parameters)."""
     out = {"dense": (None, {})}
-    out |= {f"shorter window, {n}": (None, {"window": n}) for n in (24, 16, 8)}
+    out |= {f"shorter window, {n}": (None, {"window": n}) for n in (18, 10)}
     for way in ("groups", "random", "repeats", "evict"):
-        for ratio in (0.25, 0.5, 0.75):
+        for ratio in (0.5, 0.75):
             out[f"{way}, {ratio:g}"] = (None, {"reduce": way, "reduce_ratio": ratio})
     for name in ENTER:
         out[f"{name} on entry, 0.5"] = (name, {})
-        out[f"{name} on entry, 0.5, then groups, 0.5"] = (name, {"reduce": "groups", "reduce_ratio": 0.5})
+    out["come on entry, 0.5, then repeats, 0.5"] = ("come", {"reduce": "repeats", "reduce_ratio": 0.5})
     return out
 
 
