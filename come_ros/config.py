@@ -265,11 +265,25 @@ class Map:
         dynamic=True,
         node_only=True,
     )
+    max_keyframes: int = _param(
+        2000,
+        "most keyframes that the map's graph keeps, some 60 kB each; beyond it, every second one of the older half is removed",
+        low=10,
+        high=100_000,
+    )
     save_dir: str = _param(
         "~/.ros/come_ros",
         "~/save_map writes into a new folder below this one, named by the time",
         dynamic=True,
         node_only=True,
+    )
+
+
+@dataclass(frozen=True)
+class Loop:
+    enabled: bool = _param(
+        True,
+        "notice when the camera is back where it was: map_frame, ~/path and the map take the drift away; odometry stays as it is",
     )
 
 
@@ -433,6 +447,11 @@ class Config:
     odom_frame: str = _param(
         "visual_odom", "world frame of odometry; level, with its origin at the first frame that is used"
     )
+    map_frame: str = _param(
+        "visual_map",
+        "world frame of ~/path and ~/map_points, in which loops are closed; its edge to odom_frame is published, unless odom_frame has "
+        "another parent; the same name as odom_frame: no loops",
+    )
     base_frame: str = _param(
         "",
         "robot frame for odometry and TF, if TF or extrinsics give the camera's pose on the robot; empty = the camera's own frame",
@@ -461,6 +480,7 @@ class Config:
     sync: Sync = field(default_factory=Sync)
     refine: Refine = field(default_factory=Refine)
     odometry: OdometryParameters = field(default_factory=OdometryParameters)
+    loop: Loop = field(default_factory=Loop)
     scale: Scale = field(default_factory=Scale)
     cov: Cov = field(default_factory=Cov)
     tf: Tf = field(default_factory=Tf)
@@ -513,6 +533,16 @@ class Config:
     def camera_names(self) -> tuple[str, ...]:
         """Of several cameras, the first one leads; empty where there is one camera."""
         return tuple(self.cameras.split("+")) if self.cameras else ()
+
+    @property
+    def closes_loops(self) -> bool:
+        """Whether there is a frame for the map, apart from that of odometry, and TF that relates the two."""
+        return self.loop.enabled and self.map_frame != self.odom_frame and self.tf.mode != "off"
+
+    @property
+    def world_frame(self) -> str:
+        """The frame of path and map."""
+        return self.map_frame if self.closes_loops else self.odom_frame
 
     def get(self, name: str) -> Any:
         """Value of the dotted parameter `name`."""

@@ -313,6 +313,7 @@ class ReconstructionPipeline:
             world=self.world,
             reused=prediction.reused / len(seen),
             saved_ms=prediction.saved_ms,
+            places=None if prediction.places is None else prediction.places[new],
             timings_ms={
                 "preprocess": 1e3 * (clock[1] - clock[0]),
                 "model": 1e3 * (clock[2] - clock[1]),

@@ -172,6 +172,7 @@ class Prediction:
     W) bool, False where the model predicts that its depth is meaningless (sky, windows); None if it does not predict that. dense:
     the frames, ascending, for which depth, confidence and meaningful have rows (the requested ones); None: all. Intrinsics of other
     frames may be NaN. reused: frames that did not go through the encoder again, which saved about saved_ms.
+    places: (S, D), a descriptor of what each frame looks like as a whole, of length 1; None if the backbone has none.
     """
 
     images: U8
@@ -186,6 +187,7 @@ class Prediction:
     dense: tuple[int, ...] | None = None
     reused: int = 0
     saved_ms: float = 0.0
+    places: F32 | None = None
 
     def row(self, frame: int) -> int | None:
         """Row of depth and confidence for that frame of the window; None if there is none."""
@@ -263,7 +265,7 @@ class Submap:
     encoder again, which saved about saved_ms. landmarks: points of the scene as known now, None if nothing changed.
     covariance: (6, 6) of the first camera's newest pose, as in Landmarks.
     refinement: result of the bundle adjustment.
-    world: number of the world, counted from the start.
+    world: number of the world, counted from the start. places: (N, D), as in Prediction.
     """
 
     frames: tuple[Frame, ...]
@@ -285,6 +287,7 @@ class Submap:
     world: int = 0
     reused: float = 0.0
     saved_ms: float = 0.0
+    places: F32 | None = None
 
     def __len__(self) -> int:
         return len(self.frames)

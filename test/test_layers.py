@@ -25,6 +25,7 @@ LAYERS = (
     ("refinement",),
     ("alignment", "governor", "keyframes"),  # the other stages of the pipeline
     ("pipeline", "self_check"),
+    ("mapping",),
     ("outputs",),
     ("datasets",),
     ("evaluation.recordings", "evaluation.rooms"),

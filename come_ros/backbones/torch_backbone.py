@@ -26,6 +26,7 @@ from .device import DeviceClock, choose_attention_kernel, choose_device, choose_
 from .graphs import Graphs, cloned
 from .layers import BlockParts
 from .model import Check, GeometryModel, KnownTensors, Trunk, never
+from .places import place_descriptors
 from .stream import Encoded, EncoderCache, FrameCache, FrameName, Step
 
 log = logging.getLogger("come_ros")
@@ -170,6 +171,7 @@ class TorchBackbone(Backbone):
             done = self._clock.read()
             out, trunk = self._finish(encoded, check, known_here, step.dense)
             prediction = self.download(images, out, trunk, step.dense)
+            prediction = dataclasses.replace(prediction, **to_host({"places": place_descriptors(encoded.tokens)}))
             if step.cache is None:
                 return prediction
             assert isinstance(step.cache, EncoderCache)

@@ -18,7 +18,8 @@ class Motion:
     """The moving frame `child` (see moving_frame) at one image.
 
     odom_from_child: (4, 4). twist: (6,) linear (odom units/s) and angular (rad/s), in the moving frame. pose_covariance, twist_covariance:
-    (6, 6), same order and units squared, as nav_msgs/Odometry defines them: the pose's in the odometry frame.
+    (6, 6), same order and units squared, as nav_msgs/Odometry defines them: the pose's in the odometry frame. map_from_odom: (4, 4) where
+    the odometry frame lies in the map by then; None if there is no frame for the map.
     """
 
     stamp_ns: int
@@ -27,6 +28,7 @@ class Motion:
     twist: F64
     pose_covariance: F64
     twist_covariance: F64
+    map_from_odom: F64 | None = None
 
     @property
     def pose_variance(self) -> F64:

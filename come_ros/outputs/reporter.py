@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import Protocol
 
@@ -33,11 +34,14 @@ class Reporter:
     world: path and map so far. `add_row` is called in the pipeline's thread, `add_located` in the thread that locates images.
     """
 
-    def __init__(self, sink: Sink, messages: Messages, config: Config, metric: bool, cameras: int = 1) -> None:
-        """config: of the world. metric: whether the model's unit is the metre. cameras: rows of each instant, the first of which leads."""
+    def __init__(
+        self, sink: Sink, messages: Messages, config: Config, metric: bool, cameras: int = 1, background: bool = False
+    ) -> None:
+        """config: of the world. metric: whether the model's unit is the metre. cameras: rows of each instant, the first of which leads.
+        background: whether another thread does the world's `work`; else it is done at once, so that results are the same every time."""
         self.world = World(config, messages)
         self.world.metric = metric
-        self._sink, self._messages, self._cameras = sink, messages, cameras
+        self._sink, self._messages, self._cameras, self._background = sink, messages, cameras, background
         self._estimator = MotionEstimator()
         self._number = 0  # of the world, see Submap.world
         self._following = threading.Lock()
@@ -55,7 +59,11 @@ class Reporter:
             if topic != "odometry":
                 self._sink.frame(topic, made)
         if submap.world == self._number:
-            self.world.add_points(lambda: made.odom_points)
+            self.world.add_points(lambda: made.odom_points, submap.frames[row].stamp_ns)
+            if row % self._cameras == 0:
+                self.world.add_keyframe(submap, row)
+                if not self._background:
+                    self.world.work()
         return made
 
     def add_located(self, located: Located, config: Config) -> None:
@@ -74,5 +82,5 @@ class Reporter:
                 self._sink.new_world()
 
     def _moved(self, motion: Motion, config: Config) -> None:
-        self._sink.moved(motion, config)
+        self._sink.moved(dataclasses.replace(motion, map_from_odom=self.world.map_from_odom()), config)
         self.world.add_pose(motion.stamp_ns, motion.odom_from_child)

@@ -3,7 +3,7 @@ removed first."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,41 @@ _LEAST_WAITING = 50_000
 _BLOCK = 1 << 14  # points processed at once, so that they stay in the CPU cache
 
 
+_Rows = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]
+"""of each voxel: key, sums, largest confidence, latest sight"""
+
+
+class Chunk(NamedTuple):
+    """What a frame adds to a map, one point in each voxel. places: (n, 3) float32. colours: (n, 3) uint8, RGB. weight: (n,) float32, summed
+    confidence. confidence: (n,) float32, the largest."""
+
+    places: NDArray[np.float32]
+    colours: NDArray[np.uint8]
+    weight: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+
+    @staticmethod
+    def none() -> Chunk:
+        empty = np.empty((0, 3), np.float32)
+        return Chunk(empty, empty.astype(np.uint8), np.empty(0, np.float32), np.empty(0, np.float32))
+
+    def at(self, rows: NDArray[Any]) -> Chunk:
+        """Some of its points."""
+        return Chunk(*(column[rows] for column in self))
+
+    def moved(self, matrix: NDArray[np.float64]) -> Chunk:
+        """After x -> matrix x, (4, 4): a rigid transform or a similarity."""
+        turn, shift = matrix[:3, :3].astype(np.float32), matrix[:3, 3].astype(np.float32)
+        return self._replace(places=self.places @ turn.T + shift)
+
+    def voxels(self, voxel: float) -> NDArray[np.int64]:
+        """(n,) a number for the voxel of each point."""
+        cells = np.floor(self.places.astype(np.float64) / voxel)
+        return _keys_of(list(np.clip(cells, 1 - _HALF, _HALF - 1).T))
+
+
 class VoxelMap:
-    """Points in the odometry frame, averaged in each voxel by their confidence (position and colour; the largest is kept as conf).
+    """Points in one frame, averaged in each voxel by their confidence (position and colour; the largest is kept as conf).
 
     voxel: edge length, in odom units. max_points: voxels kept; beyond, those seen longest ago are dropped. The same frames in the
     same order give the same bytes.
@@ -44,8 +77,9 @@ class VoxelMap:
         self._merge()
         return len(self._keys)
 
-    def add(self, points: NDArray[Any]) -> None:
-        """Points of cloud.POINT_DTYPE of one frame, any shape; those that are not finite, or over a million voxels away, are left out."""
+    def add(self, points: NDArray[Any]) -> Chunk:
+        """Points of cloud.POINT_DTYPE of one frame, any shape; those that are not finite, or over a million voxels away, are left out.
+        Returns what is left of them."""
         points = points.reshape(-1)
         x, y, z, rgb, confidence = np.ascontiguousarray(points).view(np.float32).reshape(-1, 5).T.copy()
         with np.errstate(invalid="ignore", over="ignore"):
@@ -55,11 +89,8 @@ class VoxelMap:
             x, y, z, rgb, confidence = (column[good] for column in (x, y, z, rgb, confidence))
             cells = [cell[good] for cell in cells]
         if not len(x):
-            return
+            return Chunk.none()
         self._frames += 1
-        key = np.zeros(len(x), np.int64)
-        for cell in cells:
-            key = key << _BITS | (cell.astype(np.int64) + _HALF)
         weight = np.maximum(confidence.astype(np.float64), 1e-6)
         values = np.empty((len(x), 7), order="F")  # # column by column, which is several times as fast as row by row
         values[:, 0] = weight
@@ -68,23 +99,52 @@ class VoxelMap:
         bits = rgb.view(np.uint32)
         for column, shift in ((4, 16), (5, 8), (6, 0)):
             values[:, column] = (bits >> shift & 255) * weight
-        self._waiting.append(_reduced(key, values, confidence, np.full(len(key), self._frames, np.int64)))
-        self._waiting_count += len(self._waiting[-1][0])
+        return self._chunk(self._wait(cells, values, confidence))
+
+    def put(self, chunk: Chunk) -> None:
+        """What `add` of some map returned, moved as the frame that it hangs on."""
+        cells = [np.floor(axis.astype(np.float64) / self.voxel) for axis in chunk.places.T]
+        good = np.logical_and.reduce([np.abs(cell) < _HALF for cell in cells])
+        cells = [cell[good] for cell in cells]
+        if not good.any():
+            return
+        self._frames += 1
+        values = np.empty((len(cells[0]), 7), order="F")
+        values[:, 0] = weight = chunk.weight[good].astype(np.float64)
+        for column, (axis, cell) in enumerate(zip(chunk.places[good].T, cells, strict=True), start=1):
+            values[:, column] = (axis - cell * self.voxel) * weight
+        values[:, 4:] = chunk.colours[good] * weight[:, None]
+        self._wait(cells, values, chunk.confidence[good])
+
+    def _wait(self, cells: list[NDArray[Any]], values: NDArray[np.float64], confidence: NDArray[np.float32]) -> _Rows:
+        """Rows of one frame wait to be merged."""
+        key = _keys_of(cells)
+        rows = _reduced(key, values, confidence, np.full(len(key), self._frames, np.int64))
+        self._waiting.append(rows)
+        self._waiting_count += len(rows[0])
         if self._waiting_count > max(_LEAST_WAITING, _WAITING_SHARE * len(self._keys)):
             self._merge()
+        return rows
+
+    def _chunk(self, rows: _Rows) -> Chunk:
+        keys, sums, confidence, _ = rows
+        mean = sums[:, 1:] / sums[:, :1]
+        places = np.empty((len(keys), 3), np.float32)
+        for axis in range(3):
+            places[:, axis] = _cell_of(keys, axis) * self.voxel + mean[:, axis]
+        colours = np.clip(np.rint(mean[:, 3:]), 0, 255).astype(np.uint8)
+        return Chunk(places, colours, sums[:, 0].astype(np.float32), confidence)
 
     def points(self) -> NDArray[np.void]:
         """(n,) of cloud.POINT_DTYPE, in an order that depends on the position only."""
         self._merge()
         out = np.empty((len(self._keys), 5), np.float32)
-        mask = (1 << _BITS) - 1
         for start in range(0, len(out), _BLOCK):
             block = slice(start, start + _BLOCK)
             rows, keys, sums = out[block], self._keys[block], self._sums[block]
             mean = sums[:, 1:] / sums[:, :1]
             for axis in range(3):
-                cell = ((keys >> (2 - axis) * _BITS) & mask) - _HALF
-                rows[:, axis] = cell * self.voxel + mean[:, axis]
+                rows[:, axis] = _cell_of(keys, axis) * self.voxel + mean[:, axis]
             colour = np.clip(np.rint(mean[:, 3:]), 0, 255).astype(np.uint32)
             rows[:, 3] = (colour[:, 0] << 16 | colour[:, 1] << 8 | colour[:, 2]).view(np.float32)
         out[:, 4] = self._confidence
@@ -116,6 +176,17 @@ class VoxelMap:
     def _keep(self, rows: NDArray[np.bool_]) -> None:
         self._keys, self._sums = self._keys[rows], self._sums[rows]
         self._confidence, self._seen = self._confidence[rows], self._seen[rows]
+
+
+def _keys_of(cells: list[NDArray[Any]]) -> NDArray[np.int64]:
+    key = np.zeros(len(cells[0]), np.int64)
+    for cell in cells:
+        key = key << _BITS | (cell.astype(np.int64) + _HALF)
+    return key
+
+
+def _cell_of(keys: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
+    return np.asarray(((keys >> (2 - axis) * _BITS) & ((1 << _BITS) - 1)) - _HALF, np.int64)
 
 
 def _newest(seen: NDArray[np.int64], count: int) -> NDArray[np.bool_]:

@@ -28,6 +28,7 @@ from .diagnostics.telemetry import Telemetry
 from .inputs import Input, OutputConflicts
 from .latched import LatchedTopics
 from .log import RosLogHandler
+from .map_thread import MapThread
 from .parameters import declare_parameters, follow_parameters
 from .publishers import QOS_OVERRIDES, Publishers
 from .reader import Reader
@@ -111,6 +112,7 @@ class ReconstructionNode(LifecycleNode):
         self._latched: LatchedTopics | None = None
         self._frame_topics = Publishers(self, self.reader, self.telemetry)
         self._reporter = self._new_reporter()
+        self._mapping = MapThread(lambda: self._reporter.world)
         self._inputs: list[Input] = []  # the images first
         self._output_conflicts = OutputConflicts(self)
         self._clock_ticks = False
@@ -157,6 +159,8 @@ class ReconstructionNode(LifecycleNode):
     def start(self) -> None:
         """Starts the worker; with autostart it loads the model at once, while the executor already answers."""
         self.worker.start()
+        if self.config.closes_loops:
+            self._mapping.start()
         if self.config.autostart:
             self._loading = self.worker.load(self.config)
             self._state = "loading"
@@ -266,6 +270,7 @@ class ReconstructionNode(LifecycleNode):
     def close(self) -> bool:
         """Ends the worker. False if it is in a pass or a load that cannot be interrupted; it no longer touches ROS then."""
         ended = self.worker.stop(STOP_S)
+        self._mapping.stop(STOP_S)
         self._answers.close(STOP_S)
         log.removeHandler(self._log_handler)
         log.addHandler(logging.NullHandler())  # else what an abandoned pass still says would go to stderr
@@ -286,7 +291,9 @@ class ReconstructionNode(LifecycleNode):
 
     def _new_reporter(self) -> Reporter:
         metric = self.worker.pipeline is not None and self.worker.pipeline.metric
-        return Reporter(self._frame_topics, messages.ROS, self.config, metric, len(self.reader.cameras))
+        return Reporter(
+            self._frame_topics, messages.ROS, self.config, metric, len(self.reader.cameras), background=True
+        )
 
     def _publish_pose(self, located: Located, config: Config) -> None:
         """TF and odometry of one image; in the thread that locates."""
@@ -368,7 +375,9 @@ class ReconstructionNode(LifecycleNode):
             qos=images.qos if images else self.config.input.reliability,
             clock=clock,
             tf=self.reader.tf.edge.choice or f"{self.reader.tf.edge.mode} (undecided)",
-            tf_conflict=self.reader.tf.edge.conflict,
+            tf_conflict=self.reader.tf.edge.conflict or self.reader.tf.map_edge.conflict,
+            loops=self._reporter.world.loops,
+            keyframes=self._reporter.world.keyframes,
             fault=self._fault,
             worker_alive=self.worker.is_alive(),
             lost=str(self.worker.lost or ""),

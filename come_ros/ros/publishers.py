@@ -60,8 +60,9 @@ class Publishers:
     def moved(self, motion: Motion, config: Config) -> None:
         """TF first, then odometry."""
         self._reader.tf.send(
-            motion.stamp_ns, motion.child, motion.odom_from_child, self._reader.waited_s(time.monotonic())
-        )
+            motion.stamp_ns, motion.child, motion.odom_from_child, self._reader.waited_s(time.monotonic()),
+            motion.map_from_odom,
+        )  # fmt: skip
         publisher = self._wanted(0, "odometry")
         if publisher is not None:
             publisher.publish(odometry_message(messages.ROS, motion, config))

@@ -1,4 +1,4 @@
-"""Tf: the node's part in the TF tree: where the camera is on the robot, and the one edge that it publishes itself."""
+"""Tf: the node's part in the TF tree: where the camera is on the robot, and the edges that it publishes itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..geometry import inverse
 from ..types import F64
 from . import messages
 from .frame_tree import FrameTree
-from .tf_edge import TfEdge
+from .tf_edge import LISTEN_S, TfEdge
 
 log = logging.getLogger("come_ros")
 
@@ -32,6 +32,7 @@ class Tf:
         """Raises ConfigError."""
         self.extrinsics = parse_extrinsics(config.extrinsics)
         self.edge = TfEdge(config.tf.mode, config.odom_frame)
+        self.map_edge = TfEdge(config.tf.mode if config.closes_loops else "off", config.map_frame)
         self._base, self._patience_s = config.base_frame.lstrip("/"), config.tf.lookup_timeout
         self._tree = FrameTree()
         self._node = node
@@ -44,7 +45,7 @@ class Tf:
             from tf2_msgs.msg import TFMessage
         except ImportError:
             told = "" if self.edge.choice == "off" else MISSING
-            self.edge.choice = "off"
+            self.edge.choice = self.map_edge.choice = "off"
             return told
 
         def listener(static: bool) -> Callable[[TFMessage], None]:
@@ -52,6 +53,7 @@ class Tf:
                 for t in message.transforms:
                     parent, child = t.header.frame_id, t.child_frame_id
                     self.edge.observe([(parent, child)])
+                    self.map_edge.observe([(parent, child)])
                     try:
                         where = messages.matrix_of(t.transform)
                     except ValueError:  # a rotation of zero length
@@ -102,8 +104,10 @@ class Tf:
             f"robot_state_publisher or the driver's TF, correct base_frame, or give extrinsics"
         )
 
-    def send(self, stamp_ns: int, moving: str, odom_from_moving: F64, waited_s: float) -> None:
-        """The edge between odom_frame and the frame that moves, if there is to be one."""
+    def send(
+        self, stamp_ns: int, moving: str, odom_from_moving: F64, waited_s: float, map_from_odom: F64 | None = None
+    ) -> None:
+        """The edge between odom_frame and the frame that moves, and the one between map_frame and odom_frame, if there are to be any."""
         if self._base and moving != self._base:
             return
         before = self.edge.choice
@@ -113,11 +117,31 @@ class Tf:
                 log.error("%s", self.edge.conflict)
             else:
                 log.info("TF: %s, between %s and %s", direction, self.edge.odom_frame, moving)
-        odom, publisher = self.edge.odom_frame, self._publisher
+        publisher = self._publisher
         if publisher is None or direction not in ("forward", "inverse"):
             return
-        if direction == "forward":
-            transform = messages.transform_message(odom_from_moving, stamp_ns, odom, moving)
-        else:
-            transform = messages.transform_message(inverse(odom_from_moving), stamp_ns, moving, odom)
-        publisher.publish(publisher.msg_type(transforms=[transform]))
+        ends = (self.edge.odom_frame, moving)
+        transforms = [_transform(direction, odom_from_moving, stamp_ns, *ends)]
+        if map_from_odom is not None and self._map_follows(direction, ends):
+            transforms.append(_transform(direction, map_from_odom, stamp_ns, self.map_edge.odom_frame, ends[0]))
+        publisher.publish(publisher.msg_type(transforms=transforms))
+
+    def _map_follows(self, direction: str, ends: tuple[str, str]) -> bool:
+        """Whether the map's edge is published: map_frame is above odom_frame, or, where that has a parent, a leaf below it."""
+        edge = self.map_edge
+        if edge.choice == "off":
+            return False
+        if not edge.choice:
+            edge.choice = direction
+            edge.observe([ends if direction == "forward" else ends[::-1]])
+        if edge.decide(ends[0], LISTEN_S) == direction:
+            return True
+        edge.conflict = edge.conflict.replace("set odom_frame", "set map_frame")
+        log.error("%s; ~/path and ~/map_points stay in %s", edge.conflict, edge.odom_frame)
+        return False
+
+
+def _transform(direction: str, parent_from_child: F64, stamp_ns: int, parent: str, child: str) -> Any:
+    if direction == "forward":
+        return messages.transform_message(parent_from_child, stamp_ns, parent, child)
+    return messages.transform_message(inverse(parent_from_child), stamp_ns, child, parent)

@@ -101,9 +101,11 @@ def test_the_scale_is_known_or_not_a_number(messages):
 
 
 def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch):
-    what = Snapshot(one_point(1), {5: np.eye(4)})
+    what = Snapshot(one_point(1), {5: np.eye(4)}, {5: np.eye(4)})
     what.save(tmp_path / "maps" / "a")
-    assert sorted(p.name for p in (tmp_path / "maps" / "a").iterdir()) == ["map.pcd", "map.ply", "trajectory.tum"]
+    assert sorted(p.name for p in (tmp_path / "maps" / "a").iterdir()) == [
+        *("map.pcd", "map.ply", "trajectory.tum", "trajectory_map.tum")
+    ]
     with pytest.raises(OutputError, match="maps/a"):
         what.save(tmp_path / "maps" / "a")
 

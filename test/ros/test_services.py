@@ -98,7 +98,12 @@ def test_save_map_writes_all_that_was_published(start_node, peer: Peer, tmp_path
     folders = [Path(s.message) for s in saved]
     assert sorted(folders) == sorted((tmp_path / "maps").iterdir()) and len(set(folders)) == 2
     for folder in folders:
-        assert sorted(p.name for p in folder.iterdir()) == ["map.pcd", "map.ply", "trajectory.tum"]
+        assert sorted(p.name for p in folder.iterdir()) == [
+            "map.pcd",
+            "map.ply",
+            "trajectory.tum",
+            "trajectory_map.tum",
+        ]
         assert (folder / "map.pcd").read_bytes().endswith(bytes(cloud[-1].data))
         rows = [line.split() for line in (folder / "trajectory.tum").read_text().splitlines()]
         assert [int(row[0].replace(".", "")) for row in rows] == stamps(odometry)

@@ -84,7 +84,7 @@ Edges = dict[tuple[str, str], np.ndarray]  # (parent, child) -> parent_from_chil
 def run(
     start_node, peer: Peer, tf_message, *arguments: str, edge: Edges | None = None, odometry: Edges | None = None, until
 ) -> tuple:
-    """Feeds frames until `until(transforms)`; the node, and (stamp, parent, child, matrix) of what it sent on /tf.
+    """Feeds frames until `until(transforms)`; the node, and (stamp, parent, child, matrix) of odometry's edge that it sent on /tf.
 
     edge: what others publish on /tf_static; odometry: what they publish on /tf, with every frame.
     """
@@ -131,7 +131,12 @@ def run(
     for parent, child in [*((p, c) for _, p, c, _ in transforms()), *(edge or {}), *(odometry or {})]:
         parents.setdefault(child, set()).add(parent)
     assert all(len(found) == 1 for found in parents.values()), f"a second parent: {parents}"
-    found = transforms()
+    found = [t for t in transforms() if "visual_map" not in t[1:3]]
+    of_map = [t for t in transforms() if "visual_map" in t[1:3]]
+    below = any(child == "visual_odom" for _, _, child, _ in found)  # what has a parent gets the map as a leaf
+    assert {t[1:3] for t in of_map} <= {("visual_odom", "visual_map") if below else ("visual_map", "visual_odom")}
+    assert {t[0] for t in of_map} == {t[0] for t in found}, "the map's edge comes with each one of odometry"
+    assert all(np.array_equal(t[3], np.eye(4)) for t in of_map), "no loop, no correction"
     wait_until(lambda: {stamp for stamp, *_ in found} <= poses(peer).keys(), what="odometry of the same frames")
     return node, found
 

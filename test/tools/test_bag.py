@@ -125,7 +125,7 @@ def decoded(path: Path) -> Iterator[tuple[str, str, int, Any]]:
 @pytest.mark.slow
 def test_all_results_are_there_and_nothing_else(out: Path) -> None:
     assert {p.name for p in out.iterdir()} == {
-        *("output", "map.ply", "trajectory.tum", "metrics.json", "overview.png", "run.yaml")
+        *("output", "map.ply", "trajectory.tum", "trajectory_map.tum", "metrics.json", "overview.png", "run.yaml")
     }
     assert {p.name for p in (out / "output").iterdir()} == {"output.mcap", "metadata.yaml"}
 
@@ -147,8 +147,12 @@ def test_recording_is_read_by_an_independent_reader(out: Path, world: Truth) -> 
         if topic == "/tf":
             assert head.frame_id == "visual_odom"
             assert message.transforms[0].child_frame_id == "camera_optical_frame"
-        elif topic in ("/come/odometry", "/come/path", "/come/map_points"):
+            assert message.transforms[1].header.frame_id == "visual_map"
+            assert message.transforms[1].child_frame_id == "visual_odom"
+        elif topic == "/come/odometry":
             assert head.frame_id == "visual_odom"
+        elif topic in ("/come/path", "/come/map_points"):
+            assert head.frame_id == "visual_map"
         else:
             assert head.frame_id == "camera_optical_frame"
         if topic == "/come/path":
@@ -405,7 +409,7 @@ def test_the_bundled_model_gives_the_same_bytes_in_two_processes(tmp_path: Path)
         done = subprocess.run([*command, "-o", str(tmp_path / name)], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     first, second = hashes(tmp_path / "a"), hashes(tmp_path / "b")
-    assert len(first) == 7 and first == second
+    assert len(first) == 8 and first == second
 
 
 @pytest.mark.slow
@@ -439,14 +443,29 @@ def test_folders_and_videos(tmp_path: Path, world: Truth) -> None:
 
 
 def test_tf_mode_and_odometry_frame_are_followed(tmp_path: Path, plain: Path) -> None:
-    arguments = ("--set", "tf.mode=inverse", "--set", "odom_frame=map", "--set", "cloud.frame=odom")
+    arguments = (
+        "--set",
+        "tf.mode=inverse",
+        "--set",
+        "odom_frame=map",
+        "--set",
+        "cloud.frame=odom",
+        "--set",
+        "map_frame=map",
+    )
     assert run(plain, tmp_path / "out", *arguments) == 0
     for topic, _, _, message in decoded(tmp_path / "out" / "output" / "output.mcap"):
         if topic == "/tf":
             edge = message.transforms[0]
             assert (edge.header.frame_id, edge.child_frame_id) == ("camera_optical_frame", "map")
+            assert len(message.transforms) == 1, "there is no frame for the map where odometry has its name"
         elif topic in ("/come/points", "/come/odometry"):
             assert message.header.frame_id == "map"
+    assert run(plain, tmp_path / "leaf", "--set", "tf.mode=inverse") == 0
+    for topic, _, _, message in decoded(tmp_path / "leaf" / "output" / "output.mcap"):
+        if topic == "/tf":
+            edges = [(t.header.frame_id, t.child_frame_id) for t in message.transforms]
+            assert edges == [("camera_optical_frame", "visual_odom"), ("visual_odom", "visual_map")]
     assert run(plain, tmp_path / "off", "--set", "tf.mode=off") == 0
     assert "/tf" not in metrics_of(tmp_path / "off")["messages"]
 
@@ -908,5 +927,5 @@ def test_a_picture_that_cannot_be_drawn_costs_no_other_result(
     monkeypatch.setattr("come_ros.tools.bag.job.draw", fails)
     assert run(plain, tmp_path / "out", "--no-bag") == 1
     there = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert there == ["map.ply", "metrics.json", "run.yaml", "trajectory.tum"]
+    assert there == ["map.ply", "metrics.json", "run.yaml", "trajectory.tum", "trajectory_map.tum"]
     assert "overview.png could not be drawn: RuntimeError: no font was found" in capsys.readouterr().err

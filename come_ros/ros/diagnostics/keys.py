@@ -72,6 +72,7 @@ INFERENCE: Mapping[str, str] = {
 
 OUTPUT: Mapping[str, str] = {
     "frame": "the world frame of odometry",
+    "map_frame": "the world frame of path and map",
     "tf_mode": "forward, inverse or off; undecided before the first image",
     "last_stamp": "stamp of the last frame published, s",
     "age_ms_p95": "age of results when they are published, 95th percentile",
@@ -89,6 +90,10 @@ OUTPUT: Mapping[str, str] = {
     "scale_source": "none, fixed or model",
     "intrinsics_source": "camera_info, or predicted",
     "resets": "new worlds (map and odometry origin) since configure",
+    "map_keyframes": "keyframes that the map's graph keeps",
+    "loops_offered": "pairs of views that were compared, since the world began",
+    "loops_closed": "of these, that showed the same place and moved the map",
+    "loops_refused": "why the others did not",
     "pose_hz": "poses of images published per second, last 5 s; 0 with odometry.rate keyframe",
     "pose_latency_ms": "from the arrival of an image to its pose, last 5 s, median",
     "pose_latency_ms_p95": "the same, 95th percentile",

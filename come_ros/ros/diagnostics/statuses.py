@@ -10,6 +10,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from ...alignment import MAX_DEPTH_RESIDUAL
 from ...config import Config
 from ...governor import State
+from ...mapping.mapper import LoopCounts
 from ...thread_governor import ThreadState
 from ...types import DeviceMemory
 from .counters import Counts
@@ -38,6 +39,8 @@ class NodeView:
     lost: str = ""
     qos_conflict: str = ""
     output_conflict: str = ""
+    loops: LoopCounts | None = None
+    keyframes: int = 0
     governor: State | None = None
     threads: ThreadState | None = None
     memory: DeviceMemory | None = None
@@ -210,6 +213,7 @@ def _output_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict
     fixed, metric = config.scale.mode == "fixed", view.backbone.get("unit") == "metre"
     return {
         "frame": config.odom_frame,
+        "map_frame": config.world_frame,
         "tf_mode": view.tf,
         "last_stamp": f"{telemetry.last_stamp_ns // 10**9}.{telemetry.last_stamp_ns % 10**9:09d}",
         "age_ms_p95": f"{telemetry.rates().latency_ms_p95:.1f}",
@@ -221,6 +225,7 @@ def _output_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict
         "scale_source": "model" if metric and not fixed else config.scale.mode,
         "intrinsics_source": telemetry.intrinsics_source,
         "resets": telemetry.resets,
+        **_loop_values(view),
         **_pose_values(telemetry),
     }
 
@@ -237,6 +242,16 @@ def _refinement_values(config: Config, telemetry: Telemetry) -> dict[str, object
         "reprojection_px": f"{went.error_px:.2f}",
         "refine_ms": f"{telemetry.refine_ms:.1f}",
     }
+
+
+def _loop_values(view: NodeView) -> dict[str, object]:
+    """Of the map's graph."""
+    loops = view.loops or LoopCounts()
+    most = ", ".join(f"{n} {reason}" for reason, n in dict(loops.refused).items())
+    return {
+        "map_keyframes": view.keyframes, "loops_offered": loops.offered, "loops_closed": loops.accepted,
+        "loops_refused": most or "none",
+    }  # fmt: skip
 
 
 def _pose_values(telemetry: Telemetry) -> dict[str, object]:

@@ -5,7 +5,8 @@ COLMAP model or a transforms.json, a folder of images, or a video.
 The output folder then holds
   output/         a ROS 2 bag (MCAP): input images and everything the node would publish, for `ros2 bag play`, RViz and Foxglove
   map.ply         one cloud of all frames
-  trajectory.tum  the camera's path
+  trajectory.tum  the camera's path as odometry has it, never rewritten
+  trajectory_map.tum  the same path in the map, with the drift taken away where the camera came back
   metrics.json    counts, sizes, errors next to trivial baselines; values that depend on the machine are under `timings`
   overview.png    depth and map at a glance
   compare.png     with --compare: some frames by the accelerated and by the dense model, and where they differ
@@ -51,7 +52,16 @@ from ..report.results import ResultFolder
 from .job import Job
 from .output import RECORDING
 
-RESULTS = (RECORDING, "map.ply", "trajectory.tum", "metrics.json", "overview.png", "compare.png", "run.yaml")
+RESULTS = (
+    RECORDING,
+    "map.ply",
+    "trajectory.tum",
+    "trajectory_map.tum",
+    "metrics.json",
+    "overview.png",
+    "compare.png",
+    "run.yaml",
+)
 
 
 class BagError(ComeRosError):

@@ -26,11 +26,13 @@ from ...datasets.stamps import NearestDepth, matched
 from ...drops import DROP_REASONS, IN_PIPELINE
 from ...errors import Cancelled, DatasetError, OutputError
 from ...evaluation.clock_offset import find_offset
+from ...evaluation.closure import end_point_error
 from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_scores
 from ...files import shown, write_ply, write_text, write_tum
 from ...outputs.motion import Motion
 from ...outputs.reporter import Reporter
 from ...outputs.topics import FrameMessages
+from ...outputs.world import Snapshot
 from ...pipeline import ReconstructionPipeline
 from ...tracking.odometry import Located, LocatedCounts
 from ...types import F64, Frame, Refinement, Submap
@@ -210,12 +212,13 @@ class Job:
     def finish(self) -> list[str]:
         """Writes all files; those that cannot be written are logged. Needs at least one used frame."""
         path = self.folder.path
-        metrics = self.metrics = self._measured()
         snapshot = self._reporter.world.snapshot()
+        metrics = self.metrics = self._measured(snapshot)
         problems = [_problem(RECORDING, lambda: self._output.close(self._reporter.world, max(self._poses)))]
         self.folder.reserve.release()
         steps: dict[str, Callable[[], Any]] = {
             "trajectory.tum": lambda: write_tum(path / "trajectory.tum", snapshot.trajectory),
+            "trajectory_map.tum": lambda: write_tum(path / "trajectory_map.tum", snapshot.map_trajectory),
             "map.ply": lambda: write_ply(path / "map.ply", snapshot.points),
             "run.yaml": lambda: write_text(path / "run.yaml", self._description()),
         }
@@ -239,7 +242,7 @@ class Job:
         problems.append(_problem("metrics.json", lambda: write_text(path / "metrics.json", text)))
         return list(filter(None, problems))
 
-    def _measured(self) -> dict[str, Any]:
+    def _measured(self, snapshot: Snapshot) -> dict[str, Any]:
         truth = self._place_truth()
         true_poses = matched(sorted(self._poses), self._true_poses)
         self._matched.update(true_poses)
@@ -267,6 +270,7 @@ class Job:
             "trajectory": trajectory_scores(self._poses, true_poses, self._depth_scores.scale),
             "rotation": rotation_scores(self._poses, true_poses),
             **self._odometry_measured(true_poses),
+            **self._loops_measured(true_poses, snapshot.map_trajectory),
             **({} if compared is None else {"compare": compared.result()}),
             "model": {**self.pipeline.backbone.description, "weights": os.path.basename(weights_of(self.pipeline))},
             "timings": {
@@ -333,6 +337,27 @@ class Job:
             "rotation": rotation_scores(self._keyframes, of_keyframes),
         }
         return {"odometry": self._located.result(), "keyframes": keyframes}
+
+    def _loops_measured(self, true_poses: dict[int, F64], in_map: dict[int, F64]) -> dict[str, Any]:
+        """Of the loops that were looked for, and of the path in the map next to odometry's; nothing where none are looked for."""
+        world = self._reporter.world
+        if world.loops is None:
+            return {}
+        out: dict[str, Any] = {
+            "keyframes": world.keyframes, "offered": world.loops.offered, "accepted": world.loops.accepted,
+            "refused": dict(world.loops.refused.most_common()),
+        }  # fmt: skip
+        stamps = [stamp for stamp in sorted(true_poses) if stamp in in_map]
+        if world.loops.accepted and len(stamps) >= 3:
+            out["trajectory"] = trajectory_scores(in_map, {t: true_poses[t] for t in stamps}, self._depth_scores.scale)
+            out["rotation"] = rotation_scores(in_map, {t: true_poses[t] for t in stamps})
+        if len(stamps) >= 3:
+            real = np.stack([true_poses[t] for t in stamps])
+            out["end_point"] = {
+                name: end_point_error(np.stack([poses[t] for t in stamps]), real)
+                for name, poses in (("odometry", self._poses), ("map", in_map))
+            }
+        return {"loops": out}
 
     def _description(self) -> str:
         import yaml

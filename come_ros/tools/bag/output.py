@@ -128,12 +128,18 @@ class OutputBag(NoOutput):
         return stamp_ns, topic, message.__msgtype__, self._writer.serialized(message)
 
     def _transform(self, motion: Motion, config: Config) -> Any:
-        """The TF edge, as set by `tf.mode`. Nothing else in the recording can be the camera's parent, so auto means forward."""
+        """The edges of odometry and of the map, as `tf.mode` says; nothing else is recorded that could be the camera's parent, so auto is
+        forward."""
         odom_from_child, edge = motion.odom_from_child, (config.odom_frame, motion.child)
         if config.tf.mode == "inverse":
             odom_from_child, edge = inverse(odom_from_child), edge[::-1]
-        transform = self.messages.transform(odom_from_child, motion.stamp_ns, *edge)
-        return self.messages.make("tf2_msgs/msg/TFMessage", transforms=[transform])
+        transforms = [self.messages.transform(odom_from_child, motion.stamp_ns, *edge)]
+        if motion.map_from_odom is not None:
+            place, ends = motion.map_from_odom, (config.map_frame, config.odom_frame)
+            if config.tf.mode == "inverse":  # the odometry's frame has a parent: the map is a leaf below it
+                place, ends = inverse(place), ends[::-1]
+            transforms.append(self.messages.transform(place, motion.stamp_ns, *ends))
+        return self.messages.make("tf2_msgs/msg/TFMessage", transforms=transforms)
 
 
 def _stamp_of_bytes(data: bytes) -> int:

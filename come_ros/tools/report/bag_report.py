@@ -76,6 +76,27 @@ def _refinement_row(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     return [("refined", text), *(("", f"{n} windows: {reason}") for reason, n in refined["why_not"].items())]
 
 
+def _loop_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    loops = metrics.get("loops")
+    if not loops:
+        return []
+    rows = [
+        (
+            "loops",
+            f"{loops['accepted']} closed of {loops['offered']} pairs of views compared, {loops['keyframes']} keyframes",
+        )
+    ]
+    path, before = loops.get("trajectory"), metrics["trajectory"]
+    if path and before and None not in (path["ate_rmse_m"]["come_ros"], before["ate_rmse_m"]["come_ros"]):
+        ends = loops["end_point"]
+        shares = [f"{ends[name]['share']:.2%}" for name in ("map", "odometry") if ends[name]["share"] is not None]
+        text = f"ATE in the map {path['ate_rmse_m']['come_ros']:.3f} m, of odometry {before['ate_rmse_m']['come_ros']:.3f} m"
+        rows.append(
+            ("", text + (f"; end of the path off by {' and '.join(shares)} of the way" if len(shares) == 2 else ""))
+        )
+    return rows
+
+
 def table(metrics: dict[str, Any]) -> str:
     """The metrics as aligned plain text."""
     frames, stream, timings = metrics["frames"], metrics["stream"], metrics["timings"]
@@ -86,6 +107,7 @@ def table(metrics: dict[str, Any]) -> str:
         ("images", f"{frames['read']} read, {frames['used']} used; not used: {dropped}"),
         ("windows", f"{stream['windows']}, {stream['refused']} refused; model p50 {model['p50']:.0f} ms, p95 {model['p95']:.0f} ms"),
         *_refinement_row(metrics),
+        *_loop_rows(metrics),
         ("speed", f"{timings['images_per_s']:.1f} images/s, {timings['reconstruct_s']:.1f} s in all, after {timings['load_s']:.1f} s "
                   f"to load; {timings['peak_memory_mb']:.0f} MB of memory"),
         ("map", f"{metrics['map']['points']} points, one in each voxel of {metrics['map']['voxel']:g}"),

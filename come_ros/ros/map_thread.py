@@ -1,0 +1,52 @@
+"""The thread that looks for loops and moves the map: what takes long there keeps no frame waiting."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from ..outputs.world import World
+
+log = logging.getLogger("come_ros")
+
+POLL_S = 0.1
+MOST_TIME = 0.2  # of the thread's, for moving path and map after loops
+
+
+class MapThread(threading.Thread):
+    """Does the `work` of whichever world is the present one."""
+
+    def __init__(self, world: Callable[[], World]) -> None:
+        super().__init__(name="come_map", daemon=True)
+        self._world = world
+        self._stopping = threading.Event()
+        self._failed = ""
+
+    def run(self) -> None:
+        settle_at, closed = 0.0, 0
+        while not self._stopping.wait(POLL_S):
+            world = self._world()
+            try:
+                world.work()
+                loops = world.loops
+                if loops is not None and loops.accepted != closed:
+                    if loops.accepted > closed:
+                        log.info("loop closed: %d so far, between %d keyframes", loops.accepted, world.keyframes)
+                    closed = loops.accepted
+                begun = time.monotonic()
+                if begun >= settle_at:
+                    world.settle()
+                    settle_at = begun + (time.monotonic() - begun) / MOST_TIME
+            except Exception as error:  # the node stays up, with the map as it was
+                text = f"{type(error).__name__}: {error}"
+                if text != self._failed:
+                    log.error("the map's graph failed, a keyframe is left out: %s", text, exc_info=error)
+                self._failed = text
+
+    def stop(self, patience_s: float) -> None:
+        """Ends it, as soon as what it is doing is done."""
+        self._stopping.set()
+        if self.ident is not None:
+            self.join(patience_s)
