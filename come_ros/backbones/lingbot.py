@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..config import StreamParameters
 from ..errors import CheckpointError
 from ..tokens import StreamPass, Tokens
 from .layers import Rotary, rotary, video_rotary
@@ -37,6 +38,19 @@ VARIANTS = {
     "stream": LingBotSizes(),
     "stage1": LingBotSizes(causal=False, scale_token=False, points=True, rope_split=()),
 }
+
+
+def stream_mib(
+    sizes: LingBotSizes, patches: int, scale_frames: int, parameters: StreamParameters, element: int = 4
+) -> float:
+    """What a stream of frames of so many patches keeps at most, MiB, if nothing is merged on entry; element: bytes of a number in the
+    trunk. See StreamState.bound."""
+    special = 1 + sizes.registers + sizes.scale_token
+    token = 2 * sizes.depth * sizes.dim * element + 16  # with its position
+    camera = sizes.camera_iterations * sizes.camera_depth * 2 * 2 * sizes.dim * 4  # heads are fp32
+    whole, rest = (patches + special) * token, special * token + camera
+    most = (scale_frames + parameters.window) * whole + max(parameters.most, scale_frames) * rest
+    return min(most / 2**20, parameters.memory or float("inf"))
 
 
 class LingBot(VGGT):

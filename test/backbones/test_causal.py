@@ -119,6 +119,22 @@ def test_a_bound_on_memory_shortens_the_local_window(images):
     assert 5 < max(locals_) <= fits and locals_[-1] <= max(locals_)
 
 
+def test_what_a_stream_keeps_is_known_before_it_begins(images):
+    backbone = backbone_of(window=4, most=30)
+    cache = backbone.new_cache()
+    slide(backbone, images, [(0, 1, 2)], cache)
+    assert lingbot.stream_mib(backbone.model.sizes, 20, 3, backbone.stream) == pytest.approx(cache.most_mib, rel=1e-6)
+
+
+def test_the_doctor_tries_it():
+    from come_ros.tools.doctor import trial
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("come_ros.backbones.load_backbone", lambda config: backbone_of())
+        said = trial.measure(Config.from_flat({"window.size": 3, "window.overlap": 1}))
+    assert said["size"] == "70x56" and said["stream_mib"] > 1
+
+
 def test_a_bound_that_nothing_fits_into_is_said(images):
     backbone = backbone_of(memory=1)
     with pytest.raises(

@@ -234,6 +234,28 @@ def test_the_exit_code_says_whether_a_run_can_work(monkeypatch: Patch, capsys) -
     assert cli.main(["doctor", "--set", "window.size=99"]) == 1, "a wrong parameter is an error"
 
 
+def test_it_says_whether_a_stream_of_the_published_model_fits(monkeypatch: Patch, tmp_path: Path) -> None:
+    """Not tried on a CPU, so told from the sizes; for small ones see test_causal.py."""
+    pytest.importorskip("torch")
+    weights = tmp_path / "lingbot-map-long.pt"
+    with open(weights, "wb") as file:
+        file.truncate(checks.SLOW_WEIGHTS + 1)  # takes no space
+    monkeypatch.setattr(checks, "_cuda", lambda: False)
+    monkeypatch.setattr(checks, "free_memory", lambda: 10000 * checks.MIB)
+    config = Config(backbone="lingbot", weights=str(weights))
+    _, large = checks.largest_window(config)
+    assert large.level == WARN and "set stream.memory to 8000" in large.fix
+    # 72 frames of 1042 tokens, and what stays of 320: 48 x 1024 numbers of 4 bytes each
+    said = float(large.text.split(" MiB")[0].split()[-1])
+    assert said == pytest.approx(
+        (72 * 1042 + 320 * 6) * 48 * 1024 * 4 / 2**20 + 320 * 4 * 4 * 2 * 2048 * 4 / 2**20, rel=2e-3
+    )
+    _, small = checks.largest_window(config.replace(**{"stream.window": 8, "input.max_side": 252}))
+    assert small.level == OK and "252x196 px take up to" in small.text
+    _, bounded = checks.largest_window(config.replace(**{"stream.memory": 7000}))
+    assert bounded.level == OK and "up to 7000 MiB" in bounded.text
+
+
 @pytest.mark.slow
 def test_a_trial_pass_tells_what_a_frame_costs() -> None:
     pytest.importorskip("torch")

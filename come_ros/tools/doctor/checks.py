@@ -244,6 +244,8 @@ def largest_window(config: Config) -> Iterator[Finding]:
             "window",
             "not tried: a pass of such weights takes minutes on a CPU (about 6 GiB for 2 frames of VGGT-1B)",
         )
+        if config.backbone == "lingbot":
+            yield _stream(config, *_expected_stream(config), free_memory() / MIB)
         return
     command = [sys.executable, "-m", "come_ros.tools.doctor.trial", json.dumps(config.to_flat())]
     try:
@@ -283,6 +285,32 @@ def largest_window(config: Config) -> Iterator[Finding]:
         )
         level = WARN if most >= 2 else FAIL
         yield Finding(level, "window", f"{text}; window.size is {config.window.size}", fix)
+    if "stream_mib" in said:
+        yield _stream(config, said["stream_mib"], said["size"], free)
+
+
+def _expected_stream(config: Config) -> tuple[float, str]:
+    """Most memory of the kept keys of the published model in fp32, MiB, and the image size, for images of 4:3."""
+    from ...backbones.lingbot import VARIANTS, stream_mib
+    from ...camera.preprocess import patch_grid_size
+
+    sizes = VARIANTS["stream"]
+    side = config.input.max_side or sizes.native_side
+    width, height = patch_grid_size(4 * side, 3 * side, side, sizes.patch)
+    patches = (width // sizes.patch) * (height // sizes.patch)
+    return stream_mib(sizes, patches, config.window.size, config.stream), f"{width}x{height}"
+
+
+def _stream(config: Config, most: float, size: str, free: float) -> Finding:
+    """Whether the kept keys of a causal backbone fit."""
+    text = (
+        f"the keys and values of a stream of {size} px take up to {most:.0f} MiB (stream.window is {config.stream.window}, stream.most "
+        f"{config.stream.most}); {free:.0f} MiB are free"
+    )
+    safe = int(SAFE_SHARE * free)
+    if most <= safe:
+        return Finding(OK, "stream", text)
+    return Finding(WARN, "stream", text, f"set stream.memory to {safe}, or lower stream.window or input.max_side")
 
 
 def _cuda() -> bool:

@@ -1,7 +1,7 @@
 """Memory of a window on this machine: python -m come_ros.tools.doctor.trial CONFIG, with CONFIG as JSON of dotted names.
 
 Prints one line of JSON: base_mib, frame_mib (a window of n frames needs base + n frame), seconds (of one window of window.size), size,
-device, free_mib (on a GPU); or error.
+device, free_mib (on a GPU), stream_mib (what a causal backbone keeps at most); or error.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 def measure(config: Config) -> dict[str, Any]:
     """Runs two passes over grey 4:3 images. On a CPU the peak of this process's memory is measured, so it must do nothing else."""
     from ...backbones import load_backbone
+    from ...backbones.stream import Step
 
     before = _peak_mib("cpu")
     backbone = load_backbone(config)
@@ -59,6 +60,11 @@ def measure(config: Config) -> dict[str, Any]:
         "size": f"{plan.width}x{plan.height}",
         "device": backbone.device,
     }
+    if backbone.causal:
+        cache = backbone.new_cache()
+        backbone.predict(window, step=Step(tuple((i, "") for i in range(len(window))), cache))
+        assert cache.usage is not None
+        out["stream_mib"] = cache.usage.most_mib
     if memory is not None:  # memory held by this process counts as free: the node will use it instead
         out["free_mib"] = memory.free + peaks[1]
     return out
