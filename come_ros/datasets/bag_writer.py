@@ -21,7 +21,7 @@ TRUTH_TOPIC = "/ground_truth/odometry"
 
 @functools.cache
 def typestore(ros1: bool = False) -> Any:
-    """The standard types: those that are read here have the same fields in every ROS 2."""
+    """The standard message types; those used here have the same fields in every ROS 2 distribution."""
     from rosbags.typesys import Stores, get_typestore
 
     return get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_JAZZY)
@@ -55,9 +55,9 @@ class BagWriter:
         world: str = "world",
         guard: Callable[[Any], Any] | None = None,
     ) -> None:
-        """storage: "mcap" or "sqlite3". guard: given the stream of an MCAP file, returns what to write to instead.
+        """storage: "mcap" or "sqlite3". guard: wraps the stream of an MCAP file.
 
-        Raises DatasetError if `path` exists or cannot be made.
+        Raises DatasetError if `path` exists or cannot be created.
         """
         from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 
@@ -111,7 +111,7 @@ class BagWriter:
         self.close()
 
     def put(self, topic: str, message: Any, stamp_ns: int) -> None:
-        """Any message of `messages`, recorded at that time."""
+        """Writes any message of `messages`, recorded at that time."""
         self.put_raw(topic, message.__msgtype__, self.serialized(message), stamp_ns)
 
     def serialized(self, message: Any) -> Any:
@@ -119,8 +119,8 @@ class BagWriter:
         return self._store.serialize_cdr(message, message.__msgtype__)
 
     def put_raw(self, topic: str, kind: str, data: Any, stamp_ns: int, latched: bool = False) -> None:
-        """A message of the type `kind` in bytes, as ROS 2 sends it, recorded at that time. latched: players are to keep it for late
-        subscribers (transient local)."""
+        """Writes a serialized ROS 2 message of the type `kind`, recorded at that time. latched: marks the topic as transient local,
+        so players keep the message for late subscribers."""
         if topic not in self._connections:
             profiles = [_latched_profile()] if latched else []
             self._connections[topic] = self._writer.add_connection(
@@ -133,7 +133,7 @@ def _latched_profile() -> Any:
     """Reliable, transient local, depth 1."""
     from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
-    never = QosTime(9223372036, 854775807)  # as ROS writes an endless time
+    never = QosTime(9223372036, 854775807)  # infinity in ROS
     return Qos(
         QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, never, never,
         QosLiveliness.AUTOMATIC, never, False,
@@ -141,8 +141,8 @@ def _latched_profile() -> Any:
 
 
 def write_tum(path: str | Path, sequence: TumSequence, storage: str = "mcap") -> None:
-    """A TUM sequence as a new bag, with depth and poses where it has them: as it gives its images, so with their distortion
-    only if it was opened with rectify=False. Raises DatasetError."""
+    """Writes a TUM sequence as a new bag, with depth and poses where available. Images keep their distortion only if the sequence
+    was opened with rectify=False. Raises DatasetError."""
     with BagWriter(path, storage) as bag:
         for i in range(len(sequence)):
             bag.write(sequence.frame(i), sequence.depth(i), sequence.poses[i], sequence.distortion)

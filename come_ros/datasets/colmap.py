@@ -18,7 +18,7 @@ from ..types import F64
 from .posed_images import PosedImage, PosedImages, natural
 
 MODEL_FOLDERS = ("sparse/0", "sparse", "colmap/sparse/0", "dense/sparse", "colmap", ".")
-IMAGE_FOLDERS = ("images", "../images", "../../images", ".")  # next to the folder that is given, or above the model
+IMAGE_FOLDERS = ("images", "../images", "../../images", ".")  # next to the given folder, or above the model
 
 # by COLMAP's number: name, and parameters -> (fx, fy, cx, cy, model, coefficients) in OpenCV's order
 _Of = Callable[..., tuple[float, float, float, float, str, tuple[float, ...]]]
@@ -43,7 +43,7 @@ class _Image(NamedTuple):
 
 
 def find_model(folder: Path) -> Path | None:
-    """The folder of the model that belongs to `folder`, None if there is none."""
+    """The model folder for `folder`, None if there is none."""
     for name in MODEL_FOLDERS:
         for suffix in (".bin", ".txt"):
             if all((folder / name / f"{part}{suffix}").is_file() for part in ("cameras", "images")):
@@ -52,8 +52,8 @@ def find_model(folder: Path) -> Path | None:
 
 
 def colmap(folder: Path, rectify: bool = True, levels: str = "auto") -> PosedImages:
-    """`folder` holds images/ and the model in sparse/0 (or another of MODEL_FOLDERS). In order of the images' names. The unit of length
-    is the model's own. Raises DatasetError."""
+    """`folder` holds images/ and the model in sparse/0 (or another of MODEL_FOLDERS). Sorted by image name. The unit of length is
+    the model's own. Raises DatasetError."""
     model = find_model(folder)
     if model is None:
         raise DatasetError(f"{folder} holds no COLMAP model: cameras and images, .bin or .txt, in sparse/0")
@@ -89,7 +89,8 @@ def colmap(folder: Path, rectify: bool = True, levels: str = "auto") -> PosedIma
 
 
 def lens_of(model: str | int, width: int, height: int, parameters: tuple[float, ...]) -> Lens:
-    """A COLMAP camera; its pixels begin at their corner, ours at their centre. Raises ValueError for models that OpenCV lacks."""
+    """The lens of a COLMAP camera. COLMAP puts (0, 0) at the corner of the first pixel, we put it at its centre. Raises ValueError
+    for models that OpenCV lacks."""
     number = _NUMBERS.get(model, -1) if isinstance(model, str) else model
     if number not in CAMERAS:
         known = ", ".join(name for name, _, _ in CAMERAS.values())
@@ -106,7 +107,7 @@ def lens_of(model: str | int, width: int, height: int, parameters: tuple[float, 
 
 
 def _image(name: str, camera: int, quat_wxyz: tuple[float, ...], translation: tuple[float, ...]) -> _Image:
-    """COLMAP tells camera_from_world."""
+    """COLMAP stores camera_from_world."""
     w, x, y, z = quat_wxyz
     camera_from_world = geometry.transform(geometry.matrix_from_quat_xyzw([x, y, z, w]), translation)
     pose = geometry.inverse(camera_from_world)
@@ -124,7 +125,7 @@ def _cameras_text(path: Path) -> Iterator[tuple[int, Lens]]:
 
 
 def _images_text(path: Path) -> Iterator[_Image]:
-    """Two lines an image; the second, its points, may be empty."""
+    """Two lines per image; the second, its points, may be empty."""
     lines = [line for line in text_of_file(path).splitlines() if not line.startswith("#")]
     for line in lines[::2]:
         if not line.strip():
@@ -137,7 +138,7 @@ def _images_text(path: Path) -> Iterator[_Image]:
 
 
 class _Bytes:
-    """A file read through once."""
+    """Reads a binary file sequentially."""
 
     def __init__(self, path: Path) -> None:
         self.name, self._data, self._at = path.name, path.read_bytes(), 0

@@ -1,6 +1,6 @@
-"""Image files of all kinds: the one reader behind every folder of images.
+"""Reads image files of all formats, for every kind of image folder.
 
-Python reads the bytes, so that any file name works; OpenCV decodes them, and Pillow what OpenCV does not know.
+Python reads the bytes, so any file name works; OpenCV decodes them, or Pillow for formats that OpenCV does not support.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".t
 HEIF = (".heic", ".heif")
 _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".raw")
 _RARE = (".gif", ".avif", ".jp2", ".jxl", ".exr", ".hdr", ".svg", ".psd", ".pdf")
-# Files that people take for images of a folder, though nothing here reads them: suffix -> why, and what helps.
+# Image files that cannot be read here: suffix -> reason and fix.
 NOT_READ = {
     **dict.fromkeys(HEIF, "HEIC needs the Python package pillow-heif, or convert them to JPEG"),
     **dict.fromkeys(_RAW, "raw photographs: convert them to JPEG"),
-    **dict.fromkeys(_RARE, "of a kind that is not read: convert them to PNG"),
+    **dict.fromkeys(_RARE, "of an unsupported format: convert them to PNG"),
 }
-GREY = 128  # behind what is transparent
+GREY = 128  # colour behind transparent pixels
 OPAQUE = 128  # alpha below it: the pixel is hidden
-SAME_SHAPE = 0.02  # images may be resized, but not squashed
+SAME_SHAPE = 0.02  # tolerance of the aspect ratio: images may be resized, but not distorted
 _ORIENTATION = 0x0112  # of EXIF
 # orientation -> (mirrored left to right, then quarter turns counterclockwise)
 _TURNS = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
@@ -47,13 +47,13 @@ class Picture(NamedTuple):
 
 
 def suffixes() -> tuple[str, ...]:
-    """Of the files that can be read here."""
+    """Suffixes of the supported formats."""
     return (*SUFFIXES, *HEIF) if _heif() else SUFFIXES
 
 
 def read_picture(path: Path, levels: Levels | None = None, upright: bool = False) -> Picture:
-    """An image in colours. levels: of its stream, for more than 8 bits. upright: turned as its EXIF orientation says; data sets with
-    poses are about the pixels as they are stored. Raises DatasetError."""
+    """Reads a colour image. levels: of its stream, for more than 8 bits. upright: rotate by the EXIF orientation; data sets with
+    poses refer to the stored pixels. Raises DatasetError."""
     data = _bytes_of(path)
     pixels = _decoded(data, path)
     if pixels.dtype != np.uint8:
@@ -75,12 +75,12 @@ def read_picture(path: Path, levels: Levels | None = None, upright: bool = False
 
 
 def read_stored(path: Path) -> NDArray[Any]:
-    """The values of a file as they are: (H, W), or (H, W, C) in OpenCV's order of channels. Raises DatasetError."""
+    """The stored values of a file: (H, W), or (H, W, C) in OpenCV's order of channels. Raises DatasetError."""
     return _decoded(_bytes_of(path), path)
 
 
 def size_of(path: Path, upright: bool = False) -> tuple[int, int] | None:
-    """(height, width) by the file's head, None if that cannot be read."""
+    """(height, width) from the file's header, None if that cannot be read."""
     from PIL import Image as Pillow
 
     _heif()
@@ -89,14 +89,14 @@ def size_of(path: Path, upright: bool = False) -> tuple[int, int] | None:
             width, height = picture.size
             turned = upright and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
             return (width, height) if turned else (height, width)
-    except Exception:  # Pillow lets all kinds through for damaged files
+    except Exception:  # Pillow raises all kinds of exceptions for damaged files
         return None
 
 
 class OneSize:
-    """Brings the images of one camera to one size, the most frequent: those of the same shape are resized, others are refused.
+    """Resizes the images of one camera to the most frequent size; images of another aspect ratio are rejected.
 
-    size: (height, width), None if there is no image. others: how many have another size.
+    size: (height, width), None if there is no image. others: number of images of another size.
     """
 
     def __init__(self, paths: Iterable[Path], upright: bool) -> None:
@@ -105,15 +105,15 @@ class OneSize:
         self.others = sum(counts.values()) - (counts[self.size] if self.size else 0)
 
     def fit(self, picture: Picture, path: Path) -> Picture:
-        """`picture` of the file `path` in that size. Raises DatasetError if it has another shape."""
+        """Resizes `picture`, read from `path`. Raises DatasetError if it has another aspect ratio."""
         height, width = picture.image.shape[:2]
         if self.size is None or (height, width) == self.size:
             return picture
         h, w = self.size
         if abs((width / height) / (w / h) - 1) > SAME_SHAPE:
             raise DatasetError(
-                f"{shown(path)} has {width}x{height} px, but most images next to it have {w}x{h}, which is another shape: one camera "
-                f"is taken at a time; give the others in a folder of their own"
+                f"{shown(path)} has {width}x{height} px, but most images next to it have {w}x{h}, which is another aspect ratio: "
+                f"only one camera can be read at a time; put the others into a separate folder"
             )
         smaller = cv2.INTER_AREA if w < width else cv2.INTER_LINEAR
         image = np.asarray(cv2.resize(picture.image, (w, h), interpolation=smaller), np.uint8)
@@ -124,7 +124,7 @@ class OneSize:
 
 
 def left_out(folder: Path, taken: Sequence[Path]) -> tuple[str, int]:
-    """What of a folder's files is not among the images taken, in one line, "" if all is; and how many of those are images."""
+    """A one-line list of the files of a folder that are not read, "" if all are read; and how many of them are images."""
     reasons: dict[str, list[str]] = {}
     images = 0
     names = {path.name for path in taken}
@@ -199,7 +199,7 @@ def _by_pillow(data: bytes, path: Path) -> NDArray[Any]:
             clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
             pixels = np.asarray(picture.convert("RGBA" if clear else "RGB"))
             return pixels[..., [2, 1, 0, 3]] if clear else pixels[..., ::-1]
-    except Exception as error:  # Pillow lets all kinds through for damaged files
+    except Exception as error:  # Pillow raises all kinds of exceptions for damaged files
         raise DatasetError(
             f"cannot read the image {shown(path)}: it is damaged or of an unknown format ({reason_of(error)})"
         ) from error
@@ -211,7 +211,7 @@ def _orientation(data: bytes) -> int:
     try:
         with Pillow.open(io.BytesIO(data)) as picture:
             return int(picture.getexif().get(_ORIENTATION, 1))
-    except Exception:  # Pillow lets all kinds through for damaged files
+    except Exception:  # Pillow raises all kinds of exceptions for damaged files
         return 1
 
 
@@ -221,7 +221,7 @@ def _turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def _heif() -> bool:
-    """Whether Pillow reads HEIC here."""
+    """Whether Pillow can read HEIC."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:

@@ -1,4 +1,4 @@
-"""A folder of images as a sequence: sorted by name; photographs without times, unless a rate is given."""
+"""A folder of images as a sequence, sorted by name; without a rate they are photographs without times."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .posed_images import natural
 
 log = logging.getLogger("come_ros")
 
-RATE = 10.0  # images per second of the stamps where none is given
-RESULTS = {"overview.png", "compare.png"}  # of a run whose output folder this was
+RATE = 10.0  # default rate of the stamps, images per second
+RESULTS = {"overview.png", "compare.png"}  # files written by a run into this folder
 RESULTS_MARK = "run.yaml"
 
 
 class ImageFolder:
     """The images of `folder` in the order of their names, numbers by value ("frame2" before "frame10"), upright, all of one size.
 
-    stamps_ns: 0, then 1 / fps apart. timed: whether those are times, because a rate was given; else every image counts. Neither poses
-    nor depth are known. unread: images of the folder that no reader here knows.
+    stamps_ns: 0, then 1 / fps apart. timed: whether stamps are times, because a rate was given; otherwise every image is used.
+    Neither poses nor depth are known. unread: number of image files of unsupported formats.
     """
 
     kind = "folder of images"
@@ -38,7 +38,7 @@ class ImageFolder:
         levels: str = "auto",
     ) -> None:
         """fps: None for photographs. intrinsics: (3, 3) of all images, if known. levels: the parameter input.range. Raises
-        DatasetError if there are no images or fps is no rate."""
+        DatasetError if there are no images or fps is invalid."""
         if fps is not None and not 0 < fps <= 10_000:
             raise DatasetError(f"fps is {fps!r}, but must lie in 0 .. 10000: it gives the images their stamps")
         self.folder, self.intrinsics, self.camera = Path(folder), intrinsics, camera
@@ -81,7 +81,7 @@ class ImageFolder:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images in `folder` by name, without hidden files, and without pictures that this package put there as results."""
+    """The images in `folder` by name, without hidden files and results of this package."""
     known = suffixes()
     results = RESULTS if (folder / RESULTS_MARK).is_file() else set()
     files = (

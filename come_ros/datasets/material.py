@@ -1,4 +1,4 @@
-"""Photographs for training: textures, pictures and panoramas in a folder of the user's (come_ros/training/README.md says where from)."""
+"""Photographs for training: textures, pictures and panoramas in a user's folder (see come_ros/training/README.md for sources)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CELL, PITCH, MARGIN, A_ROW = (
     (144, 176),
     16,
     7,
-)  # px of one texture; from one to the next (x, y); of the first; textures in a row
-BLANK = 250  # of 255: the paper of a sheet
+)  # px: size of one texture; step (x, y); origin of the first; textures per row
+BLANK = 250  # of 255: the blank paper of a sheet
 LEAST_SIDE = 96  # px of a picture
-SKIPPED = frozenset({"chars"})  # folders: white sheets with one letter each, by the thousand
-VIEWS = 4  # pictures cut out of each panorama
-TEXTURE_SHARE, PICTURE_SHARE = 0.5, 0.2  # of a room's textures
+SKIPPED = frozenset({"chars"})  # folders that are skipped: thousands of white sheets with one letter each
+VIEWS = 4  # pictures cut from each panorama
+TEXTURE_SHARE, PICTURE_SHARE = 0.5, 0.2  # share of a room's textures
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Material:
 def load_material(folder: str | Path) -> Material:
     """Everything usable under `folder`: contact sheets `previews/*.webp`, panoramas `*.hdr`, pictures `*.png`, `*.jpg`.
 
-    A file that is there twice counts once; what cannot be read is left out. Raises DatasetError if nothing is left.
+    Duplicates are used once; files that cannot be read are left out. Raises DatasetError if nothing is left.
     """
     textures: list[U8] = []
     pictures: list[U8] = []
@@ -105,7 +105,7 @@ def cells(sheet: U8) -> list[U8]:
 
 
 def dress(scene: Scene, material: Material, rng: np.random.Generator) -> Scene:
-    """The same room with photographed textures and pictures in the place of some of its own."""
+    """The same room with photographed textures and pictures in place of some of its own."""
     rows, drawn = scene.textures.copy(), rng.random(len(scene.textures))
     for row, number in zip(rows, drawn, strict=True):
         if number < TEXTURE_SHARE and material.textures:
@@ -120,7 +120,7 @@ def dress(scene: Scene, material: Material, rng: np.random.Generator) -> Scene:
 
 
 def _tiled(texture: U8, rng: np.random.Generator) -> U8:
-    """A texture once, or two times two: walls have it fine or coarse."""
+    """A texture as it is, or repeated two by two, for coarse or fine walls."""
     side = TEXTURE_SIZE
     n = 2 if rng.random() < 0.6 else 1
     one = cv2.resize(texture, (side // n, side // n), interpolation=cv2.INTER_AREA if n > 1 else cv2.INTER_CUBIC)

@@ -1,4 +1,4 @@
-"""Windows out of panoramas: real photographs, a camera that turns on the spot, its rotation exactly known and no depth.
+"""Windows cut from panoramas: real photographs from a camera that rotates on the spot, with exactly known rotation and without depth.
 
 Panoramas are equirectangular: columns are the azimuth, rows the elevation. Their frame is OpenCV's: x right, y down, z at the middle.
 """
@@ -19,7 +19,7 @@ GAMMA = 2.2
 
 
 def load_panorama(path: str | Path) -> U8 | None:
-    """(H, 2H, 3) uint8 RGB of a Radiance file, exposed by its own brightness; None if it cannot be read, or is no panorama."""
+    """(H, 2H, 3) uint8 RGB of a Radiance file, with automatic exposure; None if it cannot be read, or is not a panorama."""
     linear = cv2.imread(str(path), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
     if linear is None or linear.shape[1] != 2 * linear.shape[0]:
         return None
@@ -29,7 +29,7 @@ def load_panorama(path: str | Path) -> U8 | None:
 
 
 def view(panorama: U8, world_from_camera: F64, intrinsics: F64, size: tuple[int, int]) -> U8:
-    """(H, W, 3): what a pinhole camera in the middle sees. world_from_camera: rotation (3, 3). size: (W, H)."""
+    """(H, W, 3): the image of a pinhole camera at the centre. world_from_camera: rotation (3, 3). size: (W, H)."""
     height, width = panorama.shape[:2]
     v, u = np.mgrid[: size[1], : size[0]]
     k = intrinsics
@@ -38,13 +38,13 @@ def view(panorama: U8, world_from_camera: F64, intrinsics: F64, size: tuple[int,
     elevation = np.arcsin(rays[..., 1] / np.linalg.norm(rays, axis=-1))
     column = ((azimuth / (2 * math.pi) + 0.5) * width - 0.5) % width
     row = ((elevation / math.pi + 0.5) * height - 0.5).clip(0, height - 1)
-    joined = cv2.copyMakeBorder(panorama, 0, 0, 0, 1, cv2.BORDER_WRAP)  # the column after the last is the first
+    joined = cv2.copyMakeBorder(panorama, 0, 0, 0, 1, cv2.BORDER_WRAP)  # the panorama wraps around
     return cv2.remap(joined, column.astype(np.float32), row.astype(np.float32), cv2.INTER_LINEAR)  # type: ignore[return-value]
 
 
 def turning_path(rng: np.random.Generator, frames: int, field_of_view: float) -> F64:
-    """world_from_camera rotations (frames, 3, 3) of a camera that looks about; of `field_of_view` (rad, horizontal), neighbours share
-    most of what they see, and all frames some of it."""
+    """world_from_camera rotations (frames, 3, 3) of a camera that looks around. With `field_of_view` (rad, horizontal),
+    neighbouring frames overlap mostly, and all frames partly."""
     t = np.linspace(0, 1, frames)
     sweep = rng.uniform(0.1, 0.6) * field_of_view * rng.choice([-1, 1])
     yaw = rng.uniform(-math.pi, math.pi) + sweep * t
@@ -76,8 +76,8 @@ def panorama_window(
 ) -> tuple[U8, np.ndarray, F64, F64]:
     """images (S, H, W, 3), depth (S, H, W) float32, world_from_camera (S, 4, 4), intrinsics (3, 3).
 
-    The depth is that of a sphere of radius 1: it tells which pixels see the same, which holds at any distance when a camera turns on
-    the spot, and nothing else.
+    The depth is that of a sphere of radius 1. It only relates the pixels of different frames, which is independent of distance for
+    a camera that rotates on the spot.
     """
     field_of_view = math.radians(rng.uniform(50, 90)) * min(1.0, size[0] / size[1])
     k = pinhole(field_of_view, size)
@@ -92,7 +92,7 @@ def panorama_window(
 
 
 def random_view(panorama: U8, rng: np.random.Generator, side: int = 256) -> U8:
-    """A picture (side, side, 3) out of it."""
+    """A picture (side, side, 3) cut from it."""
     k = pinhole(math.radians(rng.uniform(50, 80)), (side, side))
     return view(
         panorama, _turned(rng.uniform(-math.pi, math.pi), rng.normal(0, 0.2), rng.normal(0, 0.05)), k, (side, side)

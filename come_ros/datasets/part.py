@@ -9,8 +9,8 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True)
 class Part:
-    """start_s: seconds after the first image. duration_s: seconds from there, None to the end. every: 1 takes all images, 2 every other
-    one. most: images, None for all there are."""
+    """start_s: seconds after the first image. duration_s: seconds from there, None to the end. every: 1 takes all images, 2 every
+    other one. most: greatest number of images, None for all."""
 
     start_s: float = 0.0
     duration_s: float | None = None
@@ -29,17 +29,17 @@ class Part:
                 raise ConfigError(f"--{name} is {value}, but must be {rule}")
 
     def __bool__(self) -> bool:
-        """Whether it leaves anything out."""
+        """Whether it leaves out any image."""
         return self != Part()
 
     def count(self, stamps_ns: list[int]) -> int:
-        """How many of those images it holds."""
+        """Number of those images that it contains."""
         chosen = Chosen(self)
         return sum(chosen.takes(stamp) for stamp in stamps_ns)
 
 
 class Chosen:
-    """Asked for one image after the other, in the order of the recording. done: no more will be taken."""
+    """Decides for one image after the other, in the order of the recording. done: no more images will be taken."""
 
     def __init__(self, part: Part) -> None:
         self._part = part
@@ -53,7 +53,7 @@ class Chosen:
         if self._first_ns is None:
             self._first_ns = stamp_ns
         after_s = (stamp_ns - self._first_ns) * 1e-9 - part.start_s
-        early = part.start_s > 0 and after_s < 0  # without a start, one image with a wrong stamp is not to be lost here
+        early = part.start_s > 0 and after_s < 0  # without a start, an image with a wrong stamp must not be lost here
         if self.done or early or (part.duration_s is not None and after_s >= part.duration_s):
             return False
         number = self._inside

@@ -1,4 +1,4 @@
-"""Images on disk of which a data set tells camera, pose and depth: what the readers of the layouts have in common."""
+"""Images on disk with camera, pose and depth from a data set: the common part of the readers of all layouts."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from ..geometry import is_finite_pose
 from ..types import F32, F64, Frame
 from .image_file import OneSize, Picture, read_picture, read_stored
 
-INVALID_UNITS = (0, 65535)  # of a 16-bit depth image
-UNTIMED_RATE = 30.0  # images per second of the stamps of photographs, which are names more than times
-MOST_STRETCH = 0.02  # images may be resized, but not squashed
+INVALID_UNITS = (0, 65535)  # default unit of a 16-bit depth image
+UNTIMED_RATE = 30.0  # images per second of the stamps of photographs, which only identify them
+MOST_STRETCH = 0.02  # tolerance of the aspect ratio: images may be resized, but not distorted
 
 
 @dataclass(frozen=True)
 class PosedImage:
-    """One image. lens: of the size it was calibrated at, which may not be the image's. world_from_camera: (4, 4), optical axes, None if
-    it was not found. depth: file of a depth image along z, or None. depth_lens: pinhole of the depth image; None: the image's."""
+    """One image. lens: at the size of its calibration, which may differ from the image's. world_from_camera: (4, 4), optical axes,
+    None if it was not found. depth: file of a depth image along z, or None. depth_lens: pinhole of the depth image; None: the
+    image's."""
 
     path: Path
     lens: Lens | None = None
@@ -35,9 +36,9 @@ class PosedImage:
 
 
 class PosedImages:
-    """Images in order as one camera's recording, as they are stored: poses and intrinsics are about those pixels, whatever EXIF says.
+    """Images in order as one camera's recording, with their pixels as stored: poses and intrinsics refer to them, regardless of EXIF.
 
-    kind: what it is, in words. timed: whether the stamps are times; photographs have none. stamps_ns: 0, then 1 / fps apart. poses:
+    kind: description. timed: whether the stamps are times; photographs have none. stamps_ns: 0, then 1 / fps apart. poses:
     world_from_camera (4, 4) of each image, None where unknown.
     """
 
@@ -51,7 +52,7 @@ class PosedImages:
         camera: str = "camera_optical_frame",
         levels: str = "auto",
     ) -> None:
-        """fps: None for photographs. rectify: whether lens distortion is taken out of images and depth. metres_per_unit: of integer
+        """fps: None for photographs. rectify: whether to remove lens distortion from images and depth. metres_per_unit: of integer
         depth images. levels: the parameter input.range. Raises DatasetError if there is no image."""
         self.kind, self.camera, self.timed = kind, camera, fps is not None
         self._images = list(images)
@@ -88,7 +89,7 @@ class PosedImages:
         lens = self._lens(about, height, width)
         depth_lens = None if about.depth_lens is None else resized(about.depth_lens, *depth.shape, about.depth)  # type: ignore[call-arg]
         depth = in_pixels_of(depth, (height, width), lens, depth_lens)
-        if picture.hidden is not None:  # what is transparent was not seen
+        if picture.hidden is not None:  # transparent pixels were not seen
             depth = np.where(picture.hidden, np.float32(np.nan), depth)
         rectifier = self._rectifier(about, lens)
         return depth if rectifier is None else rectifier.depth(depth)
@@ -109,14 +110,14 @@ class PosedImages:
 
 
 def resized(lens: Lens, height: int, width: int, path: Path) -> Lens:
-    """The same camera on an image of another size. Raises DatasetError if the image is not merely larger or smaller."""
+    """The same camera on an image of another size. Raises DatasetError if the aspect ratio differs."""
     if (lens.width, lens.height) == (width, height):
         return lens
     sx, sy = width / lens.width, height / lens.height
     if abs(sx / sy - 1) > MOST_STRETCH:
         raise DatasetError(
             f"{shown(path)} has {width}x{height} px, but its camera was calibrated at {lens.width}x{lens.height}: images may be "
-            f"resized, not cropped or squashed"
+            f"resized, but not cropped or distorted"
         )
     return replace(
         lens, width=width, height=height, fx=lens.fx * sx, fy=lens.fy * sy,
@@ -125,8 +126,8 @@ def resized(lens: Lens, height: int, width: int, path: Path) -> Lens:
 
 
 def in_pixels_of(depth: F32, shape: tuple[int, int], lens: Lens | None, depth_lens: Lens | None) -> F32:
-    """Depth (h, w) at the pixels of an image of `shape` (H, W) taken from the same place, the nearest of each; NaN outside. Without both
-    lenses the two show the same part of the world."""
+    """Depth (h, w) at the pixels of an image of `shape` (H, W) taken from the same place: the nearest values; NaN outside. Without
+    both lenses, both are assumed to have the same field of view."""
     if depth.shape == shape and (
         depth_lens is None or lens is None or depth_lens.intrinsics.tolist() == lens.intrinsics.tolist()
     ):
@@ -150,7 +151,7 @@ def read_depth(path: Path, metres_per_unit: float, invalid: Sequence[int] = INVA
     if path.suffix == ".npy":
         try:
             raw = np.load(path, allow_pickle=False)
-        except Exception as error:  # damaged headers raise all kinds
+        except Exception as error:  # damaged headers raise all kinds of exceptions
             raise DatasetError(f"cannot read the depth {shown(path)}: {error}") from error
     else:
         raw = read_stored(path)

@@ -1,6 +1,6 @@
-"""Which depth topic of a recording belongs to its images: the one place where the two are tied together.
+"""Chooses the depth topic of a recording that belongs to its images.
 
-Results are scored against that depth, so another sensor's depth, a confidence map or a thermal image must not be taken for it.
+Results are scored against that depth, so another sensor's depth, a confidence map or a thermal image must not be mistaken for it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ..camera.rectify import Lens
 from ..camera.transports import namespace
 from ..types import F32
 
-SAME_SHAPE = 0.02  # of width over height
-SAME_LENS = 0.05  # of the focal length, in units of the image's width; rectified and raw calibration differ a little
-PLAUSIBLE_M = (0.05, 1000.0)  # median of a depth image
+SAME_SHAPE = 0.02  # tolerance of width / height
+SAME_LENS = 0.05  # tolerance of the focal length / width; rectified and raw calibration differ a little
+PLAUSIBLE_M = (0.05, 1000.0)  # plausible medians of a depth image
 _DEPTH_WORDS = {"depth", "aligned", "registered", "range", "distance", "z16", "z"}
 _REGISTERED_WORDS = {"aligned", "registered"}
 # topics with the encodings of depth that hold no depth
@@ -30,7 +30,7 @@ _OTHER_WORDS = {
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What a topic tells of itself. frame: of its header. lens: of the camera_info next to it, None if there is none. count: messages.
+    """Properties of a topic. frame: of its header. lens: of the camera_info next to it, None if there is none. count: messages.
     sample: (H, W) metres of one message, None of images."""
 
     topic: str
@@ -44,14 +44,14 @@ class View:
 
 @dataclass(frozen=True)
 class Choice:
-    """topic: the depth that belongs to the images, "" if none is known to. remarks: why others were not taken."""
+    """topic: the depth that belongs to the images, "" if there is none. remarks: why others were not chosen."""
 
     topic: str
     remarks: tuple[str, ...] = ()
 
 
 def choose_depth(image: View, candidates: Sequence[View]) -> Choice:
-    """The one that shows what the image shows, from the same place; none where two are as good."""
+    """Chooses the depth with the same field of view as the image, from the same place; none if two are equally good."""
     refused = [f"{view.topic} is not used as depth: {why}" for view in candidates if (why := why_not(image, view))]
     fitting = [view for view in candidates if not why_not(image, view)]
     if not fitting:
@@ -65,7 +65,7 @@ def choose_depth(image: View, candidates: Sequence[View]) -> Choice:
 
 
 def why_not(image: View, view: View) -> str:
-    """Why that depth does not belong to the image, "" if it does."""
+    """Why the depth does not belong to the image, "" if it does."""
     words = _words(view.topic)
     other = sorted(words & _OTHER_WORDS)
     if other:
@@ -78,16 +78,16 @@ def why_not(image: View, view: View) -> str:
     if view.frame and image.frame and view.frame != image.frame and not (registered and same_lens):
         return f"it is seen from {view.frame}, the images from {image.frame}"
     if abs((view.width * image.height) / (view.height * image.width) - 1) > SAME_SHAPE:
-        return f"it has {view.width}x{view.height} px, the images {image.width}x{image.height}, which is another shape"
+        return f"it has {view.width}x{view.height} px, the images {image.width}x{image.height}, which is another aspect ratio"
     if same_lens is False:
-        return "its camera_info tells of another lens than that of the images"
+        return "its camera_info describes another lens than that of the images"
     if not (words & _DEPTH_WORDS or same_lens):
-        return "nothing says that it is depth: neither its name nor a camera_info"
+        return "neither its name nor a camera_info shows that it is depth"
     return ""
 
 
 def mismatch(image: View, view: View) -> str:
-    """What speaks against a depth that somebody chose, "" if nothing does."""
+    """Why a depth topic chosen by the user may be wrong, "" if nothing is suspicious."""
     why = why_not(image, view)
     return "" if why.startswith("nothing says") else why
 
@@ -105,7 +105,7 @@ def _words(topic: str) -> set[str]:
 
 
 def _implausible(sample: F32 | None) -> str:
-    """Why those values are no distances, "" if they may be."""
+    """Why the values cannot be distances, "" if they can."""
     if sample is None:
         return ""
     known = sample[np.isfinite(sample)]
@@ -114,15 +114,15 @@ def _implausible(sample: F32 | None) -> str:
     low, high = PLAUSIBLE_M
     median = float(np.median(known))
     if not low <= median <= high:
-        return f"its values are no distances of things seen: their median would be {median:.3g} m"
+        return f"its values are not plausible distances: their median would be {median:.3g} m"
     some = known[:: max(1, known.size // 10_000)]
     if len(np.unique(some)) > 3 and np.array_equal(some, np.rint(some)):
-        return "its values are whole numbers of metres, so they are something else"
+        return "its values are whole numbers of metres, so they are not distances"
     return ""
 
 
 def _same_lens(a: Lens | None, b: Lens | None) -> bool | None:
-    """Whether the two see alike, whatever their sizes; None if one is not known."""
+    """Whether the two have the same field of view, regardless of size; None if one is unknown."""
     if a is None or b is None:
         return None
     ours, theirs = (np.array([v.fx / v.width, v.fy / v.height, v.cx / v.width, v.cy / v.height]) for v in (a, b))

@@ -33,19 +33,19 @@ _INFO, _ODOMETRY = "sensor_msgs/msg/CameraInfo", "nav_msgs/msg/Odometry"
 _TRANSFORM = "geometry_msgs/msg/TransformStamped"
 _POSES = (_ODOMETRY, _TRANSFORM, "geometry_msgs/msg/PoseStamped", "geometry_msgs/msg/PoseWithCovarianceStamped")
 WHOLE = Part()
-FULL_SHARE = 0.9  # a copy with so many of the messages is as full as the others
-LOOKED_AT = 100  # damaged messages at the start, before a topic is given up
-MOST_SAID = 20  # different remarks; the rest is counted only
+FULL_SHARE = 0.9  # a copy with at least this share of the messages counts as complete
+LOOKED_AT = 100  # damaged messages at the start before a topic is rejected
+MOST_SAID = 20  # different remarks that are logged; the rest is only counted
 
 
 class Bag:
-    """One camera of a bag: a context manager, open from construction on.
+    """One camera of a bag. A context manager; the bag is opened by the constructor.
 
     topics: name -> type of every topic that holds ROS messages. topic: the images'. camera_info_topic, depth_topic,
     truth_topic: those that belong to them, "" if there are none; depth is registered to the images, truth gives the pose of the
-    camera's optical frame. camera: name of that frame. unreadable: images that `iter_frames` had to leave out so far. broken: topic ->
-    messages of other topics that could not be read so far. remark: what `iter_frames` said last of the camera_info, "" if it was well.
-    damage: why messages may be missing, "" if nothing is known to be lost; it may grow while messages are read.
+    camera's optical frame. camera: name of that frame. unreadable: images that `iter_frames` left out so far. broken: topic ->
+    messages of other topics that could not be read so far. remark: the last remark of `iter_frames` on the camera_info, "" if it is
+    valid. damage: why messages may be missing, "" if nothing is known to be lost; it may grow while messages are read.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Bag:
         levels: str = "auto",
     ) -> None:
         """topic: the images'; None if there is only one camera. rectify, levels: the parameters rectify and input.range, for images
-        and depth alike. depth: topic of the depth, "none" for no depth, None for the one that belongs to the images. part: which
-        images.
+        and depth alike. depth: topic of the depth, "none" for no depth, None for the one that belongs to the images. part: of the
+        images to read.
 
-        Raises DatasetError if bag or choice are no good.
+        Raises DatasetError if the bag cannot be read or the topics are invalid.
         """
         self.path = Path(path)
         if not self.path.exists():
@@ -70,14 +70,14 @@ class Bag:
         self.topic = ""
         self.broken: dict[str, int] = {}
         self._said: set[str] = set()
-        self._odd_names: set[str] = set()  # topics whose frame_ids are not UTF-8, all of them
+        self._odd_names: set[str] = set()  # topics whose frame_ids are not UTF-8
         self._recording = open_recording(self.path)
         try:
             self._stores = {"cdr": typestore(), "ros1": typestore(ros1=True)}
             known = [c for c in self._recording.channels if c.encoding in self._stores]
             known.sort(
                 key=lambda channel: channel.type in (*READ_TYPES, _INFO, *_POSES)
-            )  # of two types, the one that is read
+            )  # if a topic has two types, the one that can be read
             self.topics = {channel.topic: channel.type for channel in known}
             self.counts: dict[str, int] = {}
             for channel in known:
@@ -118,7 +118,7 @@ class Bag:
         chosen = topic
         if topic is not None:
             others = {t for copies in pictures.values() for t in copies}
-            if topic in pictures:  # the name of the raw topic, of which there may be copies only
+            if topic in pictures:  # the name of the raw topic, which may only exist as compressed copies
                 chosen = self._fullest(pictures[topic]) if topic not in pictures[topic] else topic
             elif topic in unread:
                 raise DatasetError(f"{shown(self.path)}: the images on {topic} cannot be read: {unread[topic]}")
@@ -154,21 +154,22 @@ class Bag:
                 self.truth_topic = ""
 
     def _fullest(self, copies: list[str]) -> str:
-        """Of copies of one stream the one with the most messages; where they have about as many, the one that lost least in compression."""
+        """Of several copies of one stream, the one with the most messages; if they have about the same number, the one with the
+        least compression loss."""
         most = max(self.counts[t] for t in copies)
         full = [t for t in copies if self.counts[t] >= FULL_SHARE * most]
         best = min(full, key=lambda t: (self.topics[t] != IMAGE, t))
         if len(copies) > 1:
             others = ", ".join(f"{t} ({self.counts[t]})" for t in copies if t != best)
             log.info(
-                "%s (%d messages) is read, of which there are copies: %s; --topic chooses",
+                "%s (%d messages) is read; copies of it: %s; choose with --topic",
                 best,
                 self.counts[best],
                 others,
             )
             if self.topics[best] != IMAGE and any(self.topics[t] == IMAGE for t in copies):
                 log.warning(
-                    "%s (%d messages) is read instead of a raw copy with fewer: %s; --topic chooses",
+                    "%s (%d messages) is read instead of a raw copy with fewer messages: %s; choose with --topic",
                     best,
                     self.counts[best],
                     others,
@@ -176,17 +177,17 @@ class Bag:
         return best
 
     def _thermal_hint(self) -> str:
-        """For bags of which a topic may be a thermal image, whose encoding is that of depth."""
+        """A hint for bags with a topic that may be a thermal image with the encoding of depth."""
         maybe = [t for t in self._depths if self.topics[t] == IMAGE and "depth" not in t.lower()]
         return f"; if {maybe[0]} is an image (thermal, infrared), give it as --topic" if maybe else ""
 
     def _is_thermal(self, topic: str) -> bool:
-        """Whether a topic that was chosen has the encoding of depth, but may be an image all the same."""
+        """Whether a chosen topic has the encoding of depth but may be an image."""
         if topic not in self._depths or self.topics[topic] != IMAGE:
             return False
         if self._first(topic).encoding != "16UC1" or "depth" in topic.lower():
             return False
-        log.warning("%s has the encoding of depth (16UC1), but is taken as an image, because it was chosen", topic)
+        log.warning("%s has the encoding of depth (16UC1), but is used as an image, because it was chosen", topic)
         self._depths.remove(topic)
         return True
 
@@ -244,7 +245,7 @@ class Bag:
         return images.as_image(message)
 
     def use_truth(self, topic: str) -> None:
-        """Takes the true path from the messages with poses on `topic`. Raises DatasetError if it is not available there."""
+        """Uses the poses on `topic` as true path. Raises DatasetError if it is not available there."""
         poses = [t for t, kind in self.topics.items() if kind in _POSES]
         if topic not in poses:
             raise DatasetError(
@@ -259,7 +260,7 @@ class Bag:
         self.truth_topic = topic
 
     def _child(self, topic: str) -> str:
-        """The frame that the poses of `topic` move, "" if they do not say, or none can be read."""
+        """The frame that the poses of `topic` move, "" if it is not stated, or no message can be read."""
         try:
             return str(getattr(self._first(topic), "child_frame_id", "")).lstrip("/")
         except DatasetError:
@@ -280,8 +281,7 @@ class Bag:
         )
 
     def _image_topics(self) -> tuple[dict[str, list[str]], list[str], dict[str, str]]:
-        """Raw topic -> the topics with its colour images, all that can be read; topics with depth images; topics with images that
-        cannot be read -> why."""
+        """Raw topic -> readable topics with its colour images; topics with depth images; topics with unreadable images -> reason."""
         pictures: dict[str, list[str]] = {}
         depths: list[str] = []
         unread: dict[str, str] = {}
@@ -317,7 +317,7 @@ class Bag:
         self.unreadable = 0
         for stamp, info, message in self._chosen(self._with_info(self.topic)):
             if message is None:
-                self._leave_out("a message does not hold what its type says")
+                self._leave_out("a message does not match its type")
                 continue
             try:
                 picture = images.decode_image(self._as_image(message), self._levels)
@@ -337,7 +337,7 @@ class Bag:
         self._say(f"{self.topic}: an image is left out: {why}")
 
     def _chosen(self, messages: Iterable[tuple[int, Any, Any]]) -> Iterator[tuple[int, Any, Any]]:
-        """Those of the part that is wanted, with their stamps instead of the times of recording."""
+        """The messages of the requested part, with their stamps instead of the times of recording."""
         chosen = Chosen(self._part)
         for log_ns, info, message in messages:
             stamp = log_ns if message is None else stamp_ns(message.header.stamp) or log_ns
@@ -365,13 +365,13 @@ class Bag:
     def iter_depth(self) -> Iterator[tuple[int, F32]]:
         """(stamp in ns, (H, W) z-depth in metres, NaN where unknown) of every depth image; nothing without a topic.
 
-        The pixels are those of `iter_frames`: what is registered to a distorted image is bent like it, and what is smaller is made as
-        large, pixel by pixel. Damaged ones are left out.
+        The pixels are those of `iter_frames`: depth registered to a distorted image is undistorted, and smaller depth is enlarged
+        by nearest neighbours. Damaged ones are left out.
         """
         for log_ns, info, message in self._with_info(self.depth_topic) if self.depth_topic else ():
             try:
                 if message is None:
-                    raise FrameError("it does not hold what its type says")
+                    raise FrameError("it does not match its type")
                 depth = _as_large(images.decode_depth(images.as_depth(message)), self._size)
             except FrameError as error:
                 self._say(f"{self.depth_topic}: a depth image is left out: {error}")
@@ -382,19 +382,19 @@ class Bag:
             yield stamp_ns(message.header.stamp) or log_ns, depth
 
     def truth(self) -> dict[int, F64]:
-        """Stamp in ns -> world_from_camera (4, 4), oldest first; empty if the bag does not know."""
+        """Stamp in ns -> world_from_camera (4, 4), oldest first; empty if unknown."""
         poses = {}
         for log_ns, message in self._decoded(self.truth_topic) if self.truth_topic else ():
             pose = None if message is None else _pose_of(message, self.topics[self.truth_topic])
             if pose is None:
-                self._say(f"{self.truth_topic}: a pose is left out: it is damaged, or no rigid transform")
+                self._say(f"{self.truth_topic}: a pose is left out: it is damaged, or not a rigid transform")
                 continue
             poses[stamp_ns(message.header.stamp) or log_ns] = pose
         return dict(sorted(poses.items()))
 
     def iter_raw(self, *topics: str) -> Iterator[tuple[int, str, bytes]]:
-        """(time of recording in ns, topic, message as ROS 2 sends it) of those topics, in the order of recording. Damaged messages are
-        left out, and so are images outside of the part that is wanted."""
+        """(time of recording in ns, topic, serialized ROS 2 message) of those topics, in the order of recording. Damaged messages are
+        left out, and so are images outside of the requested part."""
         chosen = Chosen(self._part)
         for log_ns, channel, data in self._messages(*topics):
             message = self._decode(channel, data)
@@ -418,21 +418,21 @@ class Bag:
         self.close()
 
     def _messages(self, *topics: str) -> Iterator[Any]:
-        """Of the types that those topics have: another type on the same name is another stream."""
+        """Messages with the expected type of each topic: another type with the same name is another stream."""
         for log_ns, channel, data in self._recording.messages(*filter(None, topics)):
             if self.topics.get(channel.topic) == channel.type and channel.encoding in self._stores:
                 yield log_ns, channel, data
 
     def _decode(self, channel: Channel, data: bytes) -> Any:
-        """The message, None if its bytes are damaged. Only the types that are read here are ever looked up."""
+        """The message, None if its bytes are damaged. Only types used here are looked up."""
         store = self._stores[channel.encoding]
         deserialize = store.deserialize_cdr if channel.encoding == "cdr" else store.deserialize_ros1
         try:
             return deserialize(_ascii_frame(data) if channel.topic in self._odd_names else data, channel.type)
-        except Exception:  # damaged bytes raise all kinds
+        except Exception:  # damaged bytes raise all kinds of exceptions
             if channel.topic != self.topic:
                 self.broken[channel.topic] = self.broken.get(channel.topic, 0) + 1
-                self._say(f"{channel.topic}: a message is left out: it does not hold what its type says")
+                self._say(f"{channel.topic}: a message is left out: it does not match its type")
             return None
 
     def _mixed(self, *topics: str) -> Iterator[tuple[int, str, Any]]:
@@ -444,15 +444,15 @@ class Bag:
 
 
 def _ascii_frame(data: bytes) -> bytes:
-    """A message that begins with a Header, with the bytes of its frame_id that are not ASCII replaced: it lies at the same place in
-    CDR and in ROS 1's form."""
+    """A message that begins with a Header, with non-ASCII bytes of its frame_id replaced. The frame_id has the same position in CDR
+    and ROS 1 serialization."""
     length = int.from_bytes(data[12:16], "big" if data[:2] == b"\0\0" else "little")
     name = data[16 : 16 + length]
     return data[:16] + bytes(c if c < 128 else ord("_") for c in name) + data[16 + length :]
 
 
 def _as_large(depth: F32, size: tuple[int, int]) -> F32:
-    """Depth of a smaller or larger image of the same shape at the pixels of one of (height, width) = size: the nearest of each."""
+    """Resizes depth to (height, width) = size by nearest neighbours."""
     if depth.shape == size:
         return depth
     rows, columns = ((np.arange(n) * old) // n for n, old in zip(size, depth.shape, strict=True))
@@ -460,7 +460,7 @@ def _as_large(depth: F32, size: tuple[int, int]) -> F32:
 
 
 def _pose_of(message: Any, kind: str) -> F64 | None:
-    """(4, 4), None if it is no rigid transform."""
+    """(4, 4), None if it is not a rigid transform."""
     if kind == _TRANSFORM:
         p, q = message.transform.translation, message.transform.rotation
     else:

@@ -1,4 +1,4 @@
-"""Scenes in the layout of ScanNet (Dai et al., CVPR 2017), as its own reader exports them: color/, depth/, pose/, intrinsic/."""
+"""Scenes in the layout of ScanNet (Dai et al., CVPR 2017), as exported by its own reader: color/, depth/, pose/, intrinsic/."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_scannet(folder: Path) -> bool:
 
 
 def scannet(folder: Path, levels: str = "auto") -> PosedImages:
-    """One scene (`scene0000_00`). Depth in mm, at a size and with intrinsics of its own; poses are world_from_camera, -inf where
+    """One scene (`scene0000_00`). Depth in mm, with its own size and intrinsics; poses are world_from_camera, -inf where
     tracking was lost. Raises DatasetError."""
     files = image_files(folder / "color")
     if not files:
@@ -39,7 +39,7 @@ def scannet(folder: Path, levels: str = "auto") -> PosedImages:
 
 
 def _lens(folder: Path, what: str, files: list[Path]) -> Lens | None:
-    """Camera of the images `files`, None if no file tells of it."""
+    """Camera of the images `files`, None if no file describes it."""
     names = (f"intrinsic/intrinsic_{what}.txt", f"intrinsic_{what}.txt", f"intrinsics_{what}.txt")
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:

@@ -1,4 +1,4 @@
-"""Any recording in one shape: bags, folders of images with and without poses and depth, videos."""
+"""One interface for all recordings: bags, folders of images with and without poses and depth, videos."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .video import Video
 
 log = logging.getLogger("come_ros")
 
-MOST_TOLD = 5  # images left out that are logged one by one
+MOST_TOLD = 5  # images left out that are logged individually
 ACCEPTED = (
     "a ROS 2 bag (its folder, .mcap or .db3), a ROS 1 .bag, a folder in the layout of TUM RGB-D (frames.txt or rgb.txt), 7-Scenes "
     "(frame-*.color.png) or ScanNet (color/, pose/), images with a transforms.json or a COLMAP model (sparse/0), "
@@ -37,13 +37,12 @@ ACCEPTED = (
 
 
 class Recording(ABC):
-    """One camera's images in order, with depth and true path where the source knows them. A context manager.
+    """One camera's images in order, with depth and true path where known. A context manager.
 
-    kind: what it is, in words. topic: the images' in a bag, else "". depth_topic: where `iter_depth` comes from in a bag, else "".
-    timed: whether stamps are times; those of photographs are not, so that each of them counts. count: images it holds, None if
-    unknown before they are read. unreadable: images that `iter_frames` left out so far. damage: why images may be missing, "" if none
-    are. Each `iter_` method starts again from the first image and may be called while another one runs on another Recording, not on
-    this one.
+    kind: description. topic: of the images in a bag, else "". depth_topic: of the depth in a bag, else "". timed: whether stamps
+    are times; those of photographs are not, so every photograph is used. count: number of images, None if unknown before they are
+    read. unreadable: images that `iter_frames` left out so far. damage: why images may be missing, "" if none are. Each `iter_`
+    method starts again from the first image and may be called while another one runs on another Recording, not on this one.
     """
 
     kind: str
@@ -55,8 +54,8 @@ class Recording(ABC):
 
     @abstractmethod
     def iter_frames(self) -> Iterator[Frame]:
-        """All images, one in memory at a time; those that are damaged are left out, counted and logged. Raises DatasetError
-        where nothing more can be read."""
+        """All images, one in memory at a time; damaged ones are left out, counted and logged. Raises DatasetError if nothing more
+        can be read."""
 
     def iter_depth(self) -> Iterator[tuple[int, F32]]:
         """(stamp in ns, (H, W) z-depth in metres, NaN where unknown) in the pixels of the images. Raises DatasetError."""
@@ -67,7 +66,7 @@ class Recording(ABC):
         return {}
 
     def close(self) -> None:  # noqa: B027
-        """Lets go of files, if any are held."""
+        """Closes open files."""
 
     def __enter__(self) -> Recording:
         return self
@@ -86,13 +85,14 @@ def open_sequence(
     part: Part | None = None,
     levels: str = "auto",
 ) -> Recording:
-    """What `path` is, opened; READER::PATH has a reader of another package do it, see readers.py.
+    """Opens a recording of any kind; READER::PATH uses a reader of another package, see readers.py.
 
-    topic: the images' of a bag with several. fps: of folders of images, which are photographs without it, and, in place of the
-    container's times, of videos. rectify, levels: the parameters rectify and input.range. truth: topic of a bag that tells the true
-    path. depth: topic of a bag with depth, "none" for no depth; None for what belongs to the images. part: which images; None for all.
+    topic: of the images, for a bag with several. fps: of folders of images, which are photographs without it, and of videos instead
+    of the container's times. rectify, levels: the parameters rectify and input.range. truth: topic of a bag with the true path.
+    depth: depth topic of a bag, "none" for no depth; None for the one that belongs to the images. part: of the images to read; None
+    for all.
 
-    Raises DatasetError, which lists what is accepted, and ConfigError for an option that has no effect on what `path` is.
+    Raises DatasetError, which lists what is accepted, and ConfigError for an option without effect on this kind of recording.
     """
     reader, text = split_reader(str(path))
     path, part = Path(text), part or Part()
@@ -139,7 +139,7 @@ def _refuse(path: Path, what: str, **options: Any) -> None:
 
 
 def _why_nothing(path: Path) -> str:
-    """What to give instead of `path`."""
+    """What to use instead of `path`."""
     if path.is_file() and path.suffix.lower() in (*IMAGES, *HEIF):
         return f"{shown(path)} is a single image: give its folder, {shown(path.absolute().parent)}"
     if path.is_file() and path.suffix.lower() in NOT_READ:
@@ -174,7 +174,7 @@ def _known_layout(path: Path, rectify: bool, levels: str) -> TumSequence | Posed
 
 
 class BagSequence(Recording):
-    """A bag; `bag` is the thing itself."""
+    """A bag; `bag` is the datasets.rosbag.Bag."""
 
     def __init__(
         self,
@@ -267,7 +267,7 @@ class FolderSequence(Recording):
 
 
 class PartOf(Recording):
-    """A part of what a reader of another package gives."""
+    """A part of a recording from a reader of another package."""
 
     def __init__(self, whole: Recording, part: Part, with_depth: bool = True) -> None:
         self._whole, self._part, self._with_depth = whole, part, with_depth

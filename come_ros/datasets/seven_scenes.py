@@ -18,7 +18,7 @@ def is_seven_scenes(folder: Path) -> bool:
 
 
 def seven_scenes(folder: Path, levels: str = "auto") -> PosedImages:
-    """One sequence (`chess/seq-01`). Depth in mm; 0 and 65535 are no reading. Poses are world_from_camera.
+    """One sequence (`chess/seq-01`). Depth in mm; 0 and 65535 are invalid. Poses are world_from_camera.
 
     Raises DatasetError, which lists the sequences if it is the folder of a whole scene.
     """

@@ -12,25 +12,25 @@ from ..types import F32
 
 T = TypeVar("T")
 
-MAX_DIFFERENCE_NS = 20_000_000  # lists of different clocks are matched up to this, as the benchmark's own script does
-NANOSECOND_DIGITS = 16  # of a stamp in whole nanoseconds; one in seconds has 10
+MAX_DIFFERENCE_NS = 20_000_000  # greatest difference of matched stamps, as in the benchmark's own script
+NANOSECOND_DIGITS = 16  # least digits of a stamp in nanoseconds; one in seconds has 10
 
 
 class NearestDepth:
-    """Depth by stamp out of a stream in order of time, with no more of it in memory than 20 ms to either side."""
+    """Looks up depth by stamp in a stream sorted by time, with only 20 ms on either side in memory."""
 
     def __init__(self, readings: Iterator[tuple[int, F32]]) -> None:
         self._readings = readings
         self._near: deque[tuple[int, F32]] = deque()
 
     def at(self, stamp_ns: int) -> F32 | None:
-        """The nearest to `stamp_ns`, which does not go back; None if there is none near."""
+        """The depth nearest to `stamp_ns`, which must not decrease; None if there is none within 20 ms."""
         try:
             while not self._near or self._near[-1][0] <= stamp_ns + MAX_DIFFERENCE_NS:
                 self._near.append(next(self._readings))
                 while self._near and self._near[0][0] < stamp_ns - MAX_DIFFERENCE_NS:
                     self._near.popleft()
-        except (StopIteration, DatasetError):  # a damaged recording: said by those who read its images
+        except (StopIteration, DatasetError):  # a damaged recording is reported by the reader of its images
             pass
         at_best = min(self._near, key=lambda reading: abs(reading[0] - stamp_ns), default=None)
         if at_best is None or abs(at_best[0] - stamp_ns) > MAX_DIFFERENCE_NS:
@@ -39,8 +39,8 @@ class NearestDepth:
 
 
 def stamp_ns_from_text(text: str) -> int:
-    """Integer nanoseconds of decimal seconds ("1305031229.528748"), exact: a float would be off by some 100 ns. Whole numbers of 16 digits
-    and more are nanoseconds already."""
+    """Integer nanoseconds of decimal seconds ("1305031229.528748"), exact, where a float would be off by some 100 ns. Integers of
+    16 digits or more are nanoseconds already."""
     whole, _, part = text.partition(".")
     if not (whole.isdecimal() and (part.isdecimal() or not part)):
         raise ValueError(f"{text!r} is not a time in decimal seconds")
@@ -50,7 +50,7 @@ def stamp_ns_from_text(text: str) -> int:
 
 
 def matched(stamps_ns: Sequence[int], values: Mapping[int, T]) -> dict[int, T]:
-    """stamp -> the value of the nearest stamp among `values`; those that have none within MAX_DIFFERENCE_NS are left out."""
+    """stamp -> the value of the nearest stamp among `values`; stamps without one within MAX_DIFFERENCE_NS are left out."""
     others = sorted(values)
     near = nearest(stamps_ns, others)
     return {stamp: values[others[i]] for stamp, i in zip(stamps_ns, near, strict=True) if i is not None}

@@ -21,7 +21,7 @@ NAMES = ("transforms.json", "transforms_train.json", "transforms_test.json", "tr
 
 
 def find_transforms(path: Path) -> Path | None:
-    """The file that tells of the poses: `path` itself, or the first of NAMES in it; None if there is none."""
+    """The file with the poses: `path` itself, or the first of NAMES in it; None if there is none."""
     if path.is_file():
         return path if path.suffix == ".json" else None
     return next((path / name for name in NAMES if (path / name).is_file()), None)
@@ -29,7 +29,7 @@ def find_transforms(path: Path) -> Path | None:
 
 def transforms(path: Path, rectify: bool = True, levels: str = "auto") -> PosedImages:
     """`path`: the .json file, or the folder that holds it. Poses are world_from_camera with OpenGL's axes. Depth images
-    (`depth_file_path`) in mm, unless `depth_unit_scale_factor` or `integer_depth_scale` say otherwise. In order of the names. The
+    (`depth_file_path`) in mm, unless set by `depth_unit_scale_factor` or `integer_depth_scale`. Sorted by name. The
     unit of length is the file's own. Raises DatasetError."""
     file = find_transforms(path)
     if file is None:
@@ -50,7 +50,7 @@ def transforms(path: Path, rectify: bool = True, levels: str = "auto") -> PosedI
 
 def _image(file: Path, about: dict[str, Any], frame: dict[str, Any]) -> PosedImage:
     path = file.parent / str(frame["file_path"])
-    if not path.is_file():  # the Blender scenes leave the suffix out
+    if not path.is_file():  # the Blender scenes omit the suffix
         path = next((p for s in SUFFIXES if (p := path.with_name(path.name + s)).is_file()), path)
     matrix = np.array(frame["transform_matrix"], np.float64)
     if matrix.shape == (3, 4):
@@ -63,7 +63,7 @@ def _image(file: Path, about: dict[str, Any], frame: dict[str, Any]) -> PosedIma
 
 
 def _lens(values: dict[str, Any], image: Path) -> Lens | None:
-    """Of the file's values, those of the frame stronger; None if none tells a focal length."""
+    """The lens from the values of the frame, else of the file; None without a focal length."""
     if not {"fl_x", "camera_angle_x"} & values.keys():
         return None
     if "w" in values and "h" in values:

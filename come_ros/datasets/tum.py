@@ -18,7 +18,7 @@ from ..types import F32, F64, Frame
 from .image_file import OneSize, Picture, read_picture, read_stored
 from .stamps import matched, stamp_ns_from_text
 
-METRES_PER_UNIT = 1 / 5000  # of a depth PNG, unless sequence.json says otherwise
+METRES_PER_UNIT = 1 / 5000  # unit of a depth PNG, unless set in sequence.json
 
 # fx fy cx cy of the benchmark's three cameras; folders carry their names
 KNOWN_CAMERAS = {
@@ -35,7 +35,7 @@ class TumSequence:
     `sequence.json` (camera, frame_id, metres per unit of depth).
 
     name: the sequence's. camera: name of the optical frame. intrinsics: (3, 3) of the images as they are given, or None.
-    distortion: OpenCV's plumb_bob coefficients that they still have, () if none. stamps_ns: integer nanoseconds of each image.
+    distortion: remaining plumb_bob coefficients (OpenCV), () if none. stamps_ns: integer nanoseconds of each image.
     poses: world_from_camera (4, 4) of each image, None where there is none within 20 ms.
     """
 
@@ -43,7 +43,7 @@ class TumSequence:
     timed = True
 
     def __init__(self, folder: str | Path, rectify: bool = True, levels: str = "auto") -> None:
-        """Reads the lists, and an image only if there is distortion to be taken out of images and depth (`rectify`). levels: the
+        """Reads the lists, and one image only if distortion is to be removed from images and depth (`rectify`). levels: the
         parameter input.range.
 
         Raises DatasetError if the folder or one of its lists cannot be used.
@@ -79,7 +79,7 @@ class TumSequence:
         return map(self.frame, range(len(self)))
 
     def depth(self, index: int) -> F32 | None:
-        """(H, W) z-depth of image `index` in metres, NaN where nothing was read; None if there is not a depth image."""
+        """(H, W) z-depth of image `index` in metres, NaN where unknown; None without a depth image."""
         path = self._depth[index]
         if path is None:
             return None
@@ -119,7 +119,7 @@ class TumSequence:
         assert self.intrinsics is not None  # distortion comes with it
         k = self.intrinsics
         height, width = self._size.size or self._picture(0).image.shape[:2]
-        coefficients = (*self.distortion, *(0.0,) * (4 - len(self.distortion)))  # those left out are zero
+        coefficients = (*self.distortion, *(0.0,) * (4 - len(self.distortion)))  # missing coefficients are zero
         try:
             return rectifier_of(Lens(width, height, k[0, 0], k[1, 1], k[0, 2], k[1, 2], "plumb_bob", coefficients))
         except FrameError as error:
@@ -153,8 +153,8 @@ class TumSequence:
 
 
 def read_list(path: Path, columns: int) -> list[tuple[int, list[str]]]:
-    """Rows of a TUM list sorted by stamp: nanoseconds, the other words (`columns` - 1 or more). Columns may be divided by spaces, tabs or
-    commas, and the first line may name them. Raises DatasetError."""
+    """Rows of a TUM list sorted by stamp: nanoseconds, the other words (`columns` - 1 or more). Columns may be separated by spaces,
+    tabs or commas, and the first line may name them. Raises DatasetError."""
     try:
         lines = text_of_file(path).splitlines()
     except OSError as error:
@@ -178,20 +178,20 @@ def read_list(path: Path, columns: int) -> list[tuple[int, list[str]]]:
 
 def _words(line: str, columns: int) -> list[str]:
     words = line.split()
-    if len(words) >= columns and any("," in word.rstrip(",") for word in words):  # commas are in the numbers
+    if len(words) >= columns and any("," in word.rstrip(",") for word in words):  # commas are decimal points
         return [word.rstrip(",").replace(",", ".") for word in words]
     return line.replace(",", " ").split()
 
 
 def read_trajectory(path: Path) -> dict[int, F64]:
     """Stamp in ns -> (4, 4) of a TUM trajectory (stamp tx ty tz qx qy qz qw), oldest first; of EuRoC's, whose header has q_w before
-    q_x. Rows that are not finite or have no rotation, as trackers write where they were lost, are left out. Raises DatasetError."""
+    q_x. Rows with invalid values, which trackers write when they are lost, are left out. Raises DatasetError."""
     rows = read_list(path, 8)
     if not rows:
         raise DatasetError(f"{shown(path)} holds no poses: each row must be stamp tx ty tz qx qy qz qw")
     if all(len(words) == 11 for _, words in rows) and len({stamp for stamp, _ in rows}) < max(2, len(rows) // 2):
         raise DatasetError(
-            f"{shown(path)} has 12 columns, as KITTI's paths have, which have no times: write its poses as rows of "
+            f"{shown(path)} has 12 columns, as KITTI's paths, which have no times: write its poses as rows of "
             f"stamp tx ty tz qx qy qz qw, with the stamps of its times.txt"
         )
     try:
@@ -209,6 +209,6 @@ def read_trajectory(path: Path) -> dict[int, F64]:
 
 
 def _w_first(path: Path) -> bool:
-    """Whether the first line says that quaternions begin with w."""
+    """Whether the first line states that quaternions begin with w."""
     head = text_of_file(path).partition("\n")[0].lower().replace("_", "")
     return "qw" in head and "qx" in head and head.index("qw") < head.index("qx")

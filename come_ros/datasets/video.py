@@ -17,18 +17,17 @@ from ..types import F64, Frame
 
 log = logging.getLogger("come_ros")
 
-# FFmpeg reads it at its first use; errors are reported below, in one line
+# read by FFmpeg at its first use; errors are reported below, in one line
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
 
 class Video:
-    """The images of a video. The first one has stamp 0, or the container's time of it.
+    """The images of a video. The first one has stamp 0, or its time in the container.
 
-    fps: images per second that the stamps come from, None if they are the container's times. count: images that the container
-    says it holds, None if it does not say. unreadable: how many of those `iter_frames` did not find, so far. damage: the same in
-    words, "" if none.
+    fps: rate of the stamps, None if they are the container's times. count: number of images stated by the container, None if
+    unknown. unreadable: how many of those `iter_frames` could not find so far. damage: the same in words, "" if none.
     """
 
     def __init__(
@@ -53,11 +52,11 @@ class Video:
         capture.release()
         if not times:
             raise DatasetError(
-                f"{shown(self.path)} holds no image that OpenCV can decode: it is damaged, or to be converted to H.264"
+                f"{shown(self.path)} holds no image that OpenCV can decode: it is damaged, or must be converted to H.264"
             )
         if self.fps is None and len(times) > 1 and not times[1] > times[0] >= 0:
             self.fps = self._rate if 0 < self._rate <= 10_000 else 30.0
-            log.warning("%s has no times: its images get stamps at %g per second (--fps)", shown(self.path), self.fps)
+            log.warning("%s has no times: its images are stamped at %g per second (--fps)", shown(self.path), self.fps)
 
     def iter_frames(self) -> Iterator[Frame]:
         """All images in order, one in memory at a time."""
@@ -73,7 +72,7 @@ class Video:
                     stamp = round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1000) * 1000
                 else:
                     stamp = round(index * 1e9 / self.fps)
-                if stamp > last:  # a container may name one image twice
+                if stamp > last:  # a container may list one image twice
                     yield Frame(
                         np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8),
                         stamp,
@@ -84,7 +83,7 @@ class Video:
         finally:
             capture.release()
         self.unreadable = max(0, (self.count or 0) - index)
-        # containers guess: one image more or less is no damage
+        # containers estimate: one image more or less is not damage
         if self.count is not None and self.unreadable > max(1, 0.01 * self.count):
             self.damage = f"{shown(self.path)} is damaged: {index} of {self.count} images could be decoded"
 
@@ -100,7 +99,7 @@ class Video:
             cv2.utils.logging.setLogLevel(told)
         if not capture.isOpened():
             raise DatasetError(
-                f"OpenCV cannot open the video {shown(self.path)}: it is damaged, or of a kind that this OpenCV does not decode; "
+                f"OpenCV cannot open the video {shown(self.path)}: it is damaged, or of a format that this OpenCV cannot decode; "
                 f"convert it (ffmpeg -i {shown(self.path.name)} -c:v libx264 video.mp4), or give its images in a folder"
             )
         return capture
@@ -108,7 +107,7 @@ class Video:
 
 @contextlib.contextmanager
 def _openable(path: Path) -> Iterator[str]:
-    """A name of the file that OpenCV can take while this lasts: it crashes at names that are not UTF-8."""
+    """A name of the file that OpenCV accepts within this context: it crashes with names that are not UTF-8."""
     name = str(path)
     try:
         name.encode()

@@ -93,7 +93,7 @@ def test_the_fuller_copy_is_read_and_another_can_be_chosen(tmp_path: Path, caplo
     path = write(tmp_path / "bag", 30, messages=messages)
     with Bag(path) as bag:
         assert bag.topic == f"{COLOUR}/image_raw/compressed" and len(list(bag.iter_frames())) == 30
-    assert "is read instead of a raw copy with fewer: /camera/color/image_raw (3)" in caplog.text
+    assert "is read instead of a raw copy with fewer messages: /camera/color/image_raw (3)" in caplog.text
     with Bag(path, f"{COLOUR}/image_raw") as bag:
         assert len(list(bag.iter_frames())) == 3
 
@@ -166,15 +166,15 @@ def seen(
             "it is seen from depth_frame, the images from color_frame",
         ),
         (seen("/camera/depth/image_rect_raw", size=(848, 480), lens=OTHER_LENS), "it has 848x480 px"),
-        (seen("/camera/depth/image", lens=Lens(640, 480, 332, 332, 320, 240)), "tells of another lens"),
+        (seen("/camera/depth/image", lens=Lens(640, 480, 332, 332, 320, 240)), "describes another lens"),
         (seen("/camera/confidence/confidence_map"), "its name says confidence"),
         (seen("/camera/depth/confidence"), "its name says confidence"),
         (seen("/thermal/image_raw"), "its name says thermal"),
         (seen("/lwir/depth_like"), "its name says lwir"),
         (seen("/camera/infra1/image", sample=WALL), "its name says infra"),
         (seen("/stereo/disparity"), "its name says disparity"),
-        (seen("/camera/something"), "nothing says that it is depth"),
-        (seen("/camera/depth", sample=WALL * 1000), "no distances of things seen: their median would be 2.35e+03 m"),
+        (seen("/camera/something"), "neither its name nor a camera_info shows that it is depth"),
+        (seen("/camera/depth", sample=WALL * 1000), "not plausible distances: their median would be 2.35e+03 m"),
         (seen("/camera/depth", sample=WALL / 100), "their median would be 0.0235 m"),
         (seen("/camera/depth", sample=MADE_UP % 100 + 1), "whole numbers of metres"),
         (seen("/camera/depth", sample=np.full((480, 640), np.nan, np.float32)), ""),
@@ -216,7 +216,7 @@ def test_a_thermal_camera_can_be_chosen_as_the_image(tmp_path: Path, caplog: pyt
 
     with Bag(write(tmp_path / "bag", 3, messages=messages), "/thermal/image_raw") as bag:
         (first, *_) = bag.iter_frames()
-    assert "taken as an image, because it was chosen" in caplog.text
+    assert "used as an image, because it was chosen" in caplog.text
     assert first.image.min() < 60 and first.image.max() > 200, "its narrow range is stretched"
 
 

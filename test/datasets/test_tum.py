@@ -206,7 +206,7 @@ def test_paths_are_read_as_people_have_them(tmp_path: Path, form: str) -> None:
     [
         ("", "holds no poses"),
         ("# only words\n", "holds no poses"),
-        ("1 0 0 0 0 1 0 0 0 0 1 0\n" * 5, "as KITTI's paths have, which have no times"),
+        ("1 0 0 0 0 1 0 0 0 0 1 0\n" * 5, "as KITTI's paths, which have no times"),
         ("1.5 nan 0 0 0 0 0 1\n", "must be finite"),
         ("1.5 0 0 0 0 0 0 0\n", "quaternions not zero"),
     ],

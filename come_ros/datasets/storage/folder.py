@@ -1,4 +1,4 @@
-"""A recording of one or several files: what its metadata.yaml lists, less what is missing; or the files alone."""
+"""A recording of one or several files: the files listed in its metadata.yaml that exist, or all files without it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _PACKED = (".zstd", ".zst")
 SUFFIXES = (".mcap", ".db3", *(f"{kind}{packed}" for kind in (".mcap", ".db3") for packed in _PACKED))
 ROS1_SUFFIXES = (".bag", ".bag.active")
 
-# How other files begin that people give as a recording, and what helps.
+# First bytes of other files that are given as recordings by mistake, and the fix.
 _OTHERS = {
     b"version https://git-lfs": "it is a pointer of Git LFS: `git lfs pull` fetches the file",
     b"<!doctype html": "it is a web page: the download went wrong",
     b"<html": "it is a web page: the download went wrong",
-    b"\x1f\x8b": "it is packed by gzip: unpack it with gunzip",
+    b"\x1f\x8b": "it is compressed by gzip: unpack it with gunzip",
     b"pk\x03\x04": "it is a zip archive: unpack it",
     b"7z\xbc\xaf": "it is a 7z archive: unpack it",
-    b"\xfd7zxz": "it is packed by xz: unpack it with unxz",
-    b"bzh": "it is packed by bzip2: unpack it with bunzip2",
+    b"\xfd7zxz": "it is compressed by xz: unpack it with unxz",
+    b"bzh": "it is compressed by bzip2: unpack it with bunzip2",
 }
 
 
 def is_recording(path: Path) -> bool:
-    """Whether `path` is meant as a recording: by the names of its files, or by how the file starts."""
+    """Whether `path` seems to be a recording, by the names of its files or the first bytes of the file."""
     if path.is_dir():
         return (path / METADATA).is_file() or bool(_storage_files(path)) or bool(_ros1_files(path))
     if path.name.endswith((*SUFFIXES, *ROS1_SUFFIXES)) or path.name == METADATA:
@@ -45,7 +45,7 @@ def is_recording(path: Path) -> bool:
 
 
 def open_recording(path: Path) -> Recording:
-    """Raises StorageError, whose message says what helps, if nothing of it can be read."""
+    """Opens a recording. Raises StorageError, with the fix in its message, if nothing of it can be read."""
     if path.name == METADATA and path.is_file():
         path = path.parent
     plan = _plan_of(path)
@@ -74,7 +74,7 @@ class Recording:
     """Open files, read as one. A context manager.
 
     channels: those that hold messages, of all files. is_ros1: whether it is a ROS 1 bag. damage: what is missing or cannot be read,
-    "" if nothing is known to be lost; it may grow while messages are read. remark: what else is wrong, "" if nothing is.
+    "" if nothing is known to be lost; it may grow while messages are read. remark: other problems, "" if there are none.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Recording:
         stack: ExitStack,
         remark: str = "",
     ) -> None:
-        """missing: what was found so far. announced: messages by the metadata, None if it does not say. stack: closes all."""
+        """missing: problems found so far. announced: number of messages by the metadata, None if unknown. stack: closes all files."""
         self.path, self._storages, self._missing, self._stack = path, storages, missing, stack
         self.remark = remark
         self.is_ros1 = any(isinstance(storage, ros1.Ros1Bag) for storage in storages)
@@ -105,8 +105,8 @@ class Recording:
         return listed_damage([self._missing, *(storage.damage for storage in self._storages)])
 
     def messages(self, *topics: str) -> Iterator[Message]:
-        """Messages of those topics by their times; those that rosbag2 compressed one by one are unpacked. What is damaged is left
-        out, and reported in `damage`."""
+        """Messages of those topics by their times; messages compressed by rosbag2 are decompressed. Damaged parts are left out and
+        reported in `damage`."""
         wanted = set(topics)
         streams = [storage.messages(wanted) for storage in self._storages]
         for log_ns, channel, data in heapq.merge(*streams, key=itemgetter(0)) if len(streams) > 1 else streams[0]:
@@ -127,8 +127,8 @@ class Recording:
 
 @dataclass(frozen=True)
 class _Plan:
-    """files: to be read. damage: which of them are missing. remark: what else is wrong with the list. announced: messages by the
-    metadata, None if it does not say."""
+    """files: to be read. damage: the missing ones. remark: other problems of the list. announced: number of messages by the
+    metadata, None if unknown."""
 
     files: list[Path]
     damage: tuple[str, ...] = ()
@@ -159,10 +159,10 @@ def _plan_of(path: Path) -> _Plan:
 
 
 def _by_metadata(path: Path, names: list[str], announced: int | None, there: list[Path]) -> _Plan:
-    """What the metadata lists; a file of another name stands in for a missing one, for it was most likely renamed."""
+    """The files listed in the metadata; a file of another name replaces a missing one, since it was most likely renamed."""
     found = [path / name for name in names if (path / name).is_file()]
     missing = [name for name in names if not (path / name).is_file()]
-    # a recorder that was killed while it packed a file leaves it unpacked
+    # a recorder killed during compression leaves the file uncompressed
     for name in list(missing):
         bare = path / name.removesuffix(".zstd").removesuffix(".zst")
         if bare in there:
@@ -192,13 +192,13 @@ def _listed(metadata: Path) -> tuple[list[str], int | None]:
         announced = about.get("message_count")
     except OSError as error:
         raise ValueError(f"{metadata} cannot be read ({error.strerror or error})") from error
-    except Exception as error:  # a damaged YAML file raises all kinds
+    except Exception as error:  # a damaged YAML file raises all kinds of exceptions
         raise ValueError(f"{metadata} is damaged") from error
     return names, announced if isinstance(announced, int) else None
 
 
 def _open_file(path: Path, stack: ExitStack) -> Storage:
-    """By its content, whatever its name. Raises StorageError."""
+    """Opens a file by its content, regardless of its name. Raises StorageError."""
     try:
         start = _start_of(path)
         if not start:
@@ -226,14 +226,14 @@ def _open_file(path: Path, stack: ExitStack) -> Storage:
 
 
 def _unpacked_file(path: Path, folder: Path) -> Path:
-    """A file that rosbag2 compressed as a whole, as far as it is whole. Raises StorageError, OSError."""
+    """The readable part of a file that rosbag2 compressed as a whole. Raises StorageError, OSError."""
     out = folder / Path(path.name).stem
     try:
         with zstd().open(path, "rb") as packed, open(out, "wb") as stream:
             shutil.copyfileobj(packed, stream)
     except OSError:
         raise
-    except Exception as error:  # the end is missing; what came before is in `out`
+    except Exception as error:  # the end is missing; the part before is in `out`
         if not out.is_file() or not out.stat().st_size:
             raise StorageError(f"{path} cannot be read as a bag: its compression is damaged") from error
     return out
@@ -242,7 +242,7 @@ def _unpacked_file(path: Path, folder: Path) -> Path:
 def _unpacked_message(data: bytes) -> bytes:
     try:
         return bytes(zstd().decompress(data))
-    except Exception:  # damaged: whoever decodes it finds out
+    except Exception:  # damaged: detected when it is decoded
         return data
 
 

@@ -1,4 +1,4 @@
-"""MCAP files (mcap.dev/spec), with or without their index, end, or some of their chunks."""
+"""MCAP files (mcap.dev/spec), even without their index, their end, or some of their chunks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _HEAD = struct.Struct("<BQ")  # of every record: kind, length
 _CHUNK_HEAD = struct.Struct("<QQQI")  # first and last time, uncompressed size, checksum
 _MESSAGE_HEAD = struct.Struct("<HIQQ")  # channel, sequence, time of recording, time of publication
 _END_BYTES = _HEAD.size + 20 + len(MAGIC)
-_RUN_BYTES = 4 << 20  # of messages outside of chunks, which are read in runs of about this size
-# Zstandard packs zeros by some thousand: a damaged size must not ask for all memory.
+_RUN_BYTES = 4 << 20  # messages outside of chunks are read in runs of about this size
+# Zstandard compresses zeros by a factor of some thousand: a damaged size must not allocate all memory.
 _MOST_UNCOMPRESSED = 2 << 30
 
 
 class _Damaged(Exception):
-    """A record is not what it should be."""
+    """A record is damaged."""
 
 
 @dataclass
@@ -41,17 +41,17 @@ class _Part:
 
 @dataclass
 class _Contents:
-    """What a file holds, from its summary or from a scan."""
+    """The contents of a file, from its summary or from a scan."""
 
     schemas: dict[int, tuple[str, str]] = field(default_factory=dict)
     channels: dict[int, Channel] = field(default_factory=dict)
     counts: dict[int, int] = field(default_factory=dict)
     parts: list[_Part] = field(default_factory=list)
     whole: bool = True
-    """whether the schema of every channel is there"""
+    """whether the schema of every channel is known"""
 
     def take(self, kind: int, record: memoryview) -> None:
-        """Learns from a schema or a channel."""
+        """Adds a schema or a channel."""
         if kind == _SCHEMA:
             (number,) = struct.unpack_from("<H", record)
             name, at = _text(record, 2)
@@ -70,10 +70,10 @@ class _Contents:
 
 
 class McapFile(Storage):
-    """Reads by the summary at the file's end where that is sound, else by a scan of all records."""
+    """Reads by the summary at the file's end if it is valid, else by a scan of all records."""
 
     def __init__(self, path: Path, stream: BinaryIO) -> None:
-        """stream: open at any place, and closed here. Raises StorageError if not even the start of the file is MCAP."""
+        """stream: seekable, closed by this object. Raises StorageError if the file does not start as MCAP."""
         self.path, self._stream = path, stream
         self._size = os.fstat(stream.fileno()).st_size
         self._lost_chunks: set[int] = set()
@@ -145,7 +145,7 @@ class McapFile(Storage):
         return memoryview(data)
 
     def _by_summary(self) -> _Contents:
-        """Raises _Damaged, struct.error or ValueError if there is no summary that all can be read by."""
+        """Raises _Damaged, struct.error or ValueError if there is no usable summary."""
         end = self._read(max(0, self._size - _END_BYTES), self._size)
         kind, length = _HEAD.unpack_from(end)
         start, _, checksum = struct.unpack_from("<QQI", end, _HEAD.size)
@@ -169,7 +169,7 @@ class McapFile(Storage):
                 if offset + size > start:
                     raise _Damaged
                 out.parts.append(_Part(offset, offset + size, first_ns, True, ids or None))
-        # without statistics, or with messages outside of chunks, a scan knows more
+        # without statistics, or with messages outside of chunks, a scan finds more
         if statistics is None or statistics[5] != len(out.parts) or (statistics[0] and not out.parts):
             raise _Damaged
         if not out.whole or set(out.counts) - set(out.channels) or (statistics[0] and not out.counts):
@@ -177,7 +177,7 @@ class McapFile(Storage):
         return out
 
     def _by_scan(self) -> _Contents:
-        """All that is whole, up to the first record that is not."""
+        """All records up to the first damaged one."""
         out, at, count, ended = _Contents(), len(MAGIC), 0, False
         run: _Part | None = None
         while at + _HEAD.size <= self._size:
@@ -189,7 +189,7 @@ class McapFile(Storage):
             if kind == 0:
                 break
             if end > self._size:
-                if kind == _CHUNK:  # the last one, cut off: its start may hold messages
+                if kind == _CHUNK:  # the last one is truncated: its start may hold messages
                     count += self._scan_chunk(out, at, self._size)
                 break
             if kind in (_SCHEMA, _CHANNEL):
@@ -214,7 +214,7 @@ class McapFile(Storage):
         return out
 
     def _scan_chunk(self, out: _Contents, start: int, end: int) -> int:
-        """How many messages it holds."""
+        """Counts the messages in a chunk."""
         part, count = _Part(start, end, 0, True, set()), 0
         assert part.ids is not None
         try:
@@ -242,7 +242,7 @@ class McapFile(Storage):
 
 
 def _records(data: memoryview) -> Iterator[tuple[int, int, int]]:
-    """(kind, first byte, byte behind) of each record's content. Raises _Damaged where one does not fit."""
+    """(kind, first byte, byte after the last) of each record's content. Raises _Damaged at an invalid one."""
     at, size = 0, len(data)
     while at < size:
         if at + _HEAD.size > size:
@@ -256,7 +256,7 @@ def _records(data: memoryview) -> Iterator[tuple[int, int, int]]:
 
 
 def _unpacked(record: memoryview, cut: bool = False) -> memoryview:
-    """The records in a chunk, checked against its checksum; of one that was `cut` off, those that are whole. Raises _Damaged."""
+    """The records in a chunk, verified by its checksum; the complete ones of a chunk that was `cut` off. Raises _Damaged."""
     try:
         _, _, size, checksum = _CHUNK_HEAD.unpack_from(record)
         name, at = _text(record, _CHUNK_HEAD.size)
@@ -269,7 +269,7 @@ def _unpacked(record: memoryview, cut: bool = False) -> memoryview:
         if len(data) != size or (checksum and zlib.crc32(data) != checksum):
             raise _Damaged
         return memoryview(data)
-    except Exception as error:  # unpacking damaged data raises all kinds
+    except Exception as error:  # decompressing damaged data raises all kinds of exceptions
         raise _Damaged from error
 
 
@@ -284,7 +284,7 @@ def _whole_records(data: memoryview) -> memoryview:
 
 
 def _text(data: memoryview, at: int) -> tuple[str, int]:
-    """A string, and the byte behind it. Raises _Damaged."""
+    """A string, and the byte after it. Raises _Damaged."""
     (length,) = struct.unpack_from("<I", data, at)
     end = at + 4 + length
     if end > len(data):

@@ -1,4 +1,4 @@
-"""What the three kinds of storage have in common: channels, damage, and messages in the order of their times."""
+"""Common parts of the three storage formats: channels, damage, and messages sorted by time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ...errors import DatasetError
 Message = tuple[int, "Channel", bytes]
 """(time of recording in ns, channel, bytes)"""
 
-# Parts (chunks) of a file may overlap in time. More than this is not held back to sort them: some writers give no times.
+# Parts (chunks) of a file may overlap in time. At most this many are held back for sorting: some writers give no times.
 MOST_HELD_BYTES = 256 << 20
 
 
 class StorageError(DatasetError):
-    """A file is not a recording, or nothing of it can be read. The message says what it is, and what helps."""
+    """A file is not a recording, or nothing of it can be read. The message names the problem and the fix."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Storage(ABC):
 
     @abstractmethod
     def messages(self, topics: Collection[str]) -> Iterator[Message]:
-        """Messages of those topics in the order of their times; what is damaged is left out and reported in `damage`."""
+        """Messages of those topics sorted by time; damaged parts are left out and reported in `damage`."""
 
     @abstractmethod
     def close(self) -> None:
@@ -53,7 +53,7 @@ class Storage(ABC):
 
 
 def type_name(text: str) -> str:
-    """ "sensor_msgs/msg/Image" of all the ways in which ROS 1, ROS 2 and DDS spell it."""
+    """Type name such as "sensor_msgs/msg/Image", from the spellings of ROS 1, ROS 2 and DDS."""
     words = [word for word in text.replace("::", "/").split("/") if word and word != "dds_"]
     if len(words) == 2:
         words.insert(1, "msg")
@@ -61,7 +61,7 @@ def type_name(text: str) -> str:
 
 
 def text_of(data: Any) -> str:
-    """Text out of a damaged or foreign file: bytes that are not UTF-8 become visible escapes."""
+    """Text from a damaged or foreign file: bytes that are not UTF-8 are escaped."""
     if isinstance(data, str):
         return data
     return bytes(data or b"").decode("utf-8", "backslashreplace")
@@ -70,7 +70,7 @@ def text_of(data: Any) -> str:
 def in_order(
     parts: Iterable[Any], first_ns: Callable[[Any], int], read: Callable[[Any], Iterable[Message]]
 ) -> Iterator[Message]:
-    """Messages of all parts by time, with no more of them in memory than parts that overlap. `parts` by their first times."""
+    """Messages of all parts sorted by time, with only overlapping parts in memory. `parts`: sorted by their first times."""
     waiting: list[tuple[int, int, Message]] = []
     held = number = 0
     for part in parts:
@@ -80,7 +80,7 @@ def in_order(
             held -= len(message[2])
             yield message
         for message in read(part):
-            heapq.heappush(waiting, (message[0], number, message))  # numbered: equal times keep their order
+            heapq.heappush(waiting, (message[0], number, message))  # numbered, so that equal times keep their order
             held += len(message[2])
             number += 1
     while waiting:
@@ -88,12 +88,13 @@ def in_order(
 
 
 def listed_damage(reasons: Iterable[str]) -> str:
-    """One line of several reasons, "" of none."""
+    """Joins reasons to one line, "" for none."""
     return "; ".join(filter(None, reasons))
 
 
 def unpack(packing: str, data: bytes) -> bytes:
-    """What packed data holds. packing: "", lz4, zstd or bz2. Raises all kinds for damaged data, ValueError for another packing."""
+    """Decompresses data. packing: "", lz4, zstd or bz2. Raises all kinds of exceptions for damaged data, ValueError for another
+    packing."""
     if packing in ("", "none"):
         return data
     if packing == "zstd":
@@ -108,7 +109,7 @@ def unpack(packing: str, data: bytes) -> bytes:
 
 
 def unpack_start(packing: str, data: bytes) -> bytes:
-    """The same of data whose end is missing: as far as it goes."""
+    """The same for data whose end is missing, as far as possible."""
     if packing in ("", "none"):
         return data
     try:
@@ -119,12 +120,12 @@ def unpack_start(packing: str, data: bytes) -> bytes:
         from lz4.frame import LZ4FrameDecompressor
 
         return bytes(LZ4FrameDecompressor().decompress(data))
-    except Exception:  # unpacking damaged data raises all kinds
+    except Exception:  # decompressing damaged data raises all kinds of exceptions
         return b""
 
 
 def zstd() -> Any:
-    """The module: of Python 3.14, or its backport."""
+    """The zstd module of Python 3.14, or its backport."""
     try:
         from compression import zstd
     except ImportError:

@@ -1,4 +1,4 @@
-"""ROS 1 bags (format 2.0), with or without their index: also .bag.active, which a killed `rosbag record` leaves."""
+"""ROS 1 bags (format 2.0), even without their index, such as .bag.active of a killed `rosbag record`."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _MOST_UNCOMPRESSED = 2 << 30
 
 
 class _Damaged(Exception):
-    """A record is not what it should be."""
+    """A record is damaged."""
 
 
 @dataclass
 class _Chunk:
-    """start, end: bytes of its content in the file. cut: the file ends within it. counts: messages by connection, None if its index
-    is missing."""
+    """start, end: bytes of its content in the file. cut: whether the file ends within it. counts: messages by connection, None if
+    its index is missing."""
 
     start: int
     end: int
@@ -39,10 +39,11 @@ class _Chunk:
 
 
 class Ros1Bag(Storage):
-    """Finds chunks and connections by a scan of the records' heads, which needs no index; chunks without one are unpacked once."""
+    """Finds chunks and connections by scanning the records' headers, which needs no index; chunks without an index are decompressed
+    once."""
 
     def __init__(self, path: Path, stream: BinaryIO) -> None:
-        """stream: open at any place, and closed here. Raises StorageError."""
+        """stream: seekable, closed by this object. Raises StorageError."""
         self.path, self._stream = path, stream
         self._size = os.fstat(stream.fileno()).st_size
         self._connections: dict[int, Channel] = {}
@@ -104,7 +105,7 @@ class Ros1Bag(Storage):
         return iter(found)
 
     def _scan(self, at: int) -> None:
-        """Lists chunks and connections, and stops at the first record that is not whole."""
+        """Lists chunks and connections, up to the first damaged record."""
         chunk: _Chunk | None = None
         indexed = False
         while at + 4 <= self._size:
@@ -138,7 +139,7 @@ class Ros1Bag(Storage):
             self._cut = f"{self.path} has no end: {{count}} messages could be read, up to byte {at} of {self._size}"
 
     def _head(self, at: int) -> tuple[dict[bytes, bytes], int, int]:
-        """Fields of the record there, and where its data starts and ends. Raises _Damaged."""
+        """Fields of the record at that position, and where its data starts and ends. Raises _Damaged."""
         (length,) = _U32.unpack(self._read(at, at + 4))
         fields = _fields(self._read(at + 4, at + 4 + length))
         start = at + 8 + length
@@ -163,7 +164,7 @@ class Ros1Bag(Storage):
         self._connections.setdefault(_u32(fields, b"conn"), Channel(absolute, kind, "ros1"))
 
     def _scan_chunk(self, chunk: _Chunk) -> None:
-        """For one without an index: connections, counts, and the first time."""
+        """For a chunk without an index: connections, counts, and the first time."""
         chunk.counts, chunk.first_ns = {}, 2**63
         try:
             for fields, data in _records(self._unpacked(chunk)):
@@ -187,7 +188,7 @@ class Ros1Bag(Storage):
             return memoryview(unpack_start(chunk.packing, data))
         try:
             return memoryview(unpack(chunk.packing, data))
-        except Exception as error:  # unpacking damaged data raises all kinds
+        except Exception as error:  # decompressing damaged data raises all kinds of exceptions
             raise _Damaged from error
 
     def _read(self, start: int, end: int) -> memoryview:
@@ -201,7 +202,7 @@ class Ros1Bag(Storage):
 
 
 def _records(data: memoryview) -> Iterator[tuple[dict[bytes, bytes], memoryview]]:
-    """Fields and data of each record. Raises _Damaged where one does not fit."""
+    """Fields and data of each record. Raises _Damaged at an invalid one."""
     at, size = 0, len(data)
     while at < size:
         if at + 4 > size:
@@ -219,7 +220,7 @@ def _records(data: memoryview) -> Iterator[tuple[dict[bytes, bytes], memoryview]
 
 
 def _fields(data: memoryview) -> dict[bytes, bytes]:
-    """name -> value of a record's head. Raises _Damaged."""
+    """name -> value of a record's header. Raises _Damaged."""
     out, at, size = {}, 0, len(data)
     while at < size:
         if at + 4 > size:

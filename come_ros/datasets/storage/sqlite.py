@@ -1,4 +1,4 @@
-"""SQLite files of rosbag2 (.db3), of every version of their tables; with what a killed recorder left next to them."""
+"""SQLite files of rosbag2 (.db3), with every version of their tables, and the journal files of a killed recorder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from urllib.parse import quote_from_bytes
 from .parts import Channel, Message, Storage, StorageError, text_of, type_name
 
 MAGIC = b"SQLite format 3\0"
-LEFTOVERS = ("-wal", "-journal")  # messages that a killed recorder wrote, but SQLite has not moved into the file
+LEFTOVERS = ("-wal", "-journal")  # messages of a killed recorder that SQLite has not moved into the file
 
 
 class SqliteFile(Storage):
-    """Reads in the order of time by the file's index, or in that of the rows where the index is damaged."""
+    """Reads sorted by time with the file's index, or in the order of rows if the index is damaged."""
 
     def __init__(self, path: Path) -> None:
         """Raises StorageError if no table of topics and messages can be read."""
@@ -43,7 +43,7 @@ class SqliteFile(Storage):
         places = ",".join(map(str, wanted))
         query = f"SELECT id, topic_id, timestamp, data FROM messages WHERE topic_id IN ({places}) ORDER BY "
         seen: set[int] = set()
-        for order in ("timestamp, id", "rowid"):  # the second needs no index, which may be what is damaged
+        for order in ("timestamp, id", "rowid"):  # the second query needs no index, which may be damaged
             try:
                 for number, topic, log_ns, data in self._database.execute(query + order):
                     if number in seen or topic not in wanted:
@@ -66,7 +66,7 @@ class SqliteFile(Storage):
         self.damage = damage
 
     def _opened(self) -> sqlite3.Connection:
-        """Read only; a copy of the file where SQLite must first bring it into order."""
+        """Opens the file read-only; opens a copy if SQLite must repair it first."""
         path, options = self.path, "mode=ro&immutable=1"
         left = [suffix for suffix in LEFTOVERS if _size(_beside(path, suffix))]
         if left:
@@ -90,7 +90,7 @@ class SqliteFile(Storage):
             counts = dict(execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
         except sqlite3.Error as error:
             self._note(f"{self.path} is damaged: {_one_line(error)}")
-            counts = dict.fromkeys((row[0] for row in rows), 1)  # unknown, but they are looked for
+            counts = dict.fromkeys((row[0] for row in rows), 1)  # unknown, but they are read
         return {
             number: Channel(str(name), type_name(str(kind)), str(encoding), int(counts.get(number, 0)))
             for number, name, kind, encoding in rows
