@@ -24,6 +24,8 @@ BAG ?=
 ARGS ?=
 # two cores, and tests that mostly wait for nodes
 JOBS ?= 3
+# tests that compute: as many as there are cores
+FAST_JOBS ?= logical
 
 # with it, each process of a test, some hundreds of them, would compile all modules again
 unexport PYTHONDONTWRITEBYTECODE
@@ -36,7 +38,7 @@ unexport PYTHONPATH LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_P
 help:
 	@echo 'make demo [BAG=path]  render a room (or take a bag), run the live node on it over DDS; results in out/demo'
 	@echo 'make test [ARGS=...]  all tests, in JOBS=$(JOBS) processes (ARGS go to pytest)'
-	@echo 'make fast [ARGS=...]  those without DDS that are not slow: one to two minutes'
+	@echo 'make fast [ARGS=...]  those without DDS that take less than about a second each: some 80 s on two cores'
 	@echo 'make lint             ruff and mypy; make format lets ruff rewrite'
 	@echo 'make docs             write what the pages and config/come.yaml repeat from the code'
 	@echo 'make venv             only make $(VENV), which the others do by themselves: ROS 2, torch, come_ros ($(BIN)/come_ros)'
@@ -92,7 +94,7 @@ test: venv
 
 # no DDS, nothing slow
 fast: venv
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder -m 'not ros and not slow' $(ARGS)
+	@$(BIN)/python -m pytest -n $(FAST_JOBS) --dist loadgroup --no-loadscope-reorder -m 'not ros and not slow' $(ARGS)
 
 lint: venv
 	@$(BIN)/ruff check .

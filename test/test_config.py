@@ -40,6 +40,7 @@ def test_defaults_are_the_declared_ones() -> None:
     assert list(Config().to_flat()) == list(ALL)
 
 
+@pytest.mark.slow
 @given(st.fixed_dictionaries({}, optional={name: _values(p) for name, p in ALL.items()}))
 def test_allowed_values_survive_the_round_trip(values: dict[str, object]) -> None:
     wanted = {**Config().to_flat(), **values}

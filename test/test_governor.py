@@ -294,6 +294,7 @@ def pipeline_of(clock: PretendedTime, backbone: FakeBackbone, **parameters: obje
     return ReconstructionPipeline(config, backbone, clock)
 
 
+@pytest.mark.slow
 def test_the_pipeline_gives_the_model_what_the_governor_allows() -> None:
     clock = PretendedTime()
     backbone = FakeBackbone(cost=lambda load: 0.4 * load.tokens / (8 * 12 * 16), sleep=clock.sleep)
@@ -338,6 +339,7 @@ def test_a_window_that_does_not_fit_comes_out_smaller() -> None:
     assert len(pipeline.reconstruct(pipeline.take_window(1))) == 1 and not pipeline.governor.state.exhausted
 
 
+@pytest.mark.slow
 def test_memory_short_for_a_while_is_all_used_again() -> None:
     clock = PretendedTime()
     backbone = FakeBackbone(cost=lambda _: 1.0, needs=lambda load: load.tokens, free_mib=400.0, sleep=clock.sleep)

@@ -89,6 +89,7 @@ def graph() -> dict[str, set[str]]:
     return imports(ROOT)
 
 
+@pytest.mark.slow
 def test_no_module_imports_from_a_layer_above_its_own(graph: dict[str, set[str]]) -> None:
     upward = [f"{m} imports {other}" for m in sorted(graph) for other in sorted(graph[m]) if layer(other) > layer(m)]
     assert not upward

@@ -269,6 +269,7 @@ def docs() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / ".ci" / "docs.py"))
 
 
+@pytest.mark.slow
 def test_tables_of_the_pages_are_those_of_the_code(docs: dict[str, Any]) -> None:
     for page in docs["PAGES"]:
         text = (ROOT / page).read_text(encoding="utf-8")
@@ -397,6 +398,7 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 
 
+@pytest.mark.slow
 def test_doctor_examines_this_machine() -> None:
     done = run_command("doctor", "--quick")
     assert not done.stderr

@@ -313,6 +313,7 @@ def test_the_room_is_that_of_the_window():
     assert pipeline.room() == 2 and pipeline.take_window(1) is None
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_in_a_long_run():
     pipeline = pipeline_of(FakeBackbone(), window__size=3, window__overlap=1, input__max_side=112)
     image = np.zeros((56, 56, 3), np.uint8)
@@ -326,6 +327,7 @@ def test_without_a_backbone_the_configured_one_is_loaded():
     assert ReconstructionPipeline(CONFIG.replace(backbone="fake")).backbone.name == "fake"
 
 
+@pytest.mark.slow
 def test_self_check_compares_the_last_window_with_the_dense_model():
     from models import bundled_size, kept_by_come
 

@@ -328,6 +328,7 @@ def test_a_broken_reader_leaves_other_recordings_alone(
     assert "there is no module 'a_package_that_nobody_has'" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_command_reads_it(rows: Path, tmp_path: Path) -> None:
     from come_ros.tools import cli
 

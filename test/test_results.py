@@ -63,6 +63,7 @@ def test_other_weights_make_a_result_stale(monkeypatch: pytest.MonkeyPatch) -> N
         assert dataclasses.replace(fresh, stamp=dataclasses.replace(stamp, commit="0" * 12)).newer_code is None
 
 
+@pytest.mark.slow
 def test_what_a_command_writes_is_kept_if_it_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stamped, "BENCHMARK", tmp_path)
     (tmp_path / "speed" / "results").mkdir(parents=True)

@@ -83,6 +83,7 @@ def test_merging_equal_tokens_is_exact_where_only_their_number_counts(model, pre
     assert error(True) < error(False)
 
 
+@pytest.mark.slow
 def test_the_window_budget_equals_the_frame_budget_where_they_choose_alike(model):
     class Alike(torch.nn.Module):  # the same map for every frame
         def forward(self, tokens):
@@ -95,6 +96,7 @@ def test_the_window_budget_equals_the_frame_budget_where_they_choose_alike(model
         torch.testing.assert_close(a[key], b[key])
 
 
+@pytest.mark.slow
 def test_two_windows_in_two_threads_never_mix(model, predictor):
     accelerator = CoMe(predictor, 0, ratio=0.5)
     windows = [images(seed, frames=2 + seed % 3) for seed in range(6)]

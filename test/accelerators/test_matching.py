@@ -93,6 +93,7 @@ def test_matching_in_blocks_is_matching_at_once():
         assert torch.equal(got[1], index)
 
 
+@pytest.mark.slow
 def test_memory_of_matching_grows_with_tokens_not_their_square():
     largest = 0
 

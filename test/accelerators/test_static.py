@@ -112,6 +112,7 @@ def test_the_trunk_runs_without_any_value(model):
         shapes.run_trunk(images(1, "meta"), CoMe(predictor, 0, group=(2, 2), budget="window"))
 
 
+@pytest.mark.slow
 def test_a_compiled_trunk_is_one_graph_and_stays_compiled(model, monkeypatch):
     """backend "eager": what is tested is the capture and its guards, not the code that is generated."""
     accelerator = come()

@@ -340,6 +340,7 @@ def test_maps_are_made_once_for_a_lens() -> None:
     assert first.value is second.value
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_no_camera_info_escapes_with_an_exception(data) -> None:

@@ -50,6 +50,7 @@ def test_a_planted_rotation_of_two_degrees_is_found_in_every_pair_it_touches() -
     assert relative_pose_errors(estimate, truth)[0] == pytest.approx([0, 2, 0], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_ate_and_rpe_agree_with_evo() -> None:
     truth, estimate = walk(0, noise=0.2, turn_deg=3.0)
     evo = trajectory_scores(dict(enumerate(estimate)), dict(enumerate(truth)))

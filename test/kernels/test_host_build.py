@@ -54,6 +54,7 @@ def layout(rng, row_count, grid, group, ratio, extra=0):
     return merged, *reference.merge_layout(merged, grid, group, length)
 
 
+@pytest.mark.slow
 @given(grids, groups, rows, ratios, st.integers(0, 2), st.sampled_from([1, 5, 8, 256]), seeds)
 @settings(max_examples=120)
 def test_layout_is_its_twin_in_whatever_order_threads_run(host, grid, group, row_count, ratio, extra, threads, seed):

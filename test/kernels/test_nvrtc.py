@@ -58,6 +58,7 @@ def _read(measure, read, program: ctypes.c_void_p) -> bytes:
     return content.raw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("file", FILES)
 def test_kernels_compile(file, architecture):

@@ -287,6 +287,7 @@ print(hashlib.sha256(solution.world_from_camera.tobytes() + solution.covariance.
 """
 
 
+@pytest.mark.slow
 def test_the_same_bytes_on_one_thread_and_on_two() -> None:
     found = set()
     for threads in ("1", "2"):

@@ -169,6 +169,7 @@ def repeated_texture(i: int, pixels: F64) -> F64:
     return pixels + np.where((rng.random(len(pixels)) < 0.2)[:, None], [14.0, 0.0], 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "spoil"),
     [
@@ -198,6 +199,7 @@ def test_what_spoils_tracks_never_makes_it_worse_than_the_network(kind: str, spo
         assert ate < 1.05 * nets
 
 
+@pytest.mark.slow
 def test_a_plane_that_fills_the_image_is_followed() -> None:
     truth = scene("line", 16, 0.05)
     frames = with_tracks(truth, points_of(truth, 8000))
@@ -320,6 +322,7 @@ def pairs(truth: Truth, frames: list[Frame], points: F64, joined: bool) -> tuple
     return sets, Truth(*fields, truth.intrinsics, np.repeat(truth.stamps_ns, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("joined", [True, False])
 def test_two_cameras_are_one_bundle(joined: bool) -> None:
     truth = scene("curve", 12)
@@ -338,6 +341,7 @@ def test_two_cameras_are_one_bundle(joined: bool) -> None:
         assert np.rad2deg(geometry.rotation_angle(beside[:, :3, :3].swapaxes(1, 2) @ place[:3, :3])).max() < 0.5
 
 
+@pytest.mark.slow
 def test_known_odometry_carries_where_there_are_few_tracks() -> None:
     truth = scene("curve")
     frames = with_tracks(truth, points_of(truth))
@@ -353,6 +357,7 @@ def test_known_odometry_carries_where_there_are_few_tracks() -> None:
     assert helped < 0.5 * alone
 
 
+@pytest.mark.slow
 def test_confidence_falls_where_landmarks_contradict_the_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     # walls are so smooth that the bundle would rather do without the network's relief than doubt it
     monkeypatch.setattr(agreement, "COMMON", agreement.COMMON * [1, 1, 1, 1, 1, 1, 1e-2])
@@ -394,6 +399,7 @@ def test_reset_begins_again_as_new() -> None:
     assert np.array_equal(*found)
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_a_thousand_frames() -> None:
     around = truth_of(trajectory("rotation", 10, 0.02), 56, 70, 60.0)
     rng = np.random.default_rng(0)

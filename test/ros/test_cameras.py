@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +28,7 @@ from come_ros.types import Frame
 EVENTS = ("ok", "ok", "ok", "lost", "apart", "broken", "size", "pause", "session", "work")
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.integers(2, 4), st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 3)), max_size=25))
 def test_every_image_of_every_camera_is_accounted_for(cameras: int, events: list[tuple[str, int]]) -> None:

@@ -79,6 +79,7 @@ def test_every_image_has_a_pose_though_the_model_is_slow(start_node, peer: Peer)
     assert_ends_well(node, signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 5])
 def test_with_backpressure_all_the_poses_are_those_of_the_bag_tool(at_once) -> None:
     parameters = {"window.size": 4, "window.overlap": 2, "keyframe.mode": "time", "keyframe.min_interval": 0.2}

@@ -126,12 +126,14 @@ def test_images_that_cannot_be_used_say_what_was_found(message, told):
         messages.decode_image(message)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data())
 def test_every_image_is_decoded_rightly_or_refused(data):
     fuzz.check_image(fuzz.DrawnChoices(data), messages.decode_image, Image)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data())
 def test_every_depth_image_is_decoded_rightly_or_refused(data):

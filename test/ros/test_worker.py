@@ -60,6 +60,7 @@ def run(faults: list[str], at_once: int = 2, **parameters: object) -> tuple[Work
     return worker, published
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(st.sampled_from(FAULTS), max_size=30), st.sampled_from(["reset", "keep_pose", "ignore"]))
 def test_every_frame_of_any_stream_is_accounted_for(faults, how) -> None:
@@ -74,6 +75,7 @@ def test_every_frame_of_any_stream_is_accounted_for(faults, how) -> None:
     assert len({id(frame) for frame in published}) == len(published)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(st.lists(st.sampled_from(FAULTS), max_size=30), st.sampled_from(["reset", "keep_pose"]), st.integers(1, 4))
 def test_the_newest_win_and_the_others_are_busy(faults, how, at_once) -> None:
@@ -87,6 +89,7 @@ def test_the_newest_win_and_the_others_are_busy(faults, how, at_once) -> None:
     assert published[-1].stamp_ns == last.stamp_ns, "the newest frame is never the one that is given up"
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(st.data())
 def test_the_sum_holds_whatever_is_asked_of_a_running_worker(data) -> None:

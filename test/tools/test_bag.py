@@ -442,6 +442,7 @@ def test_folders_and_videos(tmp_path: Path, world: Truth) -> None:
     assert metrics_of(tmp_path / "b")["frames"]["used"] == COUNT
 
 
+@pytest.mark.slow
 def test_tf_mode_and_odometry_frame_are_followed(tmp_path: Path, plain: Path) -> None:
     arguments = (
         "--set",
@@ -509,6 +510,7 @@ def test_ros_1_bags(tmp_path: Path, world: Truth) -> None:
     assert metrics_of(tmp_path / "out")["kind"] == "ROS 1 bag"
 
 
+@pytest.mark.slow
 def test_results_are_not_overwritten_unasked(tmp_path: Path, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert run(plain, out, "--no-bag") == 0
@@ -521,6 +523,7 @@ def test_results_are_not_overwritten_unasked(tmp_path: Path, plain: Path, capsys
     assert (out / "notes.txt").read_text() == "mine" and (out / "output" / "output.mcap").is_file()
 
 
+@pytest.mark.slow
 def test_images_between_keyframes_have_truth_too(tmp_path: Path, bag: Path) -> None:
     assert (
         run(bag, tmp_path / "out", "--set", "keyframe.mode=time", "--set", "keyframe.min_interval=0.25", "--no-bag")
@@ -875,6 +878,7 @@ def test_a_stop_leaves_the_comparison_out(plain: Path) -> None:
     assert comparisons.result()["windows"] == 1 and comparisons.result()["depth_abs_rel"]["p50"] == 0
 
 
+@pytest.mark.slow
 def test_the_picture_shows_what_was_merged_where_something_was(tmp_path: Path) -> None:
     from PIL import Image
 
@@ -898,6 +902,7 @@ def test_the_model_is_not_told_what_results_are_held_against(plain: Path, tmp_pa
     assert "known.depth and known.odometry are for the node" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_path_much_shorter_than_its_depth_says_is_said_to_be(world: Truth) -> None:
     """Sim(3) hides it: the path is scaled by one number and depth by another."""
     from come_ros.evaluation.recordings import rotation_scores, trajectory_scores

@@ -234,6 +234,7 @@ def test_the_command_measures_every_row_and_writes_it(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_random_weights_are_said_to_be_random(tmp_path, capsys):
     words = ["--random-weights", "--frames", "2", "--repeats", "1", "--warm-up", "0", "--size", "84", "--no-memory"]
     file = tmp_path / "b.json"

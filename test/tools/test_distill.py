@@ -156,6 +156,7 @@ def test_a_missing_or_damaged_state_says_so(sources, tmp_path, capsys):
     assert "it is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["mapanything", "pi3", "da3"])
 def test_predictors_of_other_backbones(tmp_path, sources, backbone):
     """The weights file says which backbone it is of; the predictor fits that model, at the block it was trained on."""

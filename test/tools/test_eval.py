@@ -312,6 +312,7 @@ def test_recordings_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert [s.label for s in sources_of(names, Config(), None, None)] == ["rooms", names[1], names[2], "desk"]
 
 
+@pytest.mark.slow
 def test_poses_alone_can_be_scored(tmp_path: Path, world: Truth) -> None:
     frames = []
     for i, (image, pose) in enumerate(zip(world.images[:2], world.world_from_camera[:2], strict=True)):
@@ -622,6 +623,7 @@ def test_a_limit_of_time_lets_nobody_in_by_noise() -> None:
     assert (found["low"], found["high"]) == (pytest.approx(-0.03), pytest.approx(0.04)) and not found["sure"]
 
 
+@pytest.mark.slow
 def test_a_path_that_is_too_short_is_said_to_be(windows: list[WindowTruth]) -> None:
     def short(p: Prediction) -> Prediction:
         poses = p.window_from_camera.copy()
@@ -643,6 +645,7 @@ def test_a_path_that_is_too_short_is_said_to_be(windows: list[WindowTruth]) -> N
     assert "translations in a window: 25 times too short for the depth" in verdict(scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pi3", "mapanything"])
 def test_a_model_sees_what_it_sees_in_the_node(name: str, tmp_path: Path, world: Truth) -> None:
     from models import tiny

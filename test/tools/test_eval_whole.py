@@ -27,6 +27,7 @@ def world() -> Truth:
     return truth_of(trajectory("curve", COUNT), height=84, width=112, focal=102.4)
 
 
+@pytest.mark.slow
 def test_every_variant_is_run_without_and_with_the_bundle(
     tmp_path: Path, world: Truth, monkeypatch: pytest.MonkeyPatch
 ) -> None:

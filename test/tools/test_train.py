@@ -46,6 +46,7 @@ def batch():
     return {n: torch.from_numpy(np.stack(x)) for n, x in zip(names, zip(*drawn, strict=True), strict=True)}
 
 
+@pytest.mark.slow
 def test_targets_are_one_consistent_geometry(batch):
     want = losses.targets(batch)
     assert torch.allclose(want["points"].norm(dim=-1).mean(dim=(1, 2, 3)), torch.ones(8), atol=1e-5)

@@ -19,6 +19,7 @@ def normalised(shared_data: Path) -> list[dict[str, float]]:
     return [of_run(Run(name, watched(frames) | truth), Constants()) for name, (frames, truth) in sources.items()]
 
 
+@pytest.mark.slow
 def test_covariances_are_neither_too_sure_nor_too_unsure(normalised: list[dict[str, float]]) -> None:
     every = [row[kind] for row in normalised for kind in KINDS if kind in row]
     assert len(every) == 8, "a velocity is not measured at 3.3 Hz"

@@ -154,6 +154,7 @@ def test_the_same_images_give_the_same_poses() -> None:
         np.testing.assert_array_equal(a.covariance, b.covariance)
 
 
+@pytest.mark.slow
 def test_nothing_grows_with_time() -> None:
     world = World()
     world.add(0)

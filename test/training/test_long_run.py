@@ -122,6 +122,7 @@ def test_one_batch_over_and_over_is_learnt(small):
         assert sum(t[name] for t in terms[-5:]) < 0.9 * sum(t[name] for t in terms[:5]), name
 
 
+@pytest.mark.slow
 def test_windows_without_depth_teach_no_depth(small):
     state = new_state("small2", 0, PLAN, None, small)
     batch = next(long_run.loader(1, Material(), PLAN.mix, 16, 4))

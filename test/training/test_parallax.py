@@ -52,6 +52,7 @@ def test_most_windows_move_and_all_see_the_first_frame(stream):
     assert np.mean(np.array(moved) >= 0.3) >= 0.75 and np.mean(np.array(shared) >= LEAST_OVERLAP) >= 0.9
 
 
+@pytest.mark.slow
 def test_windows_are_consistent_and_say_whether_depth_is_true(stream):
     kinds = set()
     for _ in range(20):
@@ -66,6 +67,7 @@ def test_windows_are_consistent_and_say_whether_depth_is_true(stream):
     assert alone == [1.0] * 5  # a panorama has nothing to teach about one image
 
 
+@pytest.mark.slow
 def test_batches_hold_as_many_frames_as_asked_for_and_begin_alike():
     mix = Mix(pool=2, sizes={(64, 48): 1.0}, lengths={2: 0.5, 4: 0.5})
     first, again = (list(itertools.islice(ParallaxStream(7, Material(), mix).batches(8), 3)) for _ in range(2))
@@ -75,6 +77,7 @@ def test_batches_hold_as_many_frames_as_asked_for_and_begin_alike():
     assert sum(LENGTHS.values()) == pytest.approx(1) and all(w % 16 == h % 16 == 0 for w, h in SIZES)
 
 
+@pytest.mark.slow
 def test_workers_draw_different_windows():
     mix = Mix(pool=8, sizes={(64, 48): 1.0}, lengths={2: 1.0})
     batches = list(itertools.islice(loader(7, Material(), mix, 16, 4, workers=2), 4))

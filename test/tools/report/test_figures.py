@@ -14,6 +14,7 @@ from come_ros.tools.report import figures
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "TkAgg", "nonsense"])
 def test_a_backend_of_the_environment_does_not_matter(backend: str, tmp_path: Path) -> None:
     script = (
