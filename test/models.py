@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import torch
 
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.backbones.graphs import Graphs, _Recording, put_together, taken_apart
+from come_ros.backbones.lingbot import LingBot, LingBotSizes
 from come_ros.camera.preprocess import patch_grid_size
 from come_ros.testing.models import TINY, WIDTH, tiny
 
-__all__ = ["ROUNDING", "TINY", "WIDTH", "bundled_size", "kept_by_come", "tiny"]
+__all__ = ["ROUNDING", "TINY", "WIDTH", "CausalTiny", "bundled_as_stream", "bundled_size", "kept_by_come", "tiny"]
 
 # Of the largest value: float32 sums of some hundred terms, which each CPU adds up in an order of its own. A mistake is far larger.
 ROUNDING = 5e-6
@@ -20,6 +22,22 @@ ROUNDING = 5e-6
 def bundled_size(width: int, height: int) -> tuple[int, int]:
     """(W, H) of the image that the bundled model is given for one of `width` x `height` px."""
     return patch_grid_size(width, height, load_vggt(bundled_weights()).native_side, 14)
+
+
+class CausalTiny(LingBot):
+    """The bundled VGGT with frames one by one: its tokens, rotation and pose convention, LingBot-Map's rules of what is kept. Untrained
+    for it."""
+
+    camera_to_world = False
+
+
+def bundled_as_stream() -> CausalTiny:
+    """With the bundled weights."""
+    vggt = load_vggt(bundled_weights())
+    sizes = {f.name: getattr(vggt.sizes, f.name) for f in dataclasses.fields(vggt.sizes)}
+    model = CausalTiny(LingBotSizes(**sizes, causal=True, scale_token=False, points=True, rope_split=()))
+    model.load_state_dict(vggt.state_dict(), strict=True)
+    return model.eval()
 
 
 def kept_by_come(width: int, height: int, group: int, ratio: float) -> float:

@@ -7,14 +7,17 @@ import dataclasses
 import numpy as np
 import pytest
 from fakes import trajectory, truth_of
-from models import tiny
+from models import bundled_as_stream, tiny
 
 from come_ros.accelerators import NoAccelerator
 from come_ros.backbones.torch_backbone import TorchBackbone
 from come_ros.config import Config
+from come_ros.datasets.rooms.rooms import render_sequence
 from come_ros.errors import ConfigError, OutOfMemory
+from come_ros.geometry import umeyama
 from come_ros.governor import Governor
 from come_ros.pipeline import ReconstructionPipeline
+from come_ros.types import Frame
 
 TRUTH = truth_of(trajectory("curve", 24))
 
@@ -139,6 +142,26 @@ def test_after_a_break_a_stream_begins_with_a_whole_window(what):
 def test_several_cameras_are_refused():
     with pytest.raises(ConfigError, match="cameras names 2, but the backbone lingbot is a stream of one camera"):
         pipeline_of(cameras="left+right")
+
+
+def test_the_bundle_refines_what_a_stream_predicts():
+    """The bundled model run as a stream, in a room: the poses that come out are good to a small part of the way."""
+    room = render_sequence(20000600, 16, 320, 240, rate_hz=5.0)
+    frames = [
+        Frame(image, int(stamp), "camera", room.intrinsics)
+        for image, stamp in zip(room.images, room.stamps_ns, strict=True)
+    ]
+    backbone = TorchBackbone("lingbot", bundled_as_stream(), NoAccelerator(), device="cpu")
+    pipeline = ReconstructionPipeline(Config.from_flat({"device": "cpu", "threads": 1}), backbone)
+    submaps = list(pipeline.run(frames))
+    assert pipeline.stream.frames == sum(len(s) for s in submaps) >= 10 and pipeline.counts["refused"] == 0
+    assert all(s.refinement.refined > 0 for s in submaps)
+    poses = {f.stamp_ns: pose for s in submaps for f, pose in zip(s.frames, s.odom_from_camera, strict=True)}
+    used = [i for i, stamp in enumerate(room.stamps_ns) if int(stamp) in poses]
+    ours, true = np.stack(list(poses.values()))[:, :3, 3], room.world_from_camera[used, :3, 3]
+    scale, rotation, translation = umeyama(ours, true)
+    error = np.linalg.norm(scale * ours @ rotation.T + translation - true, axis=1)
+    assert np.sqrt((error**2).mean()) < 0.03 * np.linalg.norm(np.diff(true, axis=0), axis=1).sum()
 
 
 def test_where_memory_ends_the_stream_begins_again_with_less():

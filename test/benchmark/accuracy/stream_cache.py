@@ -10,7 +10,6 @@ python test/benchmark/accuracy/stream_cache.py [--frames 300] [--rooms 2] -> res
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 import time
@@ -21,11 +20,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import BUNDLED, write_result
+from models import bundled_as_stream
 from tqdm import tqdm
 
 from come_ros.accelerators import NoAccelerator, make_accelerator
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
-from come_ros.backbones.lingbot import LingBot, LingBotSizes
 from come_ros.backbones.stream import Step
 from come_ros.backbones.torch_backbone import TorchBackbone
 from come_ros.config import Config, StreamParameters
@@ -36,12 +35,6 @@ from come_ros.geometry import rotation_angle
 WIDTH, HEIGHT = 168, 126
 SCALE_FRAMES, WINDOW, WHOLE = 4, 32, 4
 ENTER = ("come", "random")
-
-
-class CausalTiny(LingBot):
-    """The bundled VGGT with frames one by one: its tokens, rotation and pose convention, LingBot-Map's rules of what is kept."""
-
-    camera_to_world = False
 
 
 def settings():
@@ -66,9 +59,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     path = bundled_weights()
     vggt = load_vggt(path)
-    sizes = {f.name: getattr(vggt.sizes, f.name) for f in dataclasses.fields(vggt.sizes)}
-    model = CausalTiny(LingBotSizes(**sizes, causal=True, scale_token=False, points=True, rope_split=()))
-    model.load_state_dict(vggt.state_dict(), strict=True)
+    model = bundled_as_stream()
     rooms = [
         render_sequence(seed, args.frames, WIDTH, HEIGHT, rate_hz=5.0, threads=2)
         for seed in SPLIT_SEEDS["test"][: args.rooms]
