@@ -503,6 +503,11 @@ class Config:
                 f"window.overlap is {self.window.overlap}, but must be smaller than window.size ({self.window.size}): "
                 f"set window.overlap to 1..{self.window.size - 1}, or raise window.size"
             )
+        if self.stream.most <= self.window.size:
+            raise ConfigError(
+                f"stream.most is {self.stream.most}, but must be larger than window.size ({self.window.size}), which a stream begins with: "
+                f"raise it, or lower window.size"
+            )
         parse_range(self.input.range)
         self._check_cameras()
         if 0 < self.input.max_side < MIN_SIDE:

@@ -45,7 +45,7 @@ def test_defaults_are_the_declared_ones() -> None:
 def test_allowed_values_survive_the_round_trip(values: dict[str, object]) -> None:
     wanted = {**Config().to_flat(), **values}
     together = (
-        wanted["window.overlap"] < wanted["window.size"]
+        wanted["window.overlap"] < wanted["window.size"] < wanted["stream.most"]
         and wanted["keyframe.min_interval"] <= wanted["keyframe.max_interval"]
         and (wanted["input.max_side"] == 0 or wanted["input.max_side"] >= 112)
         and not (wanted["cameras"] and (wanted["known.depth"] or wanted["known.odometry"]))
@@ -85,6 +85,12 @@ def test_an_unknown_choice_is_refused_with_the_choices(p: Parameter) -> None:
 def test_overlap_must_be_smaller_than_the_window() -> None:
     with pytest.raises(ConfigError, match=r"window\.overlap is 6.*window\.size \(6\).*1\.\.5"):
         Config.from_flat({"window.size": 6, "window.overlap": 6})
+
+
+def test_a_stream_is_longer_than_the_window_it_begins_with() -> None:
+    with pytest.raises(ConfigError, match=r"stream\.most is 8, but must be larger than window\.size \(8\)"):
+        Config.from_flat({"stream.most": 8})
+    assert Config.from_flat({"stream.most": 9}).stream.most == 9
 
 
 def test_tiny_images_are_refused() -> None:

@@ -97,7 +97,7 @@ class TorchBackbone(Backbone):
             "attention": kernel,
             "unit": "metre" if model.metric else "its own",
             "takes": ", ".join(["images", *sorted(model.inputs)]),
-            "encoder_cache": self._why_no_cache() or "by frame",
+            "encoder_cache": self._about_cache(),
         }
         log.info("model ready: %s", ", ".join(f"{k} {v}" for k, v in self.description.items()))
 
@@ -142,7 +142,7 @@ class TorchBackbone(Backbone):
         out = copy.copy(self)
         out.accelerator = accelerator
         out.description = {**self.description, "accelerator": accelerator.name}
-        out.description["encoder_cache"] = out._why_no_cache() or "by frame"
+        out.description["encoder_cache"] = out._about_cache()
         return out
 
     def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
@@ -320,6 +320,11 @@ class TorchBackbone(Backbone):
     def _low_precision(self) -> Any:
         low = self._dtype != torch.float32
         return torch.autocast(self._device.type, self._dtype) if low else nullcontext()
+
+    def _about_cache(self) -> str:
+        if self.causal:
+            return "off: a stream runs each frame once"
+        return self._why_no_cache() or "by frame"
 
     def _why_no_cache(self) -> str:
         why = self.accelerator.window_bound(len(self.model.encoder_blocks()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models import WIDTH, tiny
+from models import WIDTH, CountedGraphs, graphed, tiny
 
 import come_ros.backbones.lingbot as lingbot
 import come_ros.backbones.model as layered
@@ -194,6 +194,17 @@ def test_merged_tokens_are_kept_merged_with_what_they_count_for(images):
     assert outs[1][-1].kept_ratio < 0.8 and np.isfinite(outs[1][-1].depth).all() and outs[1][-1].merged.any()
     weight = caches[1].state.local[-1].weight
     assert weight.sum() == 6 + 20  # every patch counts, in the frame itself and for those that come
+
+
+def test_a_recorded_encoder_gives_the_same_stream(images, monkeypatch):
+    """As with CUDA graphs; the trunk of a stream, whose lengths grow, is not recorded."""
+    windows = [(0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5)]
+    plain, recorded = backbone_of(window=2), graphed(backbone_of(window=2), monkeypatch)
+    for a, b in zip(slide(plain, images, windows), slide(recorded, images, windows), strict=True):
+        assert same(a, b)
+    (graphs,) = CountedGraphs.all
+    assert set(graphs.recorded) == {"_encode_now"} and graphs.replayed
+    assert plain.description["encoder_cache"] == "off: a stream runs each frame once"
 
 
 def test_merging_nothing_changes_no_bit(images):
