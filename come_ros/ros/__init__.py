@@ -1,1 +1,1 @@
-"""The ROS 2 node: the only place of the package that imports rclpy and messages."""
+"""The ROS 2 node: the only part of the package that imports rclpy and messages."""

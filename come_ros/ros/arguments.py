@@ -1,4 +1,4 @@
-"""What the node's command line and environment say, checked before ROS reads them: ROS swallows some faults and explains few."""
+"""Checks the node's command line and environment before ROS reads them: ROS ignores some errors and explains few."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from itertools import pairwise
 
 from ..errors import ConfigError
 
-LARGEST_DOMAIN = 232  # whose ports still lie below 65536
-_PLACE = re.compile(r",? at \S+:\d+")  # where in rcl's sources
+LARGEST_DOMAIN = 232  # largest domain whose ports lie below 65536
+_PLACE = re.compile(r",? at \S+:\d+")  # location in rcl's sources
 _HINTS = {
     "parameter override rule": "write -p NAME:=VALUE, as in -p window.size:=6",
     "remap rule": "write -r FROM:=TO, as in -r image:=/camera/image_raw; names hold letters, digits, _ and /",
@@ -24,8 +24,8 @@ _HINTS = {
 def ros_arguments(words: Sequence[str]) -> list[str]:
     """`words` of the command line, without the program's name, as rclpy takes them.
 
-    --params FILE and --set NAME=VALUE, which all other commands take, become --params-file and -p. Raises ConfigError for words that
-    are no ROS arguments: ROS would ignore them.
+    --params FILE and --set NAME=VALUE, which all other commands take, become --params-file and -p. Raises ConfigError for words
+    that are not ROS arguments: ROS would ignore them.
     """
     ours: list[str] = []
     ros: list[str] = []
@@ -62,7 +62,7 @@ def params_files(arguments: Sequence[str]) -> list[str]:
 
 
 def check_environment(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Gives ROS a folder for its log where there is no home to put it. Raises ConfigError if ROS_DOMAIN_ID is no domain."""
+    """Sets a log folder for ROS if there is no home directory. Raises ConfigError if ROS_DOMAIN_ID is invalid."""
     domain = environment.get("ROS_DOMAIN_ID", "")
     if domain and not (re.fullmatch("[0-9]+", domain) and int(domain) <= LARGEST_DOMAIN):
         raise ConfigError(
@@ -73,7 +73,7 @@ def check_environment(environment: MutableMapping[str, str] = os.environ) -> Non
 
 
 def explained(error: BaseException) -> str:
-    """One line for what rclpy raised while it started: without places in its sources, with the fix where it is known."""
+    """A one-line message for an exception of rclpy at start: without source locations, with the fix if known."""
     text = _PLACE.sub("", " ".join(str(error).split())).strip(" ,")
     hint = next((fix for key, fix in _HINTS.items() if key in text), "")
     return f"{text or type(error).__name__}{': ' if hint else ''}{hint}"

@@ -1,4 +1,4 @@
-"""Camera: the topics of one camera, its camera_info, and what becomes of its messages."""
+"""Camera: the topics of one camera, its camera_info, and the decoding of its messages."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from . import messages
 
 
 class Picture(NamedTuple):
-    """A decoded message. image: (H, W, 3) RGB, undistorted. intrinsics: (3, 3), None if unknown. remark: what is wrong with the
-    camera_info, or "". width, height: as it came."""
+    """A decoded message. image: (H, W, 3) RGB, undistorted. intrinsics: (3, 3), None if unknown. remark: problem of the
+    camera_info, or "". width, height: of the message."""
 
     image: U8
     intrinsics: F64 | None
@@ -30,10 +30,10 @@ class Picture(NamedTuple):
 
 
 class Camera:
-    """name: "" for the only one; else its topics lie below that name.
+    """name: "" for a single camera; else the namespace of its topics.
 
     kind, topic, info_topic: of the images and their camera_info, remapped as image_transport does it: the compressed topic lies below
-    `image`, and camera_info in the same namespace, unless they are remapped themselves. info: the last one that came.
+    `image`, and camera_info in the same namespace, unless they are remapped themselves. info: the last message received.
     """
 
     def __init__(self, node: Node, config: Config, name: str = "") -> None:
@@ -58,7 +58,7 @@ class Camera:
         self.forget()
 
     def forget(self) -> None:
-        """A new session: camera_info is waited for again."""
+        """Starts a new session, in which camera_info is waited for again."""
         self.info: CameraInfo | None = None
         self._came = threading.Event()
 
@@ -67,14 +67,14 @@ class Camera:
         self._came.set()
 
     def decode(self, message: Image | CompressedImage, until_s: float) -> Picture:
-        """The message as a picture; camera_info is waited for until then (time.monotonic()). Raises FrameError."""
+        """Decodes a message; waits for camera_info until the given time (time.monotonic()). Raises FrameError."""
         encoding = messages.encoding_of(message)
         try:
             image = messages.decode_image(message, self._levels)
         except FrameError as error:
             raise FrameError(f"{self.topic}: {error}") from error
         height, width = image.shape[:2]
-        if self.info is None:  # that of the first frames may be a little late: DDS discovers topic by topic
+        if self.info is None:  # camera_info of the first frames may be late, since DDS discovers topics one by one
             self._came.wait(max(0.0, until_s - time.monotonic()))
         info, intrinsics = self.info, None
         remark = self._missing()
@@ -85,7 +85,7 @@ class Camera:
         return Picture(image, intrinsics, encoding, width, height, remark)
 
     def info_remark(self) -> str:
-        """What is wrong with the camera_info by itself, whatever the images are like; "" if nothing is."""
+        """Problem of the camera_info alone, regardless of the images; "" if there is none."""
         if self.info is None:
             return self._missing()
         width, height = int(self.info.width), int(self.info.height)

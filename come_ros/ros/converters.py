@@ -1,4 +1,4 @@
-"""Which code turns messages into arrays and back: cv_bridge and sensor_msgs_py where they are installed and work, else numpy.
+"""Conversion between messages and arrays: by cv_bridge and sensor_msgs_py where they are installed and work, else by numpy.
 
 The choice is made once, at the first use, by a small conversion with a known result: on Humble the C module of cv_bridge breaks
 under NumPy 2, and ROS from pip has neither package. Both ways give the same bytes and the same errors.
@@ -24,7 +24,7 @@ from ..camera.levels import Levels
 from ..errors import FrameError
 from ..types import U8
 
-# What every distro's cv_bridge converts to the same bytes as images.py. rgb8 is not among them: it needs no conversion, and
+# Encodings that every distribution's cv_bridge converts to the same bytes as images.py. rgb8 needs no conversion, and
 # cv_bridge would copy it.
 _BRIDGED = {
     *("bgr8", "rgba8", "bgra8", "mono8", "rgb16", "bgr16", "rgba16", "bgra16", "mono16", "yuv422", "yuv422_yuy2"),
@@ -49,19 +49,19 @@ class Converters:
     def decode_image(self, message: Any, levels: Levels | None = None) -> U8:
         """(H, W, 3) uint8 RGB of an Image or CompressedImage; it may share the message's memory. Raises FrameError.
 
-        Compressed images are never cv_bridge's: it fills cut-off ones with grey.
+        Compressed images never use cv_bridge, which fills truncated ones with grey.
         """
         by_us = self.bridge is None or images.is_compressed(message) or message.encoding not in _BRIDGED
-        if by_us or (levels is not None and message.encoding.endswith("16")):  # whose range cv_bridge does not know
+        if by_us or (levels is not None and message.encoding.endswith("16")):  # cv_bridge does not know its range
             return images.decode_image(message, levels)
-        pixels = images.pixels_of(message)  # raises for what is cut off, which cv_bridge may not notice
-        # it takes rows for whole pixels, needs the padding of the last row, and swaps bytes by a method that NumPy 2 lacks
+        pixels = images.pixels_of(message)  # raises an exception for truncated data, which cv_bridge may not notice
+        # cv_bridge assumes unpadded rows, requires the padding of the last row, and swaps bytes by a method that NumPy 2 lacks
         whole = message.step % pixels.strides[1] == 0 and len(message.data) >= message.step * message.height
         if message.is_bigendian or not whole:
             return images.decode_image(message)
         try:
             return np.asarray(self.bridge.imgmsg_to_cv2(message, "rgb8"))
-        except Exception as error:  # it lets all kinds through
+        except Exception as error:  # it raises all kinds of exceptions
             raise FrameError(
                 f"cv_bridge cannot read a {message.encoding} image of {message.width}x{message.height} px "
                 f"({type(error).__name__}: {error}), though it must know one of {', '.join(sorted(_BRIDGED))}: repair cv_bridge"
@@ -69,7 +69,7 @@ class Converters:
 
     def cloud(self, points: NDArray[Any], fields: list[PointField], head: Any) -> PointCloud2:
         """PointCloud2 of a structured array (N,) or (H, W), by sensor_msgs_py. It must be there."""
-        # its own shape of an organised cloud has rows and columns swapped, and no cloud of it is ever dense
+        # it swaps rows and columns of organised clouds, and never sets is_dense
         message = self.clouds.create_cloud(head, fields, np.ascontiguousarray(points).reshape(-1))
         message.height, message.width = points.shape if points.ndim == 2 else (1, len(points))
         message.row_step = message.width * message.point_step
@@ -79,7 +79,7 @@ class Converters:
     def points_of(self, message: PointCloud2) -> NDArray[Any]:
         """Structured array (N,) or (H, W) of a cloud of float32 fields; padding is honoured. Raises FrameError."""
         dtype = _dtype_of(message)
-        # it swaps bytes inside the message, and takes rows as packed
+        # it swaps bytes in place, and assumes unpadded rows
         packed = message.row_step == message.width * message.point_step and not message.is_bigendian
         if self.clouds is not None and packed and message.data:
             points = self.clouds.read_points(message)
@@ -93,12 +93,12 @@ class Converters:
 
 @functools.cache
 def converters() -> Converters:
-    """Those of this process."""
+    """The converters of this process."""
     return choose()
 
 
 def choose() -> Converters:
-    """The packages that are installed and convert rightly."""
+    """The packages that are installed and convert correctly."""
     found: dict[str, Any] = {}
     remarks: list[str] = []
     for name, test in (("cv_bridge", _tested_bridge), ("sensor_msgs_py", _tested_clouds)):
@@ -109,7 +109,7 @@ def choose() -> Converters:
                 continue
             found[name] = test()
         except Exception as error:  # whatever a broken binary raises
-            remarks.append(f"{name} does not work here ({type(error).__name__}: {error}): numpy does its work")
+            remarks.append(f"{name} does not work here ({type(error).__name__}: {error}): numpy is used instead")
     return Converters(found["cv_bridge"], found["sensor_msgs_py"], tuple(remarks))
 
 
@@ -127,12 +127,12 @@ def _tested_bridge() -> Any:
 
 
 def bridge() -> Any:
-    """A CvBridge that has decoded a small image rightly. Raises what it raises."""
+    """A CvBridge that has decoded a small image correctly. Passes on its exceptions."""
     made = importlib.import_module("cv_bridge").CvBridge()
     want = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     message = Image(height=2, width=2, encoding="bgr8", step=6, data=want[..., ::-1].tobytes())
     if not np.array_equal(made.imgmsg_to_cv2(message, "rgb8"), want):
-        raise ImportError("it decodes a bgr8 image of 2x2 px wrongly")
+        raise ImportError("it decodes a bgr8 image of 2x2 px incorrectly")
     return made
 
 
@@ -142,12 +142,12 @@ def _tested_clouds() -> Any:
     fields = [PointField(name=n, offset=o, datatype=PointField.FLOAT32, count=1) for n, o in (("x", 0), ("conf", 4))]
     message = made.create_cloud(PointCloud2().header, fields, want)
     if bytes(message.data) != want.tobytes() or not np.array_equal(made.read_points(message), want):
-        raise ImportError("it does not read what it wrote")
+        raise ImportError("it cannot read its own output")
     return made
 
 
 def _dtype_of(message: PointCloud2) -> np.dtype[Any]:
-    """That of one point. Raises FrameError if the cloud is cut off or has other fields than float32."""
+    """The dtype of one point. Raises FrameError if the cloud is truncated or has other fields than float32."""
     if any(f.datatype != PointField.FLOAT32 or f.count != 1 for f in message.fields):
         raise FrameError("the cloud has fields that are not single float32 numbers: publish FLOAT32 fields of count 1")
     ends = [f.offset + 4 for f in message.fields]

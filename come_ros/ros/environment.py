@@ -1,4 +1,4 @@
-"""What DDS reads from the environment: the large-message profile, and isolation for tests and demos. Imports no ROS."""
+"""Environment variables of DDS: the large-message profile, and isolation for tests and demos. Imports no ROS."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 PROFILE = "fastdds_large_messages.xml"
 SHARED_MEMORY = Path("/dev/shm")
-SEGMENTS = ("fastdds_", "fastrtps_")  # how the names of shared memory begin: Fast DDS 3, Fast DDS 2 (Humble to Jazzy)
+SEGMENTS = ("fastdds_", "fastrtps_")  # prefixes of the names of shared memory: Fast DDS 3, Fast DDS 2 (Humble to Jazzy)
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")  # Fast DDS 3, Fast DDS 2
 
 
 def config_file(name: str) -> Path | None:
-    """Path of a file that ships in config/, installed (<prefix>/share/come_ros/config) or in a checkout; None if it is not there."""
+    """Path of a file in config/, installed (<prefix>/share/come_ros/config) or in a checkout; None if it does not exist."""
     here = Path(__file__)
     prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     folders = [here.resolve().parents[2] / "config"]
@@ -26,7 +26,7 @@ def config_file(name: str) -> Path | None:
 
 
 def profile_variable() -> str:
-    """Name of the variable that the Fast DDS of this ROS reads: version 2 (Humble to Jazzy) knows only the older one."""
+    """Name of the variable that the Fast DDS of this ROS reads: version 2 (Humble to Jazzy) only supports the older one."""
     distro = os.environ.get("ROS_DISTRO", "")
     if distro:
         return PROFILE_VARIABLES[distro in ("humble", "iron", "jazzy")]
@@ -59,8 +59,8 @@ def shared_memory(semaphores: bool = False) -> set[Path]:
 
 
 def free_domain_id() -> int:
-    """A random DDS domain (1..100) that no participant on this machine uses at the moment, and that no other process gets from here
-    as long as this one lives."""
+    """A random DDS domain (1..100) that no participant on this machine uses at the moment. It is reserved for this process until it
+    ends."""
     import fcntl
 
     for domain_id in random.SystemRandom().sample(range(1, 101), 100):
@@ -68,19 +68,21 @@ def free_domain_id() -> int:
             lock = stack.enter_context(open(f"{tempfile.gettempdir()}/come_ros_domain_{domain_id}.lock", "a"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-                probe.bind(("", 7400 + 250 * domain_id))  # the discovery port of the domain: bound by every participant
+                probe.bind(
+                    ("", 7400 + 250 * domain_id)
+                )  # the discovery port of the domain, which every participant binds
             _held.append(stack.pop_all())
             return domain_id
     return random.SystemRandom().randint(1, 100)
 
 
-_held: list[contextlib.ExitStack] = []  # the locks of domains that were given out: they end with the process
+_held: list[contextlib.ExitStack] = []  # locks of reserved domains, released at the end of the process
 
 
 def isolated_dds_environment(
     domain_id: int | None = None, log_dir: str | os.PathLike[str] | None = None
 ) -> dict[str, str]:
-    """A copy of the environment in which ROS talks to this machine only, in a domain of its own, with the large-message profile.
+    """A copy of the environment in which ROS communicates on this machine only, in a separate domain, with the large-message profile.
 
     log_dir: folder of ROS log files; None leaves the one set, else a `come_ros_log` under the temporary folder.
     """
@@ -88,7 +90,7 @@ def isolated_dds_environment(
     environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     if (
         environment.get("ROS_DISTRO") == "humble"
-    ):  # which does not know the discovery range; newer ones warn of this variable
+    ):  # Humble has no discovery range; newer distributions warn about this variable
         environment["ROS_LOCALHOST_ONLY"] = "1"
     environment["ROS_DOMAIN_ID"] = str(free_domain_id() if domain_id is None else domain_id)
     if log_dir is not None:

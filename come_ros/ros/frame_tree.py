@@ -1,4 +1,4 @@
-"""FrameTree: where frames are, as /tf and /tf_static tell it. Plain arrays and clocks, no ROS; any thread may ask."""
+"""FrameTree: transforms from /tf and /tf_static. Plain arrays and clocks, no ROS; thread-safe."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..geometry import inverse, is_finite_pose
 from ..types import F64
 from .known import Stamped, pose_at
 
-TOLERANCE_S = 0.5  # a joint that moves is where it was last seen, for so long
+TOLERANCE_S = 0.5  # the last transform of a moving joint is valid for this long
 
 
 class FrameTree:
-    """Edges by their child: a frame has one parent, the one that was told last."""
+    """Edges by child frame: a frame has one parent, the last one received."""
 
     def __init__(self) -> None:
         self._edges: dict[str, tuple[str, F64 | Stamped[F64]]] = {}
@@ -24,7 +24,7 @@ class FrameTree:
         self._changed = threading.Condition()
 
     def observe(self, parent: str, child: str, stamp_ns: int, parent_from_child: F64, static: bool) -> None:
-        """One edge, at one time unless it is `static`. What is no rigid transform is left out, as tf2 does it."""
+        """Adds one edge, at one time unless it is `static`. Invalid transforms are ignored, as in tf2."""
         parent, child = parent.lstrip("/"), child.lstrip("/")
         if not parent or not child or parent == child or not is_finite_pose(parent_from_child):
             return
@@ -36,14 +36,14 @@ class FrameTree:
                 if before != parent or not isinstance(where, Stamped):
                     where = Stamped()
                     self._edges[child] = parent, where
-                elif stamp_ns == self._newest[child]:  # told twice
+                elif stamp_ns == self._newest[child]:  # received twice
                     return
                 where.put(stamp_ns, parent_from_child)
                 self._newest[child] = stamp_ns
             self._changed.notify_all()
 
     def lookup(self, target: str, source: str, stamp_ns: int, wait_s: float = 0.0) -> F64 | None:
-        """target_from_source (4, 4) at that time; None if the two do not hang together within `wait_s` from now."""
+        """target_from_source (4, 4) at that time; None if the two are not connected within `wait_s` from now."""
         end = time.monotonic() + wait_s
         with self._changed:
             while (found := self._lookup(target, source, stamp_ns)) is None:
@@ -59,7 +59,7 @@ class FrameTree:
         return None
 
     def _up(self, frame: str, stamp_ns: int) -> Iterator[tuple[str, F64]]:
-        """`frame` and those above it, each with it_from_frame; ends where an edge is not known at that time, and in a loop."""
+        """`frame` and its ancestors, each with it_from_frame; ends where an edge is unknown at that time, and at a loop."""
         pose, seen = np.eye(4), {frame}
         yield frame, pose
         while frame in self._edges:

@@ -1,4 +1,4 @@
-"""One topic that comes in, with a QoS that fits its publishers, and what to say where none does."""
+"""A subscription whose QoS follows its publishers, and a description of incompatible ones."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Input:
         self._qos: QoSProfile | None = None
 
     def open(self) -> None:
-        """Subscribes. What was offered that does not fit is forgotten."""
+        """Subscribes. Forgets earlier incompatible offers."""
         self.conflict = ""
         reliable = self._all_reliable() if self._wish == "auto" else self._wish == "reliable"
         reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         self._wanted = reliable
-        # changed in place by overrides, so each subscription has one of its own
+        # overrides change it in place, so each subscription has its own
         self._qos = QoSProfile(depth=self._depth, reliability=reliability)
         self._subscription = self._node.create_subscription(
             self._kind,
@@ -60,13 +60,15 @@ class Input:
         self._subscription, self.conflict = None, ""
 
     def follow(self) -> None:
-        """Looks at the publishers there are now: `conflict` is about those whose messages cannot come, or "". To be called now and
-        then: publishers come and go."""
+        """Checks the current publishers and sets `conflict`: a description of the incompatible ones, or "". Call it regularly,
+        since publishers come and go."""
         if self._subscription is None or self._qos is None:
             return
         if self._wish == "auto" and self._all_reliable() != self._wanted:
             log.info(
-                "%s: its publishers are %s, and so are we", self.topic, "best effort" if self._wanted else "reliable"
+                "%s: its publishers are %s, so the subscription is too",
+                self.topic,
+                "best effort" if self._wanted else "reliable",
             )
             self.close()
             self.open()
@@ -76,17 +78,18 @@ class Input:
 
     @property
     def qos(self) -> str:
-        """As it was asked for last."""
+        """The last requested QoS."""
         return qos_text(self._qos) if self._qos is not None and self._subscription is not None else self._wish
 
     def publishers(self) -> int:
-        """Those whose messages reach us, where rclpy can tell, else all there are."""
+        """Number of publishers whose messages reach the node if rclpy reports it, else of all publishers."""
         matched = getattr(self._subscription, "get_publisher_count", None)
         return matched() if matched else self._node.count_publishers(self.topic)
 
     def _overridable(self) -> list[QoSPolicyKind]:
-        """A parameter that is declared once would hold the first reliability for ever: under "auto" it is one only if it is given."""
-        # a public way to the parameters given at the start does not exist, see parameters.py
+        """The policies that may be overridden. A declared parameter would keep the first reliability, so under "auto" it is
+        declared only if it is given."""
+        # there is no public access to the parameters given at the start, see parameters.py
         given = f"qos_overrides.{self.topic}.subscription.reliability" in self._node._parameter_overrides
         return [p for p in OVERRIDABLE if self._wish != "auto" or given or p != QoSPolicyKind.RELIABILITY]
 
@@ -95,7 +98,7 @@ class Input:
         return bool(offered) and all(p.qos_profile.reliability == ReliabilityPolicy.RELIABLE for p in offered)
 
     def _find_conflict(self) -> str:
-        """Both profiles, and what to do."""
+        """A description of both profiles, and the fix."""
         assert self._qos is not None
         for other in self._node.get_publishers_info_by_topic(self.topic):
             fits, reason = qos_check_compatible(other.qos_profile, self._qos)
@@ -103,25 +106,25 @@ class Input:
                 durability = "DURABILITY" in reason.upper()
                 fix = "leave its durability volatile" if durability else "set input.reliability to best_effort or auto"
                 return (
-                    f"the QoS of {self.topic} does not fit, its messages cannot come: we ask for {qos_text(self._qos)}, "
+                    f"the QoS of {self.topic} is incompatible, its messages cannot arrive: the node requests {qos_text(self._qos)}, "
                     f"{_name(other)} offers {qos_text(other.qos_profile)}: {fix}, and remove other overrides"
                 )
         return ""
 
 
 class OutputConflicts:
-    """What is asked of our topics that they do not offer: topic -> both profiles, and what to do."""
+    """Subscriptions that are incompatible with the node's topics: topic -> both profiles, and the fix."""
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
         self._found: dict[str, str] = {}
 
     def callbacks(self, topic: str) -> PublisherEventCallbacks:
-        """For the publisher of ~/`topic`."""
+        """Event callbacks for the publisher of ~/`topic`."""
         return PublisherEventCallbacks(incompatible_qos=lambda _: self._look(topic))
 
     def text(self) -> str:
-        """Of those that are still there; "" if there are none."""
+        """A description of the existing conflicts; "" if there are none."""
         for topic in list(self._found):
             self._look(topic)
         return "; ".join(self._found.values())
@@ -132,8 +135,8 @@ class OutputConflicts:
         for other in self._node.get_subscriptions_info_by_topic(name) if ours else ():
             if qos_check_compatible(ours[0], other.qos_profile)[0] == QoSCompatibility.ERROR:
                 text = (
-                    f"{_name(other)} asks for {qos_text(other.qos_profile)} on {name}, but we offer {qos_text(ours[0])}: "
-                    f"it gets nothing; let it ask for less, or set qos_overrides.{name}.publisher"
+                    f"{_name(other)} asks for {qos_text(other.qos_profile)} on {name}, but the node offers {qos_text(ours[0])}: "
+                    f"it receives nothing; change its QoS, or set qos_overrides.{name}.publisher"
                 )
                 if topic not in self._found:
                     log.warning("%s", text)
@@ -143,7 +146,7 @@ class OutputConflicts:
 
 
 def _name(endpoint: Any) -> str:
-    """Of its node, which is found a little later than the endpoint itself."""
+    """Name of the endpoint's node, which is discovered a little later than the endpoint."""
     return "somebody" if "UNKNOWN" in endpoint.node_name else endpoint.node_name
 
 

@@ -1,6 +1,6 @@
-"""What is known besides an image: the depth and the odometry that belong to its stamp. Plain arrays and clocks, no ROS.
+"""Known inputs besides an image: the depth and odometry for its stamp. Plain arrays and clocks, no ROS.
 
-Messages are put in by the executor's thread and asked for by the worker's, when it reads the image.
+The executor's thread adds messages; the worker's thread looks them up when it reads the image.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ..types import F64
 
 T = TypeVar("T")
 
-KEPT = 400  # messages: some seconds of fast odometry
-ALIVE_NS = 1_000_000_000  # a topic that was silent for longer is not waited for
+KEPT = 400  # most messages kept: some seconds of fast odometry
+ALIVE_NS = 1_000_000_000  # a topic that has been silent for longer is not waited for
 MAX_SPAN_NS = 500_000_000  # poses further apart are not interpolated
 
 
 class Stamped(Generic[T]):
-    """The last messages of one topic by their stamps. Stamps that go back are a new beginning."""
+    """The last messages of one topic by their stamps. If stamps go back, the buffer starts again."""
 
     def __init__(self) -> None:
         self._stamps: list[int] = []
@@ -41,9 +41,9 @@ class Stamped(Generic[T]):
             self._came.notify_all()
 
     def around(self, stamp_ns: int, wait_s: float) -> list[tuple[int, T]]:
-        """The last one up to `stamp_ns` and the first one from there on; one, if one of them is not there or they are the same.
+        """The last message up to `stamp_ns` and the first one from there on; only one if the other is missing or they are the same.
 
-        If none is as new yet, though the topic is alive, it is waited for.
+        Waits for a message that is new enough if the topic is alive.
         """
         end = time.monotonic() + wait_s
         with self._came:
@@ -65,7 +65,7 @@ def nearest(found: list[tuple[int, T]], stamp_ns: int, tolerance_s: float) -> T 
 
 
 def pose_at(found: list[tuple[int, F64]], stamp_ns: int, tolerance_s: float) -> F64 | None:
-    """The pose (4, 4) at `stamp_ns`: between two poses of 0.5 s or less interpolated, else the nearest one."""
+    """The pose (4, 4) at `stamp_ns`: interpolated between two poses at most 0.5 s apart, else the nearest one."""
     if len(found) == 2 and found[1][0] - found[0][0] <= MAX_SPAN_NS:
         (start, a), (end, b) = found
         share = (stamp_ns - start) / (end - start)
@@ -76,7 +76,8 @@ def pose_at(found: list[tuple[int, F64]], stamp_ns: int, tolerance_s: float) -> 
 
 
 class PoseSource:
-    """Poses of the camera from those of a vehicle: odometry tells where its child frame is, `known.base_from_camera` the rest."""
+    """Poses of the camera from those of a vehicle: odometry gives the pose of its child frame, `known.base_from_camera` the
+    camera's pose in it."""
 
     def __init__(self, config: Config) -> None:
         """Raises ConfigError."""
@@ -89,7 +90,7 @@ class PoseSource:
         self._poses.put(stamp_ns, world_from_child)
 
     def at(self, stamp_ns: int, camera: str, tolerance_s: float) -> tuple[F64 | None, str]:
-        """world_from_camera (4, 4) or None, and why that is ("" if all is well)."""
+        """world_from_camera (4, 4) or None, and the reason for None ("" on success)."""
         pose = pose_at(self._poses.around(stamp_ns, tolerance_s), stamp_ns, tolerance_s)
         if pose is None:
             return None, f"no odometry within {tolerance_s:g} s of an image's stamp: remap `odometry`, check its clock"
@@ -98,6 +99,6 @@ class PoseSource:
         if self._child != camera:
             return None, (
                 f"odometry is of {self._child or 'an unnamed frame'}, images are of {camera}: its poses are not used; "
-                f"set known.base_from_camera to the camera's place in that frame"
+                f"set known.base_from_camera to the camera's pose in that frame"
             )
         return pose, ""

@@ -1,4 +1,4 @@
-"""LatchedTopics: what is published of the world so far: when it changed, not too often, and not at any price."""
+"""LatchedTopics: publishes path, map and scale when they change, at a limited rate and cost."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..outputs.topics import LATCHED
 from ..outputs.world import World
 from .messages import message_type
 
-MOST_TIME = 0.1  # of the worker's, for any one topic: a map of two million points takes a quarter of a second
+MOST_TIME = 0.1  # share of the worker's time for one topic: a map of two million points takes a quarter of a second
 
 
 class LatchedTopics:
-    """Publishers of LATCHED, made and destroyed with their node's other ones."""
+    """Publishers of LATCHED, created and destroyed with the node's other publishers."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class LatchedTopics:
         self._next: dict[str, float] = {}
 
     def publish(self, world: World, config: Config) -> None:
-        """Publishes what changed since it was last told and is due."""
+        """Publishes the topics that have changed and are due."""
         for topic, latched in LATCHED.items():
             state, begun = latched.state(world), self._clock()
             if state is None or state == self._told.get(topic) or begun < self._next.get(topic, 0.0):

@@ -1,4 +1,4 @@
-"""Messages of the package in the node's log."""
+"""Forwards the package's log messages to the node's log."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class RosLogHandler(logging.Handler):
         self.setFormatter(logging.Formatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self._context.ok():  # after a signal: /rosout is gone
+        if not self._context.ok():  # after a signal, /rosout does not exist
             return
         text = self.format(record)
-        # one line for each level: rclpy ties a level to the place of the call
+        # one line per level: rclpy binds a level to the location of the call
         if record.levelno >= logging.ERROR:
             self._logger.error(text)
         elif record.levelno >= logging.WARNING:

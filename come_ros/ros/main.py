@@ -1,4 +1,4 @@
-"""The program `come_node`: makes the node, spins it, and ends it on a signal."""
+"""The program `come_node`: creates the node, spins it, and ends it on a signal."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .worker import Load, load_pipeline
 
 
 def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
-    """Runs the node until SIGINT or SIGTERM. args: of the command line, without the program's name. load: makes the pipeline from the
-    configuration, for those who bring a model of their own.
+    """Runs the node until SIGINT or SIGTERM. args: of the command line, without the program's name. load: creates the pipeline from
+    the configuration, to run another model.
 
-    0 after a stop that was asked for; 1 if the node could not be made, for one reason that is logged in one line; 2 if `args` hold
-    what neither the node nor ROS knows; DEVICE_LOST if the GPU answers no more.
+    Returns 0 after a requested stop; 1 if the node could not be created, with the reason in one log line; 2 if `args` holds unknown
+    arguments; DEVICE_LOST if the GPU no longer responds.
     """
     try:
         arguments = ros_arguments(sys.argv[1:] if args is None else args)
@@ -36,8 +36,8 @@ def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
     use_large_message_profile()
     code, ended = _spin(arguments, load)
     if not ended:
-        # A pass or a load that cannot be interrupted is abandoned: waiting for it may take minutes; a lost device may never let
-        # the interpreter end. The DDS participant goes with the last reference to it: else its shared memory would stay behind.
+        # A pass or a load that cannot be interrupted is abandoned: waiting for it may take minutes, and a lost device may never let
+        # the interpreter end. The DDS participant ends with the last reference to it; otherwise its shared memory would be left behind.
         gc.collect()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -46,7 +46,7 @@ def main(args: list[str] | None = None, load: Load = load_pipeline) -> int:
 
 
 def _spin(arguments: list[str], load: Load) -> tuple[int, bool]:
-    """Exit code, and whether the worker came to an end."""
+    """Returns the exit code, and whether the worker has ended."""
     node: ReconstructionNode | None = None
     executor: SingleThreadedExecutor | None = None
     code, ended = 0, True
@@ -65,7 +65,7 @@ def _spin(arguments: list[str], load: Load) -> tuple[int, bool]:
             raise
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # a second one must not break the way out
+            signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the shutdown
         # rclpy's thread for signals walks the list of guard conditions without a lock, and the end of the executor frees that list:
         # a crash, now and then, on a busy machine. This ends the thread and waits for it.
         uninstall_signal_handlers()
@@ -80,13 +80,13 @@ def _spin(arguments: list[str], load: Load) -> tuple[int, bool]:
 
 
 def _made(arguments: list[str], load: Load) -> ReconstructionNode | None:
-    """The node; None, with one line that says why, if it cannot be made. Raises KeyboardInterrupt if a signal came meanwhile."""
+    """Creates the node; None, with the reason in one line, if that fails. Raises KeyboardInterrupt if a signal came meanwhile."""
     try:
         check_environment()
         rclpy.init(args=["come_node", *arguments])
     except KeyboardInterrupt:
         raise
-    except Exception as error:  # before init is through no signal can have shut it down
+    except Exception as error:  # no signal can have shut it down before init has finished
         print(f"come_ros node: {explained(error)}", file=sys.stderr)
         return None
     try:
@@ -104,8 +104,9 @@ def _made(arguments: list[str], load: Load) -> ReconstructionNode | None:
 
 
 def _signalled(within_s: float = 0.5) -> bool:
-    """Whether a signal is why something failed. It shuts the context down under whatever is being made; and rclpy does that in another
-    thread, so that Python's KeyboardInterrupt may be there before, and come out of a conversion of a message as another error."""
+    """Whether a signal is the reason of a failure. A signal shuts the context down while objects are being created; and since rclpy
+    does that in another thread, Python's KeyboardInterrupt may come first and appear as another error from the conversion of a
+    message."""
     end = time.monotonic() + within_s
     while rclpy.ok():
         if time.monotonic() > end:

@@ -1,7 +1,7 @@
-"""Arrays <-> rclpy's messages: what come_ros/messages.py builds, in rclpy's classes; poses and clouds back into arrays.
+"""Arrays <-> rclpy's messages: come_ros/messages.py in rclpy's classes; and poses and clouds as arrays.
 
-Payloads are array.array('B'): every other type is copied element by element, or checked element by element, by some distro's
-generated setter (seconds per message). Pictures and clouds are converted by what converters.py has chosen.
+Payloads are array.array('B'): every other type is copied element by element, or checked element by element, by the generated
+setters of some distributions (seconds per message). converters.py chooses how images and clouds are converted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def message_type(name: str) -> Any:
 
 
 def payload(a: NDArray[Any]) -> array.array[int]:
-    """The bytes of any array in the one form that every distro's message setter takes fast."""
+    """The bytes of any array in the only form that the message setters of all distributions accept quickly."""
     out = array.array("B")
     out.frombytes(np.ascontiguousarray(a).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
     return out
@@ -71,7 +71,7 @@ class RosMessages(Messages):
         super().__init__(_make, payload, list)
 
     def point_cloud(self, points: NDArray[Any], head: Any) -> PointCloud2:
-        """As Messages does, by sensor_msgs_py if that is there."""
+        """As in Messages, by sensor_msgs_py if available."""
         made = converters()
         if made.clouds is None:
             return super().point_cloud(points, head)

@@ -1,4 +1,4 @@
-"""ReconstructionNode: subscribe, hand over to the worker, publish. A thin shell around the pipeline."""
+"""ReconstructionNode: subscribes, hands messages over to the worker, and publishes. A thin shell around the pipeline."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ SUCCESS, FAILURE, ERROR = (
 log = logging.getLogger("come_ros")
 
 SUMMARY_S = 10.0
-STOP_S = 1.5  # of the 3 s between a signal and the end of the process
-UNLOAD_S = 1.0  # cleanup waits so long for the memory to be free; a pass that cannot be interrupted frees it later
+STOP_S = 1.5  # part of the 3 s between a signal and the end of the process
+UNLOAD_S = 1.0  # cleanup waits this long for the memory to be freed; a pass that cannot be interrupted frees it later
 DEVICE_LOST = 70  # exit code: only a restart helps (EX_SOFTWARE)
 
 
 def _reported(transition: Callable[..., TransitionCallbackReturn]) -> Callable[..., TransitionCallbackReturn]:
-    """rclpy turns an exception in a transition into ERROR without a word. Here it is one line in the log and in the diagnostics, and
-    the node returns to where it was."""
+    """rclpy turns an exception in a transition into ERROR without a message. Here it becomes one line in the log and in the
+    diagnostics, and the node returns to its previous state."""
 
     @functools.wraps(transition)
     def reported(self: ReconstructionNode, state: LifecycleState) -> TransitionCallbackReturn:
@@ -82,9 +82,9 @@ class ReconstructionNode(LifecycleNode):
     """
 
     def __init__(self, load: Load = load_pipeline, **arguments: Any) -> None:
-        """load: makes the pipeline, in the worker's thread. Raises ConfigError if a given parameter is unknown or invalid."""
+        """load: creates the pipeline, in the worker's thread. Raises ConfigError if a given parameter is unknown or invalid."""
         super().__init__("come", **arguments)
-        # ROS levels and rosout for what the pipeline and the backbones say
+        # ROS levels and /rosout for messages of the pipeline and the backbones
         self._log_handler = RosLogHandler(self)
         log.addHandler(self._log_handler)
         log.setLevel(logging.DEBUG)
@@ -123,7 +123,7 @@ class ReconstructionNode(LifecycleNode):
             "messages are converted here: %s", "; ".join((self.telemetry.converters, *messages.converters().remarks))
         )
         self._answers = Services(self, self.worker, lambda: self._reporter.world, self._tend)
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # also runs while /clock stands still
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # also runs while /clock is stopped
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._diagnostics_timer = self.create_timer(
             self.config.diagnostics.period, self._publish_diagnostics, clock=steady
@@ -137,12 +137,12 @@ class ReconstructionNode(LifecycleNode):
     # Parameters and topics
 
     def check_params_file(self, path: str) -> None:
-        """Warns if a parameters file gives nothing to this node: ROS says nothing of it."""
+        """Warns if a parameters file holds no parameters for this node: ROS does not report it."""
         name = self.get_fully_qualified_name()
         try:
             entries = read_entries(path)
         except ComeRosError:
-            return  # rcl took it, with its own parser
+            return  # accepted by rcl's own parser
         if entries and not any(entry.applies_to(name) for entry in entries):
             log.warning(
                 "%s gives parameters to %s, but nothing to this node, %s: write '/**:' or '%s:' as its key",
@@ -175,7 +175,7 @@ class ReconstructionNode(LifecycleNode):
 
     @_reported
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Loads the model; FAILURE, with one line that says why, if that cannot be done."""
+        """Loads the model; FAILURE, with the reason in one line, if that fails."""
         loading, self._loading = self._loading or self.worker.load(self.config), None
         self._state = "loading"
         while not wait([loading], 0.05).done:
@@ -227,7 +227,7 @@ class ReconstructionNode(LifecycleNode):
 
     @_reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Drops the subscriptions; what was still waiting is counted as paused."""
+        """Drops the subscriptions; waiting frames are counted as paused."""
         self._leave_session()
         self._state = "inactive"
         log.info("inactive")
@@ -268,18 +268,18 @@ class ReconstructionNode(LifecycleNode):
         self._state = "unconfigured"
 
     def close(self) -> bool:
-        """Ends the worker. False if it is in a pass or a load that cannot be interrupted; it no longer touches ROS then."""
+        """Ends the worker. False if it is in a pass or a load that cannot be interrupted; it then no longer uses ROS."""
         ended = self.worker.stop(STOP_S)
         self._mapping.stop(STOP_S)
         self._answers.close(STOP_S)
         log.removeHandler(self._log_handler)
-        log.addHandler(logging.NullHandler())  # else what an abandoned pass still says would go to stderr
+        log.addHandler(logging.NullHandler())  # otherwise messages of an abandoned pass would go to stderr
         return ended
 
     # Output, in the worker's thread
 
     def _publish(self, submap: Submap, row: int, config: Config) -> None:
-        """All that is published of frame `row`."""
+        """Publishes everything about frame `row`."""
         if len(self.reader.cameras) > 1:
             self.reader.tell_known("extrinsics", rig_remark(submap.rig))
         self._reporter.add_row(submap, row, config)
@@ -296,12 +296,12 @@ class ReconstructionNode(LifecycleNode):
         )
 
     def _publish_pose(self, located: Located, config: Config) -> None:
-        """TF and odometry of one image; in the thread that locates."""
+        """Publishes TF and odometry of one image; called in the locator's thread."""
         self._reporter.add_located(located, config)
         self.telemetry.last_stamp_ns = located.frame.stamp_ns
 
     def _tend(self) -> None:
-        """Between passes: publishes what is due of the world; parameters are those of the worker."""
+        """Between passes: publishes latched topics that are due; with the worker's parameters."""
         world = self._reporter.world
         if world.config is not self.worker.config:
             world.set_config(self.worker.config)
@@ -311,12 +311,12 @@ class ReconstructionNode(LifecycleNode):
         if self._latched is not None:
             self._latched.publish(world, world.config)
 
-    # The end of a device
+    # Loss of the device
 
     def _on_lost(self, error: DeviceLost) -> None:
-        """In the worker's thread: the device answers nothing any more."""
+        """Called in the worker's thread: the device no longer responds."""
         log.fatal(
-            "the GPU no longer answers (%s): this process ends with exit code %d, so that a supervisor can restart it",
+            "the GPU no longer responds (%s): this process ends with exit code %d, so that a supervisor can restart it",
             error, DEVICE_LOST,
         )  # fmt: skip
         self.exit_code = DEVICE_LOST
@@ -324,11 +324,13 @@ class ReconstructionNode(LifecycleNode):
             self.executor.create_task(self._end_lost)
 
     def _end_lost(self) -> None:
-        """In the executor: says it on /diagnostics, and ends the spinning."""
+        """Called in the executor: reports it on /diagnostics, and stops spinning."""
         if self._state == "active":
             self.trigger_deactivate()
         self._publish_diagnostics()
-        self._diagnostics.wait_for_all_acked(Duration(seconds=1))  # what is not taken by then goes with the process
+        self._diagnostics.wait_for_all_acked(
+            Duration(seconds=1)
+        )  # whatever is not released by then ends with the process
         self.context.try_shutdown()
 
     # Reports
@@ -344,7 +346,7 @@ class ReconstructionNode(LifecycleNode):
         self._diagnostics.publish(message)
 
     def _sync_remark(self) -> str:
-        """Why images of several cameras did not come together since this was asked last, or ""."""
+        """Why images of several cameras were not matched since the last call, or ""."""
         dropped = self.worker.counters.snapshot().dropped["sync"]
         lost, self._told_sync = dropped - self._told_sync, dropped
         if lost <= 0:
@@ -406,7 +408,7 @@ class ReconstructionNode(LifecycleNode):
 
 
 def _why(error: BaseException) -> str:
-    """One line for what loading raised, with what to do."""
+    """A one-line message for an exception of loading, with the fix."""
     if isinstance(error, ComeRosError):
         return str(error)
     text = f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no reason given'])[0]}"

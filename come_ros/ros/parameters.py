@@ -23,12 +23,12 @@ _QOS = {
 
 
 def descriptor(parameter: Parameter) -> ParameterDescriptor:
-    """Meaning, range and read-only flag as ROS tools show them."""
+    """Meaning, range and read-only flag, as shown by ROS tools."""
     out = ParameterDescriptor(
         description=parameter.doc,
         additional_constraints=parameter.range_text() if parameter.choices else "",
         read_only=not parameter.dynamic,
-        # so that `param set` and YAML may say 1 for 1.0; Config refuses every other type
+        # so that `param set` and YAML accept 1 for 1.0; Config rejects every other type
         dynamic_typing=parameter.type is float,
     )
     if parameter.low is not None and parameter.high is not None:
@@ -57,7 +57,7 @@ def declare_parameters(node: Node) -> Config:
 
 
 def _check_qos(name: str, value: Any) -> None:
-    """Raises ConfigError if an override of a topic's QoS has no meaning: rclpy would fail later, or ignore it."""
+    """Raises ConfigError if a QoS override is invalid: rclpy would fail later, or ignore it."""
     match = re.fullmatch(r"qos_overrides\.(/[^.]*)\.(publisher|subscription)(_\w+)?\.(\w+)", name)
     policies = (*_QOS, "depth")
     if match is None or match[4] not in policies:
@@ -75,7 +75,8 @@ def _check_qos(name: str, value: Any) -> None:
 
 
 def follow_parameters(node: Node, config: Config, changed: Callable[[Config], None]) -> None:
-    """Calls `changed` with the new Config after each accepted change; a refused one gets its reason back, and changes nothing."""
+    """Calls `changed` with the new Config after each accepted change; a rejected one is answered with the reason, and changes
+    nothing."""
     current = config
     known = {p.name for p in config.parameters()}
 

@@ -1,4 +1,4 @@
-"""The node's outputs: publishers of all topics about a frame, and TF. What nobody listens to is not built."""
+"""The node's outputs: publishers of all topics about a frame, and TF. Messages without subscribers are not built."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Publishers:
         self._of: dict[tuple[str, str], Any] = {}  # (camera's name, topic)
 
     def open(self, conflicts: OutputConflicts) -> None:
-        """Makes the publishers; TF is opened by itself."""
+        """Creates the publishers; TF is opened separately."""
         cameras = self._reader.cameras
         self._of = {
             (camera.name, topic): self._node.create_lifecycle_publisher(
@@ -44,13 +44,13 @@ class Publishers:
         }
 
     def close(self) -> None:
-        """Nothing is published any more."""
+        """Destroys the publishers."""
         for publisher in self._of.values():
             self._node.destroy_lifecycle_publisher(publisher)
         self._of = {}
 
     def frame(self, topic: str, made: FrameMessages) -> None:
-        """A topic about a frame, if somebody listens to it."""
+        """Publishes a topic about a frame if it has subscribers."""
         publisher = self._wanted(made.row, topic)
         if publisher is not None:
             publisher.publish(OUTPUTS[topic].build(made))
@@ -58,7 +58,7 @@ class Publishers:
                 self._telemetry.points = made.cloud_points.size
 
     def moved(self, motion: Motion, config: Config) -> None:
-        """TF first, then odometry."""
+        """Publishes TF, then odometry."""
         self._reader.tf.send(
             motion.stamp_ns, motion.child, motion.odom_from_child, self._reader.waited_s(time.monotonic()),
             motion.map_from_odom,
@@ -68,10 +68,10 @@ class Publishers:
             publisher.publish(odometry_message(messages.ROS, motion, config))
 
     def new_world(self) -> None:
-        """Nothing is kept here."""
+        """Does nothing: no state is kept here."""
 
     def _wanted(self, row: int, topic: str) -> Any:
-        """The publisher of a topic of that row's camera, None if nobody listens to it."""
+        """The publisher of a topic of that row's camera, None without subscribers."""
         cameras = self._reader.cameras
         publisher = self._of.get((cameras[row % len(cameras)].name, topic))
         return publisher if publisher is not None and publisher.get_subscription_count() > 0 else None

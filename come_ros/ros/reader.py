@@ -1,4 +1,4 @@
-"""Messages of the cameras, and of what else is known of them, become Frames. In the worker's thread, or in the one that locates."""
+"""Turns messages of the cameras, with other known inputs, into Frames. Runs in the worker's or the locator's thread."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Topic = tuple[type, str, Callable[[Any], None], str, int]
 
 
 class Reader:
-    """config: the node's, as it is now. tf: set again at each configure. image_topic: the cameras' topics, in words."""
+    """config: the node's current one. tf: set at each configure. image_topic: the cameras' topics, for messages."""
 
     def __init__(self, node: Node, config: Config, tf: Tf, telemetry: Telemetry) -> None:
         self.config, self.tf, self.telemetry = config, tf, telemetry
@@ -48,7 +48,7 @@ class Reader:
         self._warned: set[str] = set()
 
     def begin(self) -> None:
-        """A new session: camera_info and transforms are waited for again."""
+        """Starts a new session, in which camera_info and transforms are waited for again."""
         self._first_frame_s = None
         for camera in self.cameras:
             camera.forget()
@@ -59,8 +59,8 @@ class Reader:
         return now_s - (self._first_frame_s or 0.0)
 
     def topics(self, put: Callable[[Any, int, int, int], None]) -> Iterator[Topic]:
-        """What is to be subscribed to: the images, their camera_info, and what else is known. put: takes an image, its arrival (ns), the
-        number of its camera, and its stamp (ns; 0 with a single camera)."""
+        """The topics to subscribe to: the images, their camera_info, and other known inputs. put: receives an image, its arrival
+        (ns), the number of its camera, and its stamp (ns; 0 with a single camera)."""
         wish = self.config.input.reliability, self.config.input.depth
         for index, camera in enumerate(self.cameras):
             yield camera.kind, camera.topic, functools.partial(self._on_image, put, index), *wish
@@ -80,7 +80,7 @@ class Reader:
             log.warning("%s", text)
 
     def tell_known(self, topic: str, remark: str) -> None:
-        """What is wrong with something known besides images, "" if nothing is: for the diagnostics, and once for the log."""
+        """Reports the state of a known input ("" if it is valid): to the diagnostics, and once to the log."""
         self.telemetry.known[topic] = remark or "ok"
         if remark:
             self.warn_once(remark)
@@ -110,7 +110,7 @@ class Reader:
             self._first_frame_s = arrival_ns * 1e-9
         try:
             picture = camera_of.decode(message, self._first_frame_s + CAMERA_INFO_WAIT_S)
-        except FrameError:  # of the image: camera_info may be well all the same
+        except FrameError:  # concerns the image: camera_info may still be valid
             self.telemetry.camera_info = camera_of.info_remark() or "ok"
             raise
         self.telemetry.encoding, self.telemetry.size = picture.encoding, f"{picture.width}x{picture.height}"
@@ -188,5 +188,5 @@ class Reader:
         put(message, time.monotonic_ns(), index, stamp_ns)
 
     def _now_ns(self) -> int:
-        """Of the node's clock; of the system's where that is /clock and nobody publishes it."""
+        """The node's clock; the system's if that is /clock without a publisher."""
         return self._clock.now().nanoseconds or time.time_ns()

@@ -1,4 +1,4 @@
-"""FrameRing: the bounded mailbox between the subscription callbacks and the worker; the newest frames win."""
+"""FrameRing: a bounded queue between the subscription callbacks and the worker that keeps the newest frames."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class FrameRing(Generic[T]):
-    """At most `capacity` references, oldest first. A full ring gives up its oldest for a new one.
+    """At most `capacity` references, oldest first. A full ring drops its oldest item for a new one.
 
     All methods may be called from any thread, and return at once (`wait` excepted).
     """
@@ -25,7 +25,7 @@ class FrameRing(Generic[T]):
     @staticmethod
     def _checked(capacity: int) -> int:
         if capacity < 1:
-            raise ValueError(f"a ring needs room for at least one frame, not {capacity}")
+            raise ValueError(f"the capacity of a ring must be 1 or more, not {capacity}")
         return capacity
 
     @property
@@ -37,7 +37,7 @@ class FrameRing(Generic[T]):
             return len(self._items)
 
     def put(self, item: T) -> int:
-        """Adds the newest item. Returns how many older ones were given up for it."""
+        """Adds the newest item. Returns how many older ones were dropped."""
         with self._changed:
             self._items.append(item)
             self._changed.notify_all()
@@ -49,13 +49,13 @@ class FrameRing(Generic[T]):
             return self._items.popleft() if self._items else None
 
     def resize(self, capacity: int) -> int:
-        """Another capacity from now on. Returns how many of the oldest items no longer fitted."""
+        """Changes the capacity. Returns how many of the oldest items were dropped."""
         with self._changed:
             self._capacity = self._checked(capacity)
             return self._shrink()
 
     def clear(self) -> int:
-        """Gives up all items. Returns how many."""
+        """Drops all items. Returns how many."""
         with self._changed:
             given_up = len(self._items)
             self._items.clear()
@@ -69,7 +69,7 @@ class FrameRing(Generic[T]):
             return bool(self._items)
 
     def wake(self) -> None:
-        """Ends the present or the next `wait` without an item."""
+        """Ends the current or the next `wait` without an item."""
         with self._changed:
             self._woken = True
             self._changed.notify_all()

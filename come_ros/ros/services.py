@@ -1,4 +1,4 @@
-"""The node's services. Their work is done in other threads; awaiting it leaves the executor free."""
+"""The node's services. Their work runs in other threads; awaiting it keeps the executor free."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Services:
         """world: what ~/save_map saves. tend: called when the worker has begun a new world."""
         self._node, self._worker, self._world, self._tend = node, worker, world, tend
         self._saving: threading.Thread | None = None
-        # each in a group of its own: what waits for its end in the default group would keep images and timers out
+        # each in a separate callback group: in the default group, awaiting would block images and timers
         for name, answer in (("reset", self._reset), ("save_map", self._save_map), ("self_check", self._self_check)):
             node.create_service(Trigger, f"~/{name}", answer, callback_group=MutuallyExclusiveCallbackGroup())
         node.create_service(SetBool, "~/pause", self._pause)
 
     def close(self, patience_s: float) -> None:
-        """Waits for a map that is being saved: else what is half written stays behind."""
+        """Waits for a map that is being saved, so that no partial files are left behind."""
         if self._saving is not None:
             self._saving.join(patience_s)
 
@@ -56,7 +56,7 @@ class Services:
 
     async def _save_map(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         saved: Future[None] = Future()
-        world = self._world()  # and not the node: one that is left behind at the end must not keep that alive
+        world = self._world()  # not the node: an unfinished task must not keep the node alive
         folder = Path(self._worker.config.map.save_dir).expanduser() / datetime.now().strftime("%Y-%m-%dT%H-%M-%S.%f")
 
         def save() -> None:
@@ -67,7 +67,7 @@ class Services:
             else:
                 saved.set_result(None)
 
-        # not in the worker: it may be in a pass, and a disk may be slow
+        # not in the worker, which may be in a pass; and a disk may be slow
         self._saving = threading.Thread(target=save, name="come_save", daemon=True)
         self._saving.start()
         return await self._answer(response, saved, str(folder))
@@ -76,7 +76,7 @@ class Services:
         return await self._answer(response, self._worker.self_check())
 
     async def _answer(self, response: Trigger.Response, work: Future[Any], message: str = "") -> Trigger.Response:
-        """Success and `message` (by default what `work` gave, as JSON), or what it raised, once it is done."""
+        """Answers with success and `message` (by default the result of `work` as JSON), or with its exception, once it is done."""
         executor = self._node.executor
         done: rclpy.task.Future[None] = rclpy.task.Future(executor=executor)
         waiting = weakref.ref(executor)
@@ -84,7 +84,7 @@ class Services:
         def wake(_: Future[Any]) -> None:
             done.set_result(None)
             if (alive := waiting()) is not None:
-                alive.wake()  # Humble to Kilted look at what awaits only when they are woken
+                alive.wake()  # Humble to Kilted resume awaiting coroutines only when they are woken
 
         del executor
         work.add_done_callback(wake)

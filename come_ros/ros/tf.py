@@ -25,7 +25,7 @@ MISSING = "tf2_msgs is not installed: no TF is published; install it (ros-<distr
 class Tf:
     """Listens between `open` and `close`. Without tf2_msgs (the pip wheels) there is no TF, only `extrinsics`.
 
-    edge: what is published, and why not.
+    edge: the published edge, or why there is none.
     """
 
     def __init__(self, node: LifecycleNode, config: Config) -> None:
@@ -40,7 +40,7 @@ class Tf:
         self._publisher: Any = None
 
     def open(self) -> str:
-        """Publishes on /tf, and listens who else does. Returns why it does not, or ""."""
+        """Starts to publish on /tf and to listen to others. Returns why it cannot, or ""."""
         try:
             from tf2_msgs.msg import TFMessage
         except ImportError:
@@ -56,7 +56,7 @@ class Tf:
                     self.map_edge.observe([(parent, child)])
                     try:
                         where = messages.matrix_of(t.transform)
-                    except ValueError:  # a rotation of zero length
+                    except ValueError:  # a quaternion of zero length
                         continue
                     self._tree.observe(parent, child, messages.stamp_ns(t.header.stamp), where, static)
 
@@ -74,7 +74,7 @@ class Tf:
         return ""
 
     def close(self) -> None:
-        """Neither listens nor publishes any more."""
+        """Stops listening and publishing."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
@@ -83,7 +83,7 @@ class Tf:
             self._publisher = None
 
     def place(self, camera: str, base: str, stamp_ns: int, waited_s: float) -> F64 | None:
-        """base_from_camera (4, 4) of an optical frame, by `extrinsics` or TF, None if neither tells.
+        """base_from_camera (4, 4) of an optical frame, by `extrinsics` or TF, None if it is in neither.
 
         base: base_frame, or another camera's. waited_s: since the first image; a transform is waited for until tf.lookup_timeout.
         """

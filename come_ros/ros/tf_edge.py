@@ -1,4 +1,4 @@
-"""Which edge of the TF tree the node publishes: never one that gives a frame a second parent, or closes a loop."""
+"""Chooses the edge of the TF tree that the node publishes: never one that gives a frame a second parent, or closes a loop."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ LISTEN_S = 1.0
 
 
 class TfEdge:
-    """Watches who is whose parent, and decides once: "forward" (odom -> moving frame), "inverse" (moving frame -> odom) or "off".
+    """Observes the parents of frames, and decides once: "forward" (odom -> moving frame), "inverse" (moving frame -> odom) or "off".
 
-    mode: tf.mode. `conflict` says in one line why nothing is published, or is "".
+    mode: tf.mode. `conflict`: why nothing is published, in one line, or "".
     """
 
     def __init__(self, mode: str, odom_frame: str) -> None:
@@ -38,10 +38,10 @@ class TfEdge:
             return "off"
         forward = self.choice == "forward"
         parent, child = (self.odom_frame, moving) if forward else (moving, self.odom_frame)
-        # listeners still hold the edges that we sent before: to a camera that was called otherwise, say
+        # listeners still hold edges that we sent before, such as one to a camera with another name
         holders = self._parents.get(child, set()) | {p for p, c in self._ours if c == child and p != parent}
         if holders or self._above(parent, child):
-            # not turned round: with our old edge that would be a loop
+            # not inverted: with our old edge that would be a loop
             owner = ", ".join(sorted(holders or {child}))
             fix = "set tf.mode to auto or inverse" if forward else "set odom_frame to a name that nobody else uses"
             self.conflict = (

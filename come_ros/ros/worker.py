@@ -1,4 +1,4 @@
-"""The one thread that works: loads the model, then decodes, selects, reconstructs and publishes what waits in the ring."""
+"""The worker thread: loads the model, then decodes, selects, reconstructs and publishes the frames in the ring."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("come_ros")
 
-PATIENCE = 64  # messages that wait for a slow worker if backpressure is "all"
+PATIENCE = 64  # most messages that wait for a slow worker if backpressure is "all"
 
 Read = Callable[[Any, int], Frame]
 """(message, its arrival on the steady clock, ns) -> Frame; raises FrameError."""
@@ -51,14 +51,14 @@ def load_pipeline(config: Config) -> ReconstructionPipeline:
     if config.backbone != "fake":
         begun = time.monotonic()
         pipeline.warm_up()
-        if config.backpressure == "latest":  # who wants all images wants the same results again
+        if config.backpressure == "latest":  # with all images processed, results should be reproducible
             pipeline.follow_load()
         log.info("warmed up in %.1f s", time.monotonic() - begun)
     return pipeline
 
 
 def _capacity(config: Config) -> int:
-    """Messages that may wait: no more than a window holds, unless none is to be lost."""
+    """Greatest number of waiting messages: as many as a window holds, unless none may be lost."""
     return config.window.size if config.backpressure == "latest" else max(PATIENCE, config.window.size)
 
 
@@ -85,13 +85,13 @@ class Worker(threading.Thread):
         publish_pose: PublishPose = lambda located, config: None,
     ) -> None:
         """publish_pose: called in the locator's thread where there is one. tend: called in the thread between passes, several times a
-        second; it may publish, while a session lasts. lost: called in the
-        thread when the device answers no more; the thread then ends."""
-        # daemon: a pass that does not come to an end must not keep the process alive
+        second; it may publish, while a session lasts. lost: called in the thread when the device no longer responds; the thread
+        then ends."""
+        # daemon: a pass that never ends must not keep the process alive
         super().__init__(name="come_worker", daemon=True)
         self.config = config
         self.ring: FrameRing[tuple[Any, int]] = FrameRing(_capacity(config))
-        self.cameras = max(1, len(config.camera_names))  # all that is counted is so many images
+        self.cameras = max(1, len(config.camera_names))  # number of images per counted item
         self.matcher: SetMatcher[Any] = SetMatcher(self.cameras, round(config.sync.slop * 1e9))
         self.counters = FrameCounters()
         self.pipeline: ReconstructionPipeline | None = None
@@ -113,8 +113,8 @@ class Worker(threading.Thread):
     # Called from the executor's thread; none of these waits for the work to be done.
 
     def put(self, message: Any, arrival_ns: int, camera: int = 0, stamp_ns: int = 0) -> None:
-        """A message came in. Keeps a reference; a full ring gives up its oldest. With several cameras, messages whose stamps are close
-        go on together, in the order of the cameras."""
+        """Adds a message. Keeps a reference; a full ring drops its oldest. With several cameras, messages with close stamps are
+        joined in the order of the cameras."""
         self.counters.receive()
         self._telemetry.arrived()
         if self.paused:
@@ -132,7 +132,7 @@ class Worker(threading.Thread):
         self.counters.drop("busy", self.cameras * ring.put((message, arrival_ns)))
 
     def call(self, task: Callable[[], Any]) -> Future[Any]:
-        """Run `task` in the thread, when the work before is done. The future gives what it returned, or raises what it raised."""
+        """Runs `task` in the thread, after earlier work. The future holds its result or exception."""
         done: Future[Any] = Future()
 
         def run() -> None:
@@ -148,23 +148,23 @@ class Worker(threading.Thread):
         return done
 
     def load(self, config: Config) -> Future[None]:
-        """Load the model, when the work before is done, and count from zero. The future raises what loading raised."""
+        """Loads the model, after earlier work, and counts from zero. The future holds the exception of loading."""
 
         def task() -> None:
-            self._give_up("paused")  # of a session before
+            self._give_up("paused")  # of an earlier session
             self.pipeline = self._load(config)
             self.counters.restart()
 
         return self.call(task)
 
     def pause(self, paused: bool) -> None:
-        """While paused, frames are dropped as they come; what is in work comes out, and the model stays."""
+        """While paused, new frames are dropped; frames in progress are still published, and the model stays loaded."""
         self.paused = paused
         if paused:
             self._clear("paused")
 
     def unload(self) -> Future[None]:
-        """Free the model, when the work before is done."""
+        """Frees the model, after earlier work."""
 
         def task() -> None:
             import gc
@@ -191,8 +191,8 @@ class Worker(threading.Thread):
         return self.call(task)
 
     def reset(self, then: Callable[[], None]) -> Future[None]:
-        """A new world starts at the next frame: what is waiting or in progress is cancelled, then the pipeline forgets, and `then`
-        is called. When the future is done, nothing of the old world is published any more."""
+        """A new world starts at the next frame: waiting frames and a pass in progress are cancelled, then the pipeline is reset,
+        and `then` is called. Once the future is done, nothing of the old world is published."""
 
         def task() -> None:
             self._give_up("paused")
@@ -200,20 +200,20 @@ class Worker(threading.Thread):
                 self.pipeline.reset()
             then()
 
-        done = self.call(task)  # before the next session begins, so that no pass of it sees the old world
+        done = self.call(task)  # before the next session starts, so that none of its passes sees the old world
         with self._telling:
             self._session += 2
         self._clear("paused")
         return done
 
     def activate(self) -> None:
-        """A new session: what is put into the ring from now on is reconstructed."""
+        """Starts a session: frames put into the ring from now on are reconstructed."""
         with self._publishing, self._telling:
             self._session |= 1
         self.ring.wake()
 
     def deactivate(self) -> None:
-        """Ends the session: once this returns nothing more is published, and the ring is empty. A running pass is given up."""
+        """Ends the session: once this returns nothing more is published, and the ring is empty. A running pass is cancelled."""
         with self._publishing, self._telling:
             self._session += self._session & 1
         self._clear("paused")
@@ -230,7 +230,7 @@ class Worker(threading.Thread):
             self.join(timeout_s)
         if not self.is_alive():
             return True
-        # the thread must not keep alive, through these, what its owner is about to destroy
+        # the thread must not keep objects alive that its owner is about to destroy
         self._read, self._publish, self._tend, self._on_lost, self._publish_pose = _gone, _gone, _gone, _gone, _gone
         return False
 
@@ -243,7 +243,7 @@ class Worker(threading.Thread):
             self.locator.start()
         super().start()
 
-    # Called from the thread that locates: the locator's, or the worker's own.
+    # Called from the locating thread: the locator's, or the worker's own.
 
     @property
     def stopping(self) -> bool:
@@ -264,7 +264,7 @@ class Worker(threading.Thread):
             )
 
     def locate(self, message: Any, arrival_ns: int, session: int) -> None:
-        """Reads a message, tells the camera's pose at it, and lets its frame wait for the worker, as long as the session lasts."""
+        """Reads a message, publishes the camera's pose, and queues its frame for the worker, while the session lasts."""
         pipeline = self.pipeline
         frame = None if pipeline is None or not session & 1 else self._tracked(pipeline, message, arrival_ns, session)
         if frame is None and (pipeline is None or not session & 1):
@@ -277,12 +277,13 @@ class Worker(threading.Thread):
                     self.counters.drop("paused", self.cameras)
 
     def tell_located(self, session: int) -> None:
-        """Tells the poses that a window's landmarks gave to images which waited for them."""
+        """Publishes poses of images that were waiting for the landmarks of a window."""
         if self.pipeline is not None and session & 1:
             self._tell(self.pipeline.odometry.located(), session)
 
     def _tracked(self, pipeline: ReconstructionPipeline, message: Any, arrival_ns: int, session: int) -> Frame | None:
-        """The frame of a message, its pose told; None if it cannot be read, which is counted. Without points if tracking fails."""
+        """The frame of a message, after publishing its pose; None if it cannot be read, which is counted. Without points if
+        tracking fails."""
         try:
             frame = self._read(message, arrival_ns)
         except FrameError as error:
@@ -333,12 +334,12 @@ class Worker(threading.Thread):
                 else:
                     self._give_up("paused")
                     self.ring.wait(0.2)
-            except Exception as error:  # the node stays up: said, counted, and tried again with the next frame
+            except Exception as error:  # the node keeps running: logged, counted, and tried again with the next frame
                 self._failed("worker", error)
                 self._give_up("rejected")
 
     def _end_lost(self, error: DeviceLost) -> None:
-        """Nothing more can be done here; what still waits is lost too."""
+        """Ends the thread after a lost device; waiting frames are dropped."""
         self._give_up("rejected")
         self._clear("rejected")
         while self._tasks:
@@ -350,9 +351,9 @@ class Worker(threading.Thread):
         if pipeline.config is not config:
             pipeline.set_config(config)
             self.counters.drop("busy", self.cameras * self.ring.resize(_capacity(config)))
-        every = config.backpressure == "all"  # the windows of the bag tool: as soon as one is full, and no fuller
+        every = config.backpressure == "all"  # the same windows as the bag tool: taken as soon as they are full
         window = None
-        for _ in range(len(self.ring)):  # and no more, or a fast camera would keep us from the window
+        for _ in range(len(self.ring)):  # and no more, or a fast camera would delay the window
             if window is not None or (every and pipeline.room() == 0) or session != self._session:
                 break
             waiting = self.ring.pop()
@@ -370,20 +371,20 @@ class Worker(threading.Thread):
             self._give_up("time")
 
     def _make_room(self, pipeline: ReconstructionPipeline) -> None:
-        """The newest win: what waits longest for a window gives up its place."""
+        """Drops the keyframe that has waited longest for a window, in favour of newer ones."""
         while pipeline.room() == 0 and (oldest := pipeline.make_room()) is not None:
             self._forget_before(oldest)
             del self._kept[:1]
             self.counters.drop("busy", self.cameras)
 
     def _forget_before(self, frame: Frame) -> None:
-        """A jump back of time makes the pipeline forget the frames it had kept: those before `frame`."""
+        """Drops the kept frames before `frame`: the pipeline forgets them after a jump back of time."""
         lost = next((i for i, kept in enumerate(self._kept) if kept is frame), 0)
         del self._kept[:lost]
         self.counters.drop("time", self.cameras * lost)
 
     def _add(self, pipeline: ReconstructionPipeline, message: Any, arrival_ns: int, session: int) -> None:
-        """A message, or a frame that the locator has read."""
+        """Adds a message, or a frame that the locator has read."""
         apart = self.locator is not None
         frame = message if apart else self._tracked(pipeline, message, arrival_ns, session)
         if frame is None:
@@ -405,7 +406,7 @@ class Worker(threading.Thread):
                 self.counters.drop(why, self.cameras)
 
     def _drop_unreadable(self) -> None:
-        """One image cannot be used, and so those of the other cameras have no whole set."""
+        """Counts an unusable image, and the other cameras' images of its set."""
         self.counters.drop("decode")
         self.counters.drop("sync", self.cameras - 1)
 
@@ -467,7 +468,7 @@ class Worker(threading.Thread):
             self.counters.drop(why, open_frames)
 
     def _clear(self, reason: str) -> None:
-        """What waits to be read is dropped."""
+        """Drops the messages that wait to be read."""
         waiting = self.ring.clear() + (0 if self.locator is None else self.locator.ring.clear())
         self.counters.drop(reason, self.cameras * waiting + self.matcher.clear())
 

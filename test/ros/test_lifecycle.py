@@ -154,7 +154,7 @@ def fail_on(images):
     peer.send(picture(0), START_NS)
     assert node.process.wait(PATIENCE_S) == 70, node.log
     node._reader.join(2.0)
-    assert node.log.count("the GPU no longer answers") == 1 and "Traceback" not in node.log
+    assert node.log.count("the GPU no longer responds") == 1 and "Traceback" not in node.log
     wait_until(
         lambda: "device is lost" in peer.status("come: inference").get("message", ""), what="the last diagnostics"
     )
@@ -181,7 +181,7 @@ def test_when_nothing_fits_the_node_stays_up_and_says_so(start_node, peer: Peer)
     status = sent_one_by_one(peer, 6)
     assert (status["used"], status["dropped_rejected"]) == ("0", "6")
     inference = peer.status("come: inference")
-    assert inference["level"] == "2" and "out of memory with the smallest window" in inference["message"]
+    assert inference["level"] == "2" and "out of memory with the smallest possible window" in inference["message"]
     assert "Traceback" not in node.log
     assert_ends_well(node, signal.SIGINT)
 

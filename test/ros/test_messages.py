@@ -240,7 +240,7 @@ def test_the_packages_are_used_where_they_work(way):
         ("import os; os.kill(os.getpid(), 11)", "exit code -11"),
         (
             "class CvBridge:\n    def imgmsg_to_cv2(self, m, e): return __import__('numpy').zeros((2, 2, 3), 'u1')",
-            "wrongly",
+            "incorrectly",
         ),
     ],
     ids=["raises", "segmentation fault", "wrong pixels"],

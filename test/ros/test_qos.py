@@ -66,13 +66,13 @@ def test_what_does_not_fit_is_shown_with_both_profiles_until_it_does(start_node,
         lambda: (s := peer.status("come: input")) and "peer offers" in s["message"] and s, what="the conflict"
     )
     assert (
-        "we ask for reliable volatile 5" in status["message"]
+        "the node requests reliable volatile 5" in status["message"]
         and "peer offers best_effort volatile" in status["message"]
     )
     assert "set input.reliability to best_effort" in status["message"] and status["level"] != "0"
-    assert node.log.count("the QoS of /cam/image_raw does not fit") == 1
+    assert node.log.count("the QoS of /cam/image_raw is incompatible") == 1
     peer.node.destroy_publisher(images)
-    wait_until(lambda: "does not fit" not in peer.status("come: input")["message"], what="its end")
+    wait_until(lambda: "is incompatible" not in peer.status("come: input")["message"], what="its end")
     assert_ends_well(node, signal.SIGINT)
 
 
@@ -109,10 +109,10 @@ def test_who_asks_our_topics_for_more_than_they_offer_is_named(start_node, peer:
     )
     assert (
         "peer asks for reliable transient_local" in status["message"]
-        and "we offer reliable volatile" in status["message"]
+        and "the node offers reliable volatile" in status["message"]
     )
     peer.node.destroy_subscription(subscription)
-    wait_until(lambda: "it gets nothing" not in peer.status("come: output")["message"], what="its end")
+    wait_until(lambda: "it receives nothing" not in peer.status("come: output")["message"], what="its end")
     assert_ends_well(node, signal.SIGINT)
 
 

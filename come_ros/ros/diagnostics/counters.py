@@ -1,4 +1,4 @@
-"""FrameCounters: where every received frame went. received = used + pending + sum(dropped), at any instant."""
+"""FrameCounters: accounts for every received frame. received = used + pending + sum(dropped), at any instant."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ class FrameCounters:
             self._dropped = dict.fromkeys(DROP_REASONS, 0)
 
     def receive(self) -> None:
-        """One more frame came in: it is pending until `use` or `drop`."""
+        """Counts a received frame, which is pending until `use` or `drop`."""
         with self._lock:
             self._received += 1
             self._pending += 1
 
     def use(self, frames: int = 1) -> None:
-        """Pending frames became published results. Raises ValueError if fewer are pending."""
+        """Counts pending frames as published. Raises ValueError if fewer are pending."""
         with self._lock:
             self._settle(frames)
             self._used += frames
 
     def drop(self, reason: str, frames: int = 1) -> None:
-        """Pending frames were given up, for one of DROP_REASONS. Raises ValueError if fewer are pending, or on another reason."""
+        """Counts pending frames as dropped, for one of DROP_REASONS. Raises ValueError if fewer are pending, or for another
+        reason."""
         if reason not in DROP_REASONS:
             raise ValueError(f"unknown reason {reason!r}; known are {', '.join(DROP_REASONS)}")
         with self._lock:

@@ -19,13 +19,14 @@ from .telemetry import Telemetry
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 SILENT_WARN_S, SILENT_ERROR_S = 2.0, 5.0
 CLOCK_S = 5.0
-HIGH_RESIDUAL = 0.7 * MAX_DEPTH_RESIDUAL  # of the gate that refuses a window
+HIGH_RESIDUAL = 0.7 * MAX_DEPTH_RESIDUAL  # share of the gate that refuses a window
 
 
 @dataclass(frozen=True)
 class NodeView:
-    """What only the node knows. state: lifecycle label, or "paused". clock: "system", "sim" or "sim without /clock". governor, threads,
-    memory: of the pipeline, None while there is none (threads: or where they do not follow the load; memory: or on the CPU)."""
+    """Values that only the node knows. state: lifecycle label, or "paused". clock: "system", "sim" or "sim without /clock".
+    governor, threads, memory: of the pipeline, None while there is none (threads: or where they do not follow the load; memory: or
+    on the CPU)."""
 
     state: str
     topic: str
@@ -67,7 +68,7 @@ Fault = tuple[bytes, str]
 
 
 def _status(name: str, hardware: str, values: Mapping[str, object], faults: Iterable[Fault]) -> DiagnosticStatus:
-    """The worst fault gives the level; the message lists all of them, the worst first."""
+    """The worst problem sets the level; the message lists all problems, the worst first."""
     faults = sorted(faults, key=lambda fault: fault[0], reverse=True)
     return DiagnosticStatus(
         level=faults[0][0] if faults else OK,
@@ -184,7 +185,7 @@ def _inference_faults(view: NodeView, config: Config, telemetry: Telemetry) -> I
         yield (
             ERROR,
             (
-                "out of memory with the smallest window there is: free memory on the device, lower input.max_side, or take smaller weights"
+                "out of memory with the smallest possible window: free memory on the device, lower input.max_side, or take smaller weights"
             ),
         )
     elif governor.ladder_step:
@@ -198,9 +199,9 @@ def _inference_faults(view: NodeView, config: Config, telemetry: Telemetry) -> I
     target = config.latency_target_ms
     if 0 < target < telemetry.rates().latency_ms_p95:
         fix = (
-            "nothing is left to turn: raise latency_target_ms, lower input.max_side, or take a faster device or smaller weights"
+            "all settings are at their limits: raise latency_target_ms, lower input.max_side, or take a faster device or smaller weights"
             if governor.limited
-            else "the governor lowers what a window costs, wait; or lower window.size"
+            else "the governor is reducing the cost of a window: wait, or lower window.size"
         )
         yield (
             WARN,
@@ -231,7 +232,7 @@ def _output_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict
 
 
 def _refinement_values(config: Config, telemetry: Telemetry) -> dict[str, object]:
-    """Of the bundle of the last window."""
+    """Values of the bundle of the last window."""
     went = telemetry.refinement
     return {
         "refine_mode": config.refine.mode,
@@ -255,7 +256,7 @@ def _loop_values(view: NodeView) -> dict[str, object]:
 
 
 def _pose_values(telemetry: Telemetry) -> dict[str, object]:
-    """Of odometry at the camera's rate."""
+    """Values of odometry at the camera's rate."""
     rates, last = telemetry.pose_rates(), telemetry.last_located
     return {
         "pose_hz": f"{rates.hz:.1f}",

@@ -1,4 +1,4 @@
-"""Telemetry: what the node saw and did lately, written by callbacks and worker, read by diagnostics and the summary line."""
+"""Telemetry: recent events of the node, written by callbacks and worker, read by diagnostics and the summary line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Telemetry:
         self.last_located: Located | None = None
         self.lost = 0
         self.goes_first: bool | None = (
-            None  # tracking before the model, as far as the system permits; None: it has no thread of its own
+            None  # whether tracking runs before the model, if the system permits it; None: it has no separate thread
         )
         self._troubles: dict[str, tuple[float, str]] = {}
         self.active_since: float | None = None
@@ -60,9 +60,7 @@ class Telemetry:
         self.converters = ""
         self.size = ""
         self.camera_info = "none received yet"
-        self.known: dict[
-            str, str
-        ] = {}  # topic that a backbone is given besides the images -> "ok", or what is wrong with it
+        self.known: dict[str, str] = {}  # topic of a known input besides the images -> "ok", or its problem
         self.intrinsics_source = ""
         self.resolution = ""
         self.last_stamp_ns = 0
@@ -76,24 +74,24 @@ class Telemetry:
         self.resets = 0
 
     def arrived(self) -> None:
-        """A frame came in."""
+        """Records a received frame."""
         with self._lock:
             self._arrivals.append(self.clock())
 
     def published(self, latency_s: float) -> None:
-        """A frame went out, `latency_s` after the frame that triggered its window came in."""
+        """Records a published frame, `latency_s` after the arrival of the frame that triggered its window."""
         with self._lock:
             self._results.append((self.clock(), latency_s))
 
     def located(self, located: Located, cost_ms: float) -> None:
-        """The newest image has a pose, which took so long to find."""
+        """Records the pose of the newest image and the time it took."""
         with self._lock:
             self._pose_costs.append(cost_ms)
         self.last_located = located
         self.lost += located.lost
 
     def told(self, latency_s: float) -> None:
-        """A pose went out, `latency_s` after its image came in."""
+        """Records a published pose, `latency_s` after the arrival of its image."""
         with self._lock:
             self._poses.append((self.clock(), latency_s))
 
@@ -109,16 +107,16 @@ class Telemetry:
         )
 
     def trouble(self, kind: str, text: str) -> None:
-        """Something failed: remembered for some seconds."""
+        """Records a failure for some seconds."""
         self._troubles[kind] = (self.clock(), text)
 
     def recent(self, kind: str) -> str:
-        """What failed within the last seconds, or ""."""
+        """The failure within the last seconds, or ""."""
         when, text = self._troubles.get(kind, (-np.inf, ""))
         return text if self.clock() - when < RECENT_S else ""
 
     def silence_s(self) -> float:
-        """Seconds without a frame, since activation at most; 0 while inactive."""
+        """Seconds without a frame, counted from activation at the earliest; 0 while inactive."""
         with self._lock:
             last = self._arrivals[-1] if self._arrivals else -np.inf
         return 0.0 if self.active_since is None else self.clock() - max(last, self.active_since)
@@ -135,7 +133,7 @@ class Telemetry:
 
 
 class Throttle:
-    """Says whether a message may be logged again: each key once per period."""
+    """Decides whether a message may be logged again: each key once per period."""
 
     def __init__(self, period_s: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
         self.period_s, self.clock = period_s, clock

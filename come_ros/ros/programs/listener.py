@@ -1,6 +1,6 @@
 """Subscribes to topics as RViz would, and counts: python -m come_ros.ros.programs.listener TOPIC TYPE [TOPIC TYPE ...].
 
-Tells on stdout, as lines of JSON: `ready`, and `heard` with the number of messages of each topic when it is ended.
+Prints lines of JSON on stdout: `ready`, and `heard` with the number of messages of each topic at the end.
 """
 
 from __future__ import annotations

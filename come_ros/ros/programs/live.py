@@ -1,4 +1,4 @@
-"""A bag through the live node: node, camera and recorder as processes of their own, in a DDS domain of their own."""
+"""Plays a bag to the live node: node, camera and recorder are separate processes in a separate DDS domain."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ MATCH_TIMEOUT_S = 30.0
 SETTLE_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 6.0
 _PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)  # loaded here: between fork and exec one must not load anything
+_LIBC = ctypes.CDLL(None)  # loaded here, since nothing may be loaded between fork and exec
 
 Progress = Callable[[str, int], None]
-"""(what happens now, images sent so far)"""
+"""(current activity, images sent so far)"""
 
 
 class LiveError(ComeRosError):
-    """A process of a live run ended, or did not do its part in time."""
+    """A process of a live run ended or timed out."""
 
 
 @dataclass(frozen=True)
 class LiveRun:
-    """What came of it. sent: (stamp, time of publication) in ns of every image. recording: the MCAP file. settled:
+    """Result of a live run. sent: (stamp, time of publication) in ns of every image. recording: the MCAP file. settled:
     whether no frame was pending any more at the end. start_s: from the start of the processes until the node was
-    active. stop_s: from SIGINT to the end of the node, exit_code its own. late_ms: how late the camera was at worst.
-    seconds: all in all.
+    active. stop_s: from SIGINT to the end of the node, exit_code its own. late_ms: greatest delay of the camera. seconds: total
+    duration.
     """
 
     sent: list[tuple[int, int]]
@@ -56,8 +56,8 @@ class LiveRun:
 
 @dataclass(frozen=True)
 class PlayedCamera:
-    """What is played. arguments: of come_ros.ros.programs.player. inputs: topic -> type of all it publishes. names: of several cameras,
-    whose topics are /NAME/..."""
+    """The camera that is played. arguments: of come_ros.ros.programs.player. inputs: topic -> type of its topics. names: of several
+    cameras, whose topics are /NAME/..."""
 
     arguments: Sequence[str]
     topic: str
@@ -78,7 +78,7 @@ class PlayedCamera:
 
     @staticmethod
     def of_pattern(width: int, height: int, count: int, hz: float, names: Sequence[str] = ()) -> PlayedCamera:
-        """Moving noise, of several cameras if names are given: to count what arrives."""
+        """Moving noise, of several cameras if names are given, for counting deliveries."""
         size = ("--pattern", f"{width}x{height}", "--count", str(count), "--hz", str(hz))
         arguments = (*size, "--cameras", *names) if names else size
         topics, kinds = ("image_raw", "camera_info"), ("sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo")
@@ -87,7 +87,7 @@ class PlayedCamera:
         return PlayedCamera(arguments, image, info, inputs, names=tuple(names))
 
     def remaps(self) -> list[str]:
-        """ROS arguments that connect the node to it."""
+        """ROS arguments that connect the node to the camera."""
         if self.names:
             out = ["-p", f"cameras:=[{', '.join(self.names)}]"]
             for name in self.names:
@@ -109,7 +109,7 @@ def run_live(
     """Plays `camera` to a node started with `node_arguments` (ROS arguments), and records what it publishes into
     `out`/output.mcap. Logs go to `out` too (node.log, recorder.log, player.log, ros_log/).
 
-    Whatever happens, also Ctrl-C, nothing is left running. Raises LiveError.
+    No process is left running, even after Ctrl-C. Raises LiveError.
     """
     begun = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def run_live(
 
 
 def live_environment(out: Path) -> dict[str, str]:
-    """Of the processes of one run: a DDS domain of their own, this package, logs below `out`."""
+    """Environment of the processes of one run: a separate DDS domain, this package, logs below `out`."""
     environment = isolated_dds_environment(log_dir=out / "ros_log")
     environment["PYTHONUNBUFFERED"] = "1"
     folders = (str(PACKAGE_FOLDER), environment.get("PYTHONPATH", ""))
@@ -181,7 +181,7 @@ def _play(player: Process, processes: Processes, progress: Progress) -> dict[str
 
 
 def _wait_until_settled(recorder: Process, processes: Processes) -> bool:
-    """Until nothing is pending and the counts stand still."""
+    """Waits until nothing is pending and the counts are constant."""
     recorder.forget("status")
     end, before = time.monotonic() + SETTLE_TIMEOUT_S, None
     while time.monotonic() < end:
@@ -193,7 +193,7 @@ def _wait_until_settled(recorder: Process, processes: Processes) -> bool:
 
 
 class Process:
-    """A Python module as a child that writes its log to a file, and events (lines of JSON on stdout) to us."""
+    """A Python module as a child process, with its log in a file and events as lines of JSON on stdout."""
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str], log: Path) -> None:
         self.name = name
@@ -202,7 +202,7 @@ class Process:
         self._early: list[dict[str, Any]] = []
         self.stopped = False
         with open(log, "wb") as errors:
-            # a session of its own: Ctrl-C in the terminal comes to us alone, and we end it in order
+            # a separate session: Ctrl-C in the terminal reaches only this process, which ends the child properly
             self._process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
                 start_new_session=True, preexec_fn=_end_with_parent,
@@ -232,7 +232,7 @@ class Process:
         return self._process.poll()
 
     def next_event(self, timeout_s: float, others: Processes) -> dict[str, Any]:
-        """The next event. Raises LiveError if none comes in time, or if a process has ended that should not."""
+        """The next event. Raises LiveError if none comes in time, or a process has ended unexpectedly."""
         end = time.monotonic() + timeout_s
         if self._early:
             return self._early.pop(0)
@@ -248,7 +248,7 @@ class Process:
                     raise LiveError(text) from None
 
     def wait_for(self, event: str, timeout_s: float, others: Processes) -> dict[str, Any]:
-        """The next event of that kind; those before it are passed over. Raises LiveError."""
+        """The next event of that kind; events before it are skipped. Raises LiveError."""
         end = time.monotonic() + timeout_s
         while True:
             got = self.next_event(max(0.1, end - time.monotonic()), others)
@@ -256,7 +256,7 @@ class Process:
                 return got
 
     def forget(self, event: str) -> None:
-        """Events of that kind that wait to be read."""
+        """Drops pending events of that kind."""
         while True:
             try:
                 got = self._events.get_nowait()
@@ -266,7 +266,7 @@ class Process:
                 self._early.append(got)
 
     def stop(self, with_signal: int, timeout_s: float = STOP_TIMEOUT_S) -> tuple[float, int]:
-        """Ends it: first asked with that signal, then by force. Seconds it took, and its exit code."""
+        """Ends the process by the signal, then by force. Returns the seconds it took, and its exit code."""
         self.stopped = True
         start = time.monotonic()
         if self.running():
@@ -281,7 +281,7 @@ class Process:
         return seconds, self._process.returncode
 
     def wait(self, timeout_s: float) -> None:
-        """Lets it end by itself."""
+        """Waits for the process to end."""
         self.stopped = True
         try:
             self._process.wait(timeout_s)
@@ -289,7 +289,7 @@ class Process:
             self.stop(signal.SIGTERM)
 
     def tail(self, lines: int = 15) -> str:
-        """The end of its log."""
+        """The last lines of its log."""
         text = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join("  " + line for line in text[-lines:]) or "  (empty)"
 
@@ -299,7 +299,7 @@ class Process:
 
 @dataclass
 class Processes:
-    """Those of one run: a context manager that ends them all, and clears what a killed one leaves in shared memory."""
+    """The processes of one run: a context manager that ends them all and removes shared memory of killed ones."""
 
     environment: dict[str, str]
     folder: Path
@@ -311,7 +311,7 @@ class Processes:
         return self.started[-1]
 
     def check(self, but: Process | None = None) -> None:
-        """Raises LiveError if one of them ended without being told to."""
+        """Raises LiveError if one of them has ended unexpectedly."""
         for process in self.started:
             if process is not but and not process.stopped and not process.running():
                 raise LiveError(process.obituary())
@@ -322,7 +322,7 @@ class Processes:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         before = None
-        if threading.current_thread() is threading.main_thread():  # a second Ctrl-C must not break the way out
+        if threading.current_thread() is threading.main_thread():  # a second Ctrl-C must not interrupt the cleanup
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             for process in self.started:
@@ -338,19 +338,19 @@ class Processes:
 
 
 def _end_with_parent() -> None:
-    """Asks Linux to end this child when its parent dies, however that comes."""
+    """Asks Linux to end this child when its parent dies."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _clear(segments: set[Path]) -> None:
-    """Removes those of ours that no living process has mapped: what a killed participant left. The lock of a segment (_el) is never
-    mapped; it goes with its segment, for without it others take that for dead, and a living participant for gone."""
-    time.sleep(0.2)  # a segment that somebody is just making is mapped by now
+    """Removes our segments that no living process has mapped, which killed participants leave. The lock of a segment (_el) is never
+    mapped; it is removed with its segment, since others treat a segment without a lock as dead."""
+    time.sleep(0.2)  # a segment that is being created is mapped by now
     mapped = b""
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
             mapped += maps.read_bytes()
-        except OSError:  # gone meanwhile, or another user's, whose segments are not ours either
+        except OSError:  # the process has ended, or belongs to another user, whose segments are not ours
             continue
     for segment in segments:
         try:

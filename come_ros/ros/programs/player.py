@@ -1,7 +1,7 @@
 """Plays a bag's camera over DDS in real time, as a camera driver would: python -m come_ros.ros.programs.player BAG [options].
 
-Publishes the recorded bytes at the recorded pace and tells on stdout, as lines of JSON: `matched`, `sent` (now and
-then) and `played`, with [stamp, time of publication] in ns of every image.
+Publishes the recorded bytes at the recorded rate and prints lines of JSON on stdout: `matched`, `sent` (regularly) and `played`,
+with [stamp, time of publication] in ns of every image.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from ..messages import message_type
 from .process import ros_process, tell
 
 TELL_S = 0.2
-APART_NS = 3_000_000  # from one camera of a pattern to the next: never quite at once
-LINGER_S = 0.5  # a best-effort message is on its way for some milliseconds after it was published
+APART_NS = 3_000_000  # delay between the cameras of a pattern
+LINGER_S = 0.5  # a best-effort message takes some milliseconds to arrive
 
 Message = tuple[int, str, bytes]
 """(when, ns; topic; bytes)"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 if all was played, 2 if nobody listened, 3 if told to stop."""
+    """Returns 0 if everything was played, 2 without subscribers, 3 if stopped."""
     options = _parser().parse_args(argv)
     with ros_process() as stop:
         node = Node("camera", enable_rosout=False, start_parameter_services=False)
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m come_ros.ros.programs.player")
-    parser.add_argument("bag", nargs="?", help="bag to play; left out with --pattern")
+    parser.add_argument("bag", nargs="?", help="bag to play; not needed with --pattern")
     parser.add_argument("--topic", default=None, help="image topic of the bag")
     parser.add_argument("--pattern", metavar="WxH", help="play moving rgb8 noise of this size on /camera/image_raw")
     parser.add_argument(
@@ -79,7 +79,7 @@ def _play(
         if stop.wait(0.05):
             return 3
     tell("matched")
-    stop.wait(0.2)  # the other side may find us a moment later
+    stop.wait(0.2)  # the subscriber may discover us a moment later
 
     sent: list[tuple[int, int]] = []
     begun = told = time.monotonic()

@@ -1,6 +1,6 @@
-"""What a camera and the rest of a running ROS system look like to us: python -m come_ros.ros.programs.probe [--topic T] [--seconds S].
+"""Examines a camera and the rest of a running ROS system: python -m come_ros.ros.programs.probe [--topic T] [--seconds S].
 
-Listens for some seconds, publishes nothing, and tells all on stdout as one line of JSON (see `look`).
+Listens for some seconds without publishing, and prints one line of JSON on stdout (see `look`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .. import messages
 from .process import ros_process, tell
 
 KINDS = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-SETTLE_S = 1.0  # for publishers to be found
-PATIENCE_S = 5.0  # longer, for a topic that was asked for, and for its first image: both sides may need a while to find each other
+SETTLE_S = 1.0  # discovery of publishers
+PATIENCE_S = 5.0  # longer for a requested topic and its first image: discovery may take a while
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m come_ros.ros.programs.probe", description=__doc__)
-    parser.add_argument("--topic", default="", help="image topic; empty: the only one there is")
+    parser.add_argument("--topic", default="", help="image topic; empty: the only one")
     parser.add_argument(
         "--camera-info", default="", help="its camera_info topic (default: in the namespace of the images)"
     )
@@ -46,10 +46,10 @@ def main(argv: list[str] | None = None) -> int:
 def look(node: Node, topic: str, info_topic: str, seconds: float, stop: threading.Event) -> dict[str, Any]:
     """Facts, as plain values.
 
-    images: image topics with publishers -> type. topic, kind, camera_info_topic: those looked at, "" if none. publishers: of that topic,
-    [node, reliability, durability]. received, encoding, size, frame_id, stamps_ns ([stamp, arrival by the system's clock]), unreadable
-    (why an image cannot be read): of its images. camera_info: received, remark (what the node would say of it, "" if it is good).
-    tf: None without tf2_msgs, else child -> parents. clock: publishers of /clock, and its ticks. nodes: full names.
+    images: image topics with publishers -> type. topic, kind, camera_info_topic: the examined ones, "" if none. publishers: of that
+    topic, [node, reliability, durability]. received, encoding, size, frame_id, stamps_ns ([stamp, arrival by the system's clock]),
+    unreadable (why an image cannot be read): of its images. camera_info: received, remark (as the node would log it, "" if it is
+    valid). tf: None without tf2_msgs, else child -> parents. clock: publishers of /clock, and its ticks. nodes: full names.
     """
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -107,7 +107,7 @@ def look(node: Node, topic: str, info_topic: str, seconds: float, stop: threadin
 
 
 class _Camera:
-    """What came of one camera."""
+    """Messages received from one camera."""
 
     def __init__(self) -> None:
         self.last: Any = None

@@ -1,4 +1,4 @@
-"""What the helper processes of the demo share: lines of JSON for whoever started them, and a stop that is asked for."""
+"""Shared by the helper processes of the demo: events as lines of JSON, and a graceful stop."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from ..environment import use_large_message_profile
 
 
 def tell(event: str, **values: Any) -> None:
-    """One line on stdout: {"event": ..., ...}."""
+    """Prints one line on stdout: {"event": ..., ...}."""
     print(json.dumps({"event": event, **values}), flush=True)
 
 
 @contextmanager
 def ros_process() -> Iterator[threading.Event]:
-    """rclpy, and an event that SIGINT and SIGTERM set: unlike rclpy's handlers that interrupts nothing, so that what is
-    being written is written to its end."""
+    """rclpy, and an event that SIGINT and SIGTERM set: unlike rclpy's handlers this interrupts nothing, so writes are completed."""
     stop = threading.Event()
     use_large_message_profile()
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)

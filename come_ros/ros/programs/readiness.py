@@ -1,6 +1,6 @@
-"""Waits until a lifecycle node is active: python -m come_ros.ros.programs.readiness [--node /come]. What a launch file can wait for.
+"""Waits until a lifecycle node is active: python -m come_ros.ros.programs.readiness [--node /come]. For use in launch files.
 
-Exit code 0: it is active. 1: it cannot be, and why was said on stderr. 3: told to stop.
+Exit code 0: it is active. 1: it is not, with the reason on stderr. 3: stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rclpy.node import Node
 from .process import ros_process
 
 ASK_S = 0.2
-PATIENCE_S = 2.0  # an answer may get lost while both sides still find each other
+PATIENCE_S = 2.0  # an answer may get lost during discovery
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
 def wait_until_active(
     node: Node, executor: SingleThreadedExecutor, name: str, timeout_s: float, stop: threading.Event
 ) -> str:
-    """Why the node `name` is not active, or "". Asked is its get_state service: a transition may be over before anybody listens."""
+    """Why the node `name` is not active, or "". It calls the get_state service, since a transition may be over before anybody
+    listens."""
     failures: list[str] = []
 
     def on_diagnostics(message: DiagnosticArray) -> None:

@@ -1,8 +1,8 @@
 """Records what the live node publishes into an MCAP file: python -m come_ros.ros.programs.recorder FILE [options].
 
-Raw bytes, at the time of their arrival. /tf is recorded as it is published; where tf2_msgs is not installed, so that
-the node cannot publish it, it is written from the node's odometry. Tells on stdout, as lines of JSON: `ready`, `status`
-(state and counts of the node, from its diagnostics) and `recorded`.
+Records raw bytes at the time of their arrival. /tf is recorded as published; without tf2_msgs, when the node cannot publish it, it
+is written from the node's odometry. Prints lines of JSON on stdout: `ready`, `status` (state and counts of the node, from its
+diagnostics) and `recorded`.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Recorder:
     def __init__(
         self, node: Node, path: str, come: str, inputs: dict[str, str], cameras: Sequence[str] = ("",)
     ) -> None:
-        """come: full name of the node to record. inputs: topic -> type of what it is fed with, recorded too. cameras: of the node, by
+        """come: full name of the node to record. inputs: topic -> type of its input topics, recorded too. cameras: of the node, by
         name, where there are several."""
         self.counts: dict[str, int] = {}
         self.tf_from_odometry = False
         self._node = node
         self._store = get_typestore(Stores.ROS2_JAZZY)
-        # lz4 costs a tenth of what zstd does, and the machine is busy with something better
+        # lz4 costs a tenth of zstd, and the CPU is needed by the node
         self._writer = Writer(path, compression=CompressionType.LZ4)
         self._writer.start(profile="ros2", library="come_ros")
         self._channels: dict[str, int] = {}
@@ -122,7 +122,7 @@ class Recorder:
         tell("status", **self._status)
 
     def close(self) -> None:
-        """Writes the file to its end."""
+        """Completes the file."""
         self._writer.finish()  # type: ignore[no-untyped-call]
 
 

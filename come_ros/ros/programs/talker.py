@@ -1,4 +1,4 @@
-"""Publishers in this process, for as long as they are needed: the other end of listener.py."""
+"""Publishers in this process: the counterpart of listener.py."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rclpy.signals import SignalHandlerOptions
 from ..messages import message_type
 
 MATCH_S = 15.0
-FOUND_S = 0.5  # after we have found all of them, the other side may find us a moment later
+FOUND_S = 0.5  # the subscribers may discover us a moment later
 
 
 @contextmanager
 def talker(topics: Mapping[str, tuple[str, int]]) -> Iterator[Callable[[str, Any], None]]:
     """`publish(topic, message)`, reliable, once each topic has a subscriber. topics: name -> (type, depth).
 
-    Raises TimeoutError if a topic finds none.
+    Raises TimeoutError if a topic has no subscriber in time.
     """
     # Without rclpy's handlers: a signal ends the wait below as in any Python program, and nothing spins that it would have to wake.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)

@@ -70,7 +70,7 @@ def _topic(seen: Mapping[str, Any], config: Config, asked_for: str) -> Iterator[
             text = f"the node requests reliable, {offered}: no image can arrive"
             yield Finding(FAIL, "QoS", text, "set input.reliability to best_effort or auto")
         elif seen["received"]:
-            yield Finding(OK, "QoS", f"{offered}, we ask for {config.input.reliability}")
+            yield Finding(OK, "QoS", f"{offered}, the node requests {config.input.reliability}")
 
 
 def _images(seen: Mapping[str, Any]) -> Iterator[Finding]:
