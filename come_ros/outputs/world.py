@@ -125,11 +125,11 @@ class World:
         """That the map's graph keeps."""
         return len(self._corrections.stamps_ns)
 
-    def work(self) -> None:
-        """Adds what waits to the graph, and closes loops. Path and map follow in `settle`."""
+    def work(self, most: int = MAX_PENDING) -> None:
+        """Adds what waits to the graph, the `most` newest of it, and closes loops. Path and map follow in `settle`."""
         with self._working:
             with self._lock:
-                waiting = list(self._pending)
+                waiting = list(self._pending)[-most:]
                 self._pending.clear()
                 if waiting and self._mapper is None:
                     self._mapper = Mapper(self.metric, self.config.map.max_keyframes)

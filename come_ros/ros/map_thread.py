@@ -12,7 +12,9 @@ from ..outputs.world import World
 log = logging.getLogger("come_ros")
 
 POLL_S = 0.1
-MOST_TIME = 0.2  # of the thread's, for moving path and map after loops
+# Of one core, for the graph, and for moving path and map after loops: the model needs the cores more. Where keyframes come faster, some are
+# left out of the graph, which then has longer steps.
+MOST_WORK, MOST_SETTLING = 0.25, 0.2
 
 
 class MapThread(threading.Thread):
@@ -25,11 +27,12 @@ class MapThread(threading.Thread):
         self._failed = ""
 
     def run(self) -> None:
-        settle_at, closed = 0.0, 0
-        while not self._stopping.wait(POLL_S):
-            world = self._world()
+        settle_at, closed, pause = 0.0, 0, POLL_S
+        while not self._stopping.wait(pause):
+            world, begun = self._world(), time.monotonic()
             try:
-                world.work()
+                world.work(most=1)
+                pause = max(POLL_S, (time.monotonic() - begun) * (1 / MOST_WORK - 1))
                 loops = world.loops
                 if loops is not None and loops.accepted != closed:
                     if loops.accepted > closed:
@@ -38,7 +41,7 @@ class MapThread(threading.Thread):
                 begun = time.monotonic()
                 if begun >= settle_at:
                     world.settle()
-                    settle_at = begun + (time.monotonic() - begun) / MOST_TIME
+                    settle_at = begun + (time.monotonic() - begun) / MOST_SETTLING
             except Exception as error:  # the node stays up, with the map as it was
                 text = f"{type(error).__name__}: {error}"
                 if text != self._failed:

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from come_ros.mapping.mapper import LoopCounts
-from come_ros.ros.map_thread import MapThread
+from come_ros.ros.map_thread import MOST_WORK, MapThread
 
 PATIENCE_S = 10.0
 
@@ -20,7 +20,8 @@ class World:
         self.loops = LoopCounts()
         self.twice = threading.Event()
 
-    def work(self) -> None:
+    def work(self, most: int) -> None:
+        assert most == 1, "between two keyframes it may rest"
         self.worked += 1
         self.loops.accepted += 1
         if self.worked <= self.fails:
@@ -50,3 +51,18 @@ def test_one_that_was_never_started_can_be_stopped() -> None:
     begun = time.monotonic()
     MapThread(World).stop(PATIENCE_S)
     assert time.monotonic() - begun < PATIENCE_S
+
+
+def test_it_takes_no_more_than_its_share_of_a_core() -> None:
+    class Slow(World):
+        def work(self, most: int) -> None:
+            super().work(most)
+            time.sleep(0.2)
+
+    world = Slow()
+    thread = MapThread(lambda: world)
+    begun = time.monotonic()
+    thread.start()
+    time.sleep(2.5)
+    thread.stop(PATIENCE_S)
+    assert 1 <= world.worked <= 1 + (time.monotonic() - begun) / (0.2 / MOST_WORK)

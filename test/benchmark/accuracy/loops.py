@@ -32,7 +32,7 @@ from come_ros import geometry  # noqa: E402
 from come_ros.datasets.bag_writer import BagWriter  # noqa: E402
 from come_ros.datasets.rooms.returning import corridor_walk, returning_room  # noqa: E402
 from come_ros.datasets.rooms.rooms import SyntheticSequence, test_windows  # noqa: E402
-from come_ros.datasets.tum import TumSequence  # noqa: E402
+from come_ros.datasets.tum import TumSequence, read_trajectory  # noqa: E402
 from come_ros.mapping.graph import Edges, Similarities, optimise, root_information  # noqa: E402
 from come_ros.mapping.loops import compare  # noqa: E402
 from come_ros.mapping.mapper import Corrections  # noqa: E402
@@ -74,7 +74,7 @@ def returns(real: Path, out: Path) -> dict[str, Any]:
         rows[f"room {seed}"] = scored(bag, out)
     office = out / "office_and_back"
     if not office.exists():
-        write_doubled(office, TumSequence(real / "tum_fr3_office"))
+        write_doubled(office, real / "tum_fr3_office")
     rows["fr3_office and back"] = scored(office, out)
     rows["fr1_rpy_long"] = scored(real / "tum_fr1_rpy_long", out)
     corridor = out / "corridor"
@@ -118,10 +118,10 @@ def write_room(bag: Path, s: SyntheticSequence) -> None:
     part.rename(bag)
 
 
-def write_doubled(bag: Path, source: TumSequence) -> None:
+def write_doubled(bag: Path, folder: Path) -> None:
     """The images of a recording, then the same in reverse, a little darker and with noise of their own."""
-    frames = list(source.iter_frames())
-    poses = source.truth()
+    frames = list(TumSequence(folder).iter_frames())
+    poses = read_trajectory(folder / "groundtruth.txt")
     stamps = np.array(sorted(poses))
     rng = np.random.default_rng(1)
     part = bag.with_suffix(".part")
