@@ -54,7 +54,8 @@ class StreamState:
         if self.scale is None:
             return 0.0, 0.0
         frames = len(self.scale.frames)
-        whole = self.scale.bytes / frames
+        # a keyframe may get weights and measured attention of its tokens when it ages, 4 bytes each
+        whole = (self.scale.bytes + 8 * len(self.scale)) / frames
         camera = sum(t.numel() * t.element_size() for pair in self.camera.values() for t in pair) / max(1, self.count)
         return whole, whole * self.scale.special / (len(self.scale) / frames) + camera
 
@@ -203,6 +204,15 @@ def _room(state: StreamState, parameters: StreamParameters) -> int:
     return room
 
 
+def _fits(state: StreamState, parameters: StreamParameters) -> bool:
+    """Whether there is memory for one more keyframe."""
+    try:
+        _room(state, parameters)
+    except OutOfMemory:
+        return False
+    return True
+
+
 class FrameRecord(NamedTuple):
     """What is known of a frame that went through the model: world_from_camera (4, 4) in the stream's own frame, intrinsics (3, 3)."""
 
@@ -250,8 +260,8 @@ class StreamCache:
         self, names: Sequence[FrameName], size: tuple[int, int], parameters: StreamParameters
     ) -> list[list[int]]:
         """The frames of a window that are run together, as rows of it: one by one, or all of them where a stream begins. That is where
-        none of them was seen, images are of another size, the stream is as long as it may be, or an unknown frame is older than a
-        known one."""
+        none of them was seen, images are of another size, the stream is as long as it may be or as memory allows, or an unknown frame
+        is older than a known one."""
         known = [name in self._seen for name in names]
         missing = [i for i, seen in enumerate(known) if not seen]
         keyframes = sum((self.state.since + i) % parameters.keyframe_interval == 0 for i in range(len(missing)))
@@ -260,6 +270,7 @@ class StreamCache:
             and size == self._size
             and not any(known[missing[0] :] if missing else ())
             and self.state.count + keyframes <= parameters.most
+            and _fits(self.state, parameters)
         )
         self.parameters = parameters
         if goes_on:

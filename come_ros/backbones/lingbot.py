@@ -46,7 +46,7 @@ def stream_mib(
     """What a stream of frames of so many patches keeps at most, MiB, if nothing is merged on entry; element: bytes of a number in the
     trunk. See StreamState.bound."""
     special = 1 + sizes.registers + sizes.scale_token
-    token = 2 * sizes.depth * sizes.dim * element + 16  # with its position
+    token = 2 * sizes.depth * sizes.dim * element + 16 + 8  # with its position and weight
     camera = sizes.camera_iterations * sizes.camera_depth * 2 * 2 * sizes.dim * 4  # heads are fp32
     whole, rest = (patches + special) * token, special * token + camera
     most = (scale_frames + parameters.window) * whole + max(parameters.most, scale_frames) * rest

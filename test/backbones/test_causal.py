@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -117,6 +119,12 @@ def test_a_bound_on_memory_shortens_the_local_window(images):
         locals_.append(len(cache.state.local))
         assert cache.mib <= limit == cache.most_mib
     assert 5 < max(locals_) <= fits and locals_[-1] <= max(locals_)
+    # where the trajectory alone fills it, the stream begins again
+    restarts, bound = cache.restarts, dataclasses.replace(backbone.stream, memory=1)
+    cache.state = dataclasses.replace(cache.state, camera={(0, 0): (torch.zeros(1, 1, 2**18, 1),) * 2}, local=())
+    assert (
+        cache.passes([(41, "camera"), (42, "camera")], (56, 70), bound) == [[0, 1]] and cache.restarts == restarts + 1
+    )
 
 
 def test_what_a_stream_keeps_is_known_before_it_begins(images):
