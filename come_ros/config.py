@@ -21,6 +21,7 @@ from .plugins import ACCELERATORS, BACKBONES
 
 MOST_CAMERAS = 8
 MIN_SIDE = 112  # px, of input.max_side
+LEAST_VOXEL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -143,9 +144,9 @@ class Known:
 class WindowParameters:
     size: int = _param(8, "number of keyframes reconstructed together", low=2, high=64, dynamic=True)
     overlap: int = _param(
-        4,
-        "least number of keyframes shared with the previous window; smaller than window.size",
-        low=1,
+        0,
+        "least number of keyframes shared with the previous window; 0 = half of window.size, else smaller than it",
+        low=0,
         high=63,
         dynamic=True,
     )
@@ -157,6 +158,11 @@ class WindowParameters:
         high=63,
         dynamic=True,
     )
+
+    @property
+    def shared(self) -> int:
+        """`overlap`, or half of the window where that is not set."""
+        return self.overlap or self.size // 2
 
 
 @dataclass(frozen=True)
@@ -227,8 +233,20 @@ class Cloud:
         False, "publish one point per pixel, NaN where invalid, instead of valid points only", dynamic=True
     )
     stride: int = _param(1, "use every n-th pixel of each row and column", low=1, high=16, dynamic=True)
+    min_confidence: float = _param(
+        0.0,
+        "pixels of less confidence are left out of cloud, map and depth image; 0 = off; vggt: 1 and more, less where tracked points "
+        "contradict its depth",
+        low=0.0,
+        high=1000.0,
+        dynamic=True,
+    )
     conf_percentile: float = _param(
-        20.0, "share of each frame's pixels, the least confident, that is left out, %", low=0.0, high=99.0, dynamic=True
+        0.0,
+        "share of each frame's pixels, the least confident, that is left out, %; cuts dark and small obstacles out first",
+        low=0.0,
+        high=99.0,
+        dynamic=True,
     )
     max_range: float = _param(
         0.0,
@@ -244,9 +262,10 @@ class Cloud:
 class Map:
     enabled: bool = _param(False, "keep a map of all frames: ~/map_points and ~/save_map", dynamic=True, node_only=True)
     voxel: float = _param(
-        0.05,
-        "edge of a voxel, which holds one point, m; a change empties the map",
-        low=1e-3,
+        0.0,
+        "edge of a voxel, which holds one point, m, or, while lengths are in the model's own unit, as a share of the first frame's median "
+        "depth; 0 = auto: 0.05 m, or a share of 0.01; a change empties the map",
+        low=0.0,
         high=10.0,
         dynamic=True,
     )
@@ -501,7 +520,11 @@ class Config:
         if self.window.overlap >= self.window.size:
             raise ConfigError(
                 f"window.overlap is {self.window.overlap}, but must be smaller than window.size ({self.window.size}): "
-                f"set window.overlap to 1..{self.window.size - 1}, or raise window.size"
+                f"set window.overlap to 1..{self.window.size - 1}, or to 0 for half of it, or raise window.size"
+            )
+        if 0 < self.map.voxel < LEAST_VOXEL:
+            raise ConfigError(
+                f"map.voxel is {self.map.voxel}, but must be 0 (auto) or {LEAST_VOXEL:g} .. 10: a finer map does not fit into memory"
             )
         if self.stream.most <= self.window.size:
             raise ConfigError(

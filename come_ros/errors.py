@@ -1,5 +1,7 @@
 """The exceptions of come_ros: each message names the value, what is allowed, and the fix."""
 
+import signal
+
 
 class ComeRosError(Exception):
     """Base of every error that a user can cause and fix; tools print it as one line, without a traceback."""
@@ -23,6 +25,14 @@ class DatasetError(ComeRosError):
 
 class Cancelled(ComeRosError):
     """Reconstruction of a window was cancelled; there is no result."""
+
+
+class Stopped(Cancelled):
+    """A signal ended a command; number: which one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {'Ctrl-C' if number == signal.SIGINT else signal.Signals(number).name}")
+        self.number = number
 
 
 class OutOfMemory(ComeRosError):

@@ -103,11 +103,12 @@ class Governor:
 
     def configure(self, config: Config) -> None:
         """Changes the parameters. If the configured cost changes, control restarts from there."""
-        self.config = config
+        before, self.config = getattr(self, "config", config), config
         steerable = _ratio_counts(config)
         window = config.stream.window if self.causal else config.window.size
         base = Effort(config.accelerator.ratio, window, config.input.max_side or self.native_side)
-        if (base, steerable) == self._base and config.latency_target_ms > 0:
+        dropped = before.latency_target_ms > 0 and config.latency_target_ms <= 0
+        if (base, steerable) == self._base and self.target_s > 0 and not dropped:
             return
         if (base, steerable) != self._base:
             self._base = base, steerable
@@ -152,18 +153,37 @@ class Governor:
             interval = min(MOST_INTERVAL, config.stream.keyframe_interval * longer)
             changes |= {"stream.window": window, "stream.keyframe_interval": interval}
         if self.size < config.window.size:
-            changes["window.overlap"] = min(config.window.overlap, max(1, self.size // 2))
+            changes["window.overlap"] = min(config.window.shared, max(1, self.size // 2))
         if side < self.levels[0].side:
             changes["input.max_side"] = side
         return config.replace(**changes)
 
     # Latency
 
+    @property
+    def target_s(self) -> float:
+        """What results may take, 0 for as long as they will: latency_target_ms, and max_data_age where later ones are dropped."""
+        return min((s for s in (self.config.latency_target_ms * 1e-3, self._most_age_s) if s > 0), default=0.0)
+
+    @property
+    def _most_age_s(self) -> float:
+        return self.config.max_data_age if self.config.backpressure == "latest" else 0.0
+
+    def _too_old(self, age_s: float, target_s: float) -> bool:
+        """A result came too late to be published: the next window costs less at once, or else nothing may ever be published."""
+        if self._skip and self.level > 0:  # the first one after a step may have waited for the one before
+            self._skip = False
+            return False
+        self._all.append(age_s)
+        return self._down(age_s, target_s)
+
     def observe(self, latency_s: float, frames: int) -> bool:
         """A window of `frames` came out `latency_s` after the frame that triggered it came in. Whether a knob was turned."""
-        target_s = self.config.latency_target_ms * 1e-3
+        target_s = self.target_s
         if target_s <= 0 or not math.isfinite(latency_s):
             return False
+        if 0 < self._most_age_s < latency_s:
+            return self._too_old(latency_s, target_s)
         if self._skip:  # the first window after a change is slower: new shapes, refilled windows
             self._skip = False
             return False

@@ -73,7 +73,7 @@ class ReconstructionPipeline:
             0,
         )
         self._keyframes = KeyframeSelector(config)
-        self._window = SlidingWindow(config.window.size, config.window.overlap)
+        self._window = SlidingWindow(config.window.size, config.window.shared)
         self.metric = backbone.metric
         self._frame_cache = backbone.new_cache()
         self.cameras = max(1, len(config.camera_names))
@@ -85,6 +85,8 @@ class ReconstructionPipeline:
         self._aligner = WindowAligner(config.window.size * self.cameras, self.metric)
         self._refiner = Refiner(config, self.metric) if config.refine.mode == "bundle" else Unrefined()
         self.odometry = Odometry(config)
+        # why frames were not offered for a while, by who offers them; "": there were none
+        self.explain_gap: Callable[[], str] = str
         self.world = 0
         self._drift = Drift()
         self._inputs = ModelInputs()
@@ -402,19 +404,26 @@ class ReconstructionPipeline:
         self.governor.configure(config)
         self._follow_governor()
 
-    def observe(self, latency_s: float, frames: int) -> None:
-        """A window of `frames` came out `latency_s` after the frame that triggered it came in: the governor may turn a knob."""
+    def observe(self, latency_s: float, frames: int) -> bool:
+        """A window of `frames` came out `latency_s` after the frame that triggered it came in. Whether the governor turned a knob."""
         if self._threads is not None and self._pass is not None:
             self._threads.passed(*self._pass)
-        if self.governor.observe(latency_s, frames):
-            log.info("latency target %g ms: %s", self.config.latency_target_ms, _effort_text(self.governor))
+        turned = self.governor.observe(latency_s, frames)
+        if turned:
+            log.info("latency target %.0f ms: %s", 1e3 * self.governor.target_s, _effort_text(self.governor))
             self._follow_governor()
+        return turned
+
+    @property
+    def effort_text(self) -> str:
+        """What windows may cost now, in words."""
+        return _effort_text(self.governor)
 
     def _follow_governor(self) -> None:
         """What the next window may cost."""
         config = self.governor.apply()
         self.backbone = self.backbone.configured(config)
-        self._window.resize(config.window.size, config.window.overlap)
+        self._window.resize(config.window.size, config.window.shared)
 
     def _sizes(self, frames: int) -> tuple[int, int]:
         """Size and overlap for a window of that many frames, as the governor allows."""
@@ -488,10 +497,11 @@ class ReconstructionPipeline:
         """Counts and logs breaks in the stream; window.py acts on them."""
         if source.stamp_ns - last.stamp_ns > MAX_GAP_NS:
             self.counts["gaps"] += 1
+            why = self.explain_gap()
             log.warning(
-                "no image for %.1f s by the stamps, but pauses should be of %g s at most: a new window continues from the last pose; "
-                "check the camera, unless it was stopped on purpose",
-                (source.stamp_ns - last.stamp_ns) * 1e-9, MAX_GAP_NS * 1e-9,
+                "no image %s %.1f s by the stamps, but pauses should be of %g s at most: a new window continues from the last pose; %s",
+                "was used for" if why else "for", (source.stamp_ns - last.stamp_ns) * 1e-9, MAX_GAP_NS * 1e-9,
+                why or "check the camera, unless it was stopped on purpose",
             )  # fmt: skip
         if source.kind != last.kind:
             self.counts["changes"] += 1

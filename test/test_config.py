@@ -93,6 +93,18 @@ def test_a_stream_is_longer_than_the_window_it_begins_with() -> None:
     assert Config.from_flat({"stream.most": 9}).stream.most == 9
 
 
+@pytest.mark.parametrize(("size", "shared"), [(2, 1), (3, 1), (4, 2), (8, 4), (64, 32)])
+def test_the_overlap_is_half_the_window_unless_it_is_set(size: int, shared: int) -> None:
+    assert Config.from_flat({"window.size": size}).window.shared == shared
+    assert Config.from_flat({"window.size": size, "window.overlap": size - 1}).window.shared == size - 1
+
+
+def test_a_voxel_is_chosen_by_itself_or_not_too_small() -> None:
+    assert Config().map.voxel == 0.0
+    with pytest.raises(ConfigError, match=r"map\.voxel is 0\.0001, but must be 0 \(auto\) or 0\.001 \.\. 10"):
+        Config.from_flat({"map.voxel": 1e-4})
+
+
 def test_tiny_images_are_refused() -> None:
     for side in (1, 111):
         with pytest.raises(ConfigError, match=rf"input\.max_side is {side}, but must be 0 .* or 112 \.\. 1036"):

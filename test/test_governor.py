@@ -151,7 +151,7 @@ def test_what_a_step_cost_is_measured_and_believed() -> None:
 
 def test_without_a_target_or_an_accelerator() -> None:
     clock, machine = PretendedTime(), Machine(0.0, 1.0, 5.0)
-    governor = made(clock, 0.0)
+    governor = made(clock, 0.0, max_data_age=0.0)
     assert not steer(governor, machine, clock, 60) and governor.apply() is governor.config
     governor = Governor(Config(latency_target_ms=300.0), 518, 14, clock)
     steer(governor, machine, clock, 120)
@@ -187,7 +187,7 @@ def test_a_number_of_frames_makes_the_ratio_no_knob() -> None:
 
 def test_a_new_target_counts_at_once_and_other_parameters_begin_anew() -> None:
     clock, machine = PretendedTime(), Machine(0.0, 1.0, 2.0)
-    governor = made(clock, 300)
+    governor = made(clock, 300, max_data_age=0.0)
     steer(governor, machine, clock, 60)
     level = governor.level
     governor.configure(governor.config.replace(**{"cloud.stride": 2}))
@@ -209,6 +209,34 @@ def test_one_slow_window_is_no_reason() -> None:
     for i in range(200):
         clock.now += 0.15
         assert not governor.observe(2.0 if i % 40 == 7 else 0.15, 8)
+
+
+def test_results_too_old_to_be_published_shrink_the_window_at_once_and_come_back() -> None:
+    """Without any target, windows of 3 s where 2 s are allowed: nothing would ever be published."""
+    clock, machine = PretendedTime(), Machine(0.0, 1.0, 3.0)
+    governor = Governor(Config.from_flat({"window.size": 8}), 518, 14, clock)
+    machine.slope = 3.0 / load_of(governor.effort).tokens
+    published = []
+    for _ in range(12):
+        latency = machine.measured(governor.effort)
+        clock.now += latency
+        published.append(latency <= 2.0)
+        governor.observe(latency, governor.effort.window)
+    assert not published[0] and all(published[2:]), "two windows are lost, no more"
+    assert governor.effort.window < 8 and governor.effort.side == 518
+    assert governor.apply().window.shared < governor.apply().window.size
+    machine.slope /= 10
+    steer(governor, machine, clock, 200)
+    assert governor.apply() is governor.config, "all is given back when the machine is free again"
+
+
+@pytest.mark.parametrize("given", [{"max_data_age": 0.0}, {"backpressure": "all"}])
+def test_where_late_results_are_published_nothing_shrinks(given: dict[str, object]) -> None:
+    clock = PretendedTime()
+    governor = Governor(Config.from_flat({"window.size": 8, **given}), 518, 14, clock)
+    for _ in range(40):
+        clock.now += 9.0
+        assert not governor.observe(9.0, 8)
 
 
 # Memory

@@ -12,8 +12,8 @@ from come_ros.config import Config
 from come_ros.errors import Cancelled, FrameError
 from come_ros.outputs.motion import UNKNOWN, MotionEstimator, moving_frame
 from come_ros.pipeline import MAX_REFUSED, ReconstructionPipeline
-from come_ros.self_check import SelfCheck
-from come_ros.types import Frame
+from come_ros.self_check import Comparison, SelfCheck, Speedups
+from come_ros.types import Frame, Prediction
 
 # what the network says, and nothing of tracks: see test_refine.py for those
 CONFIG = Config().replace(**{"keyframe.mode": "every", "refine.mode": "none"})
@@ -355,6 +355,27 @@ def test_self_check_compares_the_last_window_with_the_dense_model():
     )
     pipeline.set_config(Config.from_flat({**config.to_flat(), "accelerator.name": "come", "accelerator.ratio": 0.0}))
     assert SelfCheck(pipeline).measure(1)["depth_abs_rel"] == 0.0
+
+
+def paired(times: list[tuple[float, float]], monkeypatch) -> SelfCheck:
+    """One whose pairs of passes take so many ms, accelerated and dense."""
+    left = iter(times)
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    made = Prediction(images, np.ones((2, 8, 8), np.float32), np.ones((2, 8, 8), np.float32), np.tile(np.eye(4), (2, 1, 1)),
+                      np.tile(np.eye(3), (2, 1, 1)))  # fmt: skip
+    monkeypatch.setattr(SelfCheck, "compare", lambda self, stop=None: Comparison((1, 2), made, made, *next(left)))
+    return SelfCheck(None)
+
+
+def test_self_check_repeats_until_it_is_steady_or_says_that_it_is_not(monkeypatch):
+    calm = paired([(10.0, 20.0), (10.0, 20.5), (10.0, 19.5)], monkeypatch).measure()
+    assert calm["steady"] and calm["passes"] == 3 and calm["spread"] < 0.05 and calm["speedup"] == pytest.approx(2.0)
+    late = [(10.0, 40.0), (10.0, 12.0), *[(10.0, 20.0)] * 10]  # it gets calm
+    settled = paired(late, monkeypatch).measure()
+    assert settled["steady"] and 3 < settled["passes"] < 12 and settled["speedup"] == pytest.approx(2.0)
+    never = paired([(10.0, 10.0 if i % 2 else 40.0) for i in range(99)], monkeypatch).measure()
+    assert not never["steady"] and never["passes"] == 12 and never["spread"] > 0.1
+    assert not np.isfinite(Speedups().spread)
 
 
 class Informed(TruthBackbone):

@@ -70,6 +70,20 @@ class Lens:
         return any(self.d)
 
 
+# What a camera may have, in widths of its image: a telescope's focal length, a part cut out far from the axis.
+FOCAL_WIDTHS, CENTRE_WIDTHS = (0.01, 1000.0), 100.0
+
+
+def pinhole_fault(fx: float, fy: float, cx: float, cy: float, width: int, height: int) -> str:
+    """Why no camera of that image (px) has such intrinsics, "" if one may: numbers that are finite, but absurd, end in overflows."""
+    size, (low, high) = max(width, height), FOCAL_WIDTHS
+    if not (low * size <= fx <= high * size and low * size <= fy <= high * size):  # written so that NaN fails as well
+        return f"a focal length of {fx:g} x {fy:g} px, but an image of {width}x{height} px needs {low * size:g} .. {high * size:g}"
+    if not (abs(cx) <= CENTRE_WIDTHS * size and abs(cy) <= CENTRE_WIDTHS * size):
+        return f"a principal point at {cx:g}, {cy:g} px, but an image of {width}x{height} px has it within {CENTRE_WIDTHS * size:g}"
+    return ""
+
+
 class Rectifier:
     """Removes the distortion of one lens. The maps are computed once, in the constructor; `rectifier_of` caches the latest ones.
 
@@ -198,6 +212,8 @@ def lens_from_camera_info(info: Any, width: int, height: int, rectified: bool = 
         )
     cx, cy = ((c - s + 0.5) / b - 0.5 for c, s, b in zip((cx, cy), shift, binning, strict=True))
     pinhole = Lens(width, height, fx / binning[0], fy / binning[1], cx, cy)
+    if fault := pinhole_fault(pinhole.fx, pinhole.fy, cx, cy, width, height):
+        return None, f"camera_info has {fault}: calibrate the camera"
     if rectified or not np.any(d != 0):
         return pinhole, ""
     if not np.all(np.isfinite(d)):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import geometry
-from ..camera.rectify import Lens
+from ..camera.rectify import Lens, pinhole_fault
 from ..errors import DatasetError
 from ..files import text_of_file
 from ..types import F64
@@ -103,6 +103,8 @@ def lens_of(model: str | int, width: int, height: int, parameters: tuple[float, 
             f"a {name} camera needs {count} finite parameters and a size, not {parameters} at {width}x{height}"
         )
     fx, fy, cx, cy, kind, d = read(*parameters)
+    if fault := pinhole_fault(fx, fy, cx, cy, width, height):
+        raise ValueError(f"a {name} camera has {fault}")
     return Lens(width, height, fx, fy, cx - 0.5, cy - 0.5, kind, d if any(d) else ())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from ..camera.rectify import Lens
+from ..camera.rectify import Lens, pinhole_fault
 from ..errors import DatasetError
 from .image_file import read_stored
 from .image_folder import image_files
@@ -45,9 +45,9 @@ def _lens(folder: Path, what: str, files: list[Path]) -> Lens | None:
     if path is None:
         return None
     k = read_matrix(path)
-    if not (k[0, 0] > 0 and k[1, 1] > 0):
-        raise DatasetError(f"{path}: focal lengths must be positive, but are {k[0, 0]} and {k[1, 1]}")
     height, width = _size(files)
+    if fault := pinhole_fault(k[0, 0], k[1, 1], k[0, 2], k[1, 2], width, height):
+        raise DatasetError(f"{path} has {fault}")
     return Lens(width, height, k[0, 0], k[1, 1], k[0, 2], k[1, 2])
 
 

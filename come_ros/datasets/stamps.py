@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import TypeVar
 
 from ..errors import DatasetError
@@ -14,6 +16,7 @@ T = TypeVar("T")
 
 MAX_DIFFERENCE_NS = 20_000_000  # greatest difference of matched stamps, as in the benchmark's own script
 NANOSECOND_DIGITS = 16  # least digits of a stamp in nanoseconds; one in seconds has 10
+_EXPONENT = re.compile(r"\d+(\.\d*)?[eE]\+?\d{1,2}", re.ASCII)
 
 
 class NearestDepth:
@@ -39,11 +42,15 @@ class NearestDepth:
 
 
 def stamp_ns_from_text(text: str) -> int:
-    """Integer nanoseconds of decimal seconds ("1305031229.528748"), exact, where a float would be off by some 100 ns. Integers of
-    16 digits or more are nanoseconds already."""
+    """Integer nanoseconds of decimal seconds ("1305031229.528748", or "1.305031229528748e+09" as NumPy writes them), exact: a float would
+    be off by some 100 ns. Whole numbers of 16 digits and more are nanoseconds already. Raises ValueError."""
     whole, _, part = text.partition(".")
     if not (whole.isdecimal() and (part.isdecimal() or not part)):
-        raise ValueError(f"{text!r} is not a time in decimal seconds")
+        if not _EXPONENT.fullmatch(text):
+            raise ValueError(f"{text!r} is not a time in decimal seconds")
+        text = f"{Decimal(text):f}"
+        whole, _, part = text.partition(".")
+        part = part.rstrip("0")
     if len(whole) >= NANOSECOND_DIGITS and not part:
         return int(whole)
     return int(whole) * 1_000_000_000 + int((part + "000000000")[:9])

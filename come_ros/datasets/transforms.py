@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..camera.rectify import Lens
+from ..camera.rectify import Lens, pinhole_fault
 from ..errors import DatasetError
 from ..files import text_of_file
 from ..geometry import transform
@@ -72,8 +72,9 @@ def _lens(values: dict[str, Any], image: Path) -> Lens | None:
         height, width = size_of(image) or read_stored(image).shape[:2]
     fx = float(values["fl_x"]) if "fl_x" in values else width / 2 / math.tan(float(values["camera_angle_x"]) / 2)
     fy = float(values["fl_y"]) if "fl_y" in values else fx
-    if not (fx > 0 and fy > 0 and math.isfinite(fx) and math.isfinite(fy)):
-        raise ValueError(f"focal lengths must be positive, but are {fx} and {fy}")
+    cx, cy = float(values.get("cx", width / 2)), float(values.get("cy", height / 2))
+    if fault := pinhole_fault(fx, fy, cx, cy, width, height):
+        raise ValueError(f"it has {fault}")
     model = str(values.get("camera_model", "OPENCV"))
     fisheye = model == "OPENCV_FISHEYE"
     if not fisheye and model not in ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE"):
@@ -83,6 +84,6 @@ def _lens(values: dict[str, Any], image: Path) -> Lens | None:
     names = ("k1", "k2", "k3", "k4") if fisheye else ("k1", "k2", "p1", "p2", "k3")
     d = tuple(float(values.get(name, 0.0)) for name in names)
     return Lens(
-        width, height, fx, fy, float(values.get("cx", width / 2)) - 0.5, float(values.get("cy", height / 2)) - 0.5,
+        width, height, fx, fy, cx - 0.5, cy - 0.5,
         "equidistant" if fisheye else "plumb_bob", d if any(d) and model != "PINHOLE" else (),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from .. import geometry
 from ..camera.levels import Levels
-from ..camera.rectify import Lens, Rectifier, rectifier_of
+from ..camera.rectify import Lens, Rectifier, pinhole_fault, rectifier_of
 from ..errors import DatasetError, FrameError
 from ..files import shown, text_of_file
 from ..types import F32, F64, Frame
@@ -55,11 +56,15 @@ class TumSequence:
         self.name: str = about.get("name", self.folder.name)
         self.camera: str = about.get("frame_id", "camera_optical_frame")
         self.intrinsics, self.distortion = self._calibration(about)
-        self.metres_per_unit = float(about.get("depth", {}).get("metres_per_unit", METRES_PER_UNIT))
+        self.metres_per_unit = self._unit(about)
         self.stamps_ns, self._rgb, self._depth = self._lists()
         self.poses = self._poses()
         self._levels = Levels(levels, self.name)
         self._size = OneSize(self._rgb, upright=False)
+        if (k := self.intrinsics) is not None:
+            height, width = self._size.size or (480, 640)
+            if fault := pinhole_fault(k[0, 0], k[1, 1], k[0, 2], k[1, 2], width, height):
+                raise DatasetError(f"{self.folder / 'sequence.json'}: camera has {fault}")
         self._rectifier = self._made_rectifier() if rectify and self.distortion else None
         if self._rectifier is not None:
             self.intrinsics, self.distortion = self._rectifier.intrinsics, ()
@@ -101,6 +106,18 @@ class TumSequence:
         except (OSError, ValueError, TypeError) as error:
             raise DatasetError(f"cannot read {path}: {error}") from error
 
+    def _unit(self, about: dict[str, Any]) -> float:
+        """Metres per unit of the depth images."""
+        try:
+            unit = float(about.get("depth", {}).get("metres_per_unit", METRES_PER_UNIT))
+        except (AttributeError, TypeError, ValueError):
+            unit = math.nan
+        if not 0 < unit < math.inf:
+            raise DatasetError(
+                f"{self.folder / 'sequence.json'}: depth needs a positive metres_per_unit: write a number"
+            )
+        return unit
+
     def _calibration(self, about: dict[str, Any]) -> tuple[F64 | None, tuple[float, ...]]:
         camera = about.get("camera")
         if camera is None:
@@ -113,6 +130,8 @@ class TumSequence:
             distortion = tuple(float(d) for d in camera.get("d", ()))
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{self.folder / 'sequence.json'}: camera needs fx, fy, cx, cy ({error!r})") from error
+        if not np.isfinite(distortion).all():
+            raise DatasetError(f"{self.folder / 'sequence.json'}: camera has distortion that is not finite")
         return k, distortion if any(distortion) else ()
 
     def _made_rectifier(self) -> Rectifier:

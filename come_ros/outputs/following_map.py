@@ -38,6 +38,11 @@ class FollowingMap:
     def voxel(self) -> float:
         return self._map.voxel
 
+    @voxel.setter
+    def voxel(self, edge: float) -> None:
+        """Of an empty map."""
+        self._map.voxel = edge
+
     @property
     def max_points(self) -> int:
         return self._map.max_points

@@ -59,7 +59,7 @@ class Reporter:
             if topic != "odometry":
                 self._sink.frame(topic, made)
         if submap.world == self._number:
-            self.world.add_points(lambda: made.odom_points, submap.frames[row].stamp_ns)
+            self.world.add_points(lambda: made.odom_points, submap.depth[row], submap.frames[row].stamp_ns)
             if row % self._cameras == 0:
                 self.world.add_keyframe(submap, row)
                 if not self._background:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,10 +19,14 @@ from ..files import whole_folder, write_pcd, write_ply, write_tum
 from ..mapping.follow import in_map
 from ..mapping.mapper import Corrections, LoopCounts, Mapper
 from ..messages import Messages
-from ..types import F64, Submap
+from ..types import F32, F64, Submap
 from .cloud import POINT_DTYPE
 from .following_map import FollowingMap
 
+AUTO_VOXEL_M, AUTO_VOXEL_SHARE = (
+    0.05,
+    0.01,
+)  # edge of a voxel by itself: m, or of the first median depth: about a pixel's width
 MAX_POSES = 100_000  # of the trajectory that is saved: some three hours of ten keyframes a second, about 40 MB
 MAX_PENDING = 16  # keyframes that wait for the map's graph; where it does not keep up, the oldest are left out of it
 
@@ -51,9 +56,11 @@ class World:
     The path is kept as messages: each pose is built once, not again for each path. The map is there only if map.enabled. Where loops are
     looked for, `work` does so, and moves path and map; it may take long. path_changes, map_changes: grow whenever there is something new
     to publish of them. metric: whether the model's unit is the metre.
+    voxel: edge of the map's voxels, in the unit of its lengths; NaN until the first frame of the world tells it.
     """
 
     metric = False
+    voxel = float("nan")
 
     def __init__(self, config: Config, messages: Messages) -> None:
         self.messages = messages
@@ -64,6 +71,7 @@ class World:
         self._path: deque[Any] = deque()
         self._map: FollowingMap | None = None
         self._begin()
+        self._wanted_voxel = config.map.voxel
         self.set_config(config)
 
     def _begin(self) -> None:
@@ -80,21 +88,36 @@ class World:
         with self._lock:
             self.config = config
             self._path = deque(self._path, maxlen=config.path_max_size)
-            if self._map is not None and (not wanted.enabled or self._map.voxel != wanted.voxel):
+            if self._map is not None and (not wanted.enabled or self._wanted_voxel != wanted.voxel):
                 self._map = None
                 self.map_changes += 1
+            self._wanted_voxel = wanted.voxel
             if wanted.enabled and self._map is None:
-                self._map = FollowingMap(wanted.voxel, wanted.max_points, config.closes_loops)
+                self._map, self.voxel = FollowingMap(1.0, wanted.max_points, config.closes_loops), float("nan")
             elif self._map is not None:
                 self._map.max_points = wanted.max_points
 
-    def add_points(self, points: Callable[[], NDArray[np.void]], stamp_ns: int = 0) -> None:
+    def add_points(self, points: Callable[[], NDArray[np.void]], depth: F32, stamp_ns: int = 0) -> None:
         """Adds the points of a published frame (cloud.POINT_DTYPE, in the odometry frame); `points` is called only if there is a
-        map."""
+        map. depth: of the frame, NaN where invalid; its median is the measure of a world without metres."""
         with self._lock:
-            if self._map is not None:
-                self._map.add(points(), stamp_ns, self._corrections)
-                self.map_changes += 1
+            if self._map is None:
+                return
+            if not math.isfinite(self.voxel):
+                self.voxel = self._edge(depth)
+                if not math.isfinite(self.voxel):
+                    return  # nothing of this frame is valid
+                self._map.voxel = self.voxel
+            self._map.add(points(), stamp_ns, self._corrections)
+            self.map_changes += 1
+
+    def _edge(self, depth: F32) -> float:
+        """Of a voxel, in the unit of the lengths."""
+        wanted = self.config.map.voxel
+        if math.isfinite(self.metres()):
+            return wanted or AUTO_VOXEL_M
+        seen = depth[np.isfinite(depth)]
+        return (wanted or AUTO_VOXEL_SHARE) * float(np.median(seen)) if len(seen) else float("nan")
 
     def add_keyframe(self, submap: Submap, row: int) -> None:
         """A published keyframe of the first camera waits for `work`, if loops are looked for."""
@@ -189,6 +212,7 @@ class World:
             self._begin()
             if self._map is not None:
                 self._map.clear()
+                self.voxel = float("nan")  # the next world has a unit of its own
                 self.map_changes += 1
 
     def path(self) -> Any:

@@ -101,11 +101,17 @@ class Refiner:
         scene.start()
         if not scene.worth_it:
             return self._left_alone(scene, "hardly any point is seen in two keyframes")
-        solution = scene.solve(WIDE, ITERATIONS[0], rough=True)
-        scene.prune(solution)
-        if not scene.supported.any():
-            return self._left_alone(scene, scene.reason)
-        solution = scene.solve(KERNEL, ITERATIONS[1])
+        try:
+            solution = scene.solve(WIDE, ITERATIONS[0], rough=True)
+            scene.prune(solution)
+            if not scene.supported.any():
+                return self._left_alone(scene, scene.reason)
+            solution = scene.solve(KERNEL, ITERATIONS[1])
+        except (
+            ValueError,
+            np.linalg.LinAlgError,
+        ) as error:  # numbers that are not finite: the network's answer is kept
+            return self._left_alone(scene, str(error))
         return scene.outcome(solution)
 
     def _left_alone(self, scene: Scene, reason: str) -> Outcome:

@@ -23,8 +23,9 @@ from ..parameter_file import read_entries
 from ..tracking.odometry import Located
 from ..types import Submap
 from . import messages
-from .diagnostics.statuses import CLOCK_S, NodeView, statuses
-from .diagnostics.telemetry import Telemetry
+from .diagnostics.counters import Lately
+from .diagnostics.statuses import CLOCK_S, SILENT_WARN_S, NodeView, silence_fault, statuses
+from .diagnostics.telemetry import RECENT_S, Telemetry, Throttle
 from .inputs import Input, OutputConflicts
 from .latched import LatchedTopics
 from .log import RosLogHandler
@@ -33,6 +34,7 @@ from .parameters import declare_parameters, follow_parameters
 from .publishers import QOS_OVERRIDES, Publishers
 from .reader import Reader
 from .services import Services
+from .surroundings import twin_text, twins, where_images_are
 from .tf import Tf
 from .worker import Load, Worker, load_pipeline
 
@@ -45,6 +47,7 @@ SUCCESS, FAILURE, ERROR = (
 log = logging.getLogger("come_ros")
 
 SUMMARY_S = 10.0
+WAITING_S = 60.0  # so often the log says again that no images come
 STOP_S = 1.5  # part of the 3 s between a signal and the end of the process
 UNLOAD_S = 1.0  # cleanup waits this long for the memory to be freed; a pass that cannot be interrupted frees it later
 DEVICE_LOST = 70  # exit code: only a restart helps (EX_SOFTWARE)
@@ -117,6 +120,9 @@ class ReconstructionNode(LifecycleNode):
         self._output_conflicts = OutputConflicts(self)
         self._clock_ticks = False
         self._told_sync = 0
+        self._lately = Lately(RECENT_S)
+        self._twin = ""
+        self._may_log_waiting = Throttle(WAITING_S)
 
         self.telemetry.converters = str(messages.converters())
         log.info(
@@ -212,6 +218,7 @@ class ReconstructionNode(LifecycleNode):
         done = super().on_activate(state)
         self.worker.activate()
         self.telemetry.active_since = time.monotonic()
+        self._lately.restart()
         self._inputs = [Input(self, *each) for each in self.reader.topics(self.worker.put)]
         for each in reversed(self._inputs):  # the images last
             each.open()
@@ -340,10 +347,16 @@ class ReconstructionNode(LifecycleNode):
             each.follow()
         if len(self.reader.cameras) > 1:
             self.telemetry.known["sync"] = self._sync_remark() or "ok"
+        self._look_for_twins()
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         message.status = statuses(self._view(), self.config, self.telemetry, self.worker.counters.snapshot())
         self._diagnostics.publish(message)
+
+    def _look_for_twins(self) -> None:
+        before, self._twin = self._twin, twin_text(self.get_fully_qualified_name()) if twins(self) else ""
+        if self._twin and not before:
+            log.warning("%s", self._twin)
 
     def _sync_remark(self) -> str:
         """Why images of several cameras were not matched since the last call, or ""."""
@@ -383,6 +396,11 @@ class ReconstructionNode(LifecycleNode):
             fault=self._fault,
             worker_alive=self.worker.is_alive(),
             lost=str(self.worker.lost or ""),
+            elsewhere=where_images_are(self, self.reader.cameras)
+            if active and self.telemetry.silence_s() >= SILENT_WARN_S
+            else "",
+            twin=self._twin,
+            lately=self._lately(self.worker.counters.snapshot()),
             qos_conflict="; ".join(filter(None, (each.conflict for each in self._inputs))),
             output_conflict=self._output_conflicts.text(),
             backbone=pipeline.backbone.description if pipeline else {},
@@ -396,7 +414,11 @@ class ReconstructionNode(LifecycleNode):
         now, before = self.worker.counters.snapshot(), self._summarised
         self._summarised = now
         if now.received == before.received:
+            silent = silence_fault(self._view(), self.telemetry)
+            if silent is not None and self._may_log_waiting(self._state):
+                log.warning("%s", silent[1])
             return
+        self._may_log_waiting = Throttle(WAITING_S)
         dropped = {reason: n - before.dropped[reason] for reason, n in now.dropped.items()}
         rates = self.telemetry.rates(SUMMARY_S)
         log.info(

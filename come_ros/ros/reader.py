@@ -46,12 +46,14 @@ class Reader:
         self._poses = PoseSource(config)
         self._first_frame_s: float | None = None
         self._warned: set[str] = set()
+        self._camera_infos: dict[str, str] = {}
 
     def begin(self) -> None:
         """Starts a new session, in which camera_info and transforms are waited for again."""
         self._first_frame_s = None
         for camera in self.cameras:
             camera.forget()
+        self._camera_infos = dict.fromkeys((camera.name for camera in self.cameras), "no camera_info received")
         self.telemetry.camera_info = "no camera_info received"
 
     def waited_s(self, now_s: float) -> float:
@@ -65,7 +67,7 @@ class Reader:
         for index, camera in enumerate(self.cameras):
             yield camera.kind, camera.topic, functools.partial(self._on_image, put, index), *wish
         for camera in self.cameras:
-            yield CameraInfo, camera.info_topic, camera.on_info, *wish
+            yield CameraInfo, camera.info_topic, functools.partial(self._on_info, camera), *wish
         self.telemetry.known = {}
         if self.config.known.depth:
             self.telemetry.known["depth"] = "none received yet"
@@ -73,6 +75,17 @@ class Reader:
         if self.config.known.odometry:
             self.telemetry.known["odometry"] = "none received yet"
             yield Odometry, self._odometry_topic, self._on_odometry, "best_effort", 50
+
+    def _on_info(self, camera: Camera, message: CameraInfo) -> None:
+        first = camera.info is None
+        camera.on_info(message)
+        if first:  # said at once, whatever becomes of the images
+            self._tell_camera_info(camera, camera.info_remark())
+
+    def _tell_camera_info(self, camera: Camera, remark: str) -> None:
+        """What is wrong with that camera's camera_info, "" if nothing is; the others' stay as they are."""
+        self._camera_infos[camera.name] = remark
+        self.telemetry.camera_info = "; ".join(dict.fromkeys(filter(None, self._camera_infos.values()))) or "ok"
 
     def warn_once(self, text: str) -> None:
         if text not in self._warned:
@@ -111,11 +124,11 @@ class Reader:
         try:
             picture = camera_of.decode(message, self._first_frame_s + CAMERA_INFO_WAIT_S)
         except FrameError:  # concerns the image: camera_info may still be valid
-            self.telemetry.camera_info = camera_of.info_remark() or "ok"
+            self._tell_camera_info(camera_of, camera_of.info_remark())
             raise
         self.telemetry.encoding, self.telemetry.size = picture.encoding, f"{picture.width}x{picture.height}"
         remark = picture.remark
-        self.telemetry.camera_info = remark or "ok"
+        self._tell_camera_info(camera_of, remark)
         if remark:
             self.warn_once(remark)
 

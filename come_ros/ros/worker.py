@@ -16,7 +16,7 @@ from ..errors import Cancelled, ComeRosError, DeviceLost, FrameError
 from ..self_check import SelfCheck
 from ..tracking.odometry import Located
 from ..types import Frame, Submap, Window
-from .diagnostics.counters import FrameCounters
+from .diagnostics.counters import FrameCounters, drops_text
 from .diagnostics.telemetry import Telemetry, Throttle
 from .locator import Locator
 from .ring import FrameRing
@@ -101,6 +101,7 @@ class Worker(threading.Thread):
         self._read, self._publish, self._tend, self._load = read, publish, tend, load
         self._telemetry = telemetry
         self._may_log = Throttle()
+        self._counted = self.counters.snapshot()  # when the pipeline was last offered a frame
         self._tasks: deque[Callable[[], None]] = deque()
         self._kept: list[Frame] = []  # in the window, not yet reconstructed
         self._stopping = threading.Event()
@@ -153,7 +154,9 @@ class Worker(threading.Thread):
         def task() -> None:
             self._give_up("paused")  # of an earlier session
             self.pipeline = self._load(config)
+            self.pipeline.explain_gap = self._explain_gap
             self.counters.restart()
+            self._counted = self.counters.snapshot()
 
         return self.call(task)
 
@@ -391,6 +394,7 @@ class Worker(threading.Thread):
             return
         try:
             why = pipeline.add_frame(frame)
+            self._counted = self.counters.snapshot()
         except FrameError as error:
             self._drop_unreadable()
             self._telemetry.trouble("decode", str(error))
@@ -404,6 +408,12 @@ class Worker(threading.Thread):
                 self._kept.append(frame)
             else:
                 self.counters.drop(why, self.cameras)
+
+    def _explain_gap(self) -> str:
+        """What became of the images that came since the pipeline was last offered one; "" if there were none."""
+        dropped = self.counters.snapshot().since(self._counted).dropped
+        text, fix = drops_text(dropped, ("busy", "decode", "sync", "paused"))
+        return f"images came, but were dropped ({text})" + (f": {fix}" if fix else "") if text else ""
 
     def _drop_unreadable(self) -> None:
         """Counts an unusable image, and the other cameras' images of its set."""
@@ -437,11 +447,6 @@ class Worker(threading.Thread):
             elif 0 < config.max_data_age < age_s and config.backpressure == "latest":
                 why = "old"
                 self._telemetry.trouble("old", f"a result took {age_s:.1f} s")
-                if self._may_log("old"):
-                    log.warning(
-                        "results come %.1f s after their frame, more than max_data_age (%g s), and are dropped: "
-                        "lower window.size or input.max_side, or raise max_data_age", age_s, config.max_data_age,
-                    )  # fmt: skip
             else:
                 missing = open_frames - len(submap)  # memory was short
                 self.counters.drop("rejected", missing)
@@ -456,7 +461,14 @@ class Worker(threading.Thread):
                         open_frames -= 1
                     age_s = (time.monotonic_ns() - new[-1].arrival_ns) * 1e-9
                     self._telemetry.published(age_s)
-            pipeline.observe(age_s, len(window))
+            turned = pipeline.observe(age_s, len(window))
+            if why == "old" and (turned or self._may_log("old")):
+                log.warning(
+                    "results come %.1f s after their frame, more than max_data_age (%g s), and are dropped: %s",
+                    age_s, config.max_data_age,
+                    f"the next windows cost less ({pipeline.effort_text})" if turned
+                    else "lower window.size or input.max_side, or raise max_data_age",
+                )  # fmt: skip
         except Cancelled:
             why = "paused"
         except DeviceLost as error:

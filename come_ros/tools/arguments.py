@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import signal
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config import Config, parameters
 from ..config_text import load_config, with_words
-from ..errors import OutputError
+from ..errors import OutputError, Stopped
 from ..files import shown
 
 log = logging.getLogger("come_ros")
+
+T = TypeVar("T")
 
 
 class Interrupts:
@@ -25,6 +29,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._raising = False
         self._before: dict[int, Any] = {}
 
     def __call__(self) -> bool:
@@ -38,6 +43,30 @@ class Interrupts:
         if self.number is not None:
             raise KeyboardInterrupt
         self.number = number
+        if self._raising:
+            raise Stopped(number)
+
+    @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
+        """For work that cannot ask (it loads, renders, times): meanwhile a signal, also one that came before, raises Stopped."""
+        self._raising = True
+        try:
+            if self.number is not None:
+                raise Stopped(self.number)
+            yield
+        finally:
+            self._raising = False
+
+    def until(self, items: Iterable[T]) -> Iterator[T]:
+        """`items`, whose making cannot ask; a signal ends them."""
+        left = iter(items)
+        while True:
+            try:
+                with self.raising():
+                    item = next(left)
+            except (StopIteration, Stopped):
+                return
+            yield item
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():

@@ -14,11 +14,13 @@ import argparse
 import itertools
 import json
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from .arguments import Interrupts
 from .report.figures import draw_or_warn
 from .report.next_steps import of_layer_plan, tell
 
@@ -45,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..accelerators.good_token_hunting import THRESHOLDS, LayerPlan, fingerprint, layer_plan_path
     from ..backbones.checkpoint import bundled_weights
-    from ..errors import OutputError
+    from ..errors import OutputError, Stopped
     from ..files import write_text
 
     weights = args.weights or bundled_weights(args.backbone)
@@ -56,7 +58,19 @@ def run(args: argparse.Namespace) -> int:
         )
     if os.path.exists(path) and not args.overwrite:
         raise OutputError(f"{path} exists: replace it with --overwrite, or name another file with -o")
-    entropy = measure(weights, args)
+    measured: list[np.ndarray] = []
+    with Interrupts() as stopped:
+        try:
+            with stopped.raising():
+                for values in measure(weights, args):
+                    measured.append(values)
+        except Stopped as cancelled:
+            kept = measured and args.output  # what would change how models run from now on is all or nothing
+            rest = f"{len(measured)} of {args.windows} windows are in {path}" if kept else "nothing is written"
+            print(f"come_ros calibrate: {cancelled}; {rest}", file=sys.stderr)
+            if not kept:
+                return 128 + (stopped.number or 0)
+    entropy = np.array(measured)
     mean = entropy.mean(0)
     plan = LayerPlan.from_entropy(mean.tolist())
     content = {
@@ -76,11 +90,11 @@ def run(args: argparse.Namespace) -> int:
         draw_or_warn(args.picture, lambda: draw(entropy, plan.local, plan.grid, args.picture))
     print(report(mean.tolist(), plan.local, plan.grid, path))
     tell(of_layer_plan(path, args.weights))
-    return 0
+    return 0 if stopped.number is None else 128 + stopped.number
 
 
-def measure(weights: str, args: argparse.Namespace) -> np.ndarray:
-    """(windows, global layers): entropy of attention rows relative to uniform attention, mean over sampled heads and queries.
+def measure(weights: str, args: argparse.Namespace) -> Iterator[np.ndarray]:
+    """(global layers,) of each window: entropy of attention rows relative to uniform attention, mean over sampled heads and queries.
 
     Raises CheckpointError or DatasetError.
     """
@@ -94,14 +108,12 @@ def measure(weights: str, args: argparse.Namespace) -> np.ndarray:
     model = load_model(args.backbone, weights).to(device).eval().requires_grad_(False)
     side = args.side or model.native_side
     data = images_of_windows(args, model, side)
-    windows = []
     for i in tqdm(range(max(1, args.windows)), desc="calibrating", unit="window", disable=None):
         images = torch.from_numpy(next(data)).to(device).float() / 255
         watch = EntropyWatch(args.seed + i)
         with torch.inference_mode():
             model.run_trunk(images, watch.accelerator())
-        windows.append(watch.entropy)
-    return np.array(windows)
+        yield np.array(watch.entropy)
 
 
 def images_of_windows(args: argparse.Namespace, model: Any, side: int) -> Iterator[np.ndarray]:

@@ -8,6 +8,7 @@ A subcommand is a module here: its docstring is its help (from a line "examples:
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import re
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import ComeRosError
+from ..errors import ComeRosError, Stopped
 
 COMMANDS = {
     "demo": "render a room (or take a bag), play it to the live node over DDS, score and plot the results",
@@ -62,7 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     begin()  # before torch is imported
     try:
-        return _run_node(argv[1:]) if name == "node" else _run_tool(name, argv[1:])
+        code = _run_node(argv[1:]) if name == "node" else _run_tool(name, argv[1:])
+        sys.stdout.flush()  # here, where it can be told what went wrong
+        return code
+    except Stopped as stop:
+        _fail(name, f"{stop}, before there was any result")
+        return 128 + stop.number
     except ComeRosError as error:
         return _fail(name, str(error))
     except ModuleNotFoundError as error:
@@ -72,8 +78,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has closed (`come_ros ... | head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that flushing at exit stays quiet
+        _mute()
         return 141
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        _mute()
+        return _fail(name, f"cannot write its output: {error.strerror}: redirect stdout to a place with room")
+
+
+def _mute() -> None:
+    """So that flushing at exit stays quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

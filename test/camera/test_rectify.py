@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from come_ros.camera.preprocess import crop_intrinsics, plan_resize, preprocess, uncrop_intrinsics
-from come_ros.camera.rectify import Lens, Rectification, Rectifier, lens_from_camera_info, rectifier_of
+from come_ros.camera.rectify import Lens, Rectification, Rectifier, lens_from_camera_info, pinhole_fault, rectifier_of
 from come_ros.datasets.tum import TumSequence
 from come_ros.errors import FrameError
 
@@ -223,6 +224,9 @@ def test_the_lens_or_why_there_is_none() -> None:
         (info(k=[0.0] * 9), "focal length of 0 x 0 px in k, but it must be positive: calibrate"),
         (info(k=[-50.0, 0, 20, 0, 51, 15, 0, 0, 1]), "focal length of -50 x 51"),
         (info(k=[np.nan] * 9), "NaN or infinite intrinsics"),
+        (info(k=[1e300, 0, 50, 0, 1e300, 15, 0, 0, 1]), "focal length of 1e+300"),
+        (info(k=[1e-9, 0, 50, 0, 50, 15, 0, 0, 1]), "focal length of 1e-09"),
+        (info(k=[50, 0, 1e200, 0, 50, 15, 0, 0, 1]), "principal point at 1e+200"),
         (info(k=[50.0, 0, np.inf, 0, 51, 15, 0, 0, 1]), "NaN or infinite intrinsics"),
         (info(d=[0.1, np.nan, 0, 0, 0]), "NaN or infinite distortion"),
         (info(k=[1.0] * 8), "8 numbers in k, but must have 9"),
@@ -345,3 +349,45 @@ def test_maps_are_made_once_for_a_lens() -> None:
 @given(st.data())
 def test_no_camera_info_escapes_with_an_exception(data) -> None:
     fuzz.check_camera_info(fuzz.DrawnChoices(data))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "fault"),
+    [
+        ((500, 500, 320, 240), ""),
+        ((500_000, 500_000, 320, 240), ""),  # a telescope
+        ((500, 500, -5_000, 240), ""),  # a part cut out far from the axis
+        ((1e-300, 500, 320, 240), "focal length"),
+        ((500, 1e300, 320, 240), "focal length"),
+        ((-500, 500, 320, 240), "focal length"),
+        ((np.nan, 500, 320, 240), "focal length"),
+        ((500, 500, 1e18, 240), "principal point"),
+        ((500, 500, 320, np.nan), "principal point"),
+    ],
+)
+def test_finite_numbers_that_no_camera_has_are_no_intrinsics(numbers, fault):
+    found = pinhole_fault(*numbers, 640, 480)
+    assert (fault in found) if fault else not found
+
+
+@pytest.mark.parametrize("focal", [1e-200, 1e200])
+def test_readers_refuse_absurd_intrinsics_in_one_line(focal, tmp_path):
+    """A damaged cameras.bin gave a focal length of 1e-150, and the bundle an exception."""
+    from come_ros.datasets.colmap import lens_of
+    from come_ros.datasets.transforms import _lens as lens_of_transforms
+    from come_ros.errors import DatasetError
+
+    with pytest.raises(ValueError, match="PINHOLE camera has a focal length"):
+        lens_of("PINHOLE", 64, 48, (focal, focal, 32, 24))
+    with pytest.raises(ValueError, match="focal length"):
+        lens_of_transforms({"w": 64, "h": 48, "fl_x": focal}, tmp_path / "0.png")
+    (tmp_path / "rgb").mkdir()
+    cv2.imwrite(str(tmp_path / "rgb" / "0.png"), np.zeros((48, 64, 3), np.uint8))
+    (tmp_path / "rgb.txt").write_text("1.0 rgb/0.png\n")
+    camera = {"fx": focal, "fy": focal, "cx": 32, "cy": 24}
+    (tmp_path / "sequence.json").write_text(json.dumps({"camera": camera}))
+    with pytest.raises(DatasetError, match=r"sequence\.json: camera has a focal length"):
+        TumSequence(tmp_path)
+    (tmp_path / "sequence.json").write_text(json.dumps({"depth": 7}))
+    with pytest.raises(DatasetError, match="metres_per_unit"):
+        TumSequence(tmp_path)

@@ -301,7 +301,7 @@ def test_cut_off_colmap_models_are_named(tmp_path: Path, world: Truth, name: str
         ('{"frames": []}', "names no images"),
         ('{"frames": [{"file_path": "a"}]}', "it has no 'transform_matrix'"),
         ('{"frames": [{"file_path": "a", "transform_matrix": [[1]]}]}', "must be a rigid"),
-        ('{"fl_x": -1, "w": 2, "h": 2, "frames": [{"file_path": "a", "transform_matrix": EYE}]}', "must be positive"),
+        ('{"fl_x": -1, "w": 2, "h": 2, "frames": [{"file_path": "a", "transform_matrix": EYE}]}', "needs 0.02 .. 2000"),
         ('{"fl_x": 1, "w": 2, "h": 2, "camera_model": "FOV", "frames": [{"file_path": "a", "transform_matrix": EYE}]}', "camera_model FOV"),
     ],
 )  # fmt: skip

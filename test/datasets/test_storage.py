@@ -316,3 +316,21 @@ def test_folders_of_bags_that_do_not_belong_together(tmp_path: Path) -> None:
         open_recording(tmp_path)
     (tmp_path / "b.bag").unlink()
     assert stamps(tmp_path) == [0, 1]
+
+
+def test_an_error_of_sqlite_whose_text_is_no_text_is_one_line(tmp_path: Path) -> None:
+    """Bytes of a damaged schema in SQLite's own message are no UTF-8, and Python raises UnicodeDecodeError in place of its error."""
+    import sqlite3
+
+    from come_ros.datasets.storage.parts import StorageError
+    from come_ros.datasets.storage.sqlite import SqliteFile
+
+    path = tmp_path / "bag.db3"
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE topics (id, name, type, serialization_format)")
+    database.execute("CREATE TABLE messages (id, topic_id, timestamp, data)")
+    database.commit()
+    database.close()
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE topics", b"CRE\xee\xff TABLE topics", 1))
+    with pytest.raises(StorageError, match="cannot be read as a bag"):
+        SqliteFile(path)

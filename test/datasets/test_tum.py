@@ -117,7 +117,10 @@ def test_stamps_are_exact(seconds, nanoseconds):
 def test_stamps_of_other_lengths():
     assert stamp_ns_from_text("12") == 12_000_000_000 and stamp_ns_from_text("12.5") == 12_500_000_000
     assert stamp_ns_from_text("1.1234567899") == 1_123_456_789
-    for text in ("", "-1.0", "1e9", "1.2.3", "nan"):
+    assert stamp_ns_from_text("1.305031229528748000e+09") == 1_305_031_229_528_748_000  # numpy.savetxt, seconds
+    assert stamp_ns_from_text("1.305031229528748032e+18") == 1_305_031_229_528_748_032  # the same, nanoseconds
+    assert stamp_ns_from_text("0.000000000000000000e+00") == 0 and stamp_ns_from_text("1e9") == 10**18
+    for text in ("", "-1.0", "1e-9", "1e999", "e9", "1.2.3", "nan"):
         with pytest.raises(ValueError, match="not a time"):
             stamp_ns_from_text(text)
 

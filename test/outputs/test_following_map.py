@@ -94,7 +94,7 @@ def test_a_world_goes_on_while_it_follows_a_loop(messages, monkeypatch: pytest.M
     def keyframe(stamp: int) -> None:
         pose = geometry.transform(np.eye(3), [0.1 * stamp, 0, 0])
         w.add_pose(stamp, pose)
-        w.add_points(lambda: cloud(100, stamp, 0.1 * stamp), stamp)
+        w.add_points(lambda: cloud(100, stamp, 0.1 * stamp), np.ones((2, 2), np.float32), stamp)
         w.add_keyframe(submap_of(stamp, pose), 0)
 
     for stamp in (0, 10, 20):

@@ -20,6 +20,9 @@ def messages():
     return rosbags_messages(typesys.get_typestore(typesys.Stores.ROS2_JAZZY))
 
 
+DEPTH = np.full((3, 4), 2.0, np.float32)
+
+
 def config(**flat):
     return Config.from_flat({k.replace("__", "."): v for k, v in flat.items()})
 
@@ -53,19 +56,19 @@ def test_without_a_map_no_points_are_made(messages):
 def test_parameters_may_change_on_the_way(messages):
     w = World(config(path_max_size=10), messages)
     w.add_pose(1, pose(0))
-    w.add_points(never)
+    w.add_points(never, DEPTH)
     w.set_config(config(path_max_size=2, map__enabled=True, map__voxel=0.1))
     with pytest.raises(OutputError) as nothing:
         World(config(map__enabled=True), messages).snapshot()
     assert "yet" in str(nothing.value)
     for i in range(4):
         w.add_pose(2 + i, pose(i))
-        w.add_points(lambda i=i: one_point(i))
+        w.add_points(lambda i=i: one_point(i), DEPTH)
     assert len(w.path().poses) == 2 and w.map_points().width == 4
     w.set_config(config(map__enabled=True, map__voxel=0.2))
     assert w.map_points().width == 0, "another voxel is another map"
     w.add_pose(9, pose(0))
-    w.add_points(lambda: one_point(0))
+    w.add_points(lambda: one_point(0), DEPTH)
     changes = w.map_changes
     w.set_config(config())
     assert w.map_points().width == 0 and w.map_changes == changes + 1, "its listeners are told that it is gone"
@@ -76,13 +79,13 @@ def test_a_new_world_has_nothing_of_the_old_one(messages):
     w.clear()
     assert w.path_changes == 0, "nothing changed"
     w.add_pose(1, pose(0))
-    w.add_points(lambda: one_point(0))
+    w.add_points(lambda: one_point(0), DEPTH)
     before = (w.path_changes, w.map_changes)
     w.clear()
     assert (w.path_changes, w.map_changes) == (before[0] + 1, before[1] + 1)
     assert not w.path().poses and not w.map_points().width and stamp_ns(w.path().header.stamp) == 0
     w.add_pose(2, pose(0))
-    w.add_points(lambda: one_point(3))
+    w.add_points(lambda: one_point(3), DEPTH)
     assert list(w.snapshot().trajectory) == [2] and w.snapshot().points["x"] == [3]
 
 
@@ -91,7 +94,7 @@ def test_the_trajectory_is_longer_than_the_path_and_bounded(messages, monkeypatc
     w = World(config(path_max_size=2, map__enabled=True), messages)
     for i in range(9):
         w.add_pose(i, pose(i))
-        w.add_points(lambda: one_point(0))
+        w.add_points(lambda: one_point(0), DEPTH)
     assert list(w.snapshot().trajectory) == list(range(2, 9))
 
 
@@ -118,3 +121,32 @@ def test_a_folder_is_whole_or_not_there(tmp_path, monkeypatch):
     assert [p.name for p in (tmp_path / "maps").iterdir()] == ["a"]
     with pytest.raises(OutputError, match="x/y"), files.whole_folder("/dev/null/x/y"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("given", "metric", "edge"),
+    [
+        ({}, False, 0.01 * 2.0),  # of the median depth: the unit may be anything
+        ({"map__voxel": 0.1}, False, 0.1 * 2.0),
+        ({}, True, 0.05),
+        ({"map__voxel": 0.1}, True, 0.1),
+        ({"scale__mode": "fixed", "scale__fixed": 3.0}, False, 0.05),
+    ],
+)
+def test_voxels_are_in_metres_where_there_are_metres_and_relative_to_the_depth_elsewhere(messages, given, metric, edge):
+    w = World(config(map__enabled=True, **given), messages)
+    w.metric = metric
+    nothing = np.full((3, 4), np.nan, np.float32)
+    w.add_points(lambda: one_point(0), nothing)
+    assert np.isfinite(w.voxel) == np.isfinite(w.metres()), "a frame without depth tells no unit"
+    depth = DEPTH.copy()
+    depth[0, 0] = np.nan
+    w.add_points(lambda: one_point(0), depth)
+    assert w.voxel == pytest.approx(edge)
+    w.add_points(lambda: one_point(0.9 * edge), 100 * DEPTH)  # one edge for the whole world
+    w.add_points(lambda: one_point(1.5 * edge), DEPTH)
+    assert w.map_points().width == 2
+    w.clear()
+    assert np.isnan(w.voxel)
+    w.add_points(lambda: one_point(0), 10 * DEPTH)
+    assert w.voxel == pytest.approx(edge if np.isfinite(w.metres()) else 10 * edge), "the next world has its own"

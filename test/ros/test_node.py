@@ -423,8 +423,9 @@ def test_dynamic_parameters_take_effect_and_wrong_ones_are_refused_with_a_reason
         wait_until(future.done)
         return future.result().result.successful, future.result().result.reason
 
-    assert assign(window__size=3) == (False, assign(window__size=3)[1])
-    assert "window.overlap" in assign(window__size=3)[1]
+    assert assign(window__size=3) == (True, ""), "the overlap follows"
+    assert assign(window__overlap=2) == (True, "")
+    assert not assign(window__size=2)[0] and "window.overlap" in assign(window__size=2)[1]
     assert "read-only" in assign(backbone="vggt")[1]
     assert not assign(cloud__stride=99)[0]
     assert not assign(cloud__max_range="far")[0]

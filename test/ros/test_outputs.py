@@ -77,7 +77,7 @@ def stamps(messages: list) -> list[int]:
 
 def test_all_outputs_come_once_for_each_used_frame_and_fit_each_other(start_node, peer: Peer) -> None:
     out = {topic: peer.listen(f"/come/{topic}", message_type(o.kind)) for topic, o in OUTPUTS.items()}
-    run(start_node, peer)
+    run(start_node, peer, "-p", "cloud.conf_percentile:=20.0")
     sent = send(peer, range(12))
     count = used(peer, len(sent))
     assert count > 5

@@ -851,6 +851,7 @@ def test_comparing_says_what_merging_gains_and_costs_and_changes_nothing_else(
     assert 0 < found["depth_abs_rel"]["p50"] <= found["depth_abs_rel"]["p90"] < 1
     assert found["rot_deg"]["p50"] > 0.02 and found["trans_rel"]["p50"] > 0 and 0.1 < took["speedup"]["p50"] < 10
     text = f"{found['windows']} windows, accelerated against dense, medians: speed-up {took['speedup']['p50']:.2f}x"
+    assert ("NOT STEADY" in told) != took["speedup"]["steady"] and took["speedup"]["passes"] >= 3
     assert text in told and f"depth AbsRel {found['depth_abs_rel']['p50']:.3f} (p90 " in told
 
 
@@ -863,7 +864,7 @@ def test_comparing_needs_something_to_compare(plain: Path, tmp_path: Path, capsy
 def test_a_stop_leaves_the_comparison_out(plain: Path) -> None:
     from come_ros.config import Config
     from come_ros.pipeline import ReconstructionPipeline
-    from come_ros.tools.report.comparison import Comparisons
+    from come_ros.tools.report.comparison import Comparisons, comparison_text
 
     pipeline = ReconstructionPipeline(Config.from_flat({"backbone": "fake", "keyframe.mode": "every"}))
     comparisons = Comparisons(pipeline)
@@ -876,6 +877,12 @@ def test_a_stop_leaves_the_comparison_out(plain: Path) -> None:
     assert comparisons.result() == comparisons.timings() == {}
     comparisons.add()
     assert comparisons.result()["windows"] == 1 and comparisons.result()["depth_abs_rel"]["p50"] == 0
+    comparisons.settle(lambda: True)
+    assert not comparisons.timings()["speedup"]["steady"] and comparisons.timings()["speedup"]["passes"] == 1
+    metrics = {"compare": comparisons.result(), "timings": {"compare": comparisons.timings()}}
+    assert "NOT STEADY: 1 passes differ by nobody knows how much" in comparison_text(metrics)
+    comparisons.settle()
+    assert 3 <= comparisons.timings()["speedup"]["passes"] <= 12
 
 
 @pytest.mark.slow

@@ -377,3 +377,9 @@ if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "test/benchmark/robustness/results/doctor_faults.md"
     write_result(target.parent, target.stem, text=text)
     print(text)
+
+
+def test_nodes_that_share_a_name_are_told() -> None:
+    (finding,) = [f for f in seen(nodes=["/come", "/come", "/r1/come", "/_daemon", "/_daemon"]) if f.subject == "nodes"]
+    assert finding.level == WARN and "2 nodes are called /come" in finding.text and "__node:=" in finding.fix
+    assert not [f for f in seen() if f.subject == "nodes"]

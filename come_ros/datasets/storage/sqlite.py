@@ -13,6 +13,8 @@ from urllib.parse import quote_from_bytes
 from .parts import Channel, Message, Storage, StorageError, text_of, type_name
 
 MAGIC = b"SQLite format 3\0"
+# what a damaged file raises; the second while Python makes the text of the first
+FAULTS = (sqlite3.Error, UnicodeDecodeError, OverflowError)
 LEFTOVERS = ("-wal", "-journal")  # messages of a killed recorder that SQLite has not moved into the file
 
 
@@ -27,7 +29,7 @@ class SqliteFile(Storage):
         try:
             self._database = self._opened()
             self._topics = self._read_topics()
-        except sqlite3.Error as error:
+        except FAULTS as error:
             self.close()
             reason = _one_line(error)
             raise StorageError(
@@ -51,7 +53,7 @@ class SqliteFile(Storage):
                     seen.add(number)
                     if isinstance(data, bytes) and isinstance(log_ns, int):
                         yield log_ns, wanted[topic], data
-            except sqlite3.Error as error:
+            except FAULTS as error:
                 self._note(f"{self.path} is damaged: {len(seen)} messages could be read ({_one_line(error)})")
                 continue
             return
@@ -88,7 +90,7 @@ class SqliteFile(Storage):
         rows = execute("SELECT id, name, type, serialization_format FROM topics").fetchall()
         try:
             counts = dict(execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
-        except sqlite3.Error as error:
+        except FAULTS as error:
             self._note(f"{self.path} is damaged: {_one_line(error)}")
             counts = dict.fromkeys((row[0] for row in rows), 1)  # unknown, but they are read
         return {

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from ...drops import DROP_REASONS
+
+DROP_FIXES: Mapping[str, str] = {
+    "busy": "the machine is too slow for them, or busy with other programs: lower window.size or input.max_side, or free a core",
+    "old": "lower window.size or input.max_side, or raise max_data_age",
+    "decode": "let the driver publish whole images of an encoding that is read",
+    "sync": "check that all cameras run and are triggered together, or raise sync.slop",
+    "time": "check the camera's clock, or the bag that is played",
+    "rejected": "move the camera slower, or raise the frame rate",
+}
+"""What to do where images come, but are dropped for that reason."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +33,45 @@ class Counts:
     def balanced(self) -> bool:
         """Whether every received frame is accounted for."""
         return self.received == self.used + self.pending + sum(self.dropped.values())
+
+    def since(self, before: Counts) -> Counts:
+        """What happened after `before`; all of it if counting began again meanwhile."""
+        if self.received < before.received:
+            return self
+        dropped = {reason: n - before.dropped[reason] for reason, n in self.dropped.items()}
+        return Counts(self.received - before.received, self.used - before.used, self.pending, dropped)
+
+
+def drops_text(dropped: Mapping[str, int], reasons: Iterable[str] = DROP_FIXES) -> tuple[str, str]:
+    """("41 busy, 3 decode", what to do about the most frequent one) of those reasons; two empty texts where nothing was dropped."""
+    found = {reason: dropped[reason] for reason in reasons if dropped.get(reason)}
+    if not found:
+        return "", ""
+    return ", ".join(f"{n} {reason}" for reason, n in found.items()), DROP_FIXES.get(
+        max(found, key=lambda r: found[r]), ""
+    )
+
+
+class Lately:
+    """The counts of the last seconds, for who asks now and then."""
+
+    def __init__(self, over_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._over_s, self._clock = over_s, clock
+        self._kept: deque[tuple[float, Counts]] = deque()
+
+    def restart(self) -> None:
+        self._kept.clear()
+
+    def __call__(self, counts: Counts) -> tuple[float, Counts] | None:
+        """(seconds, what happened in them), over_s or a little more; None if that is not known yet."""
+        now = self._clock()
+        if self._kept and counts.received < self._kept[-1][1].received:
+            self._kept.clear()
+        self._kept.append((now, counts))
+        while len(self._kept) > 1 and now - self._kept[1][0] >= self._over_s:
+            self._kept.popleft()
+        begun, before = self._kept[0]
+        return (now - begun, counts.since(before)) if now - begun >= self._over_s else None
 
 
 class FrameCounters:

@@ -13,11 +13,12 @@ from ...governor import State
 from ...mapping.mapper import LoopCounts
 from ...thread_governor import ThreadState
 from ...types import DeviceMemory
-from .counters import Counts
+from .counters import Counts, drops_text
 from .telemetry import Telemetry
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 SILENT_WARN_S, SILENT_ERROR_S = 2.0, 5.0
+LEAST_RECEIVED = 3  # images, before it is said that none was used
 CLOCK_S = 5.0
 HIGH_RESIDUAL = 0.7 * MAX_DEPTH_RESIDUAL  # share of the gate that refuses a window
 
@@ -26,7 +27,8 @@ HIGH_RESIDUAL = 0.7 * MAX_DEPTH_RESIDUAL  # share of the gate that refuses a win
 class NodeView:
     """Values that only the node knows. state: lifecycle label, or "paused". clock: "system", "sim" or "sim without /clock".
     governor, threads, memory: of the pipeline, None while there is none (threads: or where they do not follow the load; memory: or
-    on the CPU)."""
+    on the CPU). elsewhere: where images are, while none come. twin: what to do about another node of our name. lately: seconds,
+    and the counts of these."""
 
     state: str
     topic: str
@@ -38,6 +40,9 @@ class NodeView:
     fault: str = ""
     worker_alive: bool = True
     lost: str = ""
+    elsewhere: str = ""
+    twin: str = ""
+    lately: tuple[float, Counts] | None = None
     qos_conflict: str = ""
     output_conflict: str = ""
     loops: LoopCounts | None = None
@@ -101,17 +106,10 @@ def _input_values(view: NodeView, telemetry: Telemetry, counts: Counts) -> dict[
 def _input_faults(view: NodeView, telemetry: Telemetry, counts: Counts) -> Iterable[Fault]:
     if view.state != "active":
         return
-    silence = telemetry.silence_s()
-    if silence >= SILENT_ERROR_S and view.publishers:
-        yield (
-            ERROR,
-            (
-                f"no image for {silence:.0f} s, though {view.publishers} publish on {view.topic}: check that the camera runs, "
-                f"publishes reliable or with the large-message profile, and that its QoS matches input.reliability"
-            ),
-        )
-    elif silence >= SILENT_WARN_S:
-        yield WARN, f"no image for {silence:.0f} s on {view.topic}: start the camera, or remap `image` to its topic"
+    if silent := silence_fault(view, telemetry):
+        yield silent
+    elif unused := _unused(view):
+        yield WARN, unused
     if bad := telemetry.recent("decode"):
         yield ERROR, bad
     if view.qos_conflict:
@@ -128,6 +126,35 @@ def _input_faults(view: NodeView, telemetry: Telemetry, counts: Counts) -> Itera
         )
 
 
+def silence_fault(view: NodeView, telemetry: Telemetry) -> Fault | None:
+    """That nothing comes, why that may be, and what to do; None while images come, whatever becomes of them."""
+    silence = telemetry.silence_s()
+    if view.state != "active" or silence < SILENT_WARN_S:
+        return None
+    if not view.publishers:
+        return (
+            WARN,
+            f"no image for {silence:.0f} s, nobody publishes on {view.topic}: {view.elsewhere or 'start the camera'}",
+        )
+    if silence < SILENT_ERROR_S:
+        return WARN, f"no image for {silence:.0f} s on {view.topic}: check that the camera runs"
+    return ERROR, (
+        f"no image for {silence:.0f} s, though {view.publishers} publish on {view.topic}: check that the camera runs, "
+        f"publishes reliable or with the large-message profile, and that its QoS matches input.reliability"
+    )
+
+
+def _unused(view: NodeView) -> str:
+    """That images come, but nothing comes of them; "" where that is not so."""
+    seconds, lately = view.lately or (0.0, None)
+    if lately is None or lately.used or lately.received < LEAST_RECEIVED:
+        return ""
+    text, fix = drops_text(lately.dropped)
+    if not text or sum(lately.dropped.values()) < lately.received / 2 or lately.dropped["not_keyframe"] > 0:
+        return ""
+    return f"{lately.received} images came in {seconds:.0f} s, but none was used; dropped: {text}: {fix}"
+
+
 def _inference_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
     rates, governor, threads, memory = telemetry.rates(), view.governor, view.threads, view.memory
     stream = telemetry.stream
@@ -140,7 +167,7 @@ def _inference_values(view: NodeView, config: Config, telemetry: Telemetry) -> d
         "kernels": config.kernels,
         **view.backbone,
         "window": governor.size if governor else config.window.size,
-        "overlap": config.window.overlap,
+        "overlap": config.window.shared,
         "resolution": telemetry.resolution,
         "max_side": governor.effort.side if governor else config.input.max_side,
         "merge_ratio": f"{governor.effort.ratio if governor else config.accelerator.ratio:g}",
@@ -295,7 +322,13 @@ def _output_faults(view: NodeView, config: Config, telemetry: Telemetry) -> Iter
                 f"window.overlap"
             ),
         )
+    if view.twin:
+        yield WARN, view.twin
     if view.output_conflict:
         yield WARN, view.output_conflict
     if config.scale.mode == "none" and view.backbone.get("unit") != "metre":
-        yield WARN, "the scale is unknown, lengths are in the model's own unit: set scale.mode to fixed and scale.fixed"
+        # as it is with one camera: no fault, and so no warning that never ends
+        yield (
+            OK,
+            "the scale is unknown, lengths are in the model's own unit: set scale.mode to fixed and scale.fixed for metres",
+        )

@@ -151,7 +151,8 @@ def run(options: argparse.Namespace) -> int:
             raise nothing  # before the model is loaded
         folder = stack.enter_context(ResultFolder(Path(options.out), RESULTS, options.overwrite))
         stopped = stack.enter_context(Interrupts())
-        pipeline = _reproducible_pipeline(config)
+        with stopped.raising():  # loading takes seconds
+            pipeline = _reproducible_pipeline(config)
         if options.compare and pipeline.backbone.description["accelerator"] == "none":
             raise nothing
         job = Job(

@@ -127,6 +127,8 @@ class Job:
             failure = Cancelled(f"stopped by {stopped.name} after {self.read} images")
         except Exception as error:  # whatever it is, the results so far are kept
             failure = error
+        if self._comparisons is not None:
+            self._comparisons.settle(stopped)
         self.seconds = time.perf_counter() - begun - (self._comparisons.seconds if self._comparisons else 0.0)
         if failure is None and self._stopped:
             failure = DatasetError(self._stopped)
@@ -137,12 +139,19 @@ class Job:
     def _frames(self, stopped: Interrupts, progress: Callable[[int], Any]) -> Iterator[Frame]:
         """All images; an unreadable rest counts as the end, so that the last window is still reconstructed."""
         try:
+            unreadable = 0
+            self.pipeline.explain_gap = lambda: (
+                f"{self._source.unreadable - unreadable} images of it cannot be read"
+                if self._source.unreadable > unreadable
+                else ""
+            )
             for frame in self._source.iter_frames():
                 if stopped():
                     raise Cancelled("on request")
                 self.read += 1
                 progress(1)
                 yield frame
+                unreadable = self._source.unreadable
         except DatasetError as error:
             self._stopped = str(error)
         self._stopped = self._stopped or self._source.damage
@@ -233,7 +242,7 @@ class Job:
         problems += [not_drawn(path / name, step) for name, step in pictures.items()]
         timings = metrics.pop("timings")  # at the end, where it is easy to leave out
         metrics["messages"] = dict(sorted(self._output.counts.items()))
-        metrics["map"] = {"points": len(snapshot.points), "voxel": self.config.map.voxel}
+        metrics["map"] = {"points": len(snapshot.points), "voxel": self._reporter.world.voxel}
         metrics["bytes"] = {
             name: size_of(path / name) for name in (RECORDING, *steps, *pictures) if (path / name).exists()
         }

@@ -23,11 +23,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 from ...config import parameters
-from ...errors import ConfigError
+from ...errors import ConfigError, Stopped
 from ...files import write_text
+from ..arguments import Interrupts
 from ..report.figures import draw_or_warn
 from . import report
 
@@ -98,28 +101,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Prints the tables. Raises ConfigError, CheckpointError, DatasetError, or OutputError if a file cannot be written."""
+    """Prints the tables; 128 + number if a signal ended it, with the rows that were complete.
+
+    Raises ConfigError, CheckpointError, DatasetError, or OutputError if a file cannot be written.
+    """
     if options.repeats is not None and options.repeats < 1:
         raise ConfigError(f"--repeats is {options.repeats}, but must be 1 or more")
     if options.pipeline and options.stream:
         raise ConfigError("--pipeline and --stream measure different things: give only one of them")
+    from . import model, pipeline, stream
+
     if options.pipeline:
-        from . import pipeline
-
-        result = pipeline.measure(options.repeats or 100)
-        if options.json:
-            write_text(options.json, json.dumps(result, indent=2) + "\n")
-        print(pipeline.report(result))
-        return 0
-
-    from . import model, stream
-
-    result = {}
-    kind = stream if options.stream else model
-    for result in kind.measure(options):
-        if options.json:
-            write_text(options.json, json.dumps(result, indent=2) + "\n")
-    if options.plot and not options.stream:
+        rows, told = pipeline.measure(options.repeats or 100), pipeline.report
+    else:
+        rows, told = (
+            (stream.measure(options), stream.report) if options.stream else (model.measure(options), report.report)
+        )
+    result: dict[str, Any] = {}
+    with Interrupts() as stopped:
+        try:
+            with stopped.raising():
+                for result in rows:
+                    if options.json:
+                        write_text(options.json, json.dumps(result, indent=2) + "\n")
+        except Stopped as cancelled:
+            rest = "what was complete follows" if result else "nothing was complete"
+            print(f"come_ros bench: {cancelled}; {rest}", file=sys.stderr)
+    if result and options.plot and not (options.stream or options.pipeline):
         draw_or_warn(options.plot, lambda: report.draw(options.plot, result))
-    print((stream if options.stream else report).report(result))
-    return 0
+    if result:
+        print(told(result))
+    return 0 if stopped.number is None else 128 + stopped.number

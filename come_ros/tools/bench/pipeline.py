@@ -51,25 +51,31 @@ Publish = Callable[[str, Any], None]
 """(topic below the node's name, message)"""
 
 
-def measure(repeats: int) -> dict[str, Any]:
-    """All figures: case -> stage -> {"median_ms", "least_ms", "p95_ms"}, with a description of the machine."""
+def measure(repeats: int) -> Iterator[dict[str, Any]]:
+    """All figures so far, after each case: case -> stage -> {"median_ms", "least_ms", "p95_ms"}, with a description of the machine."""
     before = os.getloadavg()[0]
+    cases: dict[str, Any] = {}
     with wire() as (messages, decode, publish):
-        cases = {"518x518 px, 268324 points": message_costs(messages, publish, repeats)}
-        cases[f"map of {MAP_POINTS} voxels, a frame of {MAP_FRAME} points"] = map_costs(messages, publish, repeats)
-        for side in SIDES:
-            name, stages = frame_costs(messages, decode, publish, side, repeats)
-            cases[f"{WIDTH}x{HEIGHT} frame, model image {name}"] = stages
-    return {
-        "version": __version__,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, NumPy {np.__version__}",
-        "ros": publish is not None,
-        "load_before": round(before, 2),
-        "load_after": round(os.getloadavg()[0], 2),
-        "repeats": repeats,
-        "budget_ms": BUDGET_MS,
-        "cases": {name: stages.summary() for name, stages in cases.items()},
-    }
+        for name, stages in _cases(messages, decode, publish, repeats):
+            cases[name] = stages.summary()
+            yield {
+                "version": __version__,
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, NumPy {np.__version__}",
+                "ros": publish is not None,
+                "load_before": round(before, 2),
+                "load_after": round(os.getloadavg()[0], 2),
+                "repeats": repeats,
+                "budget_ms": BUDGET_MS,
+                "cases": dict(cases),
+            }
+
+
+def _cases(messages: Any, decode: Any, publish: Any, repeats: int) -> Iterator[tuple[str, Stages]]:
+    yield "518x518 px, 268324 points", message_costs(messages, publish, repeats)
+    yield f"map of {MAP_POINTS} voxels, a frame of {MAP_FRAME} points", map_costs(messages, publish, repeats)
+    for side in SIDES:
+        name, stages = frame_costs(messages, decode, publish, side, repeats)
+        yield f"{WIDTH}x{HEIGHT} frame, model image {name}", stages
 
 
 def report(result: dict[str, Any]) -> str:

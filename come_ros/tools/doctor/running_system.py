@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ def judge(seen: Mapping[str, Any], config: Config, asked_for: str = "", sim_time
         yield from _camera_info(seen)
     yield from _tf(seen, config)
     yield from _clock(seen, sim_time)
+    yield from _nodes(seen)
 
 
 def _topic(seen: Mapping[str, Any], config: Config, asked_for: str) -> Iterator[Finding]:
@@ -154,3 +156,13 @@ def _clock(seen: Mapping[str, Any], sim_time: bool) -> Iterator[Finding]:
         )
     else:
         yield Finding(OK, "clock", "/clock" if publishers else "that of the system; nobody publishes /clock")
+
+
+def _nodes(seen: Mapping[str, Any]) -> Iterator[Finding]:
+    """Nodes that share a full name: parameters and services reach any of them."""
+    count = Counter(seen["nodes"])
+    for name in sorted(name for name, n in count.items() if n > 1 and not name.rpartition("/")[2].startswith("_")):
+        fix = "end one of them, or give it another name: --ros-args -r __node:=NAME"
+        yield Finding(
+            WARN, "nodes", f"{count[name]} nodes are called {name}: parameters and services reach any of them", fix
+        )

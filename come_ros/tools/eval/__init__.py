@@ -107,26 +107,27 @@ def run(options: argparse.Namespace) -> int:
     begun = time.perf_counter()
     counts = {source.name: source.count(cut) for source in sources}  # wrong paths are rejected before anything slow
     with ResultFolder(Path(options.out), RESULTS, options.overwrite) as folder, Interrupts() as stopped:
-        backbone = _backbone(config)
-        windows = itertools.chain.from_iterable(source.windows(cut, backbone) for source in sources)
-        first = next(windows, None)
-        if first is None:
-            raise ConfigError(
-                "no window has ground truth to compare with: choose other sources, or other --size and --stride"
-            )
-        left_out: dict[str, str] = {}
-        if options.frontier:
-            if config.backbone == "fake":
-                raise ConfigError("--frontier needs a model with tokens: backbone fake has none")
-            height, width = first.images.shape[1:3]
-            variants, left_out = frontier_variants(backbone, config, height, width, options.accelerator or ())
-        else:
-            variants, left_out = _variants(backbone, config, options.accelerator)
+        with stopped.raising():  # loading and rendering take seconds
+            backbone = _backbone(config)
+            windows = itertools.chain.from_iterable(source.windows(cut, backbone) for source in sources)
+            first = next(windows, None)
+            if first is None:
+                raise ConfigError(
+                    "no window has ground truth to compare with: choose other sources, or other --size and --stride"
+                )
+            left_out: dict[str, str] = {}
+            if options.frontier:
+                if config.backbone == "fake":
+                    raise ConfigError("--frontier needs a model with tokens: backbone fake has none")
+                height, width = first.images.shape[1:3]
+                variants, left_out = frontier_variants(backbone, config, height, width, options.accelerator or ())
+            else:
+                variants, left_out = _variants(backbone, config, options.accelerator)
         timed: list[WindowTruth] = []
         total = sum(counts.values())
         try:
             with tqdm(total=total, desc="scoring", unit="window", disable=None) as bar:
-                every = _noting(itertools.chain([first], windows), timed)
+                every = stopped.until(_noting(itertools.chain([first], windows), timed))
                 scores = measure(every, variants, total, bar, stopped, options.frontier, options.seed)
         except Cancelled:
             print(
@@ -229,7 +230,7 @@ def _result(
         "cut": {"size": cut.size, "stride": cut.stride, "step": cut.step or cut.size * cut.stride},
         "windows": {source: len(part.windows) for source, part in of.items()},
         "truth": {name: "rendered" if name in RENDERED else "recorded" for name in of},
-        "path_window": [config.window.size, config.window.overlap],
+        "path_window": [config.window.size, config.window.shared],
         "seed": options.seed,
         "frontier": bool(options.frontier),
         "variants": [v.name for v in variants],

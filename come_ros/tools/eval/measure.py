@@ -185,6 +185,10 @@ def measure(
         if number == ALIKE - 1:
             _leave_out_alike(scores, said_so_far)
         bar.update()
+    if stopped():
+        if not scores.windows:
+            raise Cancelled("on request")
+        scores.stopped = scores.stopped or len(scores.windows) < expected
     for source in scores.sources:
         at = [i for i, (name, _) in enumerate(scores.windows) if name == source]
         for name, rows in motion_baselines([scores.paths[i] for i in at], seed).items():

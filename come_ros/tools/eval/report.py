@@ -207,7 +207,7 @@ def _winner_tables(result: dict[str, Any], source: str) -> list[str]:
     """Winners: a table at equal time, one at equal tokens, and a sentence for each metric."""
     about, timings = result["sources"][source], result["timings"]
     if about["independent"] < LEAST:
-        return ["", f"There is no ranking:  {about['independent']} independent windows are fewer than {LEAST}."]
+        return ["", f"There is no ranking: {about['independent']} independent windows are fewer than {LEAST}."]
     lines = []
     for key, where in (("time", "trunk time"), ("tokens", "kept tokens")):
         lines += ["", f"### Who is best at equal {where}", ""]

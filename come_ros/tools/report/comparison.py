@@ -15,7 +15,7 @@ from ...evaluation import depth_scale, prediction_difference
 from ...files import whole_file
 from ...outputs.topics import darkened
 from ...pipeline import ReconstructionPipeline
-from ...self_check import SelfCheck
+from ...self_check import MOST_PASSES, STEADY, SelfCheck, Speedups
 from ...types import F32, U8
 from .picture import Evenly, evenly
 
@@ -42,6 +42,7 @@ class Comparisons:
         self.seconds = 0.0
         self._check = SelfCheck(pipeline)
         self._values: dict[str, list[float]] = {}
+        self._speedups = Speedups()
         self._pairs = Evenly()
 
     def add(self, stop: Callable[[], bool] | None = None) -> None:
@@ -62,17 +63,37 @@ class Comparisons:
         found |= {"kept_ratio": ours.kept_ratio, "read_ratio": ours.read_ratio, **prediction_difference(ours, dense)}
         for name, value in found.items():
             self._values.setdefault(name, []).append(value)
+        self._speedups.values.append(found["speedup"])
         scale = np.float32(depth_scale(ours.depth, dense.depth))
         overlay = ours.images[-1] if ours.merged is None else darkened(ours.images[-1], ours.merged[-1])
         self._pairs.offer(Pair(both.stamps_ns[-1], ours.images[-1], overlay, dense.depth[-1], scale * ours.depth[-1]))
+
+    def settle(self, stop: Callable[[], bool] | None = None) -> None:
+        """Where the speed-ups of few windows differ too much, the last window is timed again until they do not, or often enough. A stop
+        ends that."""
+        begun = time.perf_counter()
+        try:
+            while self._speedups.values and self._speedups.unsettled(MOST_PASSES):
+                both = self._check.compare(stop)
+                if both is None:
+                    return
+                self._speedups.values.append(both.dense_ms / both.ms)
+        except Cancelled:
+            return
+        finally:
+            self.seconds += time.perf_counter() - begun
 
     def result(self) -> dict[str, Any]:
         """Median and p90 over windows of what does not depend on the machine. Empty if there was no window."""
         return self._of("kept_ratio", "read_ratio", "depth_abs_rel", "rot_deg", "trans_rel")
 
     def timings(self) -> dict[str, Any]:
-        """The same of what does."""
-        return self._of("speedup", "ms", "dense_ms")
+        """The same of what does; the speed-up with its spread, and whether it is steady, over all passes."""
+        found = self._of("speedup", "ms", "dense_ms")
+        if found:
+            values = self._speedups.values
+            found["speedup"] = {f"p{q}": float(np.percentile(values, q)) for q in (50, 90)} | self._speedups.result()
+        return found
 
     def _of(self, *names: str) -> dict[str, Any]:
         if not self._values:
@@ -126,9 +147,21 @@ def comparison_text(metrics: dict[str, Any]) -> str:
     def both(values: dict[str, float], form: str, unit: str = "") -> str:
         return f"{values['p50']:{form}}{unit} (p90 {values['p90']:{form}})"
 
+    speedup = took["speedup"]
+    unsure = (
+        ""
+        if speedup["steady"]
+        else f", NOT STEADY: {speedup['passes']} passes differ by {spread_text(speedup['spread'])}, more than {STEADY:.0%}: other "
+        "programs use the machine, or there are too few windows; repeat it on an idle one"
+    )
     return (
-        f"{found['windows']} windows, accelerated against dense, medians: speed-up {both(took['speedup'], '.2f', 'x')}, "
+        f"{found['windows']} windows, accelerated against dense, medians: speed-up {both(speedup, '.2f', 'x')}{unsure}, "
         f"{100 * found['kept_ratio']['p50']:.0f} % of the tokens kept and {100 * found['read_ratio']['p50']:.0f} % of the keys read; "
         f"depth AbsRel {both(found['depth_abs_rel'], '.3f')}, rotation "
         f"{both(found['rot_deg'], '.2f', ' deg')}, translation {both(found['trans_rel'], '.3f')} of the median depth"
     )
+
+
+def spread_text(spread: float) -> str:
+    """For people."""
+    return f"{spread:.0%}" if np.isfinite(spread) else "nobody knows how much"

@@ -12,7 +12,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 
 from come_ros.config import Config
 from come_ros.ros import node, reader
-from come_ros.ros.diagnostics.counters import DROP_REASONS, FrameCounters
+from come_ros.ros.diagnostics.counters import DROP_FIXES, DROP_REASONS, FrameCounters, Lately, drops_text
 from come_ros.ros.diagnostics.keys import STATUSES
 from come_ros.ros.diagnostics.statuses import NodeView, statuses
 from come_ros.ros.diagnostics.telemetry import Telemetry, Throttle
@@ -62,7 +62,9 @@ def test_every_key_has_its_meaning_and_every_meaning_its_key():
 @pytest.mark.parametrize(
     ("name", "level", "fix", "change"),
     [
-        ("input", 1, "remap `image`", {"publishers": 0, "_silent": 3}),
+        ("input", 1, "start the camera", {"publishers": 0, "_silent": 3}),
+        ("input", 1, "remap `image`", {"publishers": 0, "elsewhere": "images are on /a: remap `image`", "_silent": 60}),
+        ("output", 1, "__node:=", {"twin": "another node is called /come too: -r __node:=NAME"}),
         ("input", 2, "input.reliability", {"_silent": 6}),
         ("input", 2, "publish one of", {"_decode": "encoding 'x' cannot be read: publish one of y"}),
         ("input", 1, "set input.reliability", {"qos_conflict": "does not fit: set input.reliability to best_effort"}),
@@ -74,7 +76,7 @@ def test_every_key_has_its_meaning_and_every_meaning_its_key():
         ("output", 2, "set tf.mode", {"tf_conflict": "TF conflict: set tf.mode to auto"}),
         ("output", 1, "max_data_age", {"_old": "a result took 3 s"}),
         ("output", 1, "slower", {"_rejected": "residual 0.5"}),
-        ("output", 1, "scale.fixed", {"_config": Config()}),
+        ("output", 0, "scale.fixed", {"_config": Config()}),  # as it is with one camera: never yellow for that alone
     ],
 )
 def test_a_fault_has_its_level_and_its_fix(name, level, fix, change):
@@ -123,3 +125,66 @@ def test_each_kind_of_log_line_comes_once_in_five_seconds():
     assert [may_log("a"), may_log("b"), may_log("a")] == [True, True, False]
     clock.now += 5
     assert may_log("a")
+
+
+def lately(received: int, used: int = 0, over_s: float = 6.0, **dropped: int):
+    """What `Lately` says some seconds after counting began."""
+    clock, counters = Clock(), FrameCounters()
+    recently = Lately(5.0, clock)
+    assert recently(counters.snapshot()) is None
+    for _ in range(received):
+        counters.receive()
+    counters.use(used)
+    for reason, frames in dropped.items():
+        counters.drop(reason, frames)
+    clock.now += over_s
+    return recently(counters.snapshot())
+
+
+def input_of(**change):
+    clock = Clock()
+    telemetry = made(clock)
+    telemetry.arrived()
+    return statuses(replace(VIEW, **change), METRES, telemetry, FrameCounters().snapshot())[0]
+
+
+def test_what_came_and_was_dropped_is_told_apart_from_what_never_came():
+    busy = input_of(lately=lately(52, busy=47, decode=3))
+    assert busy.level == DiagnosticStatus.WARN and "no image" not in busy.message and "camera" not in busy.message
+    assert "52 images came in 6 s, but none was used; dropped: 47 busy, 3 decode" in busy.message
+    assert "window.size" in busy.message
+    assert "whole images" in input_of(lately=lately(20, decode=20)).message
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"received": 52, "used": 1, "busy": 51},
+        {"received": 52, "not_keyframe": 50},  # a camera at rest
+        {"received": 52, "paused": 52},  # on request
+        {"received": 2, "busy": 2},
+        {"received": 52},  # the first window is not done yet
+        {"received": 52, "busy": 52, "over_s": 4.0},  # too early to tell
+    ],
+)
+def test_drops_that_are_no_fault_are_none(counts):
+    assert input_of(lately=lately(**counts)).level == DiagnosticStatus.OK
+
+
+def test_counts_of_the_last_seconds_only_and_after_a_restart():
+    clock, counters = Clock(), FrameCounters()
+    recently = Lately(5.0, clock)
+    for _ in range(30):
+        counters.receive()
+        counters.drop("busy")
+        seconds, found = recently(counters.snapshot()) or (5.0, None)
+        assert 5.0 <= seconds < 6.5 and (found is None or found.dropped["busy"] in (5, 6))
+        clock.now += 1
+    counters.restart()
+    counters.receive()
+    assert recently(counters.snapshot()) is None
+
+
+def test_every_reason_for_a_drop_has_a_fix_or_is_no_fault():
+    assert set(DROP_REASONS) - set(DROP_FIXES) == {"not_keyframe", "paused"}
+    assert drops_text(dict.fromkeys(DROP_REASONS, 0)) == ("", "")

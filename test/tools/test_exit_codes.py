@@ -1,0 +1,150 @@
+"""The page of exit codes (come_ros/tools/README.md): commands are run into each of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from come_ros.errors import ComeRosError
+from come_ros.tools import bench, calibrate, cli
+
+PAGE = Path(__file__).resolve().parents[2] / "come_ros" / "tools" / "README.md"
+FAST = ["--set", "backbone=fake", "--set", "window.size=2", "--set", "keyframe.mode=every"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exit_codes") / "images"
+    folder.mkdir()
+    wall = cv2.resize(np.random.default_rng(0).integers(0, 255, (9, 20, 3), np.uint8), (200, 90))
+    for i in range(4):
+        cv2.imwrite(str(folder / f"{i}.png"), wall[:60, 5 * i : 5 * i + 80])
+    return folder
+
+
+def page() -> dict[int, str]:
+    """Code -> what the page says of it."""
+    section = PAGE.read_text().split("## Exit codes")[1].split("\n## ")[0]
+    return {int(code): text for code, text in re.findall(r"^\| (\d+) \| (.*) \|$", section, re.MULTILINE)}
+
+
+def code_of(*words: str) -> int:
+    """Of `come_ros WORDS...` in this process."""
+    try:
+        return cli.main(list(words))
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_done_refused_and_mistyped(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    assert code_of("--help") == code_of("bag", "--help") == code_of("--version") == 0
+    assert code_of("bag", str(images), "-o", out, "--no-bag", *FAST) == 0
+    capsys.readouterr()
+    for words, told in (
+        (["bag", str(tmp_path / "nowhere"), "-o", out], "nowhere"),
+        (["bag", str(images), "-o", out, *FAST], "already holds results"),
+        (["bag", str(images), "-o", str(tmp_path / "new"), *FAST, "--set", "window.size=99"], "2 .. 64"),
+        (["bag", str(images), "-o", str(tmp_path / "new"), "--weights", str(images / "0.png")], "0.png"),
+        (["bench", "--repeats", "0"], "1 or more"),
+        (["eval", "--set", "accelerator.name=com"], "come"),
+        (["calibrate"], "-o"),
+        (["demo", str(tmp_path / "nowhere")], "nowhere"),
+        (["doctor", "--set", "window.size"], "NAME=VALUE"),
+        (["distill", "-o", out, "--source", str(tmp_path / "nowhere")], "nowhere"),
+        (["train-pace", "-o", out, "--source", str(tmp_path / "nowhere")], "nowhere"),
+    ):
+        assert code_of(*words) == 1, words
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"come_ros {words[0]}: ")]
+        assert len(lines) == 1 and told in lines[0], (words, lines)
+    for words in (["bags"], ["bag"], ["bag", str(images), "-o", out, "--nonsense"], ["bench", "--precision", "fp64"]):
+        assert code_of(*words) == 2, words
+
+
+def test_results_of_a_run_that_lacks_something_are_kept(images: Path, tmp_path: Path, capsys: Any) -> None:
+    truth, out = tmp_path / "far.tum", tmp_path / "out"
+    truth.write_text("1000000000 0 0 0 0 0 0 1\n1000000001 0 0 0 0 0 0 1\n")
+    assert code_of("bag", str(images), "-o", str(out), "--fps", "10", "--gt", str(truth), "--no-bag", *FAST) == 1
+    assert str(out) in capsys.readouterr().err and (out / "map.ply").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_is_complete(number: int, images: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    from come_ros.datasets import image_folder
+    from come_ros.tools.bench import model
+
+    read = image_folder.ImageFolder.frame
+
+    def frame(self: Any, index: int) -> Any:
+        if index == 2:
+            send(number)
+        return read(self, index)
+
+    monkeypatch.setattr(image_folder.ImageFolder, "frame", frame)
+    out = tmp_path / "out"
+    assert code_of("bag", str(images), "-o", str(out), "--no-bag", *FAST) == 128 + number
+    assert (out / "trajectory.tum").exists() and str(out) in capsys.readouterr().err
+
+    def measure(options: Any) -> Iterator[dict[str, Any]]:
+        yield {"rows": ["one"]}
+        send(number)
+        raise AssertionError("the signal must have ended it")
+
+    monkeypatch.setattr(model, "measure", measure)
+    monkeypatch.setattr(bench.report, "report", lambda result: f"report of {result['rows']}")
+    assert code_of("bench", "--json", str(tmp_path / "bench.json")) == 128 + number
+    told = capsys.readouterr()
+    assert (
+        "report of ['one']" in told.out
+        and "what was complete follows" in told.err
+        and (tmp_path / "bench.json").exists()
+    )
+
+    def entropy(weights: str, options: Any) -> Iterator[np.ndarray]:
+        yield np.linspace(0.2, 0.9, 6)
+        send(number)
+        raise AssertionError("the signal must have ended it")
+
+    monkeypatch.setattr(calibrate, "measure", entropy)
+    plan = tmp_path / "plan.json"
+    assert code_of("calibrate", "-o", str(plan)) == 128 + number
+    assert plan.exists() and f"1 of 16 windows are in {plan}" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_gone_and_a_full_disk() -> None:
+    command = [sys.executable, "-m", "come_ros.tools.cli", "node", "--help"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    gone = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (gone.returncode, gone.stderr) == (141, "")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("come_ros node: cannot write its output: No space left")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_lost_device_has_a_code_of_its_own() -> None:
+    pytest.importorskip("rclpy")
+    from come_ros.ros.node import DEVICE_LOST
+
+    assert DEVICE_LOST == 70
+
+
+def test_the_page_has_each_code_and_no_other() -> None:
+    assert set(page()) == {0, 1, 2, 70, 128 + signal.SIGINT, 128 + signal.SIGPIPE, 128 + signal.SIGTERM}
+    assert issubclass(ComeRosError, Exception)
