@@ -1,10 +1,10 @@
 """Drift: how the error of the newest pose grows along the chain of windows.
 
 The bundle takes published keyframes for true and errors for independent from point to point. Neither is so: the network's depth errs alike
-over whole surfaces, and what one window gets wrong is given to the next one. So a window errs by several times what its solver says, in
-the same directions, and the errors of neighbouring windows are correlated. Besides, the unit of length wanders a little. The constants
-are fitted to the truth of rooms and recordings by test/benchmark/accuracy/covariance.py. Tried and left out, since they tell nothing
-beyond the solver's covariance: the angle turned, the depth, the numbers of landmarks and inliers, and the reprojection error.
+over whole surfaces. So a window errs by several times what its solver says, in the same directions. Besides, the unit of length wanders
+a little. The constants are fitted to the truth of rooms and recordings by test/benchmark/accuracy/covariance.py. Tried and left out, since
+they tell nothing beyond the solver's covariance: the angle turned, the depth, the numbers of landmarks and inliers, the reprojection
+error, and a correlation of the errors of neighbouring windows.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import numpy as np
 from ..geometry import skew
 from ..types import F64, Alignment
 
-UNDERSTATED = 3.0  # how many times larger errors are than the solver's sigmas
-UNIT_SHARE = 0.06  # of the way in a window, along it
-CORRELATION = 0.7  # of the normalised errors of one window and the next
+UNDERSTATED = 3.1  # how many times larger errors are than the solver's sigmas
+UNIT_SHARE = 0.1  # of the way in a window, along it
 # What a window adds where nothing but the network tells its poses, besides how badly it fits the last one: rad; of the depth.
-NETWORK_TURN, NETWORK_MOVE = float(np.deg2rad(12.0)), 0.15
+NETWORK_TURN, NETWORK_MOVE = float(np.deg2rad(14.0)), 0.18
 
 
 def by_network(alignment: Alignment, depth: float) -> F64:
@@ -37,11 +36,9 @@ class Drift:
     """covariance: (6, 6) of the newest pose since the world began: position, then rotation (a vector from the left), in the odometry
     frame."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit_share: float = UNIT_SHARE) -> None:
         self.covariance = np.zeros((6, 6))
-        self._with_last = np.zeros(
-            (6, 6)
-        )  # of the error since the world began with the normalised one of the last window
+        self._unit_share = unit_share
         self._newest: F64 | None = None
 
     @property
@@ -52,34 +49,17 @@ class Drift:
     def add(self, poses: F64, covariance: F64) -> F64:
         """The covariance since the world began, after a window with the new `poses` (k, 4, 4).
 
-        covariance: (6, 6) of the last one, with those before as they are. Of two windows with covariances A, B the errors are sqrt(A) a
-        and sqrt(B) b, where a and b have unit variance and are correlated.
+        covariance: (6, 6) of the last one, with those before as they are.
         """
         way = poses[-1, :3, 3] - (poses[0] if self._newest is None else self._newest)[:3, 3]
-        own = covariance.copy()
-        own[:3, :3] += UNIT_SHARE**2 * np.outer(way, way)
-        root = _root(own)
-        cross = CORRELATION * moved_by(way) @ self._with_last
-        self.covariance = carried(self.covariance, way) + own + cross @ root.T + root @ cross.T
-        self._with_last = cross + root
+        self.covariance = carried(self.covariance, way) + covariance
+        self.covariance[:3, :3] += self._unit_share**2 * np.outer(way, way)
         self._newest = poses[-1].copy()
         return self.covariance
 
 
-def moved_by(lever: F64) -> F64:
-    """(6, 6) how the error of a pose becomes that of one rigidly tied to it, `lever` (3,) from it: a wrong rotation moves it."""
+def carried(covariance: F64, lever: F64) -> F64:
+    """(6, 6) of a pose that is rigidly tied to one of `covariance`, `lever` (3,) from it: a wrong rotation moves it."""
     jacobian = np.eye(6)
     jacobian[:3, 3:] = -skew(lever)
-    return jacobian
-
-
-def carried(covariance: F64, lever: F64) -> F64:
-    """(6, 6) of a pose that is rigidly tied to one of `covariance`, `lever` (3,) from it."""
-    jacobian = moved_by(lever)
     return np.asarray(jacobian @ covariance @ jacobian.T, np.float64)
-
-
-def _root(covariance: F64) -> F64:
-    """The symmetric square root."""
-    values, vectors = np.linalg.eigh(covariance)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T, np.float64)

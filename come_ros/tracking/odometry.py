@@ -44,7 +44,7 @@ HISTORY = 1200  # images that a window may come late
 TWIST_S, LEAST_TWIST_POSES, TWIST_POSES = 0.21, 3, 8  # the last poses, which the velocity is taken from
 # What a velocity errs by, sigma of each axis, beyond the noise of the poses: a share of how far it changed since the last image, and of
 # itself; fitted as those of drift.py are.
-CHANGE_SHARE, TWIST_SHARE = 0.27, 0.017
+CHANGE_SHARE, TWIST_SHARE = 0.26, 0.01
 LEAST_NOISE = 0.1  # of PIXEL_SIGMA, that a median residual is taken to show
 MIN_SCALE_POINTS, SCALE_SIGMA = 10, 0.15  # points that both know so well tell how the unit changed
 CAMERA_IDS = 1 << 40  # each camera's points have numbers of their own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_what_is_twice_as_unsure_is_seen() -> None:
             "image_window": np.zeros(400, np.int64), "image_twist": np.zeros((400, 6)),
             "image_twist_covariance": np.tile(9999.0 * np.eye(6), (400, 1, 1)), "image_lost": np.zeros(400, bool),
             "window_stamp": stamps[:1], "window_refined": np.ones(1, bool), "window_first": poses[:1], "window_added": np.zeros((1, 6, 6)),
-            "window_pose": poses[:1],
+            "window_pose": poses[:1], "made_with": np.array(dataclasses.astuple(Constants())),
         }  # fmt: skip
         found = of_run(Run("a room", arrays), Constants())["since start"]
         # the rotation is exact, so that three of six coordinates err

@@ -43,6 +43,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import TINY, git, shared, write_result
 
 from come_ros.config import Config
+from come_ros.files import whole_file
 from come_ros.geometry import inverse, nearest_rotation, umeyama, vector_from_rotation
 from come_ros.pipeline import ReconstructionPipeline
 from come_ros.tracking import drift, odometry
@@ -69,7 +70,6 @@ TRUTH_SIGMA = 0.005, float(np.deg2rad(0.3))  # of motion capture: m, rad
 SECOND_NS = 1_000_000_000
 LEAST_HZ = 5.0  # of images, for a velocity
 FREEDOM = 4.0  # of the Student distribution that is fitted: some windows err by far more than the others
-MOST = {"correlation": 0.8}  # beyond, errors of a run would hardly differ from one draw
 
 Arrays = dict[str, np.ndarray]
 
@@ -80,7 +80,6 @@ class Constants:
 
     understated: float = drift.UNDERSTATED
     unit_share: float = drift.UNIT_SHARE
-    correlation: float = drift.CORRELATION
     network: float = 1.0
     change_share: float = odometry.CHANGE_SHARE
     twist_share: float = odometry.TWIST_SHARE
@@ -169,7 +168,8 @@ def watched(frames: Iterator[Frame]) -> Arrays:
         for n, column in zip(("stamp", "refined"), zip(*windows, strict=True), strict=True)
     }
     return out | {
-        "window_first": np.array(chain.first), "window_added": np.array(chain.added), "window_pose": np.array(chain.newest)
+        "window_first": np.array(chain.first), "window_added": np.array(chain.added), "window_pose": np.array(chain.newest),
+        "made_with": np.array(dataclasses.astuple(Constants())),
     }  # fmt: skip
 
 
@@ -202,6 +202,7 @@ class Run:
     def __init__(self, name: str, arrays: Arrays) -> None:
         """name: of REAL, or of a room. arrays: of `watched`, and the truth."""
         self.name, self.kind = name, "recording" if name in REAL else name.split()[0]
+        self.made_with = Constants(*arrays["made_with"].tolist())
         late_s, noise = REAL.get(name, 0.0), TRUTH_SIGMA if name in REAL else (0.0, 0.0)
         truth = {"stamps": arrays["truth_stamps"], "poses": arrays["truth_poses"]}
         low, high = truth["stamps"][[0, -1]] + np.array([-5_000_000, 5_000_000])
@@ -243,15 +244,15 @@ class Run:
         change = np.diff(self.image["twist"], axis=0, prepend=np.zeros((1, 6)))[known]
         squares = [(a.reshape(-1, 2, 3) ** 2).mean(axis=2) for a in (change, self.image["twist"][known])]
         self.change, self.size = (np.repeat(s, 3, axis=1) for s in squares)
-        used = Constants()
+        used = self.made_with
         unseen = used.change_share**2 * self.change + used.twist_share**2 * self.size
         by_poses = self.image["twist_covariance"][known] - unseen[:, :, None] * np.eye(6)
         self.by_poses = by_poses
 
     def added(self, c: Constants) -> F64:
         """(w, 6, 6) what each window adds."""
-        used = Constants()
-        bundle, network = (c.understated / used.understated) ** 2, c.network**2
+        used = self.made_with
+        bundle, network = (c.understated / used.understated) ** 2, (c.network / used.network) ** 2
         return self.window["added"] * np.where(self.window["refined"], bundle, network)[:, None, None]
 
     def covariances(self, c: Constants) -> tuple[F64, F64]:
@@ -259,16 +260,15 @@ class Run:
         added, first, newest = self.added(c), self.window["first"], self.window["pose"]
 
         def from_window(i: int, to: int) -> list[F64]:
-            chain, out = drift.Drift(), []
+            chain, out = drift.Drift(c.unit_share), []
             if i >= 0:
                 chain._newest = newest[i]
             for j in range(i + 1, to + 1):
                 out.append(chain.add(np.stack([first[j], newest[j]]), added[j]))
             return out
 
-        with constants(c):
-            since = from_window(-1, len(newest) - 1)
-            pairs = [from_window(i, j)[-1] for i, j in self.pairs]
+        since = from_window(-1, len(newest) - 1)
+        pairs = [from_window(i, j)[-1] for i, j in self.pairs]
         levers = newest[self.pairs[:, 1], :3, 3] - newest[self.pairs[:, 0], :3, 3]
         both = [p + self.noise + drift.carried(self.noise, lever) for p, lever in zip(pairs, levers, strict=True)]
         return np.stack(since), np.array(both).reshape(-1, 6, 6)
@@ -277,7 +277,7 @@ class Run:
         """kind -> NEES (n,) and log of the covariances' determinants (n,)."""
         since, pairs = self.covariances(c)
         row = {int(stamp): i for i, stamp in enumerate(self.window["stamp"])}
-        own = (c.understated / Constants().understated) ** 2
+        own = (c.understated / self.made_with.understated) ** 2
         total, place = [], self.image["pose"][:, :3, 3]
         for k in range(1, len(place)):
             w = row[int(self.image["window"][k])]
@@ -292,24 +292,6 @@ class Run:
             "twist": (self.twist_errors, twist),
         }
         return {kind: _normalised(*both) for kind, both in every.items() if len(both[0])}
-
-
-class constants:
-    """drift.py with those, for a while."""
-
-    def __init__(self, c: Constants) -> None:
-        self.wanted = {"UNIT_SHARE": c.unit_share, "CORRELATION": c.correlation}
-
-    def __enter__(self) -> None:
-        self.before = {name: getattr(drift, name) for name in self.wanted}
-        self._set(self.wanted)
-
-    def __exit__(self, *_: object) -> None:
-        self._set(self.before)
-
-    def _set(self, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            setattr(drift, name, value)
 
 
 def _normalised(error: F64, covariance: F64) -> tuple[F64, F64]:
@@ -335,7 +317,7 @@ def fitted(runs: list[Run], start: Constants) -> Constants:
 
     def best(c: Constants, names: tuple[str, ...], kinds: tuple[str, ...]) -> Constants:
         def of(x: F64) -> Constants:
-            values = {n: float(np.clip(np.exp(v), 1e-3, MOST.get(n, 50.0))) for n, v in zip(names, x, strict=True)}
+            values = {n: float(np.clip(np.exp(v), 1e-3, 50.0)) for n, v in zip(names, x, strict=True)}
             return dataclasses.replace(c, **values)
 
         x0 = np.log([max(getattr(c, n), 1e-2) for n in names])
@@ -344,7 +326,7 @@ def fitted(runs: list[Run], start: Constants) -> Constants:
         return of(found.x)
 
     poses = ("since start", "in a second")
-    c = best(start, ("understated", "unit_share", "correlation", "network"), poses)
+    c = best(start, ("understated", "unit_share", "network"), poses)
     middle = np.exp(
         np.mean([np.log(m) for group in medians(runs, c).values() for kind, m in group.items() if kind in poses])
     )
@@ -405,8 +387,9 @@ def main() -> None:
         wanted = not args.names or name in args.names
         if wanted and (args.again or not path.exists()):
             frames, truth = recorded(name) if name in REAL else rendered(*rooms[name])
-            with open(path, "wb") as stream:
-                np.savez(stream, **watched(frames), **truth)
+            arrays = watched(frames) | truth
+            with whole_file(path) as stream:  # another run may read what is there meanwhile
+                np.savez(stream, **arrays)
         if path.exists():
             with np.load(path) as found:
                 runs.append(Run(name, dict(found)))
