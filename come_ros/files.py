@@ -39,19 +39,19 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
     Raises OutputError if it cannot be written (no such folder, no permission, disk full).
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(beside, "wb") as stream:
+        with open(partial, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(beside, path)
+        os.replace(partial, path)
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}: choose a folder with enough space and write permission"
         ) from error
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -61,17 +61,17 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     Folders above `path` are made. Raises OutputError if that, or the writing, fails, and if `path` exists and is not empty.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        beside.mkdir(parents=True)
-        yield beside
-        os.rename(beside, path)
+        partial.mkdir(parents=True)
+        yield partial
+        os.rename(partial, path)
     except OSError as error:
         raise OutputError(
             f"cannot write the folder {path}: {error.strerror or error}: choose a place with enough space and write permission"
         ) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

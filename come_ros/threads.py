@@ -121,7 +121,7 @@ def go_first(niceness: int = FIRST) -> bool:
     other processes. Whether that is permitted: to root, with CAP_SYS_NICE, or within `ulimit -e`. Linux only; the rest of the process
     stays as it is.
 
-    Lowering the model's threads instead needs no permission, but beside a busy process they then get hardly any time.
+    Lowering the model's threads instead needs no permission, but next to a busy process they then get hardly any time.
     """
     try:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)  # Linux: of one thread

@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of recorded data (real/, parity/): data/ in $COME_ROS_SHARED, else in `shared` beside the checkout."""
+    """The folder of recorded data (real/, parity/): data/ in $COME_ROS_SHARED, else in `shared` next to the checkout."""
     folder = Path(os.environ.get("COME_ROS_SHARED") or ROOT.parent / "shared") / "data"
     if not folder.is_dir():
         reason = f"no recorded data at {folder}: set COME_ROS_SHARED to the folder that holds data/"

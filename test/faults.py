@@ -29,10 +29,10 @@ class Row(NamedTuple):
 MATRIX = (
     Row(
         "torch or CUDA missing, or of the wrong ABI",
-        "configure fails with one line and the pip command; device: cuda:N that cannot be had fails",
+        "configure fails with one line and the pip command; device: cuda:N that is not available fails",
         (
             "ros/test_faults.py::test_without_torch_configure_fails_in_one_line_with_the_command",
-            "ros/test_faults.py::test_a_device_that_cannot_be_had_is_a_failure",
+            "ros/test_faults.py::test_a_device_that_is_not_available_is_a_failure",
         ),
     ),
     Row(
@@ -129,7 +129,7 @@ MATRIX = (
         "the window is refused and counted, the pose kept; three in a row begin a new chain there, WARN",
         (
             "test_pipeline.py::test_refused_windows_leave_a_hole_and_the_chain_recovers",
-            "test_pipeline.py::test_three_refused_in_a_row_start_anew_where_the_camera_was",
+            "test_pipeline.py::test_three_refused_in_a_row_start_again_where_the_camera_was",
         ),
     ),
     Row(

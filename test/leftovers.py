@@ -89,7 +89,7 @@ def _segments() -> dict[str, bytes]:
     """Name -> path of the segments of DDS that hold data. Each belongs to one participant, which removes it when it ends in order.
 
     Left out are locks (_el), which come and go with them, and ports, whose names (port7000, port7001) are shared by all domains of the
-    machine: a participant of somebody else may take over the name, and looks into ours when it starts.
+    machine: another participant may take over the name, and looks into ours when it starts.
     """
     paths = (path for path in shared_memory() if not path.name.endswith("_el") and "_port" not in path.name)
     return {path.name: os.fsencode(path) for path in paths}

@@ -107,7 +107,7 @@ def test_what_was_given_up_comes_back_with_the_time_for_it() -> None:
     clock, machine = PretendedTime(), Machine(0.01, 1.3, 0.15)
     governor = made(clock, 200)
     assert not steer(governor, machine, clock, 30)
-    slope, machine.slope = machine.slope, 8 * machine.slope  # somebody else needs the machine
+    slope, machine.slope = machine.slope, 8 * machine.slope  # another process needs the machine
     down = steer(governor, machine, clock, 60)
     assert machine.latency(governor.effort) < 0.2 and 2 <= len(down) <= 4, "15 s are enough for three knobs"
     machine.slope = slope
@@ -185,7 +185,7 @@ def test_a_number_of_frames_makes_the_ratio_no_knob() -> None:
     assert any(level.ratio > 0.5 for level in Governor(both, 518, 14).levels), "Co-Me's ratio still counts"
 
 
-def test_a_new_target_counts_at_once_and_other_parameters_begin_anew() -> None:
+def test_a_new_target_counts_at_once_and_other_parameters_start_again() -> None:
     clock, machine = PretendedTime(), Machine(0.0, 1.0, 2.0)
     governor = made(clock, 300, max_data_age=0.0)
     steer(governor, machine, clock, 60)

@@ -71,7 +71,7 @@ def test_the_fake_backbone_slides_sideways():
     assert all(np.array_equal(a.depth, b.depth) for a, b in zip(submaps, again, strict=True))
 
 
-def test_stamps_must_rise_and_a_jump_back_starts_anew():
+def test_stamps_must_rise_and_a_jump_back_start_again():
     pipeline = pipeline_of(TruthBackbone(TRUTH))
     frames = TRUTH.frames()
     first = list(live(pipeline, frames[:6]))
@@ -189,7 +189,7 @@ def test_refused_windows_leave_a_hole_and_the_chain_recovers():
     assert pipeline.counts["restarts"] == 0
 
 
-def test_three_refused_in_a_row_start_anew_where_the_camera_was():
+def test_three_refused_in_a_row_start_again_where_the_camera_was():
     backbone = TruthBackbone(TRUTH, spoil=spoil_windows(5, 6, 7))
     pipeline = pipeline_of(backbone)
     submaps = list(live(pipeline, TRUTH.frames()))
@@ -379,7 +379,7 @@ def test_self_check_repeats_until_it_is_steady_or_says_that_it_is_not(monkeypatc
 
 
 class Informed(TruthBackbone):
-    """A metric one that writes down what it is told beside the images."""
+    """A metric one that writes down what it is told next to the images."""
 
     metric = True
     inputs = frozenset({"intrinsics", "depth", "poses"})
@@ -401,7 +401,7 @@ def informed_frames(intrinsics=True, depth=True, poses=True):
     ]
 
 
-def test_what_frames_bring_beside_images_reaches_the_model_as_configured():
+def test_what_frames_bring_next_to_images_reaches_the_model_as_configured():
     every = {"known__depth": True, "known__odometry": True}
     backbone = Informed(TRUTH)
     list(pipeline_of(backbone, **every).run(informed_frames()))

@@ -79,9 +79,9 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "plugin_of_somebody.py").write_text(MODULE)
     (tmp_path / "plugin_that_fails.py").write_text("raise RuntimeError('no licence\\nfor this')\n")
     (tmp_path / "plugin_that_needs.py").write_text("import a_package_that_nobody_has\n")
-    folder = tmp_path / "somebody-1.0.dist-info"
+    folder = tmp_path / "other-1.0.dist-info"
     folder.mkdir()
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: somebody\nVersion: 1.0\n")
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text(
         "[come_ros.accelerators]\nevery = plugin_of_somebody:Every\nbroken = plugin_that_fails:X\ncome = plugin_of_somebody:Plain\n"
     )
@@ -197,7 +197,7 @@ from come_ros.plugins import BACKBONES
 
 
 class Mine(VGGT):
-    name, landmark, weights_from = "mine", "a.key.that.no.file.holds", "somebody's page"
+    name, landmark, weights_from = "mine", "a.key.that.no.file.holds", "their page"
 
 
 class Whole(FakeBackbone, Backbone):
@@ -228,7 +228,7 @@ def test_backbones_of_others_are_loaded(tmp_path: Path) -> None:
     assert load_backbone(config).predict(np.zeros((2, 56, 70, 3), np.uint8)).depth.shape == (2, 56, 70)
     with pytest.raises(CheckpointError, match="holds weights of the backbone mine"):
         load_model("vggt", path)
-    with pytest.raises(CheckpointError, match=r"set the parameter weights to a file \(somebody's page\)"):
+    with pytest.raises(CheckpointError, match=r"set the parameter weights to a file \(their page\)"):
         load_backbone(config.replace(weights=""))
 
     words = ["backbone=plugin_backbones:Whole", "backbone_params.delay=0.25"]
@@ -275,7 +275,7 @@ class Rows(Recording):
 def rows(tmp_path: Path) -> Path:
     """A recording that only that reader knows; its entry point is installed."""
     (tmp_path / "plugin_reader.py").write_text(READER)
-    with open(tmp_path / "somebody-1.0.dist-info" / "entry_points.txt", "a") as file:
+    with open(tmp_path / "other-1.0.dist-info" / "entry_points.txt", "a") as file:
         file.write("[come_ros.datasets]\nrows = plugin_reader:Rows\n")
     READERS.__dict__.pop("others", None)
     path = tmp_path / "some.rows"

@@ -53,7 +53,7 @@ def assert_near(ours, whole):
 
 
 def slide(backbone, images, windows=WINDOWS):
-    """(with what was kept, made anew) of each window."""
+    """(with what was kept, made again) of each window."""
     cache = EncoderCache()
     for frames in windows:
         some = images[list(frames)]
@@ -104,11 +104,11 @@ def test_the_encoder_sees_new_frames_only(images):
     for _ in slide(backbone, images, WINDOWS[:2]):
         pass
     in_encoder = [rows for part, rows in sizes if part == "encoder"]
-    assert in_encoder == [3, 3, 3, 3, 1, 1, 3, 3]  # two blocks: kept, anew, kept, anew
+    assert in_encoder == [3, 3, 3, 3, 1, 1, 3, 3]  # two blocks: kept, again, kept, again
 
 
 @pytest.mark.parametrize("accelerator", [EverySiteIdentity(), come(budget="window")], ids=["unknown", "window"])
-def test_plans_that_cannot_be_told_apart_are_made_anew_and_it_is_said(accelerator, images):
+def test_plans_that_cannot_be_told_apart_are_made_again_and_it_is_said(accelerator, images):
     backbone = backbone_of(accelerator=accelerator)
     assert backbone.description["encoder_cache"].startswith("off: ")
     for ours, whole in slide(backbone, images, WINDOWS[:3]):
@@ -165,7 +165,7 @@ def test_a_pipeline_gives_the_same_submaps_with_and_without(overlap, share):
         pipeline = ReconstructionPipeline(config_of(window__overlap=overlap, **more), backbone_of())
         return list(pipeline.run(frames)), pipeline
 
-    (ours, kept), (whole, anew) = submaps(), submaps(window__reuse=False)
+    (ours, kept), (whole, again) = submaps(), submaps(window__reuse=False)
     assert [len(s) for s in ours] == [len(s) for s in whole] and len(ours) >= 3
     for a, b in zip(ours, whole, strict=True):
         assert a.alignment.accepted == b.alignment.accepted
@@ -173,7 +173,7 @@ def test_a_pipeline_gives_the_same_submaps_with_and_without(overlap, share):
         np.testing.assert_allclose(a.odom_from_camera, b.odom_from_camera, rtol=1e-3, atol=1e-4)
     assert [s.reused for s in ours[:3]] == [0, share, share]
     assert ours[1].saved_ms > 0 and all(s.reused == s.saved_ms == 0 for s in whole)
-    assert len(kept._frame_cache) == 4 and len(anew._frame_cache) == 0
+    assert len(kept._frame_cache) == 4 and len(again._frame_cache) == 0
 
 
 def test_reset_jumps_and_reuse_switched_off_forget_what_was_kept():

@@ -128,7 +128,7 @@ def test_fewer_threads_are_given_up_where_they_get_less_of_a_crowded_machine() -
 def test_a_start_under_load_learns_what_the_machine_can_do() -> None:
     machine = Machine(ALONE, cores=2)
     clock = PretendedTime()
-    governor = ThreadGovernor({1: 0.21, 2: 0.24}, clock)  # measured beside another process
+    governor = ThreadGovernor({1: 0.21, 2: 0.24}, clock)  # measured next to another process
     machine.others = 1
     run(governor, machine, clock, 30)
     assert governor.threads == 1

@@ -1,6 +1,6 @@
 """LingBot-Map ("Geometric Context Transformer", arXiv 2604.14141, 2026): a VGGT whose frames come one at a time.
 
-Written from a description of the published checkpoints' names, shapes and rules. `stream` is the causal model: a scale token beside
+Written from a description of the published checkpoints' names, shapes and rules. `stream` is the causal model: a scale token next to
 the camera token, a rotation of keys by time as well as by place, and the keys of earlier frames kept (causal.py). `stage1` is what it
 was trained from: a VGGT in all but its poses, which are camera-to-world. A file does not say which of the two conventions it holds.
 """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def place_descriptors(tokens: Tokens) -> Tensor:
     """(S, C) float32 of one scene's tokens after the encoder, each of length 1; the more alike two views, the nearer to 1 their product.
 
-    Patch tokens of length 1, their mean, signed square roots, as SwiftVGGT has it; what all frames have in common is left to whoever
+    Patch tokens of length 1, their mean, signed square roots, as SwiftVGGT has it; what all frames have in common is left to the code that
     compares them.
     """
     import torch

@@ -145,7 +145,11 @@ class Rectification:
         if lens is None or not lens.distorted:
             return picture, None if lens is None else lens.intrinsics, remark
         if self.mode == "off":
-            return picture, lens.intrinsics, "camera_info tells of lens distortion, which stays: set rectify to auto"
+            return (
+                picture,
+                lens.intrinsics,
+                "camera_info describes lens distortion, which is not removed: set rectify to auto",
+            )
         try:
             rectifier = rectifier_of(lens)
         except FrameError as error:

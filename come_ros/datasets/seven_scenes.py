@@ -27,10 +27,10 @@ def seven_scenes(folder: Path, levels: str = "auto") -> PosedImages:
         there = ", ".join(path.name for path in _sequences(folder))
         raise DatasetError(f"{folder} is a scene of 7-Scenes with several sequences ({there}): give one of them")
 
-    def beside(file: Path, name: str) -> Path:
+    def sibling(file: Path, name: str) -> Path:
         return file.with_name(file.name.replace(".color.png", name))
 
-    images = (PosedImage(f, KINECT, read_pose(beside(f, ".pose.txt")), beside(f, ".depth.png")) for f in files)
+    images = (PosedImage(f, KINECT, read_pose(sibling(f, ".pose.txt")), sibling(f, ".depth.png")) for f in files)
     return PosedImages("7-Scenes sequence", images, fps=RATE, levels=levels)
 
 

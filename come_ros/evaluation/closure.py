@@ -14,7 +14,7 @@ def end_point_error(ours: F64, real: F64) -> dict[str, Any]:
     """Of a path world_from_camera (N, 4, 4) against the true one. The last camera's place in the first one's frame, ours in the scale that
     suits the whole path best: error_m, how far it lies from the true place; share: of the way that the camera went.
 
-    A camera that stays where it is, `still_m`, wins where the path is closed: the error is of interest beside the ATE.
+    A camera that stays where it is, `still_m`, wins where the path is closed: the error is of interest next to the ATE.
     """
     scale, _, _ = geometry.umeyama(ours[:, :3, 3], real[:, :3, 3])
     mine, theirs = ((geometry.inverse(path[0]) @ path[-1])[:3, 3] for path in (ours, real))

@@ -165,8 +165,8 @@ def _rms(vectors: F64) -> float:
 
 def _evo(command: str, reference: Path, estimate: Path, *options: str) -> dict[str, Any]:
     """Statistics of an evo command, which is GPL and therefore run, not imported; {"problem": ...} if it has none."""
-    beside = Path(sys.executable).with_name(command)
-    program = str(beside) if beside.is_file() else shutil.which(command)
+    sibling = Path(sys.executable).with_name(command)
+    program = str(sibling) if sibling.is_file() else shutil.which(command)
     if program is None:
         return {"problem": f"{command} is not installed (pip install evo)"}
     with tempfile.TemporaryDirectory() as home:  # evo's settings folder is created at its first run

@@ -49,10 +49,10 @@ class Camera:
             self.topic = node.resolve_topic_name(own) if remapped(own) else image + "/compressed"
             self.kind = CompressedImage
             image = self.topic.removesuffix("/compressed")
-        beside = image.rpartition("/")[0] + "/camera_info"
+        default = image.rpartition("/")[0] + "/camera_info"
         info = prefix + "camera_info"
         self._info_name = info
-        self.info_topic: str = node.resolve_topic_name(info) if remapped(info) else beside
+        self.info_topic: str = node.resolve_topic_name(info) if remapped(info) else default
         self.rectification = Rectification(config.rectify, self.topic)
         self._levels = Levels(config.input.range, self.topic)
         self.forget()

@@ -147,7 +147,7 @@ class OutputConflicts:
 
 def _name(endpoint: Any) -> str:
     """Name of the endpoint's node, which is discovered a little later than the endpoint."""
-    return "somebody" if "UNKNOWN" in endpoint.node_name else endpoint.node_name
+    return "an unknown node" if "UNKNOWN" in endpoint.node_name else endpoint.node_name
 
 
 def qos_text(qos: QoSProfile) -> str:

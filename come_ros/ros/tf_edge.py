@@ -43,7 +43,7 @@ class TfEdge:
         if holders or self._above(parent, child):
             # not inverted: with our old edge that would be a loop
             owner = ", ".join(sorted(holders or {child}))
-            fix = "set tf.mode to auto or inverse" if forward else "set odom_frame to a name that nobody else uses"
+            fix = "set tf.mode to auto or inverse" if forward else "set odom_frame to a name that no other node uses"
             self.conflict = (
                 f"TF conflict, so no TF is published: {parent} -> {child} cannot be added, {child} is held by {owner}; "
                 f"{fix}, and restart"

@@ -123,7 +123,7 @@ class Odometry:
         self._recent: deque[tuple[int, F64]] = deque(maxlen=TWIST_POSES)
         self._motion = np.zeros(6), 0.0  # see _velocity
         self._offset = np.eye(4)  # camera as estimated from camera as published
-        self._drift = np.zeros((6, 6))  # variance since the landmarks' last keyframe that no point tells of
+        self._drift = np.zeros((6, 6))  # variance since the landmarks' last keyframe to which no point contributes
         self._depth = 1.0  # median, of the scene
         self._located_ns: int | None = None  # the last stamp with a pose
 

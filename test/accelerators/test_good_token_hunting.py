@@ -166,7 +166,7 @@ def weights(tmp_path):
     return path
 
 
-def test_calibration_is_written_beside_the_weights_and_read_again(weights, tmp_path, capsys):
+def test_calibration_is_written_next_to_the_weights_and_read_again(weights, tmp_path, capsys):
     from come_ros.tools import cli
 
     picture, folder = tmp_path / "entropy.png", tmp_path / "images"

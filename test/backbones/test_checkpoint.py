@@ -35,7 +35,7 @@ def test_our_files_carry_their_sizes_and_come_back_equal(tmp_path, small):
     assert loaded.sizes == SMALL
     for key, value in small.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[key]), key
-    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]  # nothing half-written is left beside it
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]  # nothing half-written is left next to it
 
 
 def test_a_file_without_sizes_must_be_the_published_model(tmp_path, small):

@@ -86,7 +86,7 @@ def test_recordings_are_found_again_when_a_knob_is_turned_back(monkeypatch):
 
 
 def test_both_sides_of_a_comparison_are_replayed(monkeypatch):
-    """It was graph against eager: the dense copy was made anew, with no recordings, each time."""
+    """It was graph against eager: the dense copy was made again, with no recordings, each time."""
     config = Config.from_flat({**config_of(0.5).to_flat(), "window.size": 3, "window.overlap": 1, "keyframe.mode": "every",
                                "input.max_side": 112})  # fmt: skip
     pipeline = ReconstructionPipeline(config, graphed(backbone_of(0.5), monkeypatch))

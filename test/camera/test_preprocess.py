@@ -108,6 +108,6 @@ def test_sparse_depth_survives_and_holes_stay_holes(size):
 def test_of_two_surfaces_in_a_pixel_the_nearer_one_is_seen():
     plan = plan_resize(640, 480, 112, 14)
     depth = np.zeros((480, 640), np.float32)
-    depth[201, 298], depth[204, 301] = 7.0, 3.0  # both beside what is nearest to the pixel's centre, 202, 300
+    depth[201, 298], depth[204, 301] = 7.0, 3.0  # both next to what is nearest to the pixel's centre, 202, 300
     small = crop_depth(depth, plan)
     assert small[35, 52] == 3.0 and np.isfinite(small).sum() == 1

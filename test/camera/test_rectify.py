@@ -328,7 +328,7 @@ def test_the_parameter_says_whose_distortion_is_taken_out() -> None:
         assert undone("auto", topic) == undone("off", topic) == (False, 60, "")
         assert undone("on", topic) == done
     assert undone("off", "image_raw") == (
-        False, 50, "camera_info tells of lens distortion, which stays: set rectify to auto",
+        False, 50, "camera_info describes lens distortion, which is not removed: set rectify to auto",
     )  # fmt: skip
     assert undone("auto", "image_raw", info()) == undone("off", "image_raw", info()) == (False, 50, "")
 

@@ -109,9 +109,7 @@ def test_known_places_hold_the_cameras_together_and_lessen_the_noise() -> None:
 
 def test_wrong_extrinsics_are_told() -> None:
     wrong = BASE_FROM_CAMERA.copy()
-    wrong[1:, :3, :3] = (
-        wrong[1:, :3, :3] @ geometry.BODY_FROM_OPTICAL[:3, :3].T
-    )  # somebody took body axes for optical ones
+    wrong[1:, :3, :3] = wrong[1:, :3, :3] @ geometry.BODY_FROM_OPTICAL[:3, :3].T  # body axes were given as optical ones
     (submap, *_) = ReconstructionPipeline(CONFIG, TruthBackbone(TRUTH)).run(sets(wrong))
     assert "differ by" in rig_remark(submap.rig) and not rig_remark(RigResidual(0.05, 0.1))
     assert np.isfinite(submap.odom_from_camera).all()

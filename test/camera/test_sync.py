@@ -45,9 +45,7 @@ def test_sets_are_whole_close_in_order_and_nothing_is_lost(streams, slop, seed, 
     for before, after in itertools.pairwise(sets):
         assert all(a < b for a, b in zip(before, after, strict=True)), "in order, and each item once"
     assert len(sets) * len(streams) + dropped + matcher.clear() == sum(map(len, streams))
-    assert run(SetMatcher(len(streams), slop, waiting=99), merged(streams, other_seed))[0] == sets, (
-        "whoever comes first"
-    )
+    assert run(SetMatcher(len(streams), slop, waiting=99), merged(streams, other_seed))[0] == sets, "in any order"
 
 
 @given(stamps, stamps, st.integers(0, 60))
@@ -85,7 +83,7 @@ def test_whatever_the_stamps_all_is_counted_and_bounded(puts, waiting) -> None:
     assert total + matcher.clear() == len(puts) and matcher.clear() == 0
 
 
-def test_a_late_image_is_dropped_and_a_jump_back_begins_anew() -> None:
+def test_a_late_image_is_dropped_and_a_jump_back_start_again() -> None:
     matcher = SetMatcher(2, 20 * MS)
     start = 10 * TIME_JUMP_NS
     assert matcher.put(0, start, "a") == ([], 0)

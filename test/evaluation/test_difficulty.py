@@ -22,7 +22,7 @@ def moved(x: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_a_camera_beside_another_sees_what_is_left_of_the_wall(share: float) -> None:
+def test_a_camera_next_to_another_sees_what_is_left_of_the_wall(share: float) -> None:
     # a wall at 2 m is 2 m wide in an image of 60 pixels at 60 pixels of focal length
     assert overlap(wall(2), wall(2), moved(2 * (1 - share)), K) == pytest.approx(share, abs=0.03)
 
@@ -51,7 +51,7 @@ def test_each_measure_says_what_was_planted() -> None:
     found = difficulty(WindowTruth("a", 0, images, depth, world, K))
     assert found["turn_deg"] == pytest.approx(20) and found["depth_spread"] == pytest.approx(np.log(2) / 2, rel=1e-4)
     assert found["parallax"] == pytest.approx(0.5 / 3)
-    # beside the first: half of the near part leaves the image, a quarter of the far part goes behind the near one
+    # next to the first: half of the near part leaves the image, a quarter of the far part goes behind the near one
     two = difficulty(WindowTruth("a", 0, images[:2], depth[:2], world[:2], K))
     assert two["overlap"] == pytest.approx(0.5 * 0.5 + 0.5 * 0.75, abs=0.03) and two["turn_deg"] < 1e-6
     assert difficulty(WindowTruth("a", 0, images)).keys() == {"texture"}

@@ -105,7 +105,7 @@ def test_what_is_not_known_is_not_scored(window) -> None:
     assert "abs_rel" not in row and row["rotation_deg"] < 1e-3 and window_calibration(perfect, poses_only) is None
 
 
-def test_null_models_are_scored_like_any_other(window) -> None:
+def test_trivial_baselines_are_scored_like_any_other(window) -> None:
     truth, _ = window
     nulls = null_predictions(truth.images)
     rows = {name: score_window(p, truth) for name, p in nulls.items()}

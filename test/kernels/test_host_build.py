@@ -23,7 +23,7 @@ shifts = st.sampled_from([0, 1])
 
 
 class Guarded:
-    """A tensor within a larger one of bytes 0xff (NaN, or -1): what is read or written beside it shows."""
+    """A tensor within a larger one of bytes 0xff (NaN, or -1): what is read or written next to it shows."""
 
     def __init__(self, shape, dtype, shift=0):
         size = dtype.itemsize
@@ -40,7 +40,7 @@ class Guarded:
         return guarded.tensor
 
     def checked(self):
-        """The tensor, if nothing beside it was written."""
+        """The tensor, if nothing next to it was written."""
         assert (self.memory[: self.begin] == 0xFF).all() and (self.memory[self.end :] == 0xFF).all()
         return self.tensor
 

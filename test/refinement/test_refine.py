@@ -306,7 +306,7 @@ def test_a_focal_length_that_nobody_gave_is_found(wrong: float) -> None:
 
 
 def pairs(truth: Truth, frames: list[Frame], points: F64, joined: bool) -> tuple[list[Frame], Truth]:
-    """Each frame with one of a second camera 0.2 m beside it, which looks 10 deg to the right; its place is known if `joined`."""
+    """Each frame with one of a second camera 0.2 m next to it, which looks 10 deg to the right; its place is known if `joined`."""
     place = geometry.transform(geometry.rotation_from_vector([0, np.deg2rad(10), 0]), [0.2, 0, 0])
     other = truth_of(truth.world_from_camera @ place, HEIGHT, WIDTH, FOCAL, seed=5)
     sets = []
@@ -336,9 +336,11 @@ def test_two_cameras_are_one_bundle(joined: bool) -> None:
     assert all(s.refinement.refined == 1.0 for s in ours)
     if joined:  # a rigid pair: the second camera never moves in the first one
         found = poses(ours)
-        beside = geometry.inverse(found[::2]) @ found[1::2]
+        second_from_first = geometry.inverse(found[::2]) @ found[1::2]
         place = geometry.inverse(both.world_from_camera[0]) @ both.world_from_camera[1]
-        assert np.rad2deg(geometry.rotation_angle(beside[:, :3, :3].swapaxes(1, 2) @ place[:3, :3])).max() < 0.5
+        assert (
+            np.rad2deg(geometry.rotation_angle(second_from_first[:, :3, :3].swapaxes(1, 2) @ place[:3, :3])).max() < 0.5
+        )
 
 
 @pytest.mark.slow

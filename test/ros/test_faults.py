@@ -30,7 +30,7 @@ def test_without_torch_configure_fails_in_one_line_with_the_command(start_node, 
     assert_ends_well(node, signal.SIGINT)
 
 
-def test_a_device_that_cannot_be_had_is_a_failure(start_node, peer: Peer) -> None:
+def test_a_device_that_is_not_available_is_a_failure(start_node, peer: Peer) -> None:
     pytest.importorskip("torch")
     node = start_node("-p", "device:=cuda:63")
     node.wait_for("cannot configure")

@@ -1,4 +1,4 @@
-"""What is known beside images, from topics to the model: buffers and interpolation by themselves, then through the live node."""
+"""What is known next to images, from topics to the model: buffers and interpolation by themselves, then through the live node."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_neighbours_of_a_stamp(now, found):
     assert filled([], now) == []
 
 
-def test_stamps_that_go_back_begin_anew():
+def test_stamps_that_go_back_start_again():
     assert filled([100, 110, 20], 105) == [20]
 
 

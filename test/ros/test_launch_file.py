@@ -88,7 +88,7 @@ def test_arguments_win_over_the_file_and_the_file_over_the_defaults(prefix: Path
         assert [values[0].string_value, values[1].string_value] == ["fake", "from_file"]
         assert (values[2].integer_value, values[3].string_value, values[4].bool_value) == (5, "auto", False)
         wait_until(lambda: peer.node.count_subscribers("/cam/image_raw"), what="the remapped image topic")
-        wait_until(lambda: peer.node.count_subscribers("/cam/camera_info"), what="camera_info beside it")
+        wait_until(lambda: peer.node.count_subscribers("/cam/camera_info"), what="camera_info next to it")
     finally:
         log = interrupt(launched)
     assert launched.returncode == 0, log

@@ -14,7 +14,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "config"
 
 
 def test_every_display_finds_its_topic_with_a_qos_that_fits(start_node, peer: Peer) -> None:
-    # the node stands where the files take it to be: /come, beside a camera on /camera/image_raw
+    # the node stands where the files take it to be: /come, next to a camera on /camera/image_raw
     node = start_node("-p", "backbone:=fake", "-r", "image:=/camera/image_raw")
     node.wait_for("active:")
     find = peer.node.get_publishers_info_by_topic

@@ -14,7 +14,7 @@ POLICY = ROOT / "config" / "come_policy.xml"
 TF = {"/tf", "/tf_static"}
 LIFECYCLE = "/come/transition_event", "/come/change_state", "/come/get_", "/come/list_", "/come/describe_", "/come/set_"
 EVERY_NODE = {"/parameter_events", "/rosout", "/clock"}
-# a stand-in for a model that takes all that can be known beside images
+# a stand-in for a model that takes all that can be known next to images
 SCRIPT = node_with(
     "Informed()",
     """

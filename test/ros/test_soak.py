@@ -20,7 +20,7 @@ def test_for_two_minutes_whatever_happens_nothing_is_lost_and_nothing_grows(tmp_
     said = done.stdout + done.stderr
     assert (tmp_path / "soak.json").is_file(), said
     result = json.loads((tmp_path / "soak.json").read_text())
-    # beside another test, this machine may take several times as long as alone; what is counted holds all the same
+    # next to another test, this machine may take several times as long as alone; what is counted holds all the same
     slack = {"latency p99, ms": 5.0, "s from SIGINT to its end": 5.0}
     broken = [
         name for name, value, _, bound, holds in result["bounds"] if not holds and value >= slack.get(name, 0) * bound

@@ -212,7 +212,7 @@ def test_a_camera_on_a_robot_moves_the_robot(start_node, peer: Peer, tf_message)
     assert "TF: forward" in node.log and peer.status("come: input")["base_frame"] == "ok"
 
 
-def test_beside_another_odometry_our_world_is_a_leaf(start_node, peer: Peer, tf_message) -> None:
+def test_next_to_another_odometry_our_world_is_a_leaf(start_node, peer: Peer, tf_message) -> None:
     node, got = run(start_node, peer, tf_message, "-p", "base_frame:=base_link", edge=URDF, odometry=WHEELS,
                     until=lambda tf, _: len(tf) >= 3)  # fmt: skip
     assert_the_world_hangs_below("base_link", got, peer)

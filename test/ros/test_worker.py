@@ -43,7 +43,7 @@ def read(message: Frame | None, arrival_ns: int) -> Frame:
 
 
 def run(faults: list[str], at_once: int = 2, **parameters: object) -> tuple[Worker, list[Frame]]:
-    """`at_once`: as many wait when a busy worker comes back; a window has room for two beside the two it shares."""
+    """`at_once`: as many wait when a busy worker comes back; a window has room for two next to the two it shares."""
     config = Config().replace(**{"keyframe.mode": "every", "window.size": 4, "window.overlap": 2, **parameters})
     published: list[Frame] = []
     telemetry = Telemetry()

@@ -225,7 +225,7 @@ def test_files_agree_with_one_another(out: Path, world: Truth) -> None:
     assert about["parameters"]["backbone"] == "fake" and about["versions"]["numpy"] == np.__version__
 
 
-def test_scores_stand_beside_null_models(out: Path, world: Truth) -> None:
+def test_scores_stand_next_to_trivial_baselines(out: Path, world: Truth) -> None:
     metrics = metrics_of(out)
     for scaled in ("per_frame", "per_sequence"):
         assert set(metrics["depth"][scaled]) == {"come_ros", "constant depth", "mean depth map"}

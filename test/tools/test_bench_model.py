@@ -67,7 +67,7 @@ def test_a_split_gives_every_step_to_its_part():
     split.running("global", 0)
     with split.inside("restore"):
         pass
-    split.check()  # nothing tells of a block: the heads
+    split.check()  # no block is named: the heads
     split.check()
     split.finish()
     assert split.parts() == {
@@ -266,7 +266,7 @@ def test_the_exponent_is_that_of_the_times():
 
 
 @pytest.mark.slow
-def test_every_accelerator_is_timed_beside_the_dense_model(tmp_path, capsys):
+def test_every_accelerator_is_timed_next_to_the_dense_model(tmp_path, capsys):
     from come_ros.accelerators import COMBINATIONS, registered
 
     file, plot = tmp_path / "bench.json", tmp_path / "bench.png"

@@ -228,7 +228,7 @@ def made_up(kept: dict[str, float], rows: dict[str, list[float]]) -> tuple[Score
     ]
 
 
-def test_accelerators_are_held_against_null_models_at_the_same_cost() -> None:
+def test_accelerators_are_held_against_trivial_baselines_at_the_same_cost() -> None:
     kept = {
         DENSE: 1.0,
         "come ratio=0.5 group=2x2": 0.6,
@@ -460,7 +460,7 @@ def test_the_best_of_each_bracket_is_held_against_its_rivals_and_baselines() -> 
 
 
 @pytest.mark.slow
-def test_the_frontier_has_every_accelerator_and_its_null_models(
+def test_the_frontier_has_every_accelerator_and_its_trivial_baselines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from come_ros.accelerators import registered

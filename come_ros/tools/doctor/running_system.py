@@ -46,7 +46,7 @@ def _topic(seen: Mapping[str, Any], config: Config, asked_for: str) -> Iterator[
             yield Finding(FAIL if asked_for else WARN, "camera", text, fix)
         return
     if not seen["kind"]:
-        text = f"nobody publishes images on {seen['topic']}; there are: {there}"
+        text = f"no node publishes images on {seen['topic']}; there are: {there}"
         fix = "start the camera driver" + (", or remap `image` to one of those" if seen["images"] else "")
         yield Finding(FAIL, "camera", text, fix)
         return
@@ -132,7 +132,7 @@ def _tf(seen: Mapping[str, Any], config: Config) -> Iterator[Finding]:
     odom, camera = config.odom_frame, seen["frame_id"].lstrip("/")
     if odom in seen["tf"] and not ours:
         text = f"{odom} is published by others already, below {seen['tf'][odom][0]}"
-        yield Finding(FAIL, "TF", text, "set odom_frame to a name that nobody else uses")
+        yield Finding(FAIL, "TF", text, "set odom_frame to a name that no other node uses")
     elif camera and camera in seen["tf"] and config.tf.mode == "forward" and not ours:
         text = f"tf.mode is forward, but {camera} has a parent already: {seen['tf'][camera][0]}"
         yield Finding(FAIL, "TF", text, "set tf.mode to auto or inverse")
@@ -155,7 +155,7 @@ def _clock(seen: Mapping[str, Any], sim_time: bool) -> Iterator[Finding]:
             WARN, "clock", "/clock is published", "start the node with use_sim_time:=true, as all others here"
         )
     else:
-        yield Finding(OK, "clock", "/clock" if publishers else "that of the system; nobody publishes /clock")
+        yield Finding(OK, "clock", "/clock" if publishers else "the system clock; no node publishes /clock")
 
 
 def _nodes(seen: Mapping[str, Any]) -> Iterator[Finding]:

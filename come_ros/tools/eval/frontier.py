@@ -176,7 +176,7 @@ def at_the_same_time(
 def winners(scores: Scores, variants: list[Variant], costs: dict[str, float], metric: str) -> list[dict[str, Any]]:
     """The best accelerator by that metric within each of LIMITS of the dense model's cost, if there is one.
 
-    costs: variant -> share of the dense one's; for an interval, its upper end, so that noise admits nobody. For each limit:
+    costs: variant -> share of the dense one's; for an interval, its upper end, so that noise admits no variant. For each limit:
     down_to, the smallest limit that admits the same variants; best, the accelerator with the best mean; cost, value; vs_dense and
     vs_null, paired differences to the dense and to null, the best trivial baseline within the same limit; share, see best_share;
     level, the accelerators within the limit whose paired difference to the best is not significant. verdict: whether trivial

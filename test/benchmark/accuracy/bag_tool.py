@@ -1,4 +1,4 @@
-"""`come_ros bag` with the bundled model on real sequences and rendered rooms: scores beside trivial baselines, times, sizes, repeatability.
+"""`come_ros bag` with the bundled model on real sequences and rendered rooms: scores next to trivial baselines, times, repeatability.
 
 Each recording is run twice in processes of their own. Writes results/bag_tool.json and results/bag_tool.md; recordings and pictures go
 to --out.
@@ -6,7 +6,7 @@ to --out.
     python test/benchmark/accuracy/bag_tool.py [DATA] [--only NAME] [--out out/bag_tool]
     python test/benchmark/accuracy/bag_tool.py --soak   1000 images, all used: memory as it goes, into results/bag_tool_soak.json
 
-DATA is the folder of recorded data (default: data/ in $COME_ROS_SHARED, else in `shared` beside the checkout).
+DATA is the folder of recorded data (default: data/ in $COME_ROS_SHARED, else in `shared` next to the checkout).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def recordings(real: Path, out: Path) -> dict[str, tuple[Callable[[], Path], tuple[str, ...]]]:
-    """Name -> how to get it, and what it can tell (see the README.md beside each)."""
+    """Name -> how to get it, and what it can tell (see the README.md next to each)."""
     everything = ("depth", "trajectory", "rotation")
 
     def bag() -> Path:

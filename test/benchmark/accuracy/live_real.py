@@ -4,7 +4,7 @@ Writes results/live_real.json and results/live_real.md; pictures and recordings 
 
     python test/benchmark/accuracy/live_real.py [DATA] [--weights FILE] [--params FILE] [--out out/live_real]
 
-DATA is the folder of recorded data (default: data/ in $COME_ROS_SHARED, else in `shared` beside the checkout).
+DATA is the folder of recorded data (default: data/ in $COME_ROS_SHARED, else in `shared` next to the checkout).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from come_ros.tools.demo import play_and_score, sound  # noqa: E402
 from come_ros.tools.report.tables import table  # noqa: E402
 
 RESULTS = Path(__file__).with_name("results")
-# what each recording can tell: see the README.md beside it
+# what each recording can tell: see the README.md next to it
 SEQUENCES = {
     "tum_fr1_rpy": ("depth", "rotation"),
     "tum_fr3_cabinet": ("depth", "trajectory", "rotation"),

@@ -5,8 +5,8 @@
 Returns: eight rooms of the test split, walked there and back (300 images), fr3_office with its images reversed and appended, fr1_rpy_long;
 `come_ros bag` on each, its trajectory in the map next to odometry's. False: 64 pairs of different rooms, the corridor of equal doors, real
 recordings of different places against each other; every pair of views is compared as the map would. Time: the graph and the map at 200
-keyframes. Nothing here was tuned on these. DATA is the folder of recorded data (default: data/ in $COME_ROS_SHARED, else in `shared` beside
-the checkout). Writes results/loops.json and results/loops.md; with --only nothing is written there.
+keyframes. Nothing here was tuned on these. DATA is the folder of recorded data (default: data/ in $COME_ROS_SHARED, else in `shared`
+next to the checkout). Writes results/loops.json and results/loops.md; with --only nothing is written there.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python test/benchmark/accuracy/merge_training.py CHECKPOINT [--minutes 12] [--merge 0.45] [-o out/merge_training]
 
 writes merge_training.json and .md into results/. CHECKPOINT is a last.pt of `come_ros train`. Both run at the same time, on
-one thread each, with the same schedule. Then each is scored on the frozen test rooms, dense and merged, beside the checkpoint they began
+one thread each, with the same schedule. Then each is scored on the frozen test rooms, dense and merged, next to the checkpoint they began
 with. Time is all that counts: with merging, a step takes less of it.
 """
 

@@ -1,7 +1,7 @@
 """A small MapAnything against a small VGGT: of one size, from one trained encoder, on the same batches for as many steps.
 
 Both are trained at the same time, a process each, on streams of windows that are equal bit for bit, interrupted or not; the schedule
-and the auxiliary losses are those of `come_ros train`. Scored on the frozen splits beside models without eyes; MapAnything also with
+and the auxiliary losses are those of `come_ros train`. Scored on the frozen splits next to models without eyes; MapAnything also with
 what it can be told.
 
 python test/benchmark/accuracy/tiny_backbones.py -o out/tiny_backbones [--steps 400] -> results/tiny_backbones.{json,md}

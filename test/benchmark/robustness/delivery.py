@@ -2,7 +2,7 @@
 camera process to the node; one camera, or several that go through it in one window.
 
 The profile and the QoS are those that ship. Counted is what the node's own diagnostics say; latency runs from an image's stamp, which
-is when it was due, to the arrival of the result at a recorder beside the node.
+is when it was due, to the arrival of the result at a recorder next to the node.
 
     python test/benchmark/robustness/delivery.py [--cameras 1 3] [--backbones fake vggt] [--count 1000] [--size 640x480] [--hz 15]
 

@@ -291,7 +291,7 @@ class Soak:
         self.feed(seconds)
         self.steady.append((time.monotonic() - begun, self._frames - used))
 
-    def count_anew(self, before: dict[str, int]) -> None:
+    def count_again(self, before: dict[str, int]) -> None:
         """Counts begin at zero with the next configure. before: the totals so far."""
         self._before = before
         self._status.clear()
@@ -362,7 +362,7 @@ def cleanup_and_configure(soak: Soak) -> None:
     soak.change("deactivate")
     before = soak.totals()
     soak.change("cleanup")
-    soak.count_anew(before)
+    soak.count_again(before)
     soak.change("configure")
     soak.change("activate")
     soak.until(lambda: soak.peer.node.count_publishers("/come/odometry"), 10.0, "discovery")

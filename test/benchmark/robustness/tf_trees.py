@@ -42,7 +42,7 @@ def cases() -> tuple[Case, ...]:
         Case("A bare camera"),
         Case("A camera that its driver hangs below a base", static={("base_link", "cam_optical_frame"): np.eye(4)}),
         Case("A camera in the URDF of a robot, `base_frame:=base_link`", base, URDF),
-        Case("The same beside another odometry", base, URDF, WHEELS),
+        Case("The same next to another odometry", base, URDF, WHEELS),
         Case(
             "A robot whose TF does not lead to the camera, `base_frame:=base_link`", base, {("base_link", "lidar"): np.eye(4)},
             until=lambda _, peer: len(peer.received["/come/odometry"]) > 3

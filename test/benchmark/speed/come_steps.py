@@ -1,4 +1,4 @@
-"""What Co-Me's own steps cost, each alone, beside the whole pass: predictor (each scope), plan, merge and restore.
+"""What Co-Me's own steps cost, each alone, next to the whole pass: predictor (each scope), plan, merge and restore.
 
 python test/benchmark/speed/come_steps.py [--frames 32 64 128] [--repeats 10] [--threads 1]
 python test/benchmark/speed/come_steps.py --variant 1b --random-weights --device cuda --size 504x504

@@ -71,7 +71,7 @@ BARS = [  # what, row, field, at most or at least, bar
     ("dense, 32 frames, share of the ceilings", "pass 504x504 32", "none", "share_of_ceilings", 0.65),
     ("Co-Me, 32 frames, share of the ceilings", "pass 504x504 32", COME, "share_of_ceilings", 0.65),
     (
-        "stream, window 16, Co-Me, new frame only, over dense anew",
+        "stream, window 16, Co-Me, new frame only, over dense again",
         "stream 16",
         f"{COME}, kept, new frame only",
         "gain",
@@ -480,7 +480,7 @@ def graph_time(b: Bench, calls: list[Callable[[], Any]]) -> float:
 
 
 def weighted(b: Bench, frames: int) -> dict[str, Any]:
-    """Attention over the frames of a window merged by half, each way, beside plain attention of that length; checked against fp32."""
+    """Attention over the frames of a window merged by half, each way, next to plain attention of that length; checked against fp32."""
     (h, w), heads = b.scale.grid(), 16 if b.cuda else 2
     groups = (h // 3) * (w // 3)
     tail = groups // 2
@@ -564,7 +564,7 @@ def whole(b: Bench, name: str, window: int) -> dict[str, Any]:
             continue
         begun = time.perf_counter()
         submap = pipeline.reconstruct(taken)
-        # random weights give poses that may be refused, and windows then begin anew
+        # random weights give poses that may be refused, and windows then start again
         if len(taken) == window and taken.new == 1:
             steps.append(1e3 * (time.perf_counter() - begun))
             parts.append(submap.timings_ms)
@@ -798,9 +798,9 @@ def brief(figures: dict[str, Any]) -> str:
 
 def write(path: Path, result: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
 
 
 # The report
@@ -880,7 +880,7 @@ def predicted_bar(predicted: dict[str, Any], key: str, model: str, field: str) -
 
 
 def draw(path: Path, result: dict[str, Any]) -> None:
-    """Latency against frames, beside what FLOPs predict; and one new frame in sliding windows."""
+    """Latency against frames, next to what FLOPs predict; and one new frame in sliding windows."""
     from come_ros.tools.report.figures import pyplot
 
     plt = pyplot()
@@ -932,7 +932,7 @@ def main(words: list[str] | None = None) -> None:
         "--out", type=Path, default=RESULTS, metavar="FOLDER", help="gpu.json, gpu.md and gpu.png go here"
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="rows with one of these in their name")
-    parser.add_argument("--again", action="store_true", help="measure anew what is there")
+    parser.add_argument("--again", action="store_true", help="measure again what is there")
     parser.add_argument("--report", action="store_true", help="measure nothing, write gpu.md and gpu.png again")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu (%(default)s)")
     parser.add_argument("--tiny", action="store_true", help="a small model: to try the script")
@@ -964,7 +964,7 @@ def main(words: list[str] | None = None) -> None:
     if before is not None and before["machine"]["device"] == machine(b)["device"]:
         b.rows.update(before["rows"])
     elif before is not None:
-        print(f"{earlier} is of another device ({before['machine']['device']}): measured anew, not mixed")
+        print(f"{earlier} is of another device ({before['machine']['device']}): measured again, not mixed")
     measure(b, path, args.minutes, args.only, args.again)
     result = {"machine": machine(b), "rows": b.rows}
     write_result(args.out, "gpu", result, report(result), lambda path: draw(path, result))

@@ -8,7 +8,7 @@ from come_ros.datasets.rooms.raycast import render
 from come_ros.datasets.rooms.returning import DOOR_SPACING_M, corridor, corridor_walk, returning_room
 
 
-def test_a_walk_comes_back_and_is_seen_anew() -> None:
+def test_a_walk_comes_back_and_is_seen_again() -> None:
     s = returning_room(10_000_100, 12, 32, 24)
     first, last = s.world_from_camera[0], s.world_from_camera[-1]
     assert np.linalg.norm(first[:3, 3] - last[:3, 3]) < 0.15
