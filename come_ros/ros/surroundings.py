@@ -13,7 +13,7 @@ MOST_NAMED = 6
 
 
 def image_topics(node: Node) -> dict[str, list[str]]:
-    """Topic -> types, of images that somebody else publishes."""
+    """Topic -> types, of images that other nodes publish."""
     own = f"{node.get_fully_qualified_name()}/"
     return {
         name: kinds

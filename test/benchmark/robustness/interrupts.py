@@ -2,7 +2,7 @@
 
     .venv/bin/python test/benchmark/robustness/interrupts.py [--only bag,train] [--sigterm]
 
-Each command is started anew for each moment. A moment is a number of seconds after the start, or a text that its stderr or a file of its
+Each command is started again for each moment. A moment is a number of seconds after the start, or a text that its stderr or a file of its
 output folder shows first. Bound: 3 s (on an idle machine).
 """
 
