@@ -162,6 +162,19 @@ class ReconstructionNode(LifecycleNode):
 
     # Lifecycle
 
+    def _LifecycleNodeMixin__change_state(self, transition_id: int) -> TransitionCallbackReturn:
+        """Each change of state, of services and of our own. rclpy raises on one that is impossible now, as where a manager and autostart
+        both configure, or a manager activates too early; in a service that would end the process."""
+        possible = {transition[0]: transition[1] for transition in self._state_machine.available_transitions}
+        if transition_id not in possible:
+            log.warning(
+                "transition %d is not possible in state %s, and nothing is changed: possible are %s; where a manager configures and "
+                "activates this node, set autostart to false",
+                transition_id, self._state_machine.current_state[1], ", ".join(possible.values()) or "none",
+            )  # fmt: skip
+            return FAILURE
+        return super()._LifecycleNodeMixin__change_state(transition_id)  # type: ignore[misc, no-any-return]
+
     def start(self) -> None:
         """Starts the worker; with autostart it loads the model at once, while the executor already answers."""
         self.worker.start()

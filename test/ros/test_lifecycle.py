@@ -208,3 +208,47 @@ def test_the_governor_steers_the_live_node(start_node, peer: Peer) -> None:
     assert inference["latency_target_ms"] == "270" and not inference["governor_level"].startswith("0 ")
     assert "latency target 270 ms: accelerator.ratio" in node.log
     assert_ends_well(node, signal.SIGINT)
+
+
+def test_a_transition_that_is_impossible_now_is_refused_and_the_node_lives(start_node, peer: Peer) -> None:
+    """rclpy raises in the service, and the process ended."""
+    from lifecycle_msgs.srv import ChangeState
+
+    node = started(start_node, peer)
+    client = peer.node.create_client(ChangeState, "/come/change_state")
+    wait_until(client.service_is_ready)
+
+    def change(number: int) -> bool:
+        request = ChangeState.Request()
+        request.transition.id = number
+        future = client.call_async(request)
+        wait_until(future.done)
+        return future.result().success
+
+    configure, activate, deactivate = 1, 3, 4
+    assert not change(configure) and not change(activate) and not change(99), "it is active already"
+    assert "transition 1 is not possible in state active" in node.log and "set autostart to false" in node.log
+    assert change(deactivate) and not change(deactivate) and change(activate)
+    peer.send(picture(0), START_NS)
+    wait_until(lambda: peer.status("come: input").get("used") == "1")
+    assert_ends_well(node, signal.SIGINT)
+
+
+def test_a_manager_and_autostart_do_not_fight(start_node, peer: Peer) -> None:
+    """The manager is first: its requests wait while the model loads, and autostart then finds all done."""
+    from lifecycle_msgs.srv import ChangeState
+
+    script = node_with("(time.sleep(1.0), FakeBackbone())[1]")
+    peer.listen_to_outputs()
+    node = start_node("-p", "diagnostics.period:=0.2", script=script)
+    client = peer.node.create_client(ChangeState, "/come/change_state")
+    wait_until(client.service_is_ready)
+    answers = []
+    for number in (1, 3):
+        request = ChangeState.Request()
+        request.transition.id = number
+        answers.append(client.call_async(request))
+    wait_until(lambda: all(a.done() for a in answers))
+    wait_until(lambda: peer.status("come: inference").get("state") == "active")
+    assert "Traceback" not in node.log
+    assert_ends_well(node, signal.SIGINT)
