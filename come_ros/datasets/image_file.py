@@ -136,6 +136,8 @@ def left_out(folder: Path, taken: Sequence[Path]) -> tuple[str, int]:
             reason = "a folder"
         elif path.name.startswith(".") or path.name.lower() in ("thumbs.db", "desktop.ini"):
             reason = "hidden files of the system"
+        elif path.is_symlink() and not path.exists():
+            reason, images = "links to files that are missing", images + (suffix in SUFFIXES)
         elif suffix in NOT_READ:
             reason, images = NOT_READ[suffix], images + 1
         else:
@@ -203,6 +205,16 @@ def _by_pillow(data: bytes, path: Path) -> NDArray[Any]:
         raise DatasetError(
             f"cannot read the image {shown(path)}: it is damaged or of an unknown format ({reason_of(error)})"
         ) from error
+
+
+def decoded_file(path: str | Path, how: int) -> NDArray[Any] | None:
+    """A file as OpenCV decodes it (how: cv2.IMREAD_...), None if it cannot. The name never reaches OpenCV, which crashes at one that is no
+    UTF-8."""
+    try:
+        data = Path(path).read_bytes()
+        return cv2.imdecode(np.frombuffer(data, np.uint8), how) if data else None
+    except (OSError, ValueError, cv2.error):
+        return None
 
 
 def _orientation(data: bytes) -> int:

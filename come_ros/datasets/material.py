@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import DatasetError
 from ..types import U8
+from .image_file import decoded_file
 from .panoramas import load_panorama, random_view
 from .rooms.scene import Scene
 from .rooms.textures import TEXTURE_SIZE, fill_texture
@@ -58,7 +59,7 @@ def load_material(folder: str | Path) -> Material:
                 panoramas.append(panorama)
                 pictures += [random_view(panorama, rng) for _ in range(VIEWS)]
             continue
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        image = decoded_file(path, cv2.IMREAD_COLOR)
         if image is None:
             continue
         image = np.ascontiguousarray(image[:, :, ::-1])

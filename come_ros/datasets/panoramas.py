@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from ..types import F64, U8
+from .image_file import decoded_file
 
 EXPOSED = 90  # percentile of the luminance that becomes BRIGHT
 BRIGHT = 0.75
@@ -20,7 +21,7 @@ GAMMA = 2.2
 
 def load_panorama(path: str | Path) -> U8 | None:
     """(H, 2H, 3) uint8 RGB of a Radiance file, with automatic exposure; None if it cannot be read, or is not a panorama."""
-    linear = cv2.imread(str(path), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
+    linear = decoded_file(path, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_COLOR)
     if linear is None or linear.shape[1] != 2 * linear.shape[0]:
         return None
     rgb = linear[:, :, ::-1].astype(np.float32)

@@ -107,8 +107,9 @@ class Video:
 
 @contextlib.contextmanager
 def _openable(path: Path) -> Iterator[str]:
-    """A name of the file that OpenCV accepts within this context: it crashes with names that are not UTF-8."""
-    name = str(path)
+    """A name of the file that OpenCV can open while this lasts: it crashes at names that are not UTF-8, and FFmpeg takes what is before a
+    colon for a protocol, unless the name begins with a slash."""
+    name = str(path.absolute())
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -125,14 +125,16 @@ def test_every_file_of_a_folder_is_read_or_named(tmp_path: Path, caplog: pytest.
     (folder / "notes.txt").write_bytes(b"x")
     (folder / "raw.NEF").write_bytes(b"x")
     (folder / "99.jpg").mkdir()
+    (folder / "98.jpg").symlink_to("nowhere.jpg")
     with open_sequence(folder) as source:
         assert source.count == len(list(source.iter_frames())) == 4
-        assert source.unreadable == 5, "images that cannot be read are counted"
+        assert source.unreadable == 6, "images that cannot be read are counted"
     for told in (
         "IMG_0.HEIC and 3 more (HEIC needs",
         "raw.NEF (raw photographs",
         "notes.txt (not images)",
         "99.jpg (a folder)",
+        "98.jpg (links to files that are missing)",
         "hidden files",
     ):
         assert told in caplog.text

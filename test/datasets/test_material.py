@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -118,3 +120,16 @@ def test_neighbours_on_a_turning_path_share_most_of_the_view():
 def test_what_is_no_panorama_is_none(folder):
     assert load_panorama(folder / "b" / "narrow.hdr") is None
     assert load_panorama(folder / "b" / "broken.png") is None
+
+
+def test_names_that_are_not_utf8_do_no_harm(tmp_path):
+    """OpenCV crashes at such a name, and takes the process with it."""
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(odd)
+    cv2.imwrite(str(tmp_path / "p.png"), np.zeros((120, 150, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "h.hdr"), np.ones((32, 64, 3), np.float32))
+    os.rename(tmp_path / "p.png", odd + b"/\xff.png")
+    os.rename(tmp_path / "h.hdr", odd + b"/\xfe.hdr")
+    material = load_material(os.fsdecode(odd))
+    assert len(material.panoramas) == 1 and len(material.pictures) > 1
+    assert load_panorama(tmp_path / "missing.hdr") is None

@@ -76,3 +76,12 @@ def test_wrong_rates_are_refused(tmp_path: Path) -> None:
     for fps in (0.0, -1.0, float("nan"), 1e9):
         with pytest.raises(DatasetError, match="must lie in 0"):
             Video(path, fps)
+
+
+@pytest.mark.parametrize("name", ["a:b.avi", "http:x.avi", "%02d.avi", "v|w.avi"])
+def test_a_name_that_looks_like_a_protocol_is_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    written(tmp_path / "v.avi").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(list(Video(Path(name)).iter_frames())) == IMAGES
