@@ -11,6 +11,7 @@ from fakes import Truth, trajectory, truth_of
 from tools.test_eval import never, write_folder
 
 from come_ros.config import Config
+from come_ros.errors import Cancelled
 from come_ros.evaluation.recordings import DepthScores
 from come_ros.geometry import transform
 from come_ros.pipeline import ReconstructionPipeline
@@ -107,3 +108,17 @@ def test_errors_are_compared_with_the_dense_model_of_the_same_mode() -> None:
     assert set(found["none"]) == {"ate"}, "what is unknown is left out"
     assert "1.00 (0.50 to 2.00); worse 1, better 1 of 3" in "\n".join(compared_table(found))
     assert compared_table(compared({})) == []
+
+
+def test_recordings_that_were_complete_are_kept_when_it_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stops(source: Source, *_: Any) -> dict[str, Any]:
+        if source.name == "b":
+            raise Cancelled("on request")
+        return {"variants": {}, "baselines": {}}
+
+    monkeypatch.setattr(tool, "whole", stops)
+    result: dict[str, Any] = {}
+    sources = [Source(name, Config(), label=name) for name in ("rooms", "a", "b", "c")]
+    with pytest.raises(Cancelled):
+        tool._add_whole(result, sources, [], never)
+    assert list(result["whole"]) == ["a"]

@@ -145,7 +145,7 @@ def run(options: argparse.Namespace) -> int:
                 if config.backbone != "fake":
                     _add_times(result, variants, timed, stopped)
                 if options.frontier:
-                    result["whole"] = _whole(sources, variants, stopped)
+                    _add_whole(result, sources, variants, stopped)
                 else:
                     result["trajectories"] = _trajectories(sources, variants, stopped)
         except Cancelled:
@@ -306,7 +306,10 @@ def _trajectories(sources: list[Source], variants: list[Variant], stopped: Any) 
     return out
 
 
-def _whole(sources: list[Source], variants: list[Variant], stopped: Any) -> dict[str, Any]:
-    """source -> see whole.whole, of recordings whose path is known. Raises Cancelled."""
-    found = {source.label: whole(source, variants, stopped) for source in sources if not source.rendered}
-    return {label: about for label, about in found.items() if about is not None}
+def _add_whole(result: dict[str, Any], sources: list[Source], variants: list[Variant], stopped: Any) -> None:
+    """Adds result["whole"]: source -> see whole_recordings.whole, each as soon as it is complete. Raises Cancelled."""
+    found = result.setdefault("whole", {})
+    for source in sources:
+        about = None if source.rendered else whole(source, variants, stopped)
+        if about is not None:
+            found[source.label] = about
