@@ -100,7 +100,7 @@ def test_two_cameras_live(start_node, peer: Peer) -> None:
     extrinsics = "base_left: 0 0.1 0 -0.5 0.5 -0.5 0.5; base_right: 0 -0.1 0 -0.5 0.5 -0.5 0.5"
     node = start_node(
         "-p", "backbone:=fake", "-p", "keyframe.mode:=every", "-p", "diagnostics.period:=0.2", "-p", "tf.mode:=off",
-        "-p", "cameras:=[left, right]", "-p", f"extrinsics:='{extrinsics}'", "-p", "base_frame:=base_link",
+        "-p", "input.depth:=30", "-p", "cameras:=[left, right]", "-p", f"extrinsics:='{extrinsics}'", "-p", "base_frame:=base_link",
     )  # fmt: skip
     node.wait_for("active:")
     wait_until(

@@ -167,7 +167,8 @@ def started(start_node, peer, *arguments, **options):
     node = start_node(
         "-p", "keyframe.mode:=every", "-p", "diagnostics.period:=0.2", "-p", "tf.mode:=off", "-p", "known.depth:=true",
         "-p", "known.odometry:=true", "-p", f"known.base_from_camera:='{BASE_FROM_CAMERA}'", "-p", "backpressure:=all",
-        "-p", "window.size:=4", "-p", "window.overlap:=2", "-p", "cloud.conf_percentile:=0.0", *arguments, **options,
+        "-p", "input.depth:=20", "-p", "window.size:=4", "-p", "window.overlap:=2", "-p", "cloud.conf_percentile:=0.0",
+        *arguments, **options,
     )  # fmt: skip
     node.wait_for("active:")
     wait_until(lambda: peer.matched() and robot.matched(), what="discovery")

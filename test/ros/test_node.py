@@ -26,7 +26,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from come_ros.camera.preprocess import crop_intrinsics, plan_resize
 from come_ros.ros import messages
 
-WITH_TF = ("-p", "backbone:=fake", "-p", "keyframe.mode:=every", "-p", "diagnostics.period:=0.2")
+# a queue that holds all images of a test: on a busy machine the node may get no core for longer than five images take
+DEEP = ("-p", "input.depth:=60")
+WITH_TF = ("-p", "backbone:=fake", "-p", "keyframe.mode:=every", "-p", "diagnostics.period:=0.2", *DEEP)
 EVERY = (*WITH_TF, "-p", "tf.mode:=off")
 
 SLOW = node_with("FakeBackbone({delay})")

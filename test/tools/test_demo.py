@@ -40,7 +40,7 @@ TYPES = {
     "/tf": "tf2_msgs/msg/TFMessage",
     "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",
 }
-FAKE = "/**:\n  ros__parameters:\n    backbone: fake\n    keyframe: {mode: every}\n"
+FAKE = "/**:\n  ros__parameters:\n    backbone: fake\n    keyframe: {mode: every}\n    input: {depth: 30}\n"
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,12 @@ def test_only_shared_memory_that_nobody_has_goes_and_locks_go_with_it(tmp_path: 
 
 def test_delivery_over_dds(tmp_path: Path) -> None:
     """60 images of 640x480 at 15 Hz, best effort, as test/benchmark/robustness/delivery.py does with 1000."""
-    run = run_live(PlayedCamera.of_pattern(640, 480, 60, 15.0), tmp_path, ["-p", "backbone:=fake"], record_inputs=False)
+    run = run_live(
+        PlayedCamera.of_pattern(640, 480, 60, 15.0),
+        tmp_path,
+        ["-p", "backbone:=fake", "-p", "input.depth:=60"],
+        record_inputs=False,
+    )
     recording = read_recording(run.recording)
     assert len(run.sent) == 60 and run.settled
     assert int(recording.input["received"]) >= 59
@@ -215,7 +220,7 @@ def test_delivery_over_dds(tmp_path: Path) -> None:
 
 def test_delivery_of_two_cameras_that_share_a_window(tmp_path: Path) -> None:
     camera = PlayedCamera.of_pattern(320, 240, 20, 10.0, ("left", "right"))
-    arguments = ["-p", "backbone:=fake", "-p", "keyframe.mode:=every", "-p", "tf.mode:=off"]
+    arguments = ["-p", "backbone:=fake", "-p", "keyframe.mode:=every", "-p", "tf.mode:=off", "-p", "input.depth:=30"]
     run = run_live(camera, tmp_path, arguments, record_inputs=False)
     recording = read_recording(run.recording)
     counts = {k: int(v) for k, v in recording.input.items() if k.startswith(("received", "used", "pending", "dropped"))}
