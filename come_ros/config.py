@@ -301,8 +301,10 @@ class Map:
 @dataclass(frozen=True)
 class Loop:
     enabled: bool = _param(
-        True,
-        "notice when the camera is back where it was: map_frame, ~/path and the map take the drift away; odometry stays as it is",
+        False,
+        "notice when the camera is back where it was: map_frame, ~/path and the map lose the drift, odometry stays as it is; takes time of "
+        "the CPU that runs the model; come_ros bag always does it",
+        node_only=True,
     )
 
 

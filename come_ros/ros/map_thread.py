@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,9 +14,12 @@ from ..outputs.world import World
 log = logging.getLogger("come_ros")
 
 POLL_S = 0.1
-# Of one core, for the graph, and for moving path and map after loops: the model needs the cores more. Where keyframes come faster, some are
-# left out of the graph, which then has longer steps.
-MOST_WORK, MOST_SETTLING = 0.25, 0.2
+# Of the time, for the graph, and for moving path and map after loops: the model needs cores and interpreter more. Where keyframes come
+# faster, some are left out of the graph, which then has longer steps.
+MOST_WORK, MOST_SETTLING = 0.1, 0.1
+# Python's threads hand over the interpreter every 5 ms: that is long for the thread that locates each image, which asks for it some twenty
+# times an image
+SWITCH_S = 0.0005
 
 
 class MapThread(threading.Thread):
@@ -27,6 +32,8 @@ class MapThread(threading.Thread):
         self._failed = ""
 
     def run(self) -> None:
+        importlib.import_module("scipy.sparse.linalg")  # half a second, now and not at the first loop
+        sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
         settle_at, closed, pause = 0.0, 0, POLL_S
         while not self._stopping.wait(pause):
             world, begun = self._world(), time.monotonic()

@@ -88,7 +88,7 @@ class OneLoop(Mapper):
 
 def test_a_world_goes_on_while_it_follows_a_loop(messages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "Mapper", OneLoop)
-    w = World(Config().replace(**{"map.enabled": True}), messages)
+    w = World(Config().replace(**{"map.enabled": True, "loop.enabled": True}), messages)
     assert w.loops is None and np.array_equal(w.map_from_odom(), np.eye(4))
 
     def keyframe(stamp: int) -> None:
@@ -123,7 +123,7 @@ def test_a_world_goes_on_while_it_follows_a_loop(messages, monkeypatch: pytest.M
 
 
 def test_without_loops_there_is_no_map_frame(messages) -> None:
-    for how in ({"loop.enabled": False}, {"map_frame": "visual_odom"}):
+    for how in ({"loop.enabled": False}, {"loop.enabled": True, "map_frame": "visual_odom"}):
         w = World(Config().replace(**how), messages)
         w.add_pose(1, np.eye(4))
         w.add_keyframe(submap_of(1, np.eye(4)), 0)

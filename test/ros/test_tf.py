@@ -23,7 +23,16 @@ from come_ros.geometry import BODY_FROM_OPTICAL, matrix_from_quat_xyzw, rotation
 from come_ros.ros import messages
 
 ROOT = Path(__file__).resolve().parents[2]
-ARGUMENTS = ("-p", "backbone:=fake", "-p", "keyframe.mode:=every", "-p", "diagnostics.period:=0.2")
+ARGUMENTS = (
+    "-p",
+    "backbone:=fake",
+    "-p",
+    "keyframe.mode:=every",
+    "-p",
+    "diagnostics.period:=0.2",
+    "-p",
+    "loop.enabled:=true",
+)
 DEFINITION = "geometry_msgs/TransformStamped[] transforms"
 
 

@@ -70,6 +70,7 @@ class Job:
         """passes: the recording, opened three times. truth: stamp -> world_from_camera (4, 4), may be empty. record: whether to
         write output/. compare: whether to run the dense model on every window as well. truth_offset: s, added to the stamps of the
         truth, or "auto". Raises OutputError."""
+        config = config.replace(**{"loop.enabled": True})  # nobody waits for a frame here
         self.name, self.config, self.pipeline, self.folder = name, config, pipeline, folder
         self.used = self.read = self.superseded = self.alone = 0
         self._truth_offset = truth_offset
