@@ -30,6 +30,8 @@ _INFINITE = re.compile(r"([+-]?)(\.inf|\.Inf|\.INF|(?i:inf|infinity))")
 _NAN = re.compile(r"\.nan|\.NaN|\.NAN|[+-]?(?i:nan)(\(\w*\))?")
 _LARGEST, _SMALLEST = 2**63 - 1, 2.2250738585072014e-308  # int64; the smallest float that strtod does not refuse
 
+MOST_DEPTH = 64  # of a file: a node's namespaces and groups
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -68,8 +70,20 @@ def read_entries(path: str | Path) -> list[Entry]:
     """All entries of a parameters file, in order. Raises ConfigError if it cannot be read or is not a parameters file."""
     try:
         # bytes: YAML detects UTF-8, UTF-16 and byte order marks itself
-        documents = list(yaml.compose_all(Path(path).read_bytes(), yaml.SafeLoader))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        data = Path(path).read_bytes()
+        depth = 0
+        for event in yaml.parse(data, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_DEPTH:
+                raise ConfigError(f"{path}, line {_line(event)}: nested more than {MOST_DEPTH} deep: not parameters")
+            if isinstance(event, yaml.AliasEvent):
+                raise ConfigError(
+                    f"{path}, line {_line(event)}: ROS reads no aliases (*{event.anchor}): write the value out"
+                )
+        documents = list(yaml.compose_all(data, yaml.SafeLoader))
+    except ConfigError:
+        raise
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise ConfigError(
             f"cannot read the parameters file {path}: {reason}: check its path, and that it is YAML in UTF-8"
@@ -84,7 +98,7 @@ def read_value(text: str) -> Any:
     """A value as `ros2 run ... -p name:=text` takes it: bool, int, float, str, or a list of one of them. Raises ConfigError."""
     try:
         tree = yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{text!r} is not a value that YAML can read: put it in quotes if it is a text") from error
     if tree is None:
         return text
@@ -92,6 +106,10 @@ def read_value(text: str) -> Any:
         return _value(tree)
     except _Fault as fault:
         raise ConfigError(f"{text!r}: {fault}") from None
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark is not None else 0
 
 
 class _Fault(Exception):

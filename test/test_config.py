@@ -198,3 +198,32 @@ def test_the_range_of_images_must_be_a_range(setting: str) -> None:
 def test_a_group_in_place_of_a_parameter_is_understood() -> None:
     with pytest.raises(ConfigError, match=r"unknown parameter 'accelerator'; did you mean 'accelerator\.name'"):
         with_words(Config(), ["accelerator=come"])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "/**:\n  ros__parameters: &a\n    threads: 1\ncome:\n  ros__parameters: *a\n",
+            r"line 5: ROS reads no aliases \(\*a\)",
+        ),
+        ("[" * 5000, "nested more than 64 deep"),
+    ],
+    ids=["alias", "deep"],
+)
+def test_a_file_that_ros_would_not_read_is_refused_in_one_line(text: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        load_config(str(file))
+
+
+@pytest.mark.parametrize("name", ["transforms.json", "sequence.json"])
+def test_json_nested_without_end_is_refused(name: str, tmp_path: Path) -> None:
+    from come_ros.datasets.sequence import open_sequence
+    from come_ros.errors import DatasetError
+
+    (tmp_path / name).write_text("[" * 200_000)
+    (tmp_path / "rgb.txt").write_text("1.0 0.png\n")
+    with pytest.raises(DatasetError):
+        open_sequence(tmp_path)

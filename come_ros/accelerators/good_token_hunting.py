@@ -244,7 +244,7 @@ def read_layer_plan(weights: str, layers: int, path: str = "") -> LayerPlan:
         with open(file, encoding="utf-8") as stream:
             content = json.load(stream)
         plan, measured = LayerPlan(int(content["local"]), int(content["grid"])), len(content["entropy"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"cannot read the layer plan {file} ({error!r}): make it with `come_ros calibrate --weights {weights}`"
         ) from error

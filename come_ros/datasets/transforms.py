@@ -39,7 +39,7 @@ def transforms(path: Path, rectify: bool = True, levels: str = "auto") -> PosedI
         frames = list(about["frames"])
         scale = float(about.get("depth_unit_scale_factor", about.get("integer_depth_scale", 1e-3)))
         images = [_image(file, about, frame) for frame in frames]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else error
         raise DatasetError(f"cannot use {file}: {said}") from error
     images.sort(key=lambda image: natural(image.path.as_posix()))

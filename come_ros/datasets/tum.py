@@ -103,7 +103,7 @@ class TumSequence:
             return {}
         try:
             return dict(json.loads(text_of_file(path)))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise DatasetError(f"cannot read {path}: {error}") from error
 
     def _unit(self, about: dict[str, Any]) -> float:

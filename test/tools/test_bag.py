@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import signal
@@ -941,3 +943,13 @@ def test_a_picture_that_cannot_be_drawn_costs_no_other_result(
     there = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert there == ["map.ply", "metrics.json", "run.yaml", "trajectory.tum", "trajectory_map.tum"]
     assert "overview.png could not be drawn: RuntimeError: no font was found" in capsys.readouterr().err
+
+
+def test_a_clock_that_stands_still_is_said(world: Truth, tmp_path: Path, capsys) -> None:
+    """Only the first image is new by its stamp: that is no success."""
+    with BagWriter(tmp_path / "bag", "mcap") as bag:
+        for frame in itertools.islice(world.frames(intrinsics=True), 6):
+            bag.write(dataclasses.replace(frame, stamp_ns=10**18), None, None)
+    assert run(tmp_path / "bag", tmp_path / "out", "--no-bag") == 1
+    assert "5 of 6 images were left out, because their stamps are not newer" in capsys.readouterr().err
+    assert metrics_of(tmp_path / "out")["frames"]["used"] == 1

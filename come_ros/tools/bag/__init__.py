@@ -180,6 +180,12 @@ def run(options: argparse.Namespace) -> int:
     if failure is not None or problems:
         text = "; ".join(filter(None, [str(failure or ""), *problems]))
         raise BagError(f"{text}; what could be made of the rest ({job.used} frames used) is in {shown(options.out)}")
+    late = job.metrics["frames"]["dropped"]["time"]
+    if late > job.read / 2 and config.on_time_jump != "ignore":
+        raise BagError(
+            f"{late} of {job.read} images were left out, because their stamps are not newer than the one before: the clock of the camera "
+            f"stands still or jumps; what could be made of the rest ({job.used} frames used) is in {shown(options.out)}"
+        )
     if job.used > 1 and job.alone == job.used:
         raise BagError(
             f"no two of the {job.used} images used could be reconstructed together, because size, encoding or camera change from each to "
