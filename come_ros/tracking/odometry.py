@@ -223,7 +223,7 @@ class Odometry:
 
     def _seen(self, tracker: Tracker, frame: Frame) -> Observations:
         gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
-        return dataclasses.replace(tracker.track(gray), world=self.world)
+        return dataclasses.replace(tracker.track(gray, frame.stamp_ns), world=self.world)
 
     def _move(self, before: F64, after: F64, landmarks: Landmarks) -> None:
         """A keyframe that was thought to be at `before` is at `after`: what was estimated since moves with it."""

@@ -2,7 +2,9 @@
 
 Optical flow (pyramidal Lucas-Kanade, OpenCV) carries points from the last image to the next one. A point is kept if flow back from
 where it went returns to where it was. Cells of a grid that hold no point get the best corner in them, however weak it is, so that
-a nearly plain wall keeps some. Bookkeeping is what is written here; OpenCV does the tracking.
+a nearly plain wall keeps some. Where flow loses most of the points, since the camera turned far between two images, points are known again
+by their descriptors (descriptors.py), those of images before the last one as well, and show flow where to look for the others.
+Bookkeeping is what is written here; OpenCV does the tracking.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..types import F32, I64, U8, Observations
+from .descriptors import Described, consistent, describe, pairs, warped
 
 POINTS = 250  # cells of the grid, and so about as many points
 MOST_PER_CELL = 2  # where points draw together, the oldest ones stay
@@ -25,6 +28,10 @@ LEVELS = 3
 LEAST_SHIFT = 1.0  # px of the small image: less is found from rest
 MAX_RETURN = 0.7  # px: how far from its start flow forward and back may end
 MAX_DIFFERENCE = 30.0  # grey levels per pixel that two patches may differ by, after equal exposure
+# Descriptors cost some ten times as much as flow. Images that come seldom leave time for them as soon as flow loses some of the points;
+# others only get them where flow is no bridge any more.
+SELDOM_S = 0.15
+WIDE, TORN = 0.75, 0.2  # share of the points that flow keeps, in images that come seldom and in others
 
 # Exposure changes from image to image, and flow compares grey levels: each image is brought to this mean and spread.
 MEAN, SPREAD, MOST_GAIN = 120.0, 50.0, 4.0
@@ -43,10 +50,12 @@ class Tracker:
     def reset(self) -> None:
         """Forgets all points: the next image begins new ones. Ids are never used again."""
         self._last: U8 | None = None
+        self._count, self._stamp_ns = 0, 0  # of the last image
         self._ids = np.empty(0, np.int64)
         self._points = np.empty((0, 2), np.float32)
+        self._described = Described.none()
 
-    def track(self, gray: U8) -> Observations:
+    def track(self, gray: U8, stamp_ns: int = 0) -> Observations:
         """The points in the next image, (H, W) uint8; one of another size begins new points. Raises ValueError for other arrays."""
         if gray.ndim != 2 or gray.dtype != np.uint8 or min(gray.shape) < 2 * BORDER:
             raise ValueError(
@@ -57,21 +66,71 @@ class Tracker:
         image = equal_exposure(image)
         if self._last is not None and self._last.shape != image.shape:
             self.reset()
-        if self._last is not None and len(self._ids):
+        if self._last is None:
+            self._remember(image)
+            self._ids, self._points = self._described.ids, self._described.points
+            self._thin(image.shape, POINTS)
+        elif len(self._ids):
             points, good = flow(self._last, image, self._points)
-            self._ids, self._points = self._ids[good], points[good]
-            self._thin(image.shape)
+            least = WIDE if (stamp_ns - self._stamp_ns) * 1e-9 >= SELDOM_S else TORN
+            if np.count_nonzero(good) < least * len(good):
+                self._bridge(self._last, image, points, good)
+            else:
+                self._ids, self._points = self._ids[good], points[good]
+                self._thin(image.shape)
         self._top_up(image)
-        self._last = image
+        self._last, self._stamp_ns = image, stamp_ns
+        self._count += 1
         # centres of pixels: those of a halved image lie between two of the original's
         return Observations(self._ids.copy(), (self._points.astype(np.float64) + 0.5) * factor - 0.5)
 
-    def _thin(self, shape: tuple[int, ...]) -> None:
-        """Where more than MOST_PER_CELL points drew together, the youngest go."""
+    def _bridge(self, last: U8, image: U8, points: F32, good: NDArray[np.bool_]) -> None:
+        """Points known again by their looks, and what flow finds of the others once those show it where to look. points, good: where flow
+        went by itself, for all points of the last image."""
+        if not (self._described.image == self._count - 1).any():
+            self._remember(last, -1)
+        known = self._described
+        now = describe(image, BORDER, self._next_id, self._count)
+        there, here = pairs(known, now)
+        fits = np.zeros(len(there), bool)
+        for number in np.unique(known.image[there]):
+            of_image = np.flatnonzero(known.image[there] == number)
+            fits[of_image] = consistent(known.points[there[of_image]], now.points[here[of_image]])
+        there, here = there[fits], here[fits]
+        of_last = known.image[there] == self._count - 1
+        before, after = known.points[there[of_last]], now.points[here[of_last]]
+        now.ids[here] = known.ids[there]
+        self._next_id += len(now.ids)
+        self._described = known.joined(now)
+
+        guess = warped(self._points, before, after)
+        if guess is not None:
+            points, good = flow(last, image, self._points, guess)
+        good = good & ~np.isin(self._ids, now.ids)
+        rows = np.flatnonzero(good)
+        both = consistent(np.concatenate([before, self._points[rows]]), np.concatenate([after, points[rows]]))
+        if both.any():
+            good[rows] = both[len(before) :]
+        ids = np.concatenate([self._ids[good], now.ids])
+        order = np.argsort(ids)
+        self._ids, self._points = ids[order], np.concatenate([points[good], now.points])[order]
+        self._thin(image.shape, POINTS)
+
+    def _remember(self, image: U8, back: int = 0) -> None:
+        """Points of an image that are to be known again."""
+        new = describe(image, BORDER, self._next_id, self._count + back)
+        self._next_id += len(new.ids)
+        self._described = self._described.joined(new)
+
+    def _thin(self, shape: tuple[int, ...], least: int = 0) -> None:
+        """Where more than MOST_PER_CELL points drew together, the youngest go; so many stay in a cell that at least `least` stay in all."""
+        if not len(self._ids):
+            return
         cell = _cell_of(self._points, shape)
         order = np.lexsort((self._ids, cell))
         rank = np.arange(len(order)) - np.searchsorted(cell[order], cell[order])
-        keep = np.sort(order[rank < MOST_PER_CELL])
+        most = max(MOST_PER_CELL, 1 + int(np.sort(rank)[min(least, len(rank)) - 1]) if least else 0)
+        keep = np.sort(order[rank < most])
         self._ids, self._points = self._ids[keep], self._points[keep]
 
     def _top_up(self, image: U8) -> None:
