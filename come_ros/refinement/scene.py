@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..camera.preprocess import CropResize, uncrop_intrinsics
 from ..geometry import inverse, is_finite_pose, rotation_angle
-from ..tracking.resection import Rays, resect
+from ..tracking.resection import Rays, resect, turn_between
 from ..types import F32, F64, I64, Alignment, Frame, Observations, Prediction, Refinement
 from . import bundle
 from .agreement import LEAST, MOST, Agreement
@@ -24,6 +24,7 @@ Key = tuple[int, str]
 
 KEPT = 16  # published keyframes of each camera whose observations still count
 MIN_START = 8  # points that a first pose is taken from
+SLACK = 5.0  # how far their depths are off together, of what each is by itself: a first pose hardly goes by them
 # Gates of a keyframe: below them it keeps the network's answer
 MIN_INLIERS = 30
 MIN_SHARE = 0.6  # of what is seen in it
@@ -317,11 +318,15 @@ class Scene:
             seen = at[np.isfinite(log_distance[self.landmark[at]])]
             if self.free[f] and len(seen) >= MIN_START:
                 which = self.landmark[seen]
-                points = Rays(anchors[which], directions[which], log_distance[which], variance[which])
+                points = Rays(anchors[which], directions[which], log_distance[which], SLACK**2 * variance[which])
                 k = intrinsics_matrix(self.intrinsics[self.camera[f]])
-                fit = resect(points, self.pixels[seen], k, 2 * self.pixel, expected, prior)
-                if np.isfinite(fit.world_from_camera).all():
-                    self.poses[f] = fit.world_from_camera
+                starts = [(expected, prior), *self._turned(f, at, of_frame)]
+                fits = [resect(points, self.pixels[seen], k, 2 * self.pixel, *start) for start in starts]
+                fits = [fit for fit in fits if np.isfinite(fit.world_from_camera).all()]
+                if not fits:
+                    continue
+                fit = max(fits, key=lambda fit: np.count_nonzero(fit.inliers))
+                self.poses[f] = fit.world_from_camera
                 away = points.positions() - self.poses[f][:3, 3]
                 z = away @ self.poses[f][:3, 2]
                 good = fit.inliers & (z > 0) & np.isfinite(self.log_depth[seen])
@@ -363,6 +368,20 @@ class Scene:
             pose = self.poses[before] @ (np.eye(4) if step is None else step)
             turn, shift = STILL if step is None else (turn, shift)
         return pose, np.diag(np.repeat([(2 * shift * self._depth) ** 2, (2 * turn) ** 2], 3))
+
+    def _turned(self, f: int, at: Ints, of_frame: list[Ints]) -> list[tuple[F64, F64]]:
+        """Where frame `f` should be by the tracks since the frame before, which sees them at of_frame, if the camera turned only; as
+        `_expected`. Nothing if those are few."""
+        before = self._before(f)
+        if before is None:
+            return []
+        _, here, there = np.intersect1d(self.landmark[at], self.landmark[of_frame[before]], True, return_indices=True)
+        if len(here) < MIN_START:
+            return []
+        now, then = (r / np.linalg.norm(r, axis=1, keepdims=True) for r in (self.rays[at[here]], self.rays[of_frame[before][there]]))
+        pose = self.poses[before].copy()
+        pose[:3, :3] = pose[:3, :3] @ turn_between(then, now)
+        return [(pose, np.diag(np.repeat([(STILL[1] * self._depth) ** 2, STILL[0] ** 2], 3)))]
 
     # terms
 

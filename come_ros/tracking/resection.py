@@ -24,6 +24,7 @@ FEW = 0.5  # below this share of inliers the pose is looked for from scratch as 
 STEPS = 10
 SETTLED = 1e-5  # rad, and of the position
 MOST_TURN = 0.5  # rad in one step
+TURN_STEPS = 8
 
 
 class Rays(NamedTuple):
@@ -81,6 +82,17 @@ def resect(points: Rays, pixels: F64, k: F64, sigma: float, expected: F64, prior
             if np.count_nonzero(other.inliers) > 1.2 * np.count_nonzero(fit.inliers) + 2:
                 return other
     return fit
+
+
+def turn_between(before: F64, now: F64) -> F64:
+    """(3, 3) the rotation that takes directions `now` (n, 3), unit vectors in a camera's axes, to `before` (n, 3), those of the same points
+    in another one: of a camera that moves little for their distance. Robust; n >= 1."""
+    weights = np.ones(len(now))
+    for _ in range(TURN_STEPS):
+        turn = nearest_rotation(np.einsum("n,ni,nj->ij", weights, before, now))
+        off = np.linalg.norm(before - now @ turn.T, axis=1)
+        weights = 1 / (1 + (off / max(float(np.median(off)), 1e-6)) ** 2)
+    return np.asarray(turn, np.float64)
 
 
 def view(points: Rays, world_from_camera: F64, k: F64) -> View:
