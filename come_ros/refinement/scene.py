@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..camera.preprocess import CropResize, uncrop_intrinsics
-from ..geometry import inverse, is_finite_pose, rotation_angle
-from ..tracking.resection import Rays, resect, turn_between
+from ..geometry import inverse, is_finite_pose, rotation_angle, transform
+from ..tracking.resection import Rays, resect, turn_between, two_views
 from ..types import F32, F64, I64, Alignment, Frame, Observations, Prediction, Refinement
 from . import bundle
 from .agreement import LEAST, MOST, Agreement
@@ -320,7 +320,10 @@ class Scene:
                 which = self.landmark[seen]
                 points = Rays(anchors[which], directions[which], log_distance[which], SLACK**2 * variance[which])
                 k = intrinsics_matrix(self.intrinsics[self.camera[f]])
-                starts = [(expected, prior), *self._turned(f, at, of_frame)]
+                starts = [(expected, prior)]
+                if (before := self._before(f)) is not None:
+                    placed = anchors + np.exp(log_distance)[:, None] * directions
+                    starts += self._by_tracks(f, at, of_frame[before], placed)
                 fits = [resect(points, self.pixels[seen], k, 2 * self.pixel, *start) for start in starts]
                 fits = [fit for fit in fits if np.isfinite(fit.world_from_camera).all()]
                 if not fits:
@@ -369,19 +372,21 @@ class Scene:
             turn, shift = STILL if step is None else (turn, shift)
         return pose, np.diag(np.repeat([(2 * shift * self._depth) ** 2, (2 * turn) ** 2], 3))
 
-    def _turned(self, f: int, at: Ints, of_frame: list[Ints]) -> list[tuple[F64, F64]]:
-        """Where frame `f` should be by the tracks since the frame before, which sees them at of_frame, if the camera turned only; as
-        `_expected`. Nothing if those are few."""
+    def _by_tracks(self, f: int, at: Ints, then: Ints, positions: F64) -> list[tuple[F64, F64]]:
+        """Where frame `f`, which sees the observations `at`, may be by the tracks since the frame before, which sees `then`: if the camera
+        turned only, and by both views alone. As `_expected`. positions: (L, 3) of the landmarks, NaN where unknown."""
         before = self._before(f)
-        if before is None:
+        _, here, there = np.intersect1d(self.landmark[at], self.landmark[then], assume_unique=True, return_indices=True)
+        if before is None or len(here) < MIN_START:
             return []
-        _, here, there = np.intersect1d(self.landmark[at], self.landmark[of_frame[before]], True, return_indices=True)
-        if len(here) < MIN_START:
-            return []
-        now, then = (r / np.linalg.norm(r, axis=1, keepdims=True) for r in (self.rays[at[here]], self.rays[of_frame[before][there]]))
-        pose = self.poses[before].copy()
-        pose[:3, :3] = pose[:3, :3] @ turn_between(then, now)
-        return [(pose, np.diag(np.repeat([(STILL[1] * self._depth) ** 2, STILL[0] ** 2], 3)))]
+        at, then, pose = at[here], then[there], self.poses[before]
+        away = positions[self.landmark[at]] - pose[:3, 3]
+        unit = self.rays / np.linalg.norm(self.rays, axis=1, keepdims=True)
+        turned = transform(turn_between(unit[then], unit[at]), np.zeros(3))
+        tolerance = 3 * self.pixel / float(self.intrinsics[self.camera[f], 0])
+        both = two_views(self.rays[then, :2], self.rays[at, :2], away @ pose[:3, 2], tolerance)
+        prior = np.diag(np.repeat([(STILL[1] * self._depth) ** 2, STILL[0] ** 2], 3))
+        return [(pose @ step, prior) for step in (turned, both) if step is not None]
 
     # terms
 

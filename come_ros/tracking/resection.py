@@ -95,6 +95,29 @@ def turn_between(before: F64, now: F64) -> F64:
     return np.asarray(turn, np.float64)
 
 
+def two_views(before: F64, now: F64, depth: F64, tolerance: float) -> F64 | None:
+    """(4, 4) before_from_now of two cameras by what both see alone: image places before and now (n, 2), on the plane at distance 1; by the
+    depths (n,) in the first one, NaN where unknown, only how long the way is. tolerance: of the places. None if they do not tell."""
+    if len(before) < LEAST:
+        return None
+    try:
+        essential, _ = cv2.findEssentialMat(now, before, np.eye(3), cv2.RANSAC, 0.999, tolerance, 500)
+        if essential is None or essential.shape != (3, 3):
+            return None
+        _, turn, way, _ = cv2.recoverPose(essential, now, before, np.eye(3))
+    except cv2.error:  # no sample of the points gave a pose
+        return None
+    ones = np.ones((len(now), 1))
+    a, c, t = np.hstack([before, ones]), np.hstack([now, ones]) @ turn.T, way.ravel()
+    aa, cc, ac, at, ct = (a * a).sum(1), (c * c).sum(1), (a * c).sum(1), a @ t, c @ t
+    parallax = np.maximum(aa * cc - ac * ac, 1e-15)
+    length = depth * parallax / (cc * at - ac * ct)  # known depth over that of a way of length 1
+    good = np.isfinite(length) & (length > 0) & (parallax >= np.median(parallax))
+    if not (np.isfinite(turn).all() and good.any()):
+        return None
+    return transform(turn, float(np.median(length[good])) * t)
+
+
 def view(points: Rays, world_from_camera: F64, k: F64) -> View:
     """How `points` look from there. What is behind the camera lies far off."""
     turn = world_from_camera[:3, :3]
