@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..camera.preprocess import CropResize, uncrop_intrinsics
 from ..geometry import inverse, is_finite_pose, rotation_angle, transform
-from ..tracking.resection import Rays, resect, turn_between, two_views
+from ..tracking.resection import Rays, misfit, resect, turn_between, two_views
 from ..types import F32, F64, I64, Alignment, Frame, Observations, Prediction, Refinement
 from . import bundle
 from .agreement import LEAST, MOST, Agreement
@@ -324,15 +324,15 @@ class Scene:
                 if (before := self._before(f)) is not None:
                     placed = anchors + np.exp(log_distance)[:, None] * directions
                     starts += self._by_tracks(f, at, of_frame[before], placed)
-                fits = [resect(points, self.pixels[seen], k, 2 * self.pixel, *start) for start in starts]
-                fits = [fit for fit in fits if np.isfinite(fit.world_from_camera).all()]
-                if not fits:
-                    continue
-                fit = max(fits, key=lambda fit: np.count_nonzero(fit.inliers))
-                self.poses[f] = fit.world_from_camera
+                fits = [resect(points, self.pixels[seen], k, 2 * self.pixel, *start).world_from_camera for start in starts]
+                tried = [pose for pose in (*fits, *(pose for pose, _ in starts)) if np.isfinite(pose).all()]
+                costs = [misfit(points, self.pixels[seen], k, 2 * self.pixel, pose) for pose in tried]
+                best = int(np.argmin([cost for cost, _ in costs]))
+                if np.count_nonzero(costs[best][1]) >= MIN_SHARE * len(seen):
+                    self.poses[f] = tried[best]
                 away = points.positions() - self.poses[f][:3, 3]
                 z = away @ self.poses[f][:3, 2]
-                good = fit.inliers & (z > 0) & np.isfinite(self.log_depth[seen])
+                good = costs[best][1] & (z > 0) & np.isfinite(self.log_depth[seen])
                 if np.count_nonzero(good) >= MIN_START:
                     scale = float(np.median(np.log(z[good]) - self.log_depth[seen][good]))
             self.corrections[f, 0] = scale
@@ -527,6 +527,8 @@ class Scene:
         # frames that nothing speaks for follow the network from their neighbours
         for f in np.flatnonzero(~self.supported) + self.first_new:
             self.used[self.frame == f] = False
+            if self.free[f]:
+                self.poses[f] = self._expected(f)[0]
         self.used &= self.used[self.first][self.landmark]
 
     def _spread(self, f: int) -> float:

@@ -84,6 +84,13 @@ def resect(points: Rays, pixels: F64, k: F64, sigma: float, expected: F64, prior
     return fit
 
 
+def misfit(points: Rays, pixels: F64, k: F64, sigma: float, pose: F64) -> tuple[float, NDArray[np.bool_]]:
+    """What n `points` seen at `pixels` (n, 2) from `pose` (4, 4) cost, robustly, and which of them fit (n,)."""
+    seen = view(points, pose, k)
+    squares, _, _ = _normalised(pixels - seen.pixels, seen.by_distance, points.variance, sigma)
+    return float(np.log1p(squares / KERNEL**2).sum()), squares <= INLIER**2
+
+
 def turn_between(before: F64, now: F64) -> F64:
     """(3, 3) the rotation that takes directions `now` (n, 3), unit vectors in a camera's axes, to `before` (n, 3), those of the same points
     in another one: of a camera that moves little for their distance. Robust; n >= 1."""
