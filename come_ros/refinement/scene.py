@@ -30,7 +30,7 @@ MIN_INLIERS = 30
 MIN_SHARE = 0.6  # of what is seen in it
 MIN_SPREAD = 0.04  # standard deviation of the inliers' pixels across the narrower way, of the image's longer side
 MIN_SUPPORTED = 0.5  # share of the new keyframes that must pass where the network's window was refused
-MANY_INLIERS = 200  # from so many on the depth's shape is corrected as far as they want, below in proportion
+MANY_INLIERS = 200  # from so many on the depth is corrected as far as they want, below by the square of their share
 
 # Of the network's depth, which errs alike over whole surfaces: poses go by the landmarks that it agrees with, the correction by all
 POSE_KERNEL, DEPTH_KERNEL = 0.3, 2.0
@@ -421,7 +421,7 @@ class Scene:
         # a network errs alike in all frames that see a point: together they count once
         times = np.bincount(self.landmark[deep], minlength=len(self.ids))[self.landmark[deep]]
         a = self._agreement(self.first_new)
-        spread = np.where(np.arange(TERMS) == 0, 1.0, self._evidence)
+        spread = self._evidence**2  # of the scale, too: few tracks know less of it than the depths of shared frames
         common = spread * a.common * (SHARED if self.shared else 1.0)
         if not self.trusted and self.first_new:
             common = common * REFUSED

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..types import F32, I64, U8, Observations
-from .descriptors import Described, consistent, describe, pairs, warped
+from .descriptors import LEAST_PAIRS, Described, consistent, describe, pairs, warped
 
 POINTS = 250  # cells of the grid, and so about as many points
 MOST_PER_CELL = 2  # where points draw together, the oldest ones stay
@@ -109,7 +109,7 @@ class Tracker:
         good = good & ~np.isin(self._ids, now.ids)
         rows = np.flatnonzero(good)
         both = consistent(np.concatenate([before, self._points[rows]]), np.concatenate([after, points[rows]]))
-        if both.any():
+        if len(both) >= LEAST_PAIRS:
             good[rows] = both[len(before) :]
         ids = np.concatenate([self._ids[good], now.ids])
         order = np.argsort(ids)

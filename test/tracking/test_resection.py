@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from come_ros.geometry import inverse, rotation_angle, rotation_from_vector, skew, transform
-from come_ros.tracking.resection import Rays, resect, view
+from come_ros.tracking.resection import Rays, resect, turn_between, two_views, view
 
 K = np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
 NOTHING_EXPECTED = np.diag(np.repeat([100.0, 4.0], 3) ** 2)
@@ -89,3 +89,32 @@ def test_with_few_points_what_is_expected_counts(count):
     fit = resect(points, view(points, TRUE, K).pixels + 1.0, K, 0.5, TRUE, expected)
     assert np.isfinite(fit.world_from_camera).all() and np.isfinite(fit.covariance).all()
     assert max(off(fit, TRUE)) < 0.05
+
+
+def test_directions_tell_a_turn_with_a_third_of_outliers():
+    random = np.random.default_rng(0)
+    now = scene(120).directions
+    before = now @ TRUE[:3, :3].T
+    before[:40] = random.permutation(before[:40])
+    assert rotation_angle(TRUE[:3, :3].T @ turn_between(before, now)) < np.deg2rad(0.2)
+
+
+def test_two_views_tell_a_pose_whatever_the_depths_and_its_length_by_their_median():
+    points, random = scene(200), np.random.default_rng(2)
+    here = points.positions()
+    there = (here - TRUE[:3, 3]) @ TRUE[:3, :3]
+    depth = here[:, 2] * np.exp(random.normal(0, 0.3, 200))
+    depth[:20] = np.nan
+    now = there[:, :2] / there[:, 2:]
+    now[:40] = random.permutation(now[:40])
+    found = two_views(here[:, :2] / here[:, 2:], now, depth, 2e-3)
+    change = inverse(TRUE) @ found
+    assert rotation_angle(change[:3, :3]) < np.deg2rad(0.3)
+    assert np.linalg.norm(change[:3, 3]) < 0.15 * np.linalg.norm(TRUE[:3, 3])
+
+
+def test_two_views_that_tell_nothing_give_no_pose():
+    assert two_views(np.zeros((3, 2)), np.zeros((3, 2)), np.ones(3), 1e-3) is None
+    still = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 2))
+    found = two_views(still, still, np.full(50, 2.0), 1e-3)
+    assert found is None or np.isfinite(found).all()

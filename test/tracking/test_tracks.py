@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from come_ros.tracking.tracks import Tracker
+from come_ros.tracking.tracks import Tracker, flow
 
 HEIGHT, WIDTH = 240, 320
 
@@ -151,3 +151,41 @@ def test_an_image_without_any_texture_has_no_points():
     tracker = Tracker()
     assert len(tracker.track(np.full((HEIGHT, WIDTH), 77, np.uint8))) == 0
     assert len(tracker.track(np.full((HEIGHT, WIDTH), 80, np.uint8))) == 0
+
+
+def test_a_far_turn_is_bridged_by_descriptors():
+    world, tracker = textured(3, 500, 800), Tracker()
+    before, after = affine(40, 150, 0.0), affine(150, 80, 0.9)
+    images = seen(world, 40, 150), seen(world, 150, 80, 0.9)
+    first = tracker.track(images[0], 0)
+    off = errors(first, before, tracker.track(images[1], 300_000_000), after)
+    assert np.count_nonzero(off < 2.0) > 60 and np.mean(off < 2.0) > 0.9
+
+    points = first.pixels.astype(np.float32)
+    there, good = flow(*images, points)  # alone
+    off = np.linalg.norm(np.hstack([points, np.ones((len(points), 1))]) @ before.T - np.hstack([there, np.ones((len(there), 1))]) @ after.T, axis=1)
+    assert np.count_nonzero(good & (off < 2.0)) < 20
+
+
+def test_points_that_were_out_of_sight_are_known_again():
+    world, tracker = textured(3, 500, 1200), Tracker()
+    first = tracker.track(seen(world, 40, 100), 0)
+    away = [tracker.track(seen(world, x, 100, 0.1), i * 400_000_000) for i, x in ((1, 330), (2, 640), (3, 350))]
+    assert np.isin(first.ids, away[1].ids).mean() < 0.02
+    again = tracker.track(seen(world, 60, 110), 4 * 400_000_000)
+    off = errors(first, affine(40, 100, 0), again, affine(60, 110, 0))
+    assert len(off) > 100 and np.mean(off < 2.0) > 0.95
+
+
+def test_descriptors_give_the_same_tracks_on_any_number_of_threads():
+    world, runs, before = textured(4, 500, 900), [], cv2.getNumThreads()
+    try:
+        for threads in (1, 2):
+            cv2.setNumThreads(threads)
+            tracker = Tracker()
+            runs.append([tracker.track(seen(world, 130 * i, 30 * i, 0.2 * i), i * 400_000_000) for i in range(4)])
+    finally:
+        cv2.setNumThreads(before)
+    for one, two in zip(*runs, strict=True):
+        np.testing.assert_array_equal(one.ids, two.ids)
+        assert one.pixels.tobytes() == two.pixels.tobytes()
