@@ -324,15 +324,19 @@ class Scene:
                 if (before := self._before(f)) is not None:
                     placed = anchors + np.exp(log_distance)[:, None] * directions
                     starts += self._by_tracks(f, at, of_frame[before], placed)
-                fits = [resect(points, self.pixels[seen], k, 2 * self.pixel, *start).world_from_camera for start in starts]
+                places, sigma = self.pixels[seen], 2 * self.pixel
+                fits = [resect(points, places, k, sigma, *start).world_from_camera for start in starts]
                 tried = [pose for pose in (*fits, *(pose for pose, _ in starts)) if np.isfinite(pose).all()]
-                costs = [misfit(points, self.pixels[seen], k, 2 * self.pixel, pose) for pose in tried]
+                costs = [misfit(points, places, k, sigma, pose) for pose in tried]
                 best = int(np.argmin([cost for cost, _ in costs]))
-                if np.count_nonzero(costs[best][1]) >= MIN_SHARE * len(seen):
+                agreeing = costs[best][1]
+                if np.count_nonzero(agreeing) >= MIN_SHARE * len(seen):
                     self.poses[f] = tried[best]
+                else:  # tracks that contradict each other hold no pose
+                    agreeing = np.zeros(len(seen), bool)
                 away = points.positions() - self.poses[f][:3, 3]
                 z = away @ self.poses[f][:3, 2]
-                good = costs[best][1] & (z > 0) & np.isfinite(self.log_depth[seen])
+                good = agreeing & (z > 0) & np.isfinite(self.log_depth[seen])
                 if np.count_nonzero(good) >= MIN_START:
                     scale = float(np.median(np.log(z[good]) - self.log_depth[seen][good]))
             self.corrections[f, 0] = scale
@@ -528,7 +532,7 @@ class Scene:
         for f in np.flatnonzero(~self.supported) + self.first_new:
             self.used[self.frame == f] = False
             if self.free[f]:
-                self.poses[f] = self._expected(f)[0]
+                self.poses[f] = self._expected(int(f))[0]
         self.used &= self.used[self.first][self.landmark]
 
     def _spread(self, f: int) -> float:

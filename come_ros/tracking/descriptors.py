@@ -41,13 +41,16 @@ class Described(NamedTuple):
 
     def at(self, rows: Ints | Mask) -> Described:
         """Some of them."""
-        return Described(*(a[rows] for a in self))
+        return Described(self.ids[rows], self.image[rows], self.points[rows], self.descriptors[rows])
 
     def joined(self, newer: Described) -> Described:
         """With those of `newer`, which replace the ones of the same id, without those that were not seen for long."""
         recent = newer.image.max(initial=-1) - REMEMBERED
         old = self.at(~np.isin(self.ids, newer.ids) & (self.image > recent))
-        return Described(*(np.concatenate(pair) for pair in zip(old, newer, strict=True)))
+        return Described(
+            np.concatenate([old.ids, newer.ids]), np.concatenate([old.image, newer.image]),
+            np.concatenate([old.points, newer.points]), np.concatenate([old.descriptors, newer.descriptors]),
+        )  # fmt: skip
 
 
 def describe(image: U8, border: int, first_id: int, number: int) -> Described:

@@ -163,7 +163,11 @@ def test_a_far_turn_is_bridged_by_descriptors():
 
     points = first.pixels.astype(np.float32)
     there, good = flow(*images, points)  # alone
-    off = np.linalg.norm(np.hstack([points, np.ones((len(points), 1))]) @ before.T - np.hstack([there, np.ones((len(there), 1))]) @ after.T, axis=1)
+    off = np.linalg.norm(
+        np.hstack([points, np.ones((len(points), 1))]) @ before.T
+        - np.hstack([there, np.ones((len(there), 1))]) @ after.T,
+        axis=1,
+    )
     assert np.count_nonzero(good & (off < 2.0)) < 20
 
 
