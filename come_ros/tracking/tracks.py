@@ -73,7 +73,7 @@ class Tracker:
         elif len(self._ids):
             points, good = flow(self._last, image, self._points)
             least = WIDE if (stamp_ns - self._stamp_ns) * 1e-9 >= SELDOM_S else TORN
-            if np.count_nonzero(good) < least * len(good):
+            if len(good) >= LEAST_PAIRS and np.count_nonzero(good) < least * len(good):
                 self._bridge(self._last, image, points, good)
             else:
                 self._ids, self._points = self._ids[good], points[good]
