@@ -118,7 +118,8 @@ def two_views(before: F64, now: F64, depth: F64, tolerance: float) -> F64 | None
     a, c, t = np.hstack([before, ones]), np.hstack([now, ones]) @ turn.T, way.ravel()
     aa, cc, ac, at, ct = (a * a).sum(1), (c * c).sum(1), (a * c).sum(1), a @ t, c @ t
     parallax = np.maximum(aa * cc - ac * ac, 1e-15)
-    length = depth * parallax / (cc * at - ac * ct)  # known depth over that of a way of length 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        length = depth * parallax / (cc * at - ac * ct)  # known depth over that of a way of length 1
     good = np.isfinite(length) & (length > 0) & (parallax >= np.median(parallax))
     if not (np.isfinite(turn).all() and good.any()):
         return None
