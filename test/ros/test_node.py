@@ -324,7 +324,8 @@ def test_the_way_out_waits_for_rclpys_signal_thread(start_node, peer: Peer, with
     node = start_node("-p", "backbone:=fake", script=MANY_TO_WAKE)
     node.wait_for("spinning")
     node.wait_for("active: waiting for")
-    assert_ends_well(node, with_signal)
+    code, _ = node.stop(with_signal)  # whose time says nothing: the thread that is waited for gives way to every other
+    assert code == 0, node.log
 
 
 def test_a_missing_checkpoint_fails_configure_in_one_line(start_node, peer: Peer, tmp_path) -> None:
