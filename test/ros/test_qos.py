@@ -21,7 +21,7 @@ CAMERA = ("-r", "image:=/cam/image_raw")
 
 def run(start_node, peer: Peer, *arguments: str):
     peer.listen_to_outputs()
-    node = start_node(*EVERY, *CAMERA, *arguments)
+    node = start_node(*EVERY, "-p", "input.depth:=5", *CAMERA, *arguments)  # the last value of a parameter counts
     node.wait_for("active:")
     return node
 
