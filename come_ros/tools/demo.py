@@ -187,13 +187,13 @@ def play_and_score(
 
 def _figures(metrics: dict[str, Any]) -> str:
     """One line with the most important figures."""
-    from .report.picture import accuracy_text
+    from .report.picture import SEPARATOR, accuracy_text
 
     frames, latency = metrics["frames"], metrics["latency_ms"]["~/odometry"]
     parts = [f"{frames['sent']} images sent, {frames['used']} used"]
     if latency:
         parts.append(f"latency p50 {latency['p50']:.0f} ms")
-    return "   |   ".join(parts + accuracy_text(metrics))
+    return SEPARATOR.join(parts + accuracy_text(metrics))
 
 
 def _images(bag: str | Path, topic: str | None) -> int:

@@ -40,7 +40,17 @@ from ..arguments import Interrupts
 from ..report.bag_report import provenance, size_of, weights_of
 from ..report.comparison import Comparisons, comparison_text
 from ..report.figures import not_drawn
-from ..report.picture import POINTS, Evenly, Overview, Shown, accuracy_text, draw, evenly, points_and_colours
+from ..report.picture import (
+    POINTS,
+    SEPARATOR,
+    Evenly,
+    Overview,
+    Shown,
+    accuracy_text,
+    draw,
+    evenly,
+    points_and_colours,
+)
 from ..report.results import ResultFolder
 from ..report.tables import for_json
 from .output import RECORDING, NoOutput, OutputBag, Recorded
@@ -386,7 +396,7 @@ class Job:
 
     def _title(self) -> str:
         parts = [f"{self.read} images, {self.used} used", *accuracy_text(self.metrics)]
-        return f"come_ros {__version__}: {shown(Path(self.name).name)}\n{'   |   '.join(parts)}"
+        return f"come_ros {__version__}: {shown(Path(self.name).name)}\n{SEPARATOR.join(parts)}"
 
     @property
     def _dropped(self) -> dict[str, int]:

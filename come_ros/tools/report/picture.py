@@ -15,6 +15,7 @@ from ...datasets.rosbag import Bag
 from ...types import F32, F64, U8
 from .live_scores import Published, Truth
 
+SEPARATOR = "   |   "  # between the figures in a title
 ROWS = 3
 POINTS_OF_A_FRAME = 6000
 POINTS = 400_000  # limit of points drawn: a picture of this size shows no more
@@ -97,6 +98,18 @@ def evenly(count: int) -> list[int]:
     return sorted(set(index.tolist()))
 
 
+def wrapped(title: str, width: int) -> str:
+    """`title` with its parts (between |) on as many lines as it takes to keep each below `width` characters."""
+    lines: list[str] = []
+    for line in title.splitlines():
+        parts = line.split(SEPARATOR)
+        lines.append(parts[0])
+        for part in parts[1:]:
+            longer = lines[-1] + SEPARATOR + part
+            lines[-1:] = [longer] if len(longer) <= width else [lines[-1], part]
+    return "\n".join(lines)
+
+
 def draw(path: Path, overview: Overview, title: str) -> None:
     """Writes the picture as PNG. Needs at least one frame."""
     from .figures import pyplot
@@ -114,7 +127,7 @@ def draw(path: Path, overview: Overview, title: str) -> None:
     for axis, name in zip(axes[0], names, strict=True):
         axis.set_title(f"{name}\n{axis.get_title()}" if axis.get_title() else f"{name}\n", fontsize=11)
     _draw_map(right.subplots(), overview)
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(wrapped(title, int(9 * figure.get_figwidth())), fontsize=12)
     figure.savefig(path, format="png")
     plt.close(figure)
 
