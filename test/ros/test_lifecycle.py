@@ -36,7 +36,7 @@ def entities(peer: Peer) -> tuple[int, ...]:
 
 
 def entities_when_steady(peer: Peer, for_s: float = 1.0) -> tuple[int, ...]:
-    """`entities` once they have not changed for a while: DDS tells of what is gone one by one."""
+    """`entities` once they have not changed for a while: DDS reports what is gone piece by piece."""
     last, since = entities(peer), time.monotonic()
     while time.monotonic() - since < for_s:
         time.sleep(0.02)
