@@ -31,7 +31,7 @@ HEAD = """# Every parameter of come_ros with its default; written by `make docs`
 
 
 def parameter_table() -> str:
-    """As declared in come_ros/config.py."""
+    """As declared in come_ros/config.py and config_groups.py."""
     rows = ["| parameter | default | allowed | live | meaning |", "|---|---|---|---|---|"]
     for p in parameters():
         default = f"`{str(p.default).lower() if p.type is bool else p.default}`" if p.default != "" else '`""`'

@@ -24,7 +24,7 @@ from .geometry import BODY_FROM_OPTICAL, inverse
 from .governor import Governor
 from .keyframes import KeyframeSelector
 from .refinement.refine import Refiner, Unrefined
-from .refinement.scene import Proposal
+from .refinement.state import Proposal
 from .thread_governor import LiveThreads, ThreadState
 from .threads import usable_threads
 from .timeline import Place, Timeline, settled

@@ -3,20 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.backbones.graphs import Graphs, _Recording, put_together, taken_apart
 from come_ros.backbones.lingbot import LingBot, LingBotSizes
+from come_ros.backbones.vggt import VGGTSizes
 from come_ros.camera.preprocess import patch_grid_size
 from come_ros.testing.models import TINY, WIDTH, tiny
 
-__all__ = ["ROUNDING", "TINY", "WIDTH", "CausalTiny", "bundled_as_stream", "bundled_size", "kept_by_come", "tiny"]
+__all__ = [
+    "ROUNDING",
+    "TINY",
+    "WIDTH",
+    "CausalTiny",
+    "bundled_as_stream",
+    "bundled_size",
+    "kept_by_come",
+    "recorded_sizes",
+    "tiny",
+]
 
 # Of the largest value: float32 sums of some hundred terms, which each CPU adds up in an order of its own. A mistake is far larger.
 ROUNDING = 5e-6
+
+
+def recorded_sizes(kind: type[VGGTSizes], config: dict[str, Any], taps: Sequence[int], **more: Any) -> Any:
+    """The sizes of a VGGT-like model as a parity fixture has them. kind: VGGTSizes, or of another model with the same trunk and heads."""
+    return kind(
+        image_side=config["img_size"],
+        patch=config["patch_size"],
+        dim=config["embed_dim"],
+        encoder_depth=config["vit"]["depth"],
+        encoder_heads=config["vit"]["num_heads"],
+        depth=config["aggregator"]["depth"],
+        heads=config["aggregator"]["num_heads"],
+        registers=config["num_register_tokens"],
+        taps=tuple(taps),
+        camera_depth=config["camera_head"]["trunk_depth"],
+        camera_heads=config["camera_head"]["num_heads"],
+        camera_iterations=config["camera_head"]["num_iterations"],
+        features=config["dpt"]["features"],
+        channels=tuple(config["dpt"]["out_channels"]),
+        **more,
+    )
 
 
 def bundled_size(width: int, height: int) -> tuple[int, int]:

@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from come_ros.config import Config, parameters
+from come_ros.config import LEAST_VOXEL, MIN_SIDE, Config, parameters
 from come_ros.config_text import load_config, with_words
 from come_ros.errors import ComeRosError, ConfigError
 from come_ros.parameter import Parameter
@@ -41,13 +41,15 @@ def test_defaults_are_the_declared_ones() -> None:
 
 
 @pytest.mark.slow
+@example({"map.voxel": 1e-300})
 @given(st.fixed_dictionaries({}, optional={name: _values(p) for name, p in ALL.items()}))
 def test_allowed_values_survive_the_round_trip(values: dict[str, object]) -> None:
     wanted = {**Config().to_flat(), **values}
     together = (
         wanted["window.overlap"] < wanted["window.size"] < wanted["stream.most"]
         and wanted["keyframe.min_interval"] <= wanted["keyframe.max_interval"]
-        and (wanted["input.max_side"] == 0 or wanted["input.max_side"] >= 112)
+        and (wanted["input.max_side"] == 0 or wanted["input.max_side"] >= MIN_SIDE)
+        and (wanted["map.voxel"] == 0 or wanted["map.voxel"] >= LEAST_VOXEL)
         and not (wanted["cameras"] and (wanted["known.depth"] or wanted["known.odometry"]))
     )
     if not together:

@@ -12,6 +12,7 @@ LAYERS = (
     ("errors", "drops", "come_ros"),
     ("types", "plugins", "geometry", "parameter_file"),
     ("parameter", "threads"),
+    ("config_groups",),
     ("config", "config_text", "messages", "weights", "kernels"),
     ("thread_governor",),
     ("files", "tokens"),

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,6 +50,28 @@ def test_a_result_is_written_with_what_made_it(tmp_path: Path) -> None:
     assert stamp.files == ["one.json", "one.md"] and stamp.command == "python one.py"
     assert stamp.weights == {stamped.TINY[0]: stamped.sha256(stamped.MODELS / stamped.TINY[0])}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ", stamp.date) and "cores" in stamp.machine
+
+
+def test_a_result_names_no_folder_of_the_machine(tmp_path: Path) -> None:
+    data = {"said": f"come_ros in {ROOT}/come_ros", "read": f"{stamped.shared()}/data/real"}
+    stamped.write_result(tmp_path, "one", data, f"| {ROOT}/come_ros |\n", command="python one.py")
+    assert json.loads((tmp_path / "one.json").read_text()) == {
+        "said": "come_ros in ./come_ros",
+        "read": "SHARED/data/real",
+    }
+    assert (tmp_path / "one.md").read_text() == "| ./come_ros |\n"
+
+
+def test_no_tracked_file_names_a_folder_of_the_machine() -> None:
+    """Of this one, or of those that results and pages were written on."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    pattern = rf"{re.escape(str(ROOT))}/|/(work|root|check)/|/home/[^/]+/"
+    found = subprocess.run(
+        ["git", "grep", "-nIE", pattern, "--", ".", ":!test/test_results.py"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert found.returncode == 1, found.stdout + found.stderr
 
 
 def test_other_weights_make_a_result_stale(monkeypatch: pytest.MonkeyPatch) -> None:

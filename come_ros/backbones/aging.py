@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..accelerators.matching import Merging, best_match, merged_mean, moved
-from ..config import StreamParameters
+from ..config_groups import StreamParameters
 
 COMPARED = 4  # blocks, evenly spaced, in which tokens are compared
 

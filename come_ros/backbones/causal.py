@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..config import StreamParameters
+from ..config_groups import StreamParameters
 from ..errors import OutOfMemory
 from ..kernels import KeyWeights
 from .aging import Kept, Turn, aged, measures_attention

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..config import StreamParameters
+from ..config_groups import StreamParameters
 from ..errors import CheckpointError
 from ..tokens import StreamPass, Tokens
 from .layers import Rotary, rotary, video_rotary

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..accelerators.base import Accelerator
-from ..config import Config, StreamParameters
+from ..config import Config
+from ..config_groups import StreamParameters
 from ..errors import Cancelled, ConfigError
 from ..plugins import ACCELERATORS
 from ..types import DeviceMemory, Known, Prediction
@@ -55,8 +56,8 @@ class TorchBackbone(Backbone):
         optimize: str = "none",
         stream: StreamParameters | None = None,
     ) -> None:
-        """attention, heads_precision, optimize, stream: see config.py. Raises ConfigError if device, precision, kernel or graphs are not
-        available."""
+        """attention, heads_precision, optimize, stream: the parameters of those names. Raises ConfigError if device, precision, kernel or
+        graphs are not available."""
         self.name = name
         self.patch_size, self.native_side = model.patch, model.native_side
         self.metric, self.inputs, self.causal = model.metric, model.inputs, model.causal

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import config
+from .. import config_groups
 from ..types import Known, Window
 from .preprocess import CropResize, Sized, cover, crop_depth, crop_intrinsics, image_plan, preprocess
 
@@ -58,7 +58,9 @@ def window_plans(model: Sized, window: Window, side: int) -> list[CropResize]:
     return [cover(f.image.shape[1], f.image.shape[0], plan.width, plan.height) for f in window.frames]
 
 
-def known_of(window: Window, plans: list[CropResize], wanted: config.Known, takes: Collection[str]) -> Known | None:
+def known_of(
+    window: Window, plans: list[CropResize], wanted: config_groups.Known, takes: Collection[str]
+) -> Known | None:
     """What the frames bring besides their images, as far as the model takes it and the parameters `known` allow it; None if nothing."""
     known = Known.nothing(len(window), plans[0].height, plans[0].width, wanted.metric)
     for i, (frame, plan) in enumerate(zip(window.frames, plans, strict=True)):

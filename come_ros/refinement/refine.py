@@ -16,7 +16,8 @@ from ..config import Config
 from ..tracking.resection import Rays
 from ..types import F64, I64, Frame, Refinement
 from .agreement import Agreement
-from .scene import ITERATIONS, KERNEL, WIDE, Outcome, Proposal, Scene, State, intrinsics_matrix
+from .scene import ITERATIONS, KERNEL, WIDE, Scene
+from .state import Outcome, Proposal, State, intrinsics_matrix
 
 
 class Unrefined:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..camera.preprocess import CropResize, uncrop_intrinsics
+from ..camera.preprocess import uncrop_intrinsics
 from ..geometry import inverse, is_finite_pose, rotation_angle, transform
-from ..tracking.resection import Rays, misfit, resect, turn_between, two_views
-from ..types import F32, F64, I64, Alignment, Frame, Observations, Prediction, Refinement
+from ..tracking.resection import Rays, best_resection, turn_between, two_views
+from ..types import F32, F64, Observations, Refinement
 from . import bundle
 from .agreement import LEAST, MOST, Agreement
 from .depth_correction import TERMS, DepthImage
-
-Ints = NDArray[np.intp]
-Mask = NDArray[np.bool_]
-Key = tuple[int, str]
+from .problem import Depths, Ints, Problem, Relatives, Reprojections, Solution
+from .state import Focal, Outcome, Proposal, Published, State, four, intrinsics_matrix
 
 KEPT = 16  # published keyframes of each camera whose observations still count
 MIN_START = 8  # points that a first pose is taken from
@@ -53,87 +50,8 @@ DOUBT = 2.5  # sigmas of the depth by which a landmark may lie off before the co
 REACH = 0.08  # of the image's width: how far around
 
 
-@dataclass(frozen=True, eq=False)
-class Proposal:
-    """A window of S frames by the network, the last `new` of them not published yet.
-
-    plans: how each image was cut for it. alignment, odom_from_camera: (S, 4, 4), how the aligner lays it onto what was published; where
-    that was refused the poses are the last one. depth, confidence: (N, H, W) of the N new frames, depth in odometry units, NaN where
-    invalid. cameras: how many there are. metric_odometry: whether frames' world_from_camera are in metres.
-    """
-
-    frames: tuple[Frame, ...]
-    new: int
-    plans: list[CropResize]
-    prediction: Prediction
-    alignment: Alignment
-    odom_from_camera: F64
-    depth: F32
-    confidence: F32
-    cameras: int = 1
-    metric_odometry: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What is published of the N new frames.
-
-    accepted: whether tracks vouch for the window. odom_from_camera: (N, 4, 4). depth, confidence: (N, H, W). scale: odometry units per
-    window unit. refined: (N,) bool. covariance: (N, 6, 6) of each pose with the published ones as they are: position, then rotation (a
-    vector from the left), in the odometry frame. state: for the next window, None if nothing is remembered. agreements: what was learnt
-    of each camera.
-    """
-
-    accepted: bool
-    odom_from_camera: F64
-    depth: F32
-    confidence: F32
-    scale: float
-    refined: Mask
-    covariance: F64
-    report: Refinement
-    state: State | None = None
-    agreements: dict[str, Agreement] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Published:
-    """A keyframe that is published, with what is seen in it."""
-
-    camera: str
-    pose: F64
-    intrinsics: F64 | None  # (4,) fx, fy, cx, cy as given; None: as estimated
-    seen: Observations
-    log_depth: F64  # (n,) of what is published there
-    log_grid: F64  # the same on the grid of DepthImage
-
-
-@dataclass(frozen=True, eq=False)
-class Focal:
-    """Of a camera that nobody calibrated. intrinsics: (4,). sigma: of the logarithm of the focal length."""
-
-    intrinsics: F64
-    sigma: float
-
-
-def _no_rays() -> Rays:
-    return Rays(np.empty((0, 3)), np.empty((0, 3)), np.empty(0), np.empty(0))
-
-
-@dataclass(frozen=True, eq=False)
-class State:
-    """What a window leaves to the next one: keyframes, landmarks by id (ascending), focal lengths, and the odometry's units per metre
-    with the sigma of its logarithm, None if nothing measured it."""
-
-    published: OrderedDict[Key, Published] = field(default_factory=OrderedDict)
-    ids: I64 = field(default_factory=lambda: np.empty(0, np.int64))
-    rays: Rays = field(default_factory=_no_rays)
-    focals: dict[str, Focal] = field(default_factory=dict)
-    unit: tuple[float, float] | None = None
-
-
 class _Steps(NamedTuple):
-    """Measured poses of frames in others, as bundle.Relatives wants them."""
+    """Measured poses of frames in others, as Relatives wants them."""
 
     first: list[int]
     second: list[int]
@@ -148,8 +66,8 @@ class _Steps(NamedTuple):
         self.sigma.append((turn, shift))
         self.metric.append(metric)
 
-    def relatives(self, kernel: float) -> bundle.Relatives:
-        return bundle.Relatives(
+    def relatives(self, kernel: float) -> Relatives:
+        return Relatives(
             np.array(self.first), np.array(self.second), np.array(self.pose), np.array(self.sigma), np.array(self.metric), kernel
         )  # fmt: skip
 
@@ -231,9 +149,9 @@ class Scene:
                 height, width = frame.image.shape[:2]
                 if not (np.isfinite(k).all() and k[0, 0] > 0 and k[1, 1] > 0):
                     k = intrinsics_matrix(np.array([width, width, (width - 1) / 2, (height - 1) / 2], np.float64))
-                focals[frame.camera] = Focal(_four(k), FOCAL_SIGMA)
+                focals[frame.camera] = Focal(four(k), FOCAL_SIGMA)
         given = [k.intrinsics for k in old]
-        given += [None if f.intrinsics is None else _four(f.intrinsics) for f in self.fresh]
+        given += [None if f.intrinsics is None else four(f.intrinsics) for f in self.fresh]
         rows: dict[tuple[str, bytes], int] = {}
         values: list[F64] = []
         sigmas: list[float] = []
@@ -325,13 +243,9 @@ class Scene:
                     placed = anchors + np.exp(log_distance)[:, None] * directions
                     starts += self._by_tracks(f, at, of_frame[before], placed)
                 places, sigma = self.pixels[seen], 2 * self.pixel
-                fits = [resect(points, places, k, sigma, *start).world_from_camera for start in starts]
-                tried = [pose for pose in (*fits, *(pose for pose, _ in starts)) if np.isfinite(pose).all()]
-                costs = [misfit(points, places, k, sigma, pose) for pose in tried]
-                best = int(np.argmin([cost for cost, _ in costs]))
-                agreeing = costs[best][1]
+                pose, agreeing = best_resection(points, places, k, sigma, starts)
                 if np.count_nonzero(agreeing) >= MIN_SHARE * len(seen):
-                    self.poses[f] = tried[best]
+                    self.poses[f] = pose
                 else:  # tracks that contradict each other hold no pose
                     agreeing = np.zeros(len(seen), bool)
                 away = points.positions() - self.poses[f][:3, 3]
@@ -394,7 +308,7 @@ class Scene:
 
     # terms
 
-    def solve(self, kernel: float, iterations: int, rough: bool = False) -> bundle.Solution:
+    def solve(self, kernel: float, iterations: int, rough: bool = False) -> Solution:
         """With the observations that are still in. rough: as a start for the next one."""
         measured, unit = self._measured()
         problem = self._problem(kernel, DEPTH_KERNEL if rough else POSE_KERNEL, measured, unit)
@@ -416,9 +330,7 @@ class Scene:
             self.corrections = bundle.solve(still, iterations, TOLERANCE, covariance=False).corrections
         return solution
 
-    def _problem(
-        self, kernel: float, depth_kernel: float, measured: _Steps, unit: tuple[float, float]
-    ) -> bundle.Problem:
+    def _problem(self, kernel: float, depth_kernel: float, measured: _Steps, unit: tuple[float, float]) -> Problem:
         """The bundle as it stands. kernel, depth_kernel: of the observations and of the network's depth."""
         use = self.observed = np.flatnonzero(self.used & (self.frame != self.anchor[self.landmark]))
         deep = np.flatnonzero(self.used & np.isfinite(self.log_depth))
@@ -429,7 +341,7 @@ class Scene:
         common = spread * a.common * (SHARED if self.shared else 1.0)
         if not self.trusted and self.first_new:
             common = common * REFUSED
-        return bundle.Problem(
+        return Problem(
             world_from_camera=self.poses,
             free=self.free,
             camera=self.camera,
@@ -437,14 +349,14 @@ class Scene:
             anchor=self.anchor,
             anchor_pixels=self.pixels[self.first],
             log_inverse_depth=self.log_inverse_depth,
-            reprojections=bundle.Reprojections(
+            reprojections=Reprojections(
                 self.frame[use], self.landmark[use], self.pixels[use], np.full(len(use), self.pixel), kernel
             ),
-            depths=bundle.Depths(
+            depths=Depths(
                 self.frame[deep], self.landmark[deep], self.log_depth[deep], self.terms[deep],
                 self._of_frames("depth")[self.frame[deep]] * np.sqrt(times), depth_kernel,
             ),
-            relatives=tuple(filter(len_of, (self._by_network().relatives(KERNEL), measured.relatives(np.inf)))),
+            relatives=tuple(r for r in (self._by_network().relatives(KERNEL), measured.relatives(np.inf)) if len(r.first)),
             corrected=np.arange(self.count) >= self.first_new,
             corrections=self.corrections,
             common_sigma=common,
@@ -500,7 +412,7 @@ class Scene:
 
     # gates
 
-    def prune(self, solution: bundle.Solution) -> None:
+    def prune(self, solution: Solution) -> None:
         """Leaves out what does not fit, and all that is seen in the frames that too little is left of."""
         error = np.linalg.norm(solution.residuals, axis=1)
         fresh = self.frame[self.observed] >= self.first_new
@@ -544,7 +456,7 @@ class Scene:
 
     # what comes of it
 
-    def outcome(self, solution: bundle.Solution) -> Outcome:
+    def outcome(self, solution: Solution) -> Outcome:
         """Of the last solution."""
         p, first = self.proposal, self.first_new
         error = np.linalg.norm(solution.residuals, axis=1)
@@ -586,7 +498,7 @@ class Scene:
             out[i] = np.diag(np.repeat([steps * (a.translation * self._depth) ** 2, steps * a.rotation**2], 3))
         return out
 
-    def _covariance(self, solution: bundle.Solution) -> F64:
+    def _covariance(self, solution: Solution) -> F64:
         """The solver's, from rotation in the camera's axes and position to position and rotation in the odometry frame."""
         out = np.zeros((self.proposal.new, 6, 6))
         for i, f in enumerate(np.flatnonzero(self.free)):
@@ -596,7 +508,7 @@ class Scene:
             out[f - self.first_new] = to @ block @ to.T
         return out
 
-    def _doubted(self, solution: bundle.Solution) -> F32:
+    def _doubted(self, solution: Solution) -> F32:
         """The network's confidence, less around landmarks that lie elsewhere than its corrected depth."""
         confidence = self.proposal.confidence
         deep = np.flatnonzero(self.used & np.isfinite(self.log_depth))
@@ -613,7 +525,7 @@ class Scene:
             out[i] = confidence[i] / image.around(self.pixels[deep[at]], off[at] / DOUBT, REACH)
         return out
 
-    def _learn(self, solution: bundle.Solution) -> None:
+    def _learn(self, solution: Solution) -> None:
         """What the network was off by, where tracks alone tell."""
         deep = np.flatnonzero(self.used & np.isfinite(self.log_depth))
         frame, information = self.frame[deep], solution.landmark_information[self.landmark[deep]]
@@ -637,13 +549,13 @@ class Scene:
                 a.learn("rotation", float(np.median(turns)) / 1.538)
                 a.learn("translation", float(np.median(shifts)) / 1.538)
 
-    def state_of(self, poses: F64, solution: bundle.Solution | None, depth: F32) -> State:
+    def state_of(self, poses: F64, solution: Solution | None, depth: F32) -> State:
         """What is known once (N, 4, 4) poses and (N, H, W) depth are published; without a solution the landmarks stay as they are."""
         published = OrderedDict(self.state.published)
         for frame, pose, z, plan in zip(self.fresh, poses, depth, self.fresh_plans, strict=True):
             image, seen = DepthImage.of(z, plan), frame.observations or _NOTHING
             published[frame.stamp_ns, frame.camera] = Published(
-                frame.camera, pose.copy(), None if frame.intrinsics is None else _four(frame.intrinsics), seen,
+                frame.camera, pose.copy(), None if frame.intrinsics is None else four(frame.intrinsics), seen,
                 image.at(seen.pixels)[0], image.on_grid(),
             )  # fmt: skip
         while len(published) > KEPT * self.proposal.cameras:
@@ -680,21 +592,7 @@ class Scene:
 _NOTHING = Observations(np.empty(0, np.int64), np.empty((0, 2)))
 
 
-def len_of(relatives: bundle.Relatives) -> int:
-    return len(relatives.first)
-
-
 def _usual(log_distance: F64, log_depth: F64) -> float:
     some = np.concatenate([log_distance, log_depth])
     some = some[np.isfinite(some)]
     return float(np.exp(np.median(some))) if len(some) else 1.0
-
-
-def _four(intrinsics: F64) -> F64:
-    """(4,) fx, fy, cx, cy of (3, 3)."""
-    return np.array([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]])
-
-
-def intrinsics_matrix(four: F64) -> F64:
-    """(3, 3) of (4,)."""
-    return np.array([[four[0], 0, four[2]], [0, four[1], four[3]], [0, 0, 1]])

@@ -7,6 +7,7 @@ has a variance of its own, so an observation counts little along the epipolar li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,6 +90,18 @@ def misfit(points: Rays, pixels: F64, k: F64, sigma: float, pose: F64) -> tuple[
     seen = view(points, pose, k)
     squares, _, _ = _normalised(pixels - seen.pixels, seen.by_distance, points.variance, sigma)
     return float(np.log1p(squares / KERNEL**2).sum()), squares <= INLIER**2
+
+
+def best_resection(
+    points: Rays, pixels: F64, k: F64, sigma: float, starts: Sequence[tuple[F64, F64]]
+) -> tuple[F64, NDArray[np.bool_]]:
+    """The cheapest pose (4, 4) of `starts` and of what `resect` makes of each, and which points fit there (n,). starts: poses, with the
+    covariance (6, 6) of each; one at least is finite."""
+    fits = [resect(points, pixels, k, sigma, *start).world_from_camera for start in starts]
+    tried = [pose for pose in (*fits, *(pose for pose, _ in starts)) if np.isfinite(pose).all()]
+    costs = [misfit(points, pixels, k, sigma, pose) for pose in tried]
+    best = int(np.argmin([cost for cost, _ in costs]))
+    return tried[best], costs[best][1]
 
 
 def turn_between(before: F64, now: F64) -> F64:
@@ -179,8 +192,7 @@ def _descend(points: Rays, pixels: F64, k: F64, sigma: float, start: F64, expect
 
 def _normalised(residuals: F64, by_distance: F64, variance: F64, sigma: float) -> tuple[F64, F64, F64]:
     """Squared residuals (n,) in sigmas of a pixel and of the distance along the epipolar line, (s2 I + v g g^T)^-1 by Sherman-
-    Morrison; what of
-    the residual along it does not count (n,); and the residual there (n,)."""
+    Morrison; what of the residual along it does not count (n,); and the residual there (n,)."""
     slack = variance / (sigma**2 + variance * (by_distance * by_distance).sum(axis=1))
     along = (by_distance * residuals).sum(axis=1)
     squares = ((residuals * residuals).sum(axis=1) - slack * along**2) / sigma**2

@@ -15,7 +15,8 @@ from come_ros.backbones.aging import Kept, aged, evicted, grouped, repeated
 from come_ros.backbones.lingbot import turns
 from come_ros.backbones.stream import Step
 from come_ros.backbones.torch_backbone import TorchBackbone
-from come_ros.config import Config, StreamParameters
+from come_ros.config import Config
+from come_ros.config_groups import StreamParameters
 
 WAYS = ["groups", "repeats", "evict", "random"]
 

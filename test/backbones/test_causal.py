@@ -15,7 +15,8 @@ from come_ros.accelerators import CoMe, NoAccelerator, Temporal
 from come_ros.accelerators.confidence import ConfidencePredictor
 from come_ros.backbones.stream import EncoderCache, Step
 from come_ros.backbones.torch_backbone import TorchBackbone
-from come_ros.config import Config, StreamParameters
+from come_ros.config import Config
+from come_ros.config_groups import StreamParameters
 from come_ros.errors import Cancelled, ConfigError, OutOfMemory
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models import ROUNDING
+from models import ROUNDING, recorded_sizes
 
 from come_ros.accelerators import NoAccelerator
 from come_ros.backbones.cameras import decode_pose, invert_rigid, quaternion_from_rotation
 from come_ros.backbones.causal import CausalPass, StreamState
 from come_ros.backbones.layers import rotary, video_rotary
 from come_ros.backbones.lingbot import LingBot, LingBotSizes
-from come_ros.config import StreamParameters
+from come_ros.config_groups import StreamParameters
 
 STREAMS = ["stream", "evicted", "keyframes", "one_scale_frame", "own_window"]
 
@@ -24,25 +24,7 @@ def fixture(shared_data):
 
 def filled(fixture, weights, **more):
     c = fixture["config"]["model"]
-    model = LingBot(
-        LingBotSizes(
-            image_side=c["img_size"],
-            patch=c["patch_size"],
-            dim=c["embed_dim"],
-            encoder_depth=c["vit"]["depth"],
-            encoder_heads=c["vit"]["num_heads"],
-            depth=c["aggregator"]["depth"],
-            heads=c["aggregator"]["num_heads"],
-            registers=c["num_register_tokens"],
-            taps=tuple(c["aggregator"]["taps"]),
-            camera_depth=c["camera_head"]["trunk_depth"],
-            camera_heads=c["camera_head"]["num_heads"],
-            camera_iterations=c["camera_head"]["num_iterations"],
-            features=c["dpt"]["features"],
-            channels=tuple(c["dpt"]["out_channels"]),
-            **more,
-        )
-    )
+    model = LingBot(recorded_sizes(LingBotSizes, c, c["aggregator"]["taps"], **more))
     model.load_state_dict(fixture[weights], strict=True)
     return model.eval()
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import ROUNDING
+from models import ROUNDING, recorded_sizes
 
 from come_ros.accelerators import NoAccelerator
 from come_ros.backbones.heads import Fusion, ResidualConv, grid_embedding
@@ -20,24 +20,7 @@ def fixture(shared_data):
 @pytest.fixture(scope="module")
 def model(fixture):
     c = fixture["config"]["model"]
-    model = VGGT(
-        VGGTSizes(
-            image_side=c["img_size"],
-            patch=c["patch_size"],
-            dim=c["embed_dim"],
-            encoder_depth=c["vit"]["depth"],
-            encoder_heads=c["vit"]["num_heads"],
-            depth=c["aggregator"]["depth"],
-            heads=c["aggregator"]["num_heads"],
-            registers=c["num_register_tokens"],
-            taps=tuple(c["dpt"]["intermediate_layer_idx"]),
-            camera_depth=c["camera_head"]["trunk_depth"],
-            camera_heads=c["camera_head"]["num_heads"],
-            camera_iterations=c["camera_head"]["num_iterations"],
-            features=c["dpt"]["features"],
-            channels=tuple(c["dpt"]["out_channels"]),
-        )
-    )
+    model = VGGT(recorded_sizes(VGGTSizes, c, c["dpt"]["intermediate_layer_idx"]))
     model.load_state_dict(
         fixture["state_dict"], strict=True
     )  # the published key pattern, nothing missing, nothing more

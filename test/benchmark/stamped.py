@@ -84,10 +84,10 @@ def write_result(
     files = []
     if data is not None:
         content = data if isinstance(data, str) else json.dumps(data, indent=1) + "\n"
-        write_text(folder / f"{name}.json", content)
+        write_text(folder / f"{name}.json", text_in_any_place(content))
         files.append(f"{name}.json")
     if text:
-        write_text(folder / f"{name}.md", text)
+        write_text(folder / f"{name}.md", text_in_any_place(text))
         files.append(f"{name}.md")
     if draw is not None:
         draw(folder / f"{name}.png")
@@ -123,10 +123,22 @@ def own_command() -> str:
     return shlex.join(["python", shown, *(as_in_any_place(word) for word in sys.argv[1:])])
 
 
+def text_in_any_place(text: str) -> str:
+    """`text` without this machine's folders: recorded data lies in SHARED, the checkout is `.`."""
+    for folder, name in _folders():
+        text = text.replace(str(folder), name)
+    return text
+
+
+def _folders() -> tuple[tuple[Path, str], ...]:
+    """Folders of this machine, and what they are called in results."""
+    return (shared(), SHARED), (ROOT, ".")
+
+
 def as_in_any_place(word: str) -> str:
-    """A word of a command without this machine's folders: recorded data lies in SHARED, other paths keep their last two parts."""
+    """A word of a command without this machine's folders: as `text_in_any_place`; other absolute paths keep their last two parts."""
     path = Path(word)
-    for folder, name in ((shared(), SHARED), (ROOT, ".")):
+    for folder, name in _folders():
         if len(path.parts) > 1 and path.resolve().is_relative_to(folder):
             return str(Path(name, path.resolve().relative_to(folder)))
     return "/".join(path.parts[-2:]) if path.is_absolute() else word
@@ -260,8 +272,11 @@ def run(name: str, words: list[str], weights: Iterable[str]) -> None:
         files = []
         for path in sorted(p for p in out.rglob("*") if p.is_file()):
             rest = path.name.removeprefix("metrics") if path.stem == "metrics" else f"_{path.name}"
+            content = path.read_bytes()
+            if path.suffix in (".json", ".md", ".txt", ".csv"):
+                content = text_in_any_place(content.decode()).encode()
             with whole_file(folder / f"{stem}{rest}") as stream:
-                stream.write(path.read_bytes())
+                stream.write(content)
             files.append(f"{stem}{rest}")
         if not files:
             raise ComeRosError(f"{shlex.join(words)} wrote nothing into {PLACE}: name it {PLACE} in the command")

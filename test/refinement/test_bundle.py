@@ -9,6 +9,7 @@ from scipy.optimize import least_squares
 
 from come_ros.geometry import inverse, rotation_angle, rotation_from_vector, transform
 from come_ros.refinement import bundle
+from come_ros.refinement.problem import Depths, Problem, Relatives, Reprojections
 
 FRAMES, LANDMARKS, TERMS = 4, 14, 3
 K = np.array([[300.0, 310.0, 160.0, 120.0]])
@@ -24,7 +25,7 @@ def problem_of(
     focal: bool = False,
     unit: bool = False,
     outliers: int = 7,
-) -> tuple[bundle.Problem, np.ndarray, np.ndarray]:
+) -> tuple[Problem, np.ndarray, np.ndarray]:
     """A random scene whose last `free` frames are unknown, the true poses and the true corrections of the depth."""
     rng = np.random.default_rng(seed)
     truth = transform(rotation_from_vector(rng.normal(0, 0.1, (FRAMES, 3))), rng.normal(0, 0.3, (FRAMES, 3)))
@@ -50,7 +51,7 @@ def problem_of(
     wrong = transform(rotation_from_vector(rng.normal(0, 0.03, (FRAMES, 3))), rng.normal(0, 0.05, (FRAMES, 3)))
     start[unknown] = start[unknown] @ wrong[unknown]
     return (
-        bundle.Problem(
+        Problem(
             world_from_camera=start,
             free=unknown,
             camera=np.zeros(FRAMES, np.intp),
@@ -58,10 +59,10 @@ def problem_of(
             anchor=anchor,
             anchor_pixels=pixels[anchor, np.arange(landmarks)],
             log_inverse_depth=-np.log(z[anchor, np.arange(landmarks)]) + rng.normal(0, 0.1, landmarks),
-            reprojections=bundle.Reprojections(frame, landmark, observed, np.full(len(frame), 0.7), kernel),
-            depths=bundle.Depths(deep, of, log_depth, basis, np.full(len(deep), 0.1), 1.5 * kernel),
+            reprojections=Reprojections(frame, landmark, observed, np.full(len(frame), 0.7), kernel),
+            depths=Depths(deep, of, log_depth, basis, np.full(len(deep), 0.1), 1.5 * kernel),
             relatives=(
-                bundle.Relatives(
+                Relatives(
                     first, first + 1, steps, np.tile([0.05, 0.1], (FRAMES - 1, 1)), unit & (first % 2 == 0), kernel
                 ),
             ),
@@ -84,7 +85,7 @@ CASES = pytest.mark.parametrize(
 )
 
 
-def poses_at(problem: bundle.Problem, step: np.ndarray) -> np.ndarray:
+def poses_at(problem: Problem, step: np.ndarray) -> np.ndarray:
     """The poses after a step (6 n,) of the free ones."""
     poses, move = problem.world_from_camera.copy(), step.reshape(-1, 6)
     poses[problem.free, :3, :3] = poses[problem.free, :3, :3] @ rotation_from_vector(move[:, :3])
@@ -92,7 +93,7 @@ def poses_at(problem: bundle.Problem, step: np.ndarray) -> np.ndarray:
     return poses
 
 
-def dense_residuals(problem: bundle.Problem, x: np.ndarray) -> np.ndarray:
+def dense_residuals(problem: Problem, x: np.ndarray) -> np.ndarray:
     """All residuals, written down from the docstrings and not from the code: the sum of their squares is twice the cost.
 
     x: the poses' steps, the corrections of the free frames, the focal length and the unit where unknown, the landmarks.
@@ -146,7 +147,7 @@ def dense_residuals(problem: bundle.Problem, x: np.ndarray) -> np.ndarray:
     return np.concatenate(out)
 
 
-def unknowns(problem: bundle.Problem) -> int:
+def unknowns(problem: Problem) -> int:
     n = int(problem.free.sum())
     return n * (6 + TERMS) + int(problem.log_focal_sigma[0] > 0) + int(problem.unit_sigma > 0) + len(problem.anchor)
 
@@ -229,7 +230,7 @@ def test_two_in_five_outliers_do_not_move_the_poses() -> None:
     wrong = rng.random(len(pixels)) < 0.4
     pixels[wrong] = rng.uniform([0, 0], [320, 240], (int(wrong.sum()), 2))
     problem = dataclasses.replace(
-        problem, reprojections=bundle.Reprojections(seen.frame, seen.landmark, pixels, seen.sigma, 2.0)
+        problem, reprojections=Reprojections(seen.frame, seen.landmark, pixels, seen.sigma, 2.0)
     )
     found = bundle.solve(problem, 60).world_from_camera
     assert np.rad2deg(rotation_angle(np.swapaxes(found[:, :3, :3], 1, 2) @ truth[:, :3, :3])).max() < 0.5
@@ -259,9 +260,7 @@ def test_the_covariance_is_what_noise_does_to_the_poses() -> None:
     draws = []
     for _ in range(25):
         pixels = seen.pixels + rng.normal(0, 0.7, seen.pixels.shape)
-        noisy = dataclasses.replace(
-            problem, reprojections=bundle.Reprojections(seen.frame, seen.landmark, pixels, seen.sigma)
-        )
+        noisy = dataclasses.replace(problem, reprojections=Reprojections(seen.frame, seen.landmark, pixels, seen.sigma))
         found = bundle.solve(noisy, 30, 1e-10).world_from_camera
         draws.append((found - solution.world_from_camera)[problem.free, :3, 3].ravel())
     places = np.arange(6 * n).reshape(n, 6)[:, 3:].ravel()

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ...config import AcceleratorParameters, Config
+from ...config import Config
+from ...config_groups import AcceleratorParameters
 from ...config_text import split_name, with_accelerator
 from ...evaluation.window import WindowTruth
 from ...types import U8, Known, Prediction

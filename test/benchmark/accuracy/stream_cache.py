@@ -27,7 +27,8 @@ from come_ros.accelerators import NoAccelerator, make_accelerator
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.backbones.stream import Step
 from come_ros.backbones.torch_backbone import TorchBackbone
-from come_ros.config import Config, StreamParameters
+from come_ros.config import Config
+from come_ros.config_groups import StreamParameters
 from come_ros.datasets.rooms.rooms import render_sequence
 from come_ros.datasets.rooms.splits import SPLIT_SEEDS
 from come_ros.geometry import rotation_angle

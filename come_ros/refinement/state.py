@@ -1,0 +1,108 @@
+"""What goes into the refinement of a window, what comes out, and what one window leaves to the next."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..camera.preprocess import CropResize
+from ..tracking.resection import Rays
+from ..types import F32, F64, I64, Alignment, Frame, Observations, Prediction, Refinement
+from .agreement import Agreement
+
+Mask = NDArray[np.bool_]
+Key = tuple[int, str]
+"""stamp, ns, and camera of a frame"""
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A window of S frames by the network, the last `new` of them not published yet.
+
+    plans: how each image was cut for it. alignment, odom_from_camera: (S, 4, 4), how the aligner lays it onto what was published; where
+    that was refused the poses are the last one. depth, confidence: (N, H, W) of the N new frames, depth in odometry units, NaN where
+    invalid. cameras: how many there are. metric_odometry: whether frames' world_from_camera are in metres.
+    """
+
+    frames: tuple[Frame, ...]
+    new: int
+    plans: list[CropResize]
+    prediction: Prediction
+    alignment: Alignment
+    odom_from_camera: F64
+    depth: F32
+    confidence: F32
+    cameras: int = 1
+    metric_odometry: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What is published of the N new frames.
+
+    accepted: whether tracks vouch for the window. odom_from_camera: (N, 4, 4). depth, confidence: (N, H, W). scale: odometry units per
+    window unit. refined: (N,) bool. covariance: (N, 6, 6) of each pose with the published ones as they are: position, then rotation (a
+    vector from the left), in the odometry frame. state: for the next window, None if nothing is remembered. agreements: what was learnt
+    of each camera.
+    """
+
+    accepted: bool
+    odom_from_camera: F64
+    depth: F32
+    confidence: F32
+    scale: float
+    refined: Mask
+    covariance: F64
+    report: Refinement
+    state: State | None = None
+    agreements: dict[str, Agreement] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Published:
+    """A keyframe that is published, with what is seen in it."""
+
+    camera: str
+    pose: F64
+    intrinsics: F64 | None  # (4,) fx, fy, cx, cy as given; None: as estimated
+    seen: Observations
+    log_depth: F64  # (n,) of what is published there
+    log_grid: F64  # the same on the grid of DepthImage
+
+
+@dataclass(frozen=True, eq=False)
+class Focal:
+    """Of a camera that nobody calibrated. intrinsics: (4,). sigma: of the logarithm of the focal length."""
+
+    intrinsics: F64
+    sigma: float
+
+
+def _no_rays() -> Rays:
+    return Rays(np.empty((0, 3)), np.empty((0, 3)), np.empty(0), np.empty(0))
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What a window leaves to the next one: keyframes, landmarks by id (ascending), focal lengths, and the odometry's units per metre
+    with the sigma of its logarithm, None if nothing measured it."""
+
+    published: OrderedDict[Key, Published] = field(default_factory=OrderedDict)
+    ids: I64 = field(default_factory=lambda: np.empty(0, np.int64))
+    rays: Rays = field(default_factory=_no_rays)
+    focals: dict[str, Focal] = field(default_factory=dict)
+    unit: tuple[float, float] | None = None
+
+
+def four(intrinsics: F64) -> F64:
+    """(4,) fx, fy, cx, cy of (3, 3)."""
+    return np.array([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]])
+
+
+def intrinsics_matrix(intrinsics: F64) -> F64:
+    """(3, 3) of (4,) fx, fy, cx, cy."""
+    fx, fy, cx, cy = intrinsics
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
