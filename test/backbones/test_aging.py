@@ -166,7 +166,7 @@ def test_attention_is_measured_where_it_decides(images):
     assert all(kept.mass is None for kept in slid(images, window=6, reduce="groups", whole=3)[1][-1].local)
 
 
-def test_the_parameters_reach_the_cache_while_it_runs(images):
+def test_the_parameters_reach_the_cache_while_it_runs():
     backbone = TorchBackbone("lingbot", tiny("lingbot"), NoAccelerator(), device="cpu")
     changed = backbone.configured(Config.from_flat({"stream.reduce": "groups", "stream.whole": 2}))
     assert changed.stream.reduce == "groups" and backbone.stream.reduce == "none"

@@ -95,7 +95,7 @@ def test_damaged_lists_are_named(folder, name, text, message):
         TumSequence(folder)
 
 
-def test_missing_folders_and_images_are_named(folder, tmp_path):
+def test_missing_folders_and_images_are_named(folder):
     with pytest.raises(DatasetError, match="is not a folder"):
         TumSequence(folder / "nowhere")
     with pytest.raises(DatasetError, match="holds neither"):

@@ -101,10 +101,9 @@ def test_a_world_goes_on_while_it_follows_a_loop(messages, monkeypatch: pytest.M
         keyframe(stamp)
     w.work()
     w.settle()
-    before = w.map_points().data
     keyframe(30)
     w.work()
-    assert np.array_equal(w.map_from_odom(), SHIFT) and bytes(w.map_points().data)[: len(before)]
+    assert np.array_equal(w.map_from_odom(), SHIFT)
     keyframe(40)  # the map has not followed yet
     changes = w.map_changes, w.path_changes
     w.settle()

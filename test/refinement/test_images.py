@@ -88,7 +88,7 @@ def changed(truth: Truth, shown: Callable[[int, U8], U8]) -> Truth:
     return dataclasses.replace(truth, images=np.stack([shown(i, image) for i, image in enumerate(truth.images)]))
 
 
-def flat(texture: U8, seed: int = 0) -> Truth:
+def flat(texture: U8) -> Truth:
     """A camera that slides past a wall, which fills the image, and turns a little; texture: (H, W, 3) of 100 px a metre, repeated."""
     tiled = np.tile(texture, (-(-1200 // len(texture)), -(-2400 // texture.shape[1]), 1))
     metric = np.array([[0.01, 0, -12.0], [0, 0.01, -6.0], [0, 0, 1]])  # pixel of the wall -> metres on it

@@ -21,7 +21,7 @@ BUNDLE = {"keyframe.mode": "every", "refine.mode": "bundle", "window.reuse": Fal
 NONE = {**BUNDLE, "refine.mode": "none"}
 
 
-def points_of(truth: Truth, count: int = 4000, seed: int = 0) -> F64:
+def room_points(count: int = 4000, seed: int = 0) -> F64:
     """Points on the walls, floor and ceiling of the room, (count, 3)."""
     rng = np.random.default_rng(seed)
     half = np.array([4.0, 3.0, 1.5])
@@ -37,10 +37,8 @@ def with_tracks(
     sigma: float = SIGMA,
     spoil: Callable[[int, F64], F64] | None = None,
     intrinsics: bool = True,
-    lifetime: int = 0,
 ) -> list[Frame]:
-    """Frames that see `points` with noise. spoil: (index of the frame, pixels (n, 2)) -> what is seen instead. lifetime: frames that a
-    track lasts, 0 for ever."""
+    """Frames that see `points` with noise. spoil: (index of the frame, pixels (n, 2)) -> what is seen instead."""
     rng = np.random.default_rng(1)
     frames = []
     for i, frame in enumerate(truth.frames(intrinsics)):
@@ -53,10 +51,6 @@ def with_tracks(
             pixels = spoil(i, pixels)
         ids = np.flatnonzero(inside)
         pixels = pixels[ids]
-        if lifetime:
-            ids = ids + len(points) * ((i + ids) // lifetime)
-            order = np.argsort(ids)
-            ids, pixels = ids[order], pixels[order]
         frames.append(dataclasses.replace(frame, observations=Observations(ids.astype(np.int64), pixels)))
     return frames
 
@@ -108,7 +102,7 @@ def scene(kind: str, frames: int = 20, step: float = 0.12) -> Truth:
 
 def test_exact_tracks_give_exact_poses_and_scale() -> None:
     truth = scene("curve")
-    submaps = run(truth, with_tracks(truth, points_of(truth), sigma=0.0), noise=Noise(rotation=0.03, position=0.1))
+    submaps = run(truth, with_tracks(truth, room_points(), sigma=0.0), noise=Noise(rotation=0.03, position=0.1))
     rms, angle, _ = aligned_error(poses(submaps), truth.world_from_camera)
     assert rms < 0.01 and np.rad2deg(angle) < 0.3
     assert depth_error(submaps, truth) < 0.03
@@ -117,7 +111,7 @@ def test_exact_tracks_give_exact_poses_and_scale() -> None:
 @pytest.mark.parametrize("kind", ["curve", "line"])
 def test_tracks_make_poses_and_depth_several_times_better(kind: str) -> None:
     truth = scene(kind)
-    frames = with_tracks(truth, points_of(truth))
+    frames = with_tracks(truth, room_points())
     ours, network = run(truth, frames), run(truth, frames, NONE)
     ate, nets = (aligned_error(poses(s), truth.world_from_camera)[0] for s in (ours, network))
     assert ate < 0.3 * nets
@@ -140,7 +134,7 @@ def test_without_tracks_the_network_is_published_bit_for_bit_and_it_is_said_why(
 
 def test_few_tracks_do_not_move_the_network() -> None:
     truth = scene("curve")
-    frames = with_tracks(truth, points_of(truth, 150))
+    frames = with_tracks(truth, room_points(150))
     assert max(len(f.observations) for f in frames) < 30
     ours, network = run(truth, frames), run(truth, truth.frames(True), NONE)
     assert np.array_equal(poses(ours), poses(network))
@@ -184,7 +178,7 @@ def repeated_texture(i: int, pixels: F64) -> F64:
 )
 def test_what_spoils_tracks_never_makes_it_worse_than_the_network(kind: str, spoil: Callable | None) -> None:
     truth = scene(kind)
-    frames = with_tracks(truth, points_of(truth), spoil=spoil)
+    frames = with_tracks(truth, room_points(), spoil=spoil)
     ours, network = run(truth, frames), run(truth, frames, NONE)
     turned, nets = (np.sqrt(np.mean(step_errors(poses(s), truth.world_from_camera) ** 2)) for s in (ours, network))
     assert turned < 1.05 * nets
@@ -202,10 +196,10 @@ def test_what_spoils_tracks_never_makes_it_worse_than_the_network(kind: str, spo
 @pytest.mark.slow
 def test_a_plane_that_fills_the_image_is_followed() -> None:
     truth = scene("line", 16, 0.05)
-    frames = with_tracks(truth, points_of(truth, 8000))
+    frames = with_tracks(truth, room_points(8000))
     wall = [
         dataclasses.replace(f, observations=Observations(f.observations.ids[on], f.observations.pixels[on]))
-        for f, on in ((f, points_of(truth, 8000)[f.observations.ids, 0] > 3.99) for f in frames)
+        for f, on in ((f, room_points(8000)[f.observations.ids, 0] > 3.99) for f in frames)
     ]
     assert min(len(f.observations) for f in wall) >= 40
     ours, network = run(truth, wall), run(truth, wall, NONE)
@@ -219,7 +213,7 @@ def test_the_same_image_again_and_a_frozen_camera_do_no_harm() -> None:
     places = truth.world_from_camera.copy()
     places[5], places[9:] = places[4], places[8]
     truth = truth_of(places, HEIGHT, WIDTH, FOCAL)
-    frames = with_tracks(truth, points_of(truth))
+    frames = with_tracks(truth, room_points())
     for i in (5, *range(10, 16)):
         frames[i] = dataclasses.replace(frames[i], observations=frames[4 if i == 5 else 9].observations)
     found = poses(run(truth, frames))
@@ -239,7 +233,7 @@ def test_a_window_that_the_alignment_refuses_is_saved_by_tracks() -> None:
         wrong[::2, :3, :3] = turn @ wrong[::2, :3, :3]
         return dataclasses.replace(prediction, window_from_camera=wrong)
 
-    frames = with_tracks(truth, points_of(truth))
+    frames = with_tracks(truth, room_points())
     refused = run(truth, frames, NONE, spoil=broken)
     assert [s.alignment.accepted for s in refused].count(False) == 1
     ours = run(truth, frames, spoil=broken)
@@ -256,7 +250,7 @@ def test_poses_that_are_not_finite_are_replaced_by_those_of_tracks() -> None:
             return prediction
         return dataclasses.replace(prediction, window_from_camera=np.full_like(prediction.window_from_camera, np.nan))
 
-    ours = run(truth, with_tracks(truth, points_of(truth)), spoil=broken)
+    ours = run(truth, with_tracks(truth, room_points()), spoil=broken)
     assert sum(map(len, ours)) == len(truth)
     assert aligned_error(poses(ours), truth.world_from_camera)[0] < 0.05
 
@@ -264,7 +258,7 @@ def test_poses_that_are_not_finite_are_replaced_by_those_of_tracks() -> None:
 @pytest.mark.parametrize("size", [2, 3])
 def test_small_windows(size: int) -> None:
     truth = scene("curve", 14)
-    frames = with_tracks(truth, points_of(truth))
+    frames = with_tracks(truth, room_points())
     more = {"window.size": size, "window.overlap": 1}
     ours, network = run(truth, frames, **more), run(truth, frames, NONE, **more)
     assert sum(map(len, ours)) == len(truth)
@@ -274,13 +268,13 @@ def test_small_windows(size: int) -> None:
 
 def test_a_first_window_of_one_frame_is_left_to_the_network() -> None:
     truth = scene("curve", 1)
-    (submap,) = run(truth, with_tracks(truth, points_of(truth)))
+    (submap,) = run(truth, with_tracks(truth, room_points()))
     assert len(submap) == 1 and submap.refinement.refined == 0.0
 
 
 def test_tracks_that_all_end_leave_a_gap_that_the_network_bridges() -> None:
     truth = scene("curve")
-    frames = with_tracks(truth, points_of(truth))
+    frames = with_tracks(truth, room_points())
     for i in range(10, 20):
         seen = frames[i].observations
         frames[i] = dataclasses.replace(frames[i], observations=Observations(seen.ids + 10_000, seen.pixels))
@@ -298,7 +292,7 @@ def test_a_focal_length_that_nobody_gave_is_found(wrong: float) -> None:
         k[:, [0, 1], [0, 1]] *= wrong
         return dataclasses.replace(prediction, intrinsics=k)
 
-    frames = with_tracks(truth, points_of(truth), intrinsics=False)
+    frames = with_tracks(truth, room_points(), intrinsics=False)
     submaps = run(truth, frames, spoil=guessed)
     scale = submaps[-1].images.shape[2] / WIDTH
     assert submaps[-1].intrinsics[-1, 0, 0] / scale == pytest.approx(FOCAL, rel=0.03)
@@ -326,7 +320,7 @@ def pairs(truth: Truth, frames: list[Frame], points: F64, joined: bool) -> tuple
 @pytest.mark.parametrize("joined", [True, False])
 def test_two_cameras_are_one_bundle(joined: bool) -> None:
     truth = scene("curve", 12)
-    points = points_of(truth)
+    points = room_points()
     sets, both = pairs(truth, with_tracks(truth, points), points, joined)
     more = {"cameras": "left+right"}
     noise = Noise(pixel=0.05, rotation=np.deg2rad(3.0), position=0.1)
@@ -346,7 +340,7 @@ def test_two_cameras_are_one_bundle(joined: bool) -> None:
 @pytest.mark.slow
 def test_known_odometry_carries_where_there_are_few_tracks() -> None:
     truth = scene("curve")
-    frames = with_tracks(truth, points_of(truth))
+    frames = with_tracks(truth, room_points())
     wheels = [
         dataclasses.replace(f, world_from_camera=pose) for f, pose in zip(frames, truth.world_from_camera, strict=True)
     ]
@@ -373,14 +367,14 @@ def test_confidence_falls_where_landmarks_contradict_the_depth(monkeypatch: pyte
     def blocks(window: int, prediction: Prediction) -> Prediction:
         return dataclasses.replace(prediction, depth=prediction.depth * factor)
 
-    submaps = run(truth, with_tracks(truth, points_of(truth, 8000)), noise=Noise(rotation=0.02), spoil=blocks)
+    submaps = run(truth, with_tracks(truth, room_points(8000)), noise=Noise(rotation=0.02), spoil=blocks)
     confidence = np.concatenate([s.confidence for s in submaps]).mean(axis=0)
     assert confidence[factor != 1].mean() < 0.9 * confidence[factor == 1].mean()
 
 
 def test_two_runs_give_the_same_bytes() -> None:
     truth = scene("curve", 12)
-    frames = with_tracks(truth, points_of(truth))
+    frames = with_tracks(truth, room_points())
     a, b = run(truth, frames), run(truth, frames)
     for one, two in zip(a, b, strict=True):
         assert one.odom_from_camera.tobytes() == two.odom_from_camera.tobytes()
@@ -389,7 +383,7 @@ def test_two_runs_give_the_same_bytes() -> None:
 
 def test_reset_begins_again_as_new() -> None:
     truth = scene("curve", 8)
-    frames = with_tracks(truth, points_of(truth))
+    frames = with_tracks(truth, room_points())
     backbone = TruthBackbone(truth, scales=(1.0, 1.0), noise=Noise())
     pipeline = ReconstructionPipeline(Config().replace(**BUNDLE), backbone)
     found = []

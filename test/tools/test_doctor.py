@@ -27,7 +27,6 @@ from come_ros.tools.doctor import checks, running_system
 from come_ros.tools.doctor.checks import FAIL, OK, WARN
 
 ROOT = Path(__file__).resolve().parents[2]
-GIB = 1024
 
 SEEN: dict[str, Any] = {
     "images": {"/cam/image_raw": "sensor_msgs/msg/Image"},

@@ -10,7 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from .parts import Channel, Message, Storage, StorageError, in_order, text_of, type_name, unpack, unpack_start
+from .parts import (
+    Channel,
+    Damaged,
+    Message,
+    Storage,
+    StorageError,
+    in_order,
+    read_part,
+    text_of,
+    type_name,
+    unpack,
+    unpack_start,
+)
 
 MAGIC = b"\x89MCAP0\r\n"
 _HEADER, _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK = range(1, 7)
@@ -22,10 +34,6 @@ _END_BYTES = _HEAD.size + 20 + len(MAGIC)
 _RUN_BYTES = 4 << 20  # messages outside of chunks are read in runs of about this size
 # Zstandard compresses zeros by a factor of some thousand: a damaged size must not allocate all memory.
 _MOST_UNCOMPRESSED = 2 << 30
-
-
-class _Damaged(Exception):
-    """A record is damaged."""
 
 
 @dataclass
@@ -83,7 +91,7 @@ class McapFile(Storage):
             raise StorageError(f"{path} cannot be read as a bag: it does not start like an MCAP file")
         try:
             contents = self._by_summary()
-        except (_Damaged, struct.error, ValueError):
+        except (Damaged, struct.error, ValueError):
             contents = self._by_scan()
         self._contents = contents
         self.channels = [
@@ -117,43 +125,34 @@ class McapFile(Storage):
                     channel = wanted.get(number)
                     if channel is not None:
                         found.append((log_ns, channel, bytes(data[at + _MESSAGE_HEAD.size : end])))
-        except _Damaged:
+        except Damaged:
             self._lost_chunks.add(part.start)
         found.sort(key=lambda message: message[0])
         return iter(found)
 
     def _bytes_of(self, part: _Part) -> memoryview:
-        """The records of a part. Raises _Damaged."""
+        """The records of a part. Raises Damaged."""
         if not part.chunk:
-            return self._read(part.start, part.end)
-        record = self._read(part.start, part.end)
+            return read_part(self._stream, self._size, part.start, part.end)
+        record = read_part(self._stream, self._size, part.start, part.end)
         try:
             kind, length = _HEAD.unpack_from(record)
             if kind != _CHUNK or length < len(record) - _HEAD.size:
-                raise _Damaged
+                raise Damaged
             return _unpacked(record[_HEAD.size :], cut=length > len(record) - _HEAD.size)
         except struct.error as error:
-            raise _Damaged from error
-
-    def _read(self, start: int, end: int) -> memoryview:
-        if not 0 <= start <= end <= self._size:
-            raise _Damaged
-        self._stream.seek(start)
-        data = self._stream.read(end - start)
-        if len(data) != end - start:
-            raise _Damaged
-        return memoryview(data)
+            raise Damaged from error
 
     def _by_summary(self) -> _Contents:
-        """Raises _Damaged, struct.error or ValueError if there is no usable summary."""
-        end = self._read(max(0, self._size - _END_BYTES), self._size)
+        """Raises Damaged, struct.error or ValueError if there is no usable summary."""
+        end = read_part(self._stream, self._size, max(0, self._size - _END_BYTES), self._size)
         kind, length = _HEAD.unpack_from(end)
         start, _, checksum = struct.unpack_from("<QQI", end, _HEAD.size)
         if (kind, length) != (_FOOTER, 20) or end[-len(MAGIC) :] != MAGIC or not start:
-            raise _Damaged
-        summary = self._read(start, self._size - _END_BYTES)
+            raise Damaged
+        summary = read_part(self._stream, self._size, start, self._size - _END_BYTES)
         if checksum and zlib.crc32(end[: _HEAD.size + 16], zlib.crc32(summary)) != checksum:
-            raise _Damaged
+            raise Damaged
         out, statistics = _Contents(), None
         for kind, at, stop in _records(summary):
             record = summary[at:stop]
@@ -167,13 +166,13 @@ class McapFile(Storage):
                 (index_size,) = struct.unpack_from("<I", record, 32)
                 ids = {number for number, _ in struct.iter_unpack("<HQ", record[36 : 36 + index_size])}
                 if offset + size > start:
-                    raise _Damaged
+                    raise Damaged
                 out.parts.append(_Part(offset, offset + size, first_ns, True, ids or None))
         # without statistics, or with messages outside of chunks, a scan finds more
         if statistics is None or statistics[5] != len(out.parts) or (statistics[0] and not out.parts):
-            raise _Damaged
+            raise Damaged
         if not out.whole or set(out.counts) - set(out.channels) or (statistics[0] and not out.counts):
-            raise _Damaged
+            raise Damaged
         return out
 
     def _by_scan(self) -> _Contents:
@@ -181,7 +180,7 @@ class McapFile(Storage):
         out, at, count, ended = _Contents(), len(MAGIC), 0, False
         run: _Part | None = None
         while at + _HEAD.size <= self._size:
-            kind, length = _HEAD.unpack(self._read(at, at + _HEAD.size))
+            kind, length = _HEAD.unpack(read_part(self._stream, self._size, at, at + _HEAD.size))
             end = at + _HEAD.size + length
             if kind in (_DATA_END, _FOOTER):
                 ended = True
@@ -193,12 +192,12 @@ class McapFile(Storage):
                     count += self._scan_chunk(out, at, self._size)
                 break
             if kind in (_SCHEMA, _CHANNEL):
-                self._learn(out, kind, self._read(at + _HEAD.size, end))
+                self._learn(out, kind, read_part(self._stream, self._size, at + _HEAD.size, end))
             elif kind == _CHUNK:
                 run = None
                 count += self._scan_chunk(out, at, end)
             elif kind == _MESSAGE and length >= _MESSAGE_HEAD.size:
-                head = self._read(at + _HEAD.size, at + _HEAD.size + _MESSAGE_HEAD.size)
+                head = read_part(self._stream, self._size, at + _HEAD.size, at + _HEAD.size + _MESSAGE_HEAD.size)
                 number, _, log_ns, _ = _MESSAGE_HEAD.unpack(head)
                 out.count(number)
                 count += 1
@@ -218,7 +217,7 @@ class McapFile(Storage):
         part, count = _Part(start, end, 0, True, set()), 0
         assert part.ids is not None
         try:
-            part.first_ns = _CHUNK_HEAD.unpack_from(self._read(start + _HEAD.size, end))[0]
+            part.first_ns = _CHUNK_HEAD.unpack_from(read_part(self._stream, self._size, start + _HEAD.size, end))[0]
             data = self._bytes_of(part)
             for kind, at, stop in _records(data):
                 if kind in (_SCHEMA, _CHANNEL):
@@ -228,7 +227,7 @@ class McapFile(Storage):
                     part.ids.add(number)
                     out.count(number)
                     count += 1
-        except (_Damaged, struct.error):
+        except (Damaged, struct.error):
             self._lost_chunks.add(start)
         out.parts.append(part)
         return count
@@ -237,26 +236,26 @@ class McapFile(Storage):
     def _learn(out: _Contents, kind: int, record: memoryview) -> None:
         try:
             out.take(kind, record)
-        except (struct.error, _Damaged):  # of one channel: the others can still be read
+        except (struct.error, Damaged):  # of one channel: the others can still be read
             return
 
 
 def _records(data: memoryview) -> Iterator[tuple[int, int, int]]:
-    """(kind, first byte, byte after the last) of each record's content. Raises _Damaged at an invalid one."""
+    """(kind, first byte, byte after the last) of each record's content. Raises Damaged at an invalid one."""
     at, size = 0, len(data)
     while at < size:
         if at + _HEAD.size > size:
-            raise _Damaged
+            raise Damaged
         kind, length = _HEAD.unpack_from(data, at)
         at += _HEAD.size
         if length > size - at:
-            raise _Damaged
+            raise Damaged
         yield kind, at, at + length
         at += length
 
 
 def _unpacked(record: memoryview, cut: bool = False) -> memoryview:
-    """The records in a chunk, verified by its checksum; the complete ones of a chunk that was `cut` off. Raises _Damaged."""
+    """The records in a chunk, verified by its checksum; the complete ones of a chunk that was `cut` off. Raises Damaged."""
     try:
         _, _, size, checksum = _CHUNK_HEAD.unpack_from(record)
         name, at = _text(record, _CHUNK_HEAD.size)
@@ -264,13 +263,13 @@ def _unpacked(record: memoryview, cut: bool = False) -> memoryview:
         if cut:
             return _whole_records(memoryview(unpack_start(name, bytes(record[at + 8 :]))))
         if packed > len(record) - at - 8 or size > _MOST_UNCOMPRESSED:
-            raise _Damaged
+            raise Damaged
         data = unpack(name, bytes(record[at + 8 : at + 8 + packed]))
         if len(data) != size or (checksum and zlib.crc32(data) != checksum):
-            raise _Damaged
+            raise Damaged
         return memoryview(data)
     except Exception as error:  # decompressing damaged data raises all kinds of exceptions
-        raise _Damaged from error
+        raise Damaged from error
 
 
 def _whole_records(data: memoryview) -> memoryview:
@@ -278,15 +277,15 @@ def _whole_records(data: memoryview) -> memoryview:
     try:
         for _, _, end in _records(data):
             whole = end
-    except _Damaged:
+    except Damaged:
         pass
     return data[:whole]
 
 
 def _text(data: memoryview, at: int) -> tuple[str, int]:
-    """A string, and the byte after it. Raises _Damaged."""
+    """A string, and the byte after it. Raises Damaged."""
     (length,) = struct.unpack_from("<I", data, at)
     end = at + 4 + length
     if end > len(data):
-        raise _Damaged
+        raise Damaged
     return text_of(data[at + 4 : end]), end

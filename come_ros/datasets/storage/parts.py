@@ -7,7 +7,7 @@ import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from ...errors import DatasetError
 
@@ -20,6 +20,21 @@ MOST_HELD_BYTES = 256 << 20
 
 class StorageError(DatasetError):
     """A file is not a recording, or nothing of it can be read. The message names the problem and the fix."""
+
+
+class Damaged(Exception):
+    """A part of a file is not as its format wants it."""
+
+
+def read_part(stream: BinaryIO, size: int, start: int, end: int) -> memoryview:
+    """Bytes `start` to `end` of a file of `size` bytes. Raises Damaged if it does not hold them."""
+    if not 0 <= start <= end <= size:
+        raise Damaged
+    stream.seek(start)
+    data = stream.read(end - start)
+    if len(data) != end - start:
+        raise Damaged
+    return memoryview(data)
 
 
 @dataclass(frozen=True)

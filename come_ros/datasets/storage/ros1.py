@@ -11,17 +11,25 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .parts import Channel, Message, Storage, StorageError, in_order, text_of, type_name, unpack, unpack_start
+from .parts import (
+    Channel,
+    Damaged,
+    Message,
+    Storage,
+    StorageError,
+    in_order,
+    read_part,
+    text_of,
+    type_name,
+    unpack,
+    unpack_start,
+)
 
 MAGIC = b"#ROSBAG V"
 _MESSAGE, _BAG_HEADER, _INDEX, _CHUNK, _CHUNK_INFO, _CONNECTION = range(2, 8)
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _TIME = struct.Struct("<II")
 _MOST_UNCOMPRESSED = 2 << 30
-
-
-class _Damaged(Exception):
-    """A record is damaged."""
 
 
 @dataclass
@@ -98,7 +106,7 @@ class Ros1Bag(Storage):
                     channel = wanted.get(_u32(fields, b"conn"))
                     if channel is not None:
                         found.append((_time(fields, b"time"), channel, bytes(data)))
-        except _Damaged:
+        except Damaged:
             if not chunk.cut:
                 self._lost.add(chunk.start)
         found.sort(key=lambda message: message[0])
@@ -131,23 +139,23 @@ class Ros1Bag(Storage):
                 elif op == _INDEX and chunk is not None:
                     self._note_index(chunk, fields, start, end)
                 elif op == _CONNECTION:
-                    self._note_connection(fields, self._read(start, end))
-            except (_Damaged, struct.error, IndexError):
+                    self._note_connection(fields, read_part(self._stream, self._size, start, end))
+            except (Damaged, struct.error, IndexError):
                 break
             at = end
         if at < self._size or not indexed:
             self._cut = f"{self.path} has no end: {{count}} messages could be read, up to byte {at} of {self._size}"
 
     def _head(self, at: int) -> tuple[dict[bytes, bytes], int, int]:
-        """Fields of the record at that position, and where its data starts and ends. Raises _Damaged."""
-        (length,) = _U32.unpack(self._read(at, at + 4))
-        fields = _fields(self._read(at + 4, at + 4 + length))
+        """Fields of the record at that position, and where its data starts and ends. Raises Damaged."""
+        (length,) = _U32.unpack(read_part(self._stream, self._size, at, at + 4))
+        fields = _fields(read_part(self._stream, self._size, at + 4, at + 4 + length))
         start = at + 8 + length
-        (size,) = _U32.unpack(self._read(start - 4, start))
+        (size,) = _U32.unpack(read_part(self._stream, self._size, start - 4, start))
         return fields, start, start + size
 
     def _note_index(self, chunk: _Chunk, fields: dict[bytes, bytes], start: int, end: int) -> None:
-        rows = np.frombuffer(self._read(start, end), "<u4")
+        rows = np.frombuffer(read_part(self._stream, self._size, start, end), "<u4")
         rows = rows[: len(rows) // 3 * 3].reshape(-1, 3)  # sec, nanosec, offset
         if chunk.counts is None:
             chunk.counts, chunk.first_ns = {}, 2**63
@@ -175,63 +183,54 @@ class Ros1Bag(Storage):
                     number = _u32(fields, b"conn")
                     chunk.counts[number] = chunk.counts.get(number, 0) + 1
                     chunk.first_ns = min(chunk.first_ns, _time(fields, b"time"))
-        except _Damaged:
+        except Damaged:
             if not chunk.cut:
                 self._lost.add(chunk.start)
 
     def _unpacked(self, chunk: _Chunk) -> memoryview:
-        """Raises _Damaged."""
+        """Raises Damaged."""
         if chunk.size > _MOST_UNCOMPRESSED:
-            raise _Damaged
-        data = bytes(self._read(chunk.start, chunk.end))
+            raise Damaged
+        data = bytes(read_part(self._stream, self._size, chunk.start, chunk.end))
         if chunk.cut:
             return memoryview(unpack_start(chunk.packing, data))
         try:
             return memoryview(unpack(chunk.packing, data))
         except Exception as error:  # decompressing damaged data raises all kinds of exceptions
-            raise _Damaged from error
-
-    def _read(self, start: int, end: int) -> memoryview:
-        if not 0 <= start <= end <= self._size:
-            raise _Damaged
-        self._stream.seek(start)
-        data = self._stream.read(end - start)
-        if len(data) != end - start:
-            raise _Damaged
-        return memoryview(data)
+            raise Damaged from error
 
 
 def _records(data: memoryview) -> Iterator[tuple[dict[bytes, bytes], memoryview]]:
-    """Fields and data of each record. Raises _Damaged at an invalid one."""
+    """Fields and data of each record. Raises Damaged at an invalid one."""
     at, size = 0, len(data)
     while at < size:
         if at + 4 > size:
-            raise _Damaged
+            raise Damaged
         (length,) = _U32.unpack_from(data, at)
         start = at + 8 + length
         if start > size:
-            raise _Damaged
+            raise Damaged
         fields = _fields(data[at + 4 : start - 4])
         (content,) = _U32.unpack_from(data, start - 4)
         at = start + content
         if at > size:
-            raise _Damaged
+            raise Damaged
         yield fields, data[start:at]
 
 
 def _fields(data: memoryview) -> dict[bytes, bytes]:
-    """name -> value of a record's header. Raises _Damaged."""
+    """name -> value of a record's header. Raises Damaged."""
     out, at, size = {}, 0, len(data)
     while at < size:
         if at + 4 > size:
-            raise _Damaged
+            raise Damaged
         (length,) = _U32.unpack_from(data, at)
         at += 4
         if length > size - at:
-            raise _Damaged
+            raise Damaged
         name, equals, value = bytes(data[at : at + length]).partition(b"=")
         if not equals:
-            raise _Damaged
+            raise Damaged
         out[name] = value
         at += length
     return out
@@ -240,13 +239,13 @@ def _fields(data: memoryview) -> dict[bytes, bytes]:
 def _u32(fields: dict[bytes, bytes], name: bytes) -> int:
     value = fields.get(name, b"")
     if len(value) != 4:
-        raise _Damaged
+        raise Damaged
     return int(_U32.unpack(value)[0])
 
 
 def _time(fields: dict[bytes, bytes], name: bytes) -> int:
     value = fields.get(name, b"")
     if len(value) != 8:
-        raise _Damaged
+        raise Damaged
     sec, nanosec = _TIME.unpack(value)
     return int(sec) * 1_000_000_000 + int(nanosec)

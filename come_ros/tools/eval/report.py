@@ -140,9 +140,7 @@ def _table(result: dict[str, Any], about: dict[str, Any]) -> list[str]:
         lines.append("|---" * (len(others) + 1) + "|")
         for metric in metrics:
             if metric in LOWER_IS_BETTER:
-                cells = [
-                    _difference(summary[n].get(metric), TITLES[metric][1], LOWER_IS_BETTER[metric]) for n in others
-                ]
+                cells = [_difference(summary[n].get(metric), TITLES[metric][1]) for n in others]
                 lines.append(f"| {TITLES[metric][0].removesuffix(' (median)')} | {' | '.join(cells)} |")
         lines += [
             "",
@@ -176,12 +174,12 @@ def _frontier_table(result: dict[str, Any], source: str) -> list[str]:
         cells = [name, _cell(row.get("kept_tokens"), 2, False), _cell(row.get("read_keys"), 2, False)]
         cells += [f"{times[name]['trunk_ms']:.1f}", _cell(times[name]["trunk_ratio"], 2)] if name in times else ["", ""]
         cells.append(_cell(row.get("abs_rel"), 4))
-        cells.append(_difference(row.get("abs_rel"), 4, True))
+        cells.append(_difference(row.get("abs_rel"), 4))
         for null in ("random", "resolution"):
             found = nulls.get(name, {}).get(null)
             group = f" [{found['group']}]" if found and found["group"] else ""
-            cells.append(_difference({"vs_dense": found}, 4, True) + group)
-        cells.append(_difference({"vs_dense": later.get(name)}, 4, True))
+            cells.append(_difference({"vs_dense": found}, 4) + group)
+        cells.append(_difference({"vs_dense": later.get(name)}, 4))
         cells += [_cell(row.get(m), TITLES[m][1], False) for m in shown]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
@@ -223,14 +221,13 @@ def _winner_tables(result: dict[str, Any], source: str) -> list[str]:
         ]
         for metric, rows in found.items():
             title, digits = TITLES[metric]
-            lower = LOWER_IS_BETTER[metric]
             for row in rows:
                 level = ", ".join(row["level"][:3]) + (
                     f" and {len(row['level']) - 3} more" if len(row["level"]) > 3 else ""
                 )
                 cells = [title, _at_most(row), row["best"], f"{row['cost']:.2f}", _number(row["value"], digits)]
-                cells.append(_difference(row, digits, lower))
-                cells += [row["null"] or "", _difference({"vs_dense": row["vs_null"]}, digits, lower), row["verdict"]]
+                cells.append(_difference(row, digits))
+                cells += [row["null"] or "", _difference({"vs_dense": row["vs_null"]}, digits), row["verdict"]]
                 cells += [f"{row['share']:.0%} of {row['rivals']}", level]
                 lines.append("| " + " | ".join(cells) + " |")
         lines += ["", *(_sentence(metric, rows, where) for metric, rows in found.items() if rows)]
@@ -321,7 +318,7 @@ def _cell(value: dict[str, Any] | None, digits: int, bounds: bool = True) -> str
     return f"{text} ({_number(value['low'], digits)} to {_number(value['high'], digits)})"
 
 
-def _difference(value: dict[str, Any] | None, digits: int, lower_is_better: bool) -> str:
+def _difference(value: dict[str, Any] | None, digits: int) -> str:
     d = (value or {}).get("vs_dense")
     if d is None or d["value"] is None:
         return ""

@@ -114,10 +114,6 @@ class Scale:
         return height // 14, width // 14
 
 
-class OutOfTime(Exception):
-    """The next row would not fit into the time given."""
-
-
 class Bench:
     """Everything that rows share, made when it is first asked for."""
 
