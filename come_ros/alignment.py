@@ -4,9 +4,9 @@ A backbone predicts every window in its own frame and scale. Frames that an earl
 the odometry frame by the similarity odom_from_window, x -> scale * rotation @ x + translation:
 
 - scale: the depth of a shared frame needs no baseline, so log(published depth / new depth) gives the scale even for a still or
-rotating camera. Each frame gives its weighted median over pixels; the frames are then averaged robustly. - rotation: each shared
-frame i gives odom_from_camera_i * inverse(window_from_camera_i); their robust chordal mean. - translation: each gives odom position
-- scale * rotation @ window position; their robust mean.
+  rotating camera. Each frame gives its weighted median over pixels; the frames are then averaged robustly.
+- rotation: each shared frame i gives odom_from_camera_i * inverse(window_from_camera_i); their robust chordal mean.
+- translation: each gives odom position - scale * rotation @ window position; their robust mean.
 
 The windows of a metric model are all in metres, so their scale is 1 and only rotation and translation are estimated.
 A frame that is an outlier in one of the three has little weight in the others. Inconsistent estimates are refused: the window is

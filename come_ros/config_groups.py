@@ -19,25 +19,28 @@ class AcceleratorParameters:
     )
     ratio: float = parameter(
         0.5,
-        "share that is merged, dropped or not read, 0 = nothing; come: of the groups; good_token_hunting: of the frames; others: of the "
-        "patches",
+        "share that is merged, dropped or not read, 0 = nothing; come, random: of the groups; good_token_hunting: of the frames; others: "
+        "of the patches",
         low=0.0,
         high=1.0,
         dynamic=True,
     )
     group: str = parameter(
-        "3x3", "come: patches (rows x columns) that become one token", choices=("2x2", "3x3", "1x4"), dynamic=True
+        "3x3",
+        "come, random: patches (rows x columns) that become one token",
+        choices=("2x2", "3x3", "1x4"),
+        dynamic=True,
     )
     rule: str = parameter(
         "static",
-        "come: which groups are merged; static: as many of group in every frame; v1: the first release's, of 4 patches in a row; v2: the "
-        "second release's, all of group below one quantile of the window",
+        "come, random: which groups are merged; static: as many of group in every frame; v1: the first release's, of 4 patches in a row; "
+        "v2: the second release's, all of group below one quantile of the window",
         choices=("static", "v1", "v2"),
         dynamic=True,
     )
     mode: str = parameter(
         "fused",
-        "come, tome: fused merges once for the rest of the pass; per_layer merges and splits around every attention and MLP",
+        "come, random, tome: fused merges once for the rest of the pass; per_layer merges and splits around every attention and MLP",
         choices=("fused", "per_layer"),
     )
     schedule: str = parameter(

@@ -4,8 +4,8 @@ Three knobs: the accelerator's merge ratio, the window, the resolution of the mo
 
 - Latency. With a target, each knob is turned in turn (ratio, then window, then resolution) while results come too late, and back in the
   opposite order while there is room. One knob is turned at a time and at most every HOLD_S. There is room if the expected latency
-  after the step back is below MARGIN of the target; the measured cost of each step is remembered and used from then on. - Memory.
-  After a window that does not fit, it goes one step down a separate ladder at once, and one step up after CLEAN_S without a failure
+  after the step back is below MARGIN of the target; the measured cost of each step is remembered and used from then on.
+- Memory. After a window that does not fit, it goes one step down a separate ladder at once, and one step up after CLEAN_S without a failure
   (twice as long each time that a step up fails at once).
 
 The configured values are never exceeded; the cheaper of the two applies. Whether a higher ratio makes a pass faster depends on the

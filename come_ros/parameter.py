@@ -103,20 +103,7 @@ def declared(group: type, prefix: str = "") -> Iterator[Parameter]:
         if f.metadata.get("own"):
             continue
         if f.metadata:
-            m = f.metadata
-            yield Parameter(
-                prefix + f.name,
-                type(f.default),
-                f.default,
-                m["doc"],
-                m["low"],
-                m["high"],
-                m["choices"],
-                m["dynamic"],
-                m["joined"],
-                m["plugins"],
-                m["node_only"],
-            )
+            yield Parameter(prefix + f.name, type(f.default), f.default, **f.metadata)
         else:
             yield from declared(f.default_factory, prefix + f.name + ".")  # type: ignore[arg-type]
 

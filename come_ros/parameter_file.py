@@ -131,18 +131,16 @@ def _entries(tree: yaml.Node, path: str) -> Iterator[Entry]:
         if name == "ros__parameters":
             if not isinstance(value, yaml.MappingNode):
                 raise _Fault(value, "'ros__parameters' holds no parameters: write them below it, or remove it")
-            yield Entry(path or "/", dict(_flat(value, "", set())))
+            yield Entry(path or "/", dict(_flat(value, "")))
         else:
             yield from _entries(value, f"{path}/{name.strip('/')}")
 
 
-def _flat(tree: yaml.MappingNode, prefix: str, above: set[int]) -> Iterator[tuple[str, Any]]:
-    if id(tree) in above:
-        raise _Fault(tree, "ROS supports no aliases (*name): write the values out")
+def _flat(tree: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in tree.value:
         name = f"{prefix}{key.value}"
         if isinstance(value, yaml.MappingNode) and value.value:
-            yield from _flat(value, f"{name}.", above | {id(tree)})
+            yield from _flat(value, f"{name}.")
         else:
             yield name, _value(value)
 

@@ -83,7 +83,7 @@ class ReconstructionPipeline:
                 f"weights or a backbone that takes whole windows, such as vggt"
             )
         self._aligner = WindowAligner(config.window.size * self.cameras, self.metric)
-        self._refiner = Refiner(config, self.metric) if config.refine.mode == "bundle" else Unrefined()
+        self._refiner = Refiner(config, self.metric) if config.refine.mode == "bundle" else Unrefined(config)
         self.odometry = Odometry(config)
         # why frames were not offered for a while, by who offers them; "": there were none
         self.explain_gap: Callable[[], str] = str
@@ -400,6 +400,7 @@ class ReconstructionPipeline:
         self.config = config
         self._keyframes.config = config
         self._aligner.capacity = config.window.size * self.cameras
+        self._refiner.config = config
         self.odometry.config = config
         self.governor.configure(config)
         self._follow_governor()

@@ -1,7 +1,8 @@
 """Plug-ins that can be chosen by name: built-in ones, entry points of other installed packages, or `module:Class` anywhere on
 Python's path.
 
-This is the only list of built-in accelerators and backbones. Classes are imported when they are requested, not earlier.
+This is the only list of built-in accelerators and backbones (`backbones.checkpoint.MODELS` has the networks in the order in which files are
+recognised). Classes are imported when they are requested, not earlier.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ComeRosError, ConfigError
 
 log = logging.getLogger("come_ros")
 
@@ -55,6 +56,20 @@ class Registry:
     def allowed(self) -> str:
         """The allowed values, for messages."""
         return f"{', '.join(self.names)}, or module:Class of your own"
+
+    def create(self, name: str, *arguments: Any) -> Any:
+        """`create(*arguments)` of the plug-in of that name. Raises ConfigError where one of another package fails."""
+        kind = self.load(name)
+        try:
+            return kind.create(*arguments)
+        except ComeRosError:
+            raise
+        except Exception as error:
+            if name in self.own:
+                raise
+            raise ConfigError(
+                f"the {self.kind} {name} cannot be made: {one_line(error)}: fix {kind.__qualname__}.create"
+            ) from error
 
     def load(self, name: str) -> Any:
         """Loads the class of that name. Raises ConfigError with a one-line reason."""

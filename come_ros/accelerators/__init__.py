@@ -6,7 +6,7 @@ import logging
 
 from .. import plugins
 from ..config import Config
-from ..errors import ComeRosError, ConfigError
+from ..errors import ConfigError
 from ..tokens import Layer, ModelShape, Reach, Tokens
 from .base import Accelerator, NoAccelerator
 from .combined import combine
@@ -62,19 +62,6 @@ def make_accelerator(config: Config, shape: ModelShape, weights: str) -> Acceler
     Raises CheckpointError if a file that it needs is missing or belongs to another model; ConfigError if two cannot be combined or
     a plug-in of another package fails.
     """
-    return combine([_create(name, config, shape, weights) for name in config.accelerator.name.split("+")])
-
-
-def _create(name: str, config: Config, shape: ModelShape, weights: str) -> Accelerator:
-    kind = plugins.ACCELERATORS.load(name)
-    try:
-        made: Accelerator = kind.create(config, shape, weights)
-    except ComeRosError:
-        raise
-    except Exception as error:
-        if name in plugins.ACCELERATORS.own:
-            raise
-        raise ConfigError(
-            f"the accelerator {name} cannot be made: {plugins.one_line(error)}: fix {kind.__qualname__}.create"
-        ) from error
-    return made
+    return combine(
+        [plugins.ACCELERATORS.create(name, config, shape, weights) for name in config.accelerator.name.split("+")]
+    )

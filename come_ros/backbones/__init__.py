@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..config import Config
-from ..errors import ComeRosError, ConfigError
-from ..plugins import BACKBONES, one_line
+from ..errors import ConfigError
+from ..plugins import BACKBONES
 from ..threads import taken_since_start, threads_at_start, usable_threads
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def load_backbone(config: Config) -> Backbone:
     """
     kind = BACKBONES.load(config.backbone)
     if hasattr(kind, "create"):  # a complete Backbone, not a GeometryModel
-        made: Backbone = _created(kind, config)
+        made: Backbone = BACKBONES.create(config.backbone, config)
         _check_inputs(config, getattr(made, "inputs", frozenset()))
         return made
 
@@ -53,20 +53,6 @@ def load_backbone(config: Config) -> Backbone:
         optimize=config.optimize,
         stream=config.stream,
     )
-
-
-def _created(kind: Any, config: Config) -> Any:
-    """Calls `kind.create(config)`. Raises ConfigError if a plug-in of another package fails."""
-    try:
-        return kind.create(config)
-    except ComeRosError:
-        raise
-    except Exception as error:
-        if config.backbone in BACKBONES.own:
-            raise
-        raise ConfigError(
-            f"the backbone {config.backbone} cannot be made: {one_line(error)}: fix {kind.__qualname__}.create"
-        ) from error
 
 
 def _threads_at_start() -> int:

@@ -153,7 +153,7 @@ Recall = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: x + ls1(attention(norm1(x))), then x + ls2(mlp(norm2(x))). Run by base.run_block.
+    """Pre-norm transformer block: x + ls1(attention(norm1(x))), then x + ls2(mlp(norm2(x))). Run by model.run_block.
 
     scale_init: first value of the layer scales, None for a block without them.
     """

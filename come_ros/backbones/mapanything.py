@@ -318,7 +318,7 @@ class InfoSharing(nn.Module):
 
 
 class DenseFeatures(nn.Module):
-    """DPT without norm and position embedding, from levels of their own widths; see layers.DenseHead."""
+    """DPT without norm and position embedding, from levels of their own widths; see heads.DenseHead."""
 
     def __init__(self, dims: tuple[int, ...], features: int, channels: tuple[int, ...]) -> None:
         super().__init__()

@@ -178,7 +178,7 @@ class GeometryModel(nn.Module, ABC):
         chunk: int = 8,
     ) -> Tensor:
         """Runs a dense head in heads_dtype on levels (B, S, h*w, C), on all frames or some: (B, n, ...) in fp32. See
-        layers.in_chunks."""
+        heads.in_chunks."""
         low = self.heads_dtype != torch.float32
         with torch.autocast(levels[0].device.type, self.heads_dtype) if low else nullcontext():
             return in_chunks(head, levels, check, chunk, frames)

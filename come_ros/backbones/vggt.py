@@ -43,7 +43,7 @@ class VGGTSizes:
     camera_iterations: int = 4
     features: int = 256
     channels: tuple[int, ...] = (256, 512, 1024, 1024)
-    centre: float = 0.0  # of the predicted intrinsics, see layers.decode_pose
+    centre: float = 0.0  # of the predicted intrinsics, see cameras.decode_pose
     stem: bool = False  # convolutional stem in place of the patch projection; the dense heads read it too, see stem.py
 
 

@@ -159,8 +159,7 @@ def in_model_pixels(depth: F32, shape: tuple[int, ...]) -> F32:
     """Depth (H, W) of the source at the pixels of the model's image, `shape` (h, w): the nearest value, without interpolation."""
     height, width = depth.shape
     h, w = shape
-    scale = max(w / width, h / height)
-    plan = CropResize(scale, (width - w / scale) / 2, (height - h / scale) / 2, w, h)
+    plan = cover(width, height, w, h)
     u = (np.arange(w) + 0.5) / plan.scale + plan.left
     v = (np.arange(h) + 0.5) / plan.scale + plan.top
     rows, columns = np.minimum(v.astype(int), height - 1), np.minimum(u.astype(int), width - 1)

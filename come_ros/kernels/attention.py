@@ -109,7 +109,7 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v)[:2]
     if q.dtype in (torch.bfloat16, torch.float16):
         if torch.backends.cuda.cudnn_sdp_enabled() and not torch.backends.cuda.flash_sdp_enabled():
-            # the kernel that the backbone chose, see backbones.base.choose_attention_kernel
+            # the kernel that the backbone chose, see backbones.device.choose_attention_kernel
             out, lse = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True)[:2]
             return out, lse.reshape(q.shape[:3])
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[:2]

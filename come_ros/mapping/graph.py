@@ -232,8 +232,9 @@ def news(nodes: Similarities, edges: Edges, loop: Edges, fixed: NDArray[np.bool_
     both = np.concatenate(jacobians(nodes, loop), axis=2)[0]  # (7, 14)
     wide = np.zeros((DIMENSIONS, problem.unknowns + 1))
     np.add.at(wide.T, _Problem(loop, fixed, free_scale).columns[0], both.T)
-    switch, _ = _robust((residuals(nodes, edges) ** 2).sum(axis=1), edges.switchable, SWITCH)
-    normal, _ = problem.system(nodes, residuals(nodes, edges), switch)
+    errors = residuals(nodes, edges)
+    switch, _ = _robust((errors**2).sum(axis=1), edges.switchable, SWITCH)
+    normal, _ = problem.system(nodes, errors, switch)
     known = wide[:, :-1] @ _factorised(normal, LEAST_DAMPING).solve(wide[:, :-1].T.copy())
     error = residuals(nodes, loop)[0]
     surprise = error @ np.linalg.solve(np.eye(DIMENSIONS) + known, error)

@@ -92,7 +92,7 @@ class VoxelMap:
             return Chunk.none()
         self._frames += 1
         weight = np.maximum(confidence.astype(np.float64), 1e-6)
-        values = np.empty((len(x), 7), order="F")  # # column by column, which is several times as fast as row by row
+        values = np.empty((len(x), 7), order="F")  # column by column, which is several times as fast as row by row
         values[:, 0] = weight
         for column, (axis, cell) in enumerate(zip((x, y, z), cells, strict=True), start=1):
             values[:, column] = (axis - cell * self.voxel) * weight

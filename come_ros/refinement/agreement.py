@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..types import F64
-from .depth_correction import TERMS
-
 # What is taken until there is something to go by: a small network's errors
 ROTATION = np.deg2rad(4.0)  # of a step from keyframe to keyframe, each axis
 TRANSLATION = 0.1  # the same, of the scene's depth
 DEPTH = 0.15  # of the logarithm, after the correction
 PIXEL = 0.7  # px of an image 640 px wide, each axis
-COMMON = np.array([0.3, 0.15, 0.15, 0.1, 0.1, 0.1, 0.2])  # of the correction's terms: what a window's frames share
+# Of the correction's terms, not learnt
+COMMON = np.array([0.3, 0.15, 0.15, 0.1, 0.1, 0.1, 0.2])  # what a window's frames share
 OWN = np.array([0.05, 0.05, 0.05, 0.03, 0.03, 0.03, 0.05])  # and what each has of its own
 # Nobody is trusted more than that
 LEAST = {"rotation": np.deg2rad(0.1), "translation": 0.002, "depth": 0.02, "pixel": 0.15}
@@ -25,19 +23,14 @@ class Agreement:
 
     def __init__(self) -> None:
         self.rotation, self.translation, self.depth, self.pixel = ROTATION, TRANSLATION, DEPTH, PIXEL
-        self.common, self.own = COMMON.copy(), OWN.copy()
         self._windows: dict[str, float] = {}
 
-    def learn(self, name: str, sigma: float | F64) -> None:
-        """`sigma` is what one window showed of `name`, a number or (TERMS,)."""
-        if not np.isfinite(sigma).all():
+    def learn(self, name: str, sigma: float) -> None:
+        """`sigma` is what one window showed of `name`, one of LEAST."""
+        if not np.isfinite(sigma):
             return
         count = self._windows[name] = min(MEMORY, self._windows.get(name, FIRST) + 1)
         before = getattr(self, name)
         # of logarithms: a factor of two too small costs as much as one too large
-        low, high = LEAST.get(name, 0.01), MOST.get(name, 0.5)
-        now = np.exp(np.log(before) + (np.log(np.clip(sigma, low, high)) - np.log(before)) / count)
-        setattr(self, name, now if isinstance(before, np.ndarray) else float(now))
-
-
-__all__ = ["TERMS", "Agreement"]
+        now = np.exp(np.log(before) + (np.log(np.clip(sigma, LEAST[name], MOST[name])) - np.log(before)) / count)
+        setattr(self, name, float(now))

@@ -45,13 +45,13 @@ def solve(problem: Problem, max_iterations: int = 20, tolerance: float = 1e-5, c
         if trial.cost < terms.cost:
             converged = terms.cost - trial.cost <= tolerance * terms.cost
             terms, damping = trial, max(LEAST_DAMPING, 0.1 * damping)
-            if not converged or covariance:
+            if covariance or (not converged and iterations < max_iterations):
                 system = layout.system(terms)
         else:
             # nothing is gained by a step that is already tiny
             converged = step.size < 1e-12 or damping >= MOST_DAMPING or trial.cost <= terms.cost * (1 + 1e-14)
             damping = min(MOST_DAMPING, 10 * damping)
-    return layout.solution(terms, system if covariance else None, start_cost, iterations, converged)
+    return layout.solution(terms, system if covariance else None, start_cost, iterations)
 
 
 class _Values(NamedTuple):
@@ -189,9 +189,12 @@ class _Terms(NamedTuple):
 class _System:
     """Normal equations with the landmarks still in them."""
 
-    def __init__(self, hessian: F64, gradient: F64, mixed: F64, landmark: F64, landmark_gradient: F64) -> None:
+    def __init__(
+        self, hessian: F64, gradient: F64, mixed: F64, landmark: F64, landmark_gradient: F64, information: F64
+    ) -> None:
         self.hessian, self.gradient = hessian, gradient  # (P, P), (P,)
         self.mixed, self.landmark, self.landmark_gradient = mixed, landmark, landmark_gradient  # (L, P), (L,), (L,)
+        self.information = information  # (L,), the part of `landmark` that comes from the reprojections
 
     def step(self, damping: float) -> _Step:
         hessian = self.hessian.copy()
@@ -199,19 +202,15 @@ class _System:
         diagonal += damping * np.maximum(diagonal, 1e-12)
         landmark = self.landmark * (1 + damping) + 1e-12
         scaled = self.mixed / landmark[:, None]
-        schur = hessian - _product(scaled, self.mixed)
+        schur = hessian - scaled.T @ self.mixed
         parameters = -_solved(schur, self.gradient - self.landmark_gradient @ scaled)
         return _Step(parameters, -(self.landmark_gradient + self.mixed @ parameters) / landmark)
 
     def covariance(self) -> F64:
-        schur = self.hessian - _product(self.mixed / (self.landmark + 1e-12)[:, None], self.mixed)
+        schur = self.hessian - (self.mixed / (self.landmark + 1e-12)[:, None]).T @ self.mixed
         scale = 1 / np.sqrt(np.maximum(np.diagonal(schur), 1e-12))
         scaled = 0.5 * (schur + schur.T) * scale[:, None] * scale[None, :]
         return np.linalg.pinv(scaled, hermitian=True) * scale[:, None] * scale[None, :]
-
-
-def _product(a: F64, b: F64) -> F64:
-    return a.T @ b
 
 
 def _solved(matrix: F64, vector: F64) -> F64:
@@ -423,7 +422,8 @@ class _Layout:
         n, landmarks = self.size + 1, len(self.problem.anchor)
         hessian, gradient = np.zeros(n * n), np.zeros(n)
         mixed, landmark, landmark_gradient = np.zeros(landmarks * n), np.zeros(landmarks), np.zeros(landmarks)
-        for block in self.blocks(terms):
+        information = np.zeros(landmarks)
+        for i, block in enumerate(self.blocks(terms)):
             columns, j, r = block.columns, block.jacobian, block.residual
             if j.shape[2]:
                 products = np.einsum("ndi,ndj->nij", j, j)
@@ -432,6 +432,8 @@ class _Layout:
             if columns.landmark is not None:
                 to = block.to_landmark
                 landmark += np.bincount(columns.landmark, (to**2).sum(axis=1), landmarks)
+                if i < len(self.seen):
+                    information = landmark.copy()
                 landmark_gradient += np.bincount(columns.landmark, (to * r).sum(axis=1), landmarks)
                 if j.shape[2]:
                     mixed += np.bincount(columns.mixed, np.einsum("ndi,nd->ni", j, to).ravel(), landmarks * n)  # type: ignore[arg-type]
@@ -441,31 +443,24 @@ class _Layout:
             mixed.reshape(landmarks, n)[:, :-1],
             landmark,
             landmark_gradient,
+            information,
         )
 
-    def solution(
-        self, terms: _Terms, system: _System | None, start_cost: float, iterations: int, converged: bool
-    ) -> Solution:
+    def solution(self, terms: _Terms, system: _System | None, start_cost: float, iterations: int) -> Solution:
         p, values = self.problem, terms.values
         poses = 6 * len(self.free)
         covariance = np.full((self.size, self.size), np.nan)
         information = np.full(len(p.anchor), np.nan)
         if system is not None:
             covariance = system.covariance()
-            information[:] = 0.0
-            for block in self.blocks(terms)[: len(self.seen)]:
-                information += np.bincount(
-                    block.columns.landmark,  # type: ignore[arg-type]
-                    (block.to_landmark**2).sum(axis=1),
-                    len(p.anchor),  # type: ignore[arg-type]
-                )
+            information = system.information
         focal_sigma = np.zeros(len(p.intrinsics))
         focal_sigma[self.focal] = np.sqrt(np.diagonal(covariance)[self.focal_column[self.focal]])
         intrinsics = p.intrinsics.copy()
         intrinsics[:, :2] *= np.exp(values.log_focal)[:, None]
-        residuals, weights = np.zeros((len(p.reprojections.frame), 2)), np.zeros(len(p.reprojections.frame))
+        residuals = np.zeros((len(p.reprojections.frame), 2))
         for group, sight in zip(self.seen, terms.seen, strict=True):
-            residuals[group.rows], weights[group.rows] = sight.residual, sight.weight
+            residuals[group.rows] = sight.residual
         depth_residuals = np.zeros(len(p.depths.frame))
         for group, sight in zip(self.depths, terms.depths, strict=True):
             depth_residuals[group.rows] = sight.residual[:, 0]
@@ -482,10 +477,8 @@ class _Layout:
             unit_sigma=float(np.sqrt(covariance[-1, -1])) if self.unit else 0.0,
             landmark_information=information,
             residuals=residuals,
-            weights=weights,
             depth_residuals=depth_residuals,
             iterations=iterations,
-            converged=converged,
         )
 
 

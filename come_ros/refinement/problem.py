@@ -96,8 +96,8 @@ class Solution:
     6 n) of the n free frames, in the order of the frames, each rotation (rad, in the camera's axes) then position (in the world); the
     residuals' sigmas are taken at their word. log_focal_sigma: (C,), unit_sigma: what is left of those of the problem.
     landmark_information: (L,) of the logarithm of the inverse depth by the reprojections alone, with all poses as they are. residuals:
-    (N, 2) px of the reprojections, weights (N,) 0 .. 1 what their kernel lets them count. depth_residuals: (D,) log of the landmark's
-    depth over the corrected one. iterations: linear systems solved. converged: False if they were used up.
+    (N, 2) px of the reprojections. depth_residuals: (D,) log of the landmark's
+    depth over the corrected one. iterations: linear systems solved.
     """
 
     world_from_camera: F64
@@ -112,7 +112,5 @@ class Solution:
     unit_sigma: float
     landmark_information: F64
     residuals: F64
-    weights: F64
     depth_residuals: F64
     iterations: int
-    converged: bool

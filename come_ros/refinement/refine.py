@@ -23,6 +23,9 @@ from .state import Outcome, Proposal, State, intrinsics_matrix
 class Unrefined:
     """The network's answer as it is: `refine.mode: none`."""
 
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
     def refine(self, proposal: Proposal) -> Outcome:
         return as_proposed(proposal, Refinement(reason="refine.mode is none"))
 
@@ -52,7 +55,6 @@ def as_proposed(proposal: Proposal, report: Refinement) -> Outcome:
         depth=proposal.depth,
         confidence=proposal.confidence,
         scale=proposal.alignment.scale,
-        refined=np.zeros(n, bool),
         covariance=np.zeros((n, 6, 6)),
         report=report,
     )
@@ -62,7 +64,7 @@ class Refiner:
     """One thread. `refine` asks, `commit` remembers."""
 
     def __init__(self, config: Config, metric: bool) -> None:
-        """metric: whether the network's unit is the metre."""
+        """config: may be replaced between windows. metric: whether the network's unit is the metre."""
         self.config, self.metric = config, metric
         self.reset()
 
@@ -108,10 +110,7 @@ class Refiner:
             if not scene.supported.any():
                 return self._left_alone(scene, scene.reason)
             solution = scene.solve(KERNEL, ITERATIONS[1])
-        except (
-            ValueError,
-            np.linalg.LinAlgError,
-        ) as error:  # numbers that are not finite: the network's answer is kept
+        except (ValueError, np.linalg.LinAlgError) as error:  # not finite: the network's answer is kept
             return self._left_alone(scene, str(error))
         return scene.outcome(solution)
 

@@ -14,7 +14,7 @@ from ..geometry import inverse, is_finite_pose, rotation_angle, transform
 from ..tracking.resection import Rays, best_resection, turn_between, two_views
 from ..types import F32, F64, Observations, Refinement
 from . import bundle
-from .agreement import LEAST, MOST, Agreement
+from .agreement import COMMON, LEAST, MOST, OWN, TRANSLATION, Agreement
 from .depth_correction import TERMS, DepthImage
 from .problem import Depths, Ints, Problem, Relatives, Reprojections, Solution
 from .state import Focal, Outcome, Proposal, Published, State, four, intrinsics_matrix
@@ -129,9 +129,8 @@ class Scene:
             row, known = p.prediction.row(i), self.state.published.get((frame.stamp_ns, frame.camera))
             if row is None or known is None or not self.trusted:
                 continue
-            a = self.agreements[frame.camera]
             image = DepthImage.of(p.prediction.depth[row] * np.float32(p.alignment.scale), p.plans[i])
-            fit = image.fit(known.log_grid, 2 * np.maximum(a.common, a.own))
+            fit = image.fit(known.log_grid, 2 * np.maximum(COMMON, OWN))
             if fit is not None:
                 fits.setdefault(frame.camera, []).append(fit)
         self.images = [DepthImage.of(d, plan) for d, plan in zip(p.depth, self.fresh_plans, strict=True)]
@@ -280,8 +279,9 @@ class Scene:
         return np.asarray(step, np.float64)
 
     def _expected(self, f: int) -> tuple[F64, F64]:
-        """Where frame `f` should be before it is looked at, and the covariance (6, 6) of that."""
-        turn, shift = self._agreement(f).rotation, max(self._agreement(f).translation, 0.1)
+        """Where frame `f` should be before it is looked at, and the covariance (6, 6) of that: what was learnt of the network's
+        translation can only widen it."""
+        turn, shift = self._agreement(f).rotation, max(self._agreement(f).translation, TRANSLATION)
         before = self._before(f)
         pose = self.poses[f].copy()
         if before is not None:
@@ -318,15 +318,11 @@ class Scene:
         if any(measured.metric) and self.fixed_unit is None:
             self.unit = solution.unit, solution.unit_sigma if not rough else unit[1]
         if not rough:  # again for the corrections, with the poses as they are
-            measured, unit = self._measured()
-            problem = self._problem(kernel, DEPTH_KERNEL, measured, unit)
             still = replace(
-                problem,
-                free=np.zeros_like(self.free),
-                relatives=(),
-                log_focal_sigma=0 * self.focal_sigma,
-                unit_sigma=0.0,
-            )
+                problem, world_from_camera=self.poses, intrinsics=self.intrinsics, log_inverse_depth=self.log_inverse_depth,
+                corrections=self.corrections, depths=replace(problem.depths, kernel=DEPTH_KERNEL),
+                free=np.zeros_like(self.free), relatives=(), log_focal_sigma=0 * self.focal_sigma, unit_sigma=0.0,
+            )  # fmt: skip
             self.corrections = bundle.solve(still, iterations, TOLERANCE, covariance=False).corrections
         return solution
 
@@ -336,9 +332,8 @@ class Scene:
         deep = np.flatnonzero(self.used & np.isfinite(self.log_depth))
         # a network errs alike in all frames that see a point: together they count once
         times = np.bincount(self.landmark[deep], minlength=len(self.ids))[self.landmark[deep]]
-        a = self._agreement(self.first_new)
         spread = self._evidence**2  # of the scale, too: few tracks know less of it than the depths of shared frames
-        common = spread * a.common * (SHARED if self.shared else 1.0)
+        common = spread * COMMON * (SHARED if self.shared else 1.0)
         if not self.trusted and self.first_new:
             common = common * REFUSED
         return Problem(
@@ -360,7 +355,7 @@ class Scene:
             corrected=np.arange(self.count) >= self.first_new,
             corrections=self.corrections,
             common_sigma=common,
-            own_sigma=spread * a.own,
+            own_sigma=spread * OWN,
             log_focal_sigma=self.focal_sigma,
             unit=unit[0],
             unit_sigma=unit[1] if any(measured.metric) else 0.0,
@@ -480,7 +475,6 @@ class Scene:
             depth=depth,
             confidence=self._doubted(solution),
             scale=p.alignment.scale * float(np.exp(np.median(total[:, 0]))),
-            refined=self.supported,
             covariance=self._covariance(solution),
             report=report,
             state=self.state_of(poses, solution, depth),
@@ -489,12 +483,10 @@ class Scene:
 
     def network_covariance(self) -> F64:
         """(N, 6, 6) of poses that only the network tells: the errors of its steps add up."""
-        variance = np.zeros(self.proposal.new)
         out = np.zeros((self.proposal.new, 6, 6))
         for i in range(self.proposal.new):
             a = self._agreement(self.first_new + i)
             steps = 1 + i // self.proposal.cameras
-            variance[i] = steps
             out[i] = np.diag(np.repeat([steps * (a.translation * self._depth) ** 2, steps * a.rotation**2], 3))
         return out
 
@@ -561,10 +553,9 @@ class Scene:
         while len(published) > KEPT * self.proposal.cameras:
             published.popitem(last=False)
         focals = dict(self.state.focals)
+        sigmas = self.focal_sigma if solution is None else solution.log_focal_sigma
         for name, c in self.focal_of.items():
-            known = solution is None or self.focal_sigma[c] == 0
-            sigma = self.focal_sigma[c] if known or solution is None else solution.log_focal_sigma[c]
-            focals[name] = Focal(self.intrinsics[c], float(sigma))
+            focals[name] = Focal(self.intrinsics[c], float(sigmas[c]))
         if solution is None:
             return State(published, self.state.ids, self.state.rays, focals, self.state.unit)
 

@@ -44,7 +44,7 @@ class Outcome:
     """What is published of the N new frames.
 
     accepted: whether tracks vouch for the window. odom_from_camera: (N, 4, 4). depth, confidence: (N, H, W). scale: odometry units per
-    window unit. refined: (N,) bool. covariance: (N, 6, 6) of each pose with the published ones as they are: position, then rotation (a
+    window unit. covariance: (N, 6, 6) of each pose with the published ones as they are: position, then rotation (a
     vector from the left), in the odometry frame. state: for the next window, None if nothing is remembered. agreements: what was learnt
     of each camera.
     """
@@ -54,7 +54,6 @@ class Outcome:
     depth: F32
     confidence: F32
     scale: float
-    refined: Mask
     covariance: F64
     report: Refinement
     state: State | None = None

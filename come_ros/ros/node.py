@@ -17,13 +17,14 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 
 from ..camera.rig import rig_remark
 from ..config import Config
+from ..drops import DROP_REASONS
 from ..errors import ComeRosError, DeviceLost
 from ..outputs.reporter import Reporter
 from ..parameter_file import read_entries
 from ..tracking.odometry import Located
 from ..types import Submap
 from . import messages
-from .diagnostics.counters import Lately
+from .diagnostics.counters import Lately, drops_text
 from .diagnostics.statuses import CLOCK_S, SILENT_WARN_S, NodeView, silence_fault, statuses
 from .diagnostics.telemetry import RECENT_S, Telemetry, Throttle
 from .inputs import Input, OutputConflicts
@@ -81,7 +82,8 @@ class ReconstructionNode(LifecycleNode):
     """Camera topics in; point cloud, odometry, depth and TF out.
 
     configure loads the model, activate subscribes, deactivate drops the subscriptions and keeps the model, cleanup frees it.
-    The executor's thread only stores references; decoding, inference, packing and publishing happen in the worker.
+    The executor's thread only stores references. Images are decoded and poses published in the locator's thread, or else in the
+    worker's, which infers, packs and publishes all the rest.
     """
 
     def __init__(self, load: Load = load_pipeline, **arguments: Any) -> None:
@@ -432,13 +434,12 @@ class ReconstructionNode(LifecycleNode):
                 log.warning("%s", silent[1])
             return
         self._may_log_waiting = Throttle(WAITING_S)
-        dropped = {reason: n - before.dropped[reason] for reason, n in now.dropped.items()}
+        lately = now.since(before)
         rates = self.telemetry.rates(SUMMARY_S)
         log.info(
             "last %.0f s: %d frames in, %d used, dropped: %s; latency %.0f ms (p95 %.0f), %.1f used/s",
-            SUMMARY_S, now.received - before.received, now.used - before.used,
-            ", ".join(f"{n} {reason}" for reason, n in dropped.items() if n) or "none",
-            rates.latency_ms_mean, rates.latency_ms_p95, (now.used - before.used) / SUMMARY_S,
+            SUMMARY_S, lately.received, lately.used, drops_text(lately.dropped, DROP_REASONS)[0] or "none",
+            rates.latency_ms_mean, rates.latency_ms_p95, lately.used / SUMMARY_S,
         )  # fmt: skip
 
 

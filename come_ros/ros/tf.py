@@ -32,7 +32,7 @@ class Tf:
         """Raises ConfigError."""
         self.extrinsics = parse_extrinsics(config.extrinsics)
         self.edge = TfEdge(config.tf.mode, config.odom_frame)
-        self.map_edge = TfEdge(config.tf.mode if config.closes_loops else "off", config.map_frame)
+        self.map_edge = TfEdge(config.tf.mode if config.closes_loops else "off", config.map_frame, "map_frame")
         self._base, self._patience_s = config.base_frame.lstrip("/"), config.tf.lookup_timeout
         self._tree = FrameTree()
         self._node = node
@@ -116,14 +116,14 @@ class Tf:
             if self.edge.conflict:
                 log.error("%s", self.edge.conflict)
             else:
-                log.info("TF: %s, between %s and %s", direction, self.edge.odom_frame, moving)
+                log.info("TF: %s, between %s and %s", direction, self.edge.frame, moving)
         publisher = self._publisher
         if publisher is None or direction not in ("forward", "inverse"):
             return
-        ends = (self.edge.odom_frame, moving)
+        ends = (self.edge.frame, moving)
         transforms = [_transform(direction, odom_from_moving, stamp_ns, *ends)]
         if map_from_odom is not None and self._map_follows(direction, ends):
-            transforms.append(_transform(direction, map_from_odom, stamp_ns, self.map_edge.odom_frame, ends[0]))
+            transforms.append(_transform(direction, map_from_odom, stamp_ns, self.map_edge.frame, ends[0]))
         publisher.publish(publisher.msg_type(transforms=transforms))
 
     def _map_follows(self, direction: str, ends: tuple[str, str]) -> bool:
@@ -136,8 +136,7 @@ class Tf:
             edge.observe([ends if direction == "forward" else ends[::-1]])
         if edge.decide(ends[0], LISTEN_S) == direction:
             return True
-        edge.conflict = edge.conflict.replace("set odom_frame", "set map_frame")
-        log.error("%s; ~/path and ~/map_points stay in %s", edge.conflict, edge.odom_frame)
+        log.error("%s; ~/path and ~/map_points stay in %s", edge.conflict, edge.frame)
         return False
 
 

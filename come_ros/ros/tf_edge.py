@@ -10,11 +10,11 @@ LISTEN_S = 1.0
 class TfEdge:
     """Observes the parents of frames, and decides once: "forward" (odom -> moving frame), "inverse" (moving frame -> odom) or "off".
 
-    mode: tf.mode. `conflict`: why nothing is published, in one line, or "".
+    mode: tf.mode. frame: the fixed one, named by the parameter `parameter`. `conflict`: why nothing is published, in one line, or "".
     """
 
-    def __init__(self, mode: str, odom_frame: str) -> None:
-        self.mode, self.odom_frame = mode, odom_frame
+    def __init__(self, mode: str, frame: str, parameter: str = "odom_frame") -> None:
+        self.mode, self.frame, self.parameter = mode, frame, parameter
         self.choice = "off" if mode == "off" else ""
         self.conflict = ""
         self._parents: dict[str, set[str]] = {}  # of each child, as others publish them
@@ -37,13 +37,17 @@ class TfEdge:
         if self.choice == "off":
             return "off"
         forward = self.choice == "forward"
-        parent, child = (self.odom_frame, moving) if forward else (moving, self.odom_frame)
+        parent, child = (self.frame, moving) if forward else (moving, self.frame)
         # listeners still hold edges that we sent before, such as one to a camera with another name
         holders = self._parents.get(child, set()) | {p for p, c in self._ours if c == child and p != parent}
         if holders or self._above(parent, child):
             # not inverted: with our old edge that would be a loop
             owner = ", ".join(sorted(holders or {child}))
-            fix = "set tf.mode to auto or inverse" if forward else "set odom_frame to a name that no other node uses"
+            fix = (
+                "set tf.mode to auto or inverse"
+                if forward
+                else f"set {self.parameter} to a name that no other node uses"
+            )
             self.conflict = (
                 f"TF conflict, so no TF is published: {parent} -> {child} cannot be added, {child} is held by {owner}; "
                 f"{fix}, and restart"

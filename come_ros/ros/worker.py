@@ -1,4 +1,5 @@
-"""The worker thread: loads the model, then decodes, selects, reconstructs and publishes the frames in the ring."""
+"""The worker thread: loads the model, then selects, reconstructs and publishes the frames in the ring, and decodes them where no locator
+has done it."""
 
 from __future__ import annotations
 
@@ -289,15 +290,8 @@ class Worker(threading.Thread):
         tracking fails."""
         try:
             frame = self._read(message, arrival_ns)
-        except FrameError as error:
-            self._drop_unreadable()
-            self._telemetry.trouble("decode", str(error))
-            if self._may_log("decode"):
-                log.error("frame dropped: %s", error)
-            return None
         except Exception as error:
-            self._drop_unreadable()
-            self._failed("decode", error)
+            self._unreadable(error)
             return None
         try:
             begun = time.perf_counter()
@@ -395,14 +389,8 @@ class Worker(threading.Thread):
         try:
             why = pipeline.add_frame(frame)
             self._counted = self.counters.snapshot()
-        except FrameError as error:
-            self._drop_unreadable()
-            self._telemetry.trouble("decode", str(error))
-            if self._may_log("decode"):
-                log.error("frame dropped: %s", error)
         except Exception as error:
-            self._drop_unreadable()
-            self._failed("decode", error)
+            self._unreadable(error)
         else:
             if why is None:
                 self._kept.append(frame)
@@ -415,10 +403,16 @@ class Worker(threading.Thread):
         text, fix = drops_text(dropped, ("busy", "decode", "sync", "paused"))
         return f"images came, but were dropped ({text})" + (f": {fix}" if fix else "") if text else ""
 
-    def _drop_unreadable(self) -> None:
-        """Counts an unusable image, and the other cameras' images of its set."""
+    def _unreadable(self, error: Exception) -> None:
+        """Counts an unusable image, and the other cameras' images of its set, and says why."""
         self.counters.drop("decode")
         self.counters.drop("sync", self.cameras - 1)
+        if not isinstance(error, FrameError):
+            self._failed("decode", error)
+            return
+        self._telemetry.trouble("decode", str(error))
+        if self._may_log("decode"):
+            log.error("frame dropped: %s", error)
 
     def _reconstruct(self, pipeline: ReconstructionPipeline, window: Window, config: Config, session: int) -> None:
         new = window.frames[len(window) - window.new :]

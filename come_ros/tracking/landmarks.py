@@ -15,8 +15,7 @@ DEPTH_SIGMA = 0.2  # of the log depth that a network gives a pixel, relative to 
 
 def landmarks_of(submap: Submap, plans: list[CropResize], covariance: F64) -> Landmarks | None:
     """Of the first camera's frames in `submap`, each with its crop; None if there are none that were tracked. covariance: (6, 6) of
-    the last
-    pose."""
+    the last pose."""
     first = [i for i, frame in enumerate(submap.frames) if frame.camera == submap.frames[0].camera]
     first = [i for i in first if submap.frames[i].observations is not None]
     if not first:

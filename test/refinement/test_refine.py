@@ -412,3 +412,10 @@ def test_memory_is_flat_over_a_thousand_frames() -> None:
         if i in (299, 999):
             sizes.append(len(pickle.dumps(pipeline._refiner)))
     assert sizes[1] < 1.2 * sizes[0]
+
+
+def test_a_scale_that_is_set_later_reaches_the_bundle() -> None:
+    config = Config.from_flat({**BUNDLE, "scale.mode": "fixed", "scale.fixed": 2.0})
+    pipeline = ReconstructionPipeline(config, TruthBackbone(truth_of(np.eye(4)[None], HEIGHT, WIDTH, FOCAL)))
+    pipeline.set_config(config.replace(**{"scale.fixed": 4.0}))
+    assert pipeline._refiner.config.scale.fixed == 4.0

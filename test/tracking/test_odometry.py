@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -165,3 +167,16 @@ def test_nothing_grows_with_time() -> None:
         o.add(Frame(np.zeros((240, 320, 3), np.uint8), 1 + i * STEP_NS, "cam", K))
         sizes.append(len(o._points.ids))
     assert len(o._history) <= HISTORY and max(sizes) <= len(POINTS) and not o._pending
+
+
+def test_images_that_wait_for_landmarks_are_not_kept() -> None:
+    """Until the first window has landmarks, only what was seen in the images is of use: whole images would fill the memory."""
+    world, images = World(), []
+    for i in range(3):
+        image = np.zeros((240, 320, 3), np.uint8)
+        images.append(weakref.ref(image))
+        world.now = i
+        world.odometry.add(Frame(image, 1 + i * STEP_NS, "cam", K))
+    del image
+    gc.collect()
+    assert len(world.odometry._pending) == 3 and [image() for image in images] == [None] * 3

@@ -1,6 +1,6 @@
 """Keys of /diagnostics, status by status, in the order of publication: key -> meaning. Imports no ROS.
 
-The values come from diagnostics.py. The table of come_ros/ros/README.md is made of these; tests keep the three equal.
+The values come from statuses.py. The table of come_ros/ros/README.md is made of these; tests keep the three equal.
 """
 
 from __future__ import annotations
