@@ -11,7 +11,7 @@ from fakes import Noise, Truth, TruthBackbone, aligned_error, trajectory, truth_
 from come_ros import geometry
 from come_ros.config import Config
 from come_ros.pipeline import ReconstructionPipeline
-from come_ros.refinement import agreement
+from come_ros.refinement import scene as window_scene
 from come_ros.types import F64, Frame, Observations, Prediction, Submap
 
 HEIGHT, WIDTH, FOCAL = 112, 140, 120.0
@@ -356,8 +356,8 @@ def test_known_odometry_carries_where_there_are_few_tracks() -> None:
 @pytest.mark.slow
 def test_confidence_falls_where_landmarks_contradict_the_depth(monkeypatch: pytest.MonkeyPatch) -> None:
     # walls are so smooth that the bundle would rather do without the network's relief than doubt it
-    monkeypatch.setattr(agreement, "COMMON", agreement.COMMON * [1, 1, 1, 1, 1, 1, 1e-2])
-    monkeypatch.setattr(agreement, "OWN", agreement.OWN * [1, 1, 1, 1, 1, 1, 1e-2])
+    monkeypatch.setattr(window_scene, "COMMON", window_scene.COMMON * [1, 1, 1, 1, 1, 1, 1e-2])
+    monkeypatch.setattr(window_scene, "OWN", window_scene.OWN * [1, 1, 1, 1, 1, 1, 1e-2])
     truth = scene("curve")
     row, column = np.mgrid[:HEIGHT, :WIDTH]
     # two of four blocks are wrong, one too near, one too far: no smooth correction takes that out
