@@ -1,1 +1,1 @@
-"""Points followed from image to image, and the pose of each image that they tell."""
+"""Points that are tracked from image to image, and the pose of each image from them."""

@@ -1,7 +1,7 @@
-"""Points that are known again by how they look, across gaps that optical flow cannot bridge.
+"""Points that are recognised by their descriptors, across gaps that optical flow cannot bridge.
 
-SIFT (Lowe, IJCV 2004; OpenCV's). A pair must pass the ratio test, be each other's nearest, and fit one epipolar geometry with the others.
-Descriptors are whole numbers, so their products are exact and the same on any number of threads.
+SIFT (Lowe, IJCV 2004) from OpenCV. A pair must pass the ratio test, both points must be each other's nearest, and the pair must fit one
+epipolar geometry with the others. Descriptors are whole numbers, so their products are exact and the same on any number of threads.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from ..types import F32, I64, U8
 Ints = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
-MOST = 600  # points of an image
-CONTRAST = 0.01  # a quarter of Lowe's: a nearly plain wall keeps some
-RATIO = 0.8  # of the distances to the nearest and to the second one
-LEAST_PAIRS = 12  # fewer do not hold each other
+MOST = 600  # points per image
+CONTRAST = 0.01  # a quarter of Lowe's threshold: a nearly plain wall keeps some points
+RATIO = 0.8  # largest ratio of the distances to the nearest and the second nearest
+LEAST_PAIRS = 12  # fewer pairs cannot confirm each other
 MAX_OFF = 2.0  # px from the epipolar line
-REMEMBERED = 8  # described images that points are known again from
+REMEMBERED = 8  # newest described images in which points are searched for
 
 
 class Described(NamedTuple):
-    """Points of images. ids: (n,) int64. image: (n,) number of the image that each was seen in last. points: (n, 2) float32, px there.
-    descriptors: (n, 128) float32."""
+    """Points with their descriptors. ids: (n,) int64. image: (n,) number of the image in which each was last seen. points: (n, 2)
+    float32, px in that image. descriptors: (n, 128) float32."""
 
     ids: I64
     image: I64
@@ -40,11 +40,11 @@ class Described(NamedTuple):
         return Described(empty, empty, np.empty((0, 2), np.float32), np.empty((0, 128), np.float32))
 
     def at(self, rows: Ints | Mask) -> Described:
-        """Some of them."""
+        """The points of these rows."""
         return Described(self.ids[rows], self.image[rows], self.points[rows], self.descriptors[rows])
 
     def joined(self, newer: Described) -> Described:
-        """With those of `newer`, which replace the ones of the same id, without those that were not seen for long."""
+        """These points and those of `newer`, which replace points of the same id. Points not seen for long are dropped."""
         recent = newer.image.max(initial=-1) - REMEMBERED
         old = self.at(~np.isin(self.ids, newer.ids) & (self.image > recent))
         return Described(
@@ -54,7 +54,8 @@ class Described(NamedTuple):
 
 
 def describe(image: U8, border: int, first_id: int, number: int) -> Described:
-    """The strongest points of an image (H, W), none nearer than `border` px to its edge, each place once; the strongest has `first_id`."""
+    """The strongest points of an image (H, W), at least `border` px from its edge. Each position occurs once. Ids start at `first_id`,
+    strongest first."""
     keypoints, descriptors = cv2.SIFT_create(MOST, 3, CONTRAST).detectAndCompute(image, None)  # type: ignore[attr-defined]
     if descriptors is None or not len(keypoints):
         return Described.none()
@@ -69,7 +70,7 @@ def describe(image: U8, border: int, first_id: int, number: int) -> Described:
 
 
 def pairs(known: Described, now: Described) -> tuple[Ints, Ints]:
-    """Rows of `known` and of `now`, one image, that look alike (m,), (m,): each other's nearest, by far."""
+    """Rows (m,) of `known` and (m,) of `now` (one image) that look alike: each other's nearest, and much nearer than the second."""
     if len(known.ids) < 2 or len(now.ids) < 2:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
     a, b = now.descriptors, known.descriptors
@@ -82,7 +83,7 @@ def pairs(known: Described, now: Described) -> tuple[Ints, Ints]:
 
 
 def consistent(before: F32, after: F32) -> Mask:
-    """(n,) which pairs of points (n, 2) fit one epipolar geometry; none where they are too few to tell."""
+    """(n,) whether each pair of points (n, 2) fits one epipolar geometry; all False if there are too few pairs to decide."""
     none = np.zeros(len(before), bool)
     if len(before) < LEAST_PAIRS:
         return none
@@ -95,7 +96,8 @@ def consistent(before: F32, after: F32) -> Mask:
 
 
 def warped(points: F32, before: F32, after: F32) -> F32 | None:
-    """Where `points` (n, 2) may be, by pairs (m, 2), (m, 2) as a camera that only turns would see them; None if those do not tell."""
+    """Predicts where `points` (n, 2) are, from pairs (m, 2), (m, 2), as if the camera only turned. None if the pairs do not determine
+    it."""
     if len(before) < LEAST_PAIRS or not len(points):
         return None
     homography, _ = cv2.findHomography(np.float64(before), np.float64(after), cv2.RANSAC, 3 * MAX_OFF)

@@ -1,4 +1,4 @@
-"""Landmarks of a window by its depth alone: each point that is followed lies where the newest keyframe that sees it has it."""
+"""Landmarks of a window from its depth alone: the depth of the newest keyframe that sees a tracked point places it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..camera.preprocess import CropResize, uncrop_intrinsics
 from ..types import F64, I64, Landmarks, Submap
 from .resection import Rays
 
-DEPTH_SIGMA = 0.2  # of the log depth that a network gives a pixel, relative to its neighbours
+DEPTH_SIGMA = 0.2  # of the network's log depth at a pixel, relative to its neighbours
 
 
 def landmarks_of(submap: Submap, plans: list[CropResize], covariance: F64) -> Landmarks | None:
-    """Of the first camera's frames in `submap`, each with its crop; None if there are none that were tracked. covariance: (6, 6) of
-    the last pose."""
+    """Landmarks of the first camera's frames in `submap`; None if none of them was tracked. plans: the crop of each frame. covariance:
+    (6, 6) of the last pose."""
     first = [i for i, frame in enumerate(submap.frames) if frame.camera == submap.frames[0].camera]
     first = [i for i in first if submap.frames[i].observations is not None]
     if not first:
@@ -55,8 +55,8 @@ def landmarks_of(submap: Submap, plans: list[CropResize], covariance: F64) -> La
 
 
 def with_known(landmarks: Landmarks, ids: I64, rays: Rays, origin: F64, metres: float) -> Landmarks:
-    """`landmarks` with those that the bundle knows better: `ids` (m,), ascending, along `rays` in the aligner's frame, whose place in the
-    odometry frame is `origin` (4, 4) and whose unit is `metres` long."""
+    """`landmarks` with the positions that the bundle found: `ids` (m,), ascending, along `rays` in the aligner's frame. origin: (4, 4)
+    pose of that frame in the odometry frame. metres: length of its unit."""
     if not len(ids):
         return landmarks
 

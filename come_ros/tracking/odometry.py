@@ -1,9 +1,9 @@
-"""Odometry at the camera's rate: the pose of every image from the points that are followed, without waiting for the model.
+"""Odometry at the camera's rate: the pose of every image from tracked points, without waiting for the model.
 
-Between windows the camera is located against the points (resection.py) that the model's last window left, and those that came into view
-since (points.py). When the next window comes, all that was estimated since its newest keyframe moves to where the window puts that
-keyframe; what was published stays as it was, and the difference fades in within FADE_S. Where too few points fit, the last velocity carries
-the pose on for a while, with a variance that grows, until a window tells where the camera is.
+Between windows, resection (resection.py) locates the camera relative to the points of the model's last window and to those that came into
+view since (points.py). When the next window is ready, everything estimated since its newest keyframe moves to the pose that the window
+gives that keyframe. Published poses are not changed; the difference fades in within FADE_S. If too few points fit, the last velocity is
+extrapolated for a while, with a growing variance, until a window gives the pose again.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ from .points import Points, guessed
 from .resection import resect
 from .tracks import Tracker
 
-PIXEL_SIGMA, SIGMA_WIDTH = 0.7, 640  # px that flow errs by, drift along a track with it, in an image so wide or less
-MIN_INLIERS = 8  # fewer do not hold a pose
-MIN_SHARE = 0.25  # of the points that are known, for the same
+PIXEL_SIGMA, SIGMA_WIDTH = 0.7, 640  # px: error of flow, with drift along a track, in an image of this width or less
+MIN_INLIERS = 8  # fewer inliers do not determine a pose
+MIN_SHARE = 0.25  # least share of inliers among the known points
 
-# How much a camera in a hand or on a robot changes its velocity, sigma: scene depths/s2, rad/s2. A prior, weak by intent.
+# Change of velocity of a camera in a hand or on a robot, sigma: scene depths/s2, rad/s2. A prior that is weak on purpose.
 ACCELERATION, ANGULAR_ACCELERATION = 3.0, 12.0
-MOST_SHIFT, MOST_TURN = 10.0, 2.0  # sigmas of the prior after a long pause: scene depths, rad
+MOST_SHIFT, MOST_TURN = 10.0, 2.0  # largest sigmas of the prior after a long pause: scene depths, rad
 LEAST_DT_S = 0.02
-LONGEST_PREDICTION_S = 0.5  # a velocity is believed so long, then the camera is taken to stand
+LONGEST_PREDICTION_S = 0.5  # a velocity is extrapolated this long, then the camera is assumed to stand still
 
 FADE_S = 0.3
-PENDING = 1200  # images that wait for the first landmarks
-HISTORY = 1200  # images that a window may come late
-TWIST_S, LEAST_TWIST_POSES, TWIST_POSES = 0.21, 3, 8  # the last poses, which the velocity is taken from
-# What a velocity errs by, sigma of each axis, beyond the noise of the poses: a share of how far it changed since the last image, and of
-# itself; fitted as those of drift.py are.
+PENDING = 1200  # most images that wait for the first landmarks
+HISTORY = 1200  # images whose poses are kept until a window that includes them is ready
+TWIST_S, LEAST_TWIST_POSES, TWIST_POSES = 0.21, 3, 8  # the last poses, from which the velocity is computed
+# Error of a velocity, sigma of each axis, in addition to the noise of the poses: a share of its change since the last image, and a share
+# of itself. Fitted like the constants of drift.py.
 CHANGE_SHARE, TWIST_SHARE = 0.26, 0.01
-LEAST_NOISE = 0.1  # of PIXEL_SIGMA, that a median residual is taken to show
-MIN_SCALE_POINTS, SCALE_SIGMA = 10, 0.15  # points that both know so well tell how the unit changed
-CAMERA_IDS = 1 << 40  # each camera's points have numbers of their own
+LEAST_NOISE = 0.1  # of PIXEL_SIGMA: least noise that a median residual may indicate
+MIN_SCALE_POINTS, SCALE_SIGMA = 10, 0.15  # points known this well before and after show how the unit changed
+CAMERA_IDS = 1 << 40  # ids per camera
 
-NORM_MEDIAN = 1.1774  # of two Gaussian coordinates, sigmas
+NORM_MEDIAN = 1.1774  # sigmas: median norm of two Gaussian coordinates
 UNKNOWN = 9999.0  # variance that consumers read as "do not use"
 
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """The first camera at one image.
+    """Pose and motion of the first camera at one image.
 
-    odom_from_camera: (4, 4). covariance: (6, 6) of it, position (odom units), then rotation (rad, a vector from the left), in the odometry
-    frame. twist: (6,) linear (odom units/s) and angular (rad/s), in the camera's frame. twist_covariance: (6, 6), of that.
-    points, inliers: that were known, and that fit. error: px, the median of those, NaN if there are none. lost: too few fit, and the
-    pose is only carried on.
+    odom_from_camera: (4, 4). covariance: (6, 6) of position (odometry units), then rotation (rad, a vector from the left), in the odometry
+    frame. twist: (6,) linear (odometry units/s) and angular (rad/s), in the camera's frame. twist_covariance: (6, 6). points, inliers:
+    number of known points, and of those that fit. error: px, median residual of the inliers, NaN without any. lost: too few points fit,
+    so the pose is extrapolated.
     """
 
     frame: Frame
@@ -75,7 +75,7 @@ class Located:
 
 
 class LocatedCounts:
-    """Sums up the poses of a run. Memory does not grow with it but for three numbers a pose."""
+    """Counts over the poses of a run. Stores three numbers per pose."""
 
     def __init__(self) -> None:
         self.lost = 0
@@ -86,7 +86,8 @@ class LocatedCounts:
         self._rows.append((located.points, located.inliers, located.error))
 
     def result(self) -> dict[str, float]:
-        """images: with a pose. lost: of them, those whose pose was only carried on. points, inliers, error_px: medians of an image."""
+        """images: number of images with a pose. lost: those of them whose pose was extrapolated. points, inliers, error_px: medians over
+        the images."""
         if not self._rows:
             return {"images": 0, "lost": 0}
         points, inliers, error = np.array(self._rows).T
@@ -98,11 +99,11 @@ class LocatedCounts:
 
 
 class Odometry:
-    """Give it every frame with `add`, and what each window found with `update`; the poses come out of `add` and `located`, each stamp once,
+    """Takes every frame with `add` and the landmarks of each window with `update`. `add` and `located` return the poses, each stamp once,
     in order.
 
-    Any thread may call it; poses come in order to one thread only. Frame and unit of the poses are those of the landmarks. world: how
-    often it began again.
+    Any thread may call it, but poses are in order only if one thread takes them. Frame and unit of the poses are those of the landmarks.
+    world: number of restarts.
     """
 
     def __init__(self, config: Config) -> None:
@@ -118,16 +119,16 @@ class Odometry:
         self._landmarks: Landmarks | None = None
         self._points = Points.none()
         self._pending: deque[Frame] = deque(maxlen=PENDING)
-        self._history: OrderedDict[int, F64] = OrderedDict()  # stamp -> pose, as it is seen now
+        self._history: OrderedDict[int, F64] = OrderedDict()  # stamp -> pose, as it is estimated now
         self._recent: deque[tuple[int, F64]] = deque(maxlen=TWIST_POSES)
         self._motion = np.zeros(6), 0.0  # see _velocity
         self._offset = np.eye(4)  # camera as estimated from camera as published
-        self._drift = np.zeros((6, 6))  # variance since the landmarks' last keyframe to which no point contributes
-        self._depth = 1.0  # median, of the scene
+        self._drift = np.zeros((6, 6))  # variance since the landmarks' last keyframe, from images that were lost
+        self._depth = 1.0  # median of the scene
         self._located_ns: int | None = None  # the last stamp with a pose
 
     def reset(self) -> None:
-        """The world starts again: images wait for landmarks of the new one."""
+        """Starts a new world: images wait for its landmarks."""
         with self._lock:
             self._restart()
             self.timeline.reset()
@@ -139,8 +140,8 @@ class Odometry:
         self._begin()
 
     def add(self, frame: Frame) -> tuple[Frame, list[Located]]:
-        """The next frame, which comes back with the points seen in it and by the other cameras, and the poses that are known now: this
-        frame's, or none while there are no landmarks yet. A frame that the pipeline will drop comes back as it is."""
+        """Tracks the next frame. Returns it with the observations of all its cameras, and the poses that are known now: that of this
+        frame, or none while there are no landmarks. A frame that the pipeline will drop is returned unchanged."""
         with self._lock:
             try:
                 for each in frame.all_cameras:
@@ -155,22 +156,22 @@ class Odometry:
                 for tracker, each in zip(self._trackers, frame.all_cameras, strict=False)
             )
             frame = dataclasses.replace(first, others=tuple(others))
-            if self.config.odometry.rate != "image":  # the points are for the bundle alone
+            if self.config.odometry.rate != "image":  # only the bundle uses the points
                 return frame, []
             if self._landmarks is None:
-                # of its image only the width counts from now on; a view would keep all of it in memory
+                # only the width of its image is needed from now on; a view would keep the whole image in memory
                 self._pending.append(dataclasses.replace(frame, image=frame.image[:0].copy(), depth=None, others=()))
                 return frame, poses
             return frame, [*poses, self._locate(frame, self._landmarks)]
 
     def update(self, landmarks: Landmarks | None) -> None:
-        """What a window found, for the next `add` or `located`. None, or landmarks of an older world, are left out."""
+        """Stores the landmarks of a window for the next `add` or `located`. None, and landmarks of an older world, are ignored."""
         if landmarks is not None:
             with self._lock:
                 self._news.append(landmarks)
 
     def located(self) -> list[Located]:
-        """The poses of images that waited for the first landmarks, if those are there now."""
+        """Returns the poses of images that waited for the first landmarks, if these are known now."""
         with self._lock:
             return self._catch_up()
 
@@ -180,7 +181,7 @@ class Odometry:
         for landmarks in news:
             stamp = landmarks.stamps_ns[-1]
             known = stamp in self._history
-            # what a window found before stamps jumped back is of images that are none of ours
+            # landmarks from before a jump back in time belong to images that are no longer used
             if landmarks.world != self.world or not (known or any(frame.stamp_ns == stamp for frame in self._pending)):
                 continue
             if known:
@@ -193,13 +194,13 @@ class Odometry:
         return poses
 
     def _is_next(self, frame: Frame) -> bool:
-        """Whether the frame is taken by its stamp, as the pipeline will; where stamps jump back as on_time_jump says, the world
-        begins again, or the points do."""
+        """Whether the frame's stamp is accepted, as the pipeline will decide. If stamps jump back, the world or the points restart, as
+        on_time_jump says."""
         newest = self.timeline.last_ns
         if newest is not None and frame.stamp_ns < newest - TIME_JUMP_NS and self.config.on_time_jump == "ignore":
             return False
         place = self.timeline.place(frame.stamp_ns)
-        if place is Place.RETURN:  # the images since the pause had other stamps
+        if place is Place.RETURN:  # the stamps since the pause were wrong
             self._history = OrderedDict((t, pose) for t, pose in self._history.items() if t < frame.stamp_ns)
             self._recent = deque(
                 [(frame.stamp_ns - 1, pose) for _, pose in list(self._recent)[-1:]], maxlen=TWIST_POSES
@@ -224,7 +225,7 @@ class Odometry:
         return dataclasses.replace(tracker.track(gray, frame.stamp_ns), world=self.world)
 
     def _move(self, before: F64, after: F64, landmarks: Landmarks) -> None:
-        """A keyframe that was thought to be at `before` is at `after`: what was estimated since moves with it."""
+        """Moves all that was estimated since a keyframe from its old pose `before` to its new pose `after`."""
         new = Points.of(landmarks)
         _, mine, theirs = np.intersect1d(self._points.ids, new.ids, assume_unique=True, return_indices=True)
         sure = (self._points.rays.variance[mine] < SCALE_SIGMA**2) & (new.rays.variance[theirs] < SCALE_SIGMA**2)
@@ -274,7 +275,7 @@ class Odometry:
             pose = landmarks.odom_from_camera[at[-1]] if len(at) else expected
             by_pixels = np.zeros((6, 6))
             self._drift = self._drift + (0.0 if len(at) else 1.0) * prior
-        # points that are neither seen nor known to the last window do not come again
+        # points that are neither seen now nor in the last window cannot return
         self._points = self._points.at(np.isin(self._points.ids, seen.ids) | np.isin(self._points.ids, landmarks.ids))
         self._history[frame.stamp_ns] = pose
         if len(self._history) > HISTORY:
@@ -293,7 +294,7 @@ class Odometry:
         if lost or weights == 0:
             twist_covariance = UNKNOWN * np.eye(6)
         else:
-            # what all poses err by alike is not in a velocity: the noise counts that the residuals show, which may be less than is assumed
+            # an error that all poses share cancels in a velocity: only the noise in the residuals counts, which may be less than assumed
             noise = float(np.clip(error / (NORM_MEDIAN * sigma), LEAST_NOISE, 1.0))
             twist_covariance = noise**2 * weights * turn @ by_pixels @ turn.T + unseen
         return Located(
@@ -301,7 +302,7 @@ class Odometry:
         )  # fmt: skip
 
     def _expected(self, stamp_ns: int, dt: float, landmarks: Landmarks) -> tuple[F64, F64]:
-        """Where the camera should be before anything is seen, and the covariance (6, 6) of that."""
+        """Predicted pose of the camera, and its covariance (6, 6)."""
         if not self._recent:
             near = int(np.argmin([abs(stamp - stamp_ns) for stamp in landmarks.stamps_ns]))
             pose, sigma = landmarks.odom_from_camera[near], np.array([MOST_SHIFT, MOST_TURN])
@@ -313,8 +314,8 @@ class Odometry:
         return pose, np.diag(np.repeat(sigma * [self._depth, 1.0], 3) ** 2)
 
     def _velocity(self) -> tuple[F64, float]:
-        """(6,) linear and angular, in the last camera's frame: the derivative at the end of a polynomial through the last poses,
-        which is smooth where their differences are not. And its variance, in those of a pose, 1/s2; 0 if there is only one."""
+        """(6,) linear and angular velocity in the last camera's frame: the derivative at the end of a polynomial through the last poses,
+        which is smoother than their differences. And its variance relative to that of a pose, 1/s2; 0 if there is only one pose."""
         now, last = self._recent[-1]
         near = [(stamp, pose) for stamp, pose in self._recent if now - stamp <= TWIST_S * 1e9]
         near = max(near, list(self._recent)[-LEAST_TWIST_POSES:], key=len)
@@ -328,11 +329,11 @@ class Odometry:
 
 
 def displaced(step: F64) -> F64:
-    """(4, 4) of a displacement (6,), linear and angular, in the moving frame."""
+    """(4, 4) transform of a displacement (6,), linear and angular, in the moving frame."""
     return transform(rotation_from_vector(step[3:]), step[:3])
 
 
 def faded(offset: F64, dt: float) -> F64:
-    """`offset` (4, 4) after dt s more: of all that it is, a share exp(-dt / FADE_S) is left."""
+    """`offset` (4, 4) after another dt s: a share exp(-dt / FADE_S) of it is left."""
     share = float(np.exp(-dt / FADE_S))
     return displaced(share * np.concatenate([offset[:3, 3], vector_from_rotation(offset[:3, :3])]))

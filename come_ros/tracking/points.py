@@ -1,7 +1,7 @@
-"""Points that the odometry holds on to between windows: those that a window knows, and those that it has not come to yet.
+"""Points that the odometry uses between windows: those of the last window, and newer ones that no window has reconstructed yet.
 
-A new point is given a distance by its neighbours when it is first seen; what the camera's own motion says of it afterwards narrows that
-(an inverse-depth filter, as Civera et al., T-RO 2008), so that a fast turn does not run out of points before the next window comes.
+A new point gets its first distance from its neighbours. The camera's motion then narrows that distance (an inverse-depth filter, as in
+Civera et al., T-RO 2008), so that a fast turn does not run out of points before the next window is ready.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from ..types import F64, I64, Landmarks, Observations
 from .resection import Fit, Rays, view
 
-GUESSED_SIGMA = 0.4  # of the log distance of a point whose neighbours tell it
-KNOWN_SIGMA = 0.02  # below it a point's own filter rests: motion between two images is not known better
-GIVEN_SIGMA = 0.1  # the same of a point that a window gave: it has better reasons
-LONGEST_STEP = 0.5  # of the log distance by one image
-CAUTION = 1.5  # sigmas: the poses that the filter takes for true are none
-NEIGHBOURS, NEAR = 3, 10.0  # how many neighbours tell a distance, and px below which one is as good as another
+GUESSED_SIGMA = 0.4  # of the log distance of a point that has it from its neighbours
+KNOWN_SIGMA = 0.02  # the filter stops below this sigma: motion between two images is not known better
+GIVEN_SIGMA = 0.1  # the same for a point of a window, whose distance has more evidence
+LONGEST_STEP = 0.5  # largest change of the log distance per image
+CAUTION = 1.5  # pixel noise is multiplied by this, since the filter assumes exact poses
+NEIGHBOURS, NEAR = 3, 10.0  # neighbours that give a distance, and px within which they count alike
 
 
 class Points(NamedTuple):
-    """ids: (n,) int64, ascending. rays: where they lie. given: (n,) bool, by a window."""
+    """ids: (n,) int64, ascending. rays: their positions. given: (n,) bool, whether a window gave the point."""
 
     ids: I64
     rays: Rays
@@ -36,7 +36,7 @@ class Points(NamedTuple):
 
     @staticmethod
     def of(landmarks: Landmarks) -> Points:
-        """Those of a window; what is not finite is left out."""
+        """The points of a window; points that are not finite are left out."""
         ray = landmarks.positions - landmarks.anchors
         distance = np.linalg.norm(ray, axis=1)
         good = np.isfinite(distance) & (distance > 0) & np.isfinite(landmarks.log_sigma)
@@ -45,23 +45,23 @@ class Points(NamedTuple):
         return Points(landmarks.ids[good], rays, np.ones(len(distance), bool))
 
     def at(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Points:
-        """Some of them."""
+        """The points of these rows."""
         return Points(self.ids[rows], Rays(*(a[rows] for a in self.rays)), self.given[rows])
 
     def joined(self, newer: Points) -> Points:
-        """With those of `newer`, which replace the ones of the same id."""
+        """These points and those of `newer`, which replace points of the same id."""
         old = self.at(~np.isin(self.ids, newer.ids))
         rays = Rays(*(np.concatenate(pair) for pair in zip(old.rays, newer.rays, strict=True)))
         both = Points(np.concatenate([old.ids, newer.ids]), rays, np.concatenate([old.given, newer.given]))
         return both.at(np.argsort(both.ids))
 
     def moved(self, rotation: F64, translation: F64, scale: float) -> Points:
-        """After x -> rotation scale x + translation."""
+        """The points moved by x -> rotation scale x + translation."""
         return self._replace(rays=self.rays.moved(rotation, scale=scale, translation=translation))
 
     def learnt(self, rows: NDArray[np.intp], fit: Fit, k: F64, sigma: float) -> Points:
-        """After an image in which `fit` is about the points `rows`: distances that are not well known are corrected by the residuals, and
-        points that no window gave are forgotten if they did not fit. k: (3, 3). sigma: px."""
+        """The points updated with one image: residuals correct the distances that are not well known, and points that no window gave are
+        dropped if they did not fit. rows: the points of `fit`. k: (3, 3). sigma: px."""
         own = fit.inliers & (self.rays.variance[rows] > np.where(self.given[rows], GIVEN_SIGMA, KNOWN_SIGMA) ** 2)
         which = rows[own]
         anchors, directions, log_distance, variance = self.rays
@@ -78,7 +78,8 @@ class Points(NamedTuple):
 
 
 def guessed(seen: Observations, known: NDArray[np.intp], depth: F64, world_from_camera: F64, k: F64) -> Points:
-    """Points for all that is `seen` but not `known` (m,) rows of it, whose z-depth (m,) tells that of the others. m >= 1."""
+    """New points for the observations `seen` that are not `known`. known: (m,) rows of `seen`, m >= 1. depth: (m,) z-depth of those
+    rows, from which the others take theirs."""
     new = np.setdiff1d(np.arange(len(seen)), known)
     pixels, told = seen.pixels[new], seen.pixels[known]
     away = (pixels**2).sum(axis=1)[:, None] + (told**2).sum(axis=1) - 2.0 * pixels @ told.T

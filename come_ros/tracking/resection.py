@@ -1,8 +1,8 @@
-"""Resection: the pose of one camera from points whose places are known, as far as they are.
+"""Resection: the pose of one camera from points whose positions are known, with their uncertainty.
 
-Robust least squares from a pose that is expected (Gauss-Newton, Cauchy weights whose kernel narrows as the points fit better); looked for
-from scratch (RANSAC, OpenCV) as well where few fit. A point is known along the ray of the camera that saw it first: its distance from there
-has a variance of its own, so an observation counts little along the epipolar line and fully across it.
+Robust least squares from an expected pose (Gauss-Newton, Cauchy weights whose kernel narrows as the points fit better). If few points fit,
+the pose is also estimated without the expected one (RANSAC, OpenCV). A point lies on the ray of the camera that saw it first, and its
+distance along that ray has a variance, so an observation counts little along the epipolar line and fully across it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ..geometry import inverse, nearest_rotation, rotation_from_vector, skew, tr
 from ..types import F64
 
 KERNEL = 2.5  # sigmas at which an observation starts to count less
-INLIER = 3.5  # sigmas up to which it is one
-LEAST = 8  # points that a search from scratch takes
-FEW = 0.5  # below this share of inliers the pose is looked for from scratch as well
+INLIER = 3.5  # sigmas up to which an observation is an inlier
+LEAST = 8  # fewest points for RANSAC
+FEW = 0.5  # below this share of inliers RANSAC is tried as well
 STEPS = 10
-SETTLED = 1e-5  # rad, and of the position
+SETTLED = 1e-5  # smallest step, in rad and relative to the position
 MOST_TURN = 0.5  # rad in one step
 TURN_STEPS = 8
 
 
 class Rays(NamedTuple):
-    """n points at anchors (n, 3) + exp(log_distance) (n,) directions (n, 3), and the variance (n,) of log_distance."""
+    """n points at anchors + exp(log_distance) * directions. anchors, directions: (n, 3). log_distance: (n,), and its variance (n,)."""
 
     anchors: F64
     directions: F64
@@ -41,7 +41,7 @@ class Rays(NamedTuple):
         return self.anchors + np.exp(self.log_distance)[:, None] * self.directions
 
     def moved(self, rotation: F64, translation: F64, scale: float) -> Rays:
-        """After x -> rotation scale x + translation."""
+        """The points moved by x -> rotation scale x + translation."""
         return Rays(
             scale * self.anchors @ rotation.T + translation, self.directions @ rotation.T,
             self.log_distance + np.log(scale), self.variance,
@@ -49,8 +49,8 @@ class Rays(NamedTuple):
 
 
 class View(NamedTuple):
-    """n points in one camera. pixels: (n, 2). by_distance: (n, 2), their derivative by log_distance. by_point: (n, 2, 3), that by the
-    point in the camera's frame. away: (n, 3) from the camera, in the world's axes."""
+    """n points seen by one camera. pixels: (n, 2). by_distance: (n, 2), their derivative with respect to log_distance. by_point:
+    (n, 2, 3), their derivative with respect to the point in the camera's frame. away: (n, 3) from the camera, in the world's axes."""
 
     pixels: F64
     by_distance: F64
@@ -60,7 +60,7 @@ class View(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """world_from_camera: (4, 4). covariance: (6, 6) of it, position, then rotation (a vector from the left), by the scatter of the
+    """world_from_camera: (4, 4). covariance: (6, 6) of position, then rotation (a vector from the left), from the scatter of the
     pixels and the prior. inliers: (n,) bool. residuals: (n, 2) px."""
 
     world_from_camera: F64
@@ -70,8 +70,8 @@ class Fit:
 
 
 def resect(points: Rays, pixels: F64, k: F64, sigma: float, expected: F64, prior: F64) -> Fit:
-    """The pose that sees n `points` at `pixels` (n, 2) best. k: (3, 3). sigma: px. expected: (4, 4), the pose before anything is seen,
-    and prior: (6, 6) the covariance of that."""
+    """Estimates the pose from which n `points` are seen at `pixels` (n, 2). k: (3, 3). sigma: px. expected: (4, 4), the predicted pose.
+    prior: (6, 6), its covariance."""
     information = np.asarray(np.linalg.inv(prior), np.float64)
     fit = _descend(points, pixels, k, sigma, expected, expected, information)
     if len(pixels) >= LEAST and np.count_nonzero(fit.inliers) < FEW * len(pixels):
@@ -84,7 +84,7 @@ def resect(points: Rays, pixels: F64, k: F64, sigma: float, expected: F64, prior
 
 
 def misfit(points: Rays, pixels: F64, k: F64, sigma: float, pose: F64) -> tuple[float, NDArray[np.bool_]]:
-    """What n `points` seen at `pixels` (n, 2) from `pose` (4, 4) cost, robustly, and which of them fit (n,)."""
+    """Robust cost of n `points` seen at `pixels` (n, 2) from `pose` (4, 4), and which of them fit (n,)."""
     seen = view(points, pose, k)
     squares, _, _ = _normalised(pixels - seen.pixels, seen.by_distance, points.variance, sigma)
     return float(np.log1p(squares / KERNEL**2).sum()), squares <= INLIER**2
@@ -93,8 +93,8 @@ def misfit(points: Rays, pixels: F64, k: F64, sigma: float, pose: F64) -> tuple[
 def best_resection(
     points: Rays, pixels: F64, k: F64, sigma: float, starts: Sequence[tuple[F64, F64]]
 ) -> tuple[F64, NDArray[np.bool_]]:
-    """The cheapest pose (4, 4) of `starts` and of what `resect` makes of each, and which points fit there (n,). starts: poses, with the
-    covariance (6, 6) of each; one at least is finite."""
+    """The pose (4, 4) of lowest cost among `starts` and the results of `resect` from each of them, and which points fit it (n,). starts:
+    poses with their covariances (6, 6); at least one is finite."""
     fits = [resect(points, pixels, k, sigma, *start).world_from_camera for start in starts]
     tried = [pose for pose in (*fits, *(pose for pose, _ in starts)) if np.isfinite(pose).all()]
     costs = [misfit(points, pixels, k, sigma, pose) for pose in tried]
@@ -103,8 +103,8 @@ def best_resection(
 
 
 def turn_between(before: F64, now: F64) -> F64:
-    """(3, 3) the rotation that takes directions `now` (n, 3), unit vectors in a camera's axes, to `before` (n, 3), those of the same points
-    in another one: of a camera that moves little for their distance. Robust; n >= 1."""
+    """(3, 3) before_from_now of a camera that moves little compared with the distance of the points. now, before: (n, 3) unit vectors to
+    the same points in the axes of each camera, n >= 1. Robust."""
     weights = np.ones(len(now))
     for _ in range(TURN_STEPS):
         turn = nearest_rotation(np.einsum("n,ni,nj->ij", weights, before, now))
@@ -114,8 +114,9 @@ def turn_between(before: F64, now: F64) -> F64:
 
 
 def two_views(before: F64, now: F64, depth: F64, tolerance: float) -> F64 | None:
-    """(4, 4) before_from_now of two cameras by what both see alone: image places before and now (n, 2), on the plane at distance 1; by the
-    depths (n,) in the first one, NaN where unknown, only how long the way is. tolerance: of the places. None if they do not tell."""
+    """(4, 4) before_from_now of two cameras from the points that both see. before, now: (n, 2) image points on the plane z = 1. depth: (n,)
+    in the first camera, NaN where unknown; it only gives the length of the translation. tolerance: of the image points. None if the
+    points do not determine the pose."""
     if len(before) < LEAST:
         return None
     try:
@@ -138,7 +139,7 @@ def two_views(before: F64, now: F64, depth: F64, tolerance: float) -> F64 | None
 
 
 def view(points: Rays, world_from_camera: F64, k: F64) -> View:
-    """How `points` look from there. What is behind the camera lies far off."""
+    """Projects `points` into the camera. Points behind the camera are projected far outside of the image."""
     turn = world_from_camera[:3, :3]
     reach = np.exp(points.log_distance)[:, None] * points.directions
     away = points.anchors + reach - world_from_camera[:3, 3]
@@ -159,7 +160,7 @@ def _descend(points: Rays, pixels: F64, k: F64, sigma: float, start: F64, expect
         seen = view(points, pose, k)
         residuals = pixels - seen.pixels
         squares, slack, along = _normalised(residuals, seen.by_distance, points.variance, sigma)
-        # wide enough for the start, and narrow soon: wide kernels let outliers hold the pose where they are still so wide
+        # wide enough for the start and narrow soon: under a wide kernel, outliers keep the pose from moving
         width = KERNEL * max(1.0, 1.5 * 0.5**count * float(np.sqrt(np.median(squares)))) if len(squares) else KERNEL
         weights = 1 / (1 + squares / width**2) / sigma**2
         turn = pose[:3, :3]
@@ -177,20 +178,20 @@ def _descend(points: Rays, pixels: F64, k: F64, sigma: float, start: F64, expect
         pose = transform(cv2.Rodrigues(step[3:])[0] @ turn, pose[:3, 3] + step[:3])
         if np.abs(step).max() < SETTLED * max(1.0, float(np.abs(pose[:3, 3]).max())):
             break
-    pose = transform(nearest_rotation(pose[:3, :3]), pose[:3, 3])  # errors of rounding would grow from image to image
+    pose = transform(nearest_rotation(pose[:3, :3]), pose[:3, 3])  # rounding errors would grow from image to image
     seen = view(points, pose, k)
     residuals = pixels - seen.pixels
     squares, _, _ = _normalised(residuals, seen.by_distance, points.variance, sigma)
     inliers = squares <= INLIER**2
-    # what the inliers really scatter by, but never less than assumed
+    # the measured scatter of the inliers, but never less than assumed
     freedom = 2.0 * np.count_nonzero(inliers) - 6.0
     excess = max(1.0, float(squares[inliers].sum()) / freedom) if freedom > 0 else 1.0
     return Fit(pose, excess * np.asarray(np.linalg.inv(hessian), np.float64), inliers, residuals)
 
 
 def _normalised(residuals: F64, by_distance: F64, variance: F64, sigma: float) -> tuple[F64, F64, F64]:
-    """Squared residuals (n,) in sigmas of a pixel and of the distance along the epipolar line, (s2 I + v g g^T)^-1 by Sherman-
-    Morrison; what of the residual along it does not count (n,); and the residual there (n,)."""
+    """Squared residuals (n,), normalised by (s2 I + v g g^T)^-1 (Sherman-Morrison), where v is the variance of the log distance and g its
+    direction in the image; the weight of the residual along g that is removed (n,); and the residual along g (n,)."""
     slack = variance / (sigma**2 + variance * (by_distance * by_distance).sum(axis=1))
     along = (by_distance * residuals).sum(axis=1)
     squares = ((residuals * residuals).sum(axis=1) - slack * along**2) / sigma**2
@@ -198,7 +199,7 @@ def _normalised(residuals: F64, by_distance: F64, variance: F64, sigma: float) -
 
 
 def _log(rotation: F64) -> F64:
-    """(3,) rotation vector of one (3, 3); OpenCV's is several times as fast as one for batches."""
+    """(3,) rotation vector of one (3, 3); for a single matrix OpenCV is several times as fast as the batched function."""
     return np.asarray(cv2.Rodrigues(rotation)[0], np.float64).ravel()
 
 

@@ -1,10 +1,10 @@
 """Tracks: points of a scene followed from image to image by one camera.
 
-Optical flow (pyramidal Lucas-Kanade, OpenCV) carries points from the last image to the next one. A point is kept if flow back from
-where it went returns to where it was. Cells of a grid that hold no point get the best corner in them, however weak it is, so that
-a nearly plain wall keeps some. Where flow loses most of the points, since the camera turned far between two images, points are known again
-by their descriptors (descriptors.py), those of images before the last one as well, and show flow where to look for the others.
-Bookkeeping is what is written here; OpenCV does the tracking.
+Optical flow (pyramidal Lucas-Kanade, OpenCV) follows points from the last image to the next one. A point is kept if backward flow from
+its new position returns to the old one. Each grid cell without a point gets its best corner, however weak, so that a nearly plain wall
+keeps some points. If flow loses most of the points because the camera turned far between two images, points are recognised by their
+descriptors (descriptors.py), also those of earlier images, and show flow where to search for the others. OpenCV does the tracking; this
+file does the bookkeeping.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from numpy.typing import NDArray
 from ..types import F32, I64, U8, Observations
 from .descriptors import LEAST_PAIRS, Described, consistent, describe, pairs, warped
 
-POINTS = 250  # cells of the grid, and so about as many points
-MOST_PER_CELL = 2  # where points draw together, the oldest ones stay
-LONGEST_SIDE = 1000  # px: larger images are halved until they fit; flow on more pixels costs more and is no surer
-BORDER = 8  # px at the edge of the image where no point begins or stays: half a window of flow
+POINTS = 250  # grid cells, and so about as many points
+MOST_PER_CELL = 2  # where points crowd together, the oldest ones stay
+LONGEST_SIDE = 1000  # px: larger images are halved until they fit; flow on more pixels costs more and is not more accurate
+BORDER = 8  # px at the edge of the image where no point starts or stays: about half a flow window
 
-WINDOW, COARSE_WINDOW = (13, 13), (11, 11)  # of flow, px; on the small images
+WINDOW, COARSE_WINDOW = (13, 13), (11, 11)  # px, of flow; and of flow on the small images
 STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 8, 0.03)
-COARSE = 4  # flow starts on an image so much smaller, with LEVELS levels more: it reaches about a third of the image
+COARSE = 4  # flow starts on an image smaller by this factor, with LEVELS further levels: it covers about a third of the image
 LEVELS = 3
-LEAST_SHIFT = 1.0  # px of the small image: less is found from rest
-MAX_RETURN = 0.7  # px: how far from its start flow forward and back may end
-MAX_DIFFERENCE = 30.0  # grey levels per pixel that two patches may differ by, after equal exposure
-# Descriptors cost some ten times as much as flow. Images that come seldom leave time for them as soon as flow loses some of the points;
-# others only get them where flow is no bridge any more.
-SELDOM_S = 0.15
-WIDE, TORN = 0.75, 0.2  # share of the points that flow keeps, in images that come seldom and in others
+LEAST_SHIFT = 1.0  # px of the small image: flow finds smaller shifts without a start value
+MAX_RETURN = 0.7  # px: largest distance between the start and the end of forward and backward flow
+MAX_DIFFERENCE = 30.0  # grey levels per pixel: largest difference of two patches, after equal exposure
+# Descriptors cost about ten times as much as flow. At low image rates there is time for them as soon as flow loses some of the points; at
+# higher rates they are computed only when flow fails.
+SELDOM_S = 0.15  # s between images from which on the rate is low
+WIDE, TORN = 0.75, 0.2  # descriptors are used when flow keeps a smaller share of the points: at low rates, at others
 
-# Exposure changes from image to image, and flow compares grey levels: each image is brought to this mean and spread.
+# Exposure changes from image to image, and flow compares grey levels: each image is scaled to this mean and spread.
 MEAN, SPREAD, MOST_GAIN = 120.0, 50.0, 4.0
 CORNER_BLOCK = 3
 LEAST_CORNER = 1e-7  # smaller eigenvalue of the gradients (OpenCV's unit) below which a corner is noise
 
 
 class Tracker:
-    """The points that one camera sees. One thread calls it; the same images give the same tracks, on any number of threads."""
+    """Tracks the points that one camera sees. One thread calls it. The same images give the same tracks, on any number of threads."""
 
     def __init__(self, first_id: int = 0) -> None:
-        """first_id: below it lie the ids of other cameras."""
+        """first_id: the smallest id of this camera; smaller ids belong to other cameras."""
         self._next_id = first_id
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all points: the next image begins new ones. Ids are never used again."""
+        """Drops all points; the next image starts new ones. Ids are never reused."""
         self._last: U8 | None = None
         self._count, self._stamp_ns = 0, 0  # of the last image
         self._ids = np.empty(0, np.int64)
@@ -56,7 +56,8 @@ class Tracker:
         self._described = Described.none()
 
     def track(self, gray: U8, stamp_ns: int = 0) -> Observations:
-        """The points in the next image, (H, W) uint8; one of another size begins new points. Raises ValueError for other arrays."""
+        """Returns the points in the next image, (H, W) uint8. An image of another size starts new points. Raises ValueError for other
+        arrays."""
         if gray.ndim != 2 or gray.dtype != np.uint8 or min(gray.shape) < 2 * BORDER:
             raise ValueError(
                 f"an image to track has shape {gray.shape} and type {gray.dtype}, but must be (H, W) uint8 with sides of "
@@ -81,12 +82,12 @@ class Tracker:
         self._top_up(image)
         self._last, self._stamp_ns = image, stamp_ns
         self._count += 1
-        # centres of pixels: those of a halved image lie between two of the original's
+        # pixel centres of a halved image lie between two pixels of the original
         return Observations(self._ids.copy(), (self._points.astype(np.float64) + 0.5) * factor - 0.5)
 
     def _bridge(self, last: U8, image: U8, points: F32, good: NDArray[np.bool_]) -> None:
-        """Points known again by their looks, and what flow finds of the others once those show it where to look. points, good: where flow
-        went by itself, for all points of the last image."""
+        """Recognises points by their descriptors, and finds others by flow that starts where those predict them. points, good: result of
+        plain flow for all points of the last image."""
         if not (self._described.image == self._count - 1).any():
             self._remember(last, -1)
         known = self._described
@@ -117,13 +118,13 @@ class Tracker:
         self._thin(image.shape, POINTS)
 
     def _remember(self, image: U8, back: int = 0) -> None:
-        """Points of an image that are to be known again."""
+        """Describes the points of an image, to recognise them later."""
         new = describe(image, BORDER, self._next_id, self._count + back)
         self._next_id += len(new.ids)
         self._described = self._described.joined(new)
 
     def _thin(self, shape: tuple[int, ...], least: int = 0) -> None:
-        """Where more than MOST_PER_CELL points drew together, the youngest go; so many stay in a cell that at least `least` stay in all."""
+        """Drops the youngest points of cells with more than MOST_PER_CELL, or with more than are needed to keep `least` points in all."""
         if not len(self._ids):
             return
         cell = _cell_of(self._points, shape)
@@ -134,7 +135,7 @@ class Tracker:
         self._ids, self._points = self._ids[keep], self._points[keep]
 
     def _top_up(self, image: U8) -> None:
-        """The best corner of each cell that has no point."""
+        """Adds the best corner of each cell that has no point."""
         new = corners(image, self._points)
         self._ids = np.concatenate([self._ids, self._next_id + np.arange(len(new))])
         self._points = np.concatenate([self._points, new])
@@ -142,7 +143,7 @@ class Tracker:
 
 
 def shrunken(gray: U8) -> tuple[U8, int]:
-    """`gray` halved until its longer side is at most LONGEST_SIDE, and how many of its pixels one pixel then spans."""
+    """`gray` halved until its longer side is at most LONGEST_SIDE, and the factor by which it was shrunk."""
     factor = 1
     while max(gray.shape) > LONGEST_SIDE * factor:
         factor *= 2
@@ -154,7 +155,7 @@ def shrunken(gray: U8) -> tuple[U8, int]:
 
 
 def equal_exposure(gray: U8) -> U8:
-    """`gray` with mean MEAN and spread SPREAD, so that a change of exposure is no change of the image."""
+    """`gray` scaled to mean MEAN and spread SPREAD, so that a change of exposure does not change the image."""
     mean, spread = (float(v[0, 0]) for v in cv2.meanStdDev(gray))
     gain = min(MOST_GAIN, SPREAD / max(spread, 1.0))
     levels = (np.arange(256) - mean) * gain + MEAN
@@ -162,16 +163,16 @@ def equal_exposure(gray: U8) -> U8:
 
 
 def flow(before: U8, after: U8, points: F32, guess: F32 | None = None) -> tuple[F32, NDArray[np.bool_]]:
-    """Where `points` (n, 2) of one image (H, W) are in another one, and whether that is to be believed (n,).
+    """Positions of `points` (n, 2) of one image (H, W) in another one, and whether each was found reliably (n,).
 
-    guess: (n, 2) where they may be; by default small copies of the images tell.
+    guess: (n, 2) start positions; by default they are found on small copies of the images.
     """
     if len(points) == 0:
         return points.copy(), np.zeros(0, bool)
     if guess is None:
         guess = _coarse(before, after, points)
     there, found, difference = _lucas_kanade(before, after, points, guess, 1)
-    # back from where the guess would have it, not from the start, which would be found too easily
+    # backward flow starts at the guess, not at the known position, which would be found too easily
     back, returned, _ = _lucas_kanade(after, before, there, points + (there - guess), 0)
     good = found & returned & (difference <= MAX_DIFFERENCE)
     good &= np.linalg.norm(back - points, axis=1) <= MAX_RETURN
@@ -181,7 +182,8 @@ def flow(before: U8, after: U8, points: F32, guess: F32 | None = None) -> tuple[
 
 
 def _coarse(before: U8, after: U8, points: F32) -> F32:
-    """Flow on small copies, from rest and from the shift of the whole image: of each point the one whose patches differ less."""
+    """Flow on small copies, once without motion and once from the shift of the whole image as start: for each point the result whose
+    patches differ less."""
     size = max(1, before.shape[1] // COARSE), max(1, before.shape[0] // COARSE)
     a, b = (np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8) for image in (before, after))
     scale = np.array(size, np.float32) / np.array(before.shape[::-1], np.float32)
@@ -198,7 +200,8 @@ def _coarse(before: U8, after: U8, points: F32) -> F32:
 def _lucas_kanade(
     before: U8, after: U8, points: F32, guess: F32, levels: int, window: tuple[int, int] = WINDOW
 ) -> tuple[F32, NDArray[np.bool_], NDArray[np.float32]]:
-    """Where points (n, 2) went, starting to look at `guess`, whether that was found (n,), and by how many grey levels they differ (n,)."""
+    """New positions of `points` (n, 2), searched from `guess`, whether each was found (n,), and the difference of its patches in grey
+    levels (n,)."""
     there, found, difference = cv2.calcOpticalFlowPyrLK(
         before, after, points, guess.copy(), winSize=window, maxLevel=levels, criteria=STEPS, flags=cv2.OPTFLOW_USE_INITIAL_FLOW
     )  # fmt: skip
@@ -206,7 +209,7 @@ def _lucas_kanade(
 
 
 def corners(image: U8, taken: F32) -> F32:
-    """(n, 2) the best corner of each cell of `image` that holds none of the points `taken` (m, 2), row by row."""
+    """(n, 2) the best corner of each cell of `image` without any of the points `taken` (m, 2), row by row."""
     half = cv2.pyrDown(image)
     strength = cv2.cornerMinEigenVal(half, CORNER_BLOCK)
     rows, columns, side = _grid(image.shape)
@@ -226,14 +229,14 @@ def corners(image: U8, taken: F32) -> F32:
 
 
 def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Rows, columns and side (px, even) of the cells of an image, POINTS in all or a few more."""
+    """Rows, columns and side (px, even) of the grid cells of an image: POINTS cells or a few more."""
     height, width = shape[:2]
     side = max(4, 2 * int(np.sqrt(height * width / POINTS) / 2))
     return -(-height // side), -(-width // side), side
 
 
 def _cell_of(points: F32, shape: tuple[int, ...]) -> I64:
-    """(n,) number of the cell that each point lies in."""
+    """(n,) number of the cell of each point."""
     rows, columns, side = _grid(shape)
     x, y = (points // side).astype(np.int64).T if len(points) else np.empty((2, 0), np.int64)
     return np.asarray(np.clip(y, 0, rows - 1) * columns + np.clip(x, 0, columns - 1), np.int64)
