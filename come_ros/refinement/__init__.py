@@ -1,1 +1,1 @@
-"""Windows held against points that are followed from image to image: poses, depth and focal lengths by bundle adjustment."""
+"""Refines windows by bundle adjustment over tracked points: poses, depth and focal lengths."""

@@ -1,13 +1,13 @@
 """Bundle adjustment of one window: a pure, deterministic Levenberg-Marquardt with the landmarks eliminated by the Schur complement.
 
-Unknown are the poses of the free frames, the inverse depth of every landmark (its logarithm, so that depth stays positive) in the frame
-that anchors it, a smooth correction of the network's log depth for each corrected frame, the focal length of cameras that nobody
-calibrated, and the odometry's unit in metres where something metric is measured. All other frames are constants.
+The unknowns are the poses of the free frames, the inverse depth of every landmark in its anchor frame (as a logarithm, so that depth stays
+positive), a smooth correction of the network's log depth for each corrected frame, the focal lengths of uncalibrated cameras, and the
+odometry's unit in metres if there are metric measurements. All other frames are constants.
 
-A landmark l lies at X_l = R_a b / w + p_a: w is its inverse depth, b = ((u - cx) / fx, (v - cy) / fy, 1) the ray of its pixel in the
-anchor a. In frame i it is seen along Y = R_i^T (R_a b + w (p_a - p_i)), which stays finite for w -> 0 (Civera et al., T-RO 2008).
-Rotations are updated from the right, R <- R exp([r]x), positions in the world. Robust terms cost k^2 log(1 + s / k^2) for a squared
-normalised residual s (Cauchy), and are solved by reweighting.
+A landmark l lies at X_l = R_a b / w + p_a, where w is its inverse depth and b = ((u - cx) / fx, (v - cy) / fy, 1) the ray of its pixel in
+the anchor frame a. In frame i it is seen along Y = R_i^T (R_a b + w (p_a - p_i)), which stays finite for w -> 0 (Civera et al., T-RO
+2008). Rotations are updated from the right, R <- R exp([r]x), positions in the world. Robust terms cost k^2 log(1 + s / k^2) for a squared
+normalised residual s (Cauchy) and are solved by reweighting.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from ..geometry import rotation_from_vector, skew, vector_from_rotation
 from ..types import F64
 from .problem import Ints, Problem, Solution
 
-MIN_DEPTH_RATIO = 1e-3  # of Y_z: what lies at or behind a camera is put here, far off its pixel
+MIN_DEPTH_RATIO = 1e-3  # least Y_z: points at or behind a camera are moved here, far from their pixel
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-4, 1e-9, 1e9
 
 
 def solve(problem: Problem, max_iterations: int = 20, tolerance: float = 1e-5, covariance: bool = True) -> Solution:
-    """Minimises the sum of all terms from the start given; ends when a step gains less than `tolerance` of the cost. covariance: whether
-    the solution's covariance and informations are wanted, else they are NaN.
+    """Minimises the sum of all terms from the start in `problem`, until a step lowers the cost by less than a share `tolerance`.
+    covariance: whether to compute the covariance and the landmark information; they are NaN otherwise.
 
-    Never worse than the start: a step that does not lower the cost is not taken. Raises ValueError if something is not finite.
+    The result is never worse than the start: a step that does not lower the cost is rejected. Raises ValueError if the start is not
+    finite.
     """
     layout = _Layout(problem)
     terms = layout.evaluate(layout.start())
@@ -48,7 +49,7 @@ def solve(problem: Problem, max_iterations: int = 20, tolerance: float = 1e-5, c
             if covariance or (not converged and iterations < max_iterations):
                 system = layout.system(terms)
         else:
-            # nothing is gained by a step that is already tiny
+            # a tiny step cannot lower the cost further
             converged = step.size < 1e-12 or damping >= MOST_DAMPING or trial.cost <= terms.cost * (1 + 1e-14)
             damping = min(MOST_DAMPING, 10 * damping)
     return layout.solution(terms, system if covariance else None, start_cost, iterations)
@@ -58,7 +59,7 @@ class _Values(NamedTuple):
     poses: F64  # (F, 4, 4)
     log_inverse_depth: F64  # (L,)
     corrections: F64  # (F, B)
-    log_focal: F64  # (C,), about the given one
+    log_focal: F64  # (C,), relative to the given focal length
     log_unit: float
 
 
@@ -72,16 +73,17 @@ class _Step(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """N residuals of d rows: weighted and normalised, with the Jacobian to K columns and to one landmark each."""
+    """N residuals of d rows, weighted and normalised, with their Jacobians with respect to K columns and to one landmark each."""
 
     residual: F64  # (N, d)
     jacobian: F64  # (N, d, K)
     columns: _Columns
-    to_landmark: F64  # (N, d), of no size where there is none
+    to_landmark: F64  # (N, d), empty without landmarks
 
 
 class _Columns:
-    """Where the Jacobians of a block of residuals go: fixed for the whole problem. Column P is that of constants, which is dropped."""
+    """Positions of a block's Jacobians in the normal equations, fixed for the whole problem. Column P stands for constants and is
+    dropped."""
 
     def __init__(self, columns: Ints, landmark: Ints | None, size: int) -> None:
         n = size + 1
@@ -94,8 +96,8 @@ class _Columns:
 class _Sights:
     """N lines of sight from frames to landmarks whose Jacobians have the same columns.
 
-    rows: (N,) of the term they belong to. by_frame, by_anchor, by_correction, by_focal: whether the residual depends on such unknowns.
-    Without the first two and the focal length all but the inverse depth is constant: Y = fixed + w way is made once.
+    rows: (N,) in the term they belong to. by_frame, by_anchor, by_correction, by_focal: whether the residual depends on these unknowns.
+    Without the first two and the focal length, only the inverse depth varies, so both parts of Y = fixed + w way are computed once.
     """
 
     def __init__(
@@ -124,7 +126,7 @@ class _Sights:
         self.columns = _Columns(np.concatenate(columns, axis=1), self.landmark, layout.size)
 
     def look(self, view: _View) -> tuple[F64, F64]:
-        """Y (N, 3), and its derivative by the logarithm of the inverse depth (N, 3)."""
+        """Y (N, 3), and its derivative with respect to the logarithm of the inverse depth (N, 3)."""
         if self.kept is None:
             back = np.swapaxes(view.rotations[self.frame], 1, 2)
             way = _rotated(back, view.positions[self.anchor] - view.positions[self.frame])
@@ -136,7 +138,7 @@ class _Sights:
         return kept[0] + moved, moved
 
     def jacobian(self, view: _View, to_y: F64, y: F64, basis: F64 | None, own_focal: F64 | None) -> F64:
-        """(N, d, K) of residuals whose derivative by Y is `to_y` (N, d, 3)."""
+        """Jacobian (N, d, K) of residuals. to_y: (N, d, 3), their derivative with respect to Y."""
         parts = [np.zeros((*to_y.shape[:2], 0))]
         if self.by_frame or self.by_anchor or self.by_focal:
             world = to_y @ np.swapaxes(view.rotations[self.frame], 1, 2)
@@ -151,13 +153,13 @@ class _Sights:
             parts.append(basis)
         if self.by_own_focal and own_focal is not None:
             parts.append(own_focal)
-        if self.by_focal:  # a longer focal length draws the ray of a pixel to the axis
+        if self.by_focal:  # a longer focal length moves the ray of a pixel towards the optical axis
             parts.append(in_anchor @ (rays * np.array([-1.0, -1.0, 0.0]))[:, :, None])
         return np.concatenate(parts, axis=2)
 
 
 class _View(NamedTuple):
-    """What all lines of sight share at given values of the unknowns."""
+    """Quantities that all lines of sight share, for given values of the unknowns."""
 
     rotations: F64  # (F, 3, 3)
     positions: F64  # (F, 3)
@@ -168,7 +170,7 @@ class _View(NamedTuple):
 
 
 class _Sight(NamedTuple):
-    """Of one group of lines of sight."""
+    """Values of one group of lines of sight."""
 
     y: F64
     by_depth: F64
@@ -187,14 +189,14 @@ class _Terms(NamedTuple):
 
 
 class _System:
-    """Normal equations with the landmarks still in them."""
+    """Normal equations before the landmarks are eliminated."""
 
     def __init__(
         self, hessian: F64, gradient: F64, mixed: F64, landmark: F64, landmark_gradient: F64, information: F64
     ) -> None:
         self.hessian, self.gradient = hessian, gradient  # (P, P), (P,)
         self.mixed, self.landmark, self.landmark_gradient = mixed, landmark, landmark_gradient  # (L, P), (L,), (L,)
-        self.information = information  # (L,), the part of `landmark` that comes from the reprojections
+        self.information = information  # (L,), the part of `landmark` from the reprojections
 
     def step(self, damping: float) -> _Step:
         hessian = self.hessian.copy()
@@ -216,7 +218,7 @@ class _System:
 def _solved(matrix: F64, vector: F64) -> F64:
     if not len(vector):
         return vector
-    # scaled to a unit diagonal: radians, metres and logarithms differ by orders of magnitude
+    # scaled to a unit diagonal, since radians, metres and logarithms differ by orders of magnitude
     scale = 1 / np.sqrt(np.maximum(np.diagonal(matrix), 1e-12))
     scaled = matrix * scale[:, None] * scale[None, :]
     try:
@@ -226,7 +228,7 @@ def _solved(matrix: F64, vector: F64) -> F64:
 
 
 class _Layout:
-    """Which unknown has which column, and the terms as functions of the unknowns."""
+    """Assigns a column to each unknown, and computes the terms as functions of the unknowns."""
 
     def __init__(self, problem: Problem) -> None:
         p = self.problem = problem
@@ -245,7 +247,7 @@ class _Layout:
         self.focal_column[focal] = poses + corrections + np.arange(len(focal))
         self.unit_column = self.size - 1 if self.unit else self.size
 
-        # most observations of old landmarks are by constant frames: they only say something of the depth
+        # constant frames see most old landmarks: those observations constrain the depth only
         seen, d = p.reprojections, p.depths
         self.seen = self._grouped(seen.frame, seen.landmark, np.zeros(len(seen.frame), bool), own_focal=True)
         self.depths = self._grouped(d.frame, d.landmark, self._is_corrected(d.frame), own_focal=False)
@@ -282,7 +284,8 @@ class _Layout:
         return np.asarray(self.problem.corrected[frame], bool)
 
     def _grouped(self, frame: Ints, landmark: Ints, corrected: NDArray[np.bool_], own_focal: bool) -> list[_Sights]:
-        """Lines of sight by what moves them; one from a landmark's own anchor does not depend on where that is."""
+        """Lines of sight grouped by the unknowns that they depend on. One from a landmark's own anchor does not depend on the anchor's
+        pose."""
         p = self.problem
         anchor = p.anchor[landmark]
         apart = frame != anchor
@@ -371,7 +374,7 @@ class _Layout:
         return _Terms(0.5 * cost, values, view, seen, depths, relatives, to_prior)
 
     def blocks(self, terms: _Terms) -> list[_Block]:
-        """The residuals weighted and normalised, with their Jacobians; the reprojections first."""
+        """The weighted and normalised residuals with their Jacobians; reprojections first."""
         p, view = self.problem, terms.view
         blocks = []
         for group, sight in zip(self.seen, terms.seen, strict=True):
@@ -418,7 +421,7 @@ class _Layout:
         return blocks
 
     def system(self, terms: _Terms) -> _System:
-        """Sums the blocks up: each entry of a Jacobian product has its fixed place, so the order of the sums is fixed, too."""
+        """Sums up the blocks. Each entry of a Jacobian product has a fixed position, so the order of the sums is fixed, too."""
         n, landmarks = self.size + 1, len(self.problem.anchor)
         hessian, gradient = np.zeros(n * n), np.zeros(n)
         mixed, landmark, landmark_gradient = np.zeros(landmarks * n), np.zeros(landmarks), np.zeros(landmarks)
@@ -483,12 +486,12 @@ class _Layout:
 
 
 def _rotated(rotations: F64, vectors: F64) -> F64:
-    """R v of (N, 3, 3) and (N, 3)."""
+    """R v for rotations (N, 3, 3) and vectors (N, 3)."""
     return np.einsum("nij,nj->ni", rotations, vectors)
 
 
 def _cauchy(squares: F64, kernel: float) -> tuple[F64, float]:
-    """What each term counts (N,), and the sum of what they cost."""
+    """Weight of each term (N,), and the sum of their costs."""
     if np.isinf(kernel):
         return np.ones_like(squares), float(squares.sum())
     ratio = squares / kernel**2

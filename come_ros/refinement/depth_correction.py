@@ -1,7 +1,7 @@
 """Smooth corrections of a network's depth: its logarithm plus a few terms of low order over the image and over the depth itself.
 
 log corrected = log depth + c_0 + c_1 x + c_2 y + c_3 (x^2 - 1/3) + c_4 x y + c_5 (y^2 - 1/3) + c_6 (log depth - log median), with x and y
-from -1 to 1 across the image. The first term is the scale; the last one stretches depth, since networks draw far things near.
+from -1 to 1 across the image. The first term is the scale; the last one stretches depth, since networks place far things too near.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from ..types import F32, F64
 
 TERMS = 7
 GRID = 24  # points along the longer side at which two depths of one image are compared
-FIT_STEPS = 8  # of reweighting
+FIT_STEPS = 8  # steps of reweighting
 LEAST_SPREAD = 0.01
-MOST_STRETCH = 0.8  # the depths' order stays as it is
+MOST_STRETCH = 0.8  # below 1, so that the order of depths is kept
 
 
 @dataclass(frozen=True, eq=False)
 class DepthImage:
-    """A network's depth (H, W) float32 of a camera's image, NaN where invalid, and how that image was cut for the network."""
+    """Depth of a camera's image. depth: (H, W) float32 from the network, NaN where invalid. plan: how the image was cropped for the
+    network. log_median: logarithm of the median depth."""
 
     depth: F32
     plan: CropResize
@@ -36,7 +37,7 @@ class DepthImage:
         return DepthImage(depth, plan, float(np.log(np.median(some))) if len(some) else 0.0)
 
     def at(self, pixels: F64) -> tuple[F64, F64]:
-        """Logarithm of the depth (n,) at pixels (n, 2) of the camera's image, NaN where there is none, and the terms (n, TERMS) there."""
+        """Logarithm of the depth (n,) at pixels (n, 2) of the camera's image, NaN where unknown, and the terms (n, TERMS) there."""
         plan = self.plan
         place = (pixels + 0.5 - [plan.left, plan.top]) * plan.scale - 0.5
         column, row = np.rint(place).astype(np.intp).T if len(place) else np.zeros((2, 0), np.intp)
@@ -47,11 +48,11 @@ class DepthImage:
         return log_depth, self._terms(column, row, log_depth)
 
     def corrected(self, correction: F64) -> F32:
-        """The whole depth with a correction (TERMS,), clipped in its last term to what keeps nearer things nearer."""
+        """The depth (H, W) with a correction (TERMS,) applied. The last term is clipped so that nearer things stay nearer."""
         height, width = self.depth.shape
         x, y = (2.0 * np.arange(n) / max(1, n - 1) - 1 for n in (width, height))
         c = limited(correction)
-        # of an outer sum only: three products of the whole image instead of seven
+        # as an outer sum, which takes three products over the whole image instead of seven
         along_x, along_y = c[1] * x + c[3] * (x * x - 1 / 3), c[2] * y + c[5] * (y * y - 1 / 3)
         field = along_y[:, None] + along_x[None, :] + c[4] * y[:, None] * x[None, :]
         field += c[0] - c[6] * self.log_median
@@ -67,12 +68,13 @@ class DepthImage:
         return column.ravel(), row.ravel()
 
     def on_grid(self) -> F64:
-        """Logarithm of the depth (n,) there, NaN where there is none."""
+        """Logarithm of the depth (n,) at the pixels of `grid`, NaN where unknown."""
         column, row = self.grid()
         return _log(self.depth[row, column])
 
     def around(self, pixels: F64, values: F64, reach: float) -> F32:
-        """(H, W) at least 1: `values` (n,), 1 and more, of pixels (n, 2) of the camera's image, fading to 1 within `reach` widths."""
+        """(H, W) field that has `values` (n,), 1 or more, at pixels (n, 2) of the camera's image and fades to 1 around them. reach: of
+        the fading, in image widths."""
         height, width = self.depth.shape
         cell = max(1, round(reach * width / 2))
         rows, columns = -(-height // cell), -(-width // cell)
@@ -87,8 +89,8 @@ class DepthImage:
         return np.asarray(whole[:height, :width], np.float32)
 
     def fit(self, log_target: F64, prior_sigma: F64) -> F64 | None:
-        """The correction (TERMS,) that takes this depth to the logarithms `log_target` (n,) of another one, on `grid`, robustly; None if
-        they have too little in common. prior_sigma: (TERMS,) how large the terms are without reason."""
+        """Fits the correction (TERMS,) from this depth to another one, robustly. log_target: (n,) logarithm of the other depth at the
+        pixels of `grid`. prior_sigma: (TERMS,) of the terms. None if the two depths overlap too little."""
         column, row = self.grid()
         if len(column) != len(log_target):
             return None
@@ -105,7 +107,7 @@ class DepthImage:
             residual = off - terms @ c
             sigma = max(LEAST_SPREAD, 1.4826 * float(np.median(np.abs(residual))))
             weight = 1 / (1 + (residual / (2 * sigma)) ** 2)
-            # neighbours err alike: all the pixels together count as a few tens
+            # errors of neighbouring pixels are correlated: all pixels together count as 30 independent ones
             weight *= 30.0 / len(off) / sigma**2
             hessian = np.einsum("n,ni,nj->ij", weight, terms, terms) + np.diag(prior_sigma**-2.0)
             c = np.linalg.solve(hessian, np.einsum("n,ni,n->i", weight, terms, off))
@@ -119,7 +121,7 @@ class DepthImage:
 
 
 def limited(correction: F64) -> F64:
-    """(TERMS,) with the stretch inside its bounds."""
+    """The correction (TERMS,) with the stretch clipped to its bounds."""
     c = np.array(correction, np.float64)
     c[6] = np.clip(c[6], -MOST_STRETCH, MOST_STRETCH)
     return c

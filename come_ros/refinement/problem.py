@@ -1,4 +1,4 @@
-"""What a bundle adjustment is asked and what it answers; bundle.py has its unknowns and its terms."""
+"""Input and output of a bundle adjustment; bundle.py describes its unknowns and terms."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def _no_index() -> Ints:
 
 @dataclass(frozen=True, eq=False)
 class Reprojections:
-    """What was seen where: N landmarks in frames other than those that anchor them. pixels: (N, 2). sigma: (N,) px."""
+    """N observations of landmarks in frames other than their anchors. frame, landmark: (N,). pixels: (N, 2). sigma: (N,) px. kernel:
+    sigmas at which an observation counts half."""
 
     frame: Ints = field(default_factory=_no_index)
     landmark: Ints = field(default_factory=_no_index)
@@ -33,8 +34,8 @@ class Reprojections:
 
 @dataclass(frozen=True, eq=False)
 class Depths:
-    """What a network says of N landmarks' depth in a frame. log_depth: (N,) along z. basis: (N, B), what a unit of each correction adds
-    to it there. sigma: (N,) of the logarithm."""
+    """N depths of landmarks in a frame from the network. log_depth: (N,) along z. basis: (N, B), change of log_depth per unit of each
+    correction term. sigma: (N,) of the logarithm."""
 
     frame: Ints = field(default_factory=_no_index)
     landmark: Ints = field(default_factory=_no_index)
@@ -46,8 +47,8 @@ class Depths:
 
 @dataclass(frozen=True, eq=False)
 class Relatives:
-    """N measured poses of one frame in another one. first_from_second: (N, 4, 4). sigma: (N, 2), of rotation (rad, each axis) and of
-    translation (units of the measurement). metric: (N,) bool, translation in metres instead of odometry units."""
+    """N measured poses of one frame in another. first_from_second: (N, 4, 4). sigma: (N, 2), of rotation (rad, each axis) and of
+    translation (units of the measurement). metric: (N,) bool, whether the translation is in metres instead of odometry units."""
 
     first: Ints = field(default_factory=_no_index)
     second: Ints = field(default_factory=_no_index)
@@ -61,12 +62,12 @@ class Relatives:
 class Problem:
     """F frames, L landmarks, C cameras, B terms of the depth correction.
 
-    world_from_camera: (F, 4, 4), where free the start. free: (F,) bool. camera: (F,) which camera. intrinsics: (C, 4) fx, fy, cx, cy.
-    anchor: (L,) frame in which a landmark lies at anchor_pixels (L, 2) exactly. log_inverse_depth: (L,) start.
-    corrected: (F,) bool, frames whose network depth has a correction, which starts at `corrections` (F, B). The corrections of one term
-    are Gaussian with zero mean; `common_sigma` (B,) is what they share within the problem, `own_sigma` (B,) what each frame has of its own.
-    log_focal_sigma: (C,) how far the logarithm of the focal length may be off, 0: it is known. unit_sigma: the same of the odometry's
-    units per metre, `unit`.
+    world_from_camera: (F, 4, 4), start values for free frames, constants for others. free: (F,) bool. camera: (F,) index of the camera.
+    intrinsics: (C, 4) fx, fy, cx, cy. anchor: (L,) frame in which a landmark lies exactly at anchor_pixels (L, 2). log_inverse_depth:
+    (L,) start values. corrected: (F,) bool, frames whose network depth has a correction, which starts at `corrections` (F, B).
+    Corrections are Gaussian with zero mean; `common_sigma` (B,) is the sigma of the part that all frames share, `own_sigma` (B,) that of
+    each frame's own part. log_focal_sigma: (C,) sigma of the logarithm of the focal length, 0 if it is known. unit: odometry units per
+    metre. unit_sigma: sigma of its logarithm, 0 if it is known.
     """
 
     world_from_camera: F64
@@ -90,14 +91,13 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """The best values found, as in Problem.
+    """The solution; fields as in Problem.
 
-    intrinsics: (C, 4) with the focal lengths found. cost: half of the sum of all robust squares; start_cost: before. covariance: (6 n,
-    6 n) of the n free frames, in the order of the frames, each rotation (rad, in the camera's axes) then position (in the world); the
-    residuals' sigmas are taken at their word. log_focal_sigma: (C,), unit_sigma: what is left of those of the problem.
-    landmark_information: (L,) of the logarithm of the inverse depth by the reprojections alone, with all poses as they are. residuals:
-    (N, 2) px of the reprojections. depth_residuals: (D,) log of the landmark's
-    depth over the corrected one. iterations: linear systems solved.
+    intrinsics: (C, 4) with the estimated focal lengths. cost: half the sum of all robust squares; start_cost: the same at the start.
+    covariance: (6 n, 6 n) of the n free frames in order, each rotation (rad, in the camera's axes), then position (in the world); the
+    sigmas of the residuals are assumed to be right. log_focal_sigma: (C,), unit_sigma: of the estimates. landmark_information: (L,) of
+    the logarithm of the inverse depth from the reprojections alone, with all poses fixed. residuals: (N, 2) px of the reprojections.
+    depth_residuals: (D,) logarithm of the landmark's depth divided by the corrected depth. iterations: number of linear systems solved.
     """
 
     world_from_camera: F64

@@ -1,9 +1,9 @@
-"""Holds what a network says of a window against the tracks of its images: a bundle adjustment with the published keyframes as constants.
+"""Refines the network's result for a window with the tracks of its images: a bundle adjustment in which published keyframes are constant.
 
-The network gives every new keyframe a pose and a depth, a little wrong and in a scale that wanders. Tracks tie each to what was
-published: the poses of the new keyframes, landmarks, and one smooth correction of each depth are estimated together (bundle.py), so that
-scale and frame carry on without a similarity per window. How much the network counts is earned: its errors are estimated from how far it
-lay from the bundle lately (agreement.py). A keyframe that too few tracks speak for keeps the network's answer, and the report says so.
+The network gives every new keyframe a pose and a depth, with errors and a scale that drifts. Tracks connect each keyframe to published
+ones: the poses of the new keyframes, landmarks, and one smooth correction of each depth are estimated together (bundle.py), so that scale
+and frame continue without a similarity transform per window. The network's weight follows from its recent differences to the bundle
+(agreement.py). A keyframe with too few tracks keeps the network's result, and the report says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .state import Outcome, Proposal, State, intrinsics_matrix
 
 
 class Unrefined:
-    """The network's answer as it is: `refine.mode: none`."""
+    """Keeps the network's result: `refine.mode: none`."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -47,7 +47,7 @@ class Unrefined:
 
 
 def as_proposed(proposal: Proposal, report: Refinement) -> Outcome:
-    """Nothing is refined."""
+    """The network's result, unrefined."""
     n = proposal.new
     return Outcome(
         accepted=False,
@@ -61,7 +61,7 @@ def as_proposed(proposal: Proposal, report: Refinement) -> Outcome:
 
 
 class Refiner:
-    """One thread. `refine` asks, `commit` remembers."""
+    """Refines windows; one thread. `refine` computes a result without changing the state, `commit` takes it over once it is published."""
 
     def __init__(self, config: Config, metric: bool) -> None:
         """config: may be replaced between windows. metric: whether the network's unit is the metre."""
@@ -69,36 +69,36 @@ class Refiner:
         self.reset()
 
     def reset(self) -> None:
-        """The world begins again, and the network has to earn its weight again."""
+        """Starts a new world. The network's weight starts from its initial value, too."""
         self._state = State()
         self._agreements: dict[str, Agreement] = {}
 
     def restart(self) -> None:
-        """Forgets what is published: the next window stands for itself."""
+        """Drops the published keyframes and landmarks: the next window does not depend on them."""
         self._state = State(focals=self._state.focals, unit=self._state.unit)
 
     def intrinsics(self, frame: Frame) -> F64 | None:
-        """(3, 3) in pixels of the image of `frame`, as estimated; None if they are given with it, or unknown yet."""
+        """(3, 3) estimated intrinsics in pixels of the image of `frame`; None if the frame has its own, or if they are not known yet."""
         focal = self._state.focals.get(frame.camera)
         return None if frame.intrinsics is not None or focal is None else intrinsics_matrix(focal.intrinsics)
 
     def landmarks(self) -> tuple[I64, Rays]:
-        """Ids (n,), ascending, and places of the points that are known, in the aligner's frame."""
+        """Ids (n,), ascending, and positions of the known points, in the aligner's frame."""
         return self._state.ids, self._state.rays
 
     def agreement(self, camera: str) -> Agreement:
-        """How far the network is trusted with that camera."""
+        """Learnt errors of the network for that camera."""
         return self._agreements.setdefault(camera, Agreement())
 
     def commit(self, outcome: Outcome) -> None:
-        """`outcome` is published."""
+        """Takes over the state of an `outcome` that is published."""
         if outcome.state is not None:
             self._state = outcome.state
         for camera, agreement in outcome.agreements.items():
             self._agreements[camera] = agreement
 
     def refine(self, proposal: Proposal) -> Outcome:
-        """The new frames as the bundle has them, or, where it cannot tell, as proposed."""
+        """The refined new frames, or the proposal itself if the bundle cannot be solved."""
         cameras = {frame.camera for frame in proposal.frames} | {k.camera for k in self._state.published.values()}
         scene = Scene(proposal, self._state, {name: self.agreement(name) for name in cameras}, self._unit())
         scene.start()
@@ -115,7 +115,7 @@ class Refiner:
         return scene.outcome(solution)
 
     def _left_alone(self, scene: Scene, reason: str) -> Outcome:
-        """The network's answer; what is seen in it is remembered all the same."""
+        """The network's result; its observations are kept for the next windows."""
         outcome = as_proposed(scene.proposal, Refinement(reason=reason))
         return dataclasses.replace(
             outcome,
@@ -124,7 +124,7 @@ class Refiner:
         )
 
     def _unit(self) -> tuple[float, float] | None:
-        """The odometry's units per metre and how sure that is (sigma of the logarithm); None where only measurements can tell."""
+        """Odometry units per metre and the sigma of its logarithm; None if it has to be measured."""
         if self.metric:
             return 1.0, 0.0
         if self.config.scale.mode == "fixed":

@@ -1,4 +1,4 @@
-"""One window as a bundle adjustment: where it starts, which terms it has, what it leaves out, and what comes of it."""
+"""One window as a bundle adjustment: its start, its terms, its outlier rejection and its result."""
 
 from __future__ import annotations
 
@@ -19,39 +19,40 @@ from .depth_correction import TERMS, DepthImage
 from .problem import Depths, Ints, Problem, Relatives, Reprojections, Solution
 from .state import Focal, Outcome, Proposal, Published, State, four, intrinsics_matrix
 
-KEPT = 16  # published keyframes of each camera whose observations still count
-MIN_START = 8  # points that a first pose is taken from
-SLACK = 5.0  # how far their depths are off together, of what each is by itself: a first pose hardly goes by them
-# Gates of a keyframe: below them it keeps the network's answer
+KEPT = 16  # published keyframes per camera whose observations are used
+MIN_START = 8  # fewest points for a first pose
+SLACK = 5.0  # factor on the sigmas of the points' depths for a first pose, since errors of depths are correlated
+# A keyframe below one of these limits keeps the network's result
 MIN_INLIERS = 30
-MIN_SHARE = 0.6  # of what is seen in it
-MIN_SPREAD = 0.04  # standard deviation of the inliers' pixels across the narrower way, of the image's longer side
-MIN_SUPPORTED = 0.5  # share of the new keyframes that must pass where the network's window was refused
-MANY_INLIERS = 200  # from so many on the depth is corrected as far as they want, below by the square of their share
+MIN_SHARE = 0.6  # of its observations
+MIN_SPREAD = 0.04  # standard deviation of the inliers in the narrower direction, relative to the longer image side
+MIN_SUPPORTED = 0.5  # least share of new keyframes above the limits for an accepted window
+MANY_INLIERS = 200  # with fewer, the sigmas of the depth correction shrink with the square of their share
 
-# Of the network's depth, which errs alike over whole surfaces: poses go by the landmarks that it agrees with, the correction by all
+# Kernels of the network's depth, whose errors are alike over whole surfaces: landmarks that agree with it determine the poses, all of them
+# the correction
 POSE_KERNEL, DEPTH_KERNEL = 0.3, 2.0
-WIDE, KERNEL = 6.0, 2.0  # sigmas at which an observation counts half: first, while the start is rough, and in the end
-OUTLIER = 4.0  # sigmas beyond which it is left out of the last solution
+WIDE, KERNEL = 6.0, 2.0  # sigmas at which an observation counts half: in the first, rough solution and in the last one
+OUTLIER = 4.0  # sigmas beyond which an observation is left out of the last solution
 ITERATIONS = 12, 12
 TOLERANCE = 1e-4
-SHARED = 0.1  # of the correction's spread: what is left of it where shared frames tell how the network errs now
-REFUSED = 2.0  # and where the network's window was refused
-# Where the network's poses were refused, or as good as unknown, the camera is only taken not to move much
+SHARED = 0.1  # factor on the correction's sigma if shared frames show the network's current error
+REFUSED = 2.0  # the same if the network's window was refused
+# Sigmas of a step if the network's poses were refused or nearly unknown: the camera is assumed not to move much
 STILL = np.deg2rad(20.0), 0.5  # rad, and of the scene's depth
-FOCAL_SIGMA, SETTLED_FOCAL = 0.25, 0.004  # of the logarithm
+FOCAL_SIGMA, SETTLED_FOCAL = 0.25, 0.004  # of the logarithm: at first, and when it counts as known
 RIG_SIGMA = np.deg2rad(0.3), 0.003  # of extrinsics, rad and m
 WHEEL_SIGMA = np.deg2rad(0.5), 0.01  # of a step by known odometry, rad and m
-WHEEL_SLIP = 0.02  # and of its length
-UNIT_SIGMA = 1.5  # of the logarithm of the odometry's units per metre, before anything is measured
-USUAL_DEPTH_M = 3.0  # of the scene, until then
-WIDTH = 640.0  # px, of the image that the pixel noise is about
-DOUBT = 2.5  # sigmas of the depth by which a landmark may lie off before the confidence around it falls
-REACH = 0.08  # of the image's width: how far around
+WHEEL_SLIP = 0.02  # and relative to its length
+UNIT_SIGMA = 1.5  # of the logarithm of the odometry units per metre, before it is measured
+USUAL_DEPTH_M = 3.0  # assumed depth of the scene until then
+WIDTH = 640.0  # px, of the image to which the pixel noise refers
+DOUBT = 2.5  # sigmas of depth: a landmark further off lowers the confidence around it
+REACH = 0.08  # of that, relative to the image's width
 
 
 class _Steps(NamedTuple):
-    """Measured poses of frames in others, as Relatives wants them."""
+    """Measured poses of frames in others, collected for Relatives."""
 
     first: list[int]
     second: list[int]
@@ -73,16 +74,16 @@ class _Steps(NamedTuple):
 
 
 class Scene:
-    """The F frames of a window's bundle are the published ones that are kept, then the N new ones.
+    """The bundle of one window. Its F frames are the published ones that are kept, then the N new ones.
 
-    supported: (N,) bool, the new frames that enough tracks speak for. reason: why not all of them do.
+    supported: (N,) bool, whether enough tracks support each new frame. reason: why some are not supported, or "".
     """
 
     def __init__(
         self, proposal: Proposal, state: State, agreements: dict[str, Agreement], unit: tuple[float, float] | None
     ) -> None:
-        """agreements: by camera; copies of them learn. unit: the odometry's units per metre and the sigma of its logarithm, None if it
-        is to be measured."""
+        """agreements: by camera; they are copied, and the copies are updated. unit: odometry units per metre and the sigma of its
+        logarithm, None if it has to be measured."""
         p = self.proposal = proposal
         self.state = state
         self.agreements = {name: copy.deepcopy(a) for name, a in agreements.items()}
@@ -116,13 +117,13 @@ class Scene:
         return self.agreements[self.names[frame]]
 
     def _of_frames(self, name: str) -> F64:
-        """(F,) one of the agreements' sigmas, of each frame's camera."""
+        """(F,) the sigma `name` of each frame's camera."""
         return np.array([getattr(self.agreements[n], name) for n in self.names])
 
-    # what is known before the tracks are asked
+    # known before the tracks are used
 
     def _expect_depths(self) -> None:
-        """A correction that the window's shared frames need to agree with what is published of them is needed by its new ones, too."""
+        """Expected corrections of the new depths: those that make the depths of shared frames agree with the published ones."""
         p = self.proposal
         fits: dict[str, list[F64]] = {}
         for i, frame in enumerate(p.frames[: len(p.frames) - p.new]):
@@ -140,7 +141,7 @@ class Scene:
         self.expected = [np.median(fits[f.camera], axis=0) if f.camera in fits else usual for f in self.fresh]
 
     def _place_cameras(self, old: list[Published]) -> None:
-        """Cameras, each once for every set of intrinsics; those that nobody gave are unknown."""
+        """Collects the cameras, one entry for each set of intrinsics. Intrinsics that were not given are estimated."""
         p, focals = self.proposal, dict(self.state.focals)
         for i, frame in enumerate(self.fresh):
             if frame.intrinsics is None and frame.camera not in focals:
@@ -168,7 +169,7 @@ class Scene:
         self.intrinsics, self.focal_sigma = np.array(values), np.array(sigmas)
 
     def _gather(self, old: list[Published]) -> None:
-        """One table of all that is seen of points which a new frame sees, too, frame by frame."""
+        """Collects all observations of points that at least one new frame sees, frame by frame."""
         seen = [k.seen for k in old] + [f.observations or _NOTHING for f in self.fresh]
         ids = np.concatenate([s.ids for s in seen])
         pixels = np.concatenate([s.pixels for s in seen])
@@ -186,7 +187,7 @@ class Scene:
         self.frame, self.pixels, self.log_depth, self.terms = frame[keep], pixels[keep], log_depth[keep], terms[keep]
         self.ids, self.landmark = np.unique(ids[keep], return_inverse=True)
         _, self.first = np.unique(self.landmark, return_index=True)
-        self.anchor = self.frame[self.first]  # a landmark lies where its oldest frame has it
+        self.anchor = self.frame[self.first]  # a landmark is anchored in the oldest frame that sees it
         self.used = np.ones(len(self.frame), bool)
         self.observed = np.zeros(0, np.intp)
         k = self.intrinsics[self.camera[self.frame]]
@@ -195,13 +196,13 @@ class Scene:
 
     @property
     def worth_it(self) -> bool:
-        """Whether there is anything to be solved."""
+        """Whether there is anything to solve."""
         return len(self.ids) >= MIN_START and bool(self.free.any())
 
     # start
 
     def start(self) -> None:
-        """Poses by resection from the landmarks that are known, and a first distance of the others: by the network."""
+        """Start values: poses by resection from the known landmarks, and distances of the other landmarks from the network."""
         length = np.linalg.norm(self.rays, axis=1)
         n = len(self.ids)
         anchors, directions = np.zeros((n, 3)), np.zeros((n, 3))
@@ -213,7 +214,7 @@ class Scene:
         depth_sigma = self._of_frames("depth")
 
         def fill(at: Ints, scale: float) -> None:
-            """Landmarks that only the network knows, where the observations `at` see them."""
+            """Places landmarks that have no distance yet at the network's depth in the observations `at`."""
             at = at[np.isnan(log_distance[self.landmark[at]]) & np.isfinite(self.log_depth[at])]
             pose, which = self.poses[self.frame[at]], self.landmark[at]
             anchors[which] = pose[:, :3, 3]
@@ -222,7 +223,7 @@ class Scene:
             variance[which] = (2 * depth_sigma[self.frame[at]]) ** 2
 
         of_frame = np.split(np.arange(len(self.frame)), np.searchsorted(self.frame, np.arange(1, self.count)))
-        for f in range(self.first_new):  # seen before, but in no second frame until now
+        for f in range(self.first_new):  # points that only one published frame saw
             fill(of_frame[f], 0.0)
         self._depth = _usual(log_distance, self.log_depth)
         self.corrections = np.zeros((self.count, TERMS))
@@ -245,7 +246,7 @@ class Scene:
                 pose, agreeing = best_resection(points, places, k, sigma, starts)
                 if np.count_nonzero(agreeing) >= MIN_SHARE * len(seen):
                     self.poses[f] = pose
-                else:  # tracks that contradict each other hold no pose
+                else:  # tracks that contradict each other do not determine a pose
                     agreeing = np.zeros(len(seen), bool)
                 away = points.positions() - self.poses[f][:3, 3]
                 z = away @ self.poses[f][:3, 2]
@@ -266,7 +267,7 @@ class Scene:
         return next((i for i in range(f - 1, -1, -1) if self.names[i] == self.names[f]), None)
 
     def _network_pose(self, a: int, b: int) -> F64 | None:
-        """a_from_b by the network, in odometry units; None if it does not know both, or was refused."""
+        """a_from_b from the network, in odometry units; None if its window does not hold both frames or was refused."""
         p = self.proposal
         i, j = self.row.get(self.keys[a]), self.row.get(self.keys[b])
         if i is None or j is None or not self.trusted:
@@ -279,8 +280,8 @@ class Scene:
         return np.asarray(step, np.float64)
 
     def _expected(self, f: int) -> tuple[F64, F64]:
-        """Where frame `f` should be before it is looked at, and the covariance (6, 6) of that: what was learnt of the network's
-        translation can only widen it."""
+        """Predicted pose of frame `f` before its tracks are used, and the covariance (6, 6) of that. A learnt error of the network's
+        translation can only increase it."""
         turn, shift = self._agreement(f).rotation, max(self._agreement(f).translation, TRANSLATION)
         before = self._before(f)
         pose = self.poses[f].copy()
@@ -291,8 +292,8 @@ class Scene:
         return pose, np.diag(np.repeat([(2 * shift * self._depth) ** 2, (2 * turn) ** 2], 3))
 
     def _by_tracks(self, f: int, at: Ints, then: Ints, positions: F64) -> list[tuple[F64, F64]]:
-        """Where frame `f`, which sees the observations `at`, may be by the tracks since the frame before, which sees `then`: if the camera
-        turned only, and by both views alone. As `_expected`. positions: (L, 3) of the landmarks, NaN where unknown."""
+        """Possible poses of frame `f` from its tracks since the frame before, each as from `_expected`: one if the camera only turned, and
+        one from the two views alone. at, then: observations of both frames. positions: (L, 3) of the landmarks, NaN where unknown."""
         before = self._before(f)
         _, here, there = np.intersect1d(self.landmark[at], self.landmark[then], assume_unique=True, return_indices=True)
         if before is None or len(here) < MIN_START:
@@ -309,7 +310,7 @@ class Scene:
     # terms
 
     def solve(self, kernel: float, iterations: int, rough: bool = False) -> Solution:
-        """With the observations that are still in. rough: as a start for the next one."""
+        """Solves the bundle with the observations in use. rough: as a start for the next solution."""
         measured, unit = self._measured()
         problem = self._problem(kernel, DEPTH_KERNEL if rough else POSE_KERNEL, measured, unit)
         solution = bundle.solve(problem, iterations, 10 * TOLERANCE if rough else TOLERANCE, covariance=not rough)
@@ -317,7 +318,7 @@ class Scene:
         self.corrections, self.intrinsics = solution.corrections, solution.intrinsics
         if any(measured.metric) and self.fixed_unit is None:
             self.unit = solution.unit, solution.unit_sigma if not rough else unit[1]
-        if not rough:  # again for the corrections, with the poses as they are
+        if not rough:  # solve again for the corrections, with fixed poses
             still = replace(
                 problem, world_from_camera=self.poses, intrinsics=self.intrinsics, log_inverse_depth=self.log_inverse_depth,
                 corrections=self.corrections, depths=replace(problem.depths, kernel=DEPTH_KERNEL),
@@ -327,12 +328,12 @@ class Scene:
         return solution
 
     def _problem(self, kernel: float, depth_kernel: float, measured: _Steps, unit: tuple[float, float]) -> Problem:
-        """The bundle as it stands. kernel, depth_kernel: of the observations and of the network's depth."""
+        """The bundle with the current values. kernel, depth_kernel: of the observations and of the network's depth."""
         use = self.observed = np.flatnonzero(self.used & (self.frame != self.anchor[self.landmark]))
         deep = np.flatnonzero(self.used & np.isfinite(self.log_depth))
-        # a network errs alike in all frames that see a point: together they count once
+        # the network's error is the same in all frames that see a point, so together they count once
         times = np.bincount(self.landmark[deep], minlength=len(self.ids))[self.landmark[deep]]
-        spread = self._evidence**2  # of the scale, too: few tracks know less of it than the depths of shared frames
+        spread = self._evidence**2  # of the scale, too: the depths of shared frames know it better than few tracks do
         common = spread * COMMON * (SHARED if self.shared else 1.0)
         if not self.trusted and self.first_new:
             common = common * REFUSED
@@ -362,7 +363,7 @@ class Scene:
         )  # fmt: skip
 
     def _by_network(self) -> _Steps:
-        """From keyframe to keyframe of a camera, and, where nobody says how cameras sit, between those of a set."""
+        """The network's steps from keyframe to keyframe of a camera, and between the cameras of a set if their extrinsics are unknown."""
         steps = _Steps([], [], [], [], [])
         for f in range(self.first_new, self.count):
             first = self._first_of_set(f)
@@ -381,11 +382,12 @@ class Scene:
         return steps
 
     def _first_of_set(self, f: int) -> int:
-        """The first camera's frame of the set that the new frame `f` is of."""
+        """The first camera's frame in the set of the new frame `f`."""
         return f - (f - self.first_new) % self.proposal.cameras
 
     def _measured(self) -> tuple[_Steps, tuple[float, float]]:
-        """How the cameras of a set sit, and how known odometry has the sets; and the unit to start from, with its sigma."""
+        """Extrinsics of the cameras of a set, and steps between sets from known odometry. And the start value of the unit, with its
+        sigma."""
         p, steps = self.proposal, _Steps([], [], [], [], [])
         for f in range(self.first_new, self.count):
             frame, first = self.fresh[f - self.first_new], self._first_of_set(f)
@@ -405,10 +407,10 @@ class Scene:
             steps.add(a, f, step, turn, shift + WHEEL_SLIP * float(np.linalg.norm(step[:3, 3])), True)
         return steps, self.unit or (self._depth / USUAL_DEPTH_M, UNIT_SIGMA)
 
-    # gates
+    # outlier rejection
 
     def prune(self, solution: Solution) -> None:
-        """Leaves out what does not fit, and all that is seen in the frames that too little is left of."""
+        """Drops observations that do not fit, and all observations in frames that have too few left."""
         error = np.linalg.norm(solution.residuals, axis=1)
         fresh = self.frame[self.observed] >= self.first_new
         if fresh.any():
@@ -419,7 +421,7 @@ class Scene:
             self.pixel = float(np.sqrt(now * a.pixel)) * self._per_width
         fits = error <= OUTLIER * self.pixel
         self.used[self.observed[~fits]] = False
-        # a landmark that no second frame speaks for says nothing
+        # a landmark needs a second frame
         good = np.bincount(self.landmark[self.observed[fits]], minlength=len(self.ids)) > 0
         self.used &= good[self.landmark]
         everywhere = np.concatenate([self.frame[self.observed], self.anchor])
@@ -435,7 +437,7 @@ class Scene:
                 f"{np.count_nonzero(~self.supported)} of {len(inliers)} keyframes hold too few tracks: {inliers[worst]} of "
                 f"{total[worst]} fit, but {MIN_INLIERS} and {MIN_SHARE:.0%} must, all over the image"
             )
-        # frames that nothing speaks for follow the network from their neighbours
+        # frames without support are placed by the network, relative to the frame before
         for f in np.flatnonzero(~self.supported) + self.first_new:
             self.used[self.frame == f] = False
             if self.free[f]:
@@ -449,10 +451,10 @@ class Scene:
         narrower = float(np.linalg.eigvalsh(np.cov(pixels.T))[0])
         return float(np.sqrt(max(0.0, narrower))) / max(self.fresh[f - self.first_new].image.shape[:2])
 
-    # what comes of it
+    # result
 
     def outcome(self, solution: Solution) -> Outcome:
-        """Of the last solution."""
+        """The result of the last solution."""
         p, first = self.proposal, self.first_new
         error = np.linalg.norm(solution.residuals, axis=1)
         fits = error <= OUTLIER * self.pixel
@@ -482,7 +484,7 @@ class Scene:
         )
 
     def network_covariance(self) -> F64:
-        """(N, 6, 6) of poses that only the network tells: the errors of its steps add up."""
+        """(N, 6, 6) covariance of poses from the network alone: the errors of its steps add up."""
         out = np.zeros((self.proposal.new, 6, 6))
         for i in range(self.proposal.new):
             a = self._agreement(self.first_new + i)
@@ -491,7 +493,8 @@ class Scene:
         return out
 
     def _covariance(self, solution: Solution) -> F64:
-        """The solver's, from rotation in the camera's axes and position to position and rotation in the odometry frame."""
+        """The solver's covariance, converted from (rotation in the camera's axes, position) to (position, rotation) in the odometry
+        frame."""
         out = np.zeros((self.proposal.new, 6, 6))
         for i, f in enumerate(np.flatnonzero(self.free)):
             block = solution.covariance[6 * i : 6 * i + 6, 6 * i : 6 * i + 6]
@@ -501,7 +504,7 @@ class Scene:
         return out
 
     def _doubted(self, solution: Solution) -> F32:
-        """The network's confidence, less around landmarks that lie elsewhere than its corrected depth."""
+        """The network's confidence, lowered around landmarks that do not lie at the corrected depth."""
         confidence = self.proposal.confidence
         deep = np.flatnonzero(self.used & np.isfinite(self.log_depth))
         sure = solution.landmark_information[self.landmark[deep]]
@@ -518,7 +521,7 @@ class Scene:
         return out
 
     def _learn(self, solution: Solution) -> None:
-        """What the network was off by, where tracks alone tell."""
+        """Updates the agreements with the network's errors, where tracks alone determine the result."""
         deep = np.flatnonzero(self.used & np.isfinite(self.log_depth))
         frame, information = self.frame[deep], solution.landmark_information[self.landmark[deep]]
         for name, a in self.agreements.items():
@@ -542,7 +545,7 @@ class Scene:
                 a.learn("translation", float(np.median(shifts)) / 1.538)
 
     def state_of(self, poses: F64, solution: Solution | None, depth: F32) -> State:
-        """What is known once (N, 4, 4) poses and (N, H, W) depth are published; without a solution the landmarks stay as they are."""
+        """The state once `poses` (N, 4, 4) and `depth` (N, H, W) are published. Without a solution the landmarks stay unchanged."""
         published = OrderedDict(self.state.published)
         for frame, pose, z, plan in zip(self.fresh, poses, depth, self.fresh_plans, strict=True):
             image, seen = DepthImage.of(z, plan), frame.observations or _NOTHING

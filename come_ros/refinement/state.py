@@ -1,4 +1,4 @@
-"""What goes into the refinement of a window, what comes out, and what one window leaves to the next."""
+"""Input and output of the refinement of a window, and the state kept from one window to the next."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .agreement import Agreement
 
 Mask = NDArray[np.bool_]
 Key = tuple[int, str]
-"""stamp, ns, and camera of a frame"""
+"""Stamp in ns and camera of a frame."""
 
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """A window of S frames by the network, the last `new` of them not published yet.
+    """The network's result for a window of S frames, of which the last `new` are not published yet.
 
-    plans: how each image was cut for it. alignment, odom_from_camera: (S, 4, 4), how the aligner lays it onto what was published; where
-    that was refused the poses are the last one. depth, confidence: (N, H, W) of the N new frames, depth in odometry units, NaN where
-    invalid. cameras: how many there are. metric_odometry: whether frames' world_from_camera are in metres.
+    plans: how each image was cropped. alignment: how the window was aligned to what was published. odom_from_camera: (S, 4, 4) after that
+    alignment; if it was refused, the last published pose for all. depth, confidence: (N, H, W) of the N new frames, depth in odometry
+    units, NaN where invalid. cameras: their number. metric_odometry: whether the frames' world_from_camera are in metres.
     """
 
     frames: tuple[Frame, ...]
@@ -41,12 +41,11 @@ class Proposal:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What is published of the N new frames.
+    """What is published for the N new frames.
 
-    accepted: whether tracks vouch for the window. odom_from_camera: (N, 4, 4). depth, confidence: (N, H, W). scale: odometry units per
-    window unit. covariance: (N, 6, 6) of each pose with the published ones as they are: position, then rotation (a
-    vector from the left), in the odometry frame. state: for the next window, None if nothing is remembered. agreements: what was learnt
-    of each camera.
+    accepted: whether tracks support the window. odom_from_camera: (N, 4, 4). depth, confidence: (N, H, W). scale: odometry units per
+    window unit. covariance: (N, 6, 6) of each pose, with the published poses fixed: position, then rotation (a vector from the left), in
+    the odometry frame. state: for the next window, None to keep the old one. agreements: updated values by camera.
     """
 
     accepted: bool
@@ -62,19 +61,19 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Published:
-    """A keyframe that is published, with what is seen in it."""
+    """A published keyframe and its observations."""
 
     camera: str
     pose: F64
     intrinsics: F64 | None  # (4,) fx, fy, cx, cy as given; None: as estimated
     seen: Observations
-    log_depth: F64  # (n,) of what is published there
-    log_grid: F64  # the same on the grid of DepthImage
+    log_depth: F64  # (n,) logarithm of the published depth at the observations
+    log_grid: F64  # the same at the pixels of DepthImage.grid
 
 
 @dataclass(frozen=True, eq=False)
 class Focal:
-    """Of a camera that nobody calibrated. intrinsics: (4,). sigma: of the logarithm of the focal length."""
+    """Estimated intrinsics (4,) of an uncalibrated camera. sigma: of the logarithm of the focal length."""
 
     intrinsics: F64
     sigma: float
@@ -86,8 +85,8 @@ def _no_rays() -> Rays:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What a window leaves to the next one: keyframes, landmarks by id (ascending), focal lengths, and the odometry's units per metre
-    with the sigma of its logarithm, None if nothing measured it."""
+    """State kept from one window to the next: keyframes, landmarks by ascending id, focal lengths, and the odometry units per metre with
+    the sigma of its logarithm, None if it was never measured."""
 
     published: OrderedDict[Key, Published] = field(default_factory=OrderedDict)
     ids: I64 = field(default_factory=lambda: np.empty(0, np.int64))
@@ -97,11 +96,11 @@ class State:
 
 
 def four(intrinsics: F64) -> F64:
-    """(4,) fx, fy, cx, cy of (3, 3)."""
+    """(4,) fx, fy, cx, cy of a matrix (3, 3)."""
     return np.array([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]])
 
 
 def intrinsics_matrix(intrinsics: F64) -> F64:
-    """(3, 3) of (4,) fx, fy, cx, cy."""
+    """Matrix (3, 3) of (4,) fx, fy, cx, cy."""
     fx, fy, cx, cy = intrinsics
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])

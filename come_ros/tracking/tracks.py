@@ -18,7 +18,7 @@ from .descriptors import LEAST_PAIRS, Described, consistent, describe, pairs, wa
 
 POINTS = 250  # grid cells, and so about as many points
 MOST_PER_CELL = 2  # where points crowd together, the oldest ones stay
-LONGEST_SIDE = 1000  # px: larger images are halved until they fit; flow on more pixels costs more and is not more accurate
+LONGEST_SIDE = 1000  # px: larger images are halved until they fit; more pixels cost more and are not more accurate
 BORDER = 8  # px at the edge of the image where no point starts or stays: about half a flow window
 
 WINDOW, COARSE_WINDOW = (13, 13), (11, 11)  # px, of flow; and of flow on the small images
