@@ -1,1 +1,1 @@
-"""One world: a graph of keyframes, loops between them, and what follows from both: where the odometry frame lies in the map."""
+"""One world: a graph of keyframes with loops between them, and the pose of the odometry frame in the map that follows from it."""

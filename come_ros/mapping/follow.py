@@ -1,4 +1,4 @@
-"""What hangs on keyframes, where the map has it: poses between them, and points."""
+"""Moves poses from the odometry frame to the map, by the corrections of the keyframes next to them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .mapper import Corrections
 
 
 def in_map(stamps_ns: NDArray[np.int64], odom_from_moving: F64, corrections: Corrections) -> F64:
-    """map_from_moving (N, 4, 4) of poses as odometry told them, (N,) stamps, ascending.
+    """map_from_moving (N, 4, 4) of odometry poses. stamps_ns: (N,), ascending. odom_from_moving: (N, 4, 4).
 
-    Each is moved by the corrections of the keyframes before and after it, mixed by time; before the first and after the last keyframe by
-    the nearest one's.
+    The corrections of the keyframes before and after a pose move it, mixed by time. Before the first and after the last keyframe, the
+    nearest one's correction is used.
     """
     at, keys = corrections.map_from_odom, corrections.stamps_ns
     if not corrections.version or not len(keys) or not len(stamps_ns):
@@ -24,7 +24,7 @@ def in_map(stamps_ns: NDArray[np.int64], odom_from_moving: F64, corrections: Cor
     low, high = np.clip(after - 1, 0, len(keys) - 1), np.clip(after, 0, len(keys) - 1)
     span = (keys[high] - keys[low]).astype(np.float64)
     share = np.where(span > 0, (stamps_ns - keys[low]) / np.where(span > 0, span, 1.0), 0.0)
-    # what both make of the pose, mixed: not the corrections, which turn about a far origin
+    # the two moved poses are mixed, not the corrections, since these rotate about a far origin
     both = [_moved(at.at(rows), odom_from_moving) for rows in (low, high)]
     turn = geometry.vector_from_rotation(np.swapaxes(both[0][:, :3, :3], 1, 2) @ both[1][:, :3, :3])
     rotation = both[0][:, :3, :3] @ geometry.rotation_from_vector(share[:, None] * turn)
@@ -33,6 +33,6 @@ def in_map(stamps_ns: NDArray[np.int64], odom_from_moving: F64, corrections: Cor
 
 
 def _moved(s: Similarities, poses: F64) -> F64:
-    """(N, 4, 4) rigid, row by row."""
+    """Rigid poses (N, 4, 4) moved by the similarities, row by row."""
     place = s.scale[:, None] * np.einsum("nij,nj->ni", s.rotation, poses[:, :3, 3]) + s.translation
     return geometry.transform(s.rotation @ poses[:, :3, :3], place)

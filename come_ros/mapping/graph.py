@@ -1,7 +1,7 @@
-"""The keyframe graph: the poses that fit all measured relative poses best, along the path and across loops.
+"""The keyframe graph: finds the poses that best fit all measured relative poses, along the path and across loops.
 
 Levenberg-Marquardt on the sparse normal equations (SciPy's SuperLU: one thread, the same bits every time). A node is a similarity
-map_from_keyframe, x -> scale * rotation @ x + translation; with known scales they are rigid. Edges that may be wrong carry the loss of
+map_from_keyframe, x -> scale * rotation @ x + translation; it is rigid if scales are known. Edges that may be wrong have the loss of
 dynamic covariance scaling, the closed form of switchable constraints (Agarwal et al., ICRA 2013; Suenderhauf and Protzel, IROS 2012),
 wide at first and then narrower (graduated non-convexity: Yang et al., RA-L 2020).
 """
@@ -18,13 +18,10 @@ from .. import geometry
 from ..types import F64
 
 ITERATIONS = 30
-TOLERANCE, ROUGH = (
-    1e-6,
-    1e-2,
-)  # relative decrease of the cost at which the solution has settled, and at which a wider loss has
+TOLERANCE, ROUGH = 1e-6, 1e-2  # relative decrease of the cost at which to stop: in the end, and under a wider loss
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-4, 1e-9, 1e9
-SWITCH = 16.0  # squared sigmas (7 of them are expected) from which on a switchable edge counts less and less
-NARROWING = 10.0  # the loss is as wide as the worst edge first, else drift would switch off the loop that takes it away
+SWITCH = 16.0  # squared sigmas (7 are expected) above which a switchable edge counts less and less
+NARROWING = 10.0  # the loss starts as wide as the worst edge, else drift would switch off the loop that corrects it
 DIMENSIONS = 7  # rotation, translation, log scale
 
 
@@ -38,7 +35,7 @@ class Similarities:
 
     @staticmethod
     def of(poses: ArrayLike, scale: float = 1.0) -> Similarities:
-        """Of rigid transforms (N, 4, 4), each with that scale."""
+        """From rigid transforms (N, 4, 4), each with that scale."""
         poses = np.asarray(poses, np.float64).reshape(-1, 4, 4)
         return Similarities(np.full(len(poses), np.log(scale)), poses[:, :3, :3].copy(), poses[:, :3, 3].copy())
 
@@ -46,7 +43,7 @@ class Similarities:
         return len(self.log_scale)
 
     def at(self, rows: Any) -> Similarities:
-        """Those of some rows: an index array, a mask or a slice."""
+        """The similarities of some rows: an index array, a mask or a slice."""
         return Similarities(self.log_scale[rows], self.rotation[rows], self.translation[rows])
 
     @property
@@ -84,8 +81,8 @@ class Similarities:
 class Edges(NamedTuple):
     """E measurements of node `second` (E,) in the frame of node `first` (E,).
 
-    measured: E similarities first_from_second. root: (E, 7, 7) square roots W of the information, W^T W its matrix, about the error in
-    rotation (rad), translation (units of the first node) and log scale. switchable: (E,) bool, those that may be wrong altogether.
+    measured: E similarities first_from_second. root: (E, 7, 7) square roots W of the information matrices W^T W of the errors in rotation
+    (rad), translation (units of the first node) and log scale. switchable: (E,) bool, whether the edge may be entirely wrong.
     """
 
     first: NDArray[np.intp]
@@ -107,7 +104,7 @@ class Edges(NamedTuple):
 
     @staticmethod
     def one(first: int, second: int, measured: Similarities, root: F64, switchable: bool = False) -> Edges:
-        """A single one. measured: one similarity. root: (7, 7)."""
+        """A single edge. measured: one similarity. root: (7, 7)."""
         return Edges(np.array([first]), np.array([second]), measured, root[None], np.array([switchable]))
 
     def joined(self, more: Edges) -> Edges:
@@ -121,8 +118,8 @@ class Edges(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """nodes: as they fit best. trust: (E,) 0 .. 1, how far each edge counts; 1 for those that are not switchable. cost: robust sum of
-    squares, before and after. iterations: linear systems that were solved."""
+    """nodes: the best fit. trust: (E,) 0 .. 1, weight of each edge; 1 if it is not switchable. cost: robust sum of squares, before and
+    after. iterations: number of linear systems solved."""
 
     nodes: Similarities
     trust: F64
@@ -131,7 +128,7 @@ class Solution:
 
 
 def root_information(rotation: ArrayLike, translation: ArrayLike, log_scale: float) -> F64:
-    """(7, 7) for Edges.root of independent errors: sigmas of rotation (rad), of translation (each one, or three), of the log scale."""
+    """(7, 7) for Edges.root, of independent errors. rotation: sigma in rad. translation: sigma, one or three. log_scale: sigma."""
     sigmas = np.concatenate([np.broadcast_to(rotation, 3), np.broadcast_to(translation, 3), [log_scale]]).astype(
         np.float64
     )
@@ -153,7 +150,7 @@ def _errors(nodes: Similarities, edges: Edges) -> F64:
 
 
 def jacobians(nodes: Similarities, edges: Edges) -> tuple[F64, F64]:
-    """(E, 7, 7) twice: derivatives of `residuals` by the steps of `moved`, of the first and of the second node of each edge."""
+    """Derivatives (E, 7, 7) of `residuals` with respect to the steps of `moved`, for the first and for the second node of each edge."""
     a, b = nodes.at(edges.first), nodes.at(edges.second)
     turn = np.swapaxes(a.rotation, 1, 2)
     way = b.translation - a.translation
@@ -179,7 +176,7 @@ def _inverse_right_jacobian(vector: F64) -> F64:
 
 
 def moved(nodes: Similarities, step: F64) -> Similarities:
-    """`nodes` after steps (N, 7): rotation vector from the left, translation and log scale added."""
+    """`nodes` after steps (N, 7): a rotation vector applied from the left, and increments of translation and log scale."""
     return Similarities(
         nodes.log_scale + step[:, 6],
         geometry.rotation_from_vector(step[:, :3]) @ nodes.rotation,
@@ -188,14 +185,14 @@ def moved(nodes: Similarities, step: F64) -> Similarities:
 
 
 def _robust(squares: F64, switchable: NDArray[np.bool_], width: float) -> tuple[F64, float]:
-    """Switches (E,) of edges with those squared errors (E,), and the cost. width: squared sigmas, see SWITCH."""
+    """Switches (E,) of edges with the squared errors `squares` (E,), and their cost. width: squared sigmas, see SWITCH."""
     switch = np.where(switchable, np.minimum(1.0, 2 * width / (width + squares)), 1.0)
     return switch, float((switch**2 * squares + width * (1 - switch) ** 2).sum())
 
 
 def optimise(nodes: Similarities, edges: Edges, fixed: NDArray[np.bool_], free_scale: bool) -> Solution:
-    """The nodes that fit `edges` best. fixed: (N,) bool, nodes that stay; at least one of each connected part. free_scale: whether scales
-    are estimated; else all of them stay. Raises ValueError if nothing is fixed."""
+    """Finds the nodes that best fit `edges`. fixed: (N,) bool, nodes that do not move; at least one in each connected part. free_scale:
+    whether to estimate scales, else they are fixed. Raises ValueError if nothing is fixed."""
     if not fixed.any():
         raise ValueError("no node of the graph is fixed, but one must be: its frame would be arbitrary")
     problem = _Problem(edges, fixed, free_scale)
@@ -212,22 +209,22 @@ def optimise(nodes: Similarities, edges: Edges, fixed: NDArray[np.bool_], free_s
                 break
             width = max(SWITCH, width / NARROWING)
     switch, cost = _robust((residuals(nodes, edges) ** 2).sum(axis=1), edges.switchable, SWITCH)
-    # errors of rounding would grow from closure to closure
+    # rounding errors would grow from closure to closure
     nodes = replace(nodes, rotation=geometry.nearest_rotation(nodes.rotation))
     return Solution(nodes, switch, (start, cost), iterations)
 
 
 class News(NamedTuple):
-    """What one more edge says to those that are known. surprise: how far it is from what they make of its two nodes, squared sigmas of
-    both together, 7 are expected if it is right (6 where scales are known). gain: variance of what they make of them, in that of the edge
-    itself, the mean over its dimensions."""
+    """Comparison of a new edge with the known ones. surprise: squared distance between the new edge and the pose that the known edges give
+    its two nodes, in sigmas of both together; 7 is expected if the edge is right (6 if scales are known). gain: variance of the pose
+    from the known edges divided by that of the new edge, mean over its dimensions."""
 
     surprise: float
     gain: float
 
 
 def news(nodes: Similarities, edges: Edges, loop: Edges, fixed: NDArray[np.bool_], free_scale: bool) -> News:
-    """Of a single edge `loop`."""
+    """Compares a single new edge `loop` with the known `edges`."""
     problem = _Problem(edges, fixed, free_scale)
     both = np.concatenate(jacobians(nodes, loop), axis=2)[0]  # (7, 14)
     wide = np.zeros((DIMENSIONS, problem.unknowns + 1))
@@ -250,14 +247,14 @@ def _factorised(normal: Any, damping: float) -> Any:
 
 
 class _Problem:
-    """Which unknowns there are, and where each edge goes in the matrix."""
+    """The unknowns, and the position of each edge in the matrix."""
 
     def __init__(self, edges: Edges, fixed: NDArray[np.bool_], free_scale: bool) -> None:
         self.edges = edges
         self.free = np.repeat(~fixed[:, None], DIMENSIONS, axis=1)
         self.free[:, 6] &= free_scale
         self.unknowns = int(np.count_nonzero(self.free))
-        place = np.full(self.free.shape, self.unknowns)  # what is fixed goes to one column more, which is left out
+        place = np.full(self.free.shape, self.unknowns)  # fixed values get one extra column, which is dropped
         place[self.free] = np.arange(self.unknowns)
         self.columns = np.concatenate([place[edges.first], place[edges.second]], axis=1)  # (E, 14)
         rows, columns = np.repeat(self.columns, 2 * DIMENSIONS, axis=1), np.tile(self.columns, (1, 2 * DIMENSIONS))
@@ -265,7 +262,7 @@ class _Problem:
         self.rows, self.cols = rows[self.inside], columns[self.inside]
 
     def descend(self, nodes: Similarities, width: float, tolerance: float) -> tuple[Similarities, int]:
-        """Levenberg-Marquardt under a loss of that width; and how many systems it solved."""
+        """Levenberg-Marquardt under a loss of that width. Returns the nodes and the number of linear systems solved."""
         edges = self.edges
         errors = residuals(nodes, edges)
         switch, cost = _robust((errors**2).sum(axis=1), edges.switchable, width)
@@ -295,7 +292,7 @@ class _Problem:
 
     def system(self, nodes: Similarities, errors: F64, switch: F64) -> tuple[Any, F64]:
         """Normal matrix (sparse) and right side (unknowns,)."""
-        from scipy.sparse import csc_matrix  # half a second of imports, which only a world with a loop needs
+        from scipy.sparse import csc_matrix  # takes half a second to import, and only a world with a loop needs it
 
         both = np.concatenate(jacobians(nodes, self.edges), axis=2) * switch[:, None, None]  # (E, 7, 14)
         blocks = (np.swapaxes(both, 1, 2) @ both)[self.inside.reshape(-1, 2 * DIMENSIONS, 2 * DIMENSIONS)]
@@ -306,8 +303,8 @@ class _Problem:
 
 
 def jacobians_of_points(s: Similarities, there: F64, here: F64) -> tuple[tuple[F64, F64], tuple[F64, F64]]:
-    """Of one similarity: points `there` (n, 3) moved by it and their derivatives (n, 3, 7) by the steps of `moved`; and points `here`
-    (m, 3) moved by its inverse, and theirs."""
+    """Points `there` (n, 3) moved by one similarity, with their derivatives (n, 3, 7) with respect to the steps of `moved`; and points
+    `here` (m, 3) moved by its inverse, with their derivatives (m, 3, 7)."""
     scale, turn = s.scale[0], s.rotation[0]
     way = scale * there @ turn.T
     forward = np.zeros((len(there), 3, DIMENSIONS))

@@ -1,8 +1,8 @@
-"""Whether two keyframes show the same place, and how they lie to each other: only what descriptors and two kinds of geometry agree on.
+"""Decides whether two keyframes show the same place, and estimates their relative pose. Descriptors and two kinds of geometry must agree.
 
-Features are matched by their descriptors (ratio test, both ways). An essential matrix, or a homography where the camera only turned, which
-know no depth, and two resections, of either view's points in the other (OpenCV, RANSAC), must find the same rotation. A bundle of both ends
-then estimates the similarity between them.
+Features are matched by their descriptors (ratio test, both ways). Two estimates must give the same rotation: one without depth, from an
+essential matrix or, if the camera only turned, a homography; and one with depth, from two resections, each of one view's points in the
+other (OpenCV, RANSAC). A bundle adjustment of both views then estimates the similarity between them.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ LEAST_INLIERS, LEAST_SHARE = 22, 0.5  # of the matches
 PIXELS = 3.0  # reprojection of an inlier
 EPIPOLAR_PIXELS = 1.5
 MOST_DISAGREEMENT = np.deg2rad(4.0)  # between the rotations
-LEAST_SPREAD = 0.05  # standard deviation of the inliers' rays across the narrower way
-PLANE = 0.05  # how far a homography may be from a rotation
+LEAST_SPREAD = 0.05  # standard deviation of the inliers' rays in the narrower direction
+PLANE = 0.05  # largest difference of a homography to a rotation
 DEPTH_SIGMA = 0.1  # of the log of a network's depth at a pixel
-MOST_SCALE = 3.0  # between the two
+MOST_SCALE = 3.0  # between the two views
 STEPS = 12
-# What such an edge errs by at least: rad, share of the depth, log scale; how far the scatter of pixels is to be trusted; and what comes on
-# top where the views are apart, by the way between them in scene depths: depth that is wrong looks like a turn. Measured on rooms.
+# Least error of such an edge: rad, share of the depth, log scale; factor on the sigmas from the scatter of pixels; and additional errors
+# per distance between the views in scene depths, since wrong depth looks like a rotation. Measured on rooms.
 ROTATION_FLOOR, POSITION_FLOOR, SCALE_FLOOR, CAUTION = np.deg2rad(0.4), 0.012, 0.03, 3.0
 APART_ROTATION, APART_POSITION = 0.1, 0.25
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """first_from_second: one similarity. sigma: (3,) of its rotation (rad), translation (units of the first) and log scale. inliers: of how
-    many matches. reason: why the two are not taken for the same place, "" if they are."""
+    """first_from_second: one similarity. sigma: (3,) of its rotation (rad), translation (units of the first view) and log scale. inliers:
+    number of matches that fit, out of `matches`. reason: why this is not the same place, "" if it is."""
 
     first_from_second: Similarities | None
     sigma: F64
@@ -48,7 +48,7 @@ class Match:
 
 
 def compare(first: View, second: View) -> Match:
-    """Whether `first` and `second` show the same place."""
+    """Decides whether `first` and `second` show the same place."""
     a, b = matched(first, second)
     count = len(a)
 
@@ -90,7 +90,7 @@ def compare(first: View, second: View) -> Match:
 
 
 def matched(first: View, second: View) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows of both whose descriptors belong together: nearest to each other, and clearly nearer than to the next."""
+    """Rows of both whose descriptors match: each other's nearest, and clearly nearer than the second nearest."""
     nothing = np.empty(0, np.intp)
     if min(len(first), len(second)) < 2:
         return nothing, nothing
@@ -111,7 +111,7 @@ def matched(first: View, second: View) -> tuple[NDArray[np.intp], NDArray[np.int
 
 
 def _by_essential(rays_a: F64, rays_b: F64, tolerance: float) -> F64 | None:
-    """(3, 3) a_from_b, rotation only."""
+    """(3, 3) rotation a_from_b from an essential matrix; None if there is none."""
     try:
         essential, mask = cv2.findEssentialMat(rays_b, rays_a, np.eye(3), cv2.USAC_MAGSAC, 0.999, tolerance)
         if essential is None or essential.shape != (3, 3):
@@ -123,7 +123,7 @@ def _by_essential(rays_a: F64, rays_b: F64, tolerance: float) -> F64 | None:
 
 
 def _by_homography(rays_a: F64, rays_b: F64, tolerance: float) -> F64 | None:
-    """(3, 3) a_from_b of a camera that only turned; None if it did not."""
+    """(3, 3) rotation a_from_b of a camera that only turned; None if it did not."""
     found, inliers = cv2.findHomography(rays_b, rays_a, cv2.RANSAC, tolerance)
     if found is None or np.count_nonzero(inliers) < LEAST_INLIERS or not np.linalg.det(found) > 0:
         return None
@@ -133,7 +133,7 @@ def _by_homography(rays_a: F64, rays_b: F64, tolerance: float) -> F64 | None:
 
 
 def _resected(points: F64, rays: F64, tolerance: float) -> F64 | None:
-    """(4, 4) camera_from_points of `rays` (n, 2)."""
+    """(4, 4) camera_from_points of a camera that sees `points` (n, 3) along `rays` (n, 2); None if it is not determined."""
     known = np.isfinite(points[:, 2])
     if np.count_nonzero(known) < LEAST_INLIERS:
         return None
@@ -153,7 +153,8 @@ def _resected(points: F64, rays: F64, tolerance: float) -> F64 | None:
 def _refined(
     points_a: F64, points_b: F64, rays_a: F64, rays_b: F64, start: F64, focal: float
 ) -> tuple[Similarities, F64, NDArray[np.bool_]]:
-    """a_from_b that both views' points and depths fit best (Gauss-Newton, Cauchy weights), its sigma (3,), and which matches fit.
+    """The similarity a_from_b that best fits the points and depths of both views (Gauss-Newton, Cauchy weights), its sigma (3,), and which
+    matches fit (n,).
 
     start: (4, 4) a_from_b in units of a.
     """
@@ -188,7 +189,7 @@ def _terms(
     s: Similarities, points_a: F64, points_b: F64, rays_a: F64, rays_b: F64, focal: float,
     good_a: NDArray[np.bool_], good_b: NDArray[np.bool_], both: NDArray[np.bool_],
 ) -> tuple[F64, F64]:  # fmt: skip
-    """Derivatives (m, 7) by the steps of graph.moved, and errors (m,) in sigmas: reprojection in both views, and depth."""
+    """Derivatives (m, 7) with respect to the steps of graph.moved, and errors (m,) in sigmas: reprojection in both views, and depth."""
     forward, backward = jacobians_of_points(s, points_b[good_b], points_a[good_a])
     parts, errors = [], []
     for (moved, by_step), rays in ((forward, rays_a[good_b]), (backward, rays_b[good_a])):

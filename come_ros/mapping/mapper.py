@@ -1,8 +1,8 @@
-"""The map's keyframes: which are kept, what ties them together, and where that puts the odometry frame in the map.
+"""The map's keyframes: selects them, connects them by edges, and computes the pose of the odometry frame in the map.
 
-Odometry is never rewritten: what a loop teaches moves `map_from_odom`, and with it all that hangs on the keyframes. The chain of keyframes
-alone leaves the map where odometry has it, to the last bit. A loop is believed if the views agree (loops.py), if it is no surprise to what
-is known of the drift, and if the same view fits no other place: two doors that look alike prove nothing.
+Odometry is never rewritten: a loop moves `map_from_odom`, and with it everything attached to the keyframes. Without loops the map equals
+the odometry to the last bit. A loop is accepted if the views agree (loops.py), if it is plausible given the drift, and if the same view
+fits no other place: two doors that look alike prove nothing.
 """
 
 from __future__ import annotations
@@ -21,29 +21,26 @@ from .graph import Edges, Similarities, news, optimise, root_information
 from .loops import Match, compare
 from .view import View, view_of
 
-# A keyframe of the windows is kept for the map if the camera has gone or turned so far since the last one that is kept
+# The map keeps a keyframe of the windows if the camera moved or turned this far since the last one that it kept
 LEAST_WAY, LEAST_TURN = 0.1, np.deg2rad(8.0)  # of the scene's depth; rad
-RECENT = 4  # the last ones are no loops
-ALIKE, NEAR = 3, 2  # candidates by how they look, and by where they should be
-LEAST_ALIKE = 0.1  # of the cosine, what all views have in common taken away
-MOST_ANGLE, MOST_WAY = np.deg2rad(50.0), 1.0  # candidates by place: between the views, of the scene's depth
+RECENT = 4  # newest keyframes that are not candidates for a loop
+ALIKE, NEAR = 3, 2  # number of candidates by appearance, and by position
+LEAST_ALIKE = 0.1  # least cosine of two place descriptors, after subtracting their mean
+MOST_ANGLE, MOST_WAY = np.deg2rad(50.0), 1.0  # candidates by position: largest angle, and distance in scene depths
 MOST_SURPRISE = 50.0  # squared sigmas; drift and matches have heavier tails than their sigmas say
-LEAST_GAIN = 1.0  # see graph.News: loops err alike, by the same depths, so what they only repeat makes nothing better
-ELSEWHERE = (
-    np.deg2rad(20.0),
-    0.5,
-)  # rad, and scene depths: a surprise that large is another place, not a match that is not exact
-LEAST_TRUST = 0.5  # of a new loop in the solution, else it is taken out again
-# What a step errs by: of the angle turned, rad; of the way, and of the depth, across which a wrong turn looks like a way
+LEAST_GAIN = 1.0  # see graph.News: loops share errors of depth, so a loop that repeats known ones improves nothing
+ELSEWHERE = np.deg2rad(20.0), 0.5  # rad, scene depths: a larger difference means another place, not an inexact match
+LEAST_TRUST = 0.5  # of a new loop in the solution, else the loop is removed again
+# Errors of a step: share of the angle turned, rad; share of the distance moved, and of the depth, since a wrong turn looks like a motion
 TURN_SHARE, LEAST_ROTATION, WAY_SHARE, DEPTH_SHARE = 0.02, 0.001, 0.15, 0.006
-# and in log scale: without a bundle, and with one, by the way in scene depths and by the turn in rad
+# and of its log scale: without a bundle; with one, per distance in scene depths, per rad turned, and at least
 NETWORK_SCALE, WAY_SCALE, TURN_SCALE, LEAST_SCALE = 0.1, 0.03, 0.03, 0.002
-LOST = 1.0, 1.0  # rad, and scene depths: where a window shares nothing with those before
+LOST = 1.0, 1.0  # rad, and scene depths: error of a window that shares nothing with earlier ones
 
 
 @dataclass(frozen=True, eq=False)
 class Keyframe:
-    """One that the map keeps. odom_from_camera: (4, 4) as published. view: None where only the pose is kept."""
+    """A keyframe of the map. odom_from_camera: (4, 4) as published. view: None if only the pose is kept."""
 
     stamp_ns: int
     odom_from_camera: F64
@@ -52,8 +49,8 @@ class Keyframe:
 
 @dataclass(frozen=True, eq=False)
 class Corrections:
-    """Where the odometry frame lies in the map, at each of K keyframes. stamps_ns: (K,), ascending. map_from_odom: K similarities; the
-    last one is rigid. version: grows with every loop; as long as it is 0, all of them are the identity."""
+    """Pose of the odometry frame in the map at each of K keyframes. stamps_ns: (K,), ascending. map_from_odom: K similarities; the last
+    one is rigid. version: grows with every loop; while it is 0, all similarities are the identity."""
 
     stamps_ns: NDArray[np.int64]
     map_from_odom: Similarities
@@ -70,7 +67,7 @@ class Corrections:
 
 @dataclass
 class LoopCounts:
-    """offered: pairs of keyframes that were compared. accepted: that hold. refused: why the others do not."""
+    """offered: number of pairs of keyframes compared. accepted: number of loops closed. refused: number of others, by reason."""
 
     offered: int = 0
     accepted: int = 0
@@ -78,26 +75,26 @@ class LoopCounts:
 
 
 class Mapper:
-    """One thread calls it. The same submaps give the same map."""
+    """Builds the map from published submaps. One thread calls it. The same submaps give the same map."""
 
     def __init__(self, metric: bool, most_keyframes: int, loops: bool = True) -> None:
-        """metric: whether lengths are known, so that scales are not estimated."""
+        """metric: whether lengths are in metres, so that scales are not estimated."""
         self.free_scale, self.most, self.loops = not metric, most_keyframes, loops
         self.reset()
 
     def reset(self) -> None:
-        """A new world begins."""
+        """Starts a new world."""
         self.counts = LoopCounts()
         self.keyframes: list[Keyframe] = []
         self.nodes = Similarities.of(np.empty((0, 4, 4)))
         self.chain, self.closed = Edges.none(), Edges.none()
         self.corrections = Corrections.none()
         self._ambiguous: set[int] = set()  # stamps of views that look like another place
-        self._since: list[F64] = []  # poses since the last one that was kept
-        self._unsure = np.zeros(3)  # variances of rotation, position and log scale, beyond drift, since then
+        self._since: list[F64] = []  # poses since the last keyframe of the map
+        self._unsure = np.zeros(3)  # variances of rotation, position and log scale since then, in addition to drift
 
     def add(self, submap: Submap, row: int) -> bool:
-        """A published keyframe. Whether a loop was closed."""
+        """Adds a published keyframe. Returns whether a loop was closed."""
         frame, pose = submap.frames[row], submap.odom_from_camera[row]
         depth = submap.depth[row]
         usual = float(np.median(depth[np.isfinite(depth)])) if np.isfinite(depth).any() else 1.0
@@ -128,7 +125,7 @@ class Mapper:
         return self.chain.joined(self.closed)
 
     def _link(self, last: F64, pose: F64, usual: float) -> None:
-        """The step to the newest keyframe, as a node and as an edge."""
+        """Adds the newest keyframe as a node, and the step to it as an edge."""
         newest = len(self.keyframes)
         way = np.stack([last, *self._since])
         steps = inverse(way[:-1]) @ way[1:]
@@ -147,7 +144,7 @@ class Mapper:
         self.nodes = self.nodes.joined(self.nodes.at([newest - 1]).after(step))
 
     def _close(self) -> bool:
-        """Looks for loops of the newest keyframe; whether any was closed."""
+        """Searches for loops of the newest keyframe. Returns whether any was closed."""
         found: list[tuple[int, Match]] = []
         for i in self._candidates():
             there, here = self.keyframes[i].view, self.keyframes[-1].view
@@ -177,7 +174,7 @@ class Mapper:
                 self.counts.refused["known already"] += 1
             else:
                 loops.append(loop)
-                edges = edges.joined(loop)  # those that follow must agree with it
+                edges = edges.joined(loop)  # further loops must agree with this one
         believed = len(loops)
         loops = [e for e in loops if not self._is_ambiguous(e)]
         if believed > len(loops):
@@ -198,7 +195,7 @@ class Mapper:
         return True
 
     def _elsewhere(self, loop: Edges) -> bool:
-        """Whether `loop` puts the newest keyframe far from where the graph has it."""
+        """Whether `loop` places the newest keyframe far from its pose in the graph."""
         here, view = self.nodes.at([-1]), self.keyframes[-1].view
         there = self.nodes.at(loop.first).after(loop.measured)
         way = float(np.linalg.norm(there.translation - here.translation))
@@ -210,7 +207,7 @@ class Mapper:
         return any(self.keyframes[i].stamp_ns in self._ambiguous for i in ends)
 
     def _candidates(self) -> list[int]:
-        """Earlier keyframes that may show the same place as the newest: the most alike, and those that should see it."""
+        """Earlier keyframes that may show the same place as the newest one: the most similar ones, and those nearby."""
         count = len(self.keyframes) - 1 - RECENT
         here = self.keyframes[-1].view
         known = [i for i in range(max(0, count)) if self.keyframes[i].view is not None]
@@ -231,7 +228,7 @@ class Mapper:
         return list(dict.fromkeys([*best, *near]))
 
     def _publish(self, changed: bool) -> None:
-        """Corrections as they are now. The newest keyframe has scale 1: the map's unit is that of odometry as it is now."""
+        """Updates the corrections. The newest keyframe gets scale 1: the map's unit is the odometry's current unit."""
         if changed:
             first, shrink = self.nodes.translation[0], self.nodes.log_scale[-1]
             self.nodes = Similarities(
@@ -247,11 +244,11 @@ class Mapper:
         self.corrections = Corrections(np.array([k.stamp_ns for k in self.keyframes], np.int64), at, version)
 
     def _thin(self) -> None:
-        """Of the older half of the keyframes every second one goes, unless a loop holds on to it."""
+        """Drops every second keyframe of the older half, except those with a loop."""
         count = len(self.keyframes)
         held = set(self.closed.first.tolist()) | set(self.closed.second.tolist())
         kept = [i for i in range(count) if i % 2 == 0 or i >= count // 2 or i in held]
-        if len(kept) == count:  # all are held: loops of the oldest go
+        if len(kept) == count:  # all of them have loops: drop the oldest ones with their loops
             drop = set(range(1, count // 4))
             kept = [i for i in range(count) if i not in drop]
             good = np.array(
@@ -277,7 +274,7 @@ class Mapper:
 
 
 def _doubt(alignment: Alignment, refined: bool, usual: float) -> F64:
-    """(3,) variances of rotation, position and log scale that a window adds beyond drift."""
+    """(3,) variances of rotation, position and log scale that a window adds to drift."""
     if alignment.shared == 0:
         return np.array([LOST[0] ** 2, (LOST[1] * usual) ** 2, LOST[1] ** 2])
     if refined:
@@ -287,6 +284,6 @@ def _doubt(alignment: Alignment, refined: bool, usual: float) -> F64:
 
 
 def _cosine(many: F64, one: F64) -> F64:
-    """(n,) of the rows of `many` (n, d) with `one` (d,)."""
+    """(n,) cosines between the rows of `many` (n, d) and `one` (d,)."""
     lengths = np.linalg.norm(many, axis=1) * np.linalg.norm(one)
     return np.asarray(many @ one / np.where(lengths > 0, lengths, 1.0), np.float64)

@@ -1,4 +1,4 @@
-"""What is kept of a keyframe, so that it is known when it is seen again: some sixty kilobytes of features, with their depth."""
+"""Features of a keyframe with their depth, about sixty kilobytes, kept to recognise its place later."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..types import F32, F64, U8
 FEATURES = 400
 LONGEST_SIDE = 480  # px; larger images are shrunk
 CONTRAST = 0.02  # of SIFT, half of its default: plain rooms keep some features
-THUMBNAIL = 16, 12  # px of the place descriptor where the backbone has none
+THUMBNAIL = 16, 12  # px, of the place descriptor if the backbone has none
 
 
 @dataclass(frozen=True, eq=False)
 class View:
     """rays: (n, 2) float32, x and y of features at z = 1 in the camera's frame. depth: (n,) float32 along z, in odometry units, NaN where
-    unknown. descriptors: (n, 128) uint8. focal: px of the image that they were found in. usual_depth: median of the image. place: (D,)
-    float32 of length 1, what it looks like as a whole."""
+    unknown. descriptors: (n, 128) uint8. focal: px, in the image in which they were found. usual_depth: median of the image. place: (D,)
+    float32 of length 1, a descriptor of the whole image."""
 
     rays: F32
     depth: F32
@@ -39,8 +39,8 @@ class View:
 
 
 def view_of(image: U8, depth: F32, intrinsics: F64, place: F32 | None) -> View:
-    """Of a camera's image (H0, W0, 3), with the depth (H, W) and intrinsics (3, 3) of the model's image that was cut from it. place: what
-    the backbone says of it, of any length; None: a small copy of the image says it."""
+    """The view of a camera's image (H0, W0, 3). depth: (H, W), intrinsics: (3, 3), both of the model's image that was cropped from it.
+    place: descriptor of the whole image from the backbone, of any length; None to use a small copy of the image."""
     gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
     height, width = gray.shape
     shrink = min(1.0, LONGEST_SIDE / max(height, width))
@@ -53,7 +53,7 @@ def view_of(image: U8, depth: F32, intrinsics: F64, place: F32 | None) -> View:
     pixels = np.array([point.pt for point in found], np.float64).reshape(-1, 2)
     if descriptors is None:
         descriptors = np.empty((0, 128), np.float32)
-    # of equal strength some more are found
+    # OpenCV returns more if some are equally strong
     pixels, descriptors = pixels[:FEATURES], np.clip(np.rint(descriptors[:FEATURES]), 0, 255).astype(np.uint8)
     plan = cover(width, height, depth.shape[1], depth.shape[0])
     source = (pixels + 0.5) * [width / small.shape[1], height / small.shape[0]]
