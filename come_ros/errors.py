@@ -28,11 +28,12 @@ class Cancelled(ComeRosError):
 
 
 class Stopped(Cancelled):
-    """A signal ended a command; number: which one."""
+    """A signal ended a command; number: which one. kept: what there is of the work, and how to go on; empty if there is nothing."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {'Ctrl-C' if number == signal.SIGINT else signal.Signals(number).name}")
-        self.number = number
+    def __init__(self, number: int, kept: str = "") -> None:
+        by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        super().__init__(f"stopped by {by}; {kept}" if kept else f"stopped by {by}")
+        self.number, self.kept = number, kept
 
 
 class OutOfMemory(ComeRosError):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("errors", "drops", "come_ros"),
     ("types", "plugins", "geometry", "parameter_file"),
-    ("parameter", "threads"),
+    ("parameter", "threads", "interrupts"),
     ("config_groups",),
     ("config", "config_text", "messages", "weights", "kernels"),
     ("thread_governor",),

@@ -1,81 +1,18 @@
-"""Arguments and interruptions that several commands share."""
+"""Arguments that several commands share."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
-import signal
-import threading
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..config import Config, parameters
 from ..config_text import load_config, with_words
-from ..errors import OutputError, Stopped
+from ..errors import OutputError
 from ..files import shown
 
 log = logging.getLogger("come_ros")
-
-T = TypeVar("T")
-
-
-class Interrupts:
-    """Turns Ctrl-C and SIGTERM into a flag, `stopped()`, which is polled between steps. A second signal ends the program at once.
-
-    A context manager. number: of the first signal, None if there was none. name: of it.
-    """
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._raising = False
-        self._before: dict[int, Any] = {}
-
-    def __call__(self) -> bool:
-        return self.number is not None
-
-    @property
-    def name(self) -> str:
-        return "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number or 0).name
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.number is not None:
-            raise KeyboardInterrupt
-        self.number = number
-        if self._raising:
-            raise Stopped(number)
-
-    @contextlib.contextmanager
-    def raising(self) -> Iterator[None]:
-        """For work that cannot ask (it loads, renders, times): meanwhile a signal, also one that came before, raises Stopped."""
-        self._raising = True
-        try:
-            if self.number is not None:
-                raise Stopped(self.number)
-            yield
-        finally:
-            self._raising = False
-
-    def until(self, items: Iterable[T]) -> Iterator[T]:
-        """`items`, whose making cannot ask; a signal ends them."""
-        left = iter(items)
-        while True:
-            try:
-                with self.raising():
-                    item = next(left)
-            except (StopIteration, Stopped):
-                return
-            yield item
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import Interrupts
+from ..interrupts import Interrupts
 from .report.figures import draw_or_warn
 from .report.next_steps import of_layer_plan, tell
 

@@ -14,9 +14,11 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from .. import __version__
 from ..errors import ComeRosError, Stopped
+from ..interrupts import Interrupts
 
 COMMANDS = {
     "demo": "render a room (or take a bag), play it to the live node over DDS, score and plot the results",
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where it can be told what went wrong
         return code
     except Stopped as stop:
-        _fail(name, f"{stop}, before there was any result")
+        _fail(name, str(stop) if stop.kept else f"{stop}, before there was any result")
         return 128 + stop.number
     except ComeRosError as error:
         return _fail(name, str(error))
@@ -107,7 +109,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_tool(name: str, argv: list[str]) -> int:
-    tool = importlib.import_module(f"come_ros.tools.{name.replace('-', '_')}")
+    """Runs a subcommand. A signal ends it where it stands, by Stopped, except where it opens Interrupts itself to keep what it has."""
+    with Interrupts() as stopped, stopped.raising():
+        return _run(importlib.import_module(f"come_ros.tools.{name.replace('-', '_')}"), name, argv)
+
+
+def _run(tool: ModuleType, name: str, argv: list[str]) -> int:
     description, *examples = re.split(r"^(?=examples:)", tool.__doc__ or "", flags=re.IGNORECASE | re.MULTILINE)
     parser = argparse.ArgumentParser(
         prog=f"come_ros {name}",

@@ -21,7 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .. import __version__
-from ..errors import ComeRosError
+from ..errors import ComeRosError, Stopped
 from ..files import shown
 from .report.figures import draw_or_warn
 
@@ -73,9 +73,13 @@ def run(options: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     bag = given or render_room(out / INPUT, options.seed, options.frames, options.size)
     title = f"come_ros {__version__}: " + (f"room {options.seed}" if bag == out / INPUT else Path(bag).name)
-    metrics = play_and_score(
-        bag, out, title, topic=options.topic, rate=options.rate, weights=options.weights, params=options.params
-    )
+    try:
+        metrics = play_and_score(
+            bag, out, title, topic=options.topic, rate=options.rate, weights=options.weights, params=options.params
+        )
+    except Stopped as stop:
+        recorded = (out / "output.mcap").exists()
+        raise Stopped(stop.number, f"what was recorded so far is in {shown(out)}" if recorded else "") from None
     from .report.tables import table
 
     print(table(metrics))

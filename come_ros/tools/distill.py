@@ -14,6 +14,7 @@ then: accelerator.name: come, accelerator.predictor: out/distill/predictor.safet
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import math
@@ -24,9 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, Stopped
+from ..files import shown
+from ..interrupts import Interrupts
 from ..training.data import RecordedWindows, RoomWindows, draw_batch
-from ..training.loop import Means, denormals_flushed, load_state_of, save_state, write_log
+from ..training.loop import Means, denormals_flushed, load_state_of, resumable, save_state, write_log
 from ..training.predictor import GROUP, LAST_RATE, LEARNING_RATE, RATIO, Student, agreement, teach
 from .arguments import add_common_arguments, training_folder
 from .report.figures import draw_or_warn
@@ -70,15 +73,67 @@ def rate_at(step: int, steps: int) -> float:
 
 @denormals_flushed()
 def distill(args: argparse.Namespace) -> dict[str, Any]:
-    """Trains and writes predictor.safetensors, curve.png and log.json. Returns the last scores."""
-    import torch
-    from tqdm import tqdm
+    """Trains and writes predictor.safetensors, curve.png and log.json. Returns the last scores. Raises Stopped if a signal ended it:
+    then the state is written, unless there is no step to keep."""
+    from ..accelerators.confidence import save_predictor
 
-    from ..accelerators.confidence import default_block, save_predictor
+    training_folder(args, "state.pt")
+    with Interrupts() as stopped:
+        with stopped.raising():
+            run = begin(args)
+        first, bundled = run.step, None
+        try:
+            with stopped.raising():
+                _steps(args, run, stopped)
+                bundled = bundled_agreement(run.model, run.weights, run.data.validation(), run.device)
+        except Stopped as stop:
+            if run.step == first:
+                raise
+            run.save(args)
+            if run.step < args.steps:
+                raise Stopped(stop.number, resumable(run.step, args.output)) from None
+        about = {"licence": "Apache-2.0", "made_by": "come_ros distill", "steps": str(run.step), "loss": args.loss,
+                 "seed": str(args.seed), "weights": os.path.basename(run.weights)}  # fmt: skip
+        path = os.path.join(args.output, "predictor.safetensors")
+        save_predictor(path, run.student.predictor.cpu(), run.student.block, about)
+        write_log(args.output, run.log)
+    if stopped.number is not None:
+        raise Stopped(stopped.number, f"{shown(path)} is complete, but not scored")
+    return {"predictor": path, "block": run.student.block, **run.log[-1], "bundled_spearman": bundled}
+
+
+@dataclasses.dataclass(eq=False)
+class Run:
+    """A training run. model: the teacher, from the file `weights`. settings: what a resumed run must have as well."""
+
+    model: Any
+    weights: str
+    student: Student
+    data: RecordedWindows | RoomWindows
+    device: Any
+    settings: dict[str, Any]
+    rng: np.random.Generator
+    step: int = 0
+    log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def save(self, args: argparse.Namespace) -> None:
+        """Writes the state. Raises OutputError."""
+        networks = {
+            "predictor": self.student.predictor.state_dict(),
+            "optimiser": self.student.optimiser.state_dict(),
+        }
+        state = {**networks, "step": self.step, "log": self.log, "settings": self.settings}
+        save_state(os.path.join(args.output, "state.pt"), state)
+
+
+def begin(args: argparse.Namespace) -> Run:
+    """A new run, or with --resume that of the state. Raises CheckpointError or DatasetError."""
+    import torch
+
+    from ..accelerators.confidence import default_block
     from ..backbones.checkpoint import bundled_weights, load_model
     from ..backbones.device import choose_device
 
-    training_folder(args, "state.pt")
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     device = choose_device(args.device)
@@ -89,11 +144,10 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
     student = Student(model, block, args.loss, args.scope, args.dim, args.seed)
     step = 0
     log: list[dict[str, Any]] = []
-    path = os.path.join(args.output, "state.pt")
     settings = {"weights": os.path.basename(weights), "block": block, "scope": args.scope, "dim": args.dim,
                 "loss": args.loss, "steps": args.steps}  # fmt: skip
     if args.resume:
-        step, log = resume(path, student, settings)
+        step, log = resume(os.path.join(args.output, "state.pt"), student, settings)
         rng = np.random.default_rng((args.seed, step))
     # after a break, other images than at the start
     data = (
@@ -101,43 +155,38 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
         if args.source
         else RoomWindows(args.seed + step, side)
     )
-    taught = [teach(model, torch.from_numpy(w)[None].to(device), [block]) for w in data.validation()]
+    return Run(model, weights, student, data, device, settings, rng, step, log)
+
+
+def _steps(args: argparse.Namespace, run: Run, stopped: Interrupts) -> None:
+    """All steps; the last entry of the log has the scores after them."""
+    import torch
+    from tqdm import tqdm
+
+    student, block = run.student, run.student.block
+    taught = [teach(run.model, torch.from_numpy(w)[None].to(run.device), [block]) for w in run.data.validation()]
     mean = Means(0.95)
-    if not log:
-        log.append({"step": 0, "loss": None, **agreement(student.predictor, block, taught)})
-    with tqdm(total=args.steps, initial=step, desc="distilling", unit="step", disable=None) as bar:
-        while step < args.steps:
-            images = torch.from_numpy(draw_batch(data, rng, args.batch)).to(device)
-            now = student.learn(*teach(model, images, [block]), rate_at(step, args.steps))
-            step += 1
+    if not run.log:
+        run.log.append({"step": 0, "loss": None, **agreement(student.predictor, block, taught)})
+    with tqdm(total=args.steps, initial=run.step, desc="distilling", unit="step", disable=None) as bar:
+        while run.step < args.steps:
+            images = torch.from_numpy(draw_batch(run.data, run.rng, args.batch)).to(run.device)
+            lesson = teach(run.model, images, [block])
+            with stopped.held():
+                now = student.learn(*lesson, rate_at(run.step, args.steps))
+                run.step += 1
             mean.add({"loss": now})
             bar.update()
-            if step % EVERY == 0 or step == args.steps:
-                log.append({"step": step, **mean, **agreement(student.predictor, block, taught)})
+            if run.step % EVERY == 0 or run.step == args.steps:
+                entry = {"step": run.step, **mean, **agreement(student.predictor, block, taught)}
                 bar.set_postfix(
-                    loss=f"{mean['loss']:.3f}", spearman=f"{log[-1]['spearman']:.3f}", iou=f"{log[-1]['mask_iou']:.3f}"
+                    loss=f"{mean['loss']:.3f}", spearman=f"{entry['spearman']:.3f}", iou=f"{entry['mask_iou']:.3f}"
                 )
-                state = {
-                    "predictor": student.predictor.state_dict(),
-                    "optimiser": student.optimiser.state_dict(),
-                    "step": step,
-                    "log": log,
-                    "settings": settings,
-                }
-                save_state(path, state)
+                with stopped.held():
+                    run.log.append(entry)
+                    run.save(args)
                 curve = os.path.join(args.output, "curve.png")
-                draw_or_warn(curve, functools.partial(draw_curve, log, args.loss, curve))
-    about = {"licence": "Apache-2.0", "made_by": "come_ros distill", "steps": str(step), "loss": args.loss,
-             "seed": str(args.seed), "weights": os.path.basename(weights)}  # fmt: skip
-    save_predictor(os.path.join(args.output, "predictor.safetensors"), student.predictor.cpu(), block, about)
-    write_log(args.output, log)
-    bundled = bundled_agreement(model, weights, data.validation(), device)
-    return {
-        "predictor": os.path.join(args.output, "predictor.safetensors"),
-        "block": block,
-        **log[-1],
-        "bundled_spearman": bundled,
-    }
+                draw_or_warn(curve, functools.partial(draw_curve, run.log, args.loss, curve))
 
 
 def bundled_agreement(model: Any, weights: str, windows: Iterable[Any], device: Any) -> float | None:

@@ -13,6 +13,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import math
@@ -21,18 +22,20 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, Stopped
 from ..evaluation.rooms import score
-from ..training.loop import Means, denormals_flushed, save_state, write_log
+from ..interrupts import Interrupts
+from ..training.loop import Means, denormals_flushed, resumable, save_state, workers_ended, write_log
 from ..training.room_windows import load_pictures, loader
 from ..training.tiny import (
     LEARNING_RATE,
     MINUTES,
     begin_encoder,
     begin_with,
+    descend,
     export,
+    gradients,
     initialise,
-    learn,
     make_model,
     make_optimiser,
     make_probe,
@@ -150,15 +153,32 @@ def recorded_windows(names: list[str], count: int, side: int, patch: int) -> dic
     return {source.label: list(source.windows(Cut(most=count), PlainSizes(patch, side))) for source in sources}
 
 
-@denormals_flushed()
-def train(args: argparse.Namespace) -> None:
-    from tqdm import tqdm
+@dataclasses.dataclass(eq=False)
+class Run:
+    """A training run, as its checkpoint holds it. seconds: of training time."""
 
-    from ..accelerators.confidence import load_predictor
+    model: Any
+    probe: Any
+    optimiser: Any
+    step: int = 0
+    seconds: float = 0.0
+    frames: int = 0
+    log: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def save(self, args: argparse.Namespace) -> None:
+        """Writes checkpoint and log. Raises OutputError."""
+        networks = {name: getattr(self, name).state_dict() for name in ("model", "probe", "optimiser")}
+        counts = {"step": self.step, "seconds": self.seconds, "frames": self.frames, "log": self.log}
+        about = {name: getattr(args, name) for name in ("backbone", "variant", "minutes", "seed")}
+        save_state(os.path.join(args.output, "last.pt"), {**about, **networks, **counts})
+        write_log(args.output, self.log)
+
+
+def begin(args: argparse.Namespace, recipe: Any) -> Run:
+    """A new run, or with --resume that of the checkpoint. Raises CheckpointError."""
     from ..backbones.device import choose_device
-    from ..training.recipes import recipe_for
 
-    path, recipe = os.path.join(args.output, "last.pt"), recipe_for(args.backbone)
+    path = os.path.join(args.output, "last.pt")
     state: dict[str, Any] = {}
     if args.resume:
         model, state = restore(path)
@@ -178,85 +198,99 @@ def train(args: argparse.Namespace) -> None:
         begin_with(args.start, model, probe)
     device = choose_device(args.device)
     model.to(device), probe.to(device)
-    optimiser = make_optimiser(model, probe)
-    step, seconds, frames, log = 0, 0.0, 0, []
+    run = Run(model, probe, make_optimiser(model, probe))
     if state:
-        probe.load_state_dict(state["probe"])
-        optimiser.load_state_dict(state["optimiser"])
-        step, seconds, frames, log = state["step"], state["seconds"], state["frames"], state["log"]
+        run.probe.load_state_dict(state["probe"])
+        run.optimiser.load_state_dict(state["optimiser"])
+        run.step, run.seconds, run.frames, run.log = (state[name] for name in ("step", "seconds", "frames", "log"))
+    return run
 
-    def save() -> None:
-        state = {
-            "backbone": args.backbone,
-            "variant": args.variant,
-            "model": model.state_dict(),
-            "probe": probe.state_dict(),
-            "step": step,
-            "log": log,
-        }
-        state |= {
-            "optimiser": optimiser.state_dict(),
-            "seconds": seconds,
-            "frames": frames,
-            "minutes": args.minutes,
-            "seed": args.seed,
-        }
-        save_state(path, state)
 
+@denormals_flushed()
+def train(args: argparse.Namespace) -> None:
+    """Trains and writes the checkpoint, log.json and curve.png. Raises Stopped if a signal ended it: then the state is written, unless
+    there is no step to keep."""
+    from ..training.recipes import recipe_for
+
+    recipe = recipe_for(args.backbone)
+    with Interrupts() as stopped, workers_ended():
+        with stopped.raising():
+            run = begin(args, recipe)
+        first = run.step
+        try:
+            with stopped.raising():
+                _steps(args, recipe, run, stopped)
+                scores = score(run.model, "validation", 64)
+        except Stopped as stop:
+            if run.step == first:
+                raise
+            run.save(args)
+            raise Stopped(stop.number, resumable(run.step, args.output)) from None
+        run.log[-1]["validation"] = scores
+        run.save(args)
+        _draw(run, args)
+    print(json.dumps(run.log[-1], indent=2))
+    tell(of_model(scores, args.output))
+
+
+def _steps(args: argparse.Namespace, recipe: Any, run: Run, stopped: Interrupts) -> None:
+    """All steps; at the end the log has an entry for them."""
+    from tqdm import tqdm
+
+    from ..accelerators.confidence import load_predictor
+
+    device = next(run.model.parameters()).device
     pictures = load_pictures(args.pictures) if args.pictures else []
     # after a resume, other windows than before; a pretrained model needs no curriculum, which depends on the time
-    practised = 60.0 if args.start or args.steps else seconds / 60
-    batches = loader(args.seed + 7919 * step, model.native_side, practised, args.batch, pictures, args.workers)
-    merging = random.Random(args.seed + step)
-    predictor = load_predictor(args.predictor, model.shape) if args.predictor else None
+    practised = 60.0 if args.start or args.steps else run.seconds / 60
+    batches = loader(args.seed + 7919 * run.step, run.model.native_side, practised, args.batch, pictures, args.workers)
+    merging = random.Random(args.seed + run.step)
+    predictor = load_predictor(args.predictor, run.model.shape) if args.predictor else None
     if predictor:
         predictor[0].to(device)
     mean = Means(0.97)
     bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
-    last, next_log, next_score = time.monotonic(), seconds + 30, seconds + 600
-    curve = os.path.join(args.output, "curve.png")
+    last, next_log, next_score = time.monotonic(), run.seconds + 30, run.seconds + 600
 
     def share() -> float:
-        return step / args.steps if args.steps else seconds / (60 * args.minutes)
+        return run.step / args.steps if args.steps else run.seconds / (60 * args.minutes)
 
-    while (done := share()) < 1:
-        rate = rate_at(args.rate, step, done)
-        batch = {name: value.to(device, non_blocking=True) for name, value in next(batches).items()}
-        merge = merge_some(merging, predictor) if merging.random() < args.merge else None
-        terms = learn(model, recipe, probe, optimiser, batch, rate, done, merge)
-        step, frames = step + 1, frames + batch["images"].shape[0] * batch["images"].shape[1]
-        mean.add(terms, skip_zero=True)
-        now = time.monotonic()
-        seconds, last = seconds + min(now - last, LONGEST_STEP_S), now
-        bar.n = round(100 * share(), 1)
-        bar.set_postfix_str(f"step {step} " + " ".join(f"{k} {v:.3f}" for k, v in mean.items()), refresh=step % 20 == 0)
-        if seconds >= next_log:
-            entry: dict[str, Any] = {"step": step, "seconds": seconds, "frames": frames, "rate": rate, **mean}
-            if seconds >= next_score:
-                entry["validation"] = score(model, "validation", 24)
-                next_score += 600
-            log.append(entry)
-            next_log += 30
-            save()
-            write_log(args.output, log)
-            draw_or_warn(curve, lambda: draw_curve(log, curve))
-            last = time.monotonic()  # scoring does not count as training time
-    bar.close()
-    log.append(
-        {
-            "step": step,
-            "seconds": seconds,
-            "frames": frames,
-            "rate": 0.0,
-            **mean,
-            "validation": score(model, "validation", 64),
-        }
-    )
-    save()
-    write_log(args.output, log)
-    draw_or_warn(curve, lambda: draw_curve(log, curve))
-    print(json.dumps(log[-1], indent=2))
-    tell(of_model(log[-1]["validation"], args.output))
+    with bar:
+        while (done := share()) < 1:
+            rate = rate_at(args.rate, run.step, done)
+            batch = {name: value.to(device, non_blocking=True) for name, value in next(batches).items()}
+            merge = merge_some(merging, predictor) if merging.random() < args.merge else None
+            terms = gradients(run.model, recipe, run.probe, batch, done, merge)
+            with stopped.held():
+                descend(run.model, run.optimiser, rate)
+                run.step, run.frames = run.step + 1, run.frames + batch["images"].shape[0] * batch["images"].shape[1]
+                now = time.monotonic()
+                run.seconds, last = run.seconds + min(now - last, LONGEST_STEP_S), now
+            mean.add(terms, skip_zero=True)
+            bar.n = round(100 * share(), 1)
+            text = f"step {run.step} " + " ".join(f"{k} {v:.3f}" for k, v in mean.items())
+            bar.set_postfix_str(text, refresh=run.step % 20 == 0)
+            if run.seconds >= next_log:
+                entry = _entry(run, rate, mean)
+                if run.seconds >= next_score:
+                    entry["validation"] = score(run.model, "validation", 24)
+                    next_score += 600
+                next_log += 30
+                with stopped.held():
+                    run.log.append(entry)
+                    run.save(args)
+                _draw(run, args)
+                last = time.monotonic()  # scoring does not count as training time
+    run.log.append(_entry(run, 0.0, mean))
+
+
+def _entry(run: Run, rate: float, mean: Means) -> dict[str, Any]:
+    return {"step": run.step, "seconds": run.seconds, "frames": run.frames, "rate": rate, **mean}
+
+
+def _draw(run: Run, args: argparse.Namespace) -> None:
+    curve = os.path.join(args.output, "curve.png")
+    draw_or_warn(curve, lambda: draw_curve(run.log, curve))
 
 
 def draw_curve(log: list[dict[str, Any]], path: str) -> None:

@@ -19,15 +19,18 @@ then: accelerator.name: pace, accelerator.pace: out/pace/pace.safetensors
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from ..errors import ConfigError
-from ..training.data import recorded_batches, room_batches, room_validation
-from ..training.loop import Clock, Means, denormals_flushed, load_state_of, save_state, write_log
+from ..errors import ConfigError, Stopped
+from ..interrupts import Interrupts
+from ..training.data import Batch, RecordedWindows, recorded_batches, room_batches, room_validation
+from ..training.loop import Clock, Means, denormals_flushed, load_state_of, resumable, save_state, write_log
 from ..training.pace import L_DISTILL, L_ERROR, L_RESTORE, L_TASK, Lesson, distill_losses, refine_losses, teach
 from ..training.pace_scores import comparison, evaluate, means
 from .arguments import add_common_arguments, training_folder
@@ -84,21 +87,96 @@ def rate_at(share: float) -> float:
 @denormals_flushed()
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Runs both stages and writes distilled.safetensors (after stage one), pace.safetensors, comparison.md, curve.png, log.json.
-    Returns the scores."""
-    import torch
-    from tqdm import tqdm
-
-    from ..accelerators.pace_networks import load_networks, make_networks, save_networks
-    from ..backbones.checkpoint import bundled_weights, load_model
-    from ..backbones.device import choose_device
-    from ..training.data import RecordedWindows
-
+    Returns the scores. Raises Stopped if a signal ended it: then the state is written, unless there is no step to keep."""
     if not 0 < args.ratio < 1 or args.spread < 0 or args.minutes < 0:
         raise ConfigError(
             f"--ratio is {args.ratio:g}, --spread {args.spread:g}, --minutes {args.minutes:g}, but the first must lie between 0 and 1, the "
             "others must be 0 or more"
         )
     training_folder(args, "state.pt")
+    with Interrupts() as stopped:
+        with stopped.raising():
+            run = begin(args)
+        first = dict(run.at)
+        try:
+            with stopped.raising():
+                _stages(args, run, stopped)
+                rows = _compared(run)
+        except Stopped as stop:
+            if run.at == first:
+                raise
+            run.save()
+            raise Stopped(stop.number, resumable(sum(run.at.values()), args.output)) from None
+        with open(os.path.join(args.output, "comparison.md"), "w", encoding="utf-8") as fh:
+            fh.write(comparison(rows, run.how))
+        write_log(args.output, {"settings": run.settings, "log": run.log, "comparison": rows})
+    return {
+        "pace": run.path("pace"),
+        "untrained": run.log[0],
+        "steps": sum(run.at.values()),
+        "scores": means(rows),
+    }
+
+
+@dataclasses.dataclass(eq=False)
+class Run:
+    """A training run. model: the teacher. networks: scorer and restorer. how: Pace's parameters. settings: what a resumed run must have
+    as well. batches: endless. held: windows for scores. at: steps of each stage so far."""
+
+    output: str
+    model: Any
+    networks: Any
+    optimiser: Any
+    how: dict[str, Any]
+    settings: dict[str, Any]
+    batches: Iterator[Batch]
+    held: list[Batch]
+    at: dict[int, int]
+    log: list[dict[str, Any]]
+
+    @property
+    def pair(self) -> tuple[Any, Any]:
+        return self.networks["scorer"], self.networks["restorer"]
+
+    def path(self, name: str) -> str:
+        """Of the networks after stage one (distilled) or two (pace)."""
+        return os.path.join(self.output, f"{name}.safetensors")
+
+    def save(self) -> None:
+        """Writes the state. Raises OutputError."""
+        state = {
+            "networks": self.networks.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "at": self.at,
+            "log": self.log,
+            "settings": self.settings,
+        }
+        save_state(os.path.join(self.output, "state.pt"), state)
+
+    def scored(self, stage: int, losses: dict[str, float]) -> dict[str, Any]:
+        """A line of the log: losses, and scores on part of the windows."""
+        self.networks.eval()
+        found = means(evaluate(self.model, {"": self.pair}, self.how, self.held[:VALIDATION_WINDOWS]))
+        return {
+            "step": sum(self.at.values()),
+            "stage": stage,
+            **losses,
+            **{k.strip(", "): v for k, v in found.items()},
+        }
+
+    def draw(self) -> None:
+        curve = os.path.join(self.output, "curve.png")
+        draw_or_warn(curve, lambda: draw_curve(self.log, curve))
+
+
+def begin(args: argparse.Namespace) -> Run:
+    """A new run, or with --resume that of the state. Raises CheckpointError or DatasetError."""
+    import torch
+
+    from ..accelerators.pace_networks import make_networks
+    from ..backbones.checkpoint import bundled_weights, load_model
+    from ..backbones.device import choose_device
+
     torch.manual_seed(args.seed)
     device = choose_device(args.device)
     weights = args.weights or bundled_weights()
@@ -116,17 +194,9 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         "steps": args.steps,
         "refine_steps": args.refine_steps,
     }
-    about = {
-        "licence": "Apache-2.0",
-        "made_by": "come_ros train-pace",
-        "seed": str(args.seed),
-        "settings": json.dumps(settings),
-    }
-    paths = {name: os.path.join(args.output, f"{name}.safetensors") for name in ("distilled", "pace")}
-    state_path, log = os.path.join(args.output, "state.pt"), []
-    at = {1: 0, 2: 0}  # steps of each stage so far
+    at, log = {1: 0, 2: 0}, []
     if args.resume:
-        state = load_state_of(state_path, settings)
+        state = load_state_of(os.path.join(args.output, "state.pt"), settings)
         networks.load_state_dict(state["networks"])
         optimiser.load_state_dict(state["optimiser"])
         at, log = state["at"], state["log"]
@@ -140,17 +210,27 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         batches = room_batches(side, args.batch, seed)
         held = room_validation(side, model.patch, 2 * VALIDATION_WINDOWS)
     held = [{k: v.to(device) for k, v in w.items()} for w in held]
+    return Run(args.output, model, networks, optimiser, how, settings, batches, held, at, log)
 
-    def entry(stage: int, losses: dict[str, float]) -> None:
-        """Adds a line to the log: losses, and scores on part of the windows."""
-        networks.eval()
-        found = means(evaluate(model, {"": (scorer, restorer)}, how, held[:VALIDATION_WINDOWS]))
-        log.append({"step": sum(at.values()), "stage": stage, **losses, **{k.strip(", "): v for k, v in found.items()}})
-        curve = os.path.join(args.output, "curve.png")
-        draw_or_warn(curve, lambda: draw_curve(log, curve))
 
-    if not log:
-        entry(0, {})
+def _stages(args: argparse.Namespace, run: Run, stopped: Interrupts) -> None:
+    """All steps of both stages, and the files of their networks."""
+    import torch
+    from tqdm import tqdm
+
+    from ..accelerators.pace_networks import save_networks
+
+    about = {
+        "licence": "Apache-2.0",
+        "made_by": "come_ros train-pace",
+        "seed": str(args.seed),
+        "settings": json.dumps(run.settings),
+    }
+    model, (scorer, restorer), at = run.model, run.pair, run.at
+    device = next(model.parameters()).device
+    if not run.log:
+        run.log.append(run.scored(0, {}))
+        run.draw()
     begun, memory = time.monotonic(), list[Lesson]()
     for stage, steps in ((1, args.steps), (2, args.refine_steps)):
         if args.resume and at[2] and stage == 1:
@@ -159,8 +239,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         clock, mean = Clock(steps, max(1e-3, until) if args.minutes else 0.0), Means(0.95)
         with tqdm(total=steps, initial=at[stage], desc=f"train-pace, stage {stage}", unit="step", disable=None) as bar:
             while (share := clock.share(at[stage])) < 1:
-                networks.train()
-                batch = {k: v.to(device) for k, v in next(batches).items()}
+                run.networks.train()
+                batch = {k: v.to(device) for k, v in next(run.batches).items()}
                 lesson = teach(model, batch, heads=stage == 2)
                 if stage == 1:
                     memory = [*memory[-REPLAY + 1 :], lesson]
@@ -171,42 +251,41 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
                         )
                         loss = terms["distill"] + terms["restore"]
                     else:
-                        terms = refine_losses(model, scorer, restorer, how, batch, lesson)
+                        terms = refine_losses(model, scorer, restorer, run.how, batch, lesson)
                         loss = L_RESTORE * terms["restore"] + L_TASK * terms["task"]
                         loss = loss + L_ERROR * terms["error"] + L_DISTILL * terms["distill"]
-                    for group in optimiser.param_groups:
+                    for group in run.optimiser.param_groups:
                         group["lr"] = rate_at(share)
-                    optimiser.zero_grad(set_to_none=True)
+                    run.optimiser.zero_grad(set_to_none=True)
                     loss.backward()
-                    norm = torch.nn.utils.clip_grad_norm_(networks.parameters(), 1.0)
-                    if torch.isfinite(norm):  # one bad batch must not spoil the networks
-                        optimiser.step()
+                    norm = torch.nn.utils.clip_grad_norm_(run.networks.parameters(), 1.0)
+                    with stopped.held():
+                        if torch.isfinite(norm):  # one bad batch must not spoil the networks
+                            run.optimiser.step()
                 at[stage] += 1
                 bar.update()
                 mean.add({name: float(term.detach()) for name, term in terms.items()})
                 if at[stage] % EVERY == 0 or clock.share(at[stage]) >= 1:
-                    entry(stage, mean)
-                    bar.set_postfix(restored=log[-1]["restored"], at_random=log[-1]["at random"])
-                    state = {
-                        "networks": networks.state_dict(),
-                        "optimiser": optimiser.state_dict(),
-                        "at": at,
-                        "log": log,
-                        "settings": settings,
-                    }
-                    save_state(state_path, state)
-        save_networks(paths["distilled" if stage == 1 else "pace"], scorer, restorer, about)  # type: ignore[arg-type]
-    nets = {
-        name: load_networks(paths[file], model.shape)
-        for name, file in (("distilled", "distilled"), ("refined", "pace"))
-    }
-    nets = {name: tuple(n.to(device) for n in pair) for name, pair in nets.items()}  # type: ignore[misc]
-    rows = evaluate(model, nets, how, held)
-    text = comparison(rows, how)
-    with open(os.path.join(args.output, "comparison.md"), "w", encoding="utf-8") as fh:
-        fh.write(text)
-    write_log(args.output, {"settings": settings, "log": log, "comparison": rows})
-    return {"pace": paths["pace"], "untrained": log[0], "steps": sum(at.values()), "scores": means(rows)}
+                    entry = run.scored(stage, mean)
+                    bar.set_postfix(restored=entry["restored"], at_random=entry["at random"])
+                    with stopped.held():
+                        run.log.append(entry)
+                        run.save()
+                    run.draw()
+        with stopped.held():
+            save_networks(run.path("distilled" if stage == 1 else "pace"), scorer, restorer, about)
+
+
+def _compared(run: Run) -> list[dict[str, Any]]:
+    """Scores of the networks of both stages on all windows."""
+    from ..accelerators.pace_networks import load_networks
+
+    device = next(run.model.parameters()).device
+    nets = {}
+    for name, file in (("distilled", "distilled"), ("refined", "pace")):
+        scorer, restorer = load_networks(run.path(file), run.model.shape)
+        nets[name] = (scorer.to(device), restorer.to(device))
+    return evaluate(run.model, nets, run.how, run.held)
 
 
 def draw_curve(log: list[dict[str, Any]], path: str) -> None:

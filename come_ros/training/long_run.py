@@ -12,7 +12,6 @@ import importlib.util
 import json
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,11 +28,12 @@ from ..backbones.model import Trunk
 from ..backbones.stem import folded
 from ..backbones.vggt import VARIANTS, VGGT, inverse_log
 from ..datasets.material import Material, load_material
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, Stopped
 from ..evaluation.window import WindowTruth
+from ..interrupts import Interrupts
 from ..weights import read_checkpoint
 from .judge import Judge
-from .loop import Means, denormals_flushed, load_state, save_state, write_log
+from .loop import Means, denormals_flushed, load_state, resumable, save_state, workers_ended, write_log
 from .losses import attention_loss, correspondence, matching_loss, ray_loss, targets
 from .motion_losses import depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
 from .parallax import Mix, loader
@@ -352,7 +352,14 @@ def restore(path: str, plan: Plan | None = None) -> State:
 
 
 def learn(state: State, batch: dict[str, Tensor], earlier: VGGT | None) -> dict[str, float]:
-    """One step: first the encoder imitates the earlier one, if given, then everything is trained. Returns each term."""
+    """One step: `gradients`, then `descend`. Returns each term."""
+    terms, share = gradients(state, batch, earlier)
+    return terms | {"norm": descend(state, batch, share)}
+
+
+def gradients(state: State, batch: dict[str, Tensor], earlier: VGGT | None) -> tuple[dict[str, float], float]:
+    """Adds the gradients of one batch, and changes nothing else, so that it may be interrupted anywhere. First the encoder imitates the
+    earlier one, if given, then everything is trained. Returns each term, and the share of the peak learning rates."""
     plan, step = state.plan, state.step
     if earlier is not None and step < plan.imitate:
         terms = {"imitation": imitation_loss(state.model, earlier, batch["images"].float() / 255)}
@@ -364,9 +371,14 @@ def learn(state: State, batch: dict[str, Tensor], earlier: VGGT | None) -> dict[
             [plan.weights[n] * (fade if n in ("match", "attention") else 1.0) * x for n, x in terms.items()]
         ).sum()
         share = plan.rate_at(step - plan.imitate if step < plan.imitate + plan.warm_up and state.trained else step)
+    total.backward()
+    return {name: float(value.detach()) for name, value in terms.items()}, share
+
+
+def descend(state: State, batch: dict[str, Tensor], share: float) -> float:
+    """Follows the gradients of that batch, clears them and counts the step. Returns their norm."""
     for group in state.optimiser.param_groups:
         group["lr"] = share * group["peak"]
-    total.backward()
     norm = torch.nn.utils.clip_grad_norm_([p for p in state.model.parameters() if p.grad is not None], 1.0)
     if torch.isfinite(norm):  # one bad batch must not spoil the weights
         state.optimiser.step()
@@ -374,7 +386,7 @@ def learn(state: State, batch: dict[str, Tensor], earlier: VGGT | None) -> dict[
     state.optimiser.zero_grad(set_to_none=True)
     state.step += 1
     state.frames += batch["images"].shape[0] * batch["images"].shape[1]
-    return {name: float(value.detach()) for name, value in terms.items()} | {"norm": float(norm)}
+    return float(norm)
 
 
 @denormals_flushed()
@@ -387,10 +399,35 @@ def train(
     until_s: float = math.inf,
     workers: int = 1,
 ) -> None:
-    """Trains until the plan's last step, a signal (SIGTERM, SIGINT), or `until_s` seconds of this process's CPU time.
+    """Trains until the plan's last step, or `until_s` seconds of this process's CPU time, and writes last.pt and log.json. Raises Stopped
+    if a signal ended it; last.pt then holds the steps before.
 
     judge(model) -> scores with a `figure`, larger is better: the average of the best one is kept as best.pt. workers: see loader.
     """
+    with Interrupts() as stopped, workers_ended():
+        try:
+            with stopped.raising():
+                _steps(state, material, output, earlier, judge, until_s, workers, stopped)
+        except Stopped as stop:
+            ended: Stopped | None = Stopped(stop.number, resumable(state.step, output))
+        else:
+            ended = None
+        state.save(os.path.join(output, "last.pt"))
+        write_log(output, state.log)
+    if ended is not None:
+        raise ended
+
+
+def _steps(
+    state: State,
+    material: Material,
+    output: str,
+    earlier: VGGT | None,
+    judge: Callable[[VGGT], dict[str, Any]],
+    until_s: float,
+    workers: int,
+    stopped: Interrupts,
+) -> None:
     from tqdm import tqdm
 
     plan, last, best = state.plan, os.path.join(output, "last.pt"), os.path.join(output, "best.pt")
@@ -399,49 +436,33 @@ def train(
     seed = state.seed + 7919 * state.step
     batches = loader(seed, material, plan.mix, state.model.patch, plan.batch, workers)
     mean = Means(0.98)
-    stopped = False
-
-    def stop(*_: Any) -> None:
-        nonlocal stopped
-        stopped = True
-
-    before = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGINT)}
     bar = tqdm(total=plan.steps, initial=state.step, unit="step", mininterval=30.0, dynamic_ncols=False, ncols=160)
     saved = time.monotonic()
-    try:
-        while state.step < plan.steps and not stopped and state.seconds < until_s:
+    with bar:
+        while state.step < plan.steps and state.seconds < until_s:
             begun = time.process_time()
             batch = {name: value.to(device, non_blocking=True) for name, value in next(batches).items()}
-            terms = learn(state, batch, earlier)
-            state.seconds += time.process_time() - begun
-            mean.add(terms, skip_zero=True)
+            terms, share = gradients(state, batch, earlier)
+            with stopped.held():
+                norm = descend(state, batch, share)
+                state.seconds += time.process_time() - begun
+            mean.add(terms | {"norm": norm}, skip_zero=True)
             bar.update()
             bar.set_postfix_str(" ".join(f"{k} {v:.3g}" for k, v in mean.items()), refresh=False)
             if state.step % plan.validate == 0:
                 scores = judge(state.average.model)
-                state.log.append(
-                    {
-                        "step": state.step,
-                        "frames": state.frames,
-                        "seconds": round(state.seconds),
-                        **mean,
-                        "scores": scores,
-                    }
-                )
-                tqdm.write(json.dumps(state.log[-1]))
-                if scores["figure"] > state.best:
-                    state.best = scores["figure"]
-                    state.save(best)
-                write_log(output, state.log)
+                about = {"step": state.step, "frames": state.frames, "seconds": round(state.seconds)}
+                with stopped.held():
+                    state.log.append({**about, **mean, "scores": scores})
+                    tqdm.write(json.dumps(state.log[-1]))
+                    if scores["figure"] > state.best:
+                        state.best = scores["figure"]
+                        state.save(best)
+                    write_log(output, state.log)
             if time.monotonic() - saved > plan.save_s:
-                state.save(last)
+                with stopped.held():
+                    state.save(last)
                 saved = time.monotonic()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        bar.close()
-    state.save(last)
-    write_log(output, state.log)
 
 
 def plan_of(args: argparse.Namespace) -> Plan:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import CheckpointError
-from ..files import whole_file
+from ..files import shown, whole_file
 
 
 @contextlib.contextmanager
@@ -25,6 +27,27 @@ def denormals_flushed() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
+
+
+@contextlib.contextmanager
+def workers_ended() -> Iterator[None]:
+    """Ends the worker processes that the block started, whatever ends it: torch lets each complete its batch, which may take seconds."""
+    before = set(multiprocessing.active_children())
+    try:
+        yield
+    finally:
+        for worker in set(multiprocessing.active_children()) - before:
+            worker.terminate()  # torch's workers exit properly if it is their parent that sends this
+
+
+def in_worker() -> None:
+    """Call first in a worker process: one thread, and Ctrl-C, which a terminal sends to all, is left to the parent."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Clock:
@@ -51,6 +74,11 @@ class Means(dict[str, float]):
         for name, value in terms.items():
             if math.isfinite(value) and not (skip_zero and value == 0):
                 self[name] = self.decay * self.get(name, value) + (1 - self.decay) * value
+
+
+def resumable(step: int, folder: str) -> str:
+    """What a user reads when a signal has ended a run."""
+    return f"step {step} is in {shown(folder)}: continue with --resume"
 
 
 def save_state(path: str, state: Mapping[str, Any]) -> None:

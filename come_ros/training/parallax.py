@@ -17,6 +17,7 @@ from ..datasets.panoramas import panorama_window
 from ..datasets.rooms import camera, raycast, rooms, splits, staged
 from ..datasets.rooms.scene import make_scene
 from ..types import F32, F64, U8
+from .loop import in_worker
 from .room_windows import PAINTED_SHARE, SPARSE_SHARE, STAGED_SHARE, TILTED_SHARE, clear_out, crop, spoil, tilt
 
 SEQUENCE = 16  # frames rendered of each room
@@ -207,14 +208,11 @@ def loader(
     pool, so that rendering keeps up with a GPU."""
     if workers <= 1:
         return ParallaxStream(seed, material, mix, patch).batches(batch_frames)
-    import cv2
-    import torch
     from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
     class Stream(IterableDataset):
         def __iter__(self) -> Iterator[dict[str, Any]]:
-            torch.set_num_threads(1)
-            cv2.setNumThreads(1)
+            in_worker()
             info = get_worker_info()
             assert info is not None
             share = dataclasses.replace(mix, pool=max(4, mix.pool // workers))

@@ -23,6 +23,7 @@ from ..datasets.rooms.scene import Scene, make_scene
 from ..datasets.rooms.textures import TEXTURE_SIZE, fill_texture
 from ..errors import DatasetError
 from ..types import F32, F64, U8
+from .loop import in_worker
 
 RENDERED = (224, 168)  # (W, H) of the images that windows are cut from
 SEQUENCE = 12  # frames rendered of each room
@@ -171,13 +172,11 @@ def loader(
     seed: int, side: int, minutes: float, batch_frames: int, pictures: list[U8], workers: int = 1
 ) -> Iterator[dict[str, Any]]:
     """Batches made by other processes, so that rendering overlaps with training."""
-    import torch
     from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
     class Stream(IterableDataset):
         def __iter__(self) -> Iterator[dict[str, Any]]:
-            torch.set_num_threads(1)
-            cv2.setNumThreads(1)
+            in_worker()
             info = get_worker_info()
             own = seed + 104_729 * (info.id if info else 0)
             return WindowStream(own, side, minutes, pictures, longest=8).batches(batch_frames)

@@ -166,22 +166,38 @@ def learn(
     done: float,
     merging: Accelerator | None = None,
 ) -> dict[str, float]:
-    """One step at that learning rate; `done` in 0..1: share of the training, by which the auxiliary losses fade. Returns each term."""
+    """One step at that learning rate: `gradients`, then `descend`. Returns each term."""
+    terms = gradients(model, recipe, probe, batch, done, merging)
+    descend(model, optimiser, rate)
+    return terms
+
+
+def gradients(
+    model: Any, recipe: Recipe, probe: Any, batch: dict[str, Any], done: float, merging: Accelerator | None = None
+) -> dict[str, float]:
+    """Adds the gradients of one batch, and changes nothing else, so that it may be interrupted anywhere. `done` in 0..1: share of the
+    training, by which the auxiliary losses fade. Returns each term."""
     import torch
 
-    for group in optimiser.param_groups:
-        group["lr"] = rate
     device = batch["images"].device.type
     with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
         terms = losses(model, recipe, probe, batch, merging)
     fade = max(0.0, 1 - done / FADE)
     helping = MATCH_WEIGHT * terms["match"] + ATTENTION_WEIGHT * terms["attention"] + RAY_WEIGHT * terms["ray"]
     (recipe.total(terms) + fade * helping).backward()
+    return {name: float(value.detach()) for name, value in terms.items()}
+
+
+def descend(model: Any, optimiser: Any, rate: float) -> None:
+    """Follows the gradients at that learning rate, and clears them."""
+    import torch
+
+    for group in optimiser.param_groups:
+        group["lr"] = rate
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     if torch.isfinite(norm):  # one bad batch must not spoil the weights
         optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return {name: float(value.detach()) for name, value in terms.items()}
 
 
 def make_model(backbone: str, variant: str, side: int = 0) -> Any:

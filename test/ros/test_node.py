@@ -271,7 +271,7 @@ def test_a_signal_ends_the_loading_of_weights(start_node, peer: Peer, with_signa
 SIGNAL_IN_A_CONVERSION = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born without
-from come_ros.ros import main
+from come_ros.ros import main, spin as program
 def spin(self):
     try:
         {first}
@@ -279,7 +279,7 @@ def spin(self):
             pass
     except KeyboardInterrupt:  # which C++ code of rclpy makes something else of
         raise RuntimeError("Unable to convert call argument '0' to Python object") from None
-main.SingleThreadedExecutor.spin = spin
+program.SingleThreadedExecutor.spin = spin
 sys.exit(main.main())
 """
 
@@ -296,9 +296,9 @@ def test_an_error_that_a_signal_made_is_none_and_every_other_is(start_node, sign
 MANY_TO_WAKE = """
 import os, sys
 from rclpy.signals import SignalHandlerGuardCondition
-from come_ros.ros import main
+from come_ros.ros import main, spin
 woken = []
-class Executor(main.SingleThreadedExecutor):
+class Executor(spin.SingleThreadedExecutor):
     def spin(self):
         woken[:] = [SignalHandlerGuardCondition(context=self._context) for _ in range(1000)]  # behind the executor's own, which wakes it
         cpu = min(os.sched_getaffinity(0))
@@ -311,7 +311,7 @@ class Executor(main.SingleThreadedExecutor):
     def shutdown(self, timeout_sec=None):
         woken.clear()
         return super().shutdown(timeout_sec)
-main.SingleThreadedExecutor = Executor
+spin.SingleThreadedExecutor = Executor
 sys.exit(main.main())
 """
 

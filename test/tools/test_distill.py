@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +132,24 @@ def test_a_resumed_run_sees_other_images_than_the_first_ones_again(done, sources
     assert run(copied(done, tmp_path / "out"), sources, "--steps", 4, "--resume") == 0
     first, resumed = batches
     assert first.shape != resumed.shape or (first != resumed).any()
+
+
+@pytest.mark.slow
+def test_a_signal_keeps_the_steps_before_it(sources, tmp_path, monkeypatch, capsys):
+    out, batches = tmp_path / "out", []
+
+    def drawn(*arguments):
+        batches.append(draw_batch(*arguments))
+        if len(batches) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)  # a batch that is long in the making
+        return batches[-1]
+
+    monkeypatch.setattr(distill, "draw_batch", drawn)
+    assert run(out, sources, "--steps", 3) == 128 + signal.SIGINT
+    assert f"step 2 is in {out}: continue with --resume" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["state.pt"]
+    assert run(out, sources, "--steps", 3, "--resume") == 0 and (out / "predictor.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ import argparse
 import dataclasses
 import itertools
 import json
+import os
+import signal
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +20,7 @@ from come_ros.backbones.mapanything import MapAnything, MapAnythingSizes
 from come_ros.backbones.vggt import VARIANTS, VGGT, VGGTSizes, decode_pose
 from come_ros.errors import CheckpointError, ConfigError
 from come_ros.evaluation import rooms
-from come_ros.tools import train
+from come_ros.tools import cli, train
 from come_ros.training import losses, room_windows, tiny
 from come_ros.training.loop import denormals_flushed
 from come_ros.training.recipes import MapAnythingRecipe, recipe_for
@@ -292,6 +295,43 @@ def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch, back
     json.dumps(resumed["log"])
     with pytest.raises(CheckpointError, match=f"is of {backbone} small, not {backbone} tiny"):
         train.run(parser.parse_args(["-o", str(out), "--backbone", backbone, "--resume", "--steps", "1"]))
+
+
+@pytest.mark.slow
+def test_a_signal_ends_a_step_midway_and_keeps_those_before(tmp_path, monkeypatch, batch, capsys):
+    few = {name: value[:1] for name, value in batch.items()}
+    drawn = []
+
+    def loader(*arguments):
+        while True:
+            drawn.append(few)
+            if len(drawn) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)  # a batch that is long in the making
+                raise AssertionError("the signal must have ended it")
+            yield few
+
+    monkeypatch.setattr(train, "loader", loader)
+    monkeypatch.setitem(VARIANTS, "small", SMALL)
+    monkeypatch.setattr(train, "score", lambda *arguments: pytest.fail("no scores after a signal"))
+    out = tmp_path / "run"
+    command = ["train", "-o", str(out), "--variant", "small", "--threads", "1", "--steps", "4"]
+    assert cli.main(command) == 128 + signal.SIGINT
+    told = capsys.readouterr().err
+    assert f"step 2 is in {out}: continue with --resume" in told and "Traceback" not in told
+    _, state = tiny.restore(str(out / "last.pt"))
+    assert state["step"] == 2 and not (out / "curve.png").exists()
+    monkeypatch.setattr(train, "loader", lambda *arguments: itertools.repeat(few))
+    keys = ("delta", "constant delta", "mean map delta", "rotation_deg", "identity rotation_deg", "direction_deg")
+    monkeypatch.setattr(train, "score", lambda model, split, count: dict.fromkeys(keys, 0.0))
+    assert cli.main([*command, "--resume"]) == 0
+    assert tiny.restore(str(out / "last.pt"))[1]["step"] == 4
+    drawn[:] = [few, few]  # before the first step
+    monkeypatch.setattr(train, "loader", loader)
+    assert (
+        cli.main(["train", "-o", str(tmp_path / "none"), "--variant", "small", "--steps", "4"]) == 128 + signal.SIGINT
+    )
+    assert "before there was any result" in capsys.readouterr().err and not list((tmp_path / "none").iterdir())
 
 
 def test_a_missing_checkpoint_is_one_clear_error(tmp_path):

@@ -1,6 +1,9 @@
 """come_ros train-pace: its target, its losses, and a run from start to end."""
 
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -172,6 +175,26 @@ def test_a_run_on_recordings_is_written_scored_and_resumed(weights, folder, tmp_
     assert cli.main(["train-pace", "-o", str(tmp_path / "none"), "--weights", weights, "--resume"]) == 1
     assert "no training checkpoint" in capsys.readouterr().err
     assert cli.main([*command, "--ratio", "1"]) == 1 and "--ratio is 1" in capsys.readouterr().err
+
+
+def test_a_signal_keeps_the_steps_before_it(weights, folder, tmp_path, monkeypatch, capsys):
+    out, taught = tmp_path / "out", []
+    command = ["train-pace", "-o", str(out), "--source", folder, "--weights", weights, "--batch", "4", "--dim", "8"]
+    command += ["--steps", "2", "--refine-steps", "2"]
+
+    def teach(*arguments, **options):
+        taught.append(options)
+        if len(taught) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return pace.teach(*arguments, **options)
+
+    monkeypatch.setattr(train_pace, "teach", teach)
+    assert cli.main(command) == 128 + signal.SIGTERM
+    assert f"step 3 is in {out}: continue with --resume" in capsys.readouterr().err
+    assert {path.name for path in out.iterdir()} == {"state.pt", "curve.png", "distilled.safetensors"}
+    assert cli.main([*command, "--resume"]) == 0 and len(taught) == 5
+    assert json.loads(capsys.readouterr().out)["steps"] == 4
 
 
 def test_rooms_tell_the_truth(weights):

@@ -31,7 +31,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,11 +41,12 @@ from ...datasets.part import Part
 from ...datasets.sequence import open_sequence
 from ...datasets.storage import is_recording
 from ...datasets.tum import read_trajectory
-from ...errors import Cancelled, ComeRosError, ConfigError, DatasetError
+from ...errors import Cancelled, ComeRosError, ConfigError, DatasetError, Stopped
 from ...files import shown
+from ...interrupts import Interrupts
 from ...pipeline import ReconstructionPipeline
 from ...types import F64
-from ..arguments import Interrupts, add_config_arguments, configuration
+from ..arguments import add_config_arguments, configuration
 from ..report.bag_report import table, truth_problem
 from ..report.results import ResultFolder
 from .job import Job
@@ -160,21 +160,18 @@ def run(options: argparse.Namespace) -> int:
         )
         job.load_s = time.perf_counter() - started
         failure = job.reconstruct(stopped)
-        cancelled = stopped.number if isinstance(failure, Cancelled) else None
-        if not job.used and cancelled is not None:
-            print(f"come_ros bag: {failure}, before there was any result", file=sys.stderr)
-            return 128 + cancelled
+        if not job.used and isinstance(failure, Cancelled):
+            raise Stopped(stopped.number or 0)
         if not job.read and part and failure is None:
             raise BagError(f"{shown(options.source)} has no image in the part that --start and --duration ask for")
         if not job.used:
             raise failure or BagError(f"{options.source} gave no result: {job.what_was_read()}")
-        problems = job.finish()
+        problems = job.finish(stopped)
         folder.publish()
     print(table(job.metrics))
     print(f"\n{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {shown(options.out)}")
-    if cancelled is not None:
-        print(f"come_ros bag: {failure}; what came before is in {options.out}", file=sys.stderr)
-        return 128 + cancelled
+    if stopped.number is not None:
+        raise Stopped(stopped.number, f"what came of {job.read} images is in {shown(options.out)}")
     if failure is not None and not isinstance(failure, ComeRosError):
         raise failure  # a bug in come_ros, shown in full
     if failure is not None or problems:

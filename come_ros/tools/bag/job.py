@@ -29,6 +29,7 @@ from ...evaluation.clock_offset import find_offset
 from ...evaluation.closure import end_point_error
 from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_scores
 from ...files import shown, write_ply, write_text, write_tum
+from ...interrupts import Interrupts
 from ...outputs.motion import Motion
 from ...outputs.reporter import Reporter
 from ...outputs.topics import FrameMessages
@@ -36,7 +37,6 @@ from ...outputs.world import Snapshot
 from ...pipeline import ReconstructionPipeline
 from ...tracking.odometry import Located, LocatedCounts
 from ...types import F64, Frame, Refinement, Submap
-from ..arguments import Interrupts
 from ..report.bag_report import provenance, size_of, weights_of
 from ..report.comparison import Comparisons, comparison_text
 from ..report.figures import not_drawn
@@ -229,11 +229,12 @@ class Job:
             )
         )  # fmt: skip
 
-    def finish(self) -> list[str]:
-        """Writes all files; those that cannot be written are logged. Needs at least one used frame."""
+    def finish(self, stopped: Callable[[], bool]) -> list[str]:
+        """Writes all files; those that cannot be written are logged. Needs at least one used frame. stopped: polled; then what takes
+        seconds, evo and the pictures, is left out."""
         path = self.folder.path
         snapshot = self._reporter.world.snapshot()
-        metrics = self.metrics = self._measured(snapshot)
+        metrics = self.metrics = self._measured(snapshot, stopped)
         problems = [_problem(RECORDING, lambda: self._output.close(self._reporter.world, max(self._poses)))]
         self.folder.reserve.release()
         steps: dict[str, Callable[[], Any]] = {
@@ -242,27 +243,27 @@ class Job:
             "map.ply": lambda: write_ply(path / "map.ply", snapshot.points),
             "run.yaml": lambda: write_text(path / "run.yaml", self._description()),
         }
-        pictures: dict[str, Callable[[], Any]] = {
+        drawn: dict[str, Callable[[], Any]] = {
             "overview.png": lambda: draw(path / "overview.png", self._overview(), self._title()),
         }
         if metrics.get("compare"):
             assert self._comparisons is not None
             about = f"come_ros {__version__}: {Path(self.name).name}\n{comparison_text(metrics)}"
-            pictures["compare.png"] = functools.partial(self._comparisons.draw, path / "compare.png", about)
+            drawn["compare.png"] = functools.partial(self._comparisons.draw, path / "compare.png", about)
         problems += [_problem(name, step) for name, step in steps.items()]
-        problems += [not_drawn(path / name, step) for name, step in pictures.items()]
+        problems += [not_drawn(path / name, step) for name, step in drawn.items() if not stopped()]
         timings = metrics.pop("timings")  # at the end, where it is easy to leave out
         metrics["messages"] = dict(sorted(self._output.counts.items()))
         metrics["map"] = {"points": len(snapshot.points), "voxel": self._reporter.world.voxel}
         metrics["bytes"] = {
-            name: size_of(path / name) for name in (RECORDING, *steps, *pictures) if (path / name).exists()
+            name: size_of(path / name) for name in (RECORDING, *steps, *drawn) if (path / name).exists()
         }
         metrics["timings"] = timings
         text = json.dumps(for_json(metrics), indent=2) + "\n"
         problems.append(_problem("metrics.json", lambda: write_text(path / "metrics.json", text)))
         return list(filter(None, problems))
 
-    def _measured(self, snapshot: Snapshot) -> dict[str, Any]:
+    def _measured(self, snapshot: Snapshot, stopped: Callable[[], bool]) -> dict[str, Any]:
         truth = self._place_truth()
         true_poses = matched(sorted(self._poses), self._true_poses)
         self._matched.update(true_poses)
@@ -287,10 +288,10 @@ class Job:
             **self._refinement_measured(),
             "truth": {"poses": len(self._true_poses), "matched": len(true_poses), **truth},
             "depth": self._depth_scores.result(),
-            "trajectory": trajectory_scores(self._poses, true_poses, self._depth_scores.scale),
+            "trajectory": trajectory_scores(self._poses, true_poses, self._depth_scores.scale, stopped),
             "rotation": rotation_scores(self._poses, true_poses),
-            **self._odometry_measured(true_poses),
-            **self._loops_measured(true_poses, snapshot.map_trajectory),
+            **self._odometry_measured(true_poses, stopped),
+            **self._loops_measured(true_poses, snapshot.map_trajectory, stopped),
             **({} if compared is None else {"compare": compared.result()}),
             "model": {**self.pipeline.backbone.description, "weights": os.path.basename(weights_of(self.pipeline))},
             "timings": {
@@ -346,19 +347,21 @@ class Job:
                 moved[name] = [min(poses) * 1e-9, max(poses) * 1e-9]
         return moved
 
-    def _odometry_measured(self, true_poses: dict[int, F64]) -> dict[str, Any]:
+    def _odometry_measured(self, true_poses: dict[int, F64], stopped: Callable[[], bool]) -> dict[str, Any]:
         """Scores of odometry at the camera's rate, and of its keyframes as estimated by their windows; empty if odometry is of
         keyframes only."""
         if not self.pipeline.locates:
             return {}
         of_keyframes = {stamp: pose for stamp, pose in true_poses.items() if stamp in self._keyframes}
         keyframes = {
-            "trajectory": trajectory_scores(self._keyframes, of_keyframes, self._depth_scores.scale),
+            "trajectory": trajectory_scores(self._keyframes, of_keyframes, self._depth_scores.scale, stopped),
             "rotation": rotation_scores(self._keyframes, of_keyframes),
         }
         return {"odometry": self._located.result(), "keyframes": keyframes}
 
-    def _loops_measured(self, true_poses: dict[int, F64], in_map: dict[int, F64]) -> dict[str, Any]:
+    def _loops_measured(
+        self, true_poses: dict[int, F64], in_map: dict[int, F64], stopped: Callable[[], bool]
+    ) -> dict[str, Any]:
         """Of the loops that were looked for, and of the path in the map next to odometry's; nothing where none are looked for."""
         world = self._reporter.world
         if world.loops is None:
@@ -369,7 +372,8 @@ class Job:
         }  # fmt: skip
         stamps = [stamp for stamp in sorted(true_poses) if stamp in in_map]
         if world.loops.accepted and len(stamps) >= 3:
-            out["trajectory"] = trajectory_scores(in_map, {t: true_poses[t] for t in stamps}, self._depth_scores.scale)
+            real_poses = {t: true_poses[t] for t in stamps}
+            out["trajectory"] = trajectory_scores(in_map, real_poses, self._depth_scores.scale, stopped)
             out["rotation"] = rotation_scores(in_map, {t: true_poses[t] for t in stamps})
         if len(stamps) >= 3:
             real = np.stack([true_poses[t] for t in stamps])

@@ -30,7 +30,7 @@ from typing import Any
 from ...config import parameters
 from ...errors import ConfigError, Stopped
 from ...files import write_text
-from ..arguments import Interrupts
+from ...interrupts import Interrupts
 from ..report.figures import draw_or_warn
 from . import report
 

@@ -50,7 +50,8 @@ from ...config import Config
 from ...errors import Cancelled, CheckpointError, ConfigError
 from ...evaluation.window import WindowTruth
 from ...files import write_text
-from ..arguments import Interrupts, add_config_arguments, configured
+from ...interrupts import Interrupts
+from ..arguments import add_config_arguments, configured
 from ..report.figures import draw_or_warn
 from ..report.results import ResultFolder
 from ..report.tables import for_json

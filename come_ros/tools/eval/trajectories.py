@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ...camera.preprocess import in_model_pixels
 from ...datasets.stamps import matched, nearest
 from ...errors import Cancelled
-from ...evaluation import ate_rmse, depth_scale, rpe_rmse
+from ...evaluation import depth_scale
 from ...evaluation.recordings import rotation_scores, trajectory_scores
 from ...pipeline import ReconstructionPipeline
 from ...types import F32, F64, Frame
@@ -36,9 +36,7 @@ def trajectories(source: Source, variants: Sequence[Variant], stopped: Any) -> d
         ):
             poses, depth = _odometry(variant, _watched(sequence.iter_frames(), bar, stopped), stopped)
         real = matched(sorted(poses), truth)
-        path = trajectory_scores(poses, real, _depth_scale(source, depth))
-        if path is not None and "problem" in path:
-            _fill(path, poses, real)
+        path = trajectory_scores(poses, real, _depth_scale(source, depth), stopped)
         out[variant.name] = {"trajectory": path, "rotation": rotation_scores(poses, real)}
     return out
 
@@ -73,14 +71,3 @@ def _watched(frames: Iterator[Frame], bar: Any, stopped: Any) -> Iterator[Frame]
             raise Cancelled("on request")
         bar.update()
         yield frame
-
-
-def _fill(path: dict[str, Any], poses: dict[int, F64], real: dict[int, F64]) -> None:
-    """Fills in our own figures where evo has none."""
-    stamps = sorted(real)
-    ours, truth = (np.stack([p[t] for t in stamps]) for p in (poses, real))
-    path["problem"] += "; these figures are come_ros' own"
-    for suffix, with_scale in (("", True), ("_se3", False)):
-        path[f"ate{suffix}_rmse_m"]["come_ros"] = ate_rmse(ours, truth, with_scale)
-        path[f"rpe_translation{suffix}_rmse_m"]["come_ros"], turn = rpe_rmse(ours, truth, with_scale=with_scale)
-        path["rpe_rotation_rmse_deg"] = turn

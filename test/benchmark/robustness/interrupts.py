@@ -2,8 +2,9 @@
 
     .venv/bin/python test/benchmark/robustness/interrupts.py [--only bag,train] [--sigterm]
 
-Each command is started again for each moment. A moment is a number of seconds after the start, or a text that its stderr or a file of its
-output folder shows first. Bound: 3 s (on an idle machine).
+Each command is started again for each moment, a number of seconds of its CPU time after the start, so that a busy machine
+interrupts it in the same stage as an idle one. Measured are seconds, and seconds of CPU time of all its processes, until it has ended.
+Bound: 3 s on an idle machine; on a busy one 3 s of CPU time.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -27,45 +27,71 @@ import json
 
 from benchmark.stamped import write_result
 
-RESULTS = Path(__file__).with_name("results")
+RESULTS, NAME = Path(__file__).with_name("results"), "interrupts"
 BOUND_S, PATIENCE_S = 3.0, 60.0
 COME_ROS = (sys.executable, "-m", "come_ros.tools.cli")
 
 
 @dataclass(frozen=True)
 class Case:
-    """moments: s after the start at which it is interrupted, each in a run of its own."""
+    """moments: s of CPU time after the start at which it is interrupted, each in a run of its own."""
 
     name: str
     arguments: tuple[str, ...]
-    moments: tuple[float, ...] = (0.3, 4.0, 9.0, 16.0)
+    moments: tuple[float, ...] = (0.02, 0.5, 1.2, 3.0, 6.0, 12.0)
 
 
 def cases(images: Path) -> list[Case]:
     """One for each command and each long stage. {out}: a fresh folder."""
     bag = ("bag", str(images), "-o", "{out}", "--fps", "10")
+    scored = (*bag, "--max-images", "40", "--gt", str(images.with_suffix(".tum")))
+    frontier = ("eval", "rooms", "--windows", "1", "--frontier", "-o", "{out}")
     return [
-        Case("bag", (*bag, "--set", "keyframe.mode=every"), (0.3, 4.0, 7.0, 12.0)),
+        Case("bag", (*bag, "--set", "keyframe.mode=every")),
         Case("bag --compare", (*bag, "--set", "accelerator.name=come", "--compare", "--set", "keyframe.mode=every")),
-        Case("demo", ("demo", "-o", "{out}", "--frames", "100"), (0.3, 4.0, 10.0, 20.0)),
-        Case("node", ("node", "--set", "device=cpu"), (0.3, 2.0, 5.0, 12.0)),
+        Case("bag --gt", scored, (8.0, 12.0, 16.0)),
+        Case("demo", ("demo", "-o", "{out}", "--frames", "100"), (0.02, 0.5, 3.0, 8.0, 14.0, 25.0)),
+        Case("node", ("node", "--set", "device=cpu"), (0.02, 0.4, 0.8, 1.5, 3.0)),
         Case("eval", ("eval", "rooms", "--windows", "64", "-o", "{out}")),
-        Case(
-            "eval --frontier", ("eval", "rooms", "--windows", "1", "--frontier", "-o", "{out}"), (5.0, 15.0, 40.0, 80.0)
-        ),
+        Case("eval --frontier", frontier, (3.0, 10.0, 30.0, 60.0, 120.0)),
         Case("bench", ("bench", "--frames", "2", "16", "--json", "{out}/bench.json", "--repeats", "60")),
         Case("bench --stream", ("bench", "--stream", "--repeats", "200", "--json", "{out}/bench.json")),
         Case("bench --pipeline", ("bench", "--pipeline", "--json", "{out}/bench.json", "--repeats", "2000")),
-        Case("distill", ("distill", "-o", "{out}", "--steps", "500")),
-        Case("train", ("train", "-o", "{out}", "--minutes", "5"), (0.3, 5.0, 20.0, 40.0)),
-        Case("train --variant tiny2", ("train", "--variant", "tiny2", "-o", "{out}"), (5.0, 20.0, 40.0)),
-        Case("train-pace", ("train-pace", "-o", "{out}", "--minutes", "5"), (0.3, 5.0, 20.0, 40.0)),
+        Case("distill", ("distill", "-o", "{out}", "--steps", "500"), (0.02, 0.5, 1.2, 3.0, 8.0, 16.0, 25.0)),
+        Case("train", ("train", "-o", "{out}", "--minutes", "5"), (0.02, 0.5, 1.2, 3.0, 8.0, 16.0, 30.0, 60.0)),
+        Case("train (end)", ("train", "-o", "{out}", "--steps", "2"), (15.0, 20.0, 25.0)),
+        Case("train --variant tiny2", ("train", "--variant", "tiny2", "-o", "{out}"), (1.2, 5.0, 15.0, 30.0)),
+        Case("train-pace", ("train-pace", "-o", "{out}", "--minutes", "5"), (0.02, 0.5, 1.2, 3.0, 8.0, 16.0, 30.0)),
         Case("calibrate", ("calibrate", "-o", "{out}/plan.json", "--windows", "500")),
-        Case("doctor", ("doctor",)),
+        Case("doctor", ("doctor",), (0.02, 0.5, 1.2, 2.5, 4.0, 6.0)),
     ]
 
 
-def interrupted(case: Case, moment: float, number: int, folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Row:
+    """One run. moment, seconds, cpu: s of CPU time before the signal; s, and s of CPU time, from there to the end; NaN if it had ended
+    before. files: in its output folder."""
+
+    case: str
+    moment: float
+    signal: str
+    seconds: float
+    cpu: float
+    code: int
+    children_left: int
+    traceback: bool
+    said: str
+    files: tuple[str, ...]
+    load: float
+    commit: str
+
+    @property
+    def late(self) -> bool:
+        idle = self.load < 1.0
+        return (self.seconds if idle else self.cpu) > BOUND_S
+
+
+def interrupted(case: Case, moment: float, number: int, folder: Path, commit: str) -> Row:
     """Seconds until it had ended, exit code, last line and files."""
     out = folder / "out"
     out.mkdir()
@@ -76,6 +102,7 @@ def interrupted(case: Case, moment: float, number: int, folder: Path) -> dict[st
         "ROS_DOMAIN_ID": "97",
         "ROS_LOG_DIR": str(folder),
     }
+    load = os.getloadavg()[0]
     process = subprocess.Popen(
         [*COME_ROS, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell ignores it for jobs in the background
@@ -89,42 +116,51 @@ def interrupted(case: Case, moment: float, number: int, folder: Path) -> dict[st
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    try:
-        process.wait(moment)
-    except subprocess.TimeoutExpired:
-        begun = time.monotonic()
+    used: dict[int, float] = {}
+    started = time.monotonic()
+    while process.poll() is None and sum(used.values()) < moment and time.monotonic() < started + 20 * moment:
+        time.sleep(0.02)
+        used |= _cpu(process.pid)
+    seconds = cpu = float("nan")
+    if process.poll() is None:
+        begun, before = time.monotonic(), dict(used)
         process.send_signal(number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE_S)
-        seconds = time.monotonic() - begun
-    else:
-        seconds = float("nan")  # it was done before
-    left = _left(process.pid)
+        while process.poll() is None and time.monotonic() < begun + PATIENCE_S:
+            time.sleep(0.01)
+            used |= _cpu(process.pid)
+        seconds, cpu = time.monotonic() - begun, sum(used.values()) - sum(before.values())
+    left = [pid for pid in _cpu(process.pid) if pid != process.pid]
     for pid in (process.pid, *left):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     code = process.wait()
     reader.join(5)
     text = "\n".join(lines)
-    return {
-        "case": case.name,
-        "load": os.getloadavg()[0], "moment": moment, "signal": signal.Signals(number).name, "seconds": seconds, "code": code,
-        "children_left": len(left), "traceback": "Traceback" in text,
-        "said": next((line for line in reversed(lines) if line.startswith("come_ros")), (lines or [""])[-1])[:160],
-        "files": sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()),
-    }  # fmt: skip
+    return Row(
+        case.name, moment, signal.Signals(number).name, seconds, cpu, code, len(left), "Traceback" in text,
+        next((line for line in reversed(lines) if line.startswith("come_ros")), (lines or [""])[-1])[:160].replace(str(folder), "."),
+        tuple(sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())), load, commit,
+    )  # fmt: skip
 
 
-def _left(session: int) -> list[int]:
-    """Processes of its session that outlive it."""
-    found = []
+def _cpu(session: int) -> dict[int, float]:
+    """Process -> CPU time so far, s, of all that live in its session, or were started by one that does (the demo's)."""
+    tick = os.sysconf("SC_CLK_TCK")
+    parent, own, found = {}, {}, {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[3]) == session and fields[0] != "Z" and int(entry.name) != session:
-            found.append(int(entry.name))
+        if fields[0] == "Z":
+            continue
+        pid = int(entry.name)
+        parent[pid] = int(fields[1])
+        own[pid] = (int(fields[11]) + int(fields[12])) / tick
+        if int(fields[3]) == session:
+            found[pid] = own[pid]
+    while more := {pid: own[pid] for pid, of in parent.items() if of in found and pid not in found}:
+        found |= more
     return found
 
 
@@ -136,7 +172,10 @@ def main() -> None:
     options = parser.parse_args()
     number = signal.SIGTERM if options.sigterm else signal.SIGINT
     wanted = [name for name in options.only.split(",") if name]
-    rows = []
+    rows: list[Row] = []
+    now = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=RESULTS, capture_output=True, text=True, check=False
+    ).stdout.strip()
     with tempfile.TemporaryDirectory(prefix="come_ros_interrupts_") as name:
         images = Path(name) / "images"
         make_images(images)
@@ -145,25 +184,36 @@ def main() -> None:
                 continue
             for moment in case.moments:
                 with tempfile.TemporaryDirectory(dir=name) as folder:
-                    row = interrupted(case, moment, number, Path(folder))
+                    row = interrupted(case, moment, number, Path(folder), now)
                 rows.append(row)
                 print(
-                    f"{row['case']:22} at {moment:5.1f} s: {row['seconds']:6.2f} s, code {row['code']}, {row['said']}",
+                    f"{row.case:22} at {moment:5.1f} s: {row.seconds:6.2f} s, CPU {row.cpu:5.2f} s, code {row.code}, {row.said}",
                     flush=True,
                 )
-    kept = options.results / "interrupts.json"
-    earlier = json.loads(kept.read_text()) if kept.exists() else []
-    done = {row["case"] for row in rows}
-    rows += [row for row in earlier if row["case"] not in done]
+    kept = options.results / f"{NAME}.json"
+    rows += [row for row in earlier(kept, now) if (row.case, row.signal) not in {(r.case, r.signal) for r in rows}]
     names = [case.name for case in cases(Path())]
-    rows.sort(key=lambda row: names.index(row["case"]))
+    rows.sort(key=lambda row: (names.index(row.case), row.signal))
     write_result(
-        options.results, "interrupts", rows, report(rows), command="python test/benchmark/robustness/interrupts.py"
+        options.results,
+        NAME,
+        [asdict(row) for row in rows],
+        report(rows),
+        command="python test/benchmark/robustness/interrupts.py; ... --sigterm",
     )
 
 
+def earlier(path: Path, commit: str) -> list[Row]:
+    """Rows that this program has written at this commit; all others are measured again."""
+    found = json.loads(path.read_text()) if path.exists() else []
+    names = {f.name for f in fields(Row)}
+    return [
+        Row(**{**row, "files": tuple(row["files"])}) for row in found if set(row) == names and row["commit"] == commit
+    ]
+
+
 def make_images(folder: Path, count: int = 400) -> None:
-    """A textured wall that slides by."""
+    """A textured wall that slides by, and a path for it: folder.tum."""
     import cv2
     import numpy as np
 
@@ -171,24 +221,41 @@ def make_images(folder: Path, count: int = 400) -> None:
     wall = cv2.resize(np.random.default_rng(3).integers(0, 255, (24, 400, 3), np.uint8), (4000, 240))
     for i in range(count):
         cv2.imwrite(str(folder / f"{i:04}.jpg"), wall[:, 8 * i : 8 * i + 320])
+    rows = [f"{0.1 * i} {0.05 * i} {0.001 * i * i} 0 0 0 0 1" for i in range(count)]
+    folder.with_suffix(".tum").write_text("\n".join(rows) + "\n")
 
 
-def report(rows: list[dict[str, Any]]) -> str:
-    loads = [row["load"] for row in rows]
+def report(rows: list[Row]) -> str:
+    loads = [row.load for row in rows]
+    late = [row for row in rows if row.late]
+    columns = (
+        "command",
+        "signal",
+        "after, CPU s",
+        "ends after, s",
+        "CPU s",
+        "load",
+        "exit code",
+        "it says",
+        "left behind",
+    )
     lines = [
         "# What a signal ends, and how soon", "",
-        f"Each row is a run of its own, interrupted that long after its start; bound {BOUND_S:g} s on an idle machine. Load of the",
-        f"machine meanwhile: {min(loads):.0f} to {max(loads):.0f} on {os.cpu_count()} cores.", "",
-        "| command | signal after, s | ends after, s | exit code | it says | left behind |", "|---|---|---|---|---|---|",
+        "Each row is a run of its own, interrupted after that much CPU time of its own, so in the same stage on any machine. It must end",
+        f"within {BOUND_S:g} s on an idle machine; where the load was 1 or more, the CPU time of all its processes counts. Load at the",
+        f"start of the runs: {min(loads):.1f} to {max(loads):.1f} on {os.cpu_count()} cores. Late: {len(late)} of {len(rows)}.", "",
+        f"| {' | '.join(columns)} |", "|---" * len(columns) + "|",
     ]  # fmt: skip
     for row in rows:
-        done = row["seconds"] != row["seconds"]
-        took = "done before" if done else f"{row['seconds']:.2f}" + (" **late**" if row["seconds"] > BOUND_S else "")
-        said = ("**traceback** " if row["traceback"] else "") + row["said"].replace("|", "\\|")
-        names = row["files"] or ["nothing"]
+        took = "done before | " if row.seconds != row.seconds else f"{row.seconds:.2f} | {row.cpu:.2f}"
+        took += " **late**" if row.late else ""
+        said = ("**traceback** " if row.traceback else "") + row.said.replace("|", "\\|")
+        names = row.files or ("nothing",)
         files = ", ".join(names[:6]) + (" ..." if len(names) > 6 else "")
-        children = f"; **{row['children_left']} processes**" if row["children_left"] else ""
-        lines.append(f"| {row['case']} | {row['moment']:g} | {took} | {row['code']} | {said} | {files}{children} |")
+        children = f"; **{row.children_left} processes**" if row.children_left else ""
+        lines.append(
+            f"| {row.case} | {row.signal} | {row.moment:g} | {took} | {row.load:.1f} | {row.code} | {said} | {files}{children} |"
+        )
     return "\n".join(lines) + "\n"
 
 

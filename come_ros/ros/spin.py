@@ -1,0 +1,85 @@
+"""Creates the node, spins it, and takes it down when a signal ends it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+import rclpy.task
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import uninstall_signal_handlers
+
+from .arguments import check_environment, explained, params_files
+from .node import ReconstructionNode
+from .worker import Load, load_pipeline
+
+
+def spin(arguments: list[str], load: Load | None) -> tuple[int, bool]:
+    """Runs the node until SIGINT or SIGTERM. Returns the exit code, and whether the worker has ended. See main.main."""
+    node: ReconstructionNode | None = None
+    executor: SingleThreadedExecutor | None = None
+    code, ended = 0, True
+    try:
+        node = _made(arguments, load or load_pipeline)
+        if node is None:
+            return 1, True
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        node.start()
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except Exception:
+        if not _signalled():
+            raise
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the shutdown
+        # rclpy's thread for signals walks the list of guard conditions without a lock, and the end of the executor frees that list:
+        # a crash, now and then, on a busy machine. This ends the thread and waits for it.
+        uninstall_signal_handlers()
+        if executor is not None:
+            executor.shutdown(0.0)
+        if node is not None:
+            ended = node.close() and node.exit_code == 0
+            code = code or node.exit_code
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return code, ended
+
+
+def _made(arguments: list[str], load: Load) -> ReconstructionNode | None:
+    """Creates the node; None, with the reason in one line, if that fails. Raises KeyboardInterrupt if a signal came meanwhile."""
+    try:
+        check_environment()
+        rclpy.init(args=["come_node", *arguments])
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:  # no signal can have shut it down before init has finished
+        print(f"come_ros node: {explained(error)}", file=sys.stderr)
+        return None
+    try:
+        node = ReconstructionNode(load)
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        if _signalled():
+            raise KeyboardInterrupt from error
+        rclpy.logging.get_logger("come").fatal(explained(error))
+        return None
+    for path in params_files(arguments):
+        node.check_params_file(path)
+    return node
+
+
+def _signalled(within_s: float = 0.5) -> bool:
+    """Whether a signal is the reason of a failure. A signal shuts the context down while objects are being created; and since rclpy
+    does that in another thread, Python's KeyboardInterrupt may come first and appear as another error from the conversion of a
+    message."""
+    end = time.monotonic() + within_s
+    while rclpy.ok():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
