@@ -193,6 +193,11 @@ class Config:
                 f"stream.most is {self.stream.most}, but must be larger than window.size ({self.window.size}), which a stream begins with: "
                 f"raise it, or lower window.size"
             )
+        if self.map.load and not self.closes_loops:
+            raise ConfigError(
+                f"map.load is {self.map.load!r}, but there is no frame for the map: give map_frame another name than odom_frame, and leave "
+                f"tf.mode at auto"
+            )
         parse_range(self.input.range)
         self._check_cameras()
         if 0 < self.input.max_side < MIN_SIDE:
@@ -226,8 +231,15 @@ class Config:
 
     @property
     def closes_loops(self) -> bool:
-        """Whether there is a frame for the map, apart from that of odometry, and TF that relates the two."""
-        return self.loop.enabled and self.map_frame != self.odom_frame and self.tf.mode != "off"
+        """Whether places are recognised: loops or a saved map are asked for, and there is a frame for the map, apart from that of odometry,
+        and TF that relates the two."""
+        wanted = self.loop.enabled or bool(self.map.load)
+        return wanted and self.map_frame != self.odom_frame and self.tf.mode != "off"
+
+    @property
+    def localizes(self) -> bool:
+        """Whether the saved map is only to be found again, and not to change."""
+        return bool(self.map.load) and self.map.mode == "localize"
 
     @property
     def world_frame(self) -> str:

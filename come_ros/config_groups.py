@@ -278,9 +278,19 @@ class Map:
     )
     max_keyframes: int = parameter(
         2000,
-        "most keyframes that the map's graph keeps, some 60 kB each; beyond it, every second one of the older half is removed",
+        "most keyframes that the map's graph keeps, some 60 kB each, 170 kB with a map to save; beyond it, every second one of the older "
+        "half is removed",
         low=10,
         high=100_000,
+    )
+    load: str = parameter(
+        "",
+        "folder of a saved map to start in: the node finds its place there, as with loop.enabled; empty = a new map",
+    )
+    mode: str = parameter(
+        "build",
+        "with map.load; build: the map grows; localize: it stays as it was saved, and only the pose in it is told",
+        choices=("build", "localize"),
     )
     save_dir: str = parameter(
         "~/.ros/come_ros",

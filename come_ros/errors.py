@@ -46,3 +46,7 @@ class DeviceLost(ComeRosError):
 
 class OutputError(ComeRosError):
     """A result cannot be written: no such folder, no permission, or no space left."""
+
+
+class MapError(ComeRosError):
+    """A saved map is missing, damaged, of a newer version, or of another model."""

@@ -32,6 +32,12 @@ class Backbone(ABC):
     causal: bool = False
     """whether it answers for each frame once, from that and earlier ones, and so needs a whole window where a stream begins"""
 
+    @property
+    def places(self) -> str:
+        """What makes its place descriptors (Prediction.places): descriptors of equal makers can be compared. The file of the weights is
+        read for it."""
+        return "small copies of the images"
+
     def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
         """(W, H) of the model's image for one of (width, height) whose longer side is to be about `side`."""
         return patch_grid_size(width, height, side, self.patch_size)

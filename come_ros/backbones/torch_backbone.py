@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from ..accelerators.base import Accelerator
 from ..config import Config
 from ..config_groups import StreamParameters
 from ..errors import Cancelled, ConfigError
+from ..files import fingerprint
 from ..plugins import ACCELERATORS
 from ..types import DeviceMemory, Known, Prediction
 from .backbone import Backbone
@@ -101,6 +103,13 @@ class TorchBackbone(Backbone):
             "encoder_cache": self._about_cache(),
         }
         log.info("model ready: %s", ", ".join(f"{k} {v}" for k, v in self.description.items()))
+
+    @property
+    def places(self) -> str:
+        weights = self.description["weights"]
+        if self.causal or not os.path.isfile(weights):
+            return super().places if self.causal else f"{self.name} without weights"
+        return f"{self.name} with weights {fingerprint(weights)}"
 
     def configured(self, config: Config) -> TorchBackbone:
         wanted_names = {ACCELERATORS.load(name).name for name in config.accelerator.name.split("+")}

@@ -107,6 +107,12 @@ class Edges(NamedTuple):
         """A single edge. measured: one similarity. root: (7, 7)."""
         return Edges(np.array([first]), np.array([second]), measured, root[None], np.array([switchable]))
 
+    def at(self, rows: Any) -> Edges:
+        """Those of some rows: an index array, a mask or a slice."""
+        return Edges(
+            self.first[rows], self.second[rows], self.measured.at(rows), self.root[rows], self.switchable[rows]
+        )
+
     def joined(self, more: Edges) -> Edges:
         """These, then `more`."""
         return Edges(
@@ -125,6 +131,15 @@ class Solution:
     trust: F64
     cost: tuple[float, float]
     iterations: int
+
+
+def parts(count: int, edges: Edges) -> NDArray[np.intp]:
+    """(count,) number of the connected part of the graph that each of `count` nodes belongs to."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    tied = coo_matrix((np.ones(len(edges.first)), (edges.first, edges.second)), shape=(count, count))
+    return np.asarray(connected_components(tied, directed=False)[1], np.intp)
 
 
 def root_information(rotation: ArrayLike, translation: ArrayLike, log_scale: float) -> F64:

@@ -7,6 +7,7 @@ import threading
 from typing import Protocol
 
 from ..config import Config
+from ..mapping.saved_map import SavedMap
 from ..messages import Messages
 from ..tracking.odometry import Located
 from ..types import Submap
@@ -35,12 +36,13 @@ class Reporter:
     """
 
     def __init__(
-        self, sink: Sink, messages: Messages, config: Config, metric: bool, cameras: int = 1, background: bool = False
-    ) -> None:
+        self, sink: Sink, messages: Messages, config: Config, metric: bool, cameras: int = 1, background: bool = False,
+        saved: SavedMap | None = None, places: str = "",
+    ) -> None:  # fmt: skip
         """config: of the world. metric: whether the model's unit is the metre. cameras: rows of each instant, the first of which leads.
-        background: whether another thread does the world's `work`; else it is done at once, so that results are the same every time."""
-        self.world = World(config, messages)
-        self.world.metric = metric
+        background: whether another thread does the world's `work`; else it is done at once, so that results are the same every time.
+        saved, places: the map to begin in, and what makes place descriptors, see SavedMap."""
+        self.world = World(config, messages, metric, saved, places)
         self._sink, self._messages, self._cameras, self._background = sink, messages, cameras, background
         self._estimator = MotionEstimator()
         self._number = 0  # of the world, see Submap.world

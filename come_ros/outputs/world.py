@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
+import operator
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -18,10 +21,13 @@ from ..errors import OutputError
 from ..files import whole_folder, write_pcd, write_ply, write_tum
 from ..mapping.follow import in_map
 from ..mapping.mapper import Corrections, LoopCounts, Mapper
-from ..messages import Messages
+from ..mapping.saved_map import SavedMap, write_map
+from ..messages import NANO, Messages
 from ..types import F32, F64, Submap
-from .cloud import POINT_DTYPE
-from .following_map import FollowingMap
+from .cloud import POINT_DTYPE, valid_mask
+from .following_map import FollowingMap, chunks_of
+
+log = logging.getLogger("come_ros")
 
 AUTO_VOXEL_M, AUTO_VOXEL_SHARE = (
     0.05,
@@ -31,23 +37,53 @@ MAX_POSES = 100_000  # of the trajectory that is saved: some three hours of ten 
 MAX_PENDING = 16  # keyframes that wait for the map's graph; where it does not keep up, the oldest are left out of it
 
 
+@dataclass(frozen=True)
+class Whereabouts:
+    """Whether the present session is located in the saved map `path` of `keyframes` keyframes. looked, compared: number of keyframes of the
+    session, and of pairs of views, that were tried. reason: the most frequent reason why pairs were refused. after_s: time from the first
+    image to that moment, NaN until then. unit: length of the odometry's unit in units of the saved map, NaN until then."""
+
+    path: str
+    keyframes: int
+    located: bool
+    looked: int
+    compared: int
+    reason: str
+    after_s: float
+    unit: float
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """A copy to be saved. points: the map's, of cloud.POINT_DTYPE. trajectory: stamp in ns -> odom_from_moving (4, 4), as odometry told it.
-    map_trajectory: the same where the map has it, map_from_moving."""
+    map_trajectory: the same where the map has it, map_from_moving; empty where that is not known. keyframes: what `map.load` needs, None
+    if the map has none. unsaved: why it must not be saved, "" if it may."""
 
     points: NDArray[np.void]
     trajectory: dict[int, F64]
     map_trajectory: dict[int, F64]
+    keyframes: SavedMap | None = None
+    unsaved: str = ""
+
+    def save_keyframes(self, folder: Path) -> None:
+        """Writes what `map.load` needs into the new folder `folder`, all or nothing. There must be keyframes. Raises OutputError."""
+        assert self.keyframes is not None
+        with whole_folder(folder) as part:
+            write_map(self.keyframes, part)
 
     def save(self, folder: Path) -> None:
-        """Writes map.ply, map.pcd, trajectory.tum and trajectory_map.tum into the new folder `folder`: all of them or none. Raises
-        OutputError."""
+        """Writes map.ply, map.pcd, trajectory.tum and trajectory_map.tum, and the files of saved_map.py where there are keyframes, into the
+        new folder `folder`: all of them or none. Raises OutputError."""
+        if self.unsaved:
+            raise OutputError(self.unsaved)
         with whole_folder(folder) as part:
+            if self.keyframes is not None:
+                write_map(self.keyframes, part)
             write_ply(part / "map.ply", self.points)
             write_pcd(part / "map.pcd", self.points)
             write_tum(part / "trajectory.tum", self.trajectory)
-            write_tum(part / "trajectory_map.tum", self.map_trajectory)
+            if self.map_trajectory:
+                write_tum(part / "trajectory_map.tum", self.map_trajectory)
 
 
 class World:
@@ -59,27 +95,63 @@ class World:
     voxel: edge of the map's voxels, in the unit of its lengths; NaN until the first frame of the world tells it.
     """
 
-    metric = False
     voxel = float("nan")
 
-    def __init__(self, config: Config, messages: Messages) -> None:
-        self.messages = messages
+    def __init__(
+        self, config: Config, messages: Messages, metric: bool = False, saved: SavedMap | None = None, places: str = ""
+    ) -> None:
+        """saved: the map to start in. places: Backbone.places of the model, see SavedMap."""
+        self.messages, self.metric, self.saved, self._places = messages, metric, saved, places
         self.path_changes = self.map_changes = 0
         self._lock = threading.Lock()
         self._working = threading.Lock()
-        self._trajectory: deque[tuple[int, F64]] = deque(maxlen=MAX_POSES)
+        self._trajectory: deque[tuple[int, int, F64]] = deque(maxlen=MAX_POSES)  # session, stamp, pose
         self._path: deque[Any] = deque()
         self._map: FollowingMap | None = None
+        self.config = config
         self._begin()
         self._wanted_voxel = config.map.voxel
         self.set_config(config)
 
     def _begin(self) -> None:
-        """Nothing is known of the graph."""
-        self._mapper: Mapper | None = None
+        """Starts a new graph, with the saved map if there is one."""
+        self._era = object()  # of the world
+        self._mapper: Mapper | None = None if self.saved is None else self._new_mapper()
         self._pending: deque[tuple[Submap, int]] = deque(maxlen=MAX_PENDING)
-        self._corrections = Corrections.none()
-        self._stale = False  # path and map do not follow the corrections yet
+        self._corrections = Corrections.none() if self._mapper is None else self._mapper.corrections
+        self._stale = self.saved is not None  # path and map do not follow the corrections yet
+        # of poses and of points, which come in different threads; see Keyframe.session
+        self._sessions = [self._corrections.saved] * 2
+        self._newest_ns = [0, 0]
+        self._first_ns = self._located_ns = 0
+
+    def _new_mapper(self) -> Mapper:
+        metric = self.metric and (self.saved is None or self.saved.metres == 1.0)
+        return Mapper(metric, self.config.map.max_keyframes, saved=self.saved, localize=self.config.localizes)
+
+    def _session(self, what: int, stamp_ns: int) -> int:
+        """The session of the next pose (what = 0) or points (1): a new one starts when stamps jump back (on_time_jump is keep_pose)."""
+        self._sessions[what] += stamp_ns < self._newest_ns[what]
+        self._newest_ns[what] = stamp_ns
+        return self._sessions[what]
+
+    def _new_map(self, config: Config) -> None:
+        """Creates an empty map, or one that holds the saved map's points after `settle`."""
+        self._map, self.voxel = FollowingMap(1.0, config.map.max_points, config.closes_loops), float("nan")
+        if self.saved is not None:
+            self.voxel = self._map.voxel = self._saved_voxel(self.saved)
+            for key, chunk in chunks_of(self.saved):
+                self._map.hang(key, chunk, self._corrections)
+            self._stale = True
+
+    def _saved_voxel(self, saved: SavedMap) -> float:
+        """Edge of the voxels of a saved map, in its unit."""
+        if self.config.map.voxel == 0 and math.isfinite(saved.voxel):
+            return saved.voxel
+        if math.isfinite(saved.metres):
+            return (self.config.map.voxel or AUTO_VOXEL_M) / saved.metres
+        usual = [k.view.usual_depth for k in saved.keyframes if k.view is not None]
+        return (self.config.map.voxel or AUTO_VOXEL_SHARE) * float(np.median(usual))
 
     def set_config(self, config: Config) -> None:
         """Changes the parameters: a path that is now too long loses its oldest poses, and a map with another voxel size is
@@ -93,7 +165,7 @@ class World:
                 self.map_changes += 1
             self._wanted_voxel = wanted.voxel
             if wanted.enabled and self._map is None:
-                self._map, self.voxel = FollowingMap(1.0, wanted.max_points, config.closes_loops), float("nan")
+                self._new_map(config)
             elif self._map is not None:
                 self._map.max_points = wanted.max_points
 
@@ -101,14 +173,20 @@ class World:
         """Adds the points of a published frame (cloud.POINT_DTYPE, in the odometry frame); `points` is called only if there is a
         map. depth: of the frame, NaN where invalid; its median is the measure of a world without metres."""
         with self._lock:
-            if self._map is None:
+            session = self._session(1, stamp_ns)
+            if self._map is None or self.config.localizes:
+                return
+            if not self._corrections.located:
+                edge = self._edge(depth)
+                if math.isfinite(edge):
+                    self._map.add_aside(points(), (session, stamp_ns), self._corrections, edge)
                 return
             if not math.isfinite(self.voxel):
                 self.voxel = self._edge(depth)
                 if not math.isfinite(self.voxel):
                     return  # nothing of this frame is valid
                 self._map.voxel = self.voxel
-            self._map.add(points(), stamp_ns, self._corrections)
+            self._map.add(points(), (session, stamp_ns), self._corrections)
             self.map_changes += 1
 
     def _edge(self, depth: F32) -> float:
@@ -123,20 +201,46 @@ class World:
         """A published keyframe of the first camera waits for `work`, if loops are looked for."""
         if self.config.closes_loops:
             with self._lock:
+                self._first_ns = self._first_ns or submap.frames[row].stamp_ns
                 self._pending.append((submap, row))
 
     def add_pose(self, stamp_ns: int, odom_from_moving: F64) -> None:
         """Adds a published pose (4, 4)."""
         with self._lock:
-            self._path.append(self._path_pose(stamp_ns, self._in_map(odom_from_moving)))
-            self._trajectory.append(
-                (stamp_ns, odom_from_moving.copy())
-            )  # otherwise those of the whole window stay in memory
-            self.path_changes += 1
+            session = self._session(0, stamp_ns)
+            self._first_ns = self._first_ns or stamp_ns
+            # copied: otherwise those of the whole window stay in memory
+            self._trajectory.append((session, stamp_ns, odom_from_moving.copy()))
+            if self._corrections.located:
+                self._path.append(self._path_pose(stamp_ns, self._in_map(odom_from_moving)))
+                self.path_changes += 1
 
     def map_from_odom(self) -> F64 | None:
-        """(4, 4) where the odometry frame lies in the map now; None if there is no frame for the map."""
-        return self._corrections.latest() if self.config.closes_loops else None
+        """(4, 4) where the odometry frame lies in the map now; None if there is no frame for the map, and as long as the session has not
+        found itself in the saved map."""
+        corrections = self._corrections
+        return corrections.latest() if self.config.closes_loops and corrections.located else None
+
+    @property
+    def searches(self) -> bool:
+        """Whether there is a saved map in which the session is not located yet."""
+        return not self._corrections.located
+
+    @property
+    def whereabouts(self) -> Whereabouts | None:
+        """Location in the saved map; None if there is no saved map."""
+        with self._lock:
+            saved, mapper, corrections = self.saved, self._mapper, self._corrections
+            if saved is None or mapper is None:
+                return None
+            after_s = (self._located_ns - self._first_ns) / NANO if self._located_ns else math.nan
+        search = mapper.search
+        refused = dict(search.refused)  # the other thread goes on counting
+        reason = max(refused, key=refused.__getitem__, default="no view looks like it")
+        return Whereabouts(
+            saved.path, len(saved.keyframes), corrections.located, search.keyframes, search.compared, reason, after_s,
+            corrections.unit if corrections.located else math.nan,
+        )  # fmt: skip
 
     @property
     def loops(self) -> LoopCounts | None:
@@ -152,19 +256,34 @@ class World:
         """Adds what waits to the graph, the `most` newest of it, and closes loops. Path and map follow in `settle`."""
         with self._working:
             with self._lock:
-                waiting = list(self._pending)[-most:]
+                waiting, found = list(self._pending), False
                 self._pending.clear()
                 if waiting and self._mapper is None:
-                    self._mapper = Mapper(self.metric, self.config.map.max_keyframes)
+                    self._mapper = self._new_mapper()
                 mapper = self._mapper
-            for submap, row in waiting:
+                trusted = self._trusted if self.config.map.enabled and not self.config.localizes else None
+            for submap, row in waiting[:-most]:
                 assert mapper is not None
-                closed = mapper.add(submap, row)
+                mapper.pass_by(submap, row)
+            for submap, row in waiting[-most:]:
+                assert mapper is not None
+                closed = mapper.add(submap, row, trusted)
                 with self._lock:
                     if self._mapper is not mapper:  # another world
                         return
-                    self._corrections = mapper.corrections
                     self._stale = self._stale or closed
+                    if mapper.located and not self._corrections.located:
+                        self._located_ns = max(self._newest_ns[0], submap.frames[-1].stamp_ns)
+                        found = True
+                    self._corrections = mapper.corrections
+            if found and (place := self.whereabouts) is not None:
+                log.info(
+                    "found in the map %s after %.1f s and %d keyframes: one unit of this odometry is %.3g of the map's",
+                    place.path, place.after_s, place.looked, place.unit,
+                )  # fmt: skip
+
+    def _trusted(self, submap: Submap, row: int) -> NDArray[np.bool_]:
+        return valid_mask(submap.depth[row], submap.confidence[row], self.config)
 
     def settle(self) -> None:
         """Moves path and map to where the last loop has them, if they are not there yet."""
@@ -172,28 +291,31 @@ class World:
             with self._lock:
                 if not self._stale:
                     return
-                corrections, poses = self._corrections, list(self._trajectory)[-self.config.path_max_size :]
+                era, corrections = self._era, self._corrections
+                poses = list(self._trajectory)[-self.config.path_max_size :]
                 followed = None if self._map is None else (self._map, self._map.chunks())
-            path = [self._path_pose(stamp, pose) for stamp, pose in _moved(poses, corrections).items()]
-            rebuilt = None if followed is None else followed[0].rebuilt(followed[1], corrections)
+                voxel = self.voxel if self.saved is None else self._saved_voxel(self.saved) / corrections.unit
+            path = [self._path_pose(stamp, pose) for stamp, pose in _moved(poses, corrections)]
+            rebuilt = None if followed is None else followed[0].rebuilt(followed[1], corrections, voxel)
             with self._lock:
-                if self._corrections.version != corrections.version:  # once more, or another world
-                    self._stale = self._stale and self._corrections.version > 0
-                    continue
-                newer = list(self._trajectory)[len(self._trajectory) - self._added_since(poses) :]
-                path += [self._path_pose(stamp, self._in_map(pose)) for stamp, pose in newer]
+                if self._era is not era or self._corrections.version != corrections.version:
+                    continue  # another world, or once more
+                if corrections.located:
+                    newer = list(self._trajectory)[len(self._trajectory) - self._added_since(poses) :]
+                    path += [self._path_pose(stamp, self._in_map(pose)) for _, stamp, pose in newer]
                 self._path = deque(path, maxlen=self.config.path_max_size)
                 self.path_changes += 1
                 if rebuilt is not None and followed is not None and self._map is followed[0]:
                     self._map.swap(rebuilt, followed[1], self._corrections)
+                    self.voxel = voxel
                     self.map_changes += 1
                 self._stale = False
 
-    def _added_since(self, poses: list[tuple[int, F64]]) -> int:
+    def _added_since(self, poses: list[tuple[int, int, F64]]) -> int:
         """How many poses came after those."""
-        last = poses[-1][0] if poses else None
-        for count, (stamp, _) in enumerate(reversed(self._trajectory)):
-            if stamp == last:
+        last = poses[-1][:2] if poses else None
+        for count, (session, stamp, _) in enumerate(reversed(self._trajectory)):
+            if (session, stamp) == last:
                 return count
         return len(self._trajectory)
 
@@ -211,8 +333,7 @@ class World:
             self._trajectory.clear()
             self._begin()
             if self._map is not None:
-                self._map.clear()
-                self.voxel = float("nan")  # the next world has a unit of its own
+                self._new_map(self.config)  # the next world has a unit of its own
                 self.map_changes += 1
 
     def path(self) -> Any:
@@ -238,29 +359,49 @@ class World:
         """A copy of the map and the trajectories, after `settle`. Raises OutputError, which says what to do, if there is nothing to
         save."""
         self.settle()
-        with self._lock:
+        with self._working, self._lock:
             if self._map is None:
                 raise OutputError(
                     "there is no map to save: set map.enabled to true; it contains the frames from then on"
                 )
             if not self._trajectory:
                 raise OutputError("there is no map to save yet: move the camera until odometry is published")
-            trajectory = dict(self._trajectory)
-            return Snapshot(self._points(), trajectory, _moved(list(trajectory.items()), self._corrections))
+            trajectory = {stamp: pose for _, stamp, pose in self._trajectory}
+            located, mapper, unsaved = self._corrections.located, self._mapper, ""
+            if not located and not self.config.localizes:
+                unsaved = (
+                    f"this session has not found itself in the map {self.saved.path if self.saved else ''} yet, so it cannot be saved as a "
+                    f"part of it: move the camera to a place that the map shows, or start without map.load"
+                )
+            keyframes = None
+            if mapper is not None and located and not self.config.localizes:
+                keyframes = mapper.save(self._places, self._metres_saved(), self.voxel)
+            in_map = dict(_moved(list(self._trajectory), self._corrections))
+            return Snapshot(self._points(), trajectory, in_map, keyframes, unsaved)
+
+    def _metres_saved(self) -> float:
+        """Metres per unit of the map's lengths, NaN if unknown."""
+        if math.isfinite(self.metres()):
+            return 1.0  # published lengths are in metres then
+        return math.nan if self.saved is None else self.saved.metres * self._corrections.unit
 
     def _points(self) -> NDArray[np.void]:
         return np.empty(0, POINT_DTYPE) if self._map is None else self._map.points()
 
     def _head(self) -> Any:
-        stamp_ns = self._trajectory[-1][0] if self._trajectory else 0
+        stamp_ns = self._trajectory[-1][1] if self._trajectory else 0
         return self.messages.header(stamp_ns, self.config.world_frame)
 
 
-def _moved(poses: list[tuple[int, F64]], corrections: Corrections) -> dict[int, F64]:
-    """Stamp -> map_from_moving of poses as odometry told them."""
-    if not corrections.version or not poses:
-        return dict(poses)
-    stamps = [stamp for stamp, _ in poses]
-    return dict(
-        zip(stamps, in_map(np.array(stamps, np.int64), np.stack([p for _, p in poses]), corrections), strict=True)
-    )
+def _moved(poses: list[tuple[int, int, F64]], corrections: Corrections) -> list[tuple[int, F64]]:
+    """Stamp and map_from_moving of poses (session, stamp, pose) as odometry told them; of sessions that are in the map."""
+    out: list[tuple[int, F64]] = []
+    for session, group in itertools.groupby(poses, operator.itemgetter(0)):
+        rows = list(group)
+        if not corrections.knows(session):
+            continue
+        stamps, matrices = [stamp for _, stamp, _ in rows], [pose for _, _, pose in rows]
+        if corrections.of(session).version:
+            matrices = list(in_map(np.array(stamps, np.int64), np.stack(matrices), corrections.of(session)))
+        out += zip(stamps, matrices, strict=True)
+    return out

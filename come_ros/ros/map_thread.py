@@ -17,6 +17,7 @@ POLL_S = 0.1
 # Of the time, for the graph, and for moving path and map after loops: the model needs cores and interpreter more. Where keyframes come
 # faster, some are left out of the graph, which then has longer steps.
 MOST_WORK, MOST_SETTLING = 0.1, 0.1
+MOST_SEARCH = 0.5  # instead of MOST_WORK, until the camera is found in a saved map
 # Python's threads hand over the interpreter every 5 ms: that is long for the thread that locates each image, which asks for it some twenty
 # times an image
 SWITCH_S = 0.0005
@@ -39,7 +40,8 @@ class MapThread(threading.Thread):
             world, begun = self._world(), time.monotonic()
             try:
                 world.work(most=1)
-                pause = max(POLL_S, (time.monotonic() - begun) * (1 / MOST_WORK - 1))
+                share = MOST_SEARCH if world.searches else MOST_WORK
+                pause = max(POLL_S, (time.monotonic() - begun) * (1 / share - 1))
                 loops = world.loops
                 if loops is not None and loops.accepted != closed:
                     if loops.accepted > closed:

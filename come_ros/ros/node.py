@@ -19,13 +19,14 @@ from ..camera.rig import rig_remark
 from ..config import Config
 from ..drops import DROP_REASONS
 from ..errors import ComeRosError, DeviceLost
+from ..mapping.saved_map import read_map
 from ..outputs.reporter import Reporter
 from ..parameter_file import read_entries
 from ..tracking.odometry import Located
 from ..types import Submap
 from . import messages
 from .diagnostics.counters import Lately, drops_text
-from .diagnostics.statuses import CLOCK_S, SILENT_WARN_S, NodeView, silence_fault, statuses
+from .diagnostics.statuses import CLOCK_S, SILENT_WARN_S, NodeView, lost_in_map, silence_fault, statuses
 from .diagnostics.telemetry import RECENT_S, Telemetry, Throttle
 from .inputs import Input, OutputConflicts
 from .latched import LatchedTopics
@@ -125,6 +126,7 @@ class ReconstructionNode(LifecycleNode):
         self._lately = Lately(RECENT_S)
         self._twin = ""
         self._may_log_waiting = Throttle(WAITING_S)
+        self._may_log_lost = Throttle(WAITING_S)
 
         self.telemetry.converters = str(messages.converters())
         log.info(
@@ -312,10 +314,15 @@ class ReconstructionNode(LifecycleNode):
         self.telemetry.intrinsics_source = "predicted" if frame.intrinsics is None else "camera_info"
 
     def _new_reporter(self) -> Reporter:
-        metric = self.worker.pipeline is not None and self.worker.pipeline.metric
+        """Raises MapError if the map to begin in cannot be read."""
+        pipeline, saved, places = self.worker.pipeline, None, ""
+        if pipeline is not None and self.config.closes_loops:
+            places = pipeline.backbone.places
+            saved = read_map(self.config.map.load, places) if self.config.map.load else None
         return Reporter(
-            self._frame_topics, messages.ROS, self.config, metric, len(self.reader.cameras), background=True
-        )
+            self._frame_topics, messages.ROS, self.config, pipeline is not None and pipeline.metric, len(self.reader.cameras),
+            background=True, saved=saved, places=places,
+        )  # fmt: skip
 
     def _publish_pose(self, located: Located, config: Config) -> None:
         """Publishes TF and odometry of one image; called in the locator's thread."""
@@ -408,6 +415,7 @@ class ReconstructionNode(LifecycleNode):
             tf_conflict=self.reader.tf.edge.conflict or self.reader.tf.map_edge.conflict,
             loops=self._reporter.world.loops,
             keyframes=self._reporter.world.keyframes,
+            whereabouts=self._reporter.world.whereabouts,
             fault=self._fault,
             worker_alive=self.worker.is_alive(),
             lost=str(self.worker.lost or ""),
@@ -434,6 +442,8 @@ class ReconstructionNode(LifecycleNode):
                 log.warning("%s", silent[1])
             return
         self._may_log_waiting = Throttle(WAITING_S)
+        if (lost := lost_in_map(self._reporter.world.whereabouts)) and self._may_log_lost("map"):
+            log.warning("%s", lost)
         lately = now.since(before)
         rates = self.telemetry.rates(SUMMARY_S)
         log.info(

@@ -74,7 +74,8 @@ def drifting(poses: F64, seed: int = 0, turn: float = 0.004, way: float = 0.004)
 def submap_of(stamp_ns: int, pose: F64, depth: float = 2.0) -> Submap:
     """One keyframe, refined, at that pose of the odometry."""
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    k = np.array([[FOCAL / 20, 0, 7.5], [0, FOCAL / 20, 5.5], [0, 0, 1]])
     return Submap(
-        (Frame(image, stamp_ns),), image[None], np.full((1, 12, 16), depth, np.float32), np.ones((1, 12, 16), np.float32),
-        np.eye(3)[None], pose[None], Alignment(True, 4, 1.0), refinement=Refinement(refined=1.0),
+        (Frame(image, stamp_ns),), image[None, ::20, ::20], np.full((1, 12, 16), depth, np.float32), np.ones((1, 12, 16), np.float32),
+        k[None], pose[None], Alignment(True, 4, 1.0), refinement=Refinement(refined=1.0),
     )  # fmt: skip

@@ -40,12 +40,12 @@ def places(points: np.ndarray) -> np.ndarray:
 def test_points_go_where_their_keyframe_goes() -> None:
     m = FollowingMap(0.05, 10**6, True)
     a, b, c = cloud(200, 1), cloud(200, 2, 5.0), cloud(200, 3, 10.0)
-    m.add(a, 0, Corrections.none())
-    m.add(b, 12, Corrections.none())
+    m.add(a, (0, 0), Corrections.none())
+    m.add(b, (0, 12), Corrections.none())
     now = corrections(np.eye(4), SHIFT)
     chunks = m.chunks()
     rebuilt = m.rebuilt(chunks, now)
-    m.add(c, 25, now)  # while it was being built
+    m.add(c, (0, 25), now)  # while it was being built
     m.swap(rebuilt, chunks, now)
     expected = np.concatenate([places(a), places(moved(b, SHIFT)), places(moved(c, SHIFT))])
     got = places(m.points())
@@ -57,7 +57,7 @@ def test_points_go_where_their_keyframe_goes() -> None:
 def test_chunks_are_bounded_and_the_surest_stay() -> None:
     chunk_map = FollowingMap(0.5, 10**6, True)
     for i in range(20):
-        chunk_map.add(cloud(3000, i), i, Corrections.none())
+        chunk_map.add(cloud(3000, i), (0, i), Corrections.none())
     whole = chunk_map.chunks()
     kept = thinned(whole, 0.5, 10**6, Corrections.none())
     keys = np.concatenate([c.voxels(0.5) for _, c in kept])
@@ -76,7 +76,7 @@ def messages():
 class OneLoop(Mapper):
     """Closes a loop at the third keyframe."""
 
-    def add(self, submap, row) -> bool:
+    def add(self, submap, row, trusted=None) -> bool:
         stamp = submap.frames[row].stamp_ns
         if stamp < 30:
             self.corrections = corrections(*[np.eye(4)] * 3, version=0)

@@ -14,6 +14,7 @@ PATIENCE_S = 10.0
 
 class World:
     keyframes = 3
+    searches = False
 
     def __init__(self, fails: int = 0) -> None:
         self.fails, self.worked, self.settled = fails, 0, 0

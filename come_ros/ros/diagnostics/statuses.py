@@ -11,6 +11,7 @@ from ...alignment import MAX_DEPTH_RESIDUAL
 from ...config import Config
 from ...governor import State
 from ...mapping.mapper import LoopCounts
+from ...outputs.world import Whereabouts
 from ...thread_governor import ThreadState
 from ...types import DeviceMemory
 from .counters import Counts, drops_text
@@ -47,6 +48,7 @@ class NodeView:
     output_conflict: str = ""
     loops: LoopCounts | None = None
     keyframes: int = 0
+    whereabouts: Whereabouts | None = None
     governor: State | None = None
     threads: ThreadState | None = None
     memory: DeviceMemory | None = None
@@ -276,10 +278,21 @@ def _loop_values(view: NodeView) -> dict[str, object]:
     """Of the map's graph."""
     loops = view.loops or LoopCounts()
     most = ", ".join(f"{n} {reason}" for reason, n in dict(loops.refused).items())
+    place = view.whereabouts
     return {
-        "map_keyframes": view.keyframes, "loops_offered": loops.offered, "loops_closed": loops.accepted,
+        "map_keyframes": view.keyframes, "map_loaded": "none" if place is None else place.keyframes,
+        "map_located": "none" if place is None else place_text(place), "map_scale": "nan" if place is None else f"{place.unit:.3g}",
+        "loops_offered": loops.offered, "loops_closed": loops.accepted,
         "loops_refused": most or "none",
     }  # fmt: skip
+
+
+def place_text(place: Whereabouts) -> str:
+    """Whether the camera was found in the saved map."""
+    tried = f"{place.looked} keyframes, {place.compared} pairs of views compared"
+    if place.located:
+        return f"yes, after {place.after_s:.1f} s, {tried}"
+    return f"no: {tried}, most often: {place.reason}" if place.looked else "no: no keyframe yet"
 
 
 def _pose_values(telemetry: Telemetry) -> dict[str, object]:
@@ -298,6 +311,16 @@ def _pose_values(telemetry: Telemetry) -> dict[str, object]:
     }
 
 
+def lost_in_map(place: Whereabouts | None) -> str:
+    """That the camera was not found in the saved map yet, and what to do; "" where that is not so."""
+    if place is None or place.located or not place.looked:
+        return ""
+    return (
+        f"not found in the map {place.path} yet ({place_text(place)}), so no pose in it is published: move the camera to a place that "
+        f"the map shows"
+    )
+
+
 def _output_faults(view: NodeView, config: Config, telemetry: Telemetry) -> Iterable[Fault]:
     if view.tf_conflict:
         yield ERROR, view.tf_conflict
@@ -310,6 +333,8 @@ def _output_faults(view: NodeView, config: Config, telemetry: Telemetry) -> Iter
                 f"camera slower, or give it more light or texture"
             ),
         )
+    if (fault := lost_in_map(view.whereabouts)) and view.state == "active":
+        yield WARN, fault
     if old := telemetry.recent("old"):
         yield WARN, f"{old}, longer than max_data_age: lower window.size or input.max_side, or raise max_data_age"
     if refused := telemetry.recent("rejected"):

@@ -7,6 +7,7 @@ The output folder then holds
   map.ply         one cloud of all frames
   trajectory.tum  the camera's path as odometry has it, never rewritten
   trajectory_map.tum  the same path in the map, with the drift taken away where the camera came back
+  map/            the map's keyframes: what map.load starts in
   metrics.json    counts, sizes, errors next to trivial baselines; values that depend on the machine are under `timings`
   overview.png    depth and map at a glance
   compare.png     with --compare: some frames by the accelerated and by the dense model, and where they differ
@@ -23,6 +24,7 @@ examples:
   come_ros bag images/ -o out --fps 30                a folder of images of a video, 30 per second
   come_ros bag video.mp4 -o out --gt path.tum --gt-offset auto --start 10 --duration 30
   come_ros bag my_bag -o out --set accelerator.name=come --compare
+  come_ros bag second_bag -o out2 --set map.load=out --set map.mode=localize     in the map of another run
   come_ros bag my_bag -o out --weights vggt.pt --set window.size=12 --set keyframe.mode=every
 """
 
@@ -44,6 +46,7 @@ from ...datasets.tum import read_trajectory
 from ...errors import Cancelled, ComeRosError, ConfigError, DatasetError, Stopped
 from ...files import shown
 from ...interrupts import Interrupts
+from ...mapping.saved_map import FOLDER
 from ...pipeline import ReconstructionPipeline
 from ...types import F64
 from ..arguments import add_config_arguments, configuration
@@ -57,6 +60,7 @@ RESULTS = (
     "map.ply",
     "trajectory.tum",
     "trajectory_map.tum",
+    FOLDER,
     "metrics.json",
     "overview.png",
     "compare.png",
@@ -149,7 +153,7 @@ def run(options: argparse.Namespace) -> int:
         )
         if options.compare and config.accelerator.name == "none":
             raise nothing  # before the model is loaded
-        folder = stack.enter_context(ResultFolder(Path(options.out), RESULTS, options.overwrite))
+        folder = stack.enter_context(ResultFolder(Path(options.out), RESULTS, options.overwrite, kept=(FOLDER,)))
         stopped = stack.enter_context(Interrupts())
         with stopped.raising():  # loading takes seconds
             pipeline = _reproducible_pipeline(config)
@@ -187,6 +191,12 @@ def run(options: argparse.Namespace) -> int:
         raise BagError(
             f"no two of the {job.used} images used could be reconstructed together, because size, encoding or camera change from each to "
             f"the next: what is in {shown(options.out)} has no common path"
+        )
+    place = job.metrics.get("saved_map")
+    if place and not place["located"]:
+        raise BagError(
+            f"the camera was not found in the map {place['path']} ({place['compared']} pairs of views compared; most often: "
+            f"{place['reason']}); the results without a path in that map are in {shown(options.out)}"
         )
     if options.gt and not job.metrics["truth"]["matched"]:
         raise BagError(

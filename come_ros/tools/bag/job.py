@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import heapq
 import json
@@ -30,6 +31,7 @@ from ...evaluation.closure import end_point_error
 from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_scores
 from ...files import shown, write_ply, write_text, write_tum
 from ...interrupts import Interrupts
+from ...mapping.saved_map import FOLDER, read_map
 from ...outputs.motion import Motion
 from ...outputs.reporter import Reporter
 from ...outputs.topics import FrameMessages
@@ -79,7 +81,7 @@ class Job:
     ) -> None:
         """passes: the recording, opened three times. truth: stamp -> world_from_camera (4, 4), may be empty. record: whether to
         write output/. compare: whether to run the dense model on every window as well. truth_offset: s, added to the stamps of the
-        truth, or "auto". Raises OutputError."""
+        truth, or "auto". Raises OutputError, and MapError if the map to begin in cannot be read."""
         config = config.replace(**{"loop.enabled": True})  # nobody waits for a frame here
         self.name, self.config, self.pipeline, self.folder = name, config, pipeline, folder
         self.used = self.read = self.superseded = self.alone = 0
@@ -92,7 +94,9 @@ class Job:
         self._output = OutputBag(folder, config) if record else NoOutput()
         # the map is always needed
         with_map = config.replace(**{"map.enabled": True})
-        self._reporter = Reporter(self, self._output.messages, with_map, pipeline.metric)
+        places = pipeline.backbone.places if config.closes_loops else ""
+        saved = read_map(config.map.load, places) if config.map.load else None
+        self._reporter = Reporter(self, self._output.messages, with_map, pipeline.metric, saved=saved, places=places)
         self._timings: dict[str, list[float]] = {}
         self._poses: dict[int, F64] = {}  # as published by odometry
         self._keyframes: dict[int, F64] = {}  # as estimated by their windows
@@ -239,10 +243,13 @@ class Job:
         self.folder.reserve.release()
         steps: dict[str, Callable[[], Any]] = {
             "trajectory.tum": lambda: write_tum(path / "trajectory.tum", snapshot.trajectory),
-            "trajectory_map.tum": lambda: write_tum(path / "trajectory_map.tum", snapshot.map_trajectory),
             "map.ply": lambda: write_ply(path / "map.ply", snapshot.points),
             "run.yaml": lambda: write_text(path / "run.yaml", self._description()),
         }
+        if snapshot.map_trajectory:
+            steps["trajectory_map.tum"] = lambda: write_tum(path / "trajectory_map.tum", snapshot.map_trajectory)
+        if snapshot.keyframes is not None:
+            steps[FOLDER] = functools.partial(snapshot.save_keyframes, path / FOLDER)
         drawn: dict[str, Callable[[], Any]] = {
             "overview.png": lambda: draw(path / "overview.png", self._overview(), self._title()),
         }
@@ -259,6 +266,8 @@ class Job:
             name: size_of(path / name) for name in (RECORDING, *steps, *drawn) if (path / name).exists()
         }
         metrics["timings"] = timings
+        if (place := self._reporter.world.whereabouts) is not None:
+            metrics["saved_map"] = dataclasses.asdict(place)
         text = json.dumps(for_json(metrics), indent=2) + "\n"
         problems.append(_problem("metrics.json", lambda: write_text(path / "metrics.json", text)))
         return list(filter(None, problems))

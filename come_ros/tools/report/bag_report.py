@@ -97,6 +97,24 @@ def _loop_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _place_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    place = metrics.get("saved_map")
+    if not place:
+        return []
+    if not place["located"]:
+        return [
+            (
+                "saved map",
+                f"not found in it: {place['compared']} pairs of views compared, most often: {place['reason']}",
+            )
+        ]
+    text = (
+        f"found in it after {place['after_s']:.1f} s and {place['looked']} keyframes, {place['keyframes']} are in it; one unit of "
+        f"odometry is {place['unit']:.3g} of its"
+    )
+    return [("saved map", text)]
+
+
 def table(metrics: dict[str, Any]) -> str:
     """The metrics as aligned plain text."""
     frames, stream, timings = metrics["frames"], metrics["stream"], metrics["timings"]
@@ -108,6 +126,7 @@ def table(metrics: dict[str, Any]) -> str:
         ("windows", f"{stream['windows']}, {stream['refused']} refused; model p50 {model['p50']:.0f} ms, p95 {model['p95']:.0f} ms"),
         *_refinement_row(metrics),
         *_loop_rows(metrics),
+        *_place_rows(metrics),
         ("speed", f"{timings['images_per_s']:.1f} images/s, {timings['reconstruct_s']:.1f} s in all, after {timings['load_s']:.1f} s "
                   f"to load; {timings['peak_memory_mb']:.0f} MB of memory"),
         ("map", f"{metrics['map']['points']} points, one in each voxel of {metrics['map']['voxel']:g}"),

@@ -23,10 +23,10 @@ class ResultFolder:
     reserve: disk space with which to finish when the disk is full.
     """
 
-    def __init__(self, out: Path, names: Sequence[str], overwrite: bool) -> None:
-        """names: of the results. Raises OutputError if some of them are there and not to be overwritten, or `out` cannot be
-        written."""
-        self.out, self._names = out, names
+    def __init__(self, out: Path, names: Sequence[str], overwrite: bool, kept: Sequence[str] = ()) -> None:
+        """names: of the results. kept: of these, those that stay as they are where this run has none of its own. Raises OutputError if some
+        of them are there and not to be overwritten, or `out` cannot be written."""
+        self.out, self._names, self._kept = out, names, kept
         self.path = out / f"{PART}{os.getpid()}"
         try:
             there = [name for name in names if (out / name).exists()]
@@ -49,6 +49,8 @@ class ResultFolder:
         try:
             for name in self._names:
                 place = self.out / name
+                if name in self._kept and not (self.path / name).exists():
+                    continue
                 if place.is_dir() and not place.is_symlink():
                     shutil.rmtree(place)
                 elif place.exists():
