@@ -14,11 +14,20 @@ if TYPE_CHECKING:
 class StreamPass(Protocol):
     """One pass of a causal model, over frames that see those before them by keys and values that were kept (backbones/causal.py).
 
-    first: temporal index of the first of its frames. starts: whether nothing was kept yet: its frames see each other, and no others.
+    first: temporal index of the first of its frames. starts: whether nothing was kept yet. scale_frames: how many of its frames begin
+    the stream, and so see each other. mask: (N, N) bool, which of its N tokens read which in global blocks; None if all read all that
+    `recall` gives. camera_mask: (S, S) bool, the same for its S frames in the camera head.
     """
 
     first: int
     starts: bool
+    scale_frames: int
+
+    @property
+    def mask(self) -> Tensor | None: ...
+
+    @property
+    def camera_mask(self) -> Tensor | None: ...
 
     def placed(self, positions: Tensor, special: int, turn: Callable[[Tensor, int, int], Any]) -> None:
         """Where all tokens of global blocks are, frame by frame (N, 2), as in Tokens; and the rotation of a frame's tokens by their

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 
-from come_ros.backbones.checkpoint import bundled_weights, load_vggt
+from come_ros.backbones.checkpoint import bundled_weights, load_model, load_vggt
 from come_ros.backbones.graphs import Graphs, _Recording, put_together, taken_apart
-from come_ros.backbones.lingbot import LingBot, LingBotSizes
+from come_ros.backbones.model import GeometryModel
 from come_ros.backbones.vggt import VGGTSizes
 from come_ros.camera.preprocess import patch_grid_size
 from come_ros.testing.models import TINY, WIDTH, tiny
@@ -19,7 +18,6 @@ __all__ = [
     "ROUNDING",
     "TINY",
     "WIDTH",
-    "CausalTiny",
     "bundled_as_stream",
     "bundled_size",
     "kept_by_come",
@@ -57,20 +55,9 @@ def bundled_size(width: int, height: int) -> tuple[int, int]:
     return patch_grid_size(width, height, load_vggt(bundled_weights()).native_side, 14)
 
 
-class CausalTiny(LingBot):
-    """The bundled VGGT with frames one by one: its tokens, rotation and pose convention, LingBot-Map's rules of what is kept. Untrained
-    for it."""
-
-    camera_to_world = False
-
-
-def bundled_as_stream() -> CausalTiny:
-    """With the bundled weights."""
-    vggt = load_vggt(bundled_weights())
-    sizes = {f.name: getattr(vggt.sizes, f.name) for f in dataclasses.fields(vggt.sizes)}
-    model = CausalTiny(LingBotSizes(**sizes, causal=True, scale_token=False, points=True, rope_split=()))
-    model.load_state_dict(vggt.state_dict(), strict=True)
-    return model.eval()
+def bundled_as_stream() -> GeometryModel:
+    """The bundled VGGT with frames one by one, untrained for it."""
+    return load_model("lingbot", bundled_weights()).eval()
 
 
 def kept_by_come(width: int, height: int, group: int, ratio: float) -> float:

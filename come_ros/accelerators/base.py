@@ -90,11 +90,12 @@ class Accelerator:
         """softmax(q k^T / sqrt(d) + log weight) v for (B, heads, N, d), between `condense` and `expand`. layer.part is "frame" if
         every frame attends to itself, even in a global block whose reach says so."""
         q, k, v = self.condense(q, k, v, plan, layer)
-        weights = self.key_weights(plan, layer, k.shape[2] - layer.shared)
+        weights, mask = self.key_weights(plan, layer, k.shape[2] - layer.shared), None
         if layer.stream is not None:
             k, v, weights = layer.stream.recall(layer.index, q, k, v, weights)
+            mask = layer.stream.mask
         if weights is None:
-            x = F.scaled_dot_product_attention(q, k, v)
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         else:
             x = weighted_attention(q, k, v, weights._replace(shared=layer.shared))
         return self.expand(x, plan, layer)

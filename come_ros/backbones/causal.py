@@ -77,11 +77,14 @@ class StreamState:
 class CausalPass:
     """One pass over `frames` frames from `state`; after it, `after()` is the state that follows. See tokens.StreamPass."""
 
+    mask = camera_mask = None
+
     def __init__(self, state: StreamState, frames: int, parameters: StreamParameters) -> None:
         if state.started and frames != 1:
             raise ValueError(f"{frames} frames are given to a stream that has begun: run them one by one")
         self._state, self._frames, self._parameters = state, frames, parameters
         self.first, self.starts = state.count, not state.started
+        self.scale_frames = frames if self.starts else 0
         self.keyframe = self.starts or state.since % parameters.keyframe_interval == 0
         trajectory, local = state.trajectory, state.local
         # a keyframe is one of the local window itself, so that the oldest makes room before anything is read

@@ -31,9 +31,9 @@ _SIZES_KEY, _BACKBONE_KEY = "come_ros.sizes", "come_ros.backbone"  # in the safe
 
 
 def bundled_weights(backbone: str = "vggt") -> str:
-    """Path of the small model shipped with the package. Raises CheckpointError if the file is missing, or there is none for the
-    backbone."""
-    if backbone != "vggt":
+    """Path of the small model shipped with the package, which runs as a window (vggt) or as a stream (lingbot). Raises CheckpointError if
+    the file is missing, or there is none for the backbone."""
+    if backbone not in ("vggt", "lingbot"):
         source = getattr(BACKBONES.load(backbone), "weights_from", "")
         raise CheckpointError(
             f"no weights of the backbone {backbone} ship with come_ros: set the parameter weights to a file"
@@ -73,21 +73,16 @@ def load_model(backbone: str, path: str) -> GeometryModel:
         raise CheckpointError(
             f"{path} holds weights of the backbone {found}, which this come_ros does not know: update it"
         )
-    if wanted is not None and found in wanted.same_keys and _SIZES_KEY not in metadata:
-        found = wanted.name
-    if wanted is not None and found != wanted.name:
+    adopts = wanted is not None and found in wanted.same_keys
+    if wanted is not None and found != wanted.name and not adopts:
         raise CheckpointError(
             f"{path} holds weights of the backbone {found}, but {backbone} was asked for: set backbone to {found}, or give another file"
         )
-    kind = models[found]
+    kind = wanted if wanted is not None and adopts else models[found]
     if _SIZES_KEY in metadata:
-        known = {f.name for f in dataclasses.fields(kind.sizes_type)}
-        stored = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(metadata[_SIZES_KEY]).items()}
-        if set(stored) - known:
-            raise CheckpointError(
-                f"{path} was written by a newer come_ros (unknown sizes {sorted(set(stored) - known)}): update come_ros"
-            )
-        sizes = kind.sizes_type(**{**kind.unsaid, **stored})
+        sizes = _stored_sizes(path, models[found], metadata[_SIZES_KEY])
+        if kind is not models[found]:
+            sizes = kind.adopted(sizes)
     else:
         if doubt := kind.doubt(state):
             log.warning("%s %s", path, doubt)
@@ -97,6 +92,17 @@ def load_model(backbone: str, path: str) -> GeometryModel:
         model = kind(sizes)
     fill(model, state, path)
     return model
+
+
+def _stored_sizes(path: str, kind: type[GeometryModel], text: str) -> Any:
+    """The sizes in the metadata of a file of ours. Raises CheckpointError."""
+    known = {f.name for f in dataclasses.fields(kind.sizes_type)}
+    stored = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+    if set(stored) - known:
+        raise CheckpointError(
+            f"{path} was written by a newer come_ros (unknown sizes {sorted(set(stored) - known)}): update come_ros"
+        )
+    return kind.sizes_type(**{**kind.unsaid, **stored})
 
 
 def save_checkpoint(

@@ -178,13 +178,15 @@ class Block(nn.Module):
         self.mlp = mlp(dim, int(dim * mlp_ratio))
         self.ls2 = scale()
 
-    def forward(self, x: Tensor, rope: Rotary | None = None, recall: Recall | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: Rotary | None = None, recall: Recall | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """(B, N, C) -> (B, N, C), with plain attention, for blocks that accelerators do not change (in heads). recall: adds the
-        keys and values of earlier frames to those of these tokens."""
+        keys and values of earlier frames to those of these tokens. mask: (N, N) bool, which token reads which; None for all."""
         q, k, v = project(self, x, rope)
         if recall is not None:
             k, v = recall(k, v)
-        return finish(self, x, F.scaled_dot_product_attention(q, k, v))
+        return finish(self, x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
 
 def project(block: Block, x: Tensor, rope: Rotary | None, index: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

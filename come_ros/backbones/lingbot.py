@@ -7,9 +7,11 @@ was trained from: a VGGT in all but its poses, which are camera-to-world. A file
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from ..errors import CheckpointError
 from ..tokens import StreamPass, Tokens
 from .layers import Rotary, rotary, video_rotary
 from .model import RopeTables
+from .vggt import VARIANTS as VGGT_VARIANTS
 from .vggt import VGGT, VGGTSizes
 
 
@@ -26,17 +29,22 @@ from .vggt import VGGT, VGGTSizes
 class LingBotSizes(VGGTSizes):
     """causal: frames see earlier ones only; else those of a window see each other. scale_token: one more special token of each frame.
     points: a head for point maps. rope_split: channels of a head that turn with time, y and x in global blocks; () for VGGT's rotation
-    by y and x."""
+    by y and x. camera_to_world: what its poses are, else camera-from-world as VGGT's."""
 
     causal: bool = True
     scale_token: bool = True
     points: bool = False
     rope_split: tuple[int, ...] = (20, 22, 22)
+    camera_to_world: bool = True
 
+
+AS_VGGT: dict[str, Any] = {"scale_token": False, "rope_split": (), "camera_to_world": False}
+"""what makes the stream of a VGGT's weights"""
 
 VARIANTS = {
     "stream": LingBotSizes(),
     "stage1": LingBotSizes(causal=False, scale_token=False, points=True, rope_split=()),
+    "tiny": LingBotSizes(**dataclasses.asdict(VGGT_VARIANTS["tiny"]), **AS_VGGT),
 }
 
 
@@ -62,7 +70,6 @@ class LingBot(VGGT):
     unsaid = {}  # noqa: RUF012
     landmark, weights_from = "aggregator.scale_token", "robbyant/lingbot-map on Hugging Face"
     same_keys = frozenset({"vggt"})
-    camera_to_world = True
 
     def __init__(self, sizes: LingBotSizes) -> None:
         super().__init__(sizes)
@@ -71,7 +78,7 @@ class LingBot(VGGT):
             raise ValueError(
                 f"rope_split is {sizes.rope_split}, but must be three even numbers, together the {head} channels of a head"
             )
-        self.causal = sizes.causal
+        self.causal, self.camera_to_world = sizes.causal, sizes.camera_to_world
         if sizes.scale_token:
             self.aggregator.scale_token = nn.Parameter(torch.zeros(1, 2, 1, sizes.dim))
         if not sizes.points:
@@ -93,6 +100,12 @@ class LingBot(VGGT):
         return {k: v for k, v in state.items() if not (first_stage and k == cls.landmark)}
 
     @classmethod
+    def adopted(cls, sizes: VGGTSizes) -> LingBotSizes:
+        """A VGGT frame by frame, untrained for it: its tokens, rotation and poses, with our rules of what is kept."""
+        own = {f.name: getattr(sizes, f.name) for f in dataclasses.fields(sizes)}
+        return LingBotSizes(**own, points=True, **AS_VGGT)
+
+    @classmethod
     def doubt(cls, state: Mapping[str, Tensor]) -> str:
         return ""
 
@@ -104,8 +117,9 @@ class LingBot(VGGT):
             front = torch.cat((a.camera_token, a.register_token), dim=2)[:, 1:].expand(-1, frames, -1, -1)
         if not self.sizes.scale_token:
             return front
-        scale = a.scale_token[:, :1] if starts else a.scale_token[:, 1:]
-        return torch.cat((front, scale.expand(-1, frames, -1, -1)), dim=2)
+        first = frames if stream is None else stream.scale_frames
+        slots = [a.scale_token[:, i : i + 1].expand(-1, n, -1, -1) for i, n in enumerate((first, frames - first))]
+        return torch.cat((front, torch.cat(slots, dim=1)), dim=2)
 
     def rope(self) -> RopeTables:
         return StreamRope(self.sizes.rope_split) if self.sizes.causal else RopeTables()

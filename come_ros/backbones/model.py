@@ -90,7 +90,7 @@ class GeometryModel(nn.Module, ABC):
     causal = False
     """whether frames come one by one and attend to the stored keys of earlier frames (causal.py)"""
     same_keys: frozenset[str] = frozenset()
-    """other models whose published files have the same keys, so that a file does not tell which of the two it belongs to"""
+    """other models whose files have the same keys: a published one does not say which of the two it belongs to, and ours run as either"""
     metric = False
     """whether its lengths are metres"""
     parts = BlockParts()
@@ -107,6 +107,11 @@ class GeometryModel(nn.Module, ABC):
     def own_names(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a published file under our names, without those that we do not run."""
         return dict(state)
+
+    @classmethod
+    def adopted(cls, sizes: Any) -> Any:
+        """The sizes that run weights of ours of a model of same_keys, made for `sizes`."""
+        raise NotImplementedError
 
     def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
         """(W, H) of the model's image, multiples of the patch, with the longer side about `side`."""
@@ -184,10 +189,17 @@ class GeometryModel(nn.Module, ABC):
             return in_chunks(head, levels, check, chunk, frames)
 
     def run_trunk(
-        self, images: Tensor, accelerator: Accelerator, check: Check = never, known: KnownTensors | None = None
+        self,
+        images: Tensor,
+        accelerator: Accelerator,
+        check: Check = never,
+        known: KnownTensors | None = None,
+        stream: StreamPass | None = None,
     ) -> Trunk:
-        """Runs images (B, S, 3, H, W) through encoder and trunk; only the tapped levels are kept."""
-        return self.attend(self.encode(images, accelerator, check), accelerator, check, known)
+        """Runs images (B, S, 3, H, W) through encoder and trunk; only the tapped levels are kept. stream: see Tokens."""
+        encoded = self.encode(images, accelerator, check)
+        encoded = encoded._replace(tokens=encoded.tokens._replace(stream=stream))
+        return self.attend(encoded, accelerator, check, known)
 
     def encode(self, images: Tensor, accelerator: Accelerator, check: Check = never) -> Encoded:
         """Runs images (B, S, 3, H, W) through the encoder's blocks, each frame separately (except for the accelerator's plan)."""
@@ -246,9 +258,10 @@ class GeometryModel(nn.Module, ABC):
         heads: tuple[str, ...],
         check: Check = never,
         known: KnownTensors | None = None,
+        stream: StreamPass | None = None,
     ) -> tuple[dict[str, Tensor], Trunk]:
         """(B, S, 3, H, W) RGB in [0, 1], sides multiples of the patch -> outputs of the named heads, and what they read."""
-        trunk = self.run_trunk(images, accelerator, check, known)
+        trunk = self.run_trunk(images, accelerator, check, known, stream)
         return self.decode(trunk, (images.shape[-2], images.shape[-1]), heads, check), trunk
 
 

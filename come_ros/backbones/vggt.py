@@ -249,7 +249,7 @@ class CameraHead(nn.Module):
             x = tokens + gate * (F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6) * (1 + scale) + shift)
             for j, block in enumerate(self.trunk):
                 recall: Recall | None = None if stream is None else functools.partial(stream.recall_camera, (i, j))
-                x = block(x, recall=recall)
+                x = block(x, recall=recall, mask=None if stream is None else stream.camera_mask)
             delta = self.pose_branch(self.trunk_norm(x))
             raw = delta if raw is None else raw + delta  # the raw estimate is fed back, not the activated one
             encodings.append(torch.cat((raw[..., :7], F.relu(raw[..., 7:])), dim=-1))

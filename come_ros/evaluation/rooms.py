@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from ..tokens import StreamPass
 
-def score(model: Any, split: str, count: int, given: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Scores on `count` windows of 4 frames of a frozen split, next to three trivial baselines that do not use the images:
+
+def score(
+    model: Any,
+    split: str,
+    count: int,
+    given: tuple[str, ...] = (),
+    frames: int = 4,
+    stream: Callable[[int], StreamPass] | None = None,
+) -> dict[str, Any]:
+    """Scores on `count` windows of `frames` frames of a frozen split, next to three trivial baselines that do not use the images:
     one depth for all pixels, the training rooms' mean depth map, no rotation. Depth is scaled per window by the median ratio;
     scale_error, of metric models only, is the |logarithm| of that ratio. focal_error: |f / f* - 1|.
 
-    given: what the model is given besides the images, see GeometryModel.inputs; of depth one pixel in ten.
+    given: what the model is given besides the images, see GeometryModel.inputs; of depth one pixel in ten. stream: the pass of a causal
+    model over so many frames; None lets them see each other.
     """
     import torch
 
@@ -26,11 +38,12 @@ def score(model: Any, split: str, count: int, given: tuple[str, ...] = ()) -> di
     device = next(model.parameters()).device
     rows: dict[str, list[float]] = {}
     model.eval()
-    for s in split_windows(split, count, width, height):
+    for s in split_windows(split, count, width, height, frames):
         with torch.inference_mode():
             images = torch.from_numpy(s.images).to(device).permute(0, 3, 1, 2)[None].float() / 255
             known = _truth(s, given, device) if given else None
-            out, _ = model(images, NoAccelerator(), ("camera", "depth"), known=known)
+            more = {} if stream is None else {"stream": stream(frames)}
+            out, _ = model(images, NoAccelerator(), ("camera", "depth"), known=known, **more)
         estimates = {
             "": out["depth"][0].cpu().numpy(),
             "constant ": np.ones_like(s.depth),
@@ -53,16 +66,16 @@ def score(model: Any, split: str, count: int, given: tuple[str, ...] = ()) -> di
     model.train()
     means = [k for k in rows if k.endswith(("abs_rel", "delta"))]
     result = {k: round(float(np.mean(v) if k in means else np.nanmedian(v)), 4) for k, v in rows.items()}
-    return {"split": split, "windows": count, **result}
+    return {"split": split, "windows": count, "frames": frames, **result}
 
 
 @functools.lru_cache(maxsize=2)
-def split_windows(split: str, count: int, width: int, height: int) -> list[Any]:
+def split_windows(split: str, count: int, width: int, height: int, frames: int = 4) -> list[Any]:
     from ..datasets.rooms.rooms import render_sequence
     from ..datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
 
     seeds = SPLIT_SEEDS[split][:count]
-    return [render_sequence(seed, frames=4, width=width, height=height, rate_hz=TEST_RATE_HZ) for seed in seeds]
+    return [render_sequence(seed, frames=frames, width=width, height=height, rate_hz=TEST_RATE_HZ) for seed in seeds]
 
 
 def _truth(s: Any, given: tuple[str, ...], device: Any) -> Any:

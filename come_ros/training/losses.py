@@ -16,9 +16,9 @@ TRANSLATION_WEIGHT = 0.5  # of the translation, relative to its length: an absol
 SHORTEST = 0.05  # least translation, in scene scales, relative to which errors are measured
 
 
-def targets(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def targets(batch: dict[str, Tensor], scale_frames: int | None = None) -> dict[str, Tensor]:
     """Ground truth in the model's convention, scale normalised (VGGT 3.4): relative to the first camera, mean distance of all
-    points = 1.
+    points = 1; scale_frames: of those of so many first frames, since a causal model has not seen the others yet.
 
     depth (B, S, H, W), points (B, S, H, W, 3), encoding (B, S, 9), all fp32.
     """
@@ -30,7 +30,7 @@ def targets(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     camera = torch.stack((x, y, depth), dim=-1)  # (B, S, H, W, 3)
     rt = pose[..., :3, :3].transpose(-1, -2)  # first_from_camera rotation
     points = torch.einsum("bsij,bshwj->bshwi", rt, camera - pose[:, :, None, None, :3, 3])
-    scale = points.norm(dim=-1).mean(dim=(1, 2, 3))  # (B,)
+    scale = points[:, :scale_frames].norm(dim=-1).mean(dim=(1, 2, 3))  # (B,)
     t = pose[..., :3, 3] / scale[:, None, None]
     fov = torch.stack((2 * torch.atan(h / 2 / k[:, 1, 1]), 2 * torch.atan(w / 2 / k[:, 0, 0])), dim=-1)
     encoding = torch.cat((t, quaternion_from_rotation(pose[..., :3, :3]), fov[:, None].expand(-1, s, -1)), dim=-1)
@@ -109,19 +109,30 @@ def matching_loss(descriptors: Tensor, target: Tensor, valid: Tensor) -> Tensor:
 
 
 def attention_loss(
-    watched: list[tuple[Tensor, Tensor]], frames: int, special: int, target: Tensor, valid: Tensor
+    watched: list[tuple[Tensor, Tensor]],
+    frames: int,
+    special: int,
+    target: Tensor,
+    valid: Tensor,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """The first head of some global blocks must look at the matching patch of the first frame (auxiliary).
 
     Without it the blocks ignore the matches that the descriptors already contain: after 23 thousand frames no rotation was learned
-    (measured). watched: queries (B, heads, S T, d) of each block, and keys, which may be followed by tokens of the scene.
+    (measured). watched: queries (B, heads, S T, d) of each block, and keys, which may be followed by tokens of the scene. mask: (S T,
+    S T) bool, which token reads which; None for all.
     """
+    hidden = None
+    if mask is not None:
+        hidden = ~mask.unflatten(0, (frames, -1))[1:, special:].flatten(0, 1)
     total = target.new_zeros((), dtype=torch.float32)
     for q, k in watched:
         b, _, n, d = q.shape
         queries = q[:, 0].view(b, frames, n // frames, d)[:, 1:, special:].flatten(1, 2)
         # over all tokens of all frames, as in the block itself
         logits = queries @ k[:, 0].transpose(1, 2) / d**0.5
+        if hidden is not None:
+            logits = logits.masked_fill(hidden, float("-inf"))
         total = total + choice_loss(logits, special + target.flatten(1), valid.flatten(1))
     return total / len(watched)
 

@@ -12,13 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..accelerators import Accelerator
 from ..backbones.cameras import invert_rigid, rigid, rotation_from_quaternion, world_points
 from ..backbones.layers import PatchEncoder
+from ..backbones.lingbot import LingBot
 from ..backbones.mapanything import MapAnything, unit
 from ..backbones.model import KnownTensors, Trunk
 from ..backbones.vggt import VGGT, inverse_log
 from ..errors import ConfigError
+from ..evaluation.rooms import score
 from .losses import camera_loss, dense_loss, spatial_gradient
+from .room_windows import STREAMS, WINDOWS, Cut
+from .whole_stream import WholePass
 
 Batch = dict[str, Tensor]
 
@@ -33,15 +38,29 @@ def recipe_for(backbone: str) -> Recipe:
 
 
 class Recipe:
-    """weights: of the terms that head_losses gives."""
+    """weights: of the terms that head_losses gives. helping: of the auxiliary losses, which fade out. windows: those it learns from.
+    merges: whether some steps may merge tokens."""
 
     weights: ClassVar[dict[str, float]]
+    helping: ClassVar[dict[str, float]] = {"match": 0.5, "attention": 0.5, "ray": 4.0}
+    windows: ClassVar[Cut] = WINDOWS
+    merges: ClassVar[bool] = True
 
     def encoder(self, model: Any) -> PatchEncoder:
         raise NotImplementedError
 
     def initialise(self, model: Any) -> None:
         """Initial values of the parts after the encoder, where they differ from tiny.initialise's."""
+
+    def prepare(self, model: Any) -> None:
+        """Freezes what does not learn."""
+
+    def run_trunk(self, model: Any, images: Tensor, accelerator: Accelerator, known: KnownTensors | None) -> Trunk:
+        return model.run_trunk(images, accelerator, known=known)
+
+    def score(self, model: Any, split: str, count: int) -> dict[str, Any]:
+        """Scores on a frozen split of rooms, see evaluation.rooms."""
+        return score(model, split, count)
 
     def watched_tokens(self, model: Any, trunk: Trunk) -> tuple[Tensor, list[Tensor]]:
         """Patch tokens (B, S, n, c) before frames attend to each other, and of the levels after."""
@@ -65,6 +84,13 @@ def some_frames(frames: int, device: torch.device) -> Tensor:
     return torch.randperm(frames, device=device)[: max(1, frames // 2)]
 
 
+def of_frames(trunk: Trunk, rows: Tensor) -> Trunk:
+    """The heads' input for some frames."""
+    return trunk._replace(
+        levels={i: t[:, rows] for i, t in trunk.levels.items()}, fine=tuple(t[:, rows] for t in trunk.fine)
+    )
+
+
 class VGGTRecipe(Recipe):
     weights: ClassVar[dict[str, float]] = {"camera": 5.0, "depth": 1.0, "points": 1.0}
 
@@ -86,20 +112,57 @@ class VGGTRecipe(Recipe):
 
     def head_losses(self, model: VGGT, trunk: Trunk, want: Batch, size: tuple[int, int]) -> dict[str, Tensor]:
         """Camera, depth and points: the published terms."""
-        encodings = model.camera_head(trunk.levels[model.taps[-1]][:, :, 0])
-        rows = some_frames(encodings.shape[2], encodings.device)
-        size = (size[0] // 2, size[1] // 2)
-        part = trunk._replace(levels={i: t[:, rows] for i, t in trunk.levels.items()})
-        depth_raw = model.run_dense_head(model.depth_head, part, size, lambda: None, chunk=64)
+        camera = self.camera_term(model, trunk, want)
+        rows = some_frames(want["depth"].shape[1], want["depth"].device)
+        depth = self.depth_term(model, trunk, want, size, rows)
+        part, size = of_frames(trunk, rows), (size[0] // 2, size[1] // 2)
         point_raw = model.run_dense_head(model.point_head, part, size, lambda: None, chunk=64)
-
-        # in logarithms: the scores are relative errors, and the head's exp makes the raw channel the log depth
-        log_error = depth_raw[:, :, 0] - want["depth"][:, rows, ::2, ::2].clamp_min(1e-3).log()
-        depth = dense_loss(log_error.abs(), 1 + depth_raw[:, :, 1].clamp_max(8).exp(), spatial_gradient(log_error))
         point_error = inverse_log(point_raw[:, :, :3].clamp(-6, 6)).movedim(2, -1) - want["points"][:, rows, ::2, ::2]
         gradient = torch.stack([spatial_gradient(point_error[..., i]) for i in range(3)]).sum(0)
         points = dense_loss(point_error.norm(dim=-1), 1 + point_raw[:, :, 3].clamp_max(8).exp(), gradient)
-        return {"camera": camera_loss(encodings, want["encoding"]), "depth": depth, "points": points}
+        return {"camera": camera, "depth": depth, "points": points}
+
+    def camera_term(self, model: VGGT, trunk: Trunk, want: Batch) -> Tensor:
+        return camera_loss(model.camera_head(trunk.levels[model.taps[-1]][:, :, 0], trunk.stream), want["encoding"])
+
+    def depth_term(self, model: VGGT, trunk: Trunk, want: Batch, size: tuple[int, int], rows: Tensor) -> Tensor:
+        """Of some frames, at half the resolution."""
+        half = (size[0] // 2, size[1] // 2)
+        raw = model.run_dense_head(model.depth_head, of_frames(trunk, rows), half, lambda: None, chunk=64)
+        # in logarithms: the scores are relative errors, and the head's exp makes the raw channel the log depth
+        log_error = raw[:, :, 0] - want["depth"][:, rows, ::2, ::2].clamp_min(1e-3).log()
+        return dense_loss(log_error.abs(), 1 + raw[:, :, 1].clamp_max(8).exp(), spatial_gradient(log_error))
+
+
+class LingBotRecipe(VGGTRecipe):
+    """A causal model that goes on from one that saw windows. It learns from whole streams, each with scale frames and a local window of
+    its own size. The encoder, which sees single frames in both forms, stays as it is, and no point head is needed.
+    """
+
+    weights: ClassVar[dict[str, float]] = {"camera": 5.0, "depth": 1.0}
+    helping: ClassVar[dict[str, float]] = {"attention": 0.5}
+    windows: ClassVar[Cut] = STREAMS
+    merges: ClassVar[bool] = False
+    scale_frames: ClassVar[tuple[int, ...]] = (4, 8)
+    local: ClassVar[tuple[int, ...]] = (4, 8, 16)
+
+    def prepare(self, model: LingBot) -> None:
+        self.encoder(model).requires_grad_(False)
+
+    def run_trunk(self, model: LingBot, images: Tensor, accelerator: Accelerator, known: KnownTensors | None) -> Trunk:
+        frames = images.shape[1]
+        scale, local = (choices[int(torch.randint(len(choices), ()))] for choices in (self.scale_frames, self.local))
+        return model.run_trunk(images, accelerator, stream=WholePass(frames, min(scale, frames // 2), local))
+
+    def score(self, model: LingBot, split: str, count: int) -> dict[str, Any]:
+        """On streams of 16 frames, which begin with 4 and have a local window of 8."""
+        return score(model, split, count, frames=16, stream=lambda frames: WholePass(frames, 4, 8))
+
+    def head_losses(self, model: LingBot, trunk: Trunk, want: Batch, size: tuple[int, int]) -> dict[str, Tensor]:
+        return {
+            "camera": self.camera_term(model, trunk, want),
+            "depth": self.depth_term(model, trunk, want, size, some_frames(trunk.stream.frames, want["depth"].device)),
+        }
 
 
 class MapAnythingRecipe(Recipe):
@@ -207,4 +270,4 @@ def shrink(x: Tensor) -> Tensor:
     return x * (length.log1p() / length)
 
 
-RECIPES: dict[str, type[Recipe]] = {"vggt": VGGTRecipe, "mapanything": MapAnythingRecipe}
+RECIPES: dict[str, type[Recipe]] = {"vggt": VGGTRecipe, "lingbot": LingBotRecipe, "mapanything": MapAnythingRecipe}

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import cv2
@@ -37,6 +37,24 @@ SHADOW_SHARE = 0.7  # with shadows
 TILTED_SHARE = 0.5  # share of the other cameras that are not level
 SHARES = {1.0: 0.4, 4 / 3: 0.45, 2 / 3: 0.15}  # of batches, by the longer side over the model's native one
 ASPECTS = {(4, 3): 0.6, (16, 9): 0.2, (1, 1): 0.1, (3, 4): 0.1}  # of batches, by width over height
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """How windows are cut. lengths: frames of a window -> share of the batches. sequence: frames rendered of each room. in_order: in the
+    order of time, forwards or backwards; else half of the windows are in any order, so that any frame can be the reference."""
+
+    lengths: Mapping[int, float]
+    sequence: int = SEQUENCE
+    in_order: bool = False
+
+    def most(self, longest: int) -> Cut:
+        """Without windows of more than `longest` frames."""
+        return dataclasses.replace(self, lengths={n: share for n, share in self.lengths.items() if n <= longest})
+
+
+WINDOWS = Cut({1: 0.05, 2: 0.25, 3: 0.2, 4: 0.25, 6: 0.15, 8: 0.1})
+STREAMS = Cut({8: 0.3, 12: 0.4, 16: 0.3}, sequence=16, in_order=True)
 
 
 class TrainingWindow(NamedTuple):
@@ -65,12 +83,11 @@ class WindowStream:
     """
 
     def __init__(
-        self, seed: int, side: int = 112, minutes: float = 60.0, pictures: list[U8] | None = None, longest: int = 6
+        self, seed: int, side: int = 112, minutes: float = 60.0, pictures: list[U8] | None = None, cut: Cut = WINDOWS
     ) -> None:
-        """side: the model's native longer side, px. minutes: training time so far, where the curriculum stands. longest: frames of
-        the longest windows."""
+        """side: the model's native longer side, px. minutes: training time so far, where the curriculum stands."""
         self.rng = np.random.default_rng(seed)
-        self.side, self.longest, self.pictures = side, longest, pictures or []
+        self.side, self.cut, self.pictures = side, cut, pictures or []
         self.next_seed = seed * 1_000_003 % 5_000_000
         self.started = time.monotonic() - 60 * minutes
         self.pool: list[rooms.SyntheticSequence] = []
@@ -90,9 +107,9 @@ class WindowStream:
         if rng.random() < STAGED_SHARE:
             stage = staged.stage_desk(scene, rng) if rng.random() < 0.5 else staged.stage_floor(scene, rng)
             scene = stage.scene
-            poses = staged.watching_path(stage, rng, SEQUENCE, rate)
+            poses = staged.watching_path(stage, rng, self.cut.sequence, rate)
         if poses is None:
-            poses = camera.camera_path(scene, seed, SEQUENCE, rate)
+            poses = camera.camera_path(scene, seed, self.cut.sequence, rate)
             if rng.random() < TILTED_SHARE:
                 poses = tilt(poses, rng)
         if rng.random() < PAINTED_SHARE:
@@ -100,7 +117,8 @@ class WindowStream:
         k = scene.intrinsics(*RENDERED)
         lamp = rng.uniform(0.02, 0.15) if rng.random() < SHADOW_SHARE else 0.0
         images, depth = raycast.render(scene, poses, k, *RENDERED, lamp=lamp)
-        sequence = rooms.SyntheticSequence(seed, camera.degrade(images, rng), depth, poses, k, np.arange(SEQUENCE))
+        degraded = camera.degrade(images, rng)
+        sequence = rooms.SyntheticSequence(seed, degraded, depth, poses, k, np.arange(self.cut.sequence))
         if len(self.pool) < POOL:
             self.pool.append(sequence)
         else:
@@ -121,11 +139,14 @@ class WindowStream:
         """`frames` of one sequence at (W, H) = size; reach in (0, 1]: how far apart they may be (curriculum)."""
         rng = self.rng
         s = self.pool[rng.integers(len(self.pool))]
-        span = max(frames, math.ceil(reach * SEQUENCE))
-        start = rng.integers(SEQUENCE - span + 1)
+        span = max(frames, math.ceil(reach * self.cut.sequence))
+        start = rng.integers(self.cut.sequence - span + 1)
         picked = start + rng.permutation(span)[:frames]
-        if rng.random() < 0.5:
-            picked.sort()  # in temporal order; otherwise in any order, so that any frame can be the reference
+        forwards = rng.random() < 0.5
+        if forwards or self.cut.in_order:
+            picked.sort()
+        if self.cut.in_order and not forwards:
+            picked = picked[::-1]
         images, depth = s.images[picked], s.depth[picked]
         pose = np.linalg.inv(s.world_from_camera[picked]) @ s.world_from_camera[picked[0]]
         images, depth, k = crop(images, depth, s.intrinsics, size or (self.side, self.side * 3 // 4), rng)
@@ -148,8 +169,7 @@ class WindowStream:
 
         while len(self.pool) < 24:
             self.render()
-        lengths = [n for n in (1, 2, 3, 4, 6, 8) if n <= self.longest]
-        share = np.array([{1: 0.05, 2: 0.25, 3: 0.2, 4: 0.25, 6: 0.15, 8: 0.1}[n] for n in lengths])
+        lengths, share = list(self.cut.lengths), np.array(list(self.cut.lengths.values()))
         debt = 0.0
         while True:
             frames = int(self.rng.choice(lengths, p=share / share.sum()))
@@ -159,9 +179,9 @@ class WindowStream:
             size = self.draw_size()
             windows = [self.window(frames, reach, size) for _ in range(max(1, batch_frames // frames))]
             debt += len(windows) * frames / REUSE
-            while debt >= SEQUENCE:
+            while debt >= self.cut.sequence:
                 self.render()
-                debt -= SEQUENCE
+                debt -= self.cut.sequence
             yield {
                 n: torch.from_numpy(np.stack(x))
                 for n, x in zip(TrainingWindow._fields, zip(*windows, strict=True), strict=True)
@@ -169,7 +189,7 @@ class WindowStream:
 
 
 def loader(
-    seed: int, side: int, minutes: float, batch_frames: int, pictures: list[U8], workers: int = 1
+    seed: int, side: int, minutes: float, batch_frames: int, pictures: list[U8], workers: int = 1, cut: Cut = WINDOWS
 ) -> Iterator[dict[str, Any]]:
     """Batches made by other processes, so that rendering overlaps with training."""
     from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -179,7 +199,7 @@ def loader(
             in_worker()
             info = get_worker_info()
             own = seed + 104_729 * (info.id if info else 0)
-            return WindowStream(own, side, minutes, pictures, longest=8).batches(batch_frames)
+            return WindowStream(own, side, minutes, pictures, cut).batches(batch_frames)
 
     return iter(DataLoader(Stream(), batch_size=None, num_workers=workers, prefetch_factor=4))
 

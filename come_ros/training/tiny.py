@@ -20,10 +20,7 @@ LEARNING_RATE = 1.5e-3
 MINUTES = 100.0  # of training
 WEIGHT_DECAY = 0.02
 WARM_UP_STEPS = 100
-MATCH_WEIGHT = 0.5  # auxiliary, fades out; see losses.matching_loss
-ATTENTION_WEIGHT = 0.5  # auxiliary, fades out; see losses.attention_loss
-WATCHED_BLOCKS = (0, 1, 2)  # global blocks it acts on
-RAY_WEIGHT = 4.0  # auxiliary, fades out; see make_probe
+WATCHED_BLOCKS = (0, 1, 2)  # global blocks whose attention is taught; see losses.attention_loss
 FADE = 0.85  # share of the time over which the auxiliary losses fade out
 MERGE_RATIOS = (0.25, 0.5, 0.75)  # choices in steps with merging
 EDGE_WEIGHTS = (0.0, 3.0)  # as well
@@ -59,18 +56,22 @@ def losses(
             return super().attend(q, k, v, plan, layer)
 
     images = batch["images"].float() / 255
-    want = targets(batch)
+    trunk = recipe.run_trunk(model, images, merging or Watch(), recipe.known(batch))
+    want = targets(batch, None if trunk.stream is None else trunk.stream.scale_frames)
     target, valid = correspondence(want, batch, model.patch)
-    trunk = model.run_trunk(images, merging or Watch(), known=recipe.known(batch))
     s = images.shape[1]
     single, levels = recipe.watched_tokens(model, trunk)
     zero = single.new_zeros(())
-    return {
-        **recipe.head_losses(model, trunk, want, (images.shape[3], images.shape[4])),
-        "match": matching_loss(probe["match"](single), target, valid) if s > 1 else zero,
-        "attention": attention_loss(watched, s, trunk.special, target, valid) if watched and s > 1 else zero,
-        "ray": ray_loss(probe["rays"], levels, want, model.patch),
+    mask = None if trunk.stream is None else trunk.stream.mask
+    helping = {
+        "match": lambda: matching_loss(probe["match"](single), target, valid) if s > 1 else zero,
+        "attention": lambda: (
+            attention_loss(watched, s, trunk.special, target, valid, mask) if watched and s > 1 else zero
+        ),
+        "ray": lambda: ray_loss(probe["rays"], levels, want, model.patch),
     }
+    terms = recipe.head_losses(model, trunk, want, (images.shape[3], images.shape[4]))
+    return terms | {name: helping[name]() for name in recipe.helping}
 
 
 def initialise(model: Any, recipe: Recipe, seed: int) -> None:
@@ -183,7 +184,7 @@ def gradients(
     with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
         terms = losses(model, recipe, probe, batch, merging)
     fade = max(0.0, 1 - done / FADE)
-    helping = MATCH_WEIGHT * terms["match"] + ATTENTION_WEIGHT * terms["attention"] + RAY_WEIGHT * terms["ray"]
+    helping = torch.stack([weight * terms[name] for name, weight in recipe.helping.items()]).sum()
     (recipe.total(terms) + fade * helping).backward()
     return {name: float(value.detach()) for name, value in terms.items()}
 
@@ -217,9 +218,18 @@ def make_model(backbone: str, variant: str, side: int = 0) -> Any:
 
 
 def begin_with(path: str, model: Any, probe: Any) -> None:
-    """Fills both from a checkpoint of the same variant; its position table may be of another image size."""
+    """Fills both from a checkpoint of the same variant, or the model alone from a weights file, which may hold more (a causal model
+    begins with one that saw windows). The position table may be of another image size. Raises CheckpointError if it does not fit."""
+    from ..backbones.checkpoint import load_model
+    from ..weights import fill
     from .recipes import recipe_for
 
+    if path.endswith(".safetensors"):
+        earlier = load_model("", path)
+        fit_table(recipe_for(earlier.name).encoder(earlier), recipe_for(model.name).encoder(model))
+        wanted = model.state_dict()
+        fill(model, {name: value for name, value in earlier.state_dict().items() if name in wanted}, path)
+        return
     earlier, state = restore(path)
     recipe = recipe_for(earlier.name)
     fit_table(recipe.encoder(earlier), recipe.encoder(model))

@@ -243,7 +243,7 @@ def test_files_of_every_backbone_come_back_equal_and_are_told_apart(tmp_path, ba
     torch.save(model.state_dict(), tmp_path / "published.pt")  # without our sizes, as others write it
     for other in set(MODELS) - {backbone}:
         for file in (path, str(tmp_path / "published.pt")):
-            if file != path and backbone in MODELS[other].same_keys:  # only the user knows, see test_lingbot.py
+            if backbone in MODELS[other].same_keys:  # only the user knows, see test_lingbot.py
                 continue
             with pytest.raises(CheckpointError, match=f"weights of the backbone {backbone}, but {other} was asked for"):
                 load_model(other, file)
@@ -254,7 +254,7 @@ def test_files_of_every_backbone_come_back_equal_and_are_told_apart(tmp_path, ba
         assert (kind.landmark in model.state_dict()) == (kind.name == backbone or holds_another)
 
 
-@pytest.mark.parametrize("backbone", sorted(set(MODELS) - {"vggt"}))
+@pytest.mark.parametrize("backbone", sorted(set(MODELS) - {"vggt", "lingbot"}))
 def test_without_weights_it_says_where_to_get_them(backbone):
     with pytest.raises(CheckpointError, match=r"weights to a file \(.*Hugging Face\)"):
         load_backbone(Config(backbone=backbone, device="cpu"))

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from models import tiny
 
-from come_ros.backbones.checkpoint import load_model
-from come_ros.backbones.lingbot import VARIANTS, LingBot
+from come_ros.accelerators import NoAccelerator
+from come_ros.backbones import load_backbone
+from come_ros.backbones.checkpoint import bundled_weights, load_model, save_checkpoint
+from come_ros.backbones.lingbot import AS_VGGT, VARIANTS, LingBot
+from come_ros.backbones.stream import Step
 from come_ros.backbones.vggt import VARIANTS as VGGT_VARIANTS
 from come_ros.backbones.vggt import VGGT
+from come_ros.config import Config
 from come_ros.errors import CheckpointError
 
 
@@ -106,3 +111,33 @@ def test_a_head_cannot_be_split_into_other_than_three_parts():
         ValueError, match=r"rope_split is \(4, 4\), but must be three even numbers, together the 16 channels"
     ):
         tiny("lingbot", rope_split=(4, 4))
+
+
+@pytest.mark.parametrize("given", ["", "named"])
+def test_the_bundled_model_runs_as_a_stream(given):
+    """The weights of a VGGT of ours, frame by frame; its poses stay camera-from-world."""
+    path = bundled_weights()
+    backbone = load_backbone(Config(backbone="lingbot", weights=path if given else "", device="cpu"))
+    windowed = load_model("vggt", path)
+    model = backbone.model
+    assert backbone.causal and backbone.description["weights"] == path and not model.camera_to_world
+    assert model.state_dict().keys() == windowed.state_dict().keys()
+    images = np.random.default_rng(0).integers(0, 256, (3, 42, 56, 3), np.uint8)
+    cache = backbone.new_cache()
+    first = backbone.predict(images[:1], step=Step(((0, ""),), cache))
+    x = torch.from_numpy(images[:1]).permute(0, 3, 1, 2)[None].float() / 255
+    with torch.inference_mode():  # a stream of one frame is a window of one
+        alone, _ = windowed(x, NoAccelerator(), ("camera", "depth"))
+    assert np.abs(first.depth - alone["depth"][0].numpy()).max() < 1e-5 * first.depth.max()
+    assert np.abs(first.window_from_camera - alone["world_from_camera"][0].numpy()).max() < 1e-5
+    more = backbone.predict(images, step=Step(tuple((i, "") for i in range(3)), cache))
+    assert more.dense == (1, 2) and cache.restarts == 1 and np.isfinite(more.depth).all()
+
+
+def test_a_stream_of_ours_comes_back_and_is_no_window(tmp_path):
+    path = str(tmp_path / "m.safetensors")
+    model = tiny("lingbot", **AS_VGGT)
+    save_checkpoint(path, model, torch.float32)
+    assert load_model("lingbot", path).sizes == model.sizes and load_model("", path).causal
+    with pytest.raises(CheckpointError, match="weights of the backbone lingbot, but vggt was asked for"):
+        load_model("vggt", path)

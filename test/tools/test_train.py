@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from come_ros.backbones import mapanything
+from come_ros.backbones import lingbot, mapanything
 from come_ros.backbones.cameras import rays_of
 from come_ros.backbones.checkpoint import load_model, save_checkpoint
+from come_ros.backbones.lingbot import LingBot, LingBotSizes
 from come_ros.backbones.mapanything import MapAnything, MapAnythingSizes
 from come_ros.backbones.vggt import VARIANTS, VGGT, VGGTSizes, decode_pose
 from come_ros.errors import CheckpointError, ConfigError
 from come_ros.evaluation import rooms
 from come_ros.tools import cli, train
-from come_ros.training import losses, room_windows, tiny
+from come_ros.training import losses, recipes, room_windows, tiny
 from come_ros.training.loop import denormals_flushed
 from come_ros.training.recipes import MapAnythingRecipe, recipe_for
 from come_ros.training.room_windows import WindowStream
@@ -30,6 +31,7 @@ SMALL = VGGTSizes(
     image_side=112, native_side=112, dim=24, encoder_depth=1, encoder_heads=3, depth=4, heads=3,
     taps=(0, 1, 2, 3), camera_depth=1, camera_heads=3, features=8, channels=(8, 8, 8, 8),
 )  # fmt: skip
+SMALL_LINGBOT = LingBotSizes(**dataclasses.asdict(SMALL), **lingbot.AS_VGGT)
 SMALL_MAPANYTHING = MapAnythingSizes(
     image_side=112, native_side=112, dim=24, encoder_depth=1, encoder_heads=3, registers=4, encoder_norm=True, gated=False,
     trunk_dim=24, depth=8, heads=3, taps=(3, 5), features=8, channels=(8, 8, 8, 8), pose_dim=8, scale_dim=8, map_dims=(8, 8),
@@ -234,7 +236,7 @@ def test_both_tiny_models_are_of_one_size():
     assert len(models[0].trunk_blocks()) == len(models[1].trunk_blocks())
     with pytest.raises(ConfigError, match=r"'huge'.* v1, tiny"):
         tiny.make_model("mapanything", "huge")
-    with pytest.raises(ConfigError, match=r"'pi3'.*vggt, mapanything"):
+    with pytest.raises(ConfigError, match=r"'pi3'.*vggt, lingbot, mapanything"):
         recipe_for("pi3")
 
 
@@ -262,23 +264,25 @@ def test_an_encoder_is_taken_from_another_backbone(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backbone", ["vggt", "mapanything"])
+@pytest.mark.parametrize("backbone", ["vggt", "lingbot", "mapanything"])
 def test_short_run_learns_resumes_and_exports(tmp_path, monkeypatch, batch, backbone):
     few = {name: value[:2] for name, value in batch.items()}
     monkeypatch.setattr(train, "loader", lambda *arguments: itertools.repeat(few))
     monkeypatch.setitem(VARIANTS, "small", SMALL)
+    monkeypatch.setitem(lingbot.VARIANTS, "small", SMALL_LINGBOT)
     monkeypatch.setitem(mapanything.VARIANTS, "small", SMALL_MAPANYTHING)
     monkeypatch.setattr(tiny, "WARM_UP_STEPS", 4)
+    merge = 0.0 if backbone == "lingbot" else 0.4
     keys = ("delta", "constant delta", "mean map delta", "rotation_deg", "identity rotation_deg", "direction_deg")
-    monkeypatch.setattr(train, "score", lambda model, split, count: dict.fromkeys(keys, 0.0))
+    monkeypatch.setattr(recipes, "score", lambda model, split, count, **more: dict.fromkeys(keys, 0.0))
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
     out = tmp_path / "run"
-    first = f"-o {out} --backbone {backbone} --variant small --merge 0.4 --threads 1".split()
+    first = f"-o {out} --backbone {backbone} --variant small --merge {merge} --threads 1".split()
     assert train.run(parser.parse_args([*first, "--minutes", "0.01"])) == 0
     _, state = tiny.restore(str(out / "last.pt"))
-    side = VARIANTS["small"].native_side if backbone == "vggt" else mapanything.VARIANTS["small"].native_side
-    for table in (VARIANTS, mapanything.VARIANTS):  # what was begun at one size goes on at that size
+    side = SMALL.native_side
+    for table in (VARIANTS, lingbot.VARIANTS, mapanything.VARIANTS):  # what was begun at one size goes on at that size
         monkeypatch.setitem(
             table, "small", dataclasses.replace(table["small"], image_side=side + 28, native_side=side + 28)
         )
@@ -313,7 +317,7 @@ def test_a_signal_ends_a_step_midway_and_keeps_those_before(tmp_path, monkeypatc
 
     monkeypatch.setattr(train, "loader", loader)
     monkeypatch.setitem(VARIANTS, "small", SMALL)
-    monkeypatch.setattr(train, "score", lambda *arguments: pytest.fail("no scores after a signal"))
+    monkeypatch.setattr(recipes, "score", lambda *arguments, **more: pytest.fail("no scores after a signal"))
     out = tmp_path / "run"
     command = ["train", "-o", str(out), "--variant", "small", "--threads", "1", "--steps", "4"]
     assert cli.main(command) == 128 + signal.SIGINT
@@ -323,7 +327,7 @@ def test_a_signal_ends_a_step_midway_and_keeps_those_before(tmp_path, monkeypatc
     assert state["step"] == 2 and not (out / "curve.png").exists()
     monkeypatch.setattr(train, "loader", lambda *arguments: itertools.repeat(few))
     keys = ("delta", "constant delta", "mean map delta", "rotation_deg", "identity rotation_deg", "direction_deg")
-    monkeypatch.setattr(train, "score", lambda model, split, count: dict.fromkeys(keys, 0.0))
+    monkeypatch.setattr(recipes, "score", lambda model, split, count, **more: dict.fromkeys(keys, 0.0))
     assert cli.main([*command, "--resume"]) == 0
     assert tiny.restore(str(out / "last.pt"))[1]["step"] == 4
     drawn[:] = [few, few]  # before the first step
@@ -363,6 +367,33 @@ def test_start_takes_weights_of_another_image_size(tmp_path, monkeypatch):
     torch.save({"variant": "small", "model": larger.state_dict(), "probe": probe.state_dict()}, path)
     model, _ = tiny.restore(path)
     assert model.native_side == 168
+
+
+def test_a_stream_begins_with_a_model_of_windows_and_its_encoder_stays(tmp_path, batch):
+    path = str(tmp_path / "small.safetensors")
+    earlier, model = VGGT(SMALL), LingBot(SMALL_LINGBOT)
+    recipe = recipe_for("lingbot")
+    tiny.initialise(earlier, recipe_for("vggt"), 1)
+    save_checkpoint(path, earlier, torch.float32)
+    probe = tiny.make_probe(model)
+    tiny.begin_with(path, model, probe)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert all(torch.equal(value, earlier.state_dict()[name]) for name, value in before.items())
+    recipe.prepare(model)
+    terms = tiny.learn(model, recipe, probe, tiny.make_optimiser(model, probe), batch, 1e-3, 0.0)
+    assert terms.keys() == {"camera", "depth", "attention"} and all(np.isfinite(list(terms.values())))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]) == (".patch_embed." in name), name
+
+
+def test_the_scale_of_a_stream_is_that_of_its_first_frames(batch):
+    """A causal model cannot know what later frames will see."""
+    want = losses.targets(batch, 2)
+    assert torch.allclose(want["points"][:, :2].norm(dim=-1).mean(dim=(1, 2, 3)), torch.ones(8), atol=1e-5)
+    whole = losses.targets(batch)
+    ratio = want["depth"] / whole["depth"]
+    assert torch.allclose(ratio, ratio[:, :1, :1, :1].expand_as(ratio)) and not torch.allclose(ratio, ratio[:1])
+    assert torch.allclose(want["encoding"][..., :3] / ratio[:, :, 0, :1], whole["encoding"][..., :3], atol=1e-5)
 
 
 def test_denormals_are_back_after_training():

@@ -10,6 +10,7 @@ from come_ros.datasets.rooms.scene import make_scene
 from come_ros.errors import DatasetError
 from come_ros.training import room_windows
 from come_ros.training.room_windows import (
+    Cut,
     WindowStream,
     clear_out,
     crop,
@@ -82,7 +83,7 @@ def test_draws_are_valid_and_varied():
 
 def test_batches_hold_all_lengths(stream, monkeypatch):
     monkeypatch.setattr(room_windows, "REUSE", 1e9)  # nothing new is rendered
-    other = WindowStream(seed=4, side=56, longest=8)
+    other = WindowStream(seed=4, side=56)
     other.pool = stream.pool * 8
     lengths = set()
     for batch in itertools.islice(other.batches(8), 120):
@@ -139,8 +140,7 @@ def test_pictures_change_surfaces_but_no_geometry(tmp_path):
 
 def test_pool_is_bounded(monkeypatch):
     monkeypatch.setattr(room_windows, "POOL", 2)
-    monkeypatch.setattr(room_windows, "SEQUENCE", 3)
-    made = WindowStream(seed=8)
+    made = WindowStream(seed=8, cut=Cut({2: 1.0}, sequence=3))
     for _ in range(4):
         made.render()
     assert len(made.pool) == 2 and len({s.seed for s in made.pool}) == 2
