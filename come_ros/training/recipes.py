@@ -135,7 +135,7 @@ class VGGTRecipe(Recipe):
 
 
 class LingBotRecipe(VGGTRecipe):
-    """A causal model that goes on from one that saw windows. It learns from whole streams, each with scale frames and a local window of
+    """A causal model that continues from one that saw windows. It learns from whole streams, each with scale frames and a local window of
     its own size. The encoder, which sees single frames in both forms, stays as it is, and no point head is needed.
     """
 

@@ -369,6 +369,13 @@ def test_start_takes_weights_of_another_image_size(tmp_path, monkeypatch):
     assert model.native_side == 168
 
 
+def test_a_stream_is_trained_dense(tmp_path):
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    with pytest.raises(ConfigError, match=r"--merge is 0\.5, but lingbot is trained dense"):
+        train.run(parser.parse_args(["-o", str(tmp_path), "--backbone", "lingbot", "--merge", "0.5", "--steps", "1"]))
+
+
 def test_a_stream_begins_with_a_model_of_windows_and_its_encoder_stays(tmp_path, batch):
     path = str(tmp_path / "small.safetensors")
     earlier, model = VGGT(SMALL), LingBot(SMALL_LINGBOT)

@@ -1,5 +1,6 @@
 """Training windows: whatever is done to them, images, depth, poses and intrinsics stay one geometry."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -91,6 +92,19 @@ def test_batches_hold_all_lengths(stream, monkeypatch):
         assert b * s <= 8 and b >= 1 and batch["depth"].shape[:2] == (b, s)
         lengths.add(s)
     assert {1, 2, 3, 4, 6, 8} == lengths
+
+
+def test_streams_run_in_the_order_of_time_forwards_and_backwards(stream):
+    """Windows of other kinds come in any order as well."""
+    first, frames = stream.pool[0], len(stream.pool[0].images)
+    marked = dataclasses.replace(first, depth=np.ones_like(first.depth) * np.arange(1, frames + 1)[:, None, None])
+    ways = {}
+    for in_order in (True, False):
+        made = WindowStream(seed=5, side=56, cut=Cut({4: 1.0}, sequence=frames, in_order=in_order))
+        made.pool = [marked]
+        steps = [np.sign(np.diff(made.window(4, 0.6).depth[:, 0, 0])) for _ in range(40)]
+        ways[in_order] = {tuple(s) for s in steps}
+    assert ways[True] == {(1, 1, 1), (-1, -1, -1)} and len(ways[False]) > 3
 
 
 def test_spoilt_images_stay_the_same_scene(stream):

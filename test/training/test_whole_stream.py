@@ -29,7 +29,7 @@ def frame_by_frame(model, images, scale_frames, window):
     backbone = TorchBackbone("lingbot", model, NoAccelerator(), device="cpu", stream=StreamParameters(window=window))
     cache, parts = backbone.new_cache(), []
     for end in range(scale_frames, len(images) + 1):
-        shown = range(max(0, end - scale_frames - 1), end)  # a frame that is known makes it go on
+        shown = range(max(0, end - scale_frames - 1), end)  # with a known frame it continues
         p = backbone.predict(images[list(shown)], step=Step(tuple((i, "") for i in shown), cache))
         parts.append((p.depth, p.confidence, p.window_from_camera[-len(p.depth) :]))
     assert cache.restarts == 1
