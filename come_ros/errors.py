@@ -23,6 +23,10 @@ class DatasetError(ComeRosError):
     """A recording (bag, folder, sequence) is missing or damaged."""
 
 
+class PluginError(ComeRosError):
+    """A class of another package does not do what its interface promises."""
+
+
 class Cancelled(ComeRosError):
     """Reconstruction of a window was cancelled; there is no result."""
 

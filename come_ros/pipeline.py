@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .alignment import WindowAligner
+from .backbones.backbone import check_prediction
 from .backbones.stream import Step, StreamUsage
 from .camera.intrinsics import IntrinsicsMedian
 from .camera.model_input import ModelInput, ModelInputs, known_of, window_plans
@@ -31,7 +32,7 @@ from .timeline import Place, Timeline, settled
 from .tracking.drift import Drift, by_bundle, by_network
 from .tracking.landmarks import landmarks_of, with_known
 from .tracking.odometry import UNKNOWN, Located, Odometry
-from .types import F64, Frame, Submap, Window
+from .types import F64, Frame, Prediction, Submap, Window
 from .window import MAX_GAP_NS, TIME_JUMP_NS, SlidingWindow, trimmed
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ class ReconstructionPipeline:
         plans, given = self._input(seen)
         clock.append(time.perf_counter())
         try:
-            prediction, failure = self.backbone.predict(given.images, stop, given.known, self._step(seen)), ""
+            prediction, failure = self._predict(given, seen, stop), ""
         except OutOfMemory as error:
             prediction, failure = None, str(error)
         if prediction is None:  # outside the except clause, memory held by the exception is free
@@ -245,7 +246,7 @@ class ReconstructionPipeline:
             seen = window.spread()
             plans, given = self._input(seen)
             try:
-                prediction = self.backbone.predict(given.images, stop, given.known, self._step(seen))
+                prediction = self._predict(given, seen, stop)
             except OutOfMemory:  # retried only once per window; the next one is cheaper still
                 self.governor.out_of_memory(len(window))
                 self._follow_governor()
@@ -532,6 +533,11 @@ class ReconstructionPipeline:
         plans = window_plans(self.backbone, window, self.governor.effort.side)
         known = known_of(window, plans, self.config.known, self.backbone.inputs)
         return plans, self._inputs.make(window, plans, known)
+
+    def _predict(self, given: ModelInput, window: Window, stop: Callable[[], bool] | None) -> Prediction:
+        prediction = self.backbone.predict(given.images, stop, given.known, self._step(window))
+        check_prediction(prediction, given.images, self.backbone.name)
+        return prediction
 
     def _step(self, window: Window) -> Step | None:
         """How `window` continues the previous one; None if the model processes every window from scratch."""

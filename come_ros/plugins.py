@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ComeRosError, ConfigError
+from .errors import ComeRosError, ConfigError, PluginError
 
 log = logging.getLogger("come_ros")
 
@@ -128,6 +128,14 @@ class Registry:
         return found
 
 
+def check_complete(made: Any, base: type, title: str) -> None:
+    """Raises PluginError if an object of another package lacks attributes that its base class declares."""
+    if missing := [name for name in base.__annotations__ if not hasattr(made, name)]:
+        raise PluginError(
+            f"{title} cannot be used: {type(made).__name__} lacks {', '.join(missing)}: set them in the class or in __init__"
+        )
+
+
 def one_line(error: Exception) -> str:
     """Type and message of an exception raised by another package's code."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -152,7 +160,7 @@ ACCELERATORS = Registry(
 BACKBONES = Registry(
     "backbone",
     "come_ros.backbones",
-    ("come_ros.backbones.backbone:Backbone", "come_ros.backbones.model:GeometryModel"),
+    ("come_ros.backbones:Backbone", "come_ros.backbones.model:GeometryModel"),
     {
         "vggt": "come_ros.backbones.vggt:VGGT",
         "mapanything": "come_ros.backbones.mapanything:MapAnything",
@@ -163,4 +171,10 @@ BACKBONES = Registry(
     },
     "backbone_params.",
 )
-READERS = Registry("dataset reader", "come_ros.datasets", ("come_ros.datasets.sequence:Recording",), {})
+READERS = Registry("dataset reader", "come_ros.datasets", ("come_ros.datasets:Recording",), {})
+
+
+def is_network(backbone: str) -> bool:
+    """Whether that backbone is a GeometryModel, whose tokens accelerators reduce, and not any other Backbone. Raises ConfigError if a
+    plug-in cannot be loaded."""
+    return backbone != "fake" if backbone in BACKBONES.own else not hasattr(BACKBONES.load(backbone), "create")

@@ -102,7 +102,6 @@ class TruthBackbone(Backbone):
     patch_size = 14
     native_side = 70
     device = "cpu"
-    description = {"backbone": "truth"}  # noqa: RUF012
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from come_ros.config import Config, parameters
 from come_ros.config_text import load_config, with_accelerator, with_words
 from come_ros.datasets.part import Part
 from come_ros.datasets.sequence import open_sequence
-from come_ros.errors import ConfigError, DatasetError
+from come_ros.errors import ComeRosError, ConfigError, DatasetError
 from come_ros.plugins import ACCELERATORS, BACKBONES, READERS
 from come_ros.testing import AcceleratorContract, ReaderContract
 
@@ -374,3 +374,203 @@ class TestTheExampleOfThePage(AcceleratorContract):
         yield made["TestStride"].make.__wrapped__(None)
         for name in [n for n in sys.modules if n.startswith("my_accelerators")]:
             del sys.modules[name]
+
+
+BAD_READERS = """
+import numpy as np
+
+from come_ros.datasets import Recording
+from come_ros.types import Frame
+
+IMAGE = np.zeros((40, 56, 3), np.uint8)
+
+
+class Good(Recording):
+    kind = "three images"
+
+    def __init__(self, path):
+        pass
+
+    def iter_frames(self):
+        return (Frame(IMAGE, i) for i in range(1, 4))
+
+
+class NoKind(Good):
+    def __init__(self, path):
+        self.hidden = True
+
+    def __getattribute__(self, name):
+        if name == "kind":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+class Pairs(Good):
+    def iter_frames(self):
+        yield 1, IMAGE
+
+
+class Seconds(Good):
+    def iter_frames(self):
+        yield Frame(IMAGE, 1.5)
+
+
+class Four(Good):
+    def iter_frames(self):
+        yield Frame(IMAGE, 1, "camera", np.ones(4))
+
+
+class Breaks(Good):
+    def iter_frames(self):
+        yield Frame(IMAGE, 1)
+        raise KeyError("two")
+
+
+class Millimetres(Good):
+    def iter_depth(self):
+        yield 1, np.ones((40, 56), np.uint16)
+
+
+class Rotations(Good):
+    def truth(self):
+        return {1: np.eye(3)}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "message"),
+    [
+        ("NoKind", "iter_frames", "cannot be used: NoKind lacks kind: set them in the class or in __init__"),
+        ("Pairs", "iter_frames", "gave tuple, but iter_frames must give come_ros.types.Frame"),
+        ("Seconds", "iter_frames", "gave the stamp 1.5 (float), but iter_frames must give an int in ns"),
+        ("Four", "iter_frames", "gave intrinsics of shape (4,) and type float64, but iter_frames must give None or (3, 3) float64"),
+        ("Breaks", "iter_frames", "failed in iter_frames: KeyError: 'two'"),
+        ("Millimetres", "iter_depth", "gave depth of shape (40, 56) and type uint16, but iter_depth must give (H, W) float32 in metres"),
+        ("Rotations", "truth", "gave a pose of shape (3, 3) and type float64, but truth must give (4, 4) float64"),
+    ],
+)  # fmt: skip
+def test_a_mistake_of_a_reader_is_one_line(tmp_path: Path, name: str, method: str, message: str) -> None:
+    (tmp_path / "plugin_readers.py").write_text(BAD_READERS)
+    with pytest.raises(ComeRosError) as raised, open_sequence(f"plugin_readers:{name}::{tmp_path}") as recording:
+        list(getattr(recording, method)())
+    assert str(raised.value) == f"the dataset reader plugin_readers:{name} {message}"
+
+
+def test_a_reader_needs_no_more_than_its_kind_and_images(tmp_path: Path) -> None:
+    (tmp_path / "plugin_readers.py").write_text(BAD_READERS)
+    with open_sequence(f"plugin_readers:Good::{tmp_path}") as recording:
+        assert recording.count is None and len(list(recording.iter_frames())) == 3
+
+
+BAD_BACKBONES = """
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from come_ros.backbones import Backbone
+from come_ros.parameter import parameter
+from come_ros.types import Prediction
+
+
+class Flat(Backbone):
+    name, patch_size, native_side, device = "flat", 14, 56, "cpu"
+
+    @dataclass(frozen=True)
+    class Parameters:
+        depth: float = parameter(2.0, "depth of all pixels", low=0.1, high=10.0)
+
+    def __init__(self, depth=2.0):
+        self.depth = depth
+
+    @classmethod
+    def create(cls, config):
+        return cls(config.backbone_params.depth)
+
+    def predict(self, images, stop=None, known=None, step=None):
+        depth = np.full(images.shape[:3], self.depth, np.float32)
+        eyes = [np.tile(np.eye(n), (len(images), 1, 1)) for n in (4, 3)]
+        return Prediction(images, depth, depth, *eyes)
+
+
+class NoSide(Flat):
+    def __getattribute__(self, name):
+        if name == "native_side":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+class Nothing(Flat):
+    def predict(self, images, stop=None, known=None, step=None):
+        return None
+
+
+class Doubles(Flat):
+    def predict(self, images, stop=None, known=None, step=None):
+        p = super().predict(images)
+        return replace(p, depth=p.depth.astype(float))
+
+
+class Flatter(Flat):
+    def predict(self, images, stop=None, known=None, step=None):
+        p = super().predict(images)
+        return replace(p, window_from_camera=p.window_from_camera[:, :3])
+"""
+
+
+def backbone_of(tmp_path: Path, name: str, *words: str) -> Any:
+    from come_ros.backbones import load_backbone
+
+    (tmp_path / "plugin_bad_backbones.py").write_text(BAD_BACKBONES)
+    return load_backbone(with_words(Config(), [f"backbone=plugin_bad_backbones:{name}", *words]))
+
+
+def test_a_backbone_describes_itself_without_being_asked_to(tmp_path: Path) -> None:
+    description = backbone_of(tmp_path, "Flat").description
+    assert (description["backbone"], description["accelerator"], description["device"]) == ("flat", "none", "cpu")
+
+
+def test_a_backbone_that_lacks_something_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ComeRosError, match="plugin_bad_backbones:NoSide cannot be used: NoSide lacks native_side: set"):
+        backbone_of(tmp_path, "NoSide")
+    with pytest.raises(ConfigError, match=r"accelerator\.name is come, but the backbone .*:Flat has no accelerators"):
+        backbone_of(tmp_path, "Flat", "accelerator.name=come")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Nothing", "returned NoneType: its predict must return come_ros.types.Prediction"),
+        ("Doubles", r"returned depth of shape \(2, 42, 56\) and type float64, but .* \(2, 42, 56\) float32 for images"),
+        ("Flatter", r"returned window_from_camera of shape \(2, 3, 4\) and type float64, but .* \(2, 4, 4\) float64"),
+    ],
+)
+def test_a_prediction_that_is_not_one_is_one_line(tmp_path: Path, name: str, message: str) -> None:
+    from come_ros.backbones.backbone import check_prediction
+
+    images = np.zeros((2, 42, 56, 3), np.uint8)
+    good, bad = (backbone_of(tmp_path, which).predict(images) for which in ("Flat", name))
+    check_prediction(good, images, "flat")
+    with pytest.raises(ComeRosError, match=f"the backbone flat {message}"):
+        check_prediction(bad, images, "flat")
+
+
+@pytest.mark.slow
+def test_eval_scores_a_backbone_without_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from come_ros.tools import cli
+
+    (tmp_path / "plugin_bad_backbones.py").write_text(BAD_BACKBONES)
+    given = [
+        "eval",
+        "rooms",
+        "--windows",
+        "1",
+        "--set",
+        "backbone=plugin_bad_backbones:Flat",
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    assert cli.main([*given, "--set", "backbone_params.depth=3"]) == 0
+    assert "backbone_params.depth=3" in (tmp_path / "out" / "metrics.md").read_text()
+    assert (tmp_path / "out" / "windows.png").exists()
+    assert cli.main([*given[:-1], str(tmp_path / "other"), "--accelerator", "come"]) == 1
+    assert "--accelerator come needs a model with tokens" in capsys.readouterr().err

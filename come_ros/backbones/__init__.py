@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..errors import ConfigError
-from ..plugins import BACKBONES
+from ..plugins import BACKBONES, check_complete, is_network
 from ..threads import taken_since_start, threads_at_start, usable_threads
+from .backbone import Backbone
 
-if TYPE_CHECKING:
-    from .backbone import Backbone
-
-__all__ = ["load_backbone"]
+__all__ = ["Backbone", "load_backbone"]
 
 log = logging.getLogger("come_ros")
 
@@ -23,10 +20,14 @@ def load_backbone(config: Config) -> Backbone:
 
     Raises CheckpointError (weights missing or wrong) or ConfigError (device or precision is not available, a plug-in cannot be used).
     """
-    kind = BACKBONES.load(config.backbone)
-    if hasattr(kind, "create"):  # a complete Backbone, not a GeometryModel
+    if not is_network(config.backbone):
         made: Backbone = BACKBONES.create(config.backbone, config)
-        _check_inputs(config, getattr(made, "inputs", frozenset()))
+        check_complete(made, Backbone, f"the backbone {config.backbone}")
+        if config.accelerator.name != "none" and type(made).configured is Backbone.configured:
+            raise ConfigError(
+                f"accelerator.name is {config.accelerator.name}, but the backbone {config.backbone} has no accelerators: set it to none"
+            )
+        _check_inputs(config, made.inputs)
         return made
 
     import torch

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from ..camera.preprocess import patch_grid_size
 from ..config import Config
-from ..types import DeviceMemory, Known, Prediction
+from ..errors import PluginError
+from ..types import U8, DeviceMemory, Known, Prediction
 from .stream import EncoderCache, FrameCache, Step
 
 
@@ -18,11 +20,12 @@ class Backbone(ABC):
 
     name: str
     patch_size: int
+    """sides of the model's images are multiples of this, px"""
     native_side: int
     """longer side of the images the model was made for, px"""
     device: str
-    description: dict[str, str]
-    """for logs and diagnostics: weights, parameters, precision, attention kernel"""
+    about: Mapping[str, str] = {}
+    """entries of `description` that differ from its defaults, and further ones"""
     metric: bool = False
     """whether depth and poses are in metres, in every window"""
     inputs: frozenset[str] = frozenset()
@@ -37,6 +40,19 @@ class Backbone(ABC):
         """What makes its place descriptors (Prediction.places): descriptors of equal makers can be compared. The file of the weights is
         read for it."""
         return "small copies of the images"
+
+    @property
+    def description(self) -> dict[str, str]:
+        """What logs, diagnostics and results say of the model."""
+        usual = {
+            "backbone": self.name,
+            "accelerator": "none",
+            "weights": "none",
+            "parameters": "unknown",
+            "device": self.device,
+            "precision": "unknown",
+        }
+        return {**usual, **self.about}
 
     def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
         """(W, H) of the model's image for one of (width, height) whose longer side is to be about `side`."""
@@ -76,3 +92,26 @@ class Backbone(ABC):
         known: what is known besides the images; values that are not in `inputs` are ignored. step: position in a sliding window;
         None computes everything for all frames.
         """
+
+
+def check_prediction(prediction: Any, images: U8, backbone: str) -> None:
+    """Raises PluginError if a backbone returned something other than a Prediction for `images` (S, H, W, 3) in the promised shapes
+    and dtypes."""
+    if not isinstance(prediction, Prediction):
+        raise PluginError(
+            f"the backbone {backbone} returned {type(prediction).__name__}: its predict must return come_ros.types.Prediction"
+        )
+    s, h, w = images.shape[:3]
+    rows = s if prediction.dense is None else len(prediction.dense)
+    for name, shape, dtype in (
+        ("depth", (rows, h, w), "float32"),
+        ("confidence", (rows, h, w), "float32"),
+        ("window_from_camera", (s, 4, 4), "float64"),
+        ("intrinsics", (s, 3, 3), "float64"),
+    ):
+        found = np.asarray(getattr(prediction, name))
+        if found.shape != shape or found.dtype != dtype:
+            raise PluginError(
+                f"the backbone {backbone} returned {name} of shape {found.shape} and type {found.dtype}, but its predict must return "
+                f"{shape} {dtype} for images of shape {images.shape}"
+            )

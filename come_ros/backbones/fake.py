@@ -49,6 +49,7 @@ class FakeBackbone(Backbone):
     patch_size = 14
     native_side = 224
     device = "cpu"
+    about = {"parameters": "0", "precision": "fp32", "attention": "none"}  # noqa: RUF012
 
     def __init__(
         self,
@@ -66,15 +67,6 @@ class FakeBackbone(Backbone):
         self._shared = {"windows": 0, "free_mib": free_mib}
         self.loads: deque[Load] = deque(maxlen=100)
         self._ratio = 0.0
-        self.description = {
-            "backbone": self.name,
-            "accelerator": "none",
-            "weights": "none",
-            "parameters": "0",
-            "device": self.device,
-            "precision": "fp32",
-            "attention": "none",
-        }
 
     @classmethod
     def create(cls, config: Config) -> FakeBackbone:

@@ -88,7 +88,7 @@ class TorchBackbone(Backbone):
         # compiled parts are still launched one by one, so they are recorded as well
         self._graphs = None if optimize == "none" or self._device.type != "cuda" else Graphs(self._device)
         count = sum(p.numel() for p in model.parameters())
-        self.description = {
+        self.about = {
             "backbone": name,
             "accelerator": accelerator.name,
             "weights": weights,
@@ -151,8 +151,7 @@ class TorchBackbone(Backbone):
         """A copy; recordings are shared, each labelled with the accelerator it was made with."""
         out = copy.copy(self)
         out.accelerator = accelerator
-        out.description = {**self.description, "accelerator": accelerator.name}
-        out.description["encoder_cache"] = out._about_cache()
+        out.about = {**self.about, "accelerator": accelerator.name, "encoder_cache": out._about_cache()}
         return out
 
     def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:

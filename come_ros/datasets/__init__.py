@@ -1,1 +1,5 @@
 """Sources of frames: recorded, on disk, or generated."""
+
+from .recording import Recording
+
+__all__ = ["Recording"]

@@ -1,9 +1,8 @@
-"""One interface for all recordings: bags, folders of images with and without poses and depth, videos."""
+"""Opens recordings of any kind: bags, folders of images with and without poses and depth, videos, and those of other packages."""
 
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from .image_file import SUFFIXES as IMAGES
 from .image_folder import ImageFolder, image_files
 from .part import Chosen, Part
 from .posed_images import PosedImages
-from .readers import accepting, make_reader, split_reader
+from .readers import Foreign, accepting, split_reader
+from .recording import Recording
 from .scannet import is_scannet, scannet
 from .seven_scenes import is_seven_scenes, seven_scenes
 from .storage import is_recording
@@ -34,45 +34,6 @@ ACCEPTED = (
     "(frame-*.color.png) or ScanNet (color/, pose/), images with a transforms.json or a COLMAP model (sparse/0), "
     f"a folder of images ({', '.join(IMAGES)}), a video ({', '.join(VIDEOS)})"
 )
-
-
-class Recording(ABC):
-    """One camera's images in order, with depth and true path where known. A context manager.
-
-    kind: description. topic: of the images in a bag, else "". depth_topic: of the depth in a bag, else "". timed: whether stamps
-    are times; those of photographs are not, so every photograph is used. count: number of images, None if unknown before they are
-    read. unreadable: images that `iter_frames` left out so far. damage: why images may be missing, "" if none are. Each `iter_`
-    method starts again from the first image and may be called while another one runs on another Recording, not on this one.
-    """
-
-    kind: str
-    topic = depth_topic = ""
-    timed = True
-    count: int | None
-    unreadable = 0
-    damage = ""
-
-    @abstractmethod
-    def iter_frames(self) -> Iterator[Frame]:
-        """All images, one in memory at a time; damaged ones are left out, counted and logged. Raises DatasetError if nothing more
-        can be read."""
-
-    def iter_depth(self) -> Iterator[tuple[int, F32]]:
-        """(stamp in ns, (H, W) z-depth in metres, NaN where unknown) in the pixels of the images. Raises DatasetError."""
-        return iter(())
-
-    def truth(self) -> dict[int, F64]:
-        """Stamp in ns -> world_from_camera (4, 4) of the optical frame, oldest first; empty if it is not known. Raises DatasetError."""
-        return {}
-
-    def close(self) -> None:  # noqa: B027
-        """Closes open files."""
-
-    def __enter__(self) -> Recording:
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.close()
 
 
 def open_sequence(
@@ -108,7 +69,7 @@ def open_sequence(
                 gt=truth,
                 depth_topic=None if depth == "none" else depth,
             )
-            return PartOf(make_reader(reader, path), part, depth != "none")
+            return Foreign(reader, path, part, depth != "none")
         if is_recording(path):
             _refuse(path, "a bag, whose messages have stamps", fps=fps)
             return BagSequence(path, topic, rectify, truth, depth, part, levels)
@@ -264,33 +225,6 @@ class FolderSequence(Recording):
     def truth(self) -> dict[int, F64]:
         pairs = zip(self._folder.stamps_ns, self._folder.poses, strict=True)
         return {stamp_ns: pose for stamp_ns, pose in pairs if pose is not None}
-
-
-class PartOf(Recording):
-    """A part of a recording from a reader of another package."""
-
-    def __init__(self, whole: Recording, part: Part, with_depth: bool = True) -> None:
-        self._whole, self._part, self._with_depth = whole, part, with_depth
-        self.kind, self.topic, self.depth_topic, self.timed = whole.kind, whole.topic, whole.depth_topic, whole.timed
-        self.count = None if part else whole.count
-
-    def iter_frames(self) -> Iterator[Frame]:
-        chosen = Chosen(self._part)
-        for frame in self._whole.iter_frames():
-            if chosen.takes(frame.stamp_ns):
-                yield frame
-            if chosen.done:
-                break
-        self.unreadable, self.damage = self._whole.unreadable, self._whole.damage
-
-    def iter_depth(self) -> Iterator[tuple[int, F32]]:
-        return self._whole.iter_depth() if self._with_depth else iter(())
-
-    def truth(self) -> dict[int, F64]:
-        return self._whole.truth()
-
-    def close(self) -> None:
-        self._whole.close()
 
 
 class VideoSequence(Recording):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ..datasets.sequence import Recording, open_sequence
+from ..datasets import Recording
+from ..datasets.sequence import open_sequence
 
 
 class ReaderContract:

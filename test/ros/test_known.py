@@ -105,7 +105,7 @@ class Echo(FakeBackbone):
 
     def predict(self, images, stop=None, known=None, step=None):
         out = super().predict(images, stop)
-        self.description["unit"] = "metre"
+        self.about = {**self.about, "unit": "metre"}
         if known is None:
             return out
         first = np.linalg.inv(known.world_from_camera[0])

@@ -48,6 +48,7 @@ from ...files import shown
 from ...interrupts import Interrupts
 from ...mapping.saved_map import FOLDER
 from ...pipeline import ReconstructionPipeline
+from ...plugins import is_network
 from ...types import F64
 from ..arguments import add_config_arguments, configuration
 from ..report.bag_report import table, truth_problem
@@ -170,7 +171,12 @@ def run(options: argparse.Namespace) -> int:
             raise BagError(f"{shown(options.source)} has no image in the part that --start and --duration ask for")
         if not job.used:
             raise failure or BagError(f"{options.source} gave no result: {job.what_was_read()}")
-        problems = job.finish(stopped)
+        try:
+            problems = job.finish(stopped)
+        except ComeRosError as error:
+            if failure is None or isinstance(error, Cancelled):
+                raise
+            raise failure from None  # it came before there was anything to save
         folder.publish()
     print(table(job.metrics))
     print(f"\n{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {shown(options.out)}")
@@ -272,7 +278,7 @@ def _is_file(path: str | None) -> bool:
 
 def _reproducible_pipeline(config: Config) -> ReconstructionPipeline:
     """A pipeline whose results are reproducible bit by bit: a fixed number of threads, and sums in a fixed order."""
-    if config.backbone != "fake":
+    if is_network(config.backbone):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         import torch
 

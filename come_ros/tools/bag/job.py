@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ... import __version__
 from ...camera.preprocess import in_model_pixels
 from ...config import Config
-from ...datasets.sequence import Recording
+from ...datasets import Recording
 from ...datasets.stamps import NearestDepth, matched
 from ...drops import DROP_REASONS, IN_PIPELINE
 from ...errors import Cancelled, DatasetError, OutputError

@@ -8,8 +8,9 @@ from operator import itemgetter
 from typing import Any
 
 from ...config import Config
+from ...datasets import Recording
 from ...datasets.bag_writer import BagWriter, rosbags_messages
-from ...datasets.sequence import BagSequence, Recording
+from ...datasets.sequence import BagSequence
 from ...errors import DatasetError, OutputError
 from ...geometry import inverse
 from ...outputs.motion import Motion

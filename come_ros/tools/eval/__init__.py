@@ -51,6 +51,7 @@ from ...errors import Cancelled, CheckpointError, ConfigError
 from ...evaluation.window import WindowTruth
 from ...files import write_text
 from ...interrupts import Interrupts
+from ...plugins import is_network
 from ..arguments import add_config_arguments, configured
 from ..report.figures import draw_or_warn
 from ..report.results import ResultFolder
@@ -118,8 +119,8 @@ def run(options: argparse.Namespace) -> int:
                 )
             left_out: dict[str, str] = {}
             if options.frontier:
-                if config.backbone == "fake":
-                    raise ConfigError("--frontier needs a model with tokens: backbone fake has none")
+                if not is_network(config.backbone):
+                    raise ConfigError(f"--frontier needs a model with tokens: backbone {config.backbone} has none")
                 height, width = first.images.shape[1:3]
                 variants, left_out = frontier_variants(backbone, config, height, width, options.accelerator or ())
             else:
@@ -143,7 +144,7 @@ def run(options: argparse.Namespace) -> int:
         ended = f"stopped by {stopped.name} after {len(scores.windows)} of {total} windows" if scores.stopped else ""
         try:
             if not ended:
-                if config.backbone != "fake":
+                if is_network(config.backbone):
                     _add_times(result, variants, timed, stopped)
                 if options.frontier:
                     _add_whole(result, sources, variants, stopped)
@@ -160,7 +161,7 @@ def run(options: argparse.Namespace) -> int:
         if not ended:  # pictures take seconds
             plots, pictures = folder.path / "plots.png", folder.path / "windows.png"
             draw_or_warn(plots, lambda: draw_plots(plots, result, scores, variants))
-            draw_or_warn(pictures, lambda: draw_windows(pictures, scores, variants))
+            draw_or_warn(pictures, lambda: draw_windows(pictures, scores))
         folder.publish()
     print(text)
     print(f"{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {options.out}")
@@ -174,7 +175,7 @@ def _backbone(config: Config) -> Any:
     """The dense model, set up so that equal runs give equal figures."""
     from ...backbones import load_backbone
 
-    if config.backbone != "fake":
+    if is_network(config.backbone):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         import torch
 
@@ -190,7 +191,13 @@ def _variants(backbone: Any, config: Config, wanted: list[str] | None) -> tuple[
     variants: list[Variant] = [dense(backbone, config)]
     names = wanted or [config.accelerator.name if config.accelerator.name != "none" else DEFAULT]
     for text in dict.fromkeys(names):
-        if text == "none" or config.backbone == "fake":
+        if text == "none":
+            continue
+        if not is_network(config.backbone):
+            if wanted:
+                raise ConfigError(
+                    f"--accelerator {text} needs a model with tokens, but the backbone {config.backbone} has none: leave it out"
+                )
             continue
         try:
             variants.append(accelerated(backbone, config, text))
@@ -221,7 +228,8 @@ def _result(
     width, height = scores.size
     # figures of all single windows; for the frontier, which has many variants, only those that are plotted
     kept = {*POINTS_OF, "kept_tokens", "read_keys"} if options.frontier else set(scores.metrics)
-    changed = {k: v for k, v in config.to_flat().items() if v != Config().get(k)}
+    usual = Config().to_flat()  # a plug-in's own parameters are not among them
+    changed = {k: v for k, v in config.to_flat().items() if k not in usual or v != usual[k]}
     of = {source: scores.of(source) for source in scores.sources}
     return {
         "come_ros": __version__,

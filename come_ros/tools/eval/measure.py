@@ -44,11 +44,12 @@ SEEN_WELL = 0.5  # recall on thin pixels: windows where the dense model has less
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A window to be drawn, with the predictions of the dense model and the first accelerated one."""
+    """A window to be drawn, with the predictions of the dense model and of the first other variant. name: of the latter."""
 
     truth: WindowTruth
     dense: Prediction
     other: Prediction | None
+    name: str
 
 
 @dataclass(eq=False)
@@ -176,7 +177,8 @@ def measure(
             if trust is not None:
                 scores.curves.setdefault(name, []).append((trust.curve, trust.oracle))
         if number in shown:
-            scores.pictures.append(Picture(truth, dense, said.get(variants[1].name) if len(variants) > 1 else None))
+            name = variants[1].name if len(variants) > 1 else ""
+            scores.pictures.append(Picture(truth, dense, said.get(name), name))
         scores.difficulty.append({} if quick else difficulty(truth))
         scores.windows.append((truth.source, truth.index))
         scores.paths.append(TruePath(truth.world_from_camera, truth.least_baseline))

@@ -456,13 +456,14 @@ def _window_plots(plt: Any, scores: Scores, variants: Sequence[Variant]) -> Any:
     return figure
 
 
-def draw_windows(path: Path, scores: Scores, variants: Sequence[Variant]) -> None:
+def draw_windows(path: Path, scores: Scores) -> None:
     """Draws one image of some windows: input, truth, dense, accelerated, and their difference. Raises OSError."""
     from ..report.figures import pyplot
 
     plt = pyplot()
 
-    other = variants[1].name if len(variants) > 1 else ""
+    compared = [p.name for p in scores.pictures if p.other is not None and p.name not in scores.same]
+    other = compared[0] if compared else ""
     columns = 5 if other else 3
     rows = max(1, len(scores.pictures))
     figure, axes = plt.subplots(
@@ -481,7 +482,7 @@ def draw_windows(path: Path, scores: Scores, variants: Sequence[Variant]) -> Non
         if real is not None:
             row[1].imshow(known, **colours)
         drawn = row[2].imshow(ours, **colours)
-        if picture.other is not None:
+        if other and picture.other is not None:
             theirs = (1.0 if real is None else depth_scale(picture.other.depth, real)) * picture.other.depth[frame]
             row[3].imshow(theirs, **colours)
             change = row[4].imshow(theirs / ours - 1, cmap="RdBu_r", vmin=-0.3, vmax=0.3, interpolation="nearest")

@@ -13,7 +13,8 @@ import numpy as np
 
 from ...camera.preprocess import CropResize, crop_intrinsics, image_plan, in_model_pixels, preprocess
 from ...config import Config
-from ...datasets.sequence import Recording, open_sequence
+from ...datasets import Recording
+from ...datasets.sequence import open_sequence
 from ...datasets.stamps import matched, nearest
 from ...datasets.tum import read_trajectory
 from ...errors import ConfigError, DatasetError, FrameError
