@@ -40,13 +40,16 @@ MOST_ANGLE, MOST_WAY = np.deg2rad(50.0), 1.0  # candidates by position: largest 
 MOST_SURPRISE = 50.0  # squared sigmas; drift and matches have heavier tails than their sigmas say
 LEAST_GAIN = 1.0  # see graph.News: loops share errors of depth, so a loop that repeats known ones improves nothing
 ELSEWHERE = np.deg2rad(20.0), 0.5  # rad, scene depths: a larger difference means another place, not an inexact match
+LEAST_AGREED = 2  # keyframes of a saved map that must agree before the odometry is doubted
 LEAST_TRUST = 0.5  # of a new loop in the solution, else the loop is removed again
 # Errors of a step: share of the angle turned, rad; share of the distance moved, and of the depth, since a wrong turn looks like a motion
 TURN_SHARE, LEAST_ROTATION, WAY_SHARE, DEPTH_SHARE = 0.02, 0.001, 0.15, 0.006
 # and of its log scale: without a bundle; with one, per distance in scene depths, per rad turned, and at least
 NETWORK_SCALE, WAY_SCALE, TURN_SCALE, LEAST_SCALE = 0.1, 0.03, 0.03, 0.002
 LOST = 1.0, 1.0  # rad, and scene depths: error of a step across which neither windows nor tracks share anything
-LEAST_SHARED = 8  # fewest tracks that two successive keyframes of the windows share; with fewer the step is not trusted
+LEAST_SHARED = (
+    30  # fewest tracks that two successive keyframes of the windows share; with fewer the step is not trusted
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,7 +279,7 @@ class Mapper:
                 found.append((i, match))
         fixed = self._fixed()
         edges = self.edges
-        loops = []
+        loops, inexact = [], []
         for i, match in found:
             loop = _edge(i, len(self.keyframes) - 1, match)
             said = news(self.nodes, edges, loop, fixed, self.free_scale)
@@ -285,12 +288,16 @@ class Mapper:
                     self.counts.refused["another place that looks the same"] += len(found)
                     self._ambiguous |= {self.keyframes[-1].key, *(self.keyframes[j].key for j, _ in found)}
                     return False
-                self.counts.refused["not exact enough"] += 1
+                inexact.append((i, match))
             elif said.gain < LEAST_GAIN:
                 self.counts.refused["known already"] += 1
             else:
                 loops.append(loop)
                 edges = edges.joined(loop)  # further loops must agree with this one
+        if not loops and (corrected := self._corrected(inexact)):
+            loops, inexact = corrected, []
+        if inexact:
+            self.counts.refused["not exact enough"] += len(inexact)
         believed = len(loops)
         loops = [e for e in loops if not self._is_ambiguous(e)]
         if believed > len(loops):
@@ -309,6 +316,19 @@ class Mapper:
         self.closed, self.nodes = closed, solution.nodes
         self.counts.accepted += len(loops)
         return True
+
+    def _corrected(self, inexact: list[tuple[int, Match]]) -> list[Edges]:
+        """Edges of matches that contradict the odometry, but not by so much that they may show another place: if several keyframes of the
+        saved map agree, the odometry is wrong, as after a turn that was too fast for it. The last step is then no longer trusted."""
+        saved = [(i, match) for i, match in inexact if i < self.known]
+        here = self.keyframes[-1].view
+        usual = 1.0 if here is None else here.usual_depth
+        agreed = Search.of(len(self.keyframes) - 1, saved).agreed(self.nodes, usual)
+        if len(agreed) < LEAST_AGREED:
+            return []
+        doubted = np.sqrt(1 / np.diag(self.chain.root[-1]) ** 2 + np.repeat(_lost(usual), (3, 3, 1)))
+        self.chain = self.chain._replace(root=np.concatenate([self.chain.root[:-1], np.diag(1 / doubted)[None]]))
+        return [_edge(s.there, s.here, s.match) for s in agreed]
 
     def _elsewhere(self, loop: Edges) -> bool:
         """Whether `loop` places the newest keyframe far from its pose in the graph."""

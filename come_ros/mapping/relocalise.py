@@ -46,6 +46,13 @@ class Search:
     refused: Counter[str] = field(default_factory=Counter)
     sightings: list[Sighting] = field(default_factory=list)
 
+    @staticmethod
+    def of(here: int, found: list[tuple[int, Match]]) -> Search:
+        """The search with the comparisons of a single keyframe."""
+        out = Search()
+        out.add(here, found)
+        return out
+
     def add(self, here: int, found: list[tuple[int, Match]]) -> None:
         """Adds the comparisons of keyframe `here`: (row of the saved keyframe, match), including refused ones."""
         self.keyframes += 1

@@ -11,11 +11,12 @@ from mapping import scenes
 from mapping.scenes import Scene, along, drifting, submap_of, wall
 
 from come_ros import geometry
+from come_ros.datasets.rooms.returning import corridor_walk
 from come_ros.mapping import mapper as module
 from come_ros.mapping.follow import in_map
 from come_ros.mapping.mapper import Mapper
 from come_ros.mapping.saved_map import SavedMap
-from come_ros.types import F64, Observations, Submap
+from come_ros.types import F64, Alignment, Frame, Observations, Refinement, Submap
 
 TURNED = geometry.transform(geometry.rotation_from_vector([0.1, -0.2, 1.0]), [3.0, -1.0, 0.5])
 
@@ -234,3 +235,41 @@ def test_keyframes_that_are_passed_by_are_not_forgotten(scene: Scene, monkeypatc
         walked(mapper, scene, real[2:], real[2:], monkeypatch, start=2, tracks=[ids])
         roots.append(1 / mapper.chain.root[0, 3, 3])
     assert len(mapper._since) == 0 and roots[1] > 10 * roots[0]
+
+
+@pytest.mark.parametrize("localize", [True, False])
+def test_a_turn_that_odometry_got_wrong_is_put_right_by_the_map(
+    localize: bool, scene: Scene, saved: SavedMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight degrees in one step, which tracks seem to hold: far more than drift, but not enough to be another place."""
+    real = along(np.linspace(4, 6, 10))
+    wrong = geometry.transform(geometry.rotation_from_vector([0, np.deg2rad(8.0), 0]), np.zeros(3))
+    odometry = np.concatenate([real[:5], real[4] @ wrong @ geometry.inverse(real[4]) @ real[5:]])
+    mapper = Mapper(True, 1000, saved=saved, localize=localize)
+    walked(mapper, scene, real, odometry, monkeypatch, tracks=[np.arange(100)] * 10)
+    placed = mapper.corrections.latest() @ odometry[-1]
+    assert np.linalg.norm(odometry[-1, :3, 3] - real[-1, :3, 3]) > 0.1
+    assert np.linalg.norm(placed[:3, 3] - real[-1, :3, 3]) < 0.08
+    assert geometry.rotation_angle(placed[:3, :3].T @ real[-1, :3, :3]) < np.deg2rad(2.0)
+
+
+def test_a_recording_of_equal_doors_offers_wrong_loops_and_wrong_places_and_all_are_refused() -> None:
+    """Rendered images: each door fits several others, by descriptors and by geometry."""
+    walk = corridor_walk(5, 30, 5)
+
+    def seen(mapper: Mapper, rows: range) -> Mapper:
+        poses = drifting(walk.world_from_camera[rows.start : rows.stop], 1)
+        for i, pose in zip(rows, poses, strict=True):
+            submap = Submap(
+                (Frame(walk.images[i], int(walk.stamps_ns[i]), intrinsics=walk.intrinsics),), walk.images[i : i + 1],
+                walk.depth[i : i + 1], np.ones_like(walk.depth[i : i + 1]), walk.intrinsics[None], pose[None],
+                Alignment(True, 4, 1.0), refinement=Refinement(refined=1.0),
+            )  # fmt: skip
+            mapper.add(submap, 0, lambda s, r: np.isfinite(s.depth[r]))
+        return mapper
+
+    whole = seen(Mapper(True, 1000), range(30))
+    assert whole.counts.refused["another place that looks the same"] > 10 and whole.counts.accepted == 0
+    saved = whole.save("", np.nan, np.nan)
+    inside = seen(Mapper(True, 1000, saved=saved, localize=True), range(13, 18))
+    assert inside.search.seen > 5 and not inside.located
