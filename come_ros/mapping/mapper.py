@@ -47,9 +47,7 @@ TURN_SHARE, LEAST_ROTATION, WAY_SHARE, DEPTH_SHARE = 0.02, 0.001, 0.15, 0.006
 # and of its log scale: without a bundle; with one, per distance in scene depths, per rad turned, and at least
 NETWORK_SCALE, WAY_SCALE, TURN_SCALE, LEAST_SCALE = 0.1, 0.03, 0.03, 0.002
 LOST = 1.0, 1.0  # rad, and scene depths: error of a step across which neither windows nor tracks share anything
-LEAST_SHARED = (
-    30  # fewest tracks that two successive keyframes of the windows share; with fewer the step is not trusted
-)
+LEAST_SHARED = 30  # fewest tracks from one keyframe of the windows to the next; with fewer the step is not trusted
 
 
 @dataclass(frozen=True, eq=False)
