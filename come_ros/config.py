@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .config_groups import (
+    SCALE_SOURCES,
     AcceleratorParameters,
     Cloud,
     Cov,
@@ -200,6 +201,7 @@ class Config:
             )
         parse_range(self.input.range)
         self._check_cameras()
+        self._check_scale()
         if 0 < self.input.max_side < MIN_SIDE:
             raise ConfigError(
                 f"input.max_side is {self.input.max_side}, but must be 0 (the model's own size) or {MIN_SIDE} .. 1036: "
@@ -224,6 +226,50 @@ class Config:
                 "known.depth and known.odometry are for one camera, but cameras names several: leave one of the two out"
             )
 
+    def _check_scale(self) -> None:
+        mode = self.scale.mode
+        if mode == "height" and self.scale.height <= 0:
+            raise ConfigError(
+                f"scale.mode is height, but scale.height is {self.scale.height:g}: set it to the height of the camera over the floor, in "
+                f"metres, above 0 and up to 100"
+            )
+        if mode == "rig" and not self.cameras:
+            raise ConfigError(
+                "scale.mode is rig, but cameras is empty: name two cameras or more, such as left+right, or choose another scale.mode"
+            )
+        if mode in ("depth", "odometry") and self.cameras:
+            raise ConfigError(
+                f"scale.mode is {mode}, which is for one camera, but cameras is {self.cameras!r}: set scale.mode to rig, or leave "
+                f"cameras empty"
+            )
+        if mode in ("depth", "odometry") and not self.known.metric:
+            raise ConfigError(
+                f"scale.mode is {mode}, but known.metric is false, so the topic {mode} is not in metres: set known.metric to true, or "
+                f"scale.mode to none"
+            )
+
+    @property
+    def scale_sources(self) -> tuple[str, ...]:
+        """What may measure metres, of SCALE_SOURCES and in their order."""
+        if self.scale.mode != "auto":
+            return tuple(name for name in SCALE_SOURCES if name == self.scale.mode)
+        metric = self.known.metric
+        given = {
+            "depth": self.known.depth and metric, "rig": bool(self.cameras), "odometry": self.known.odometry and metric,
+            "height": self.scale.height > 0,
+        }  # fmt: skip
+        return tuple(name for name in SCALE_SOURCES if given[name])
+
+    @property
+    def reads_depth(self) -> bool:
+        """Whether frames need the depth of the topic depth."""
+        return self.known.depth or "depth" in self.scale_sources
+
+    @property
+    def reads_odometry(self) -> bool:
+        """Whether frames need the poses of the topic odometry."""
+        return self.known.odometry or "odometry" in self.scale_sources
+
     @property
     def camera_names(self) -> tuple[str, ...]:
         """Of several cameras, the first one leads; empty where there is one camera."""
@@ -231,10 +277,22 @@ class Config:
 
     @property
     def closes_loops(self) -> bool:
-        """Whether places are recognised: loops or a saved map are asked for, and there is a frame for the map, apart from that of odometry,
-        and TF that relates the two."""
-        wanted = self.loop.enabled or bool(self.map.load)
-        return wanted and self.map_frame != self.odom_frame and self.tf.mode != "off"
+        """Whether places are recognised: loops or a saved map are asked for, and there is a frame for the map."""
+        return self._finds_places and self._map_may_move
+
+    @property
+    def has_map_frame(self) -> bool:
+        """Whether the map has a frame of its own, in which places are recognised and lengths become metres."""
+        return self._map_may_move and (self._finds_places or bool(self.scale_sources))
+
+    @property
+    def _finds_places(self) -> bool:
+        return self.loop.enabled or bool(self.map.load)
+
+    @property
+    def _map_may_move(self) -> bool:
+        """Whether there is a frame for the map, apart from that of odometry, and TF that relates the two."""
+        return self.map_frame != self.odom_frame and self.tf.mode != "off"
 
     @property
     def localizes(self) -> bool:
@@ -244,7 +302,7 @@ class Config:
     @property
     def world_frame(self) -> str:
         """The frame of path and map."""
-        return self.map_frame if self.closes_loops else self.odom_frame
+        return self.map_frame if self.has_map_frame else self.odom_frame
 
     def get(self, name: str) -> Any:
         """Value of the dotted parameter `name`."""

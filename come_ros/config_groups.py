@@ -8,6 +8,9 @@ from typing import Any
 from .parameter import OWN, parameter
 from .plugins import ACCELERATORS
 
+SCALE_SOURCES = "depth", "rig", "odometry", "height"
+"""what may measure metres, the most trusted first"""
+
 
 @dataclass(frozen=True)
 class AcceleratorParameters:
@@ -111,9 +114,13 @@ class Known:
         True, "pass the intrinsics of camera_info to a backbone that accepts them (mapanything)", dynamic=True
     )
     depth: bool = parameter(
-        False, "pass depth from the topic depth, along z and registered to the image, to a backbone that accepts it"
+        False,
+        "pass depth from the topic depth, along z and registered to the image, to a backbone that accepts it; and see scale.mode",
     )
-    odometry: bool = parameter(False, "pass poses from the topic odometry to a backbone that accepts them")
+    odometry: bool = parameter(
+        False,
+        "pass poses from the topic odometry to the bundle, and to a backbone that accepts them; and see scale.mode",
+    )
     metric: bool = parameter(True, "depth and odometry are in metres", dynamic=True)
     tolerance: float = parameter(
         0.05,
@@ -121,12 +128,10 @@ class Known:
         low=0.0,
         high=1.0,
         dynamic=True,
-        node_only=True,
     )
     base_from_camera: str = parameter(
         "",
         "'x y z qx qy qz qw' of the camera's optical frame in odometry's child frame; empty = the two are the same",
-        node_only=True,
     )
 
 
@@ -313,9 +318,41 @@ class Loop:
 @dataclass(frozen=True)
 class Scale:
     mode: str = parameter(
-        "none", "none: keep the model's own scale; fixed: multiply by scale.fixed", choices=("none", "fixed")
+        "auto",
+        "where metres come from; auto: every source that is set up (known.depth, cameras, known.odometry, scale.height), else the model's "
+        "own unit; none: the model's own unit; fixed: scale.fixed; depth, rig, odometry, height: that source, whose topic is then read",
+        choices=("auto", "none", "fixed", *SCALE_SOURCES),
     )
-    fixed: float = parameter(1.0, "metres per model unit when scale.mode is fixed", low=1e-6, high=1e6, dynamic=True)
+    fixed: float = parameter(
+        1.0,
+        "metres per unit of the model when scale.mode is fixed; a change begins with the next world",
+        low=1e-6,
+        high=1e6,
+        dynamic=True,
+    )
+    height: float = parameter(
+        0.0, "height of the camera over the floor, m, for scale.mode height or auto; 0 = unknown", low=0.0, high=100.0
+    )
+    min_motion: float = parameter(
+        0.3,
+        "shortest displacement by the topic odometry that is compared with the camera's, m",
+        low=0.01,
+        high=100.0,
+        dynamic=True,
+    )
+    max_sigma: float = parameter(
+        0.1,
+        "the scale is known once the standard deviation of its logarithm is at most this; 0.1: within 20 % in 95 of 100 cases",
+        low=0.001,
+        high=1.0,
+        dynamic=True,
+    )
+    restart: bool = parameter(
+        False,
+        "begin a new world, whose odometry is in metres, once a scale is known that was unknown when the world began; false: then only the "
+        "map is in metres",
+        dynamic=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,8 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Any], about: Mappi
         stream.write(save(dict(tensors), dict(about)))
 
 
-def write_ply(path: str | Path, points: NDArray[Any]) -> None:
-    """Points of cloud.POINT_DTYPE (n,) as a binary PLY with x y z red green blue confidence. Raises OutputError."""
+def write_ply(path: str | Path, points: NDArray[Any], about: str = "") -> None:
+    """Points of cloud.POINT_DTYPE (n,) as a binary PLY with x y z red green blue confidence. about: a comment. Raises OutputError."""
     kind = [
         ("x", "<f4"),
         ("y", "<f4"),
@@ -127,6 +127,7 @@ def write_ply(path: str | Path, points: NDArray[Any]) -> None:
         "ply",
         "format binary_little_endian 1.0",
         "comment come_ros, odometry frame",
+        *([f"comment {about}"] if about else []),
         f"element vertex {len(rows)}",
     ]
     lines += [f"property {types[t]} {name}" for name, t in kind] + ["end_header"]
@@ -135,12 +136,12 @@ def write_ply(path: str | Path, points: NDArray[Any]) -> None:
         stream.write(rows.tobytes())
 
 
-def write_pcd(path: str | Path, points: NDArray[Any]) -> None:
-    """Points of cloud.POINT_DTYPE (n,) as a binary PCD 0.7 with x y z rgb conf. Raises OutputError."""
+def write_pcd(path: str | Path, points: NDArray[Any], about: str = "") -> None:
+    """Points of cloud.POINT_DTYPE (n,) as a binary PCD 0.7 with x y z rgb conf. about: a comment. Raises OutputError."""
     n, names = len(points), points.dtype.names or ()
     many = len(names)
     lines = [
-        "# .PCD v0.7 - Point Cloud Data file format", "VERSION 0.7", "FIELDS " + " ".join(names),
+        "# .PCD v0.7 - Point Cloud Data file format", *([f"# {about}"] if about else []), "VERSION 0.7", "FIELDS " + " ".join(names),
         "SIZE" + " 4" * many, "TYPE" + " F" * many, "COUNT" + " 1" * many,
         f"WIDTH {n}", "HEIGHT 1", "VIEWPOINT 0 0 0 1 0 0 0", f"POINTS {n}", "DATA binary",
     ]  # fmt: skip
@@ -149,8 +150,9 @@ def write_pcd(path: str | Path, points: NDArray[Any]) -> None:
         stream.write(np.ascontiguousarray(points).tobytes())
 
 
-def write_tum(path: str | Path, poses: Mapping[int, F64]) -> None:
-    """Stamp in ns -> (4, 4) as a TUM trajectory (stamp tx ty tz qx qy qz qw); stamps from whole nanoseconds. Raises OutputError."""
+def write_tum(path: str | Path, poses: Mapping[int, F64], about: str = "") -> None:
+    """Stamp in ns -> (4, 4) as a TUM trajectory (stamp tx ty tz qx qy qz qw); stamps from whole nanoseconds. about: a comment. Raises
+    OutputError."""
     stamps = sorted(poses)
     matrices = np.array([poses[t] for t in stamps], np.float64).reshape(-1, 4, 4)
     values = np.hstack(
@@ -160,4 +162,4 @@ def write_tum(path: str | Path, poses: Mapping[int, F64]) -> None:
         f"{t // NANO}.{t % NANO:09d} " + " ".join(f"{v:.9f}" for v in row)
         for t, row in zip(stamps, values.tolist(), strict=True)
     ]
-    write_text(path, "\n".join(rows) + "\n")
+    write_text(path, "\n".join([*([f"# {about}"] if about else []), *rows]) + "\n")

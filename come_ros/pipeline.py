@@ -26,13 +26,15 @@ from .governor import Governor
 from .keyframes import KeyframeSelector
 from .refinement.refine import Refiner, Unrefined
 from .refinement.state import Proposal
+from .scale.metric import MetricScale
+from .scale.reading import Seen
 from .thread_governor import LiveThreads, ThreadState
 from .threads import usable_threads
 from .timeline import Place, Timeline, settled
 from .tracking.drift import Drift, by_bundle, by_network
 from .tracking.landmarks import landmarks_of, with_known
 from .tracking.odometry import UNKNOWN, Located, Odometry
-from .types import F64, Frame, Prediction, Submap, Window
+from .types import F64, Frame, Prediction, Scale, Submap, Window
 from .window import MAX_GAP_NS, TIME_JUMP_NS, SlidingWindow, trimmed
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ class ReconstructionPipeline:
         self.world = 0
         self._drift = Drift()
         self._inputs = ModelInputs()
+        self._scale = MetricScale(config, self.metric)
         self._origin: F64 | None = None
         self._intrinsics = IntrinsicsMedian()
         self._last: _Source | None = None
@@ -293,20 +296,25 @@ class ReconstructionPipeline:
             alignment = dataclasses.replace(alignment, reason=alignment.reason + self._refuse())
         clock.append(time.perf_counter())
 
-        # The chain of windows stays in the model's own unit; the published values are in metres, where those are known.
-        metres = config.scale.fixed if config.scale.mode == "fixed" else 1.0
+        # The chain of windows stays in the model's own unit; the published values have that of the odometry.
+        intrinsics = self._intrinsics.of(frames, plans[new], self._refiner.intrinsics)
+        if alignment.accepted:
+            self._measure_scale(Seen(
+                frames, plans[new], depth, intrinsics, odom_from_camera, self._up, bool(frames[0].base), window.cameras
+            ), lost=alignment.shared == 0)  # fmt: skip
+        unit = self._scale.now.unit
         odom_from_camera = odom_from_camera.copy()
-        odom_from_camera[:, :3, 3] *= metres
+        odom_from_camera[:, :3, 3] *= unit
         if self._origin is not None:
             odom_from_camera = self._origin @ odom_from_camera
         submap = Submap(
             frames=frames,
             images=prediction.images[new],
-            depth=depth * np.float32(metres),
+            depth=depth * np.float32(unit),
             confidence=confidence,
-            intrinsics=self._intrinsics.of(frames, plans[new], self._refiner.intrinsics),
+            intrinsics=intrinsics,
             odom_from_camera=odom_from_camera,
-            alignment=dataclasses.replace(alignment, scale=alignment.scale * metres),
+            alignment=dataclasses.replace(alignment, scale=alignment.scale * unit),
             merged=None if prediction.merged is None else prediction.merged[new],
             kept_ratio=prediction.kept_ratio,
             read_ratio=prediction.read_ratio,
@@ -317,6 +325,7 @@ class ReconstructionPipeline:
             reused=prediction.reused / len(seen),
             saved_ms=prediction.saved_ms,
             places=None if prediction.places is None else prediction.places[new],
+            scale=self._scale.now,
             timings_ms={
                 "preprocess": 1e3 * (clock[1] - clock[0]),
                 "model": 1e3 * (clock[2] - clock[1]),
@@ -327,18 +336,48 @@ class ReconstructionPipeline:
         if not alignment.accepted:
             return submap
         origin = np.eye(4) if self._origin is None else self._origin
-        covariance = self._drifted(submap, refined.covariance[-window.cameras], origin, metres)
+        covariance = self._drifted(submap, refined.covariance[-window.cameras], origin, unit)
         landmarks = landmarks_of(submap, plans[new], covariance) if self.tracks else None
         if landmarks is not None:
-            landmarks = with_known(landmarks, *self._refiner.landmarks(), origin, metres)
+            landmarks = dataclasses.replace(landmarks, world=self.world, scale=self._scale.now)
+            landmarks = with_known(landmarks, *self._refiner.landmarks(), origin, unit)
         return dataclasses.replace(submap, covariance=covariance, landmarks=landmarks)
 
-    def _drifted(self, submap: Submap, covariance: F64, origin: F64, metres: float) -> F64:
-        """(6, 6) of the first camera's newest pose since the world began; covariance: added by this window, in the aligner's
-        frame."""
+    @property
+    def scale(self) -> Scale:
+        """How long the model's unit is, as far as it is known."""
+        return self._scale.now
+
+    @property
+    def _up(self) -> F64:
+        """(3,) against gravity, in the aligner's frame."""
+        return np.array([0.0, 0.0, 1.0]) if self._origin is None else self._origin[2, :3].copy()
+
+    def _measure_scale(self, seen: Seen, lost: bool) -> None:
+        """The frames of an accepted window, for the scale. Where that becomes known, the published world may begin again, at the robot's
+        place now and with its heading; windows and tracks go on."""
+        self._scale.observe(seen, lost)
+        if not self._scale.may_restart:
+            return
+        scale = self._scale.renew()
+        log.info("a new world begins, in metres: %.4g m per unit of the model (scale.restart is true)", scale.metres)
+        first, base = seen.poses[0].copy(), seen.frames[0].base_from_camera
+        first[:3, 3] *= scale.unit
+        origin = np.eye(4) if self._origin is None else self._origin.copy()
+        origin[:3, 3] = 0.0
+        robot = origin @ first if base is None else origin @ first @ inverse(base)
+        origin[:3, 3] = -robot[:3, 3]
+        self._origin = origin
+        self._drift = Drift()
+        self.counts["resets"] += 1
+        self.world += 1
+
+    def _drifted(self, submap: Submap, covariance: F64, origin: F64, unit: float) -> F64:
+        """(6, 6) of the first camera's newest pose since the world began; covariance: added by this window, in the aligner's frame, whose
+        unit is `unit` of the odometry's."""
         depth = submap.depth[-self.cameras]
         usual = float(np.median(depth[np.isfinite(depth)])) if np.isfinite(depth).any() else 0.0
-        turn = np.kron(np.diag([metres, 1.0]), origin[:3, :3])
+        turn = np.kron(np.diag([unit, 1.0]), origin[:3, :3])
         if submap.refinement.refined > 0:
             added = by_bundle(turn @ covariance @ turn.T)
         elif submap.alignment.shared or not self._drift.started:
@@ -387,6 +426,7 @@ class ReconstructionPipeline:
         self._window.reset()
         self._aligner.reset()
         self._refiner.reset()
+        self._scale.reset()
         self._forget_frames()
         self._intrinsics = IntrinsicsMedian()
         self._last = None
@@ -401,7 +441,7 @@ class ReconstructionPipeline:
         self.config = config
         self._keyframes.config = config
         self._aligner.capacity = config.window.size * self.cameras
-        self._refiner.config = config
+        self._refiner.config = self._scale.config = config
         self.odometry.config = config
         self.governor.configure(config)
         self._follow_governor()

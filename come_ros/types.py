@@ -19,6 +19,50 @@ U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class SourceScale:
+    """What one source says: metres per unit of the model, the sigma of its logarithm, and how many readings that rests on."""
+
+    name: str
+    metres: float
+    sigma: float
+    readings: int = 0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How long the model's unit is, and which unit the odometry's lengths have (see scale/).
+
+    metres: per unit of the model, NaN while unknown. sigma: of its logarithm, NaN while unknown. source: names joined by +, "none" while
+    unknown. stamp_ns: of the newest reading, 0 without any. unit: units of the odometry per unit of the model, the same for a whole world.
+    in_metres: whether that made them metres; `sigma` is then also how far they may be off. sources: each that says something. conflict:
+    which of them disagree and by how much, "" if none do. left_out: readings that could not be used, by reason.
+    """
+
+    metres: float = float("nan")
+    sigma: float = float("nan")
+    source: str = "none"
+    stamp_ns: int = 0
+    unit: float = 1.0
+    in_metres: bool = False
+    sources: tuple[SourceScale, ...] = ()
+    conflict: str = ""
+    left_out: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def known(self) -> bool:
+        return self.metres == self.metres
+
+    @property
+    def correction(self) -> float:
+        """Metres per unit of the odometry, as known now; 1 while unknown."""
+        return self.metres / self.unit if self.known else 1.0
+
+
+NO_SCALE = Scale()
+"""nothing is known, and lengths are in the model's own unit"""
+
+
 @dataclass(frozen=True, eq=False)
 class Observations:
     """The pixels at which points of the scene are seen in one image.
@@ -49,7 +93,7 @@ class Landmarks:
     distance from there; across that ray a point is as accurate as a pixel. stamps_ns: of the keyframes of the first camera that
     they were found from, oldest first, and its poses there, odom_from_camera (k, 4, 4). camera, intrinsics (3, 3): its name, and in
     pixels of its image as rectified. covariance: (6, 6) of the last of those poses, since the world began: position, then rotation
-    (a vector from the left), both in the odometry frame, in odometry units and rad. world: of the observations.
+    (a vector from the left), both in the odometry frame, in odometry units and rad. world: of the observations. scale: of those units.
     """
 
     ids: I64
@@ -62,6 +106,7 @@ class Landmarks:
     intrinsics: F64
     covariance: F64
     world: int = 0
+    scale: Scale = NO_SCALE
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -265,7 +310,7 @@ class Submap:
     encoder again, which saved about saved_ms. landmarks: points of the scene as known now, None if nothing changed.
     covariance: (6, 6) of the first camera's newest pose, as in Landmarks.
     refinement: result of the bundle adjustment.
-    world: number of the world, counted from the start. places: (N, D), as in Prediction.
+    world: number of the world, counted from the start. places: (N, D), as in Prediction. scale: of the odometry's unit, as known now.
     """
 
     frames: tuple[Frame, ...]
@@ -288,6 +333,7 @@ class Submap:
     reused: float = 0.0
     saved_ms: float = 0.0
     places: F32 | None = None
+    scale: Scale = NO_SCALE
 
     def __len__(self) -> int:
         return len(self.frames)

@@ -25,6 +25,7 @@ LAYERS = (
     ("tracking",),
     ("refinement",),
     ("alignment", "governor", "keyframes"),  # the other stages of the pipeline
+    ("scale",),
     ("pipeline", "self_check"),
     ("mapping",),
     ("outputs",),

@@ -68,9 +68,10 @@ def _threads_at_start() -> int:
 
 
 def _check_inputs(config: Config, inputs: frozenset[str]) -> None:
-    """Raises ConfigError if an input is enabled that the model does not accept."""
-    for parameter, name in (("known.depth", "depth"), ("known.odometry", "poses")):
-        if config.get(parameter) and name not in inputs:
+    """Raises ConfigError if an input is enabled that neither the model nor the scale accepts."""
+    for parameter, name, source in (("known.depth", "depth", "depth"), ("known.odometry", "poses", "odometry")):
+        if config.get(parameter) and name not in inputs and source not in config.scale_sources:
             raise ConfigError(
-                f"{parameter} is true, but the backbone {config.backbone} takes no {name}: set it to false, or backbone to mapanything"
+                f"{parameter} is true, but the backbone {config.backbone} takes no {name}: set it to false, or backbone to mapanything, or "
+                f"scale.mode to auto or {source} to measure metres with it"
             )

@@ -103,6 +103,15 @@ def rotation_scores(odom_from_camera: Mapping[int, F64], world_from_camera: Mapp
     }
 
 
+def trajectory_scale(odom_from_camera: Mapping[int, F64], world_from_camera: Mapping[int, F64]) -> float | None:
+    """The truth's units in one of ours, as the alignment of the paths has it; None for fewer than three poses."""
+    stamps = sorted(world_from_camera)
+    if len(stamps) < 3:
+        return None
+    ours, real = (np.stack([poses[t][:3, 3] for t in stamps]) for poses in (odom_from_camera, world_from_camera))
+    return float(geometry.umeyama(ours, real)[0])
+
+
 def trajectory_scores(
     odom_from_camera: Mapping[int, F64],
     world_from_camera: Mapping[int, F64],
@@ -161,7 +170,7 @@ def trajectory_scores(
         else:
             out[name] = result.get("rmse")  # its trivial baseline is among the rotation scores
     ours = np.stack([odom_from_camera[t] for t in stamps])
-    out["scale"] = float(geometry.umeyama(ours[:, :3, 3], positions)[0])
+    out["scale"] = trajectory_scale(odom_from_camera, world_from_camera)
     if depth_scale is not None and np.isfinite(depth_scale):
         out["depth_scale"] = depth_scale
         out["short"] = out["scale"] / depth_scale

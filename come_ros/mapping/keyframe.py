@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import geometry
-from ..types import F32, F64, U8, Submap
+from ..types import F32, F64, NO_SCALE, U8, Scale, Submap
 from .view import View
 
 LONGEST_SIDE = 192  # px of a thumbnail: images of small models are kept whole, of larger ones every nth pixel
@@ -34,13 +34,15 @@ class Thumbnail:
 @dataclass(frozen=True, eq=False)
 class Keyframe:
     """A keyframe of the map. odom_from_camera: (4, 4) as published. view: None if only the pose is kept. thumbnail: None if no depth is
-    kept. session: number of the run that added it; each run has its own odometry frame."""
+    kept. session: number of the run that added it; each run has its own odometry frame. scale: of the odometry's unit, as known when it
+    was added."""
 
     stamp_ns: int
     odom_from_camera: F64
     view: View | None
     thumbnail: Thumbnail | None = None
     session: int = 0
+    scale: Scale = NO_SCALE
 
     @property
     def key(self) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import copy
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from ..types import F64, Alignment, Frame, Submap
 from . import relocalise
 from .graph import DIMENSIONS, Edges, Similarities, news, optimise, parts, root_information
 from .keyframe import Keyframe, thumbnail_of
+from .lengths import LEAST_CHANGE, smoothed
 from .loops import Match, compare
 from .relocalise import Search, session_in_map
 from .saved_map import SavedMap
@@ -155,11 +156,11 @@ class Mapper:
         place = None if submap.places is None else submap.places[row]
         view = view_of(frame.image, depth, submap.intrinsics[row], place) if self.loops else None
         thumbnail = None if trusted is None else thumbnail_of(submap, row, trusted(submap, row))
-        self.keyframes.append(Keyframe(frame.stamp_ns, pose.copy(), view, thumbnail, self.session))
+        self.keyframes.append(Keyframe(frame.stamp_ns, pose.copy(), view, thumbnail, self.session, submap.scale))
         self._since, self._unsure = [], np.zeros(3)
-        changed = False
+        changed = self._follow_scale()
         if self.loops:
-            changed = self._close() if self.located else self._find()
+            changed |= self._close() if self.located else self._find()
         if len(self.keyframes) - (self.known if self.localize else 0) > self.most:
             self._thin()
         self._publish(changed)
@@ -211,6 +212,29 @@ class Mapper:
         self.chain = self.chain.joined(Edges.one(newest - 1, newest, step, root))
         # the newest keyframe has scale 1, see _publish
         self.nodes = self.nodes.joined(self.nodes.at([newest - 1]).after(step))
+
+    def _follow_scale(self) -> bool:
+        """Where lengths are measured, each keyframe has the scale that it had then. Returns whether that moved the map. A saved map, and
+        sessions of their own, hold the scale themselves."""
+        count = len(self.keyframes)
+        if not self.free_scale or not self.keyframes[-1].scale.known or self.saved is not None:
+            return False
+        if not np.array_equal(self.chain.first, np.arange(count - 1)):
+            return False
+        scales = [k.scale for k in self.keyframes]
+        lengths = np.array([np.log(s.correction) if s.known else np.nan for s in scales])
+        steps = np.diff(smoothed(lengths, np.array([s.sigma for s in scales])))
+        since = np.concatenate([[0.0], np.cumsum(steps - self.chain.measured.log_scale)])
+        if np.abs(since).max() < LEAST_CHANGE:
+            return False
+        self.chain = self.chain._replace(measured=replace(self.chain.measured, log_scale=steps))
+        # as along the chain alone, which loops then hold as before
+        way = np.diff(self.nodes.translation, axis=0) * np.exp(since[:-1, None])
+        place = self.nodes.translation[0] + np.concatenate([np.zeros((1, 3)), np.cumsum(way, axis=0)])
+        self.nodes = Similarities(self.nodes.log_scale + since, self.nodes.rotation, place)
+        if len(self.closed.first):
+            self.nodes = optimise(self.nodes, self.edges, self._fixed(), self.free_scale).nodes
+        return True
 
     def _leap(self, frame: Frame, usual: float) -> F64:
         """(3,) variances, as those of `_doubt`, that are added if `frame` shares too few tracks with the last one: the camera was covered
@@ -419,11 +443,14 @@ class Mapper:
         variances[self.chain.first] = 1 / np.einsum("eii->ei", self.chain.root) ** 2
         tied = np.zeros(count, bool)
         tied[self.chain.first] = True
+        lengths = np.zeros(count)
+        lengths[self.chain.first] = self.chain.measured.log_scale
         chain = Edges.none()
         for i, j in itertools.pairwise(kept):
             if tied[i:j].all():  # not if they belong to different runs
                 root = np.diag(1 / np.sqrt(variances[i:j].sum(axis=0)))
                 step = poses.at([i]).inverse().after(poses.at([j]))
+                step = replace(step, log_scale=lengths[i:j].sum(keepdims=True))
                 chain = chain.joined(Edges.one(int(row[i]), int(row[j]), step, root))
         self.chain = chain
         self.search.renumber(row)

@@ -10,7 +10,7 @@ from ..config import Config
 from ..geometry import inverse, skew, vector_from_rotation
 from ..tracking.drift import by_network, carried
 from ..tracking.odometry import UNKNOWN, Located
-from ..types import F64, Submap
+from ..types import F64, Scale, Submap
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,9 @@ class Motion:
         return np.diag(self.twist_covariance)
 
 
-def motion_of(located: Located, config: Config, metric: bool) -> Motion:
-    """The motion at a located image. metric: whether the model's unit is the metre. Position and linear velocity are unknown
-    (9999) while the scale is: a distance without a unit must not be fused."""
+def motion_of(located: Located, config: Config) -> Motion:
+    """The motion at a located image. Position and linear velocity are unknown (9999) where the odometry's unit is no metre: a distance
+    without a unit must not be fused."""
     frame, pose, twist = located.frame, located.odom_from_camera, located.twist
     pose_covariance, twist_covariance = located.covariance, located.twist_covariance
     child = frame.camera
@@ -55,12 +55,22 @@ def motion_of(located: Located, config: Config, metric: bool) -> Motion:
         turn = np.kron(np.eye(2), mount[:3, :3])
         turn[:3, 3:] = skew(mount[:3, 3]) @ mount[:3, :3]
         pose, twist, twist_covariance = base, turn @ twist, turn @ twist_covariance @ turn.T
-    known = metric or config.scale.mode != "none"
+    scale = located.scale
+    pose_covariance = pose_covariance + _of_scale(pose[:3, 3], scale)
+    twist_covariance = twist_covariance + _of_scale(twist[:3], scale)
     floors = np.repeat([config.cov.position_floor, config.cov.rotation_floor], 3)
     return Motion(
         frame.stamp_ns, child, pose, twist,
-        _limited(pose_covariance, floors, known), _limited(twist_covariance, 1e-3 * floors, known),
+        _limited(pose_covariance, floors, scale.in_metres), _limited(twist_covariance, 1e-3 * floors, scale.in_metres),
     )  # fmt: skip
+
+
+def _of_scale(vector: F64, scale: Scale) -> F64:
+    """(6, 6) what the unit's own uncertainty adds to that of a position or velocity (3,): an error along it."""
+    out = np.zeros((6, 6))
+    if scale.in_metres and scale.sigma > 0:
+        out[:3, :3] = scale.sigma**2 * np.outer(vector, vector)
+    return out
 
 
 def _limited(covariance: F64, floors: F64, known: bool) -> F64:
@@ -88,9 +98,9 @@ class MotionEstimator:
     def step(self, submap: Submap, row: int, config: Config) -> Motion:
         """Motion at frame `row` of `submap`.
 
-        The first frame, and one after a jump back of time or of another moving frame, has twist 0 of unknown variance. Position is unknown
-        (9999) while the scale is: a distance without a unit must not be fused. After a window that shares no frame with those
-        before, the pose was only carried over, so all of it is unknown.
+        The first frame, and one after a jump back of time or of another moving frame, has twist 0 of unknown variance. Position is
+        unknown (9999) where the odometry's unit is no metre: a distance without a unit must not be fused. After a window that shares no
+        frame with those before, the pose was only carried over, so all of it is unknown.
         """
         stamp_ns, (moving, pose) = submap.frames[row].stamp_ns, moving_frame(submap, row)
         pose_variance = _pose_variance(
@@ -137,7 +147,8 @@ def _pose_variance(submap: Submap, row: int, config: Config, carried_over: bool)
         return np.full(6, UNKNOWN)
     since = np.diag(submap.covariance)
     variance = np.where(since > 0, since, _window_variance(submap, row))
+    variance = variance + np.diag(_of_scale(submap.odom_from_camera[row][:3, 3], submap.scale))
     variance = np.maximum(variance, np.repeat([config.cov.position_floor, config.cov.rotation_floor], 3))
-    if config.scale.mode == "none" and not submap.metric:
+    if not submap.scale.in_metres:
         variance[:3] = UNKNOWN
     return np.where(np.isfinite(variance), np.minimum(variance, UNKNOWN), UNKNOWN)

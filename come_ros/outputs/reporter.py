@@ -52,6 +52,8 @@ class Reporter:
         """Publishes frame `row` of a submap: its pose (unless poses of all images are published separately), its messages, then the
         map."""
         self.follow(submap.world)
+        if submap.world == self._number:
+            self.world.learn_scale(submap.scale)
         if row % self._cameras == 0:  # the first camera gives the robot's pose
             self._motion = self._estimator.step(submap, row, config)
             if config.odometry.rate != "image":
@@ -72,7 +74,7 @@ class Reporter:
         """Publishes the pose of one image."""
         seen = located.frame.observations
         self.follow(self._number if seen is None else seen.world)
-        self._moved(motion_of(located, config, self.world.metric), config)
+        self._moved(motion_of(located, config), config)
 
     def follow(self, number: int) -> None:
         """Switches to that world and drops everything of older ones. Either thread may see it first."""
@@ -84,5 +86,7 @@ class Reporter:
                 self._sink.new_world()
 
     def _moved(self, motion: Motion, config: Config) -> None:
-        self._sink.moved(dataclasses.replace(motion, map_from_odom=self.world.map_from_odom()), config)
+        self._sink.moved(
+            dataclasses.replace(motion, map_from_odom=self.world.map_from_odom(motion.odom_from_child)), config
+        )
         self.world.add_pose(motion.stamp_ns, motion.odom_from_child)

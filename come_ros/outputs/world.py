@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from ..config import Config
 from ..errors import OutputError
 from ..files import whole_folder, write_pcd, write_ply, write_tum
+from ..geometry import transform
 from ..mapping.follow import in_map
 from ..mapping.mapper import Corrections, LoopCounts, Mapper
 from ..mapping.saved_map import SavedMap, write_map
 from ..messages import NANO, Messages
-from ..types import F32, F64, Submap
-from .cloud import POINT_DTYPE, valid_mask
+from ..scale.metric import given
+from ..types import F32, F64, Scale, Submap
+from .cloud import POINT_DTYPE, moved, valid_mask
 from .following_map import FollowingMap, chunks_of
 
 log = logging.getLogger("come_ros")
@@ -34,6 +36,7 @@ AUTO_VOXEL_M, AUTO_VOXEL_SHARE = (
     0.01,
 )  # edge of a voxel by itself: m, or of the first median depth: about a pixel's width
 MAX_POSES = 100_000  # of the trajectory that is saved: some three hours of ten keyframes a second, about 40 MB
+LEAST_CHANGE = 0.002  # of the logarithm of the scale, that path and map are published again for
 MAX_PENDING = 16  # keyframes that wait for the map's graph; where it does not keep up, the oldest are left out of it
 
 
@@ -57,13 +60,15 @@ class Whereabouts:
 class Snapshot:
     """A copy to be saved. points: the map's, of cloud.POINT_DTYPE. trajectory: stamp in ns -> odom_from_moving (4, 4), as odometry told it.
     map_trajectory: the same where the map has it, map_from_moving; empty where that is not known. keyframes: what `map.load` needs, None
-    if the map has none. unsaved: why it must not be saved, "" if it may."""
+    if the map has none. unsaved: why it must not be saved, "" if it may. unit: of points and map_trajectory, in words, "" for
+    the model's own."""
 
     points: NDArray[np.void]
     trajectory: dict[int, F64]
     map_trajectory: dict[int, F64]
     keyframes: SavedMap | None = None
     unsaved: str = ""
+    unit: str = ""
 
     def save_keyframes(self, folder: Path) -> None:
         """Writes what `map.load` needs into the new folder `folder`, all or nothing. There must be keyframes. Raises OutputError."""
@@ -79,23 +84,26 @@ class Snapshot:
         with whole_folder(folder) as part:
             if self.keyframes is not None:
                 write_map(self.keyframes, part)
-            write_ply(part / "map.ply", self.points)
-            write_pcd(part / "map.pcd", self.points)
+            write_ply(part / "map.ply", self.points, self.unit)
+            write_pcd(part / "map.pcd", self.points, self.unit)
             write_tum(part / "trajectory.tum", self.trajectory)
             if self.map_trajectory:
-                write_tum(part / "trajectory_map.tum", self.map_trajectory)
+                write_tum(part / "trajectory_map.tum", self.map_trajectory, self.unit)
 
 
 class World:
     """Poses and map of the frames published since the world began, in `config.world_frame`. Any thread may call it.
 
     The path is kept as messages: each pose is built once, not again for each path. The map is there only if map.enabled. Where loops are
-    looked for, `work` does so, and moves path and map; it may take long. path_changes, map_changes: grow whenever there is something new
-    to publish of them. metric: whether the model's unit is the metre.
-    voxel: edge of the map's voxels, in the unit of its lengths; NaN until the first frame of the world tells it.
+    looked for, `work` does so, and moves path and map; it may take long. Where the scale is known, lengths in `map_frame` are metres,
+    whatever the unit of the odometry: what is kept has the latter, and is multiplied where it is published. path_changes, map_changes:
+    grow whenever there is something new to publish of them. metric: whether the model's unit is the metre. voxel: edge of the map's
+    voxels, in the odometry's unit; NaN until the first frame of the world tells it.
     """
 
     voxel = float("nan")
+    _scale: Scale | None = None
+    _factor = 1.0  # metres of the map in a unit of the odometry, as path and map are published now
 
     def __init__(
         self, config: Config, messages: Messages, metric: bool = False, saved: SavedMap | None = None, places: str = ""
@@ -119,6 +127,7 @@ class World:
         self._mapper: Mapper | None = None if self.saved is None else self._new_mapper()
         self._pending: deque[tuple[Submap, int]] = deque(maxlen=MAX_PENDING)
         self._corrections = Corrections.none() if self._mapper is None else self._mapper.corrections
+        self._scale, self._factor, self._path_factor = None, 1.0, 1.0
         self._stale = self.saved is not None  # path and map do not follow the corrections yet
         # of poses and of points, which come in different threads; see Keyframe.session
         self._sessions = [self._corrections.saved] * 2
@@ -127,7 +136,8 @@ class World:
 
     def _new_mapper(self) -> Mapper:
         metric = self.metric and (self.saved is None or self.saved.metres == 1.0)
-        return Mapper(metric, self.config.map.max_keyframes, saved=self.saved, localize=self.config.localizes)
+        c = self.config
+        return Mapper(metric, c.map.max_keyframes, c.closes_loops, saved=self.saved, localize=c.localizes)
 
     def _session(self, what: int, stamp_ns: int) -> int:
         """The session of the next pose (what = 0) or points (1): a new one starts when stamps jump back (on_time_jump is keep_pose)."""
@@ -137,7 +147,7 @@ class World:
 
     def _new_map(self, config: Config) -> None:
         """Creates an empty map, or one that holds the saved map's points after `settle`."""
-        self._map, self.voxel = FollowingMap(1.0, config.map.max_points, config.closes_loops), float("nan")
+        self._map, self.voxel = FollowingMap(1.0, config.map.max_points, config.has_map_frame), float("nan")
         if self.saved is not None:
             self.voxel = self._map.voxel = self._saved_voxel(self.saved)
             for key, chunk in chunks_of(self.saved):
@@ -192,14 +202,14 @@ class World:
     def _edge(self, depth: F32) -> float:
         """Of a voxel, in the unit of the lengths."""
         wanted = self.config.map.voxel
-        if math.isfinite(self.metres()):
-            return wanted or AUTO_VOXEL_M
+        if self.in_metres:
+            return (wanted or AUTO_VOXEL_M) / self._factor
         seen = depth[np.isfinite(depth)]
         return (wanted or AUTO_VOXEL_SHARE) * float(np.median(seen)) if len(seen) else float("nan")
 
     def add_keyframe(self, submap: Submap, row: int) -> None:
-        """A published keyframe of the first camera waits for `work`, if loops are looked for."""
-        if self.config.closes_loops:
+        """A published keyframe of the first camera waits for `work`, if the map may move."""
+        if self.config.has_map_frame:
             with self._lock:
                 self._first_ns = self._first_ns or submap.frames[row].stamp_ns
                 self._pending.append((submap, row))
@@ -215,11 +225,40 @@ class World:
                 self._path.append(self._path_pose(stamp_ns, self._in_map(odom_from_moving)))
                 self.path_changes += 1
 
-    def map_from_odom(self) -> F64 | None:
-        """(4, 4) where the odometry frame lies in the map now; None if there is no frame for the map, and as long as the session has not
-        found itself in the saved map."""
-        corrections = self._corrections
-        return corrections.latest() if self.config.closes_loops and corrections.located else None
+    def learn_scale(self, scale: Scale) -> None:
+        """How long units are, as known now. A change that hardly matters waits for more: listeners get path and map again with each."""
+        with self._lock:
+            self._scale = scale
+            factor = scale.correction if self.config.has_map_frame else 1.0
+            if abs(math.log(factor / self._factor)) > LEAST_CHANGE:
+                self._factor = factor
+                self.path_changes += bool(self._path)
+                self.map_changes += self._map is not None
+
+    @property
+    def known_scale(self) -> Scale:
+        """Of the model's unit and the odometry's."""
+        return self._scale or given(self.config, self.metric)
+
+    @property
+    def in_metres(self) -> bool:
+        """Whether the lengths of path and map are metres."""
+        scale = self.known_scale
+        return scale.in_metres or (scale.known and self.config.has_map_frame)
+
+    def map_from_odom(self, odom_from_moving: F64 | None = None) -> F64 | None:
+        """(4, 4) where the odometry frame lies in the map for a robot at `odom_from_moving`, by default at its origin; None if there is
+        no frame for the map, and as long as the session has not found itself in the saved map. TF knows no scale, so where the two have
+        different units this moves with the robot."""
+        corrections, factor = self._corrections, self._factor
+        if not (self.config.has_map_frame and corrections.located):
+            return None
+        latest = corrections.latest()
+        if factor == 1.0:
+            return latest
+        place = np.zeros(3) if odom_from_moving is None else odom_from_moving[:3, 3]
+        turned = latest[:3, :3] @ place
+        return transform(latest[:3, :3], factor * (turned + latest[:3, 3]) - turned)
 
     @property
     def searches(self) -> bool:
@@ -295,11 +334,13 @@ class World:
                 poses = list(self._trajectory)[-self.config.path_max_size :]
                 followed = None if self._map is None else (self._map, self._map.chunks())
                 voxel = self.voxel if self.saved is None else self._saved_voxel(self.saved) / corrections.unit
-            path = [self._path_pose(stamp, pose) for stamp, pose in _moved(poses, corrections)]
+            factor = self._factor
+            path = [self._path_pose(stamp, pose) for stamp, pose in _moved(poses, corrections, factor)]
             rebuilt = None if followed is None else followed[0].rebuilt(followed[1], corrections, voxel)
             with self._lock:
                 if self._era is not era or self._corrections.version != corrections.version:
                     continue  # another world, or once more
+                self._path_factor = factor
                 if corrections.located:
                     newer = list(self._trajectory)[len(self._trajectory) - self._added_since(poses) :]
                     path += [self._path_pose(stamp, self._in_map(pose)) for _, stamp, pose in newer]
@@ -320,7 +361,25 @@ class World:
         return len(self._trajectory)
 
     def _in_map(self, odom_from_moving: F64) -> F64:
-        return self._corrections.latest() @ odom_from_moving if self._corrections.version else odom_from_moving
+        moved = self._corrections.latest() @ odom_from_moving if self._corrections.version else odom_from_moving
+        return _scaled(moved, self._path_factor)
+
+    def _scale_path(self) -> None:
+        """Builds the path again if it has another unit than the map."""
+        with self._lock:
+            era, factor, corrections = self._era, self._factor, self._corrections
+            poses = list(self._trajectory)[-self.config.path_max_size :]
+            if factor == self._path_factor or not poses or not corrections.located:
+                self._path_factor = factor
+                return
+        path = [self._path_pose(stamp, pose) for stamp, pose in _moved(poses, corrections, factor)]
+        with self._lock:
+            if self._era is not era:
+                return
+            newer = list(self._trajectory)[len(self._trajectory) - self._added_since(poses) :]
+            self._path_factor = factor
+            path += [self._path_pose(stamp, self._in_map(pose)) for _, stamp, pose in newer]
+            self._path = deque(path, maxlen=self.config.path_max_size)
 
     def _path_pose(self, stamp_ns: int, pose: F64) -> Any:
         return self.messages.pose_stamped(pose, self.messages.header(stamp_ns, self.config.world_frame))
@@ -338,6 +397,7 @@ class World:
 
     def path(self) -> Any:
         """The Path of the last path_max_size poses, stamped as the last one."""
+        self._scale_path()
         with self._lock:
             return self.messages.path(list(self._path), self._head())
 
@@ -346,14 +406,18 @@ class World:
         with self._lock:
             return self.messages.point_cloud(self._points(), self._head())
 
+    @property
+    def map_voxel(self) -> float:
+        """`voxel` in the unit that the map is published in."""
+        return self.voxel * self._factor
+
     def scale(self) -> Any:
         """`metres` as Float64."""
         return self.messages.number(self.metres())
 
     def metres(self) -> float:
         """Metres per unit of the model, NaN if unknown."""
-        unknown = 1.0 if self.metric else float("nan")
-        return self.config.scale.fixed if self.config.scale.mode == "fixed" else unknown
+        return self.known_scale.metres
 
     def snapshot(self) -> Snapshot:
         """A copy of the map and the trajectories, after `settle`. Raises OutputError, which says what to do, if there is nothing to
@@ -376,25 +440,37 @@ class World:
             keyframes = None
             if mapper is not None and located and not self.config.localizes:
                 keyframes = mapper.save(self._places, self._metres_saved(), self.voxel)
-            in_map = dict(_moved(list(self._trajectory), self._corrections))
-            return Snapshot(self._points(), trajectory, in_map, keyframes, unsaved)
+            in_map = dict(_moved(list(self._trajectory), self._corrections, self._factor))
+            return Snapshot(self._points(), trajectory, in_map, keyframes, unsaved, self.unit_text)
 
     def _metres_saved(self) -> float:
-        """Metres per unit of the map's lengths, NaN if unknown."""
-        if math.isfinite(self.metres()):
-            return 1.0  # published lengths are in metres then
+        """Metres per unit of the lengths of the map's graph, which are the odometry's, NaN if unknown."""
+        if self.in_metres:
+            return self.known_scale.correction
         return math.nan if self.saved is None else self.saved.metres * self._corrections.unit
 
+    @property
+    def unit_text(self) -> str:
+        """The unit of the map and where it comes from, for files; "" for the model's own."""
+        scale = self.known_scale
+        if not self.in_metres:
+            return ""
+        return f"lengths in metres, from {scale.source}, sigma {100 * scale.sigma:.1f} %"
+
     def _points(self) -> NDArray[np.void]:
-        return np.empty(0, POINT_DTYPE) if self._map is None else self._map.points()
+        if self._map is None:
+            return np.empty(0, POINT_DTYPE)
+        points = self._map.points()
+        return points if self._factor == 1.0 else moved(points, np.diag([self._factor] * 3 + [1.0]))
 
     def _head(self) -> Any:
         stamp_ns = self._trajectory[-1][1] if self._trajectory else 0
         return self.messages.header(stamp_ns, self.config.world_frame)
 
 
-def _moved(poses: list[tuple[int, int, F64]], corrections: Corrections) -> list[tuple[int, F64]]:
-    """Stamp and map_from_moving of poses (session, stamp, pose) as odometry told them; of sessions that are in the map."""
+def _moved(poses: list[tuple[int, int, F64]], corrections: Corrections, factor: float) -> list[tuple[int, F64]]:
+    """Stamp and map_from_moving of poses (session, stamp, pose) as odometry told them; of sessions that are in the map. factor: metres
+    of the map in a unit of the odometry."""
     out: list[tuple[int, F64]] = []
     for session, group in itertools.groupby(poses, operator.itemgetter(0)):
         rows = list(group)
@@ -403,5 +479,14 @@ def _moved(poses: list[tuple[int, int, F64]], corrections: Corrections) -> list[
         stamps, matrices = [stamp for _, stamp, _ in rows], [pose for _, _, pose in rows]
         if corrections.of(session).version:
             matrices = list(in_map(np.array(stamps, np.int64), np.stack(matrices), corrections.of(session)))
-        out += zip(stamps, matrices, strict=True)
+        out += zip(stamps, (_scaled(pose, factor) for pose in matrices), strict=True)
+    return out
+
+
+def _scaled(poses: F64, factor: float) -> F64:
+    """Poses (..., 4, 4) whose lengths are `factor` times as long."""
+    if factor == 1.0:
+        return poses
+    out = poses.copy()
+    out[..., :3, 3] *= factor
     return out

@@ -12,14 +12,13 @@ from typing import Generic, TypeVar
 
 from ..camera.rig import pose_of_words
 from ..config import Config
-from ..geometry import rotation_from_vector, transform, vector_from_rotation
+from ..datasets.known import pose_at
 from ..types import F64
 
 T = TypeVar("T")
 
 KEPT = 400  # most messages kept: some seconds of fast odometry
 ALIVE_NS = 1_000_000_000  # a topic that has been silent for longer is not waited for
-MAX_SPAN_NS = 500_000_000  # poses further apart are not interpolated
 
 
 class Stamped(Generic[T]):
@@ -54,25 +53,6 @@ class Stamped(Generic[T]):
             if i < len(self._stamps) and self._stamps[i] == stamp_ns:
                 return [(stamp_ns, self._items[i])]
             return list(zip(self._stamps[max(0, i - 1) : i + 1], self._items[max(0, i - 1) : i + 1], strict=True))
-
-
-def nearest(found: list[tuple[int, T]], stamp_ns: int, tolerance_s: float) -> T | None:
-    """The item of the stamp nearest to `stamp_ns`, None if none is within `tolerance_s`."""
-    if not found:
-        return None
-    stamp, item = min(found, key=lambda pair: abs(pair[0] - stamp_ns))
-    return item if abs(stamp - stamp_ns) <= tolerance_s * 1e9 else None
-
-
-def pose_at(found: list[tuple[int, F64]], stamp_ns: int, tolerance_s: float) -> F64 | None:
-    """The pose (4, 4) at `stamp_ns`: interpolated between two poses at most 0.5 s apart, else the nearest one."""
-    if len(found) == 2 and found[1][0] - found[0][0] <= MAX_SPAN_NS:
-        (start, a), (end, b) = found
-        share = (stamp_ns - start) / (end - start)
-        turn = vector_from_rotation(a[:3, :3].T @ b[:3, :3])
-        position = a[:3, 3] + share * (b[:3, 3] - a[:3, 3])
-        return transform(a[:3, :3] @ rotation_from_vector(share * turn), position)
-    return nearest(found, stamp_ns, tolerance_s)
 
 
 class PoseSource:

@@ -182,7 +182,7 @@ class ReconstructionNode(LifecycleNode):
     def start(self) -> None:
         """Starts the worker; with autostart it loads the model at once, while the executor already answers."""
         self.worker.start()
-        if self.config.closes_loops:
+        if self.config.has_map_frame:
             self._mapping.start()
         if self.config.autostart:
             self._loading = self.worker.load(self.config)

@@ -16,13 +16,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from ..camera.images import decode_depth
 from ..config import Config
+from ..datasets.known import nearest
 from ..errors import FrameError
 from ..geometry import is_finite_pose
 from ..types import F32, F64, Frame
 from . import messages
 from .camera import Camera
 from .diagnostics.telemetry import Telemetry
-from .known import PoseSource, Stamped, nearest
+from .known import PoseSource, Stamped
 from .tf import Tf
 
 log = logging.getLogger("come_ros")
@@ -44,6 +45,7 @@ class Reader:
         self._clock = node.get_clock()
         self._depths: Stamped[Image] = Stamped()
         self._poses = PoseSource(config)
+        self._bad_poses = 0
         self._first_frame_s: float | None = None
         self._warned: set[str] = set()
         self._camera_infos: dict[str, str] = {}
@@ -69,10 +71,10 @@ class Reader:
         for camera in self.cameras:
             yield CameraInfo, camera.info_topic, functools.partial(self._on_info, camera), *wish
         self.telemetry.known = {}
-        if self.config.known.depth:
+        if self.config.reads_depth:
             self.telemetry.known["depth"] = "none received yet"
             yield Image, self._depth_topic, self._on_depth, *wish
-        if self.config.known.odometry:
+        if self.config.reads_odometry:
             self.telemetry.known["odometry"] = "none received yet"
             yield Odometry, self._odometry_topic, self._on_odometry, "best_effort", 50
 
@@ -143,8 +145,8 @@ class Reader:
             self.warn_once(f"images come without a frame_id; {unnamed} is used: let the driver set it")
         camera = message.header.frame_id.lstrip("/") or unnamed
         size = picture.height, picture.width
-        depth = self._known_depth(stamp_ns, size, camera_of) if self.config.known.depth else None
-        pose = self._known_pose(stamp_ns, camera) if self.config.known.odometry else None
+        depth = self._known_depth(stamp_ns, size, camera_of) if self.config.reads_depth else None
+        pose = self._known_pose(stamp_ns, camera) if self.config.reads_odometry else None
         base = self.config.base_frame.lstrip("/")
         mount, remark = self.tf.base_from_camera(camera, stamp_ns, self.waited_s(time.monotonic()))
         if base:
@@ -177,6 +179,8 @@ class Reader:
 
     def _known_pose(self, stamp_ns: int, camera: str) -> F64 | None:
         pose, remark = self._poses.at(stamp_ns, camera, self.config.known.tolerance)
+        if remark and self._bad_poses:
+            remark = f"{remark}; {self._bad_poses} poses on it were not finite or no poses"
         self.tell_known("odometry", remark)
         return pose
 
@@ -187,9 +191,13 @@ class Reader:
         try:
             pose = messages.pose_of(message.pose.pose)
         except ValueError as error:
+            self._bad_poses += 1
             self.warn_once(f"a pose on odometry is left out: {error}")
             return
-        if is_finite_pose(pose):
+        if not is_finite_pose(pose):
+            self._bad_poses += 1
+            self.warn_once("a pose on odometry is left out, because it is not finite: check what publishes it")
+        else:
             self._poses.put(messages.stamp_ns(message.header.stamp), message.child_frame_id, pose)
 
     def _on_image(

@@ -32,7 +32,7 @@ class Tf:
         """Raises ConfigError."""
         self.extrinsics = parse_extrinsics(config.extrinsics)
         self.edge = TfEdge(config.tf.mode, config.odom_frame)
-        self.map_edge = TfEdge(config.tf.mode if config.closes_loops else "off", config.map_frame, "map_frame")
+        self.map_edge = TfEdge(config.tf.mode if config.has_map_frame else "off", config.map_frame, "map_frame")
         self._base, self._patience_s = config.base_frame.lstrip("/"), config.tf.lookup_timeout
         self._tree = FrameTree()
         self._node = node

@@ -21,7 +21,7 @@ from ..config import Config
 from ..errors import FrameError
 from ..geometry import inverse, nearest_rotation, rotation_from_vector, transform, vector_from_rotation
 from ..timeline import Place, Timeline
-from ..types import F64, Frame, Landmarks, Observations
+from ..types import F64, NO_SCALE, Frame, Landmarks, Observations, Scale
 from ..window import TIME_JUMP_NS
 from .drift import UNDERSTATED, carried
 from .points import Points, guessed
@@ -60,7 +60,7 @@ class Located:
     odom_from_camera: (4, 4). covariance: (6, 6) of position (odometry units), then rotation (rad, a vector from the left), in the odometry
     frame. twist: (6,) linear (odometry units/s) and angular (rad/s), in the camera's frame. twist_covariance: (6, 6). points, inliers:
     number of known points, and of those that fit. error: px, median residual of the inliers, NaN without any. lost: too few points fit,
-    so the pose is extrapolated.
+    so the pose is extrapolated. scale: of the odometry's unit.
     """
 
     frame: Frame
@@ -72,6 +72,7 @@ class Located:
     inliers: int
     error: float
     lost: bool
+    scale: Scale = NO_SCALE
 
 
 class LocatedCounts:
@@ -181,11 +182,14 @@ class Odometry:
         for landmarks in news:
             stamp = landmarks.stamps_ns[-1]
             known = stamp in self._history
-            # landmarks from before a jump back in time belong to images that are no longer used
-            if landmarks.world != self.world or not (known or any(frame.stamp_ns == stamp for frame in self._pending)):
+            # landmarks from before a jump back in time belong to images that are no longer used; a world that begins in another unit
+            # continues from the images of the one before
+            if landmarks.world < self.world or not (known or any(frame.stamp_ns == stamp for frame in self._pending)):
                 continue
             if known:
                 self._move(self._history[stamp], landmarks.odom_from_camera[-1], landmarks)
+            if landmarks.world > self.world:
+                self.world, self._offset = landmarks.world, np.eye(4)
             self._landmarks = landmarks
             self._drift = np.zeros((6, 6))
             self._points = self._points.joined(Points.of(landmarks))
@@ -229,7 +233,7 @@ class Odometry:
         new = Points.of(landmarks)
         _, mine, theirs = np.intersect1d(self._points.ids, new.ids, assume_unique=True, return_indices=True)
         sure = (self._points.rays.variance[mine] < SCALE_SIGMA**2) & (new.rays.variance[theirs] < SCALE_SIGMA**2)
-        scale = 1.0
+        scale = landmarks.scale.unit / (landmarks if self._landmarks is None else self._landmarks).scale.unit
         if np.count_nonzero(sure) >= MIN_SCALE_POINTS:
             here = np.linalg.norm(self._points.at(mine[sure]).rays.positions() - before[:3, 3], axis=1)
             there = np.linalg.norm(new.at(theirs[sure]).rays.positions() - after[:3, 3], axis=1)
@@ -298,7 +302,7 @@ class Odometry:
             noise = float(np.clip(error / (NORM_MEDIAN * sigma), LEAST_NOISE, 1.0))
             twist_covariance = noise**2 * weights * turn @ by_pixels @ turn.T + unseen
         return Located(
-            frame, pose @ self._offset, total, twist, twist_covariance, len(here), inliers, error, lost
+            frame, pose @ self._offset, total, twist, twist_covariance, len(here), inliers, error, lost, landmarks.scale
         )  # fmt: skip
 
     def _expected(self, stamp_ns: int, dt: float, landmarks: Landmarks) -> tuple[F64, F64]:

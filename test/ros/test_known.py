@@ -14,12 +14,13 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float64
 
 from come_ros import geometry
-from come_ros.camera.preprocess import crop_depth, crop_intrinsics, plan_resize
+from come_ros.camera.preprocess import crop_depth, crop_intrinsics, plan_resize, preprocess
 from come_ros.camera.rig import pose_of_words
 from come_ros.config import Config
+from come_ros.datasets.known import nearest, pose_at
 from come_ros.errors import ConfigError
 from come_ros.ros import messages
-from come_ros.ros.known import PoseSource, Stamped, nearest, pose_at
+from come_ros.ros.known import PoseSource, Stamped
 
 MS = 1_000_000
 BASE_FROM_CAMERA = "0.1 0.0 0.3 -0.5 0.5 -0.5 0.5"  # looks along the vehicle's x
@@ -127,8 +128,8 @@ class Robot:
         self.depth = peer.node.create_publisher(Image, "/depth", qos)
         self.odometry = peer.node.create_publisher(Odometry, "/odometry", 20)
 
-    def matched(self) -> bool:
-        return bool(self.depth.get_subscription_count() and self.odometry.get_subscription_count())
+    def matched(self, topics: tuple[str, ...] = ("depth", "odometry")) -> bool:
+        return all(getattr(self, topic).get_subscription_count() for topic in topics)
 
     @staticmethod
     def world_from_base(stamp_ns: int) -> np.ndarray:
@@ -161,7 +162,7 @@ class Robot:
         self.peer.send(picture(index), stamp_ns)
 
 
-def started(start_node, peer, *arguments, **options):
+def started(start_node, peer, *arguments, wait_for=("depth", "odometry"), **options):
     robot = Robot(peer)
     peer.listen_to_outputs()
     node = start_node(
@@ -171,13 +172,15 @@ def started(start_node, peer, *arguments, **options):
         *arguments, **options,
     )  # fmt: skip
     node.wait_for("active:")
-    wait_until(lambda: peer.matched() and robot.matched(), what="discovery")
+    wait_until(lambda: peer.matched() and robot.matched(wait_for), what="discovery")
     return node, robot
 
 
 def test_depth_odometry_and_camera_info_reach_the_model_and_metres_come_out(start_node, peer: Peer) -> None:
     scale = peer.listen("/come/scale", Float64, messages_qos())
-    node, robot = started(start_node, peer, "-p", "backbone:=fake", "-p", "cloud.edge_filter:=false", script=ECHO)
+    node, robot = started(
+        start_node, peer, "-p", "backbone:=fake", "-p", "cloud.edge_filter:=false", "-p", "scale.mode:=none", script=ECHO
+    )  # fmt: skip
     stamps = [START_NS + i * STEP_NS for i in range(8)]
     for i, stamp in enumerate(stamps):
         robot.send(i, stamp)
@@ -271,8 +274,60 @@ def test_a_mapanything_model_in_the_node_uses_what_the_topics_bring(tmp_path, st
     assert own < 1e-4 and min(others) > 10 * own and min(others) > 1e-3, (own, others)
 
 
+def test_a_depth_topic_gives_metres_to_a_model_without_a_unit(start_node, peer: Peer) -> None:
+    """In the node, with the same code as in the tool: ~/scale, odometry's covariance, TF's frames and diagnostics."""
+    scale = peer.listen("/come/scale", Float64, messages_qos())
+    _node, robot = started(
+        start_node, peer, "-p", "backbone:=fake", "-p", "known.depth:=false", "-p", "known.odometry:=false",
+        "-p", "scale.mode:=depth", "-p", "scale.max_sigma:=1.0", "-p", "refine.mode:=none", wait_for=("depth",),
+    )  # fmt: skip
+    for i in range(8):
+        robot.send(i, START_NS + i * STEP_NS)
+        time.sleep(0.05)
+    odometry = peer.received["/come/odometry"]
+    wait_until(lambda: len(odometry) == 8, what="all frames to come out")
+    ratios = []
+    plan = plan_resize(WIDTH, HEIGHT, 224, 14)
+    for i in range(4):  # of the first window, as the fake has depth
+        gray = preprocess(picture(i), plan).astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+        real = crop_depth((Robot.depth_mm(i) * np.float32(1e-3)).astype(np.float32), plan)
+        good = np.isfinite(real)
+        ratios.append(np.median(np.log(real[good] / (1 + 4 * gray[good] / 255))))
+    first = float(np.exp(np.median(ratios)))
+    wait_until(lambda: scale and np.isfinite(scale[-1].data), what="~/scale to say metres")
+    assert scale[-1].data == pytest.approx(first, rel=0.3)
+    variance = np.diag(np.array(odometry[0].pose.covariance).reshape(6, 6))
+    assert (variance[:3] < 9999).all(), "metres are known, so the position is"
+    wait_until(lambda: peer.status("come: output").get("scale_source") == "depth", what="diagnostics of the scale")
+    status = peer.status("come: output")
+    assert status["odom_unit"] == status["map_unit"] == "metre" and 0 < float(status["scale_sigma"]) < 1
+    assert status["scale_conflict"] == "none"
+    wait_until(
+        lambda: abs(float(peer.status("come: output")["scale"]) - scale[-1].data) < 1e-3, what="both to be the last"
+    )
+    assert "depth" in status["scale_by_source"] and float(status["scale_age_s"]) < 5
+
+
+def test_odometry_that_is_not_finite_is_counted_and_told(start_node, peer: Peer) -> None:
+    node, robot = started(
+        start_node, peer, "-p", "backbone:=fake", "-p", "known.depth:=false", "-p", "known.odometry:=false",
+        "-p", "scale.mode:=odometry", "-p", "refine.mode:=none", wait_for=("odometry",),
+    )  # fmt: skip
+    for i in range(6):
+        for place, w in ((float("nan"), 1.0), (0.0, 0.0)):  # not finite; no rotation
+            message = Odometry(header=messages.header(START_NS + i * STEP_NS, "odom"), child_frame_id="base_link")
+            message.pose.pose.position.x, message.pose.pose.orientation.w = place, w
+            robot.odometry.publish(message)
+        peer.send(picture(i), START_NS + i * STEP_NS)
+        time.sleep(0.05)
+    node.wait_for("a pose on odometry is left out")
+    wait_until(lambda: "not finite" in peer.status("come: input").get("odometry", ""), what="the diagnostics")
+    wait_until(lambda: "no odometry" in peer.status("come: output").get("scale_left_out", ""), what="the count")
+    assert peer.status("come: output")["scale"] == "nan" and "not known yet" in peer.status("come: output")["message"]
+
+
 def test_a_backbone_that_takes_no_depth_is_told_at_start(start_node) -> None:
-    node = start_node("-p", "backbone:=fake", "-p", "known.depth:=true")
+    node = start_node("-p", "backbone:=fake", "-p", "known.depth:=true", "-p", "scale.mode:=none")
     node.wait_for(
         "known.depth is true, but the backbone fake takes no depth: set it to false, or backbone to mapanything"
     )

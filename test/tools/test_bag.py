@@ -423,6 +423,61 @@ def test_the_bundled_model_gives_the_same_bytes_in_two_processes(tmp_path: Path)
     assert len(first) == 10 and first == second
 
 
+def test_metres_from_the_depth_of_the_recording(tmp_path: Path, bag: Path) -> None:
+    assert run(bag, tmp_path, "--no-bag", "--set", "scale.mode=depth", "--set", "scale.max_sigma=1.0") == 0
+    metrics = metrics_of(tmp_path)
+    scale = metrics["scale"]
+    assert scale["source"] == "depth" and scale["unit"] == {"odometry": "metre", "map": "metre"}
+    assert 0 < scale["sigma"] < 1 and scale["age_s"] >= 0 and scale["sources"]["depth"]["readings"] > 0
+    assert scale["conflict"] is None and abs(scale["error_by_depth"]) < 0.3 and "error_by_path" in scale
+    assert (tmp_path / "trajectory_map.tum").read_text().startswith("# lengths in metres, from depth, sigma")
+    assert b"lengths in metres" in (tmp_path / "map.ply").read_bytes()[:300]
+
+
+def test_metres_from_another_odometry(
+    tmp_path: Path, bag: Path, world: Truth, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wheels = dict(zip(world.stamps_ns.tolist(), world.world_from_camera, strict=True))
+    write_tum(tmp_path / "wheels.tum", wheels)
+    found = []
+    for name, given in (("file", str(tmp_path / "wheels.tum")), ("topic", "/ground_truth/odometry")):
+        flags = ("--set", "scale.max_sigma=1.0", "--set", "scale.min_motion=0.1")
+        assert run(bag, tmp_path / name, "--no-bag", "--odometry", given, *flags) == 0
+        found.append(metrics_of(tmp_path / name)["scale"])
+    assert found[0] == found[1] and found[0]["source"] == "odometry" and found[0]["unit"]["map"] == "metre"
+    assert "from odometry" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--set", "scale.mode=odometry"), "give them with --odometry"),
+        (("--odometry", "/nothing"), "nothing"),
+        (("--odometry", "missing.tum"), "--odometry: "),
+        (("--odometry", ""), "--odometry is empty"),
+        (("--odometry", "/ground_truth/odometry", "--set", "scale.mode=depth"), "has no effect with scale.mode depth"),
+        (("--depth-topic", "none", "--set", "scale.mode=depth"), "needs depth"),
+        (("--set", "scale.mode=height"), "scale.height is 0"),
+        (("--set", "scale.mode=height", "--set", "scale.height=-1"), "scale.height is -1"),
+    ],
+)
+def test_a_source_of_metres_that_is_missing_is_an_error(
+    tmp_path: Path, bag: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], text: str
+) -> None:
+    assert run(bag, tmp_path / "out", "--no-bag", *arguments) != 0
+    assert text in capsys.readouterr().err and not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_a_height_without_a_floor_leaves_the_unit_unknown(
+    tmp_path: Path, bag: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(bag, tmp_path, "--no-bag", "--set", "scale.mode=height", "--set", "scale.height=1.2") == 0
+    scale = metrics_of(tmp_path)["scale"]
+    assert scale["source"] == "none" and scale["unit"]["map"] == "model" and scale["metres"] is None
+    assert scale["left_out"]["height: no floor in sight"] > 0
+    assert "no floor in sight" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_ros_is_not_imported(tmp_path: Path, plain: Path) -> None:
     code = (

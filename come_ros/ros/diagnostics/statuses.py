@@ -12,8 +12,9 @@ from ...config import Config
 from ...governor import State
 from ...mapping.mapper import LoopCounts
 from ...outputs.world import Whereabouts
+from ...scale.metric import given
 from ...thread_governor import ThreadState
-from ...types import DeviceMemory
+from ...types import DeviceMemory, Scale
 from .counters import Counts, drops_text
 from .telemetry import Telemetry
 
@@ -240,7 +241,6 @@ def _inference_faults(view: NodeView, config: Config, telemetry: Telemetry) -> I
 
 def _output_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
     alignment = telemetry.alignment
-    fixed, metric = config.scale.mode == "fixed", view.backbone.get("unit") == "metre"
     return {
         "frame": config.odom_frame,
         "map_frame": config.world_frame,
@@ -251,13 +251,36 @@ def _output_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict
         "align_residual": "nan" if alignment is None else f"{alignment.depth_residual:.4f}",
         "align_shared": "nan" if alignment is None else alignment.shared,
         **_refinement_values(config, telemetry),
-        "scale": f"{config.scale.fixed:g}" if fixed else "1" if metric else "nan",
-        "scale_source": "model" if metric and not fixed else config.scale.mode,
+        **_scale_values(view, config, telemetry),
         "intrinsics_source": telemetry.intrinsics_source,
         "resets": telemetry.resets,
         **_loop_values(view),
         **_pose_values(telemetry),
     }
+
+
+def _scale(view: NodeView, config: Config, telemetry: Telemetry) -> Scale:
+    """Of the last window, or, before the first one, as given."""
+    return telemetry.scale or given(config, view.backbone.get("unit") == "metre")
+
+
+def _scale_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
+    scale = _scale(view, config, telemetry)
+    metre, own = "metre", "the model's own"
+    age_s = (telemetry.last_stamp_ns - scale.stamp_ns) * 1e-9 if scale.stamp_ns else float("nan")
+    return {
+        "scale": f"{scale.metres:.6g}",
+        "scale_source": scale.source,
+        "scale_sigma": f"{scale.sigma:.4f}",
+        "scale_age_s": f"{max(0.0, age_s):.1f}" if scale.stamp_ns else "nan",
+        "scale_by_source": "; ".join(
+            f"{s.name} {s.metres:.4g} sigma {s.sigma:.3f} ({s.readings} readings)" for s in scale.sources
+        ) or "none",
+        "scale_left_out": ", ".join(f"{n} {reason}" for reason, n in scale.left_out) or "none",
+        "scale_conflict": scale.conflict or "none",
+        "odom_unit": metre if scale.in_metres else own,
+        "map_unit": metre if scale.in_metres or (scale.known and config.has_map_frame) else own,
+    }  # fmt: skip
 
 
 def _refinement_values(config: Config, telemetry: Telemetry) -> dict[str, object]:
@@ -351,9 +374,30 @@ def _output_faults(view: NodeView, config: Config, telemetry: Telemetry) -> Iter
         yield WARN, view.twin
     if view.output_conflict:
         yield WARN, view.output_conflict
-    if config.scale.mode == "none" and view.backbone.get("unit") != "metre":
-        # as it is with one camera: no fault, and so no warning that never ends
+    scale = _scale(view, config, telemetry)
+    if scale.conflict:
         yield (
-            OK,
-            "the scale is unknown, lengths are in the model's own unit: set scale.mode to fixed and scale.fixed for metres",
+            WARN,
+            f"sources of the scale disagree: {scale.conflict}: check their units, extrinsics and scale.height, or choose one by scale.mode",
         )
+    if not scale.in_metres:
+        # as it is with one camera: no fault, and so no warning that never ends
+        yield OK, _unit_remark(scale, config)
+
+
+def _unit_remark(scale: Scale, config: Config) -> str:
+    """Why lengths of odometry are no metres, and what to do about it."""
+    if not config.scale_sources:
+        return (
+            "the scale is unknown, lengths are in the model's own unit: for metres set scale.mode to depth, odometry, rig or height, or to "
+            "fixed with scale.fixed"
+        )
+    if not scale.known:
+        why = ", ".join(f"{n} {reason}" for reason, n in scale.left_out) or "nothing measured yet"
+        return f"the scale is not known yet ({why}), lengths are in the model's own unit: see scale_by_source"
+    return (
+        f"the scale became known after this world began: {config.odom_frame} keeps the model's own unit, "
+        f"{config.world_frame} is in metres; set scale.restart to true for metres in both"
+        if config.has_map_frame
+        else f"the scale became known after this world began: {config.odom_frame} keeps the model's own unit; set scale.restart to true"
+    )

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...backbones.stream import StreamUsage
 from ...tracking.odometry import Located
-from ...types import Alignment, Refinement
+from ...types import Alignment, Refinement, Scale
 
 RECENT_S = 5.0
 
@@ -66,6 +66,7 @@ class Telemetry:
         self.last_stamp_ns = 0
         self.points = -1
         self.alignment: Alignment | None = None
+        self.scale: Scale | None = None
         self.refinement = Refinement()
         self.refine_ms = float("nan")
         self.kept_ratio = self.read_ratio = 1.0

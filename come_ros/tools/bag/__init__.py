@@ -23,6 +23,8 @@ examples:
   come_ros bag images/ -o out                         photographs: every one is used
   come_ros bag images/ -o out --fps 30                a folder of images of a video, 30 per second
   come_ros bag video.mp4 -o out --gt path.tum --gt-offset auto --start 10 --duration 30
+  come_ros bag my_bag -o out --set scale.mode=depth      metres from the recording's own depth
+  come_ros bag my_bag -o out --odometry /odom            metres from wheels
   come_ros bag my_bag -o out --set accelerator.name=come --compare
   come_ros bag second_bag -o out2 --set map.load=out --set map.mode=localize     in the map of another run
   come_ros bag my_bag -o out --weights vggt.pt --set window.size=12 --set keyframe.mode=every
@@ -38,7 +40,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from ...camera.rig import pose_of_words
 from ...config import Config
+from ...datasets.known import Poses
 from ...datasets.part import Part
 from ...datasets.sequence import open_sequence
 from ...datasets.storage import is_recording
@@ -94,6 +98,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="depth topic of a bag to score against (default: the one that belongs to the images)",
     )  # fmt: skip
     parser.add_argument(
+        "--odometry", metavar="TOPIC|FILE", default=None,
+        help="poses of another odometry, in metres, for scale.mode odometry: a topic of the bag or a TUM file; of the camera, or of a "
+        "frame in which known.base_from_camera gives the camera's pose",
+    )  # fmt: skip
+    parser.add_argument(
         "--fps",
         type=float,
         default=None,
@@ -121,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
     """Returns 0 if everything was reconstructed, 128 + number if a signal ended it. Raises ComeRosError, also if results of the
     first part were written."""
     started = time.perf_counter()
-    config = configuration(options)
+    config = _for_scale(configuration(options), options.odometry, options.depth_topic)
     _check_folders(Path(options.source), Path(options.out))
     part = Part(options.start, options.duration, options.every, options.max_images)
     gt_file, gt_topic = _truth_option(options.gt)
@@ -142,10 +151,11 @@ def run(options: argparse.Namespace) -> int:
                     config.input.range,
                 )
             )
-            for _ in range(3)
+            for _ in range(4 if config.reads_depth else 3)
         ]
         config = _for_photographs(config, passes[0].timed)
-        truth = _truth_of_file(gt_file) if gt_file else passes[0].truth()
+        truth = _poses_of_file("--gt", gt_file) if gt_file else passes[0].truth()
+        odometry = _other_odometry(options, config, part)
         if options.gt and not truth:
             raise DatasetError(f"--gt: {options.gt} holds no poses that can be read: there is nothing to score against")
         nothing = ConfigError(
@@ -161,7 +171,16 @@ def run(options: argparse.Namespace) -> int:
         if options.compare and pipeline.backbone.description["accelerator"] == "none":
             raise nothing
         job = Job(
-            options.source, config, pipeline, passes, truth, folder, not options.no_bag, options.compare, gt_offset
+            options.source,
+            config,
+            pipeline,
+            passes,
+            truth,
+            folder,
+            not options.no_bag,
+            options.compare,
+            gt_offset,
+            odometry,
         )
         job.load_s = time.perf_counter() - started
         failure = job.reconstruct(stopped)
@@ -228,14 +247,16 @@ def _check_folders(source: Path, out: Path) -> None:
             )
 
 
-def _truth_option(gt: str | None) -> tuple[Path | None, str | None]:
-    """The file and the topic of --gt. Raises ConfigError."""
+def _truth_option(gt: str | None, option: str = "--gt") -> tuple[Path | None, str | None]:
+    """The file and the topic of an option for poses. Raises ConfigError."""
     if gt is None:
         return None, None
     if not gt.strip():
-        raise ConfigError("--gt is empty: give a topic or a file, or leave it out")
+        raise ConfigError(f"{option} is empty: give a topic or a file, or leave it out")
     if Path(gt).is_dir():
-        raise ConfigError(f"--gt {gt} is a folder: give the file in it that holds the path, such as groundtruth.txt")
+        raise ConfigError(
+            f"{option} {gt} is a folder: give the file in it that holds the path, such as groundtruth.txt"
+        )
     if _is_file(gt) or not gt.startswith("/"):
         return Path(gt), None
     return None, gt
@@ -265,11 +286,45 @@ def _for_photographs(config: Config, timed: bool) -> Config:
     return config.replace(**{"keyframe.mode": "every"})
 
 
-def _truth_of_file(path: Path) -> dict[int, F64]:
+def _for_scale(config: Config, odometry: str | None, depth_topic: str | None) -> Config:
+    """Another odometry is used where it is given. Raises ConfigError for what would have no effect."""
+    if odometry is not None and not config.reads_odometry:
+        if config.scale.mode != "auto":
+            raise ConfigError(
+                f"--odometry {odometry} has no effect with scale.mode {config.scale.mode}: set that to odometry or auto"
+            )
+        config = config.replace(**{"known.odometry": True})
+    if odometry is None and config.reads_odometry:
+        what = "scale.mode is odometry" if config.scale.mode == "odometry" else "known.odometry is true"
+        raise ConfigError(f"{what}, but there are no poses: give them with --odometry TOPIC or FILE")
+    if depth_topic == "none" and config.reads_depth:
+        raise ConfigError(
+            "--depth-topic is none, but scale.mode or known.depth needs depth: leave --depth-topic out, or change those"
+        )
+    return config
+
+
+def _other_odometry(options: argparse.Namespace, config: Config, part: Part) -> Poses | None:
+    """The poses of --odometry. Raises ConfigError, DatasetError."""
+    if options.odometry is None:
+        return None
+    mount = pose_of_words(config.known.base_from_camera, "known.base_from_camera")
+    file, topic = _truth_option(options.odometry, "--odometry")
+    if file is not None:
+        poses = _poses_of_file("--odometry", file)
+    else:
+        with open_sequence(options.source, options.topic, None, config.rectify, topic, "none", part) as source:
+            poses = source.truth()
+    if not poses:
+        raise DatasetError(f"--odometry: {options.odometry} holds no poses that can be read")
+    return Poses(poses, mount, config.known.tolerance)
+
+
+def _poses_of_file(option: str, path: Path) -> dict[int, F64]:
     try:
         return read_trajectory(path)
     except DatasetError as error:
-        raise DatasetError(f"--gt: {error}: give a TUM file, with rows of stamp tx ty tz qx qy qz qw") from error
+        raise DatasetError(f"{option}: {error}: give a TUM file, with rows of stamp tx ty tz qx qy qz qw") from error
 
 
 def _is_file(path: str | None) -> bool:

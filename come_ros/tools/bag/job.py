@@ -23,12 +23,13 @@ from ... import __version__
 from ...camera.preprocess import in_model_pixels
 from ...config import Config
 from ...datasets import Recording
+from ...datasets.known import Poses, with_known
 from ...datasets.stamps import NearestDepth, matched
 from ...drops import DROP_REASONS, IN_PIPELINE
 from ...errors import Cancelled, DatasetError, OutputError
 from ...evaluation.clock_offset import find_offset
 from ...evaluation.closure import end_point_error
-from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_scores
+from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_scale, trajectory_scores
 from ...files import shown, write_ply, write_text, write_tum
 from ...interrupts import Interrupts
 from ...mapping.saved_map import FOLDER, read_map
@@ -78,17 +79,21 @@ class Job:
         record: bool,
         compare: bool = False,
         truth_offset: float | str = 0.0,
+        odometry: Poses | None = None,
     ) -> None:
-        """passes: the recording, opened three times. truth: stamp -> world_from_camera (4, 4), may be empty. record: whether to
-        write output/. compare: whether to run the dense model on every window as well. truth_offset: s, added to the stamps of the
-        truth, or "auto". Raises OutputError, and MapError if the map to begin in cannot be read."""
+        """passes: the recording, opened three times, or four times where the configuration reads depth. truth: stamp ->
+        world_from_camera (4, 4), may be empty. record: whether to write output/. compare: whether to run the dense model on every window
+        as well. truth_offset: s, added to the stamps of the truth, or "auto". odometry: another one's poses, for the scale. Raises
+        OutputError, and MapError if the map to begin in cannot be read."""
         config = config.replace(**{"loop.enabled": True})  # nobody waits for a frame here
         self.name, self.config, self.pipeline, self.folder = name, config, pipeline, folder
         self.used = self.read = self.superseded = self.alone = 0
         self._truth_offset = truth_offset
         self.load_s = self.seconds = 0.0
         self.metrics: dict[str, Any] = {}
-        self._source, depths, self._inputs_source = passes
+        self._source, depths, self._inputs_source, *more = passes
+        self._known_depth = NearestDepth(more[0].iter_depth()) if more else None
+        self._odometry = odometry
         self._true_poses, self._true_depth = truth, NearestDepth(depths.iter_depth())
         self._stopped = ""
         self._output = OutputBag(folder, config) if record else NoOutput()
@@ -134,7 +139,10 @@ class Job:
         failure: Exception | None = None
         try:
             with tqdm(total=self._source.count, desc="reconstructing", unit="img", disable=None) as bar:
-                submaps = self.pipeline.run(self._frames(stopped, bar.update), stopped, self._locate)
+                frames = self._frames(stopped, bar.update)
+                if self._known_depth is not None or self._odometry is not None:
+                    frames = with_known(frames, self._known_depth, self._odometry)
+                submaps = self.pipeline.run(frames, stopped, self._locate)
                 inputs = self._output.inputs(self._inputs_source)
                 for recorded in heapq.merge(inputs, self._outputs(submaps, stopped), key=itemgetter(0)):
                     self._output.write(*recorded)
@@ -243,11 +251,13 @@ class Job:
         self.folder.reserve.release()
         steps: dict[str, Callable[[], Any]] = {
             "trajectory.tum": lambda: write_tum(path / "trajectory.tum", snapshot.trajectory),
-            "map.ply": lambda: write_ply(path / "map.ply", snapshot.points),
+            "map.ply": lambda: write_ply(path / "map.ply", snapshot.points, snapshot.unit),
             "run.yaml": lambda: write_text(path / "run.yaml", self._description()),
         }
         if snapshot.map_trajectory:
-            steps["trajectory_map.tum"] = lambda: write_tum(path / "trajectory_map.tum", snapshot.map_trajectory)
+            steps["trajectory_map.tum"] = lambda: write_tum(
+                path / "trajectory_map.tum", snapshot.map_trajectory, snapshot.unit
+            )
         if snapshot.keyframes is not None:
             steps[FOLDER] = functools.partial(snapshot.save_keyframes, path / FOLDER)
         drawn: dict[str, Callable[[], Any]] = {
@@ -261,7 +271,7 @@ class Job:
         problems += [not_drawn(path / name, step) for name, step in drawn.items() if not stopped()]
         timings = metrics.pop("timings")  # at the end, where it is easy to leave out
         metrics["messages"] = dict(sorted(self._output.counts.items()))
-        metrics["map"] = {"points": len(snapshot.points), "voxel": self._reporter.world.voxel}
+        metrics["map"] = {"points": len(snapshot.points), "voxel": self._reporter.world.map_voxel}
         metrics["bytes"] = {
             name: size_of(path / name) for name in (RECORDING, *steps, *drawn) if (path / name).exists()
         }
@@ -301,6 +311,7 @@ class Job:
             "rotation": rotation_scores(self._poses, true_poses),
             **self._odometry_measured(true_poses, stopped),
             **self._loops_measured(true_poses, snapshot.map_trajectory, stopped),
+            "scale": self._scale_measured(true_poses),
             **({} if compared is None else {"compare": compared.result()}),
             "model": {**self.pipeline.backbone.description, "weights": os.path.basename(weights_of(self.pipeline))},
             "timings": {
@@ -391,6 +402,26 @@ class Job:
                 for name, poses in (("odometry", self._poses), ("map", in_map))
             }
         return {"loops": out}
+
+    def _scale_measured(self, true_poses: dict[int, F64]) -> dict[str, Any]:
+        """What is known of the scale at the end, and, where there is truth, by how much the metres of the map are off: by depth, and by
+        the path."""
+        world, scale = self._reporter.world, self._reporter.world.known_scale
+        out: dict[str, Any] = {
+            "metres": scale.metres, "sigma": scale.sigma, "source": scale.source,
+            "age_s": (max(self._poses) - scale.stamp_ns) * 1e-9 if scale.stamp_ns else None,
+            "unit": {"odometry": "metre" if scale.in_metres else "model", "map": "metre" if world.in_metres else "model"},
+            "sources": {s.name: {"metres": s.metres, "sigma": s.sigma, "readings": s.readings} for s in scale.sources},
+            "conflict": scale.conflict or None,
+            "left_out": dict(scale.left_out),
+        }  # fmt: skip
+        if scale.known:
+            # metres in a unit of the odometry, by truth and as known
+            path = trajectory_scale(self._poses, true_poses)
+            for name, true in (("depth", self._depth_scores.scale), ("path", path)):
+                if true is not None:
+                    out[f"error_by_{name}"] = scale.correction / true - 1
+        return out
 
     def _description(self) -> str:
         import yaml

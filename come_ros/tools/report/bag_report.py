@@ -115,6 +115,29 @@ def _place_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
     return [("saved map", text)]
 
 
+def _scale_rows(metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    """How long the unit is; nothing where nobody measures it."""
+    scale = metrics["scale"]
+    conflict = [("", f"disagreement: {scale['conflict']}")] if scale["conflict"] else []
+    left_out = ", ".join(f"{n} {why}" for why, n in scale["left_out"].items())
+    if scale["source"] == "none":
+        return (
+            [("scale", f"unknown: {left_out or 'no reading was sure enough'}")] if left_out or scale["sources"] else []
+        )
+    units = scale["unit"]
+    text = f"{scale['metres']:.4g} m in a unit of the model, sigma {scale['sigma']:.1%}, from {scale['source']}; "
+    text += (
+        "odometry and map in metres"
+        if units["odometry"] == "metre"
+        else f"odometry in the model's unit, map in {units['map']}s"
+    )
+    errors = [
+        f"{scale[f'error_by_{name}']:+.1%} by {name}" for name in ("depth", "path") if f"error_by_{name}" in scale
+    ]
+    rows = [("scale", text + (f"; off by {', '.join(errors)} of the truth" if errors else ""))]
+    return [*rows, *conflict, *([("", f"not used: {left_out}")] if left_out else [])]
+
+
 def table(metrics: dict[str, Any]) -> str:
     """The metrics as aligned plain text."""
     frames, stream, timings = metrics["frames"], metrics["stream"], metrics["timings"]
@@ -127,6 +150,7 @@ def table(metrics: dict[str, Any]) -> str:
         *_refinement_row(metrics),
         *_loop_rows(metrics),
         *_place_rows(metrics),
+        *_scale_rows(metrics),
         ("speed", f"{timings['images_per_s']:.1f} images/s, {timings['reconstruct_s']:.1f} s in all, after {timings['load_s']:.1f} s "
                   f"to load; {timings['peak_memory_mb']:.0f} MB of memory"),
         ("map", f"{metrics['map']['points']} points, one in each voxel of {metrics['map']['voxel']:g}"),

@@ -1,0 +1,47 @@
+"""What is believed of what the sources say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..config_groups import SCALE_SOURCES
+from ..types import SourceScale
+
+MODEL = "model"
+TRUST = (*SCALE_SOURCES, MODEL)
+"""names of sources, the most trusted first"""
+MODEL_SIGMA = 0.2  # of the logarithm: what metric models are off by as published, 16 to 25 %
+DISAGREE = 3.0  # sigmas
+
+
+class Belief(NamedTuple):
+    """metres: per unit of the model, NaN if no source says anything. sigma: of its logarithm. source: the names of those that agree, joined
+    by +. conflict: see types.Scale."""
+
+    metres: float
+    sigma: float
+    source: str
+    conflict: str
+
+
+def believed(sources: Sequence[SourceScale]) -> Belief:
+    """The mean, by their variances, of all sources that agree with the most trusted one; the others are reported."""
+    ranked = sorted(sources, key=lambda s: TRUST.index(s.name))
+    if not ranked:
+        return Belief(math.nan, math.nan, "none", "")
+    agreeing, conflicts = [ranked[0]], []
+    for source in ranked[1:]:
+        off = math.log(source.metres / ranked[0].metres)
+        sigmas = abs(off) / math.hypot(source.sigma, ranked[0].sigma)
+        if sigmas > DISAGREE:
+            conflicts.append(
+                f"{source.name} says {source.metres:.3g} m per unit, {ranked[0].name} {ranked[0].metres:.3g}: a factor of "
+                f"{math.exp(abs(off)):.2f}, {sigmas:.0f} sigmas; {ranked[0].name} is believed"
+            )
+        else:
+            agreeing.append(source)
+    weights = [s.sigma**-2 for s in agreeing]
+    mean = sum(w * math.log(s.metres) for w, s in zip(weights, agreeing, strict=True)) / sum(weights)
+    return Belief(math.exp(mean), sum(weights) ** -0.5, "+".join(s.name for s in agreeing), "; ".join(conflicts))
