@@ -36,7 +36,8 @@ class Scale:
     metres: per unit of the model, NaN while unknown. sigma: of its logarithm, NaN while unknown. source: names joined by +, "none" while
     unknown. stamp_ns: of the newest reading, 0 without any. unit: units of the odometry per unit of the model, the same for a whole world.
     in_metres: whether that made them metres; `sigma` is then also how far they may be off. sources: each that says something. conflict:
-    which of them disagree and by how much, "" if none do. left_out: readings that could not be used, by reason.
+    which of them disagree and by how much, "" if none do. left_out: readings that could not be used, by reason. follows: whether `metres`
+    follows the drift of the model's unit from window to window; else it is a mean over the last keyframes.
     """
 
     metres: float = float("nan")
@@ -48,6 +49,7 @@ class Scale:
     sources: tuple[SourceScale, ...] = ()
     conflict: str = ""
     left_out: tuple[tuple[str, int], ...] = ()
+    follows: bool = False
 
     @property
     def known(self) -> bool:

@@ -51,6 +51,9 @@ def test_allowed_values_survive_the_round_trip(values: dict[str, object]) -> Non
         and (wanted["input.max_side"] == 0 or wanted["input.max_side"] >= MIN_SIDE)
         and (wanted["map.voxel"] == 0 or wanted["map.voxel"] >= LEAST_VOXEL)
         and not (wanted["cameras"] and (wanted["known.depth"] or wanted["known.odometry"]))
+        and (wanted["scale.mode"] != "height" or wanted["scale.height"] > 0)
+        and (wanted["scale.mode"] != "rig" or wanted["cameras"])
+        and (wanted["scale.mode"] not in ("depth", "odometry") or (wanted["known.metric"] and not wanted["cameras"]))
     )
     if not together:
         with pytest.raises(ConfigError):

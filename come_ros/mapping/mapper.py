@@ -214,15 +214,15 @@ class Mapper:
         self.nodes = self.nodes.joined(self.nodes.at([newest - 1]).after(step))
 
     def _follow_scale(self) -> bool:
-        """Where lengths are measured, each keyframe has the scale that it had then. Returns whether that moved the map. A saved map, and
-        sessions of their own, hold the scale themselves."""
+        """Where lengths are measured all the time, each keyframe has the scale that it had then. Returns whether that moved the map. A
+        saved map, and sessions of their own, hold the scale themselves."""
         count = len(self.keyframes)
-        if not self.free_scale or not self.keyframes[-1].scale.known or self.saved is not None:
+        if not self.free_scale or not self.keyframes[-1].scale.follows or self.saved is not None:
             return False
         if not np.array_equal(self.chain.first, np.arange(count - 1)):
             return False
         scales = [k.scale for k in self.keyframes]
-        lengths = np.array([np.log(s.correction) if s.known else np.nan for s in scales])
+        lengths = np.array([np.log(s.correction) if s.follows else np.nan for s in scales])
         steps = np.diff(smoothed(lengths, np.array([s.sigma for s in scales])))
         since = np.concatenate([[0.0], np.cumsum(steps - self.chain.measured.log_scale)])
         if np.abs(since).max() < LEAST_CHANGE:

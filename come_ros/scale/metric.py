@@ -108,7 +108,7 @@ class MetricScale:
         return Scale(
             belief.metres if known else math.nan, belief.sigma if known else math.nan, belief.source if known else "none",
             max((s.stamp_ns for s in self._sources.values()), default=0), unit, in_metres,
-            (*sources, *start.sources), belief.conflict, self._left_out(),
+            (*sources, *start.sources), belief.conflict, self._left_out(), known and belief.source.split("+")[0] in WANDERING,
         )  # fmt: skip
 
     def _left_out(self) -> tuple[tuple[str, int], ...]:
