@@ -438,7 +438,7 @@ class World:
                     f"part of it: move the camera to a place that the map shows, or start without map.load"
                 )
             keyframes = None
-            if mapper is not None and located and not self.config.localizes:
+            if mapper is not None and located and self.config.closes_loops and not self.config.localizes:
                 keyframes = mapper.save(self._places, self._metres_saved(), self.voxel)
             in_map = dict(_moved(list(self._trajectory), self._corrections, self._factor))
             return Snapshot(self._points(), trajectory, in_map, keyframes, unsaved, self.unit_text)
