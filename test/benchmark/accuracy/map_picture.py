@@ -84,6 +84,7 @@ def placed(part: SavedMap, real: dict[int, F64]) -> dict[str, Any]:
 
 def draw(path: Path, drawn: dict[str, dict[str, Any]], data: dict[str, Any]) -> None:
     import matplotlib
+    from PIL import Image
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -114,6 +115,9 @@ def draw(path: Path, drawn: dict[str, dict[str, Any]], data: dict[str, Any]) -> 
     figure.tight_layout()
     figure.savefig(path, dpi=80)
     plt.close(figure)
+    with Image.open(path) as image:  # a third of the size, and no difference to be seen
+        small = image.convert("RGB").quantize(64)
+    small.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The TF trees of the robots that there are, with the live node in each: what others publish, and the one edge that it adds.
+"""The TF trees of the robots that there are, with the live node in each: what others publish, and the edges that it adds: that of odometry
+and, with `loop.enabled`, that of the map.
 
 python test/benchmark/robustness/tf_trees.py [--out FOLDER]     writes tf_trees.md
 """
@@ -66,7 +67,13 @@ def main() -> int:
 
         message = tf_message_class(Path(folder) / "tf2")
         text = "\n".join(
-            ["# TF trees", "", "Made by `python test/benchmark/robustness/tf_trees.py` with the live node.", "", ""]
+            [
+                "# TF trees",
+                "",
+                "Made by `python test/benchmark/robustness/tf_trees.py` with the live node and `loop.enabled:=true`.",
+                "",
+                "",
+            ]
         )
         for case in cases():
             text += show(case, message)
@@ -92,6 +99,8 @@ def show(case: Case, message: tuple[Any, str]) -> str:
     try:
         _, sent = run(start, peer, message, *case.arguments, edge=case.static, odometry=case.moving, until=case.until)
         ours = Counter((parent, child) for _, parent, child, _ in sent)
+        told = [(t.header.frame_id, t.child_frame_id) for m in list(peer.received["/tf"]) for t in m.transforms]
+        ours.update(edge for edge in told if "visual_map" in edge)
         status, odometry = peer.status("come: output"), peer.received["/come/odometry"][-1]
         tree = {**dict.fromkeys(case.static or {}, "static"), **dict.fromkeys(case.moving or {}, "another's odometry")}
         tree.update({edge: f"come, {count} messages" for edge, count in ours.items()})
