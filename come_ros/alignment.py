@@ -47,7 +47,6 @@ MAX_PIXEL_WEIGHT = (
 L1_STEPS, TUKEY_STEPS = 15, 10
 SETTLED = 1e-3  # steps end when they change so little
 TUKEY = 4.685  # Tukey's biweight, 95 % efficient on Gaussian noise
-SIGMA_OF_MAD = 1.4826
 MIN_TRUST = 1e-3  # least weight of an outlier, so that weights never sum to zero
 # Differences below these are noise of any model: they make no frame an outlier.
 # Four frames determine their own spread poorly; with these limits the estimate is as good as the mean without outliers.
@@ -158,7 +157,7 @@ class WindowAligner:
             for k, row in zip(known, rows, strict=True)
         ]
         published = np.concatenate([k.depth for k in known])
-        distance = float(np.median(published[np.isfinite(published)])) if np.isfinite(published).any() else 1.0
+        distance = geometry.finite_median(published, 1.0)
 
         # the agreement of a frame's two depths in shape is its weight, before frames are compared with each other
         weights = np.array([1 / (v.spread + SCALE_FLOOR) for v in votes])
@@ -263,7 +262,7 @@ def _depth_vote(published: _Published, depth: F32, confidence: F32) -> _DepthVot
     weights = np.clip(weights / middle, 0.0, MAX_PIXEL_WEIGHT) if middle > 0 else np.ones_like(weights)
     ratios = np.log(published.depth[valid].astype(np.float64)) - np.log(z[valid].astype(np.float64))
     location = weighted_median(ratios, weights)
-    return _DepthVote(ratios, location, SIGMA_OF_MAD * weighted_median(np.abs(ratios - location), weights))
+    return _DepthVote(ratios, location, geometry.SIGMA_OF_MAD * weighted_median(np.abs(ratios - location), weights))
 
 
 def weighted_median(values: NDArray[np.floating], weights: NDArray[np.floating]) -> float:
@@ -309,7 +308,7 @@ def _robust(mean: Callable[[F64], F64], distances: Callable[[F64], F64], weights
             break
     for _ in range(TUKEY_STEPS):
         d = distances(estimate)
-        sigma = max(SIGMA_OF_MAD * weighted_median(d, weights), floor)
+        sigma = max(geometry.SIGMA_OF_MAD * weighted_median(d, weights), floor)
         before, trust = trust, np.maximum(np.clip(1 - (d / (TUKEY * sigma)) ** 2, 0, None) ** 2, MIN_TRUST)
         estimate = mean(weights * trust)
         if np.abs(trust - before).max() < SETTLED:

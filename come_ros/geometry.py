@@ -182,3 +182,27 @@ def project(points: ArrayLike, intrinsics: ArrayLike) -> F64:
     points, k = np.asarray(points, np.float64), np.asarray(intrinsics, np.float64)
     z = np.where(points[..., 2:] > 0, points[..., 2:], np.nan)
     return points[..., :2] / z * np.array([k[0, 0], k[1, 1]]) + k[:2, 2]
+
+
+SIGMA_OF_MAD = 1.4826
+"""standard deviation of a Gaussian, in its median absolute deviations"""
+
+
+def finite_median(values: ArrayLike, otherwise: float) -> float:
+    """Median of the finite values; `otherwise` if there are none."""
+    values = np.asarray(values)
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else otherwise
+
+
+def right_jacobian_inverse(vectors: ArrayLike) -> F64:
+    """(N, 3, 3) J of rotation vectors v (N, 3), with log(exp(v) exp(d)) = v + J d for small d. Sola et al., arXiv 1812.01537, eq. 144."""
+    v = np.asarray(vectors, np.float64)
+    angle = np.linalg.norm(v, axis=1)
+    small = angle < 1e-4
+    safe = np.where(small, 1.0, angle)
+    second = np.where(
+        small, 1 / 12 + angle**2 / 720, 1 / safe**2 - (1 + np.cos(safe)) / (2 * safe * np.maximum(np.sin(safe), 1e-9))
+    )
+    cross = skew(v)
+    return np.asarray(np.eye(3) + 0.5 * cross + second[:, None, None] * (cross @ cross), np.float64)

@@ -21,7 +21,7 @@ from .camera.rig import hold_rig
 from .config import Config
 from .drops import IN_PIPELINE
 from .errors import ConfigError, FrameError, OutOfMemory
-from .geometry import BODY_FROM_OPTICAL, inverse
+from .geometry import BODY_FROM_OPTICAL, finite_median, inverse
 from .governor import Governor
 from .keyframes import KeyframeSelector
 from .refinement.refine import Refiner, Unrefined
@@ -375,8 +375,7 @@ class ReconstructionPipeline:
     def _drifted(self, submap: Submap, covariance: F64, origin: F64, unit: float) -> F64:
         """(6, 6) of the first camera's newest pose since the world began; covariance: added by this window, in the aligner's frame, whose
         unit is `unit` of the odometry's."""
-        depth = submap.depth[-self.cameras]
-        usual = float(np.median(depth[np.isfinite(depth)])) if np.isfinite(depth).any() else 0.0
+        usual = finite_median(submap.depth[-self.cameras], 0.0)
         turn = np.kron(np.diag([unit, 1.0]), origin[:3, :3])
         if submap.refinement.refined > 0:
             added = by_bundle(turn @ covariance @ turn.T)

@@ -116,7 +116,7 @@ def threads_at_start(most: int, taken: float) -> int:
 FIRST = -10  # niceness of a thread that others wait for, and that needs a core for some milliseconds only
 
 
-def go_first(niceness: int = FIRST) -> bool:
+def go_first() -> bool:
     """From now on the calling thread, and threads that it starts, run before others that want the same cores: those of the model, and of
     other processes. Whether that is permitted: to root, with CAP_SYS_NICE, or within `ulimit -e`. Linux only; the rest of the process
     stays as it is.
@@ -124,7 +124,7 @@ def go_first(niceness: int = FIRST) -> bool:
     Lowering the model's threads instead needs no permission, but next to a busy process they then get hardly any time.
     """
     try:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)  # Linux: of one thread
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), FIRST)  # Linux: of one thread
     except (OSError, AttributeError):
         return False
     return sys.platform == "linux"

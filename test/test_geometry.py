@@ -100,3 +100,17 @@ def test_similarity_moves_poses_and_keeps_them_rigid():
     pose = geometry.transform(geometry.rotation_from_vector([0, 0.1, 0]), [1, 2, 3])
     moved = geometry.transform_poses(2.0, geometry.rotation_from_vector([0, 0, np.pi / 2]), [1, 0, 0], pose)
     assert np.allclose(moved[:3, 3], [-3, 2, 6]) and geometry.is_finite_pose(moved)
+
+
+def test_the_right_jacobian_inverse_is_the_derivative_of_the_logarithm() -> None:
+    rng = np.random.default_rng(4)
+    vectors = np.concatenate([rng.uniform(-1.5, 1.5, (20, 3)), 1e-6 * rng.standard_normal((5, 3)), np.zeros((1, 3))])
+    d, step = np.eye(3), 1e-6
+    turned = geometry.rotation_from_vector(vectors)[:, None] @ geometry.rotation_from_vector(step * d)
+    found = (geometry.vector_from_rotation(turned) - vectors[:, None]) / step  # row i: J e_i
+    np.testing.assert_allclose(geometry.right_jacobian_inverse(vectors), np.swapaxes(found, 1, 2), atol=2e-5)
+
+
+def test_the_median_of_what_is_finite() -> None:
+    assert geometry.finite_median([1.0, np.nan, 3.0, 9.0, np.inf], 7.0) == 3.0
+    assert geometry.finite_median(np.full((2, 2), np.nan), 7.0) == 7.0

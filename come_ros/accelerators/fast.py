@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import Config
 from ..tokens import Layer, ModelShape, Tokens
 from .base import Accelerator
-from .matching import Merging, merge_into, merged_mean
+from .matching import Merging, averaged, merge_into
 from .tome import cells
 
 PROTECTED = 10  # every 10th patch is neither merged nor merged into; the paper protects the most salient ones instead
@@ -63,11 +63,7 @@ class Fast(Accelerator):
         """Averages q, k and v over the tokens that are merged."""
         if plan is None or layer.part != "global":
             return q, k, v
-        n = plan.place.shape[1]  # after them come tokens shared by the scene
-        joined = torch.cat((q, k, v), dim=3).transpose(1, 2)  # (B, N, heads, 3 d)
-        own, shared = joined[:, :n].flatten(2), joined[:, n:]
-        mean, _ = merged_mean(own, torch.ones(own.shape[:2], device=own.device), plan)
-        q, k, v = torch.cat((mean.unflatten(2, shared.shape[2:]), shared), dim=1).transpose(1, 2).chunk(3, dim=3)
+        q, k, v = averaged((q, k, v), plan)
         return q, k, v
 
     def expand(self, x: Tensor, plan: Merging | None, layer: Layer) -> Tensor:

@@ -67,7 +67,7 @@ class LayerPlan:
         return cls(round(layers * PUBLISHED[0] / 24), round(layers * PUBLISHED[1] / 24))
 
     @classmethod
-    def from_entropy(cls, entropy: Sequence[float], thresholds: tuple[float, float] = THRESHOLDS) -> LayerPlan:
+    def from_entropy(cls, entropy: Sequence[float]) -> LayerPlan:
         """From the normalised entropy of each global layer's attention: layers with spread-out attention may be thinned, layers
         with peaked attention must not."""
 
@@ -75,8 +75,8 @@ class LayerPlan:
             below = (i for i, h in enumerate(entropy) if i >= start and h < threshold)
             return min(next(below, len(entropy)), int(most * len(entropy)))
 
-        local = first_below(thresholds[0], 0, MOST_LOCAL)
-        return cls(local, max(local, first_below(thresholds[1], local, MOST_THINNED)))
+        local = first_below(THRESHOLDS[0], 0, MOST_LOCAL)
+        return cls(local, max(local, first_below(THRESHOLDS[1], local, MOST_THINNED)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -127,6 +127,22 @@ def merged_mean(x: Tensor, weight: Tensor, merging: Merging) -> tuple[Tensor, Te
     return torch.where(alone, own, mean.to(x.dtype)), total[..., 0]
 
 
+def merged_sizes(merging: Merging) -> Tensor:
+    """(R, L) fp32: how many tokens each one stands for."""
+    ones = torch.ones(merging.place.shape, device=merging.place.device)
+    return _sum(ones[..., None], merging.place, merging.origin.shape[1])[..., 0]
+
+
+def averaged(parts: tuple[Tensor, ...], merging: Merging) -> tuple[Tensor, ...]:
+    """Means over the merged tokens of queries, keys or values (B, heads, N, d), in the order given. Tokens behind those of `merging`,
+    which the scene shares, stay as they are."""
+    n = merging.place.shape[1]
+    joined = torch.cat(parts, dim=3).transpose(1, 2)  # (B, N, heads, parts * d)
+    own, shared = joined[:, :n].flatten(2), joined[:, n:]
+    mean, _ = merged_mean(own, torch.ones(own.shape[:2], device=own.device), merging)
+    return torch.cat((mean.unflatten(2, shared.shape[2:]), shared), dim=1).transpose(1, 2).chunk(len(parts), dim=3)
+
+
 def _sum(x: Tensor, place: Tensor, length: int) -> Tensor:
     """(R, T, C), (R, T) -> (R, length, C): sums of the values with the same place, in a fixed order."""
     return (_sum_segments if x.is_cuda else _sum_index)(x, place, length)

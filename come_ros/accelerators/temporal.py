@@ -17,7 +17,7 @@ from ..config import Config
 from ..kernels import KeyWeights
 from ..tokens import Layer, ModelShape, Tokens
 from .base import Accelerator
-from .matching import Merging, merge_into, merged_mean
+from .matching import Merging, averaged, merge_into, merged_sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,23 +62,17 @@ class Temporal(Accelerator):
         if r == 0:
             return tokens, None
         merging = merge_into(tokens.x.flatten(1, 2), later, patch, r)
-        ones = torch.ones(b, s * t, device=device)
-        _, size = merged_mean(ones[..., None], ones, merging)
         # merged patches go to frame 0, whose tokens come first and keep their places
         repeats = (merging.place < t).unflatten(1, (s, t))[:, :, n:].clone()
         repeats[:, 0] = False
-        return tokens, RepeatPlan(merging, size, repeats.reshape(b * s, *tokens.grid))
+        return tokens, RepeatPlan(merging, merged_sizes(merging), repeats.reshape(b * s, *tokens.grid))
 
     def condense(
         self, q: Tensor, k: Tensor, v: Tensor, plan: RepeatPlan | None, layer: Layer
     ) -> tuple[Tensor, Tensor, Tensor]:
         if plan is None or layer.part != "global":
             return q, k, v
-        n = plan.merging.place.shape[1]  # after them come tokens shared by the scene
-        joined = torch.cat((k, v), dim=3).transpose(1, 2)  # (B, N, heads, 2 d)
-        own, shared = joined[:, :n].flatten(2), joined[:, n:]
-        mean, _ = merged_mean(own, torch.ones(own.shape[:2], device=own.device), plan.merging)
-        k, v = torch.cat((mean.unflatten(2, shared.shape[2:]), shared), dim=1).transpose(1, 2).chunk(2, dim=3)
+        k, v = averaged((k, v), plan.merging)
         return q, k, v
 
     def key_weights(self, plan: RepeatPlan | None, layer: Layer, keys: int) -> KeyWeights | None:

@@ -15,7 +15,7 @@ from ..config import Config
 from ..kernels import KeyWeights, choose, restore_tokens
 from ..tokens import Layer, ModelShape, Tokens
 from .base import Accelerator
-from .matching import Merging, bipartite, merge_into, merged_mean, unmerged
+from .matching import Merging, bipartite, merge_into, merged_mean, merged_sizes, unmerged
 
 # fused: as published, tokens merge between attention and MLP and stay merged up to the taps.
 # per_layer: tokens are merged before every attention and every MLP and unmerged after it ("Token Merging for Fast Stable Diffusion", 2023).
@@ -192,11 +192,8 @@ class ToMe(Accelerator):
         r = min(int(self.ratio * patches + 1e-9), len(source))
         if r == 0:
             return None
-        x = patches_of(tokens)
-        merging = merge_into(x, source, target, r)
-        ones = torch.ones(x.shape[:2], device=x.device)
-        _, size = merged_mean(ones[..., None], ones, merging)
-        return SizePlan(tokens.x.shape[1], tokens.grid, merging, size)
+        merging = merge_into(patches_of(tokens), source, target, r)
+        return SizePlan(tokens.x.shape[1], tokens.grid, merging, merged_sizes(merging))
 
 
 def patches_of(tokens: Tokens) -> Tensor:

@@ -170,7 +170,7 @@ def jacobians(nodes: Similarities, edges: Edges) -> tuple[F64, F64]:
     turn = np.swapaxes(a.rotation, 1, 2)
     way = b.translation - a.translation
     shrink = np.exp(-a.log_scale)[:, None, None]
-    by_turn = _inverse_right_jacobian(_errors(nodes, edges)[:, :3]) @ np.swapaxes(b.rotation, 1, 2)
+    by_turn = geometry.right_jacobian_inverse(_errors(nodes, edges)[:, :3]) @ np.swapaxes(b.rotation, 1, 2)
     first, second = np.zeros((2, len(edges.first), DIMENSIONS, DIMENSIONS))
     first[:, :3, :3], second[:, :3, :3] = -by_turn, by_turn
     first[:, 3:6, :3] = shrink * turn @ geometry.skew(way)
@@ -178,16 +178,6 @@ def jacobians(nodes: Similarities, edges: Edges) -> tuple[F64, F64]:
     first[:, 3:6, 6] = -shrink[:, 0] * np.einsum("eij,ej->ei", turn, way)
     first[:, 6, 6], second[:, 6, 6] = -1.0, 1.0
     return edges.root @ first, edges.root @ second
-
-
-def _inverse_right_jacobian(vector: F64) -> F64:
-    """(E, 3, 3) of rotation vectors (E, 3): Log(Exp(v) Exp(d)) = v + J d for small d."""
-    angle = np.linalg.norm(vector, axis=1)
-    small = angle < 1e-4
-    safe = np.where(small, 1.0, angle)
-    factor = np.where(small, 1 / 12, 1 / safe**2 - 0.5 / (safe * np.tan(0.5 * safe)))
-    k = geometry.skew(vector)
-    return np.eye(3) + 0.5 * k + factor[:, None, None] * (k @ k)
 
 
 def moved(nodes: Similarities, step: F64) -> Similarities:

@@ -161,7 +161,7 @@ def _refined(
     to_a = points_b @ start[:3, :3].T
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.log((points_a[:, 2] - start[2, 3]) / to_a[:, 2])
-    scale = float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else 0.0
+    scale = geometry.finite_median(ratio, 0.0)
     s = Similarities(np.array([scale]), start[None, :3, :3].copy(), start[None, :3, 3].copy())
     good_a, good_b = np.isfinite(points_a[:, 2]), np.isfinite(points_b[:, 2])
     both = good_a & good_b

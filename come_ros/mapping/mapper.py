@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import inverse, rotation_angle
+from ..geometry import finite_median, inverse, rotation_angle
 from ..tracking.drift import by_network
 from ..types import F64, Alignment, Frame, Submap
 from . import relocalise
@@ -168,8 +168,7 @@ class Mapper:
 
     def pass_by(self, submap: Submap, row: int) -> float:
         """Takes note of a published keyframe, for the step to the next one that is added. Returns its median depth."""
-        frame, depth = submap.frames[row], submap.depth[row]
-        usual = float(np.median(depth[np.isfinite(depth)])) if np.isfinite(depth).any() else 1.0
+        frame, usual = submap.frames[row], finite_median(submap.depth[row], 1.0)
         if row == 0:
             self._unsure = self._unsure + _doubt(submap.alignment, submap.refinement.refined > 0, usual)
         self._unsure = self._unsure + self._leap(frame, usual)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import Config
-from ..geometry import inverse, skew, vector_from_rotation
+from ..geometry import finite_median, inverse, skew, vector_from_rotation
 from ..tracking.drift import by_network, carried
 from ..tracking.odometry import UNKNOWN, Located
 from ..types import F64, Scale, Submap
@@ -136,9 +136,7 @@ def _diagonal(stamp_ns: int, child: str, pose: F64, twist: F64, pose_variance: F
 
 def _window_variance(submap: Submap, row: int) -> F64:
     """(6,) variance that the window of `row` adds to a pose that only the network predicts."""
-    depth = submap.depth[row]
-    usual = float(np.median(depth[np.isfinite(depth)])) if np.isfinite(depth).any() else 0.0
-    return np.diag(by_network(submap.alignment, usual))
+    return np.diag(by_network(submap.alignment, finite_median(submap.depth[row], 0.0)))
 
 
 def _pose_variance(submap: Submap, row: int, config: Config, carried_over: bool) -> F64:

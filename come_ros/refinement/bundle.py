@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import rotation_from_vector, skew, vector_from_rotation
+from ..geometry import right_jacobian_inverse, rotation_from_vector, skew, vector_from_rotation
 from ..types import F64
 from .problem import Ints, Problem, Solution
 
@@ -405,7 +405,7 @@ class _Layout:
             back = np.swapaxes(first, 1, 2)
             unit = np.where(r.metric, p.unit * np.exp(terms.values.log_unit), 1.0)[:, None, None]
             by_turn, by_shift = np.zeros((len(turn), 3, 13)), np.zeros((len(turn), 3, 13))
-            by_turn[:, :, 6:9] = _right_jacobian_inverse(turn)
+            by_turn[:, :, 6:9] = right_jacobian_inverse(turn)
             by_turn[:, :, 0:3] = -by_turn[:, :, 6:9] @ np.swapaxes(second, 1, 2) @ first
             by_shift[:, :, 0:3] = skew(way)
             by_shift[:, :, 3:6], by_shift[:, :, 9:12] = -back / unit, back / unit
@@ -496,15 +496,3 @@ def _cauchy(squares: F64, kernel: float) -> tuple[F64, float]:
         return np.ones_like(squares), float(squares.sum())
     ratio = squares / kernel**2
     return 1 / (1 + ratio), float(kernel**2 * np.log1p(ratio).sum())
-
-
-def _right_jacobian_inverse(vectors: F64) -> F64:
-    """(N, 3, 3) of rotation vectors (N, 3): log(exp(v) exp(d)) = v + J d. Sola et al., arXiv 1812.01537, eq. 144."""
-    angle = np.linalg.norm(vectors, axis=1)
-    small = angle < 1e-4
-    safe = np.where(small, 1.0, angle)
-    second = np.where(
-        small, 1 / 12 + angle**2 / 720, 1 / safe**2 - (1 + np.cos(safe)) / (2 * safe * np.maximum(np.sin(safe), 1e-9))
-    )
-    cross = skew(vectors)
-    return np.eye(3) + 0.5 * cross + second[:, None, None] * (cross @ cross)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..camera.preprocess import CropResize
+from ..geometry import SIGMA_OF_MAD
 from ..types import F32, F64
 
 TERMS = 7
@@ -105,7 +106,7 @@ class DepthImage:
         c[0] = np.median(off)
         for _ in range(FIT_STEPS):
             residual = off - terms @ c
-            sigma = max(LEAST_SPREAD, 1.4826 * float(np.median(np.abs(residual))))
+            sigma = max(LEAST_SPREAD, SIGMA_OF_MAD * float(np.median(np.abs(residual))))
             weight = 1 / (1 + (residual / (2 * sigma)) ** 2)
             # errors of neighbouring pixels are correlated: all pixels together count as 30 independent ones
             weight *= 30.0 / len(off) / sigma**2

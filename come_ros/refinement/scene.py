@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..camera.preprocess import uncrop_intrinsics
-from ..geometry import inverse, is_finite_pose, rotation_angle, transform
+from ..geometry import SIGMA_OF_MAD, inverse, is_finite_pose, rotation_angle, transform
 from ..tracking.resection import Rays, best_resection, turn_between, two_views
 from ..types import F32, F64, Observations, Refinement
 from . import bundle
@@ -528,7 +528,7 @@ class Scene:
             mine = [f for f in range(self.first_new, self.count) if self.names[f] == name]
             told = np.isin(frame, mine) & (information > (2 / a.depth) ** 2)
             if np.count_nonzero(told) >= MIN_INLIERS:
-                a.learn("depth", 1.4826 * float(np.median(np.abs(solution.depth_residuals[told]))))
+                a.learn("depth", SIGMA_OF_MAD * float(np.median(np.abs(solution.depth_residuals[told]))))
             turns, shifts = [], []
             for f in mine:
                 before = self._before(f)

@@ -91,10 +91,10 @@ def mean_attention(q: Any, k: Any) -> Any:
     return torch.cat(rows, dim=1)
 
 
-def attention_target(attention: Any, frames: int, special: int, grid: tuple[int, int], alpha: float = ALPHA) -> Any:
+def attention_target(attention: Any, frames: int, special: int, grid: tuple[int, int]) -> Any:
     """S* (B, S, h, w) in 0 .. 1 of attention (B, N, N) between all tokens of a scene (PaceVGGT's target).
 
-    alpha times the attention of the frame's camera token to a patch, plus 1 - alpha times the largest attention of the patch to any
+    ALPHA times the attention of the frame's camera token to a patch, plus 1 - ALPHA times the largest attention of the patch to any
     other token; each normalised to 0 .. 1 in every frame.
     """
     import torch
@@ -108,7 +108,7 @@ def attention_target(attention: Any, frames: int, special: int, grid: tuple[int,
     camera = torch.arange(frames, device=attention.device) * t
     seen = attention[:, camera].unflatten(2, (frames, t)).diagonal(dim1=1, dim2=2).transpose(1, 2)[:, :, special:]
     others = attention.masked_fill(torch.eye(n, dtype=torch.bool, device=attention.device), 0).amax(2)
-    target = alpha * _unit_range(seen) + (1 - alpha) * _unit_range(patches(others))
+    target = ALPHA * _unit_range(seen) + (1 - ALPHA) * _unit_range(patches(others))
     return target.reshape(b, frames, *grid)
 
 

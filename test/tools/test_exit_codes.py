@@ -137,12 +137,5 @@ def test_a_reader_that_has_gone_and_a_full_disk() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_lost_device_has_a_code_of_its_own() -> None:
-    pytest.importorskip("rclpy")
-    from come_ros.ros.node import DEVICE_LOST
-
-    assert DEVICE_LOST == 70
-
-
 def test_the_page_has_each_code_and_no_other() -> None:
     assert set(page()) == {0, 1, 2, 70, 128 + signal.SIGINT, 128 + signal.SIGPIPE, 128 + signal.SIGTERM}

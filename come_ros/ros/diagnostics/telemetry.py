@@ -96,9 +96,9 @@ class Telemetry:
         with self._lock:
             self._poses.append((self.clock(), latency_s))
 
-    def pose_rates(self, over_s: float = RECENT_S) -> PoseRates:
+    def pose_rates(self) -> PoseRates:
         now = self.clock()
-        span = min(over_s, max(0.5, now - (now if self.active_since is None else self.active_since)))
+        span = min(RECENT_S, max(0.5, now - (now if self.active_since is None else self.active_since)))
         with self._lock:
             recent = [latency for t, latency in self._poses if now - t <= span]
             costs = list(self._pose_costs) or [np.nan]
