@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import geometry
+from .geometry import SIGMA_OF_MAD
 from .types import F32, F64, Alignment, Frame, Prediction
 
 # Gates. They are lenient: a small model is off by some ten percent and some degrees, and a window refused is a hole in
@@ -262,7 +263,7 @@ def _depth_vote(published: _Published, depth: F32, confidence: F32) -> _DepthVot
     weights = np.clip(weights / middle, 0.0, MAX_PIXEL_WEIGHT) if middle > 0 else np.ones_like(weights)
     ratios = np.log(published.depth[valid].astype(np.float64)) - np.log(z[valid].astype(np.float64))
     location = weighted_median(ratios, weights)
-    return _DepthVote(ratios, location, geometry.SIGMA_OF_MAD * weighted_median(np.abs(ratios - location), weights))
+    return _DepthVote(ratios, location, SIGMA_OF_MAD * weighted_median(np.abs(ratios - location), weights))
 
 
 def weighted_median(values: NDArray[np.floating], weights: NDArray[np.floating]) -> float:
@@ -308,7 +309,7 @@ def _robust(mean: Callable[[F64], F64], distances: Callable[[F64], F64], weights
             break
     for _ in range(TUKEY_STEPS):
         d = distances(estimate)
-        sigma = max(geometry.SIGMA_OF_MAD * weighted_median(d, weights), floor)
+        sigma = max(SIGMA_OF_MAD * weighted_median(d, weights), floor)
         before, trust = trust, np.maximum(np.clip(1 - (d / (TUKEY * sigma)) ** 2, 0, None) ** 2, MIN_TRUST)
         estimate = mean(weights * trust)
         if np.abs(trust - before).max() < SETTLED:

@@ -6,8 +6,9 @@ from collections import Counter
 
 import numpy as np
 
-from ..alignment import SIGMA_OF_MAD, weighted_median
+from ..alignment import weighted_median
 from ..camera.preprocess import cover, crop_depth
+from ..geometry import SIGMA_OF_MAD
 from ..types import F32
 from .reading import Reading, Readings, Seen
 

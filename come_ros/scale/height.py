@@ -7,8 +7,8 @@ from collections import Counter, deque
 import numpy as np
 from numpy.typing import NDArray
 
-from ..alignment import SIGMA_OF_MAD, weighted_median
-from ..geometry import unproject
+from ..alignment import weighted_median
+from ..geometry import SIGMA_OF_MAD, unproject
 from ..types import F64
 from .reading import Seen
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..alignment import SIGMA_OF_MAD, weighted_median
-from ..geometry import inverse, is_finite_pose, rotation_angle
+from ..alignment import weighted_median
+from ..geometry import SIGMA_OF_MAD, inverse, is_finite_pose, rotation_angle
 from ..types import F64
 from .reading import Seen
 

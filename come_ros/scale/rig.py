@@ -8,10 +8,10 @@ from collections import Counter
 import cv2
 import numpy as np
 
-from ..alignment import SIGMA_OF_MAD, weighted_median
+from ..alignment import weighted_median
 from ..camera.preprocess import uncrop_intrinsics
 from ..camera.rig import MIN_BASELINE
-from ..geometry import inverse, skew
+from ..geometry import SIGMA_OF_MAD, inverse, skew
 from ..types import F64, U8, Frame
 from .reading import Reading, Readings, Seen
 
