@@ -205,7 +205,7 @@ def times(count: int = 200) -> dict[str, float]:
         points = np.ones(168 * 126, POINT_DTYPE)
         for axis, name in enumerate("xyz"):  # a wall of 3 m x 3 m, somewhere else for each frame
             points[name] = (rng.uniform(-1.5, 1.5, len(points)) if axis else 0.0) + real.translation[i, axis]
-        world_map.add(points, i, Corrections.none())
+        world_map.add(points, (0, i), Corrections.none())
     now = Corrections(np.arange(count), real, 1)
     chunks = world_map.chunks()
     begun = time.process_time()
