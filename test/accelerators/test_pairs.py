@@ -18,7 +18,10 @@ from come_ros.plugins import ACCELERATORS
 GRID = (4, 5)
 PAIRS = [(backbone, accelerator) for backbone in sorted(MODELS) for accelerator in sorted(ACCELERATORS.own)]
 MODES = [(b, a, mode) for b, a in PAIRS for mode in (("fused", "per_layer") if a in ("come", "tome") else ("fused",))]
-every_pair = pytest.mark.parametrize(("backbone", "name", "mode"), MODES)
+every_pair = pytest.mark.parametrize(
+    ("backbone", "name", "mode"),
+    [pytest.param(*pair, marks=() if pair[0] == "vggt" else pytest.mark.slow) for pair in MODES],  # 10 s in all
+)
 
 
 @pytest.fixture(scope="module")

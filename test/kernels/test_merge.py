@@ -97,6 +97,7 @@ def test_a_key_of_weight_n_counts_like_n_equal_keys(dtype, near, way):
     assert (F.scaled_dot_product_attention(q, k, v) - want).abs().max() > 1e-2
 
 
+@pytest.mark.slow
 def test_flex_attention_agrees():
     rng = torch.Generator().manual_seed(1)
     q, k, v = (torch.randn(1, 2, 24, 16, generator=rng) for _ in range(3))

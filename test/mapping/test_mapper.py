@@ -43,6 +43,7 @@ def test_two_views_of_a_place_tell_how_they_lie_and_of_another_place_nothing(uni
     assert compare(scene.view(a), Scene(np.empty((0, 3)), np.empty((0, 128), np.uint8)).view(a)).reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", [True, False])
 def test_coming_back_takes_the_drift_away_and_odometry_stays(metric: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     real = along(THERE_AND_BACK)
@@ -74,6 +75,7 @@ def test_without_a_loop_the_map_is_odometry_to_the_last_bit(monkeypatch: pytest.
     assert alone.counts.offered == 0 and alone.keyframes[0].view is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_doors_that_are_all_alike_close_no_loop(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     real = along(np.linspace(2, 14, 34))
@@ -82,6 +84,7 @@ def test_doors_that_are_all_alike_close_no_loop(seed: int, monkeypatch: pytest.M
     assert mapper.counts.refused["another place that looks the same"] > 10
 
 
+@pytest.mark.slow
 def test_a_place_that_looks_like_another_proves_nothing_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ends of a wall look alike: seen again, neither is believed; what lies between them is."""
     scene = wall(20.0, seed=5)

@@ -112,6 +112,7 @@ def test_another_place_is_not_found_and_says_why(saved: SavedMap, monkeypatch: p
     assert max(mapper.search.refused, key=mapper.search.refused.get) == "few descriptors match"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_among_doors_that_are_all_alike_nothing_is_sure(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     doors = wall(16.0, period=2.0, seed=seed)
@@ -132,6 +133,7 @@ def test_another_camera_may_find_itself(scene: Scene, saved: SavedMap, monkeypat
     assert mapper.located and off(mapper, real, odometry) < 0.1
 
 
+@pytest.mark.slow
 def test_localize_leaves_the_map_as_it_is_and_build_lets_it_grow(
     scene: Scene, saved: SavedMap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +160,7 @@ def test_localize_leaves_the_map_as_it_is_and_build_lets_it_grow(
     assert not alone.located
 
 
+@pytest.mark.slow
 def test_a_grown_map_is_bounded_and_a_map_to_localize_in_keeps_all(
     scene: Scene, saved: SavedMap, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ def test_until_it_is_found_nothing_of_the_session_is_in_the_map_and_then_all_is(
     assert not world.searches
 
 
+@pytest.mark.slow
 def test_a_map_that_grew_can_be_loaded_again(folder: Path, scene: Scene, messages: Any, tmp_path: Path) -> None:
     world = world_in(folder, messages)
     real = along(np.linspace(8, 11, 12))

@@ -146,6 +146,7 @@ def cases() -> Iterator[tuple[str, Callable[[Truth], Truth], float, float]]:
     yield "repeated texture", lambda room: flat(noise_texture(60, 60)), 1.05, 1.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "turn", "path"), [c[1:] for c in cases()], ids=[c[0] for c in cases()])
 def test_far_better_than_the_network_or_at_least_hardly_worse(
     room: Truth, make: Callable[[Truth], Truth], turn: float, path: float
@@ -157,12 +158,14 @@ def test_far_better_than_the_network_or_at_least_hardly_worse(
     assert ours.ate < path * network.ate
 
 
+@pytest.mark.slow
 def test_steps_of_exposure_cost_the_bundle_little(room: Truth) -> None:
     plain, stepped = run(room, "bundle"), run(changed(room, exposed), "bundle")
     assert stepped.turn < 1.5 * plain.turn + 0.1
     assert all(s.refinement.refined == 1.0 for s in stepped.submaps)
 
 
+@pytest.mark.slow
 def test_a_camera_that_hangs_stands_still_and_goes_on_afterwards(room: Truth) -> None:
     """The driver sends one image again and again, each with a new stamp."""
     index = np.r_[0:10, [10] * 8, 11:FRAMES]
@@ -179,6 +182,7 @@ def test_a_camera_that_hangs_stands_still_and_goes_on_afterwards(room: Truth) ->
     assert ours.turn < 0.6 * network.turn and ours.ate < 1.05 * network.ate
 
 
+@pytest.mark.slow
 def test_two_identical_images_do_no_harm(room: Truth) -> None:
     index = np.sort(np.r_[0:FRAMES, 5, 14])
     twice = Truth(

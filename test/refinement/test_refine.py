@@ -108,6 +108,7 @@ def test_exact_tracks_give_exact_poses_and_scale() -> None:
     assert depth_error(submaps, truth) < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["curve", "line"])
 def test_tracks_make_poses_and_depth_several_times_better(kind: str) -> None:
     truth = scene(kind)
