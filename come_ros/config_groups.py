@@ -96,7 +96,7 @@ class Input:
     depth: int = parameter(5, "QoS history depth of the image subscription", low=1, high=200, node_only=True)
     max_side: int = parameter(
         0,
-        "longer side of the model's image, px, from 112 on; 0 = the model's own size",
+        "longer side of the model's image, px, at least 112; 0 = the model's own size",
         low=0,
         high=1036,
         dynamic=True,
@@ -148,7 +148,7 @@ class WindowParameters:
     reuse: bool = parameter(True, "reuse the encoder's output for shared keyframes", dynamic=True)
     anchors: int = parameter(
         0,
-        "number of shared keyframes, the newest, whose depth is predicted again to carry the scale on; 0 = all",
+        "number of newest shared keyframes whose depth is predicted again, to keep the scale; 0 = all",
         low=0,
         high=63,
         dynamic=True,
@@ -174,15 +174,15 @@ class StreamParameters:
     )
     most: int = parameter(
         320,
-        "causal backbones: the stream begins again, with the frames of the window, after so many kept frames; above 320 quality falls",
+        "causal backbones: number of kept frames after which the stream restarts with the frames of the window; above 320 quality falls",
         low=2,
         high=1024,
         dynamic=True,
     )
     reduce: str = parameter(
         "none",
-        "causal backbones: how older keyframes of the local window give up keys; groups: neighbours are merged, those most alike first; "
-        "repeats: patches join the newer ones that they resemble; evict: the least attended are dropped; random: any groups are merged",
+        "causal backbones: how older keyframes of the local window keep fewer keys; groups: merge neighbours, the most similar first; "
+        "repeats: merge patches into newer ones that they resemble; evict: drop the least attended; random: merge random groups",
         choices=("none", "groups", "repeats", "evict", "random"),
         dynamic=True,
     )
@@ -294,7 +294,7 @@ class Map:
     )
     mode: str = parameter(
         "build",
-        "with map.load; build: the map grows; localize: it stays as it was saved, and only the pose in it is told",
+        "with map.load; build: the map grows; localize: the map stays as it was saved, and only the pose in it is published",
         choices=("build", "localize"),
     )
     save_dir: str = parameter(
@@ -309,8 +309,8 @@ class Map:
 class Loop:
     enabled: bool = parameter(
         False,
-        "notice when the camera is back where it was: map_frame, ~/path and the map lose the drift, odometry stays as it is; takes time of "
-        "the CPU that runs the model; come_ros bag always does it",
+        "detect when the camera returns to a place, and remove drift from map_frame, ~/path and the map; odometry does not change; "
+        "takes CPU time from the model; always on in come_ros bag",
         node_only=True,
     )
 
@@ -325,7 +325,7 @@ class Scale:
     )
     fixed: float = parameter(
         1.0,
-        "metres per unit of the model when scale.mode is fixed; a change begins with the next world",
+        "metres per unit of the model when scale.mode is fixed; a change takes effect with the next world",
         low=1e-6,
         high=1e6,
         dynamic=True,
@@ -359,7 +359,7 @@ class Scale:
 class Refine:
     mode: str = parameter(
         "bundle",
-        "bundle: poses and depth are held against points that are followed from image to image; none: as the network has them",
+        "bundle: refine poses and depth with points that are tracked from image to image; none: publish the network's result",
         choices=("bundle", "none"),
     )
 
@@ -368,7 +368,7 @@ class Refine:
 class OdometryParameters:
     rate: str = parameter(
         "image",
-        "image: ~/odometry and TF of every image, as soon as it is there; keyframe: of keyframes, when their window comes",
+        "image: ~/odometry and TF for every image, without waiting for the model; keyframe: for keyframes, with their window",
         choices=("image", "keyframe"),
     )
 
