@@ -66,10 +66,12 @@ def motion_of(located: Located, config: Config) -> Motion:
 
 
 def _of_scale(vector: F64, scale: Scale) -> F64:
-    """(6, 6) what the unit's own uncertainty adds to that of a position or velocity (3,): an error along it."""
+    """(6, 6) what the unit's own uncertainty adds to that of a position or velocity (3,): an error along it. The unit stays for a whole
+    world, so what was learnt of it since is an error, too."""
     out = np.zeros((6, 6))
     if scale.in_metres and scale.sigma > 0:
-        out[:3, :3] = scale.sigma**2 * np.outer(vector, vector)
+        variance = scale.sigma**2 + np.log(scale.correction) ** 2
+        out[:3, :3] = variance * np.outer(vector, vector)
     return out
 
 

@@ -102,6 +102,9 @@ def test_an_unsure_unit_is_an_error_along_the_way_and_along_the_velocity():
     motion = motion_of(Located(frame, pose, small, step, small, 100, 90, 0.3, False, unsure), CONFIG)
     np.testing.assert_allclose(motion.pose_covariance[:3, :3], small[:3, :3] + 0.01 * np.outer([3, 0, -4], [3, 0, -4]))
     np.testing.assert_allclose(np.diag(motion.twist_covariance)[:3], [1e-4, 1e-4 + 0.04, 1e-4])
+    wrong = Scale(1.2, 0.1, "depth", in_metres=True)  # as is known now, but not when the world began
+    learnt = motion_of(Located(frame, pose, small, step, small, 100, 90, 0.3, False, wrong), CONFIG)
+    assert learnt.pose_covariance[0, 0] == pytest.approx(1e-4 + 9 * (0.01 + np.log(1.2) ** 2))
     row = MotionEstimator().step(submap([pose], [1], scale=unsure), 0, CONFIG)
     assert row.pose_variance[0] > 0.09 and row.pose_variance[1] < row.pose_variance[0]
     lost = MotionEstimator().step(submap([pose], [1], scale=NO_SCALE), 0, CONFIG)
