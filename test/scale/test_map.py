@@ -122,6 +122,7 @@ def test_the_smoother_knows_the_future() -> None:
     assert np.mean(errors, axis=0)[0] < 0.8 * np.mean(errors, axis=0)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loops", "follows"), [(False, True), (True, True), (False, False)])
 def test_drift_of_the_scale_is_taken_out_of_the_map(loops, follows) -> None:
     """The unit of odometry shrinks by 2 % from keyframe to keyframe, and a source says so; one that is a mean says nothing of drift."""

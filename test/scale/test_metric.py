@@ -192,6 +192,7 @@ def test_a_depth_topic_makes_odometry_metric_from_the_first_pose_on() -> None:
     assert all(s.scale.in_metres for s in submaps)
 
 
+@pytest.mark.slow
 def test_odometry_that_comes_to_know_metres_restarts_only_if_it_is_asked_to() -> None:
     truth, wheels = driven(40)
     frames = [replace(f, world_from_camera=w) for f, w in zip(truth.frames(), wheels, strict=True)]
@@ -213,6 +214,7 @@ def test_odometry_that_comes_to_know_metres_restarts_only_if_it_is_asked_to() ->
     np.testing.assert_allclose(way, real, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_a_restart_in_metres_keeps_tracks_and_poses_of_all_images() -> None:
     truth = flat(noise_texture(1200, 2400))
     backbone = TruthBackbone(truth, scales=(0.5, 0.5))
