@@ -60,7 +60,7 @@ def moved(frames, seconds):
     return [dataclasses.replace(f, stamp_ns=f.stamp_ns + int(seconds * 1e9)) for f in frames]
 
 
-@pytest.mark.parametrize("mode", ["none", "bundle"])
+@pytest.mark.parametrize("mode", ["none", pytest.param("bundle", marks=pytest.mark.slow)])
 def test_offline_runs_repeat_bit_for_bit_and_use_every_frame_once(mode):
     runs = []
     for _ in range(2):
@@ -144,6 +144,7 @@ def test_several_cameras_are_refused():
         pipeline_of(cameras="left+right")
 
 
+@pytest.mark.slow
 def test_the_bundle_refines_what_a_stream_predicts():
     """The bundled model run as a stream, in a room: the poses that come out are good to a small part of the way."""
     room = render_sequence(20000600, 16, 320, 240, rate_hz=5.0)

@@ -90,6 +90,7 @@ def test_that_leaves_a_process():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_leftovers_of_a_failed_test_make_no_second_error(tmp_path: Path, fails: bool) -> None:
     here = Path(__file__).parent

@@ -489,10 +489,11 @@ def draw_windows(path: Path, scores: Scores) -> None:
             if picture.other.merged is not None:
                 row[4].contour(picture.other.merged[frame], [0.5], colors="k", linewidths=0.7)
             figure.colorbar(change, ax=row[4], pad=0.02)
-        figure.colorbar(drawn, ax=row[min(3, columns - 1)], pad=0.02)
+        unit = "model units" if real is None else "units of the truth"
+        figure.colorbar(drawn, ax=row[min(3, columns - 1)], pad=0.02, label=f"{unit}; red is near")
     for axis in axes.ravel():
         axis.set(xticks=[], yticks=[], facecolor="0.85")
-    titles = ("input", "truth", DENSE, other, "accelerated / dense - 1\n(outlined: merged)")
+    titles = ("input", "truth", DENSE, other, "accelerated / dense - 1\n(inside the lines: merged)")
     for axis, title in zip(axes[0], titles, strict=False):
         axis.set_title(title, fontsize=10)
     figure.savefig(path, format="png", dpi=80)

@@ -122,8 +122,11 @@ def draw(path: Path, overview: Overview, title: str) -> None:
     figure = plt.figure(figsize=(7 + 3 * len(names), 8), dpi=85, layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=[0.4125 * len(names), 1])
     axes = left.subplots(len(overview.frames), len(names), squeeze=False)
+    confidences = np.concatenate([frame.confidence.ravel() for frame in overview.frames])
+    confidences = confidences[np.isfinite(confidences)]
+    sure = np.percentile(confidences, [2, 98]) if len(confidences) else np.array([0.0, 1.0])
     for row, frame in zip(axes, overview.frames, strict=True):
-        _draw_frame(left, row, frame, overview.start_ns)
+        _draw_frame(left, row, frame, overview.start_ns, sure)
     for axis, name in zip(axes[0], names, strict=True):
         axis.set_title(f"{name}\n{axis.get_title()}" if axis.get_title() else f"{name}\n", fontsize=11)
     _draw_map(right.subplots(), overview)
@@ -132,7 +135,8 @@ def draw(path: Path, overview: Overview, title: str) -> None:
     plt.close(figure)
 
 
-def _draw_frame(figure: Any, row: Any, frame: Shown, start_ns: int) -> None:
+def _draw_frame(figure: Any, row: Any, frame: Shown, start_ns: int, sure: NDArray[np.float64]) -> None:
+    """sure: (2,) range of the confidence's colours, the same for all rows."""
     real = frame.real
     scale = _scale(frame.depth, real)
     shown = frame.depth * scale
@@ -156,9 +160,11 @@ def _draw_frame(figure: Any, row: Any, frame: Shown, start_ns: int) -> None:
         row[2].set_box_aspect(shown.shape[0] / shown.shape[1])
     else:
         row[2].imshow(real, **colours)
-    figure.colorbar(drawn, ax=[row[1], row[2]], label="m" if real is not None else "model units", pad=0.01)
-    sure = row[3].imshow(frame.confidence, cmap="viridis", interpolation="nearest")
-    figure.colorbar(sure, ax=row[3], pad=0.02)
+    figure.colorbar(
+        drawn, ax=[row[1], row[2]], label=f"{'m' if real is not None else 'model units'}; red is near", pad=0.01
+    )
+    trust = row[3].imshow(frame.confidence, cmap="viridis", vmin=sure[0], vmax=sure[1], interpolation="nearest")
+    figure.colorbar(trust, ax=row[3], pad=0.02, label="yellow is sure")
     share = float(np.isfinite(frame.confidence).mean())
     row[3].set_title(f"{100 * share:.0f} % of the pixels published", fontsize=9)
     if frame.overlay is not None:
