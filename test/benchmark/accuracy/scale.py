@@ -245,7 +245,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         truths = np.array([r[kind] for r in rooms.values()])
         others = [abs(t - (truths.sum() - t) / max(1, len(truths) - 1)) for t in truths]
         last = "end" if source in MEANS else "last"
-        inside = np.mean([abs(r[last]) < 2 * r["sigma"] for r in every if r[last] is not None])
+        inside = sum(r[last] is not None and abs(r[last]) < 2 * r["sigma"] for r in every) / len(every)
         shown = mine.get(CABINET)
         of_cabinet = "-" if not shown else "unknown" if not shown["known"] else " / ".join(
             percent(abs(shown[k])) for k in ("now", "end", "map_depth")
@@ -256,7 +256,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
             f"| {source} | {len(known)} of {len(rooms)} | {percent(middle('now'))} | {percent(middle('end'))} | "
             f"{percent(max(abs(r['end']) for r in known))} | {percent(middle('map_depth'))} | {percent(middle('map_path'))} | "
             f"{inside:.0%} | {percent(middle('sigma'))} | {of_cabinet} | {percent(middle('assumed', list(rooms.values())))} | "
-            f"{percent(float(np.median(others)))} | {BARS[source]:.0%}, 90 % | "
+            f"{percent(float(np.median(others)))} | {100 * BARS[source]:.0f} %, 90 % | "
             f"{'reached' if reached and inside >= 0.9 else 'MISSED'} |"
         )
     return "\n".join(lines)
