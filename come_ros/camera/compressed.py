@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import FrameError
 from ..types import F32
+from .quiet import quiet
 
 DEPTH_CODEC = "compresseddepth"
 FILES = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")  # that are decoded, whatever the format says
@@ -55,32 +56,37 @@ def described(message: Any) -> str:
 
 def decode(message: Any) -> NDArray[Any]:
     """(H, W) or (H, W, 3), uint8, or uint16 or float32 where more bits are stored; colours are RGB. Raises FrameError."""
-    from PIL import Image as Pillow  # Pillow refuses truncated JPEGs, which OpenCV fills with grey
-
     what = described(message)
     kind = unreadable_kind(str(message.format))
     if kind:
         raise FrameError(f"{what} is {kind}, which cannot be decoded here: record or publish the topic as raw or jpeg")
     data = bytes(message.data)
     try:
-        with Pillow.open(io.BytesIO(data), formats=FILES) as picture:
-            if picture.format == "PNG":
-                picture.verify()  # checks the checksums, which decoding ignores; the picture cannot be used afterwards
-        if data[24:26] in (b"\x10\x02", b"\x10\x06") and data.startswith(
-            b"\x89PNG"
-        ):  # 16-bit colours, which Pillow would cut to 8 bits
-            import cv2
-
-            colours = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-            if colours is None:
-                raise ValueError("its pixels cannot be decoded")
-            return np.ascontiguousarray(colours[..., 2::-1])
-        with Pillow.open(io.BytesIO(data), formats=FILES) as picture:
-            return pixels_of_picture(picture)
+        with quiet():
+            return _decoded(data)
     except (
         Exception
     ) as error:  # decoders raise all kinds of exceptions for damaged bytes, such as SyntaxError for a PNG
         raise FrameError(f"{what} cannot be read ({reason_of(error)}): {_ALLOWED}") from error
+
+
+def _decoded(data: bytes) -> NDArray[Any]:
+    from PIL import Image as Pillow  # which refuses truncated JPEGs; OpenCV fills them with grey
+
+    with Pillow.open(io.BytesIO(data), formats=FILES) as picture:
+        if picture.format == "PNG":
+            picture.verify()  # checks the checksums, which decoding ignores; the picture cannot be used afterwards
+    if data[24:26] in (b"\x10\x02", b"\x10\x06") and data.startswith(
+        b"\x89PNG"
+    ):  # 16-bit colours: Pillow would cut them to 8 bits
+        import cv2
+
+        colours = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if colours is None:
+            raise ValueError("its pixels cannot be decoded")
+        return np.ascontiguousarray(colours[..., 2::-1])
+    with Pillow.open(io.BytesIO(data), formats=FILES) as picture:
+        return pixels_of_picture(picture)
 
 
 def reason_of(error: BaseException) -> str:

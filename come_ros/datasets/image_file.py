@@ -6,6 +6,7 @@ Python reads the bytes, so any file name works; OpenCV decodes them, or Pillow f
 from __future__ import annotations
 
 import io
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 
 from ..camera.compressed import reason_of
 from ..camera.levels import FULL, Levels
+from ..camera.quiet import quiet
 from ..errors import DatasetError
 from ..files import shown
 from ..types import U8
+
+log = logging.getLogger("come_ros")
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 HEIF = (".heic", ".heif")
@@ -27,9 +31,9 @@ _RAW = (".cr2", ".cr3", ".nef", ".arw", ".dng", ".raf", ".orf", ".rw2", ".raw")
 _RARE = (".gif", ".avif", ".jp2", ".jxl", ".exr", ".hdr", ".svg", ".psd", ".pdf")
 # Image files that cannot be read here: suffix -> reason and fix.
 NOT_READ = {
-    **dict.fromkeys(HEIF, "HEIC needs the Python package pillow-heif, or convert them to JPEG"),
-    **dict.fromkeys(_RAW, "raw photographs: convert them to JPEG"),
-    **dict.fromkeys(_RARE, "of an unsupported format: convert them to PNG"),
+    **dict.fromkeys(HEIF, "HEIC needs the Python package pillow-heif, or convert to JPEG"),
+    **dict.fromkeys(_RAW, "raw photographs: convert to JPEG"),
+    **dict.fromkeys(_RARE, "no supported format: convert to PNG, animations to a video"),
 }
 GREY = 128  # colour behind transparent pixels
 OPAQUE = 128  # alpha below it: the pixel is hidden
@@ -81,14 +85,22 @@ def read_stored(path: Path) -> NDArray[Any]:
 
 def size_of(path: Path, upright: bool = False) -> tuple[int, int] | None:
     """(height, width) from the file's header, None if that cannot be read."""
+    header = _header(path, upright)
+    return None if header is None else header[0]
+
+
+def _header(path: Path, upright: bool) -> tuple[tuple[int, int], int] | None:
+    """(height, width), and how many images the file holds, from its header; None if that cannot be read."""
     from PIL import Image as Pillow
 
     _heif()
     try:
-        with open(path, "rb") as stream, Pillow.open(stream) as picture:
+        with quiet(), open(path, "rb") as stream, Pillow.open(stream) as picture:
             width, height = picture.size
             turned = upright and picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-            return (width, height) if turned else (height, width)
+            # the others of an MPO are previews and gain maps of the first
+            count = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+            return ((width, height) if turned else (height, width)), count
     except Exception:  # Pillow raises all kinds of exceptions for damaged files
         return None
 
@@ -96,11 +108,17 @@ def size_of(path: Path, upright: bool = False) -> tuple[int, int] | None:
 class OneSize:
     """Resizes the images of one camera to the most frequent size; images of another aspect ratio are rejected.
 
-    size: (height, width), None if there is no image. others: number of images of another size.
+    size: (height, width), None if there is no image. others: number of images of another size. Files that hold more than their first
+    image are logged.
     """
 
     def __init__(self, paths: Iterable[Path], upright: bool) -> None:
-        counts = Counter(size for path in paths if (size := size_of(path, upright)) is not None)
+        headers = {path: header for path in paths if (header := _header(path, upright)) is not None}
+        counts = Counter(size for size, _ in headers.values())
+        if several := [shown(path.name) for path, (_, count) in headers.items() if count > 1]:
+            log.warning(
+                "only the first image of each is read, the animation or other pages are left out: %s", _some(several)
+            )
         self.size = max(counts, key=lambda size: (counts[size], size), default=None)
         self.others = sum(counts.values()) - (counts[self.size] if self.size else 0)
 
@@ -167,16 +185,10 @@ def _decoded(data: bytes, path: Path) -> NDArray[Any]:
     """uint8, uint16 or float32, (H, W) or (H, W, C) with BGR or BGRA. Raises DatasetError."""
     if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise DatasetError(f"cannot read the image {shown(path)}: it is damaged (a JPEG whose end is missing)")
-    told = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are reported below, in one line
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        pixels = None
-    finally:
-        cv2.utils.logging.setLogLevel(told)
-    if pixels is None:
-        pixels = _by_pillow(data, path)
+    with quiet():
+        pixels = _by_opencv(data, cv2.IMREAD_UNCHANGED)
+        if pixels is None:
+            pixels = _by_pillow(data, path)
     if pixels.dtype == np.float64:
         pixels = pixels.astype(np.float32)
     if pixels.dtype not in (np.uint8, np.uint16, np.float32):
@@ -186,6 +198,17 @@ def _decoded(data: bytes, path: Path) -> NDArray[Any]:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     return np.asarray(pixels)
+
+
+def _by_opencv(data: bytes, how: int) -> NDArray[Any] | None:
+    told = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), how)
+    except cv2.error:
+        return None
+    finally:
+        cv2.utils.logging.setLogLevel(told)
 
 
 def _by_pillow(data: bytes, path: Path) -> NDArray[Any]:
@@ -212,9 +235,10 @@ def decoded_file(path: str | Path, how: int) -> NDArray[Any] | None:
     UTF-8."""
     try:
         data = Path(path).read_bytes()
-        return cv2.imdecode(np.frombuffer(data, np.uint8), how) if data else None
-    except (OSError, ValueError, cv2.error):
+    except (OSError, ValueError):
         return None
+    with quiet():
+        return _by_opencv(data, how) if data else None
 
 
 def _orientation(data: bytes) -> int:

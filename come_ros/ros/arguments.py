@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 
 from ..errors import ConfigError
 
@@ -62,14 +64,32 @@ def params_files(arguments: Sequence[str]) -> list[str]:
 
 
 def check_environment(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Sets a log folder for ROS if there is no home directory. Raises ConfigError if ROS_DOMAIN_ID is invalid."""
+    """Sets a log folder for ROS if there is no home directory. Raises ConfigError if ROS_DOMAIN_ID or RMW_IMPLEMENTATION is invalid: call
+    it before rclpy is imported, which ends the process for the latter."""
     domain = environment.get("ROS_DOMAIN_ID", "")
     if domain and not (re.fullmatch("[0-9]+", domain) and int(domain) <= LARGEST_DOMAIN):
         raise ConfigError(
             f"ROS_DOMAIN_ID is {domain!r}, but must be a whole number in 0 .. {LARGEST_DOMAIN}: set it to that of the robot, or unset it"
         )
+    rmw = environment.get("RMW_IMPLEMENTATION", "")
+    known = middlewares(environment)
+    if rmw and known and rmw not in known:
+        raise ConfigError(
+            f"RMW_IMPLEMENTATION is {rmw!r}, which is not installed: unset it, set it to {' or '.join(sorted(known))}, or install it "
+            f"(ros-<distro>-{rmw.replace('_', '-')})"
+        )
     if not any(environment.get(name) for name in ("ROS_LOG_DIR", "ROS_HOME", "HOME")):
         environment["ROS_LOG_DIR"] = os.path.join(tempfile.gettempdir(), "come_ros_log")
+
+
+def middlewares(environment: Mapping[str, str]) -> set[str]:
+    """The RMW implementations of this ROS; empty if it does not say."""
+    prefixes = [
+        *environment.get("AMENT_PREFIX_PATH", "").split(os.pathsep),
+        sys.prefix,
+    ]  # the latter holds ROS installed by pip
+    marks = [Path(p) / "share/ament_index/resource_index/rmw_typesupport" for p in prefixes if p]
+    return {file.name for mark in marks if mark.is_dir() for file in mark.iterdir()} - {"rmw_implementation"}
 
 
 def explained(error: BaseException) -> str:

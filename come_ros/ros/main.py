@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import ConfigError, Stopped
 from ..interrupts import Interrupts
 from ..threads import begin
-from .arguments import ros_arguments
+from .arguments import check_environment, ros_arguments
 from .environment import use_large_message_profile
 
 if TYPE_CHECKING:
@@ -31,11 +31,15 @@ def main(args: list[str] | None = None, load: Load | None = None) -> int:
         return 2
     try:
         with Interrupts() as stopped, stopped.raising():
+            check_environment()
             begin()
             use_large_message_profile()
             from .spin import spin  # ROS: it takes a second, and rclpy's own handlers come after that
     except Stopped:
         return 0
+    except ConfigError as error:
+        print(f"come_ros node: {error}", file=sys.stderr)
+        return 1
     code, ended = spin(arguments, load)
     if not ended:
         # A pass or a load that cannot be interrupted is abandoned: waiting for it may take minutes, and a lost device may never let

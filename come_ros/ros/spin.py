@@ -10,7 +10,7 @@ import rclpy.task
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import uninstall_signal_handlers
 
-from .arguments import check_environment, explained, params_files
+from .arguments import explained, params_files
 from .node import ReconstructionNode
 from .worker import Load, load_pipeline
 
@@ -52,7 +52,6 @@ def spin(arguments: list[str], load: Load | None) -> tuple[int, bool]:
 def _made(arguments: list[str], load: Load) -> ReconstructionNode | None:
     """Creates the node; None, with the reason in one line, if that fails. Raises KeyboardInterrupt if a signal came meanwhile."""
     try:
-        check_environment()
         rclpy.init(args=["come_node", *arguments])
     except KeyboardInterrupt:
         raise

@@ -13,15 +13,19 @@ import math
 import os
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from ..datasets.image_file import read_picture
+from ..datasets.image_folder import image_files
 from ..datasets.rooms import camera, raycast, rooms, splits, staged
 from ..datasets.rooms.scene import Scene, make_scene
 from ..datasets.rooms.textures import TEXTURE_SIZE, fill_texture
 from ..errors import DatasetError
+from ..files import shown
 from ..types import F32, F64, U8
 from .loop import in_worker
 
@@ -67,13 +71,13 @@ class TrainingWindow(NamedTuple):
 
 
 def load_pictures(folder: str) -> list[U8]:
-    """The pictures of a folder (JPEG, PNG; not its subfolders), (H, W, 3) uint8 RGB. Raises DatasetError if there is none."""
-    from PIL import Image
-
-    names = sorted(n for n in os.listdir(folder) if n.lower().endswith((".jpg", ".jpeg", ".png")))
-    if not names:
-        raise DatasetError(f"{folder} holds no JPEG or PNG picture: name a folder of photographs")
-    return [np.asarray(Image.open(os.path.join(folder, n)).convert("RGB")) for n in names]
+    """The pictures of a folder (not its subfolders), (H, W, 3) uint8 RGB. Raises DatasetError if there is none, or one cannot be read."""
+    if not os.path.isdir(folder):
+        raise DatasetError(f"{shown(folder)} is not a folder: name a folder of photographs")
+    paths = image_files(Path(folder))
+    if not paths:
+        raise DatasetError(f"{shown(folder)} holds no pictures: name a folder of photographs")
+    return [read_picture(path, upright=True).image for path in paths]
 
 
 class WindowStream:

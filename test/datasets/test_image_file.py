@@ -51,6 +51,69 @@ def test_modes(tmp_path: Path, mode: str) -> None:
     )
 
 
+def smooth(height: int = 48, width: int = 64) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.dstack([4 * x % 256, 5 * y % 256, 2 * (x + y) % 256]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["CMYK jpg", "1 bit tif", "1 bit bmp", "palette png", "YCbCr tif"])
+def test_colours_are_those_that_pillow_shows(tmp_path: Path, kind: str) -> None:
+    mode, suffix = kind.rsplit(" ", 1)
+    picture = Pillow.fromarray(smooth()).convert({"1 bit": "1", "palette": "P"}.get(mode, mode))
+    file = tmp_path / f"a.{suffix}"
+    picture.save(file, **{"CMYK jpg": {"quality": 95}, "1 bit tif": {"compression": "group4"}}.get(kind, {}))
+    off = np.abs(read_picture(file).image.astype(int) - np.asarray(picture.convert("RGB")))
+    assert off.mean() < 2
+
+
+@pytest.mark.parametrize("kind", ["palette", "16 bits png", "16 bits tiff", "webp"])
+def test_transparency_of_all_kinds(tmp_path: Path, kind: str) -> None:
+    alpha = np.full((48, 64), 255, np.uint8)
+    alpha[:20], alpha[20:30] = 0, 128
+    rgba = np.dstack([smooth(), alpha])
+    file = tmp_path / f"a.{kind.split()[-1]}"
+    if kind == "palette":
+        file = tmp_path / "a.png"
+        pixels = np.mgrid[:48, :64][0].astype(np.uint8)  # one colour for each row
+        picture = Pillow.fromarray(pixels, "P")
+        picture.putpalette(smooth(48, 1).reshape(-1).tolist())
+        rgba = np.dstack([smooth(48, 1).repeat(64, 1), alpha])
+        picture.save(file, transparency=bytes(alpha[:, 0].tolist()))
+    elif kind == "webp":
+        Pillow.fromarray(rgba).save(file, lossless=True, exact=True)
+    else:
+        cv2.imwrite(str(file), rgba[..., [2, 1, 0, 3]].astype(np.uint16) * 257)
+    got = read_picture(file)
+    share = alpha[..., None] / 255
+    np.testing.assert_allclose(got.image, rgba[..., :3] * share + GREY * (1 - share), atol=2)
+    assert got.hidden is not None
+    np.testing.assert_array_equal(got.hidden, alpha < 128)
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png", "tif"])
+def test_of_animations_and_pages_the_first_is_read_and_the_rest_named(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Pillow.fromarray(smooth())
+    for name in ("a", "b"):
+        lossless = {"lossless": True} if suffix == "webp" else {}
+        others = [Pillow.fromarray(255 - smooth())] if name == "b" else []
+        first.save(tmp_path / f"{name}.{suffix}", save_all=bool(others), append_images=others, **lossless)
+    with open_sequence(tmp_path) as source:
+        frames = list(source.iter_frames())
+    assert len(frames) == 2 and all(np.array_equal(frame.image, smooth()) for frame in frames)
+    told = [r.getMessage() for r in caplog.records if "only the first image of each" in r.getMessage()]
+    assert len(told) == 1 and told[0].endswith(f"left out: b.{suffix}")
+
+
+def test_photographs_with_a_preview_inside_are_single_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Pillow.fromarray(smooth()).save(
+        tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Pillow.fromarray(smooth())]
+    )
+    with open_sequence(tmp_path) as source:
+        assert len(list(source.iter_frames())) == 1 and "only the first" not in caplog.text
+
+
 def test_transparent_pixels_are_grey_and_hidden(tmp_path: Path) -> None:
     alpha = np.full((5, 7), 255, np.uint8)
     alpha[:2], alpha[2] = 0, 128

@@ -41,6 +41,12 @@ CASES = {
     ),
     "domain is no number": ([], {"ROS_DOMAIN_ID": "robot"}, 1, "0 .. 232"),
     "domain too large": ([], {"ROS_DOMAIN_ID": "300"}, 1, "0 .. 232"),
+    "no such middleware": (
+        [],
+        {"RMW_IMPLEMENTATION": "rmw_nothing_cpp"},
+        1,
+        "'rmw_nothing_cpp', which is not installed",
+    ),
     "no ROS argument": (["foo"], {}, 2, "'foo' is not an argument of the node"),
     "ROS argument without --ros-args": (["-p", "window.size:=6"], {}, 2, "after --ros-args"),
     "--set without =": (["--set", "window.size"], {}, 2, "NAME=VALUE"),
@@ -54,7 +60,8 @@ for arguments, environment in json.loads(sys.argv[1]):
     os.environ.update(environment)
     code = main(arguments)
     for name in environment:
-        os.environ[name] = before[name]
+        os.environ.pop(name)
+        os.environ |= {name: before[name]} if name in before else {}
     print("CODE", code, flush=True)
     print("NEXT", file=sys.stderr, flush=True)
 """
@@ -114,3 +121,14 @@ def test_ros_gets_a_folder_for_its_log_where_there_is_no_home() -> None:
     for domain in ("233", "-1", "1.0", "robot", " 3"):
         with pytest.raises(ConfigError, match="ROS_DOMAIN_ID is"):
             check_environment({"ROS_DOMAIN_ID": domain})
+
+
+def test_a_middleware_that_is_not_there_is_named_before_ros_ends_the_process(tmp_path: Path) -> None:
+    there = tmp_path / "share/ament_index/resource_index/rmw_typesupport"
+    there.mkdir(parents=True)
+    for name in ("rmw_implementation", "rmw_zenoh_cpp"):
+        (there / name).touch()
+    environment = {"AMENT_PREFIX_PATH": str(tmp_path), "RMW_IMPLEMENTATION": "rmw_zenoh_cpp", "HOME": "/"}
+    check_environment(environment)
+    with pytest.raises(ConfigError, match=r"rmw_nothing_cpp.*not installed: unset it, set it to .*rmw_zenoh_cpp"):
+        check_environment(environment | {"RMW_IMPLEMENTATION": "rmw_nothing_cpp"})

@@ -135,8 +135,14 @@ def test_motion_blur_is_a_mean_along_the_line():
 def test_pictures_change_surfaces_but_no_geometry(tmp_path):
     from PIL import Image
 
-    with pytest.raises(DatasetError, match="no JPEG or PNG"):
+    with pytest.raises(DatasetError, match="no pictures"):
         load_pictures(str(tmp_path))
+    with pytest.raises(DatasetError, match="is not a folder"):
+        load_pictures(str(tmp_path / "nowhere"))
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG")
+    with pytest.raises(DatasetError, match=r"bad\.png"):
+        load_pictures(str(tmp_path))
+    (tmp_path / "bad.png").unlink()
     rng = np.random.default_rng(5)
     Image.fromarray(rng.integers(0, 255, (90, 300, 3), np.uint8)).save(tmp_path / "a.png")
     Image.fromarray(rng.integers(0, 255, (400, 200), np.uint8)).save(tmp_path / "b.jpg")

@@ -15,6 +15,7 @@ def pyplot() -> Any:
     """matplotlib.pyplot, drawing to files. The backend set in the environment is ignored, since it is meant for a terminal or
     notebook."""
     backend = os.environ.pop("MPLBACKEND", None)  # matplotlib reads it at import, and refuses unknown names
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # where it keeps its fonts does not matter to a picture
     try:
         import matplotlib
 

@@ -1,0 +1,96 @@
+"""What image libraries print about an image, which is said in our own line."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import re
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+
+warnings.filterwarnings("ignore", module=r"PIL\.")  # as the lines below, but from Python
+
+# libpng, libjpeg, libtiff (whose lines begin with a module of it), OpenCV
+_OF_LIBRARIES = re.compile(
+    rb"libpng |Corrupt JPEG|Premature end of|Unsupported marker|Warning: unknown JFIF|Inconsistent progression|Unknown Adobe|"
+    rb"Invalid SOS|JPEG datastream|Application transferred|More samples per pixel|\[ ?(?:WARN|ERROR|FATAL| INFO):\d+@|"
+    rb"(?:_?TIFF\w+|\w+(?:Decode|PreDecode|SetupDecode)\w*|O?JPEG\w*|Fax\w+|LogLuv\w*|LZMA\w*|ZSTD\w*|WebP\w*|tempfile\.tif)(?:, [^:]*)?: "
+)
+
+
+class _Collector:
+    """Takes the place of file descriptor 2 while some thread decodes: C libraries write there, whatever sys.stderr is. Lines that are not
+    theirs, which other threads may write meanwhile, are passed on afterwards."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._stderr = -1
+        make = getattr(os, "memfd_create", None)  # Linux: needs no disk
+        self._file = os.fdopen(make("come_ros"), "w+b", 0) if make else tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (kept open)
+        atexit.register(self._restore)  # a signal may have ended `quiet` halfway
+
+    def begin(self) -> None:
+        """Raises OSError if there is no stderr."""
+        with self._lock:
+            if self._users == 0:
+                self._stderr = os.dup(2)
+                os.dup2(self._file.fileno(), 2)
+            self._users += 1
+
+    def end(self) -> list[str]:
+        """The lines of libraries so far."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._restore()
+            return self._sorted_out()
+
+    def _restore(self) -> None:
+        if self._stderr >= 0:
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                sys.stderr.flush()
+            os.dup2(self._stderr, 2)
+            os.close(self._stderr)
+            self._stderr = -1
+            if self._users:
+                self._sorted_out()
+
+    def _sorted_out(self) -> list[str]:
+        if not os.fstat(self._file.fileno()).st_size:
+            return []
+        self._file.seek(0)
+        lines = self._file.read().splitlines(keepends=True)
+        self._file.seek(0)
+        self._file.truncate()
+        theirs = [line for line in lines if _OF_LIBRARIES.match(line)]
+        if others := b"".join(line for line in lines if not _OF_LIBRARIES.match(line)):
+            with contextlib.suppress(OSError):
+                os.write(2, others)
+        return [line.decode(errors="replace").strip() for line in theirs]
+
+
+_collector: _Collector | None = None
+_making = threading.Lock()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[list[str]]:
+    """For decoding an image: what libraries print meanwhile is in the list afterwards, and nowhere else."""
+    global _collector
+    said: list[str] = []
+    try:
+        with _making:
+            collector = _collector = _collector or _Collector()
+        collector.begin()
+    except OSError:  # stderr is closed, or there is no memory for a file: then they print
+        yield said
+        return
+    try:
+        yield said
+    finally:
+        said += collector.end()
