@@ -26,6 +26,11 @@ def shown(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def quoted(text: str, most: int = 60) -> str:
+    """A text from a file or message, for messages: on one line, and not longer than `most` characters."""
+    return repr(text if len(text) <= most else f"{text[:most]}...")
+
+
 def text_of_file(path: Path) -> str:
     """Reads a text file in the encodings that editors write: UTF-8 with or without a byte order mark, or UTF-16 with one. Other
     bytes are kept by surrogateescape, so lists of such file names work. Raises OSError."""

@@ -16,7 +16,7 @@ AGAIN_S = 0.5  # of CPU time: far longer than the way out of any work takes
 
 
 class Interrupts:
-    """Turns Ctrl-C and SIGTERM into a flag, `stopped()`, which is polled between steps. A second signal ends the program at once.
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a flag, `stopped()`, which is polled between steps. A second signal ends the program at once.
 
     A context manager. Inside another one, it takes over while it lasts. number: of the first signal, None if there was none. name: of it.
     """
@@ -84,6 +84,8 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             handlers = {signal.SIGINT: self._note, signal.SIGTERM: self._note, signal.SIGVTALRM: self._raise}
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # the terminal is closed; nohup ignores that
+                handlers[signal.SIGHUP] = self._note
             outer = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
             self._before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
             if isinstance(outer, Interrupts):  # a signal that an import has dropped just now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,13 +64,15 @@ class Parameter:
 
     def coerce(self, value: Any) -> Any:
         """`value` as it was meant: whole numbers pass for float ones (YAML `1` for `1.0`), and YAML reads the bare words off and on
-        as truth values; nothing else is guessed."""
+        as truth values; ~/ is the home folder, which no shell has put into a file. Nothing else is guessed."""
         if self.joined and isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
             return "+".join(value)
         if isinstance(value, bool) and (word := "on" if value else "off") in self.choices:
             return word
         if self.type is float and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
+        if isinstance(value, str) and value.startswith("~/") and value != self.default:
+            return os.path.expanduser(value)
         return value
 
     def check(self, value: Any) -> None:

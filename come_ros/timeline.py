@@ -90,19 +90,27 @@ class Timeline:
         return place
 
 
+MOST_TOLD = 5  # outliers that are logged individually
+
+
 def settled(frames: Iterable[Frame], drop: Callable[[int], object]) -> Iterator[Frame]:
     """`frames` of a recording without outliers in time: frames whose stamp is not confirmed by the next ones are left out and
     logged, and their number is passed to `drop`. A few frames are held back until that is known."""
     line = Timeline()
     back: list[Frame] = []  # suspects
     ahead: list[Frame] = []  # after a pause
+    told = 0
 
     def leave_out(held: list[Frame], where: str) -> None:
+        nonlocal told
         if held:
-            log.warning(
-                "%d image%s with stamps far %s (%d.%09d s) left out: those that follow do not confirm them",
-                len(held), "" if len(held) == 1 else "s", where, *divmod(held[0].stamp_ns, 1_000_000_000),
-            )  # fmt: skip
+            told += 1
+            if told <= MOST_TOLD:
+                more = "; more of them are not listed" if told == MOST_TOLD else ""
+                log.warning(
+                    "%d image%s with stamps far %s (%d.%09d s) left out: those that follow do not confirm them%s",
+                    len(held), "" if len(held) == 1 else "s", where, *divmod(held[0].stamp_ns, 1_000_000_000), more,
+                )  # fmt: skip
             drop(len(held))
             held.clear()
 

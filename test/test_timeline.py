@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from come_ros.timeline import CONFIRMATIONS, Place, Timeline, settled
+from come_ros.timeline import CONFIRMATIONS, MOST_TOLD, Place, Timeline, settled
 from come_ros.types import Frame
 
 S = 1_000_000_000
@@ -69,3 +69,8 @@ def test_live_nothing_is_held_back() -> None:
     assert line.jumped_to_ns == 1000 * S
     assert line.place(stamps[-1]) is Place.LATE
     assert [line.place(t) for t in (2000 * S, stamps[-1] + S // 10)] == [Place.NEXT, Place.RETURN]
+
+
+def test_only_some_outliers_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    assert kept(regular(200)[::-1])[1] > 100
+    assert len(caplog.records) == MOST_TOLD and "more of them are not listed" in caplog.records[-1].getMessage()

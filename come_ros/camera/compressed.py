@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FrameError
+from ..files import quoted
 from ..types import F32
 from .quiet import quiet
 
@@ -51,7 +52,7 @@ def unreadable_kind(text: str) -> str:
 
 def described(message: Any) -> str:
     """For error messages."""
-    return f"a compressed image of format {str(message.format)!r} ({len(message.data)} bytes)"
+    return f"a compressed image of format {quoted(str(message.format))} ({len(message.data)} bytes)"
 
 
 def decode(message: Any) -> NDArray[Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FrameError
+from ..files import quoted
 from ..types import F32, U8
 from . import compressed
 from .levels import FULL, Levels
@@ -91,9 +92,9 @@ def why_unreadable(message: Any) -> str:
     """Why images of this kind cannot be read; "" if they can, even if this one is damaged."""
     if not is_compressed(message):
         known = message.encoding in _ENCODINGS or message.encoding in _DEPTH
-        return "" if known else f"image encoding {message.encoding!r} is unknown: it must be one of {SUPPORTED}"
+        return "" if known else f"image encoding {quoted(message.encoding)} is unknown: it must be one of {SUPPORTED}"
     kind = compressed.unreadable_kind(str(message.format))
-    return f"format {str(message.format)!r} is {kind}" if kind else ""
+    return f"format {quoted(str(message.format))} is {kind}" if kind else ""
 
 
 def encoding_of(message: Any) -> str:
@@ -155,7 +156,9 @@ def pixels_of(message: Any) -> NDArray[Any]:
     encoding = message.encoding
     if encoding not in _ENCODINGS:
         depth = "is a depth image, not a colour one" if encoding in _DEPTH else "cannot be read"
-        raise FrameError(f"image encoding {encoding!r} {depth}: it must be one of {SUPPORTED}; set it in the driver")
+        raise FrameError(
+            f"image encoding {quoted(encoding)} {depth}: it must be one of {SUPPORTED}; set it in the driver"
+        )
     channels, kind, _ = _ENCODINGS[encoding]
     height, width = _size(message)
     if (encoding in _EVEN_WIDTH and width % 2) or (encoding in _PLANAR and height % 2):
@@ -178,7 +181,7 @@ def decode_depth(message: Any) -> F32:
         raw, unit = compressed.decode_depth(message)
     elif is_compressed(message) or message.encoding not in _DEPTH:
         raise FrameError(
-            f"encoding {encoding_of(message)!r} is not a depth image: it must be one of {', '.join(_DEPTH)}; set it in the driver"
+            f"encoding {quoted(encoding_of(message))} is not a depth image: it must be one of {', '.join(_DEPTH)}; set it in the driver"
         )
     else:
         kind, unit = _DEPTH[message.encoding]

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from ..errors import FrameError
+from ..files import quoted
 from ..types import F32, F64, U8
 
 # distortion_model -> how many coefficients it may have. 12 and 14 are OpenCV's thin prism and tilted sensor; OpenCV goes by
@@ -72,6 +73,7 @@ class Lens:
 
 # What a camera may have, in widths of its image: a telescope's focal length, a part cut out far from the axis.
 FOCAL_WIDTHS, CENTRE_WIDTHS = (0.01, 1000.0), 100.0
+ASPECT = 10.0  # of a pixel: anamorphic lenses have 2
 
 
 def pinhole_fault(fx: float, fy: float, cx: float, cy: float, width: int, height: int) -> str:
@@ -79,6 +81,8 @@ def pinhole_fault(fx: float, fy: float, cx: float, cy: float, width: int, height
     size, (low, high) = max(width, height), FOCAL_WIDTHS
     if not (low * size <= fx <= high * size and low * size <= fy <= high * size):  # written so that NaN fails as well
         return f"a focal length of {fx:g} x {fy:g} px, but an image of {width}x{height} px needs {low * size:g} .. {high * size:g}"
+    if not 1 / ASPECT <= fx / fy <= ASPECT:
+        return f"a focal length of {fx:g} x {fy:g} px, whose parts differ more than {ASPECT:g} times"
     if not (abs(cx) <= CENTRE_WIDTHS * size and abs(cy) <= CENTRE_WIDTHS * size):
         return f"a principal point at {cx:g}, {cy:g} px, but an image of {width}x{height} px has it within {CENTRE_WIDTHS * size:g}"
     return ""
@@ -243,7 +247,7 @@ def normalised_distortion(name: str, d: tuple[float, ...]) -> tuple[str, tuple[f
             "plumb_bob",
             (),
             (
-                f"camera_info has the distortion_model {name!r}, but d is not zero: {as_it_is}; set the model that d belongs to"
+                f"camera_info has the distortion_model {quoted(name)}, but d is not zero: {as_it_is}; set the model that d belongs to"
             ),
         )
     used = d[: max(i for i, value in enumerate(d) if value) + 1]
@@ -254,7 +258,7 @@ def normalised_distortion(name: str, d: tuple[float, ...]) -> tuple[str, tuple[f
             "plumb_bob",
             (),
             (
-                f"camera_info has the distortion_model {name!r}, but only {', '.join(MODELS)} are known: {as_it_is}; publish a "
+                f"camera_info has the distortion_model {quoted(name)}, but only {', '.join(MODELS)} are known: {as_it_is}; publish a "
                 f"rectified one"
             ),
         )

@@ -6,7 +6,7 @@ The files themselves (ROS 2: folder, .mcap or .db3; ROS 1: .bag), whole or damag
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,7 @@ class Bag:
         for copies in by_base.values():
             try:
                 views.append(self._view(self._fullest(copies)))
-            except (DatasetError, FrameError) as error:
+            except DatasetError as error:
                 log.warning("%s: depth that cannot be read: %s", shown(self.path), error)
         choice = choose_depth(image, views)
         self.depth_topic, self.depth_remarks = choice.topic, choice.remarks
@@ -223,14 +223,26 @@ class Bag:
                 self._say(remark)
 
     def _view(self, topic: str) -> View:
-        """Raises DatasetError, FrameError."""
-        message = self._first(topic)
-        sample = None
-        if topic == self.topic:
-            height, width = images.decode_image(self._as_image(message)).shape[:2]
-        else:
-            sample = images.decode_depth(images.as_depth(message))
-            height, width = sample.shape
+        """Raises DatasetError if none of the first messages can be decoded."""
+        pixels: Any = None
+        why = ""
+
+        def decodes(message: Any) -> bool:
+            nonlocal pixels, why
+            try:
+                if topic == self.topic:
+                    pixels = images.decode_image(self._as_image(message))
+                else:
+                    pixels = images.decode_depth(images.as_depth(message))
+            except FrameError as error:
+                why = why or str(error)
+            return pixels is not None
+
+        message = self._first(topic, decodes)
+        if pixels is None:
+            raise DatasetError(f"{shown(self.path)}: no image of {topic} can be decoded: {why}")
+        height, width = pixels.shape[:2]
+        sample = None if topic == self.topic else pixels
         lens = None
         about = f"{namespace(topic)}/camera_info"
         if self.topics.get(about) == _INFO:
@@ -266,14 +278,19 @@ class Bag:
         except DatasetError:
             return ""
 
-    def _first(self, topic: str) -> Any:
-        """The first message that can be read. Raises DatasetError if none of the first LOOKED_AT can."""
+    def _first(self, topic: str, accepted: Callable[[Any], bool] = lambda message: True) -> Any:
+        """The first message that can be read and is accepted; if none of the first LOOKED_AT is, the first that can be read. Raises
+        DatasetError if none of them can."""
         for attempt in range(2):
+            readable = None
             for number, (_, message) in enumerate(self._decoded(topic)):
-                if message is not None:
+                if message is not None and accepted(message):
                     return message
+                readable = readable or message
                 if number >= LOOKED_AT:
                     break
+            if readable is not None:
+                return readable
             if attempt == 0:
                 self._odd_names.add(topic)
         raise DatasetError(
@@ -292,7 +309,7 @@ class Bag:
             why = transport.why_not
             if not why:
                 try:
-                    message = self._first(topic)
+                    message = self._first(topic, lambda m: not images.why_unreadable(m))
                     why = images.why_unreadable(message)
                     if not why and images.is_depth(message):
                         depths.append(topic)

@@ -213,14 +213,19 @@ class FolderSequence(Recording):
             log.warning("%d more images are left out", more)
 
     def iter_depth(self) -> Iterator[tuple[int, F32]]:
+        unreadable = 0
         for index in self._indices() if self._with_depth else ():
             try:
                 depth = self._folder.depth(index)
             except DatasetError as error:
-                log.warning("a depth image is left out: %s", error)
+                unreadable += 1
+                if unreadable <= MOST_TOLD:
+                    log.warning("a depth image is left out: %s", error)
                 continue
             if depth is not None:
                 yield self._folder.stamps_ns[index], depth
+        if unreadable > MOST_TOLD:
+            log.warning("%d more depth images are left out", unreadable - MOST_TOLD)
 
     def truth(self) -> dict[int, F64]:
         pairs = zip(self._folder.stamps_ns, self._folder.poses, strict=True)

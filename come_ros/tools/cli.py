@@ -14,7 +14,10 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from .. import __version__
 from ..errors import ComeRosError, Stopped
@@ -46,6 +49,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `come_ros ARGV...` (default: this process's arguments) and returns its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(
             stream, "reconfigure"
@@ -89,6 +93,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(name, f"cannot write its output: {error.strerror}: redirect stdout to a place with room")
 
 
+def _open_streams() -> None:
+    """Of a program that was started without stdin, stdout or stderr: else its first files would take their places."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "w" if descriptor else "r", closefd=False))  # noqa: SIM115
+
+
 def _mute() -> None:
     """So that flushing at exit stays quiet."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -123,7 +138,24 @@ def _run(tool: ModuleType, name: str, argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     tool.add_arguments(parser)
-    return tool.run(parser.parse_args(argv)) or 0
+    options = parser.parse_args(argv)
+    if (
+        any(word in ("-o", "--output", "--out") and not place.strip() for word, place in pairwise(argv))
+        or "--output=" in argv
+    ):
+        parser.error("-o is empty: name a place for the results")
+    for key, value in vars(options).items():
+        setattr(options, key, _at_home(value))
+    return tool.run(options) or 0
+
+
+def _at_home(value: Any) -> Any:
+    """An option, with ~/ at its start as the home folder: shells leave it as it is within quotes and after `=`."""
+    if isinstance(value, list):
+        return [_at_home(one) for one in value]
+    if isinstance(value, Path) and value.parts[:1] == ("~",):
+        return value.expanduser()
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def _run_node(argv: list[str]) -> int:

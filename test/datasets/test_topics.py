@@ -257,6 +257,42 @@ def test_one_damaged_message_costs_itself_only(
     assert "left out" in caplog.text and topic in caplog.text
 
 
+def changed(**values: Any) -> Any:
+    """Damage of an Image that is read, but is no image."""
+
+    def change(data: bytes) -> bytes:
+        store = recordings.store()
+        message = store.deserialize_cdr(data, recordings.IMAGE)
+        for name, value in values.items():
+            setattr(message, name, value)
+        return bytes(store.serialize_cdr(message, recordings.IMAGE))
+
+    return change
+
+
+NO_IMAGE = {
+    "no pixels": changed(height=0, width=0, step=0, data=np.zeros(0, np.uint8)),
+    "unknown encoding": changed(encoding="rgb9"),
+    "step too small": changed(step=3),
+    "too large": changed(width=2**31, height=2**31),
+}
+
+
+@pytest.mark.parametrize("at", [0, 3])
+@pytest.mark.parametrize("topic", [IMAGES, DEPTHS])
+@pytest.mark.parametrize("how", NO_IMAGE)
+def test_a_message_that_is_no_image_costs_itself_only(tmp_path: Path, how: str, topic: str, at: int) -> None:
+    with Bag(write(tmp_path / "bag", COUNT, damage=(topic, at, NO_IMAGE[how]))) as bag:
+        frames, depth = list(bag.iter_frames()), list(bag.iter_depth())
+        assert (bag.topic, bag.depth_topic) == (IMAGES, DEPTHS)
+        assert len(frames) == COUNT - (topic == IMAGES) and len(depth) == COUNT - (topic == DEPTHS)
+
+
+def test_nothing_but_messages_that_are_no_image(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=f"no image of {IMAGES} can be decoded: a rgb8 image of"):
+        Bag(write(tmp_path / "bag", 1, damage=(IMAGES, 0, NO_IMAGE["step too small"])))
+
+
 def test_a_frame_id_that_is_no_unicode_in_all_messages_is_read(tmp_path: Path) -> None:
     from rosbags.rosbag2 import Writer
 

@@ -81,7 +81,7 @@ def test_results_of_a_run_that_lacks_something_are_kept(images: Path, tmp_path: 
     assert str(out) in capsys.readouterr().err and (out / "map.ply").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_keeps_what_is_complete(number: int, images: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     from come_ros.datasets import image_folder
     from come_ros.tools.bench import model
@@ -137,5 +137,46 @@ def test_a_reader_that_has_gone_and_a_full_disk() -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_a_program_without_stdin_stdout_or_stderr_does_its_work(
+    closed: tuple[int, ...], images: Path, tmp_path: Path
+) -> None:
+    def close() -> None:
+        for descriptor in closed:
+            os.close(descriptor)
+
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "come_ros.tools.cli", "bag", str(images), "-o", str(out), "--no-bag", *FAST]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=close)
+    assert done.returncode == 0 and (out / "map.ply").exists() and "Traceback" not in done.stderr
+    assert ("images" in done.stdout) == (1 not in closed)
+
+
+@pytest.mark.slow
+def test_the_home_folder_is_meant_where_no_shell_puts_it_in(
+    images: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photographs").symlink_to(images)
+    assert code_of("bag", "~/photographs", "-o", "~/out", "--no-bag", *FAST) == 0
+    assert (tmp_path / "out" / "map.ply").exists() and not (tmp_path / "~").exists()
+    assert code_of("bag", str(images), "-o", "~/new", "--no-bag", "--set", "weights=~/none.safetensors") == 1
+    assert f"{tmp_path}/none.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("-o", ""), ("--output", " "), ("--output=",)])
+def test_an_empty_place_for_results_is_refused(words: tuple[str, ...], images: Path, capsys: Any) -> None:
+    assert code_of("bag", str(images), *words, *FAST) == 2
+    assert "-o is empty" in capsys.readouterr().err
+
+
 def test_the_page_has_each_code_and_no_other() -> None:
-    assert set(page()) == {0, 1, 2, 70, 128 + signal.SIGINT, 128 + signal.SIGPIPE, 128 + signal.SIGTERM}
+    assert set(page()) == {
+        0,
+        1,
+        2,
+        70,
+        *(128 + s for s in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM)),
+    }

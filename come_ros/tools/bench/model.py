@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ...errors import CheckpointError, ComeRosError
+from ...errors import Cancelled, CheckpointError, ComeRosError
 from ...evaluation import prediction_difference
 from ...types import U8
 from .memory import MB, added_by_passes
@@ -224,6 +224,8 @@ def _own_memory(wish: Wish, name: str, file: Path, frames: Sequence[int]) -> dic
     process."""
     try:
         return added_by_passes(dataclasses.asdict(wish), name, file, frames)
+    except Cancelled:
+        raise
     except ComeRosError as error:  # the times are useful without it
         log.warning("%s", error)
         return {}

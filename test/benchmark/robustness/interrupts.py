@@ -53,7 +53,7 @@ def cases(images: Path) -> list[Case]:
         Case("demo", ("demo", "-o", "{out}", "--frames", "100"), (0.02, 0.5, 3.0, 8.0, 14.0, 25.0)),
         Case("node", ("node", "--set", "device=cpu"), (0.02, 0.4, 0.8, 1.5, 3.0)),
         Case("eval", ("eval", "rooms", "--windows", "64", "-o", "{out}")),
-        Case("eval --frontier", frontier, (3.0, 10.0, 30.0, 60.0, 120.0)),
+        Case("eval --frontier", frontier, (3.0, 10.0, 30.0, 60.0)),
         Case("bench", ("bench", "--frames", "2", "16", "--json", "{out}/bench.json", "--repeats", "60")),
         Case("bench --stream", ("bench", "--stream", "--repeats", "200", "--json", "{out}/bench.json")),
         Case("bench --pipeline", ("bench", "--pipeline", "--json", "{out}/bench.json", "--repeats", "2000")),
