@@ -127,7 +127,7 @@ def _entries(tree: yaml.Node, path: str) -> Iterator[Entry]:
             "not a ROS parameters file: it needs a root key such as '/**:' with 'ros__parameters:' below it, and all parameters below that",
         )
     for key, value in tree.value:
-        name = str(key.value)
+        name = _name(key)
         if name == "ros__parameters":
             if not isinstance(value, yaml.MappingNode):
                 raise _Fault(value, "'ros__parameters' holds no parameters: write them below it, or remove it")
@@ -138,11 +138,17 @@ def _entries(tree: yaml.Node, path: str) -> Iterator[Entry]:
 
 def _flat(tree: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, Any]]:
     for key, value in tree.value:
-        name = f"{prefix}{key.value}"
+        name = f"{prefix}{_name(key)}"
         if isinstance(value, yaml.MappingNode) and value.value:
             yield from _flat(value, f"{name}.")
         else:
             yield name, _value(value)
+
+
+def _name(key: yaml.Node) -> str:
+    if not isinstance(key, yaml.ScalarNode):
+        raise _Fault(key, "a name must be a text, not a list or map")
+    return str(key.value)
 
 
 def _value(tree: yaml.Node) -> Any:

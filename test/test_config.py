@@ -213,8 +213,9 @@ def test_a_group_in_place_of_a_parameter_is_understood() -> None:
             r"line 5: ROS reads no aliases \(\*a\)",
         ),
         ("[" * 5000, "nested more than 64 deep"),
+        ("/**:\n  ros__parameters:\n    ? [a, b]\n    : 2\n", "a name must be a text"),
     ],
-    ids=["alias", "deep"],
+    ids=["alias", "deep", "a list as a name"],
 )
 def test_a_file_that_ros_would_not_read_is_refused_in_one_line(text: str, told: str, tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"

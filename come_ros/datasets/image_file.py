@@ -185,6 +185,8 @@ def _decoded(data: bytes, path: Path) -> NDArray[Any]:
     """uint8, uint16 or float32, (H, W) or (H, W, C) with BGR or BGRA. Raises DatasetError."""
     if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise DatasetError(f"cannot read the image {shown(path)}: it is damaged (a JPEG whose end is missing)")
+    if _too_large(data):
+        raise DatasetError(f"cannot read the image {shown(path)}: it has more than 178 million pixels: make it smaller")
     with quiet():
         pixels = _by_opencv(data, cv2.IMREAD_UNCHANGED)
         if pixels is None:
@@ -198,6 +200,19 @@ def _decoded(data: bytes, path: Path) -> NDArray[Any]:
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     return np.asarray(pixels)
+
+
+def _too_large(data: bytes) -> bool:
+    """Whether Pillow refuses its size, as everywhere else; OpenCV would spend minutes and gigabytes."""
+    from PIL import Image as Pillow
+
+    try:
+        with quiet(), Pillow.open(io.BytesIO(data)):
+            return False
+    except Pillow.DecompressionBombError:
+        return True
+    except Exception:  # Pillow raises all kinds of exceptions for damaged files
+        return False
 
 
 def _by_opencv(data: bytes, how: int) -> NDArray[Any] | None:

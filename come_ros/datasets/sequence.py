@@ -59,6 +59,10 @@ def open_sequence(
     path, part = Path(text), part or Part()
     if not path.exists():
         raise DatasetError(f"{shown(path)} does not exist: give {ACCEPTED}")
+    if not (path.is_file() or path.is_dir()):
+        raise DatasetError(
+            f"{shown(path)} is a pipe or device, which cannot be read from the start again: write it to a file"
+        )
     try:
         if reader or (reader := accepting(path)):
             _refuse(

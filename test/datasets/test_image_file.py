@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -104,6 +106,17 @@ def test_of_animations_and_pages_the_first_is_read_and_the_rest_named(
     assert len(frames) == 2 and all(np.array_equal(frame.image, smooth()) for frame in frames)
     told = [r.getMessage() for r in caplog.records if "only the first image of each" in r.getMessage()]
     assert len(told) == 1 and told[0].endswith(f"left out: b.{suffix}")
+
+
+def test_an_image_of_billions_of_pixels_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    size = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    with pytest.raises(DatasetError, match="more than 178 million pixels: make it smaller"):
+        read_picture(tmp_path / "a.png")
 
 
 def test_photographs_with_a_preview_inside_are_single_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -218,3 +219,9 @@ def test_a_damaged_database_is_one_line(tmp_path: Path, world: Truth) -> None:
 def touch(path: Path) -> Path:
     path.write_bytes(b"something else")
     return path
+
+
+def test_a_pipe_is_no_recording(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.mcap")
+    with pytest.raises(DatasetError, match="is a pipe or device"):
+        open_sequence(tmp_path / "run.mcap")
