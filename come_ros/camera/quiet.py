@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import os
 import re
 import sys
@@ -21,6 +22,8 @@ _OF_LIBRARIES = re.compile(
     rb"(?:_?TIFF\w+|\w+(?:Decode|PreDecode|SetupDecode)\w*|O?JPEG\w*|Fax\w+|LogLuv\w*|LZMA\w*|ZSTD\w*|WebP\w*|tempfile\.tif)(?:, [^:]*)?: "
 )
 
+MOST_BYTES = 1 << 20  # that are kept
+
 
 class _Collector:
     """Takes the place of file descriptor 2 while some thread decodes: C libraries write there, whatever sys.stderr is. Lines that are not
@@ -32,6 +35,8 @@ class _Collector:
         self._stderr = -1
         make = getattr(os, "memfd_create", None)  # Linux: needs no disk
         self._file = os.fdopen(make("come_ros"), "w+b", 0) if make else tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (kept open)
+        fcntl.fcntl(self._file, fcntl.F_SETFL, fcntl.fcntl(self._file, fcntl.F_GETFL) | os.O_APPEND)
+        self._read = 0  # bytes so far; it is seldom cut, since others may be writing
         atexit.register(self._restore)  # a signal may have ended `quiet` halfway
 
     def begin(self) -> None:
@@ -43,11 +48,12 @@ class _Collector:
             self._users += 1
 
     def end(self) -> list[str]:
-        """The lines of libraries so far."""
+        """The lines of libraries, for the last of those that decode at the same time."""
         with self._lock:
             self._users -= 1
-            if self._users == 0:
-                self._restore()
+            if self._users:
+                return []  # the last one gets them all
+            self._restore()
             return self._sorted_out()
 
     def _restore(self) -> None:
@@ -61,12 +67,14 @@ class _Collector:
                 self._sorted_out()
 
     def _sorted_out(self) -> list[str]:
-        if not os.fstat(self._file.fileno()).st_size:
+        size = os.fstat(self._file.fileno()).st_size
+        if size == self._read:
             return []
-        self._file.seek(0)
-        lines = self._file.read().splitlines(keepends=True)
-        self._file.seek(0)
-        self._file.truncate()
+        lines = os.pread(self._file.fileno(), size - self._read, self._read).splitlines(keepends=True)
+        self._read = size
+        if size > MOST_BYTES:
+            os.ftruncate(self._file.fileno(), 0)
+            self._read = 0
         theirs = [line for line in lines if _OF_LIBRARIES.match(line)]
         if others := b"".join(line for line in lines if not _OF_LIBRARIES.match(line)):
             with contextlib.suppress(OSError):
