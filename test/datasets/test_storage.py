@@ -318,6 +318,19 @@ def test_folders_of_bags_that_do_not_belong_together(tmp_path: Path) -> None:
     assert stamps(tmp_path) == [0, 1]
 
 
+@pytest.mark.parametrize("count", [7, 2**63, 2**64 - 1])
+def test_counts_that_do_not_add_up_are_counted_again(tmp_path: Path, count: int) -> None:
+    path = recordings.write_mcap(tmp_path / "a.mcap", 8, enable_crcs=False)
+    data = bytearray(path.read_bytes())
+    before = struct.pack("<IHQ", 10, 1, 8)  # of the statistics: bytes, channel, its messages
+    assert data.count(before) == 1
+    at = data.index(before)
+    data[at : at + len(before)] = struct.pack("<IHQ", 10, 1, count)
+    path.write_bytes(data)
+    with Bag(path) as bag:
+        assert len(bag) == len(list(bag.iter_frames())) == 8
+
+
 def test_an_error_of_sqlite_whose_text_is_no_text_is_one_line(tmp_path: Path) -> None:
     """Bytes of a damaged schema in SQLite's own message are no UTF-8, and Python raises UnicodeDecodeError in place of its error."""
     import sqlite3

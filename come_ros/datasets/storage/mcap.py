@@ -171,7 +171,7 @@ class McapFile(Storage):
         # without statistics, or with messages outside of chunks, a scan finds more
         if statistics is None or statistics[5] != len(out.parts) or (statistics[0] and not out.parts):
             raise Damaged
-        if not out.whole or set(out.counts) - set(out.channels) or (statistics[0] and not out.counts):
+        if not out.whole or set(out.counts) - set(out.channels) or sum(out.counts.values()) != statistics[0]:
             raise Damaged
         return out
 
