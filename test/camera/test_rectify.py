@@ -357,6 +357,8 @@ def test_no_camera_info_escapes_with_an_exception(data) -> None:
         ((500, 500, 320, 240), ""),
         ((500_000, 500_000, 320, 240), ""),  # a telescope
         ((500, 500, -5_000, 240), ""),  # a part cut out far from the axis
+        ((500, 1000, 320, 240), ""),  # anamorphic
+        ((140, 12, 320, 240), "differ more than 10 times"),
         ((1e-300, 500, 320, 240), "focal length"),
         ((500, 1e300, 320, 240), "focal length"),
         ((-500, 500, 320, 240), "focal length"),

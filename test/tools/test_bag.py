@@ -248,7 +248,8 @@ def test_scores_stand_next_to_trivial_baselines(out: Path, world: Truth) -> None
     still = float(np.sqrt((steps[:, :3, 3] ** 2).sum(axis=1).mean()))
     assert path["rpe_translation_rmse_m"]["not moving"] == pytest.approx(still, abs=1e-5)
     # the stand-in's camera slides along a line, and evo aligns no lines: that is said, and the baselines still stand
-    assert "Degenerate" in path["problem"] and path["ate_rmse_m"]["come_ros"] is None
+    assert "Degenerate" in path["problem"] and path["problem"].endswith("these figures are come_ros' own")
+    assert 0 < path["ate_rmse_m"]["come_ros"] < path["ate_rmse_m"]["not moving"]
     assert path["ate_rmse_m"]["not moving"] > 0
 
 
