@@ -490,6 +490,7 @@ def test_ros_is_not_imported(tmp_path: Path, plain: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_folders_and_videos(tmp_path: Path, world: Truth) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -49,6 +49,7 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+@pytest.mark.slow
 def test_done_refused_and_mistyped(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     assert code_of("--help") == code_of("bag", "--help") == code_of("--version") == 0
@@ -74,6 +75,7 @@ def test_done_refused_and_mistyped(images: Path, tmp_path: Path, capsys: pytest.
         assert code_of(*words) == 2, words
 
 
+@pytest.mark.slow
 def test_results_of_a_run_that_lacks_something_are_kept(images: Path, tmp_path: Path, capsys: Any) -> None:
     truth, out = tmp_path / "far.tum", tmp_path / "out"
     truth.write_text("1000000000 0 0 0 0 0 0 1\n1000000001 0 0 0 0 0 0 1\n")

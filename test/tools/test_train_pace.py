@@ -177,6 +177,7 @@ def test_a_run_on_recordings_is_written_scored_and_resumed(weights, folder, tmp_
     assert cli.main([*command, "--ratio", "1"]) == 1 and "--ratio is 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_signal_keeps_the_steps_before_it(weights, folder, tmp_path, monkeypatch, capsys):
     out, taught = tmp_path / "out", []
     command = ["train-pace", "-o", str(out), "--source", folder, "--weights", weights, "--batch", "4", "--dim", "8"]
