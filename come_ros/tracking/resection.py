@@ -23,7 +23,7 @@ INLIER = 3.5  # sigmas up to which an observation is an inlier
 LEAST = 8  # fewest points for RANSAC
 FEW = 0.5  # below this share of inliers RANSAC is tried as well
 STEPS = 10
-SETTLED = 1e-5  # smallest step, in rad and relative to the position
+SETTLED = 0.03  # squared length of the last step, in standard deviations of the pose
 MOST_TURN = 0.5  # rad in one step
 TURN_STEPS = 8
 
@@ -176,7 +176,7 @@ def _descend(points: Rays, pixels: F64, k: F64, sigma: float, start: F64, expect
         step = np.linalg.solve(hessian, right)
         step *= min(1.0, MOST_TURN / max(float(np.linalg.norm(step[3:])), 1e-12))
         pose = transform(cv2.Rodrigues(step[3:])[0] @ turn, pose[:3, 3] + step[:3])
-        if np.abs(step).max() < SETTLED * max(1.0, float(np.abs(pose[:3, 3]).max())):
+        if step @ hessian @ step < SETTLED:
             break
     pose = transform(nearest_rotation(pose[:3, :3]), pose[:3, 3])  # rounding errors would grow from image to image
     seen = view(points, pose, k)

@@ -182,8 +182,8 @@ def flow(before: U8, after: U8, points: F32, guess: F32 | None = None) -> tuple[
 
 
 def _coarse(before: U8, after: U8, points: F32) -> F32:
-    """Flow on small copies, once without motion and once from the shift of the whole image as start: for each point the result whose
-    patches differ less."""
+    """Flow on small copies that starts without motion. Points that do not go near where the shift of the whole image takes them start a
+    second time, from that shift, and keep the result whose patches differ less."""
     size = max(1, before.shape[1] // COARSE), max(1, before.shape[0] // COARSE)
     a, b = (np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8) for image in (before, after))
     scale = np.array(size, np.float32) / np.array(before.shape[::-1], np.float32)
@@ -191,9 +191,12 @@ def _coarse(before: U8, after: U8, points: F32) -> F32:
     there, found, difference = _lucas_kanade(a, b, start, start, LEVELS, COARSE_WINDOW)
     shift, _ = cv2.phaseCorrelate(a.astype(np.float32), b.astype(np.float32), cv2.createHanningWindow(size, cv2.CV_32F))
     if np.hypot(shift[0], shift[1]) > LEAST_SHIFT:
-        moved, found_too, other = _lucas_kanade(a, b, start, start + np.array(shift, np.float32), 1, COARSE_WINDOW)
-        closer = found_too & (~found | (other < difference))
-        there = np.where(closer[:, None], moved, there)
+        guess = start + np.array(shift, np.float32)
+        other = np.flatnonzero(~found | (np.abs(there - guess).max(axis=1) > COARSE_WINDOW[0] // 2))
+        if len(other):
+            moved, found_too, by = _lucas_kanade(a, b, start[other], guess[other], 1, COARSE_WINDOW)
+            closer = found_too & (~found[other] | (by < difference[other]))
+            there[other[closer]] = moved[closer]
     return np.asarray((there + 0.5) / scale - 0.5, np.float32)
 
 
