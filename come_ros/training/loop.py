@@ -10,10 +10,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
 from ..files import shown, whole_file
+
+if TYPE_CHECKING:
+    from torch.utils.data import IterableDataset
 
 
 @contextlib.contextmanager
@@ -40,13 +43,28 @@ def workers_ended() -> Iterator[None]:
             worker.terminate()  # torch's workers exit properly if it is their parent that sends this
 
 
+def made_by_workers(batches: IterableDataset[Any], workers: int) -> Iterator[Any]:
+    """What `batches` yields, made by other processes.
+
+    While they start, OpenCV uses one thread, and so do they. Its threads do not survive a fork: a worker that inherits them waits for
+    ever as soon as it changes their number.
+    """
+    import cv2
+    from torch.utils.data import DataLoader
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        return iter(DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=4))
+    finally:
+        cv2.setNumThreads(threads)
+
+
 def in_worker() -> None:
     """Call first in a worker process: one thread, and Ctrl-C, which a terminal sends to all, is left to the parent."""
-    import cv2
     import torch
 
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

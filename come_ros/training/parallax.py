@@ -17,7 +17,7 @@ from ..datasets.panoramas import panorama_window
 from ..datasets.rooms import camera, raycast, rooms, splits, staged
 from ..datasets.rooms.scene import make_scene
 from ..types import F32, F64, U8
-from .loop import in_worker
+from .loop import in_worker, made_by_workers
 from .room_windows import PAINTED_SHARE, SPARSE_SHARE, STAGED_SHARE, TILTED_SHARE, clear_out, crop, spoil, tilt
 
 SEQUENCE = 16  # frames rendered of each room
@@ -208,7 +208,7 @@ def loader(
     pool, so that rendering keeps up with a GPU."""
     if workers <= 1:
         return ParallaxStream(seed, material, mix, patch).batches(batch_frames)
-    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+    from torch.utils.data import IterableDataset, get_worker_info
 
     class Stream(IterableDataset):
         def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -219,7 +219,7 @@ def loader(
             own = ParallaxStream(seed + 104_729 * info.id, material, share, patch)
             return own.batches(batch_frames, begin=max(4, 24 // workers))
 
-    return iter(DataLoader(Stream(), batch_size=None, num_workers=workers, prefetch_factor=4))
+    return made_by_workers(Stream(), workers)
 
 
 def _draw(shares: Mapping[Any, float], rng: np.random.Generator) -> Any:

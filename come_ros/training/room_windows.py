@@ -27,7 +27,7 @@ from ..datasets.rooms.textures import TEXTURE_SIZE, fill_texture
 from ..errors import DatasetError
 from ..files import shown
 from ..types import F32, F64, U8
-from .loop import in_worker
+from .loop import in_worker, made_by_workers
 
 RENDERED = (224, 168)  # (W, H) of the images that windows are cut from
 SEQUENCE = 12  # frames rendered of each room
@@ -196,7 +196,7 @@ def loader(
     seed: int, side: int, minutes: float, batch_frames: int, pictures: list[U8], workers: int = 1, cut: Cut = WINDOWS
 ) -> Iterator[dict[str, Any]]:
     """Batches made by other processes, so that rendering overlaps with training."""
-    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+    from torch.utils.data import IterableDataset, get_worker_info
 
     class Stream(IterableDataset):
         def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -205,7 +205,7 @@ def loader(
             own = seed + 104_729 * (info.id if info else 0)
             return WindowStream(own, side, minutes, pictures, cut).batches(batch_frames)
 
-    return iter(DataLoader(Stream(), batch_size=None, num_workers=workers, prefetch_factor=4))
+    return made_by_workers(Stream(), workers)
 
 
 # ---------------------------------------------------------------------------------------------------------------- rooms

@@ -6,25 +6,42 @@ import signal
 import time
 from collections.abc import Iterator
 
+import cv2
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
-from come_ros.training.loop import in_worker, workers_ended
+from come_ros.training.loop import in_worker, made_by_workers, workers_ended
+
+
+def flow() -> None:
+    """Uses OpenCV's threads."""
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640), np.uint8)
+    points = np.random.default_rng(1).uniform(50, 400, (500, 1, 2)).astype(np.float32)
+    cv2.calcOpticalFlowPyrLK(noise, noise, points, None)  # type: ignore[call-overload]
 
 
 class Slow(IterableDataset):
     def __iter__(self) -> Iterator[torch.Tensor]:
         in_worker()
+        flow()
         os.kill(os.getpid(), signal.SIGINT)  # as a terminal does
-        yield torch.zeros(1)
+        yield torch.tensor(cv2.getNumThreads())
         time.sleep(600)  # a batch in the making
 
 
 def test_workers_are_told_to_go() -> None:
-    with workers_ended():
-        batches = iter(DataLoader(Slow(), batch_size=None, num_workers=1))
-        assert next(batches) == 0
-        (worker,) = multiprocessing.active_children()
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        flow()  # OpenCV's threads, which do not survive a fork, exist
+        with workers_ended():
+            batches = made_by_workers(Slow(), 1)
+            assert next(batches) == 1
+            (worker,) = set(multiprocessing.active_children())
+        assert cv2.getNumThreads() == 2
+    finally:
+        cv2.setNumThreads(before)
     worker.join(60)
     assert worker.exitcode == 0
 
