@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import stat
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
@@ -15,8 +17,19 @@ T = TypeVar("T")
 AGAIN_S = 0.5  # of CPU time: far longer than the way out of any work takes
 
 
+def leave_terminal() -> None:
+    """After SIGHUP: what is printed to a terminal goes nowhere, since writing to a closed one raises OSError."""
+    for descriptor in (1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):  # isatty() is false once it is closed
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, descriptor)
+                os.close(null)
+
+
 class Interrupts:
-    """Turns Ctrl-C, SIGTERM and SIGHUP into a flag, `stopped()`, which is polled between steps. A second signal ends the program at once.
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a flag, `stopped()`, which is polled between steps. A second signal ends the program at once,
+    by KeyboardInterrupt(number); but SIGHUP does not, because a closed terminal sends it twice: from the shell, and from the kernel.
 
     A context manager. Inside another one, it takes over while it lasts. number: of the first signal, None if there was none. name: of it.
     """
@@ -34,8 +47,12 @@ class Interrupts:
         return "Ctrl-C" if self.number == signal.SIGINT else signal.Signals(self.number or 0).name
 
     def _note(self, number: int, frame: Any) -> None:
+        if number == signal.SIGHUP:
+            leave_terminal()
         if self.number is not None:
-            raise KeyboardInterrupt
+            if number == signal.SIGHUP:
+                return
+            raise KeyboardInterrupt(number)
         self.number = number
         self._raise(number, frame)
 

@@ -39,6 +39,20 @@ def test_a_signal_is_noted_and_the_handlers_of_before_come_back(number: int) -> 
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGVTALRM)] == before
 
 
+def test_a_second_hang_up_does_not_end_the_way_out_and_other_signals_say_which_they_are() -> None:
+    with Interrupts() as stopped:
+        send(signal.SIGHUP)
+        work_until(stopped)
+        for _ in range(3):  # from the shell, and from the kernel
+            send(signal.SIGHUP)
+        assert stopped.number == signal.SIGHUP
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with pytest.raises(KeyboardInterrupt) as caught:
+                send(number)
+                work_until(lambda: False)
+            assert caught.value.args == (number,)
+
+
 def test_what_an_import_drops_comes_again_until_the_work_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "AGAIN_S", 0.05)
     dropped = 0

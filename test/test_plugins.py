@@ -283,6 +283,14 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
+def test_what_a_reader_leaves_out_is_known_at_once(rows: Path) -> None:
+    with open_sequence(f"rows::{rows}", part=Part(most=2)) as part:
+        frames = part.iter_frames()
+        next(frames)
+        part._whole.unreadable, part._whole.damage = 3, "its end is missing"
+        assert (part.unreadable, part.damage) == (3, "its end is missing")
+
+
 class TestReaderOfSomebody(ReaderContract):
     @pytest.fixture(params=["recognised", "named", "module:Class, with a parameter"])
     def source(self, request: pytest.FixtureRequest, rows: Path) -> str:

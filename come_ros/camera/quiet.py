@@ -33,19 +33,20 @@ class _Collector:
         self._lock = threading.Lock()
         self._users = 0
         self._stderr = -1
+        os.fstat(2)  # raises OSError if stderr is closed: the file must not take its place
         make = getattr(os, "memfd_create", None)  # Linux: needs no disk
         self._file = os.fdopen(make("come_ros"), "w+b", 0) if make else tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (kept open)
         fcntl.fcntl(self._file, fcntl.F_SETFL, fcntl.fcntl(self._file, fcntl.F_GETFL) | os.O_APPEND)
         self._read = 0  # bytes so far; it is seldom cut, since others may be writing
-        atexit.register(self._restore)  # a signal may have ended `quiet` halfway
+        atexit.register(self._at_exit)  # a signal may have ended `quiet` halfway
 
     def begin(self) -> None:
         """Raises OSError if there is no stderr."""
         with self._lock:
-            if self._users == 0:
+            if self._stderr < 0:  # whatever the number of users: a signal may have come between the two
                 self._stderr = os.dup(2)
-                os.dup2(self._file.fileno(), 2)
             self._users += 1
+            os.dup2(self._file.fileno(), 2)
 
     def end(self) -> list[str]:
         """The lines of libraries, for the last of those that decode at the same time."""
@@ -61,10 +62,13 @@ class _Collector:
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 sys.stderr.flush()
             os.dup2(self._stderr, 2)
-            os.close(self._stderr)
-            self._stderr = -1
-            if self._users:
-                self._sorted_out()
+            stderr, self._stderr = self._stderr, -1
+            os.close(stderr)
+
+    def _at_exit(self) -> None:
+        if self._stderr >= 0:
+            self._restore()
+            self._sorted_out()
 
     def _sorted_out(self) -> list[str]:
         size = os.fstat(self._file.fileno()).st_size

@@ -80,7 +80,14 @@ class Foreign(Recording):
                     yield frame
                 if chosen.done:
                     break
-        self.unreadable, self.damage = self._whole.unreadable, self._whole.damage
+
+    @property
+    def unreadable(self) -> int:  # type: ignore[override]
+        return self._whole.unreadable
+
+    @property
+    def damage(self) -> str:  # type: ignore[override]
+        return self._whole.damage
 
     def iter_depth(self) -> Iterator[tuple[int, F32]]:
         with self._asked("iter_depth"):

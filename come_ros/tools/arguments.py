@@ -37,12 +37,14 @@ def configuration(options: argparse.Namespace) -> Config:
     config = configured(options)
     if unread := [p.name for p in parameters() if p.node_only and config.get(p.name) != p.default]:
         log.warning("only the live node reads %s: no effect here", ", ".join(unread))
-    if config.known.depth or config.known.odometry:
+    other = getattr(options, "odometry", None) is not None  # poses that are not for scoring
+    given = {"known.depth": config.known.depth, "known.odometry": config.known.odometry and not other}
+    if unused := [name for name, on in given.items() if on]:
         log.warning(
-            "known.depth and known.odometry are for the node: here the recording's depth and poses are used for scoring"
+            "%s for the node: here the recording's depth and poses are used for scoring",
+            " and ".join(unused) + (" is" if len(unused) == 1 else " are"),
         )
-        config = config.replace(**{"known.depth": False, "known.odometry": False})
-    return config
+    return config.replace(**dict.fromkeys(unused, False))
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, made: str) -> None:

@@ -14,13 +14,13 @@ import argparse
 import itertools
 import json
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ..interrupts import Interrupts
+from .ending import print_error
 from .report.figures import draw_or_warn
 from .report.next_steps import of_layer_plan, tell
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         except Stopped as cancelled:
             kept = measured and args.output  # what would change how models run from now on is all or nothing
             rest = f"{len(measured)} of {args.windows} windows are in {path}" if kept else "nothing is written"
-            print(f"come_ros calibrate: {cancelled}; {rest}", file=sys.stderr)
+            print_error("calibrate", f"{cancelled}; {rest}")
             if not kept:
                 return 128 + (stopped.number or 0)
     entropy = np.array(measured)

@@ -12,6 +12,7 @@ import errno
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -22,6 +23,7 @@ from typing import Any
 from .. import __version__
 from ..errors import ComeRosError, Stopped
 from ..interrupts import Interrupts
+from .ending import mute, print_error
 
 COMMANDS = {
     "demo": "render a room (or take a bag), play it to the live node over DDS, score and plot the results",
@@ -81,15 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.name is None or error.name.partition(".")[0] == "come_ros":
             raise  # a module of come_ros itself: a bug, shown in full
         return _fail(name, f"needs the Python package {error.name!r}, which is not installed: see `come_ros doctor`")
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        return 128 + (error.args[0] if error.args else signal.SIGINT)  # see Interrupts
     except BrokenPipeError:  # the reader of our output has closed (`come_ros ... | head`)
-        _mute()
+        mute(sys.stdout)
         return 141
     except OSError as error:
         if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO):
             raise
-        _mute()
+        mute(sys.stdout)
         return _fail(name, f"cannot write its output: {error.strerror}: redirect stdout to a place with room")
 
 
@@ -102,11 +104,6 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, "w" if descriptor else "r", closefd=False))  # noqa: SIM115
-
-
-def _mute() -> None:
-    """So that flushing at exit stays quiet."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -166,7 +163,7 @@ def _run_node(argv: list[str]) -> int:
 
 
 def _fail(name: str, message: str) -> int:
-    print(f"come_ros {name}: {message}", file=sys.stderr)
+    print_error(name, message)
     return 1
 
 

@@ -59,7 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    os.makedirs(args.output, exist_ok=True)
     result = distill(args)
     print(json.dumps(result, indent=2))
     tell(of_predictor(result["predictor"], result["step"], result["spearman"], result["bundled_spearman"]))

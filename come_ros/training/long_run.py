@@ -483,7 +483,6 @@ def run(args: argparse.Namespace, recordings: Callable[[int, int, int], Mapping[
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    os.makedirs(args.output, exist_ok=True)
     path = os.path.join(args.output, "last.pt")
     if args.export:
         best = os.path.join(args.output, "best.pt")

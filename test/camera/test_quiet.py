@@ -83,6 +83,42 @@ def test_without_stderr_images_are_read_all_the_same(tmp_path: Path) -> None:
     assert done.stdout.strip() == "(60, 80, 3)"
 
 
+def test_the_place_of_a_closed_stderr_stays_free() -> None:
+    program = "import os; from come_ros.camera.quiet import quiet\nwith quiet(): pass\n"
+    program += "print(os.path.lexists('/proc/self/fd/2') and os.readlink('/proc/self/fd/2'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True, preexec_fn=lambda: os.close(2)
+    )
+    assert "memfd" not in done.stdout
+
+
+@pytest.mark.parametrize("where", ["begin", "end"])
+def test_a_signal_halfway_loses_nothing_that_is_printed_later(where: str) -> None:
+    """It comes between the descriptor's change and the count's."""
+    cut = {"begin": "os.dup2", "end": "quiet._collector._restore"}[where]
+    program = f"""
+import os
+from come_ros.camera import quiet
+with quiet.quiet(): pass
+kept = {cut}
+def halfway(*arguments):
+    if {where == "begin"}:
+        kept(*arguments)
+    raise KeyboardInterrupt
+{cut} = halfway
+try:
+    with quiet.quiet(): pass
+except KeyboardInterrupt: pass
+{cut} = kept
+for i in range(2):
+    with quiet.quiet():
+        os.write(2, b"libpng error: x\\n")
+    os.write(2, b"line %d\\n" % i)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.replace("libpng error: x\n", "") == "line 0\nline 1\n"
+
+
 def damaged(kind: str) -> bytes:
     noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (60, 80, 3), np.uint8))
     stream = io.BytesIO()

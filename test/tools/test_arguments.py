@@ -22,6 +22,15 @@ def test_a_parameter_that_only_the_node_reads_is_reported(caplog: pytest.LogCapt
     assert not caplog.text
 
 
+def test_known_odometry_is_reported_where_it_has_no_effect(caplog: pytest.LogCaptureFixture) -> None:
+    given = options("known.odometry=true")
+    assert not configuration(given).known.odometry
+    assert "known.odometry is for the node" in caplog.text and "known.depth" not in caplog.text
+    caplog.clear()
+    given.odometry = "/odom"  # of `come_ros bag`
+    assert configuration(given).known.odometry and not caplog.text
+
+
 @pytest.mark.parametrize("name", ["bag", "demo", "eval", "calibrate", "distill", "train", "train_pace"])
 def test_where_results_go_has_one_name_and_the_older_one_is_understood(name: str) -> None:
     parser = argparse.ArgumentParser()

@@ -205,6 +205,10 @@ def test_a_run_that_is_there_is_neither_replaced_nor_continued_unasked(done, sou
     assert run(done, sources, "--steps", 3) == 1
     assert "--resume" in (said := capsys.readouterr().err) and "--overwrite" in said and "predictor.safetensors" in said
     assert {path.name: path.read_bytes() for path in done.iterdir()} == before
+    (tmp_path / "file").touch()
+    assert run(tmp_path / "file", sources, "--steps", 3) == 1
+    assert "choose a folder" in (said := capsys.readouterr().err) and "Traceback" not in said
+    (tmp_path / "file").unlink()
     # another folder with other things in it is no run
     (tmp_path / "notes.txt").write_text("mine")
     args = argparse.Namespace(output=str(tmp_path), resume=False, overwrite=False)

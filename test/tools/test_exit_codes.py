@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,6 +128,53 @@ def test_a_signal_keeps_what_is_complete(number: int, images: Path, tmp_path: Pa
     plan = tmp_path / "plan.json"
     assert code_of("calibrate", "-o", str(plan)) == 128 + number
     assert plan.exists() and f"1 of 16 windows are in {plan}" in capsys.readouterr().err
+
+
+COMMAND = """
+import os, signal, sys, time, types
+from pathlib import Path
+from come_ros.interrupts import Interrupts
+from come_ros.tools import cli
+
+def run(options):
+    with Interrupts() as stopped:
+        Path("ready").touch()
+        try:
+            with stopped.raising():
+                time.sleep(60)
+        finally:
+            os.kill(os.getpid(), stopped.number)
+            print("a table")
+            print("a bar", file=sys.stderr)
+            Path("saved").touch()
+
+tool = types.ModuleType("come_ros.tools.long")
+tool.add_arguments, tool.run = (lambda parser: None), run
+sys.modules[tool.__name__], cli.COMMANDS["long"] = tool, ""
+sys.exit(cli.main(["long"]))
+"""
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_closed_terminal_or_a_second_signal(closed: bool, tmp_path: Path) -> None:
+    """The terminal can no longer be written to, and sends SIGHUP twice: what is complete is kept all the same."""
+    ours, theirs = pty.openpty()
+    running = subprocess.Popen(
+        [sys.executable, "-c", COMMAND], stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0), env={**os.environ, "PYTHONPATH": str(PAGE.parents[2])},
+    )  # fmt: skip
+    os.close(theirs)
+    while not (tmp_path / "ready").exists():
+        assert running.poll() is None, os.read(ours, 10_000)
+        time.sleep(0.05)
+    if not closed:
+        running.send_signal(signal.SIGTERM)
+    else:
+        os.close(ours)
+    assert running.wait(50) == 128 + (signal.SIGHUP if closed else signal.SIGTERM)
+    assert (tmp_path / "saved").exists() == closed
+    if not closed:
+        os.close(ours)
 
 
 def test_a_reader_that_has_gone_and_a_full_disk() -> None:

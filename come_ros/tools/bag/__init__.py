@@ -295,11 +295,10 @@ def _for_scale(config: Config, odometry: str | None, depth_topic: str | None) ->
             )
         config = config.replace(**{"known.odometry": True})
     if odometry is None and config.reads_odometry:
-        what = "scale.mode is odometry" if config.scale.mode == "odometry" else "known.odometry is true"
-        raise ConfigError(f"{what}, but there are no poses: give them with --odometry TOPIC or FILE")
+        raise ConfigError("scale.mode is odometry, but there are no poses: give them with --odometry TOPIC or FILE")
     if depth_topic == "none" and config.reads_depth:
         raise ConfigError(
-            "--depth-topic is none, but scale.mode or known.depth needs depth: leave --depth-topic out, or change those"
+            "--depth-topic is none, but scale.mode is depth: leave --depth-topic out, or change scale.mode"
         )
     return config
 

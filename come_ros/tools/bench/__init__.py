@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from ...config import parameters
 from ...errors import ConfigError, Stopped
 from ...files import write_text
 from ...interrupts import Interrupts
+from ..ending import print_error
 from ..report.figures import draw_or_warn
 from . import report
 
@@ -126,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
                         write_text(options.json, json.dumps(result, indent=2) + "\n")
         except Stopped as cancelled:
             rest = "what was complete follows" if result else "nothing was complete"
-            print(f"come_ros bench: {cancelled}; {rest}", file=sys.stderr)
+            print_error("bench", f"{cancelled}; {rest}")
     if result and options.plot and not (options.stream or options.pipeline):
         draw_or_warn(options.plot, lambda: report.draw(options.plot, result))
     if result:

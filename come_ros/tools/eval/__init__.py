@@ -36,7 +36,6 @@ import itertools
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +52,7 @@ from ...files import write_text
 from ...interrupts import Interrupts
 from ...plugins import is_network
 from ..arguments import add_config_arguments, configured
+from ..ending import print_error
 from ..report.figures import draw_or_warn
 from ..report.results import ResultFolder
 from ..report.tables import for_json
@@ -132,9 +132,7 @@ def run(options: argparse.Namespace) -> int:
                 every = stopped.until(_noting(itertools.chain([first], windows), timed))
                 scores = measure(every, variants, total, bar, stopped, options.frontier, options.seed)
         except Cancelled:
-            print(
-                f"come_ros eval: stopped by {stopped.name}, no window was complete: nothing is written", file=sys.stderr
-            )
+            print_error("eval", f"stopped by {stopped.name}, no window was complete: nothing is written")
             return 128 + (stopped.number or 0)
         variants = [v for v in variants if v.name not in scores.same]
         result = _result(options, config, backbone, cut, scores, variants, left_out)
@@ -166,7 +164,7 @@ def run(options: argparse.Namespace) -> int:
     print(text)
     print(f"{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {options.out}")
     if ended:
-        print(f"come_ros eval: {ended}; what was complete is written", file=sys.stderr)
+        print_error("eval", f"{ended}; what was complete is written")
         return 128 + (stopped.number or 0)
     return 0
 
