@@ -289,7 +289,8 @@ def _steps(args: argparse.Namespace, recipe: Any, run: Run, stopped: Interrupts)
                     run.save(args)
                 _draw(run, args)
                 last = time.monotonic()  # scoring does not count as training time
-    run.log.append(_entry(run, 0.0, mean))
+    if not run.log or run.log[-1]["step"] < run.step:  # else a run was resumed that lacked nothing but its scores
+        run.log.append(_entry(run, 0.0, mean))
 
 
 def _entry(run: Run, rate: float, mean: Means) -> dict[str, Any]:
@@ -309,7 +310,7 @@ def draw_curve(log: list[dict[str, Any]], path: str) -> None:
     figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
     minutes = [e["seconds"] / 60 for e in log]
     about_the_run = ("step", "seconds", "frames", "rate", "validation")
-    for name in (k for k in log[-1] if k not in about_the_run):
+    for name in dict.fromkeys(k for e in log for k in e if k not in about_the_run):
         axes[0].plot(minutes, [e.get(name, math.nan) for e in log], label=name)
     axes[0].set(title="training loss", xlabel="minutes")
     scored = [(e["seconds"] / 60, e["validation"]) for e in log if "validation" in e]

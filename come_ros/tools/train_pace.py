@@ -244,7 +244,8 @@ def _stages(args: argparse.Namespace, run: Run, stopped: Interrupts) -> None:
                 lesson = teach(model, batch, heads=stage == 2)
                 if stage == 1:
                     memory = [*memory[-REPLAY + 1 :], lesson]
-                for update in range(UPDATES if stage == 1 else 1):
+                updates = UPDATES if stage == 1 else 1
+                for update in range(updates):
                     if stage == 1:
                         terms = distill_losses(
                             model, scorer, restorer, memory[-1 - (update * 5) % len(memory)], args.ratio
@@ -262,7 +263,8 @@ def _stages(args: argparse.Namespace, run: Run, stopped: Interrupts) -> None:
                     with stopped.held():
                         if torch.isfinite(norm):  # one bad batch must not spoil the networks
                             run.optimiser.step()
-                at[stage] += 1
+                        if update == updates - 1:
+                            at[stage] += 1
                 bar.update()
                 mean.add({name: float(term.detach()) for name, term in terms.items()})
                 if at[stage] % EVERY == 0 or clock.share(at[stage]) >= 1:
