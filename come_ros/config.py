@@ -199,6 +199,10 @@ class Config:
                 f"map.load is {self.map.load!r}, but there is no frame for the map: give map_frame another name than odom_frame, and leave "
                 f"tf.mode at auto"
             )
+        if self.map.mode == "localize" and not self.map.load:
+            raise ConfigError(
+                "map.mode is localize, but map.load is empty: set map.load to the folder of a saved map, or map.mode to build"
+            )
         parse_range(self.input.range)
         self._check_cameras()
         self._check_scale()

@@ -121,7 +121,7 @@ class Known:
         False,
         "pass poses from the topic odometry to the bundle, and to a backbone that accepts them; and see scale.mode",
     )
-    metric: bool = parameter(True, "depth and odometry are in metres", dynamic=True)
+    metric: bool = parameter(True, "depth and odometry are in metres")
     tolerance: float = parameter(
         0.05,
         "largest difference of stamps between an image and its depth or odometry, s",

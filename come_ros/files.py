@@ -109,8 +109,9 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Any], about: Mappi
         stream.write(save(dict(tensors), dict(about)))
 
 
-def write_ply(path: str | Path, points: NDArray[Any], about: str = "") -> None:
-    """Points of cloud.POINT_DTYPE (n,) as a binary PLY with x y z red green blue confidence. about: a comment. Raises OutputError."""
+def write_ply(path: str | Path, points: NDArray[Any], about: str = "", frame: str = "odometry frame") -> None:
+    """Points of cloud.POINT_DTYPE (n,) as a binary PLY with x y z red green blue confidence. about: a comment. frame: in
+    words, of the points. Raises OutputError."""
     kind = [
         ("x", "<f4"),
         ("y", "<f4"),
@@ -131,7 +132,7 @@ def write_ply(path: str | Path, points: NDArray[Any], about: str = "") -> None:
     lines = [
         "ply",
         "format binary_little_endian 1.0",
-        "comment come_ros, odometry frame",
+        f"comment come_ros, {frame}",
         *([f"comment {about}"] if about else []),
         f"element vertex {len(rows)}",
     ]

@@ -95,6 +95,7 @@ class ReconstructionPipeline:
         self._inputs = ModelInputs()
         self._scale = MetricScale(config, self.metric)
         self._origin: F64 | None = None
+        self._level = False  # whether the robot's frame says what is level, see Seen.level
         self._intrinsics = IntrinsicsMedian()
         self._last: _Source | None = None
         self._timeline = Timeline()
@@ -262,7 +263,10 @@ class ReconstructionPipeline:
         self._pass = None if failure else (clock[2] - clock[1], kind)
 
         prediction, residual = hold_rig(seen.frames, window.cameras, prediction)
-        start = self._origin if self._aligner.started else origin_of(window.frames[0])
+        start, level = self._origin, self._level
+        if not self._aligner.started:
+            start = origin_of(window.frames[0])
+            level = start is not None
         alignment, odom_from_camera = self._aligner.align(seen.frames, prediction)
         self.counts["windows"] += 1
         # the rows of the new frames are the last, whichever were requested
@@ -273,7 +277,7 @@ class ReconstructionPipeline:
         clock.append(time.perf_counter())
         proposal = Proposal(
             seen.frames, seen.new, plans, prediction, alignment, odom_from_camera, depth, prediction.confidence[rows],
-            window.cameras, config.known.metric,
+            window.cameras, config.known.odometry and config.known.metric,
         )  # fmt: skip
         refined, by_network = self._refiner.refine(proposal), alignment.accepted
         if refined.accepted and not by_network:
@@ -288,7 +292,7 @@ class ReconstructionPipeline:
             self._aligner.commit(frames, alignment.scale, odom_from_camera, depth, confidence)
             self._refiner.commit(refined)
             self._window.commit(window)
-            self._origin = start
+            self._origin, self._level = start, level
             if by_network:
                 self._intrinsics.add(seen.frames, plans, prediction)
             self._refused = 0
@@ -300,7 +304,7 @@ class ReconstructionPipeline:
         intrinsics = self._intrinsics.of(frames, plans[new], self._refiner.intrinsics)
         if alignment.accepted:
             self._measure_scale(Seen(
-                frames, plans[new], depth, intrinsics, odom_from_camera, self._up, bool(frames[0].base), window.cameras
+                frames, plans[new], depth, intrinsics, odom_from_camera, self._up, self._level, window.cameras
             ), lost=alignment.shared == 0)  # fmt: skip
         unit = self._scale.now.unit
         odom_from_camera = odom_from_camera.copy()

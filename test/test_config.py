@@ -50,6 +50,7 @@ def test_allowed_values_survive_the_round_trip(values: dict[str, object]) -> Non
         and wanted["keyframe.min_interval"] <= wanted["keyframe.max_interval"]
         and (wanted["input.max_side"] == 0 or wanted["input.max_side"] >= MIN_SIDE)
         and (wanted["map.voxel"] == 0 or wanted["map.voxel"] >= LEAST_VOXEL)
+        and (wanted["map.mode"] == "build" or wanted["map.load"])
         and not (wanted["cameras"] and (wanted["known.depth"] or wanted["known.odometry"]))
         and (wanted["scale.mode"] != "height" or wanted["scale.height"] > 0)
         and (wanted["scale.mode"] != "rig" or wanted["cameras"])
@@ -102,6 +103,27 @@ def test_a_stream_is_longer_than_the_window_it_begins_with() -> None:
 def test_the_overlap_is_half_the_window_unless_it_is_set(size: int, shared: int) -> None:
     assert Config.from_flat({"window.size": size}).window.shared == shared
     assert Config.from_flat({"window.size": size, "window.overlap": size - 1}).window.shared == size - 1
+
+
+def test_a_map_to_localize_in_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"map\.mode is localize, but map\.load is empty: set map\.load"):
+        Config.from_flat({"map.mode": "localize"})
+    assert Config.from_flat({"map.mode": "localize", "map.load": "x"}).localizes
+
+
+def test_what_decides_the_frame_of_the_map_cannot_change_while_it_is_in_use() -> None:
+    for name in (
+        "known.metric",
+        "known.depth",
+        "known.odometry",
+        "scale.mode",
+        "scale.height",
+        "map_frame",
+        "tf.mode",
+        "map.load",
+        "loop.enabled",
+    ):
+        assert not ALL[name].dynamic, name
 
 
 def test_a_voxel_is_chosen_by_itself_or_not_too_small() -> None:

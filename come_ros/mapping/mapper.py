@@ -457,7 +457,9 @@ class Mapper:
         self.keyframes = [self.keyframes[i] for i in kept]
         self.known = int(np.searchsorted(kept, self.known))
         self.first = int(np.searchsorted(kept, self.first))
-        self._ambiguous &= {k.key for k in self.keyframes}
+        self._ambiguous = self._ambiguous & {
+            k.key for k in self.keyframes
+        }  # a new set: `save` renumbers a shallow copy
 
 
 def _edge(first: int, second: int, match: Match) -> Edges:

@@ -63,7 +63,9 @@ class Reporter:
             if topic != "odometry":
                 self._sink.frame(topic, made)
         if submap.world == self._number:
-            self.world.add_points(lambda: made.odom_points, submap.depth[row], submap.frames[row].stamp_ns)
+            # the stamp of the set: those of its cameras differ a little
+            leader = submap.frames[row - row % self._cameras]
+            self.world.add_points(lambda: made.odom_points, submap.depth[row], leader.stamp_ns)
             if row % self._cameras == 0:
                 self.world.add_keyframe(submap, row)
                 if not self._background:
@@ -71,10 +73,12 @@ class Reporter:
         return made
 
     def add_located(self, located: Located, config: Config) -> None:
-        """Publishes the pose of one image."""
-        seen = located.frame.observations
-        self.follow(self._number if seen is None else seen.world)
-        self._moved(motion_of(located, config), config)
+        """Publishes the pose of one image, unless the other thread has begun a newer world since it was computed: it would be in the old
+        world's frame and unit."""
+        self.follow(located.world)
+        with self._following:
+            if located.world == self._number:
+                self._moved(motion_of(located, config), config)
 
     def follow(self, number: int) -> None:
         """Switches to that world and drops everything of older ones. Either thread may see it first."""

@@ -42,9 +42,10 @@ MAX_PENDING = 16  # keyframes that wait for the map's graph; where it does not k
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """Whether the present session is located in the saved map `path` of `keyframes` keyframes. looked, compared: number of keyframes of the
-    session, and of pairs of views, that were tried. reason: the most frequent reason why pairs were refused. after_s: time from the first
-    image to that moment, NaN until then. unit: length of the odometry's unit in units of the saved map, NaN until then."""
+    """Whether the present session is located in the saved map `path` of `keyframes` keyframes. looked, compared: number of keyframes of
+    the session, and of pairs of views, that were tried. reason: the most frequent reason why pairs were refused. after_s: time from the
+    first image to that moment, NaN until then. unit: length of the odometry's unit in units of the saved map, NaN until then. metres:
+    in a unit of the saved map, NaN if unknown."""
 
     path: str
     keyframes: int
@@ -54,6 +55,7 @@ class Whereabouts:
     reason: str
     after_s: float
     unit: float
+    metres: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ class Snapshot:
     """A copy to be saved. points: the map's, of cloud.POINT_DTYPE. trajectory: stamp in ns -> odom_from_moving (4, 4), as odometry told it.
     map_trajectory: the same where the map has it, map_from_moving; empty where that is not known. keyframes: what `map.load` needs, None
     if the map has none. unsaved: why it must not be saved, "" if it may. unit: of points and map_trajectory, in words, "" for
-    the model's own."""
+    the model's own. frame: of points, in words."""
 
     points: NDArray[np.void]
     trajectory: dict[int, F64]
@@ -69,6 +71,7 @@ class Snapshot:
     keyframes: SavedMap | None = None
     unsaved: str = ""
     unit: str = ""
+    frame: str = "odometry frame"
 
     def save_keyframes(self, folder: Path) -> None:
         """Writes what `map.load` needs into the new folder `folder`, all or nothing. There must be keyframes. Raises OutputError."""
@@ -84,7 +87,7 @@ class Snapshot:
         with whole_folder(folder) as part:
             if self.keyframes is not None:
                 write_map(self.keyframes, part)
-            write_ply(part / "map.ply", self.points, self.unit)
+            write_ply(part / "map.ply", self.points, self.unit, self.frame)
             write_pcd(part / "map.pcd", self.points, self.unit)
             write_tum(part / "trajectory.tum", self.trajectory)
             if self.map_trajectory:
@@ -104,6 +107,9 @@ class World:
     voxel = float("nan")
     _scale: Scale | None = None
     _factor = 1.0  # metres of the map in a unit of the odometry, as path and map are published now
+    _in_saved_unit = (
+        False  # whether the map's points and voxel have the saved map's unit: until it is built in the session's unit
+    )
 
     def __init__(
         self, config: Config, messages: Messages, metric: bool = False, saved: SavedMap | None = None, places: str = ""
@@ -148,6 +154,7 @@ class World:
     def _new_map(self, config: Config) -> None:
         """Creates an empty map, or one that holds the saved map's points after `settle`."""
         self._map, self.voxel = FollowingMap(1.0, config.map.max_points, config.has_map_frame), float("nan")
+        self._in_saved_unit = self.saved is not None
         if self.saved is not None:
             self.voxel = self._map.voxel = self._saved_voxel(self.saved)
             for key, chunk in chunks_of(self.saved):
@@ -171,7 +178,7 @@ class World:
             self.config = config
             self._path = deque(self._path, maxlen=config.path_max_size)
             if self._map is not None and (not wanted.enabled or self._wanted_voxel != wanted.voxel):
-                self._map = None
+                self._map, self._in_saved_unit = None, False
                 self.map_changes += 1
             self._wanted_voxel = wanted.voxel
             if wanted.enabled and self._map is None:
@@ -202,7 +209,7 @@ class World:
     def _edge(self, depth: F32) -> float:
         """Of a voxel, in the unit of the lengths."""
         wanted = self.config.map.voxel
-        if self.in_metres:
+        if self._odometry_in_metres:
             return (wanted or AUTO_VOXEL_M) / self._factor
         seen = depth[np.isfinite(depth)]
         return (wanted or AUTO_VOXEL_SHARE) * float(np.median(seen)) if len(seen) else float("nan")
@@ -242,7 +249,21 @@ class World:
 
     @property
     def in_metres(self) -> bool:
-        """Whether the lengths of path and map are metres."""
+        """Whether the lengths of path and map are metres, as they are published."""
+        if self._in_saved_unit and self.saved is not None:
+            return math.isfinite(self.saved.metres)
+        return self._odometry_in_metres
+
+    @property
+    def _map_factor(self) -> float:
+        """From the unit of the map's points and voxel to the one that they are published in."""
+        if self._in_saved_unit and self.saved is not None:
+            return self.saved.metres if math.isfinite(self.saved.metres) else 1.0
+        return self._factor
+
+    @property
+    def _odometry_in_metres(self) -> bool:
+        """Whether the odometry's lengths, times `_factor`, are metres."""
         scale = self.known_scale
         return scale.in_metres or (scale.known and self.config.has_map_frame)
 
@@ -278,7 +299,7 @@ class World:
         reason = max(refused, key=refused.__getitem__, default="no view looks like it")
         return Whereabouts(
             saved.path, len(saved.keyframes), corrections.located, search.keyframes, search.compared, reason, after_s,
-            corrections.unit if corrections.located else math.nan,
+            corrections.unit if corrections.located else math.nan, saved.metres,
         )  # fmt: skip
 
     @property
@@ -300,7 +321,9 @@ class World:
                 if waiting and self._mapper is None:
                     self._mapper = self._new_mapper()
                 mapper = self._mapper
-                trusted = self._trusted if self.config.map.enabled and not self.config.localizes else None
+                c = self.config
+                # thumbnails take memory: only for keyframes that `snapshot` may save
+                trusted = self._trusted if c.map.enabled and c.closes_loops and not c.localizes else None
             for submap, row in waiting[:-most]:
                 assert mapper is not None
                 mapper.pass_by(submap, row)
@@ -349,6 +372,7 @@ class World:
                 if rebuilt is not None and followed is not None and self._map is followed[0]:
                     self._map.swap(rebuilt, followed[1], self._corrections)
                     self.voxel = voxel
+                    self._in_saved_unit = not corrections.located
                     self.map_changes += 1
                 self._stale = False
 
@@ -409,7 +433,7 @@ class World:
     @property
     def map_voxel(self) -> float:
         """`voxel` in the unit that the map is published in."""
-        return self.voxel * self._factor
+        return self.voxel * self._map_factor
 
     def scale(self) -> Any:
         """`metres` as Float64."""
@@ -441,11 +465,12 @@ class World:
             if mapper is not None and located and self.config.closes_loops and not self.config.localizes:
                 keyframes = mapper.save(self._places, self._metres_saved(), self.voxel)
             in_map = dict(_moved(list(self._trajectory), self._corrections, self._factor))
-            return Snapshot(self._points(), trajectory, in_map, keyframes, unsaved, self.unit_text)
+            frame = "map frame" if self.config.has_map_frame else "odometry frame"
+            return Snapshot(self._points(), trajectory, in_map, keyframes, unsaved, self.unit_text, frame)
 
     def _metres_saved(self) -> float:
         """Metres per unit of the lengths of the map's graph, which are the odometry's, NaN if unknown."""
-        if self.in_metres:
+        if self._odometry_in_metres:
             return self.known_scale.correction
         return math.nan if self.saved is None else self.saved.metres * self._corrections.unit
 
@@ -455,13 +480,15 @@ class World:
         scale = self.known_scale
         if not self.in_metres:
             return ""
+        if self._in_saved_unit:
+            return "lengths in metres, from the saved map"
         return f"lengths in metres, from {scale.source}, sigma {100 * scale.sigma:.1f} %"
 
     def _points(self) -> NDArray[np.void]:
         if self._map is None:
             return np.empty(0, POINT_DTYPE)
-        points = self._map.points()
-        return points if self._factor == 1.0 else moved(points, np.diag([self._factor] * 3 + [1.0]))
+        points, factor = self._map.points(), self._map_factor
+        return points if factor == 1.0 else moved(points, np.diag([factor] * 3 + [1.0]))
 
     def _head(self) -> Any:
         stamp_ns = self._trajectory[-1][1] if self._trajectory else 0

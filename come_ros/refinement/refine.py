@@ -72,6 +72,7 @@ class Refiner:
         """Starts a new world. The network's weight starts from its initial value, too."""
         self._state = State()
         self._agreements: dict[str, Agreement] = {}
+        self._fixed: float | None = None  # scale.fixed of this world, once it has begun
 
     def restart(self) -> None:
         """Drops the published keyframes and landmarks: the next window does not depend on them."""
@@ -92,6 +93,8 @@ class Refiner:
 
     def commit(self, outcome: Outcome) -> None:
         """Takes over the state of an `outcome` that is published."""
+        if self._fixed is None:
+            self._fixed = self.config.scale.fixed
         if outcome.state is not None:
             self._state = outcome.state
         for camera, agreement in outcome.agreements.items():
@@ -128,5 +131,5 @@ class Refiner:
         if self.metric:
             return 1.0, 0.0
         if self.config.scale.mode == "fixed":
-            return 1.0 / self.config.scale.fixed, 0.0
+            return 1.0 / (self.config.scale.fixed if self._fixed is None else self._fixed), 0.0
         return None

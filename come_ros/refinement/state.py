@@ -24,7 +24,8 @@ class Proposal:
 
     plans: how each image was cropped. alignment: how the window was aligned to what was published. odom_from_camera: (S, 4, 4) after that
     alignment; if it was refused, the last published pose for all. depth, confidence: (N, H, W) of the N new frames, depth in odometry
-    units, NaN where invalid. cameras: their number. metric_odometry: whether the frames' world_from_camera are in metres.
+    units, NaN where invalid. cameras: their number. metric_odometry: whether the
+    frames' world_from_camera are measurements for the bundle, in metres.
     """
 
     frames: tuple[Frame, ...]

@@ -216,7 +216,7 @@ class ReconstructionNode(LifecycleNode):
         self._frame_topics.open(self._output_conflicts)
         self._latched = LatchedTopics(self, QOS_OVERRIDES, self._output_conflicts.callbacks)
         self._reporter = self._new_reporter()
-        self.telemetry.resets = 0
+        self.telemetry.resets, self.telemetry.scale = 0, None
         self.telemetry.lost, self.telemetry.last_located = 0, None
         self._state = "inactive"
         log.info(
@@ -336,6 +336,9 @@ class ReconstructionNode(LifecycleNode):
             world.set_config(self.worker.config)
         if self.worker.pipeline is not None:
             self.telemetry.resets = self.worker.pipeline.counts["resets"]
+            self.telemetry.scale = (
+                self.worker.pipeline.scale
+            )  # after a reset that of the new world, before its first window
             self._reporter.follow(self.worker.pipeline.world)
         if self._latched is not None:
             self._latched.publish(world, world.config)

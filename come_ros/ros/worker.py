@@ -427,7 +427,7 @@ class Worker(threading.Thread):
                 self.tell_located(session)
             else:
                 self.locator.ring.wake()
-            self._telemetry.alignment, self._telemetry.scale = submap.alignment, submap.scale
+            self._telemetry.alignment = submap.alignment
             self._telemetry.refinement = submap.refinement
             self._telemetry.refine_ms = submap.timings_ms.get("refine", float("nan"))
             self._telemetry.kept_ratio, self._telemetry.read_ratio = submap.kept_ratio, submap.read_ratio

@@ -93,10 +93,11 @@ class HeightSource:
 
 
 def _look(seen: Seen) -> tuple[float, float] | None:
-    """See `floor`, of the frames of a window."""
+    """See `floor`, of the first camera's frames of a window."""
     slope = LEVEL_SLOPE if seen.level else SLOPE
     points, level = [], []
-    for depth, k, pose in zip(seen.depth, seen.intrinsics, seen.poses, strict=True):
+    first = slice(None, None, seen.cameras)
+    for depth, k, pose in zip(seen.depth[first], seen.intrinsics[first], seen.poses[first], strict=True):
         step = max(1, int(np.sqrt(depth.size / POINTS)))
         cloud = unproject(depth.astype(np.float64), k)[step // 2 :: step, step // 2 :: step] @ pose[:3, :3].T
         inner, normal = _normals(cloud)

@@ -82,8 +82,7 @@ class MetricScale:
         before = self.now
         start = given(self.config, self._metric)
         if start.source == "fixed":
-            now = start if not self._begun else replace(start, unit=before.unit)
-            return now
+            return before if self._begun else start
         sources = [
             SourceScale(name, math.exp(s.log_metres), s.sigma, s.readings)
             for name, s in self._sources.items()

@@ -60,7 +60,7 @@ class Located:
     odom_from_camera: (4, 4). covariance: (6, 6) of position (odometry units), then rotation (rad, a vector from the left), in the odometry
     frame. twist: (6,) linear (odometry units/s) and angular (rad/s), in the camera's frame. twist_covariance: (6, 6). points, inliers:
     number of known points, and of those that fit. error: px, median residual of the inliers, NaN without any. lost: too few points fit,
-    so the pose is extrapolated. scale: of the odometry's unit.
+    so the pose is extrapolated. scale: of the odometry's unit. world: number of the world that the pose belongs to.
     """
 
     frame: Frame
@@ -73,6 +73,7 @@ class Located:
     error: float
     lost: bool
     scale: Scale = NO_SCALE
+    world: int = 0
 
 
 class LocatedCounts:
@@ -302,7 +303,8 @@ class Odometry:
             noise = float(np.clip(error / (NORM_MEDIAN * sigma), LEAST_NOISE, 1.0))
             twist_covariance = noise**2 * weights * turn @ by_pixels @ turn.T + unseen
         return Located(
-            frame, pose @ self._offset, total, twist, twist_covariance, len(here), inliers, error, lost, landmarks.scale
+            frame, pose @ self._offset, total, twist, twist_covariance, len(here), inliers, error, lost, landmarks.scale,
+            self.world,
         )  # fmt: skip
 
     def _expected(self, stamp_ns: int, dt: float, landmarks: Landmarks) -> tuple[F64, F64]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 from mapping.scenes import Scene, along, drifting, submap_of, wall
@@ -9,6 +12,7 @@ from mapping.scenes import Scene, along, drifting, submap_of, wall
 from come_ros import geometry
 from come_ros.mapping import mapper as module
 from come_ros.mapping.follow import in_map
+from come_ros.mapping.keyframe import thumbnail_of
 from come_ros.mapping.loops import compare
 from come_ros.mapping.mapper import Mapper
 from come_ros.mapping.view import view_of
@@ -111,6 +115,17 @@ def test_keyframes_are_bounded_and_loops_go_on(monkeypatch: pytest.MonkeyPatch) 
     assert mapper.closed.second.max() < len(mapper.keyframes) and (mapper.closed.first >= 0).all()
     corrected = in_map(np.arange(len(real)), odometry, mapper.corrections)
     assert off(corrected[-1:], real[-1:]) < off(odometry[-1:], real[-1:]) / 2
+
+
+def test_saving_a_map_leaves_the_mapper_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = along(np.linspace(2, 4, 6))
+    mapper = mapped(wall(), real, real, monkeypatch)
+    keyframe, some = mapper.keyframes[0], submap_of(9, real[0])
+    mapper.keyframes[1] = dataclasses.replace(keyframe, thumbnail=thumbnail_of(some, 0, np.ones((12, 16), bool)))
+    mapper._ambiguous = {k.key for k in mapper.keyframes}
+    held = {name: copy.copy(value) if isinstance(value, (set, list)) else value for name, value in vars(mapper).items()}
+    assert mapper.save("model", np.nan, 0.1) is not None
+    assert all(held[n] is v or held[n] == v for n, v in vars(mapper).items())
 
 
 def test_a_still_camera_gives_one_keyframe_and_a_window_that_shares_nothing_is_loose(

@@ -18,7 +18,7 @@ from come_ros.mapping import mapper as mapper_module
 from come_ros.mapping.saved_map import read_map
 from come_ros.outputs.cloud import POINT_DTYPE
 from come_ros.outputs.world import World
-from come_ros.types import F64
+from come_ros.types import F64, Scale
 
 MODEL = "some model"
 MADE = {"map.enabled": True, "loop.enabled": True, "map.voxel": 0.05}
@@ -74,6 +74,12 @@ def world_in(folder: Path, messages: Any, **given: Any) -> World:
 
 def places_of(world: World) -> F64:
     points = world.snapshot().points
+    return np.stack([points[n] for n in "xyz"], axis=1)
+
+
+def places_of_map(world: World) -> F64:
+    world.settle()
+    points = world._points()
     return np.stack([points[n] for n in "xyz"], axis=1)
 
 
@@ -151,6 +157,37 @@ def test_a_map_that_grew_can_be_loaded_again(folder: Path, scene: Scene, message
     walk(third, scene, real[-4:], real[-4:])
     assert not third.searches
     assert len(read_map(folder, MODEL).keyframes) == 20, "the old one is as it was"
+
+
+def test_the_loaded_map_keeps_its_own_metres_until_the_session_is_found_in_it(
+    folder: Path, scene: Scene, messages: Any
+) -> None:
+    raw = read_map(folder, MODEL)
+    real, learnt = along(np.linspace(20, 20.5, 3)), Scale(3.0, 0.02, "odometry", 5)  # past the end of the wall
+    for metres, factor, text in ((2.0, 2.0, "lengths in metres, from the saved map"), (np.nan, 1.0, "")):
+        config = Config().replace(**{"map.enabled": True, "map.load": str(folder), "known.odometry": True})
+        world = World(config, messages, saved=dataclasses.replace(raw, metres=metres), places=MODEL)
+        before, voxel = places_of_map(world), world.map_voxel
+        assert before[:, 0].max() > 8 * factor
+        world.learn_scale(learnt)
+        walk(world, scene, real, real)
+        assert world.searches and np.array_equal(places_of_map(world), before) and world.map_voxel == voxel
+        assert world.unit_text == text == world.snapshot().unit and world.in_metres == bool(text)
+    found = along(np.linspace(5, 6, 6))
+    walk(world, scene, found, found, start=4)
+    assert not world.searches and world.in_metres and "from odometry" in world.unit_text
+    assert world.map_voxel == pytest.approx(3.0 * voxel, rel=0.1), "the session's metres, once all is in its unit"
+
+
+def test_keyframes_that_cannot_be_saved_keep_no_thumbnails(scene: Scene, messages: Any) -> None:
+    for loops in (True, False):
+        world = World(
+            Config().replace(**{**MADE, "loop.enabled": loops, "known.odometry": True}), messages, places=MODEL
+        )
+        real = along(np.linspace(5, 6, 3))
+        walk(world, scene, real, real)
+        assert world._mapper is not None and len(world._mapper.keyframes) > 1
+        assert all((k.thumbnail is not None) is loops for k in world._mapper.keyframes)
 
 
 def test_a_unit_in_metres_is_handed_on(folder: Path, scene: Scene, messages: Any) -> None:

@@ -74,6 +74,15 @@ def test_parameters_may_change_on_the_way(messages):
     assert w.map_points().width == 0 and w.map_changes == changes + 1, "its listeners are told that it is gone"
 
 
+def test_the_cloud_names_its_frame(messages, tmp_path):
+    for frame, flags in (("map", {"known__odometry": True}), ("odometry", {})):
+        w = World(config(map__enabled=True, **flags), messages)
+        w.add_pose(1, pose(0))
+        w.add_points(lambda: one_point(0), DEPTH, 1)
+        w.snapshot().save(tmp_path / frame)
+        assert f"comment come_ros, {frame} frame\n".encode() in (tmp_path / frame / "map.ply").read_bytes()
+
+
 def test_a_new_world_has_nothing_of_the_old_one(messages):
     w = World(config(map__enabled=True), messages)
     w.clear()

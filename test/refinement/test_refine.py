@@ -12,7 +12,9 @@ from come_ros import geometry
 from come_ros.config import Config
 from come_ros.pipeline import ReconstructionPipeline
 from come_ros.refinement import scene as window_scene
-from come_ros.types import F64, Frame, Observations, Prediction, Submap
+from come_ros.refinement.refine import Refiner
+from come_ros.refinement.state import Outcome
+from come_ros.types import F64, Frame, Observations, Prediction, Refinement, Submap
 
 HEIGHT, WIDTH, FOCAL = 112, 140, 120.0
 NOISE = Noise(pixel=0.05, frame=0.1, rotation=np.deg2rad(3.0), position=0.15)
@@ -415,8 +417,14 @@ def test_memory_is_flat_over_a_thousand_frames() -> None:
     assert sizes[1] < 1.2 * sizes[0]
 
 
-def test_a_scale_that_is_set_later_reaches_the_bundle() -> None:
+def test_a_scale_that_is_set_later_reaches_the_bundle_with_the_next_world() -> None:
     config = Config.from_flat({**BUNDLE, "scale.mode": "fixed", "scale.fixed": 2.0})
     pipeline = ReconstructionPipeline(config, TruthBackbone(truth_of(np.eye(4)[None], HEIGHT, WIDTH, FOCAL)))
     pipeline.set_config(config.replace(**{"scale.fixed": 4.0}))
-    assert pipeline._refiner.config.scale.fixed == 4.0
+    refiner = pipeline._refiner
+    assert isinstance(refiner, Refiner) and refiner._unit() == (0.25, 0.0)
+    refiner.commit(Outcome(True, *[np.empty(0)] * 3, 1.0, np.empty(0), Refinement()))
+    pipeline.set_config(config.replace(**{"scale.fixed": 8.0}))
+    assert refiner._unit() == (0.25, 0.0)
+    pipeline.reset()
+    assert refiner._unit() == (0.125, 0.0)

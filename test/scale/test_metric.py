@@ -12,9 +12,11 @@ from refinement.test_images import flat, noise_texture
 from scale.test_sources import driven, seen_of
 
 from come_ros import geometry
+from come_ros import pipeline as pipeline_module
 from come_ros.config import Config
 from come_ros.errors import ConfigError
 from come_ros.pipeline import ReconstructionPipeline
+from come_ros.refinement.state import Proposal
 from come_ros.scale.decide import MODEL_SIGMA, believed
 from come_ros.scale.metric import MetricScale, given
 from come_ros.tracking.odometry import Located
@@ -147,11 +149,11 @@ def test_a_wide_estimate_is_not_known_yet() -> None:
 def test_a_fixed_scale_that_changes_begins_with_the_next_world() -> None:
     c = config(scale__mode="fixed", scale__fixed=2.0)
     scale = observed(c)
-    assert scale.now == replace(given(c, False), unit=2.0) and scale.now.in_metres and scale.now.sigma == 0
+    begun = scale.now
+    assert begun == replace(given(c, False), unit=2.0) and begun.in_metres and begun.sigma == 0
     scale.config = config(scale__mode="fixed", scale__fixed=4.0)
     truth, _ = driven(4)
-    now = scale.observe(seen_of(truth, range(4)))
-    assert (now.metres, now.unit) == (4.0, 2.0)
+    assert scale.observe(seen_of(truth, range(4))) == begun
     scale.reset()
     assert scale.observe(seen_of(truth, range(4))).unit == 4.0
 
@@ -190,6 +192,29 @@ def test_a_depth_topic_makes_odometry_metric_from_the_first_pose_on() -> None:
     np.testing.assert_allclose(way, true, rtol=0.02, atol=1e-4)
     np.testing.assert_allclose(submaps[0].depth[0], truth.depth[0], rtol=0.02)
     assert all(s.scale.in_metres for s in submaps)
+
+
+@pytest.mark.parametrize("mount", [None, geometry.BODY_FROM_OPTICAL])
+def test_level_is_known_only_where_the_camera_is_known_to_sit_on_the_robot(mount, monkeypatch) -> None:
+    truth, _ = driven(8)
+    levels = []
+    watched = MetricScale.observe
+    monkeypatch.setattr(
+        MetricScale, "observe", lambda s, seen, lost=False: levels.append(seen.level) or watched(s, seen, lost)
+    )
+    frames = [replace(f, base="base_link", base_from_camera=mount) for f in truth.frames()]
+    run(truth, frames, scale__mode="none")
+    assert len(levels) > 1 and set(levels) == {mount is not None}
+
+
+@pytest.mark.parametrize(("known", "reaches"), [(True, True), (False, False)])
+def test_wheels_that_only_measure_the_scale_are_not_passed_to_the_bundle(known, reaches, monkeypatch) -> None:
+    truth, wheels = driven(4)
+    frames = [replace(f, world_from_camera=w) for f, w in zip(truth.frames(), wheels, strict=True)]
+    asked = []
+    monkeypatch.setattr(pipeline_module, "Proposal", lambda *args: asked.append(args[-1]) or Proposal(*args))
+    run(truth, frames, scale__mode="odometry", known__odometry=known)
+    assert asked and set(asked) == {reaches}
 
 
 @pytest.mark.slow

@@ -288,6 +288,20 @@ def test_the_height_over_the_floor_tells_the_unit(height, pitch, level) -> None:
     assert abs(off) < 0.08 and abs(off) < 2 * source.sigma and source.readings == 3
 
 
+def test_the_height_is_that_of_the_first_of_several_cameras() -> None:
+    low, high = walking(0.5, 0.2, 4), walking(1.5, 0.6, 4)
+    one, two = (seen_of(truth, range(4)) for truth in (low, high))
+    both = {
+        name: np.stack([getattr(s, name) for s in (one, two)], axis=1).reshape(8, *getattr(one, name).shape[1:])
+        for name in ("depth", "intrinsics", "poses")
+    }
+    together, alone = HeightSource(0.5), HeightSource(0.5)
+    frames, plans = ([getattr(s, n)[i] for i in range(4) for s in (one, two)] for n in ("frames", "plans"))
+    together.observe(Seen(frames, plans, up=UP, level=True, cameras=2, **both))
+    alone.observe(replace(one, level=True))
+    assert alone.readings == 1 and together.log_metres == pytest.approx(alone.log_metres, abs=1e-9)
+
+
 def test_a_floor_leans_where_the_first_camera_was_not_level() -> None:
     truth = walking(1.2, 0.3)
     tilted = geometry.transform(geometry.rotation_from_vector([0, np.deg2rad(10), 0]), np.zeros(3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -267,6 +268,11 @@ def _scale(view: NodeView, config: Config, telemetry: Telemetry) -> Scale:
 def _scale_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
     scale = _scale(view, config, telemetry)
     metre, own = "metre", "the model's own"
+    place = view.whereabouts
+    if place is None or place.located:
+        map_in_metres = scale.in_metres or (scale.known and config.has_map_frame)
+    else:  # the map has the saved one's unit until the session is found in it
+        map_in_metres = math.isfinite(place.metres)
     age_s = (telemetry.last_stamp_ns - scale.stamp_ns) * 1e-9 if scale.stamp_ns else float("nan")
     return {
         "scale": f"{scale.metres:.6g}",
@@ -279,7 +285,7 @@ def _scale_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[
         "scale_left_out": ", ".join(f"{n} {reason}" for reason, n in scale.left_out) or "none",
         "scale_conflict": scale.conflict or "none",
         "odom_unit": metre if scale.in_metres else own,
-        "map_unit": metre if scale.in_metres or (scale.known and config.has_map_frame) else own,
+        "map_unit": metre if map_in_metres else own,
     }  # fmt: skip
 
 

@@ -251,7 +251,7 @@ class Job:
         self.folder.reserve.release()
         steps: dict[str, Callable[[], Any]] = {
             "trajectory.tum": lambda: write_tum(path / "trajectory.tum", snapshot.trajectory),
-            "map.ply": lambda: write_ply(path / "map.ply", snapshot.points, snapshot.unit),
+            "map.ply": lambda: write_ply(path / "map.ply", snapshot.points, snapshot.unit, snapshot.frame),
             "run.yaml": lambda: write_text(path / "run.yaml", self._description()),
         }
         if snapshot.map_trajectory:

@@ -11,6 +11,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from come_ros.config import Config
+from come_ros.outputs.world import Whereabouts
 from come_ros.ros import node, reader
 from come_ros.ros.diagnostics.counters import DROP_FIXES, DROP_REASONS, FrameCounters, Lately, drops_text
 from come_ros.ros.diagnostics.keys import STATUSES
@@ -19,6 +20,16 @@ from come_ros.ros.diagnostics.telemetry import Telemetry, Throttle
 
 VIEW = NodeView("active", "/image", 1, "best_effort volatile 5", "system", "forward")
 METRES = Config().replace(**{"scale.mode": "fixed"})
+
+
+@pytest.mark.parametrize(
+    ("located", "metres", "unit"),
+    [(False, float("nan"), "the model's own"), (False, 1.0, "metre"), (True, float("nan"), "metre")],
+)
+def test_the_map_has_the_unit_of_the_saved_one_until_the_session_is_found_in_it(located, metres, unit) -> None:
+    place = Whereabouts("map", 9, located, 3, 4, "", 0.1, 1.0, metres)
+    found = statuses(replace(VIEW, whereabouts=place), METRES, Telemetry(), FrameCounters().snapshot())[2]
+    assert {v.key: v.value for v in found.values}["map_unit"] == unit
 
 
 class Clock:
