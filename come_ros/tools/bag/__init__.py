@@ -298,7 +298,7 @@ def _for_scale(config: Config, odometry: str | None, depth_topic: str | None) ->
         raise ConfigError("scale.mode is odometry, but there are no poses: give them with --odometry TOPIC or FILE")
     if depth_topic == "none" and config.reads_depth:
         raise ConfigError(
-            "--depth-topic is none, but scale.mode is depth: leave --depth-topic out, or change scale.mode"
+            "--depth-topic is none, but scale.mode depth needs depth: leave --depth-topic out, or change scale.mode"
         )
     return config
 
