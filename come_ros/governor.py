@@ -33,10 +33,8 @@ LEAST_WINDOW, WINDOW_STEP = 3, 0.75
 MOST_INTERVAL = 100  # of stream.keyframe_interval
 LEAST_SIDE, LEAST_SIDE_SHARE, SIDE_STEP = 112, 0.4, 0.85
 OOM_RATIO, OOM_SIDE = 0.75, 392
-NO_GAIN, MOST_UNPAID = (
-    (0.9, 1.03),
-    2,
-)  # a change of latency between these two is ignored; above, the machine got busy
+# A change of latency between these two is ignored; above, the machine got busy
+NO_GAIN, MOST_UNPAID = (0.9, 1.03), 2
 # Share of a pass that merging saves (embedding, heads and everything around the model remain): initial guess until measured, and the limit.
 MERGEABLE, MOST_MERGEABLE = 0.6, 0.95
 

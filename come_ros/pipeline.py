@@ -21,20 +21,18 @@ from .camera.rig import hold_rig
 from .config import Config
 from .drops import IN_PIPELINE
 from .errors import ConfigError, FrameError, OutOfMemory
-from .geometry import BODY_FROM_OPTICAL, finite_median, inverse
 from .governor import Governor
 from .keyframes import KeyframeSelector
+from .odometry_frame import OdometryFrame
 from .refinement.refine import Refiner, Unrefined
 from .refinement.state import Proposal
-from .scale.metric import MetricScale
 from .scale.reading import Seen
 from .thread_governor import LiveThreads, ThreadState
 from .threads import usable_threads
 from .timeline import Place, Timeline, settled
-from .tracking.drift import Drift, by_bundle, by_network
 from .tracking.landmarks import landmarks_of, with_known
-from .tracking.odometry import UNKNOWN, Located, Odometry
-from .types import F64, Frame, Prediction, Scale, Submap, Window
+from .tracking.odometry import Located, Odometry
+from .types import Frame, Prediction, Scale, Submap, Window
 from .window import MAX_GAP_NS, TIME_JUMP_NS, SlidingWindow, trimmed
 
 if TYPE_CHECKING:
@@ -91,11 +89,8 @@ class ReconstructionPipeline:
         # why frames were not offered for a while, by who offers them; "": there were none
         self.explain_gap: Callable[[], str] = str
         self.world = 0
-        self._drift = Drift()
+        self._odom_frame = OdometryFrame(config, self.metric)
         self._inputs = ModelInputs()
-        self._scale = MetricScale(config, self.metric)
-        self._origin: F64 | None = None
-        self._level = False  # whether the robot's frame says what is level, see Seen.level
         self._intrinsics = IntrinsicsMedian()
         self._last: _Source | None = None
         self._timeline = Timeline()
@@ -263,10 +258,7 @@ class ReconstructionPipeline:
         self._pass = None if failure else (clock[2] - clock[1], kind)
 
         prediction, residual = hold_rig(seen.frames, window.cameras, prediction)
-        start, level = self._origin, self._level
-        if not self._aligner.started:
-            start = origin_of(window.frames[0])
-            level = start is not None
+        begins = not self._aligner.started
         alignment, odom_from_camera = self._aligner.align(seen.frames, prediction)
         self.counts["windows"] += 1
         # the rows of the new frames are the last, whichever were requested
@@ -292,7 +284,8 @@ class ReconstructionPipeline:
             self._aligner.commit(frames, alignment.scale, odom_from_camera, depth, confidence)
             self._refiner.commit(refined)
             self._window.commit(window)
-            self._origin, self._level = start, level
+            if begins:
+                self._odom_frame.begin(window.frames[0])
             if by_network:
                 self._intrinsics.add(seen.frames, plans, prediction)
             self._refused = 0
@@ -301,23 +294,21 @@ class ReconstructionPipeline:
         clock.append(time.perf_counter())
 
         # The chain of windows stays in the model's own unit; the published values have that of the odometry.
-        intrinsics = self._intrinsics.of(frames, plans[new], self._refiner.intrinsics)
+        intrinsics, place = self._intrinsics.of(frames, plans[new], self._refiner.intrinsics), self._odom_frame
         if alignment.accepted:
-            self._measure_scale(Seen(
-                frames, plans[new], depth, intrinsics, odom_from_camera, self._up, self._level, window.cameras
-            ), lost=alignment.shared == 0)  # fmt: skip
-        unit = self._scale.now.unit
-        odom_from_camera = odom_from_camera.copy()
-        odom_from_camera[:, :3, 3] *= unit
-        if self._origin is not None:
-            odom_from_camera = self._origin @ odom_from_camera
+            looked = Seen(
+                frames, plans[new], depth, intrinsics, odom_from_camera, place.up, place.level, window.cameras
+            )  # fmt: skip
+            if place.measure(looked, lost=alignment.shared == 0):
+                self._new_world()
+        unit = place.scale.unit
         submap = Submap(
             frames=frames,
             images=prediction.images[new],
             depth=depth * np.float32(unit),
             confidence=confidence,
             intrinsics=intrinsics,
-            odom_from_camera=odom_from_camera,
+            odom_from_camera=place.published(odom_from_camera),
             alignment=dataclasses.replace(alignment, scale=alignment.scale * unit),
             merged=None if prediction.merged is None else prediction.merged[new],
             kept_ratio=prediction.kept_ratio,
@@ -329,7 +320,7 @@ class ReconstructionPipeline:
             reused=prediction.reused / len(seen),
             saved_ms=prediction.saved_ms,
             places=None if prediction.places is None else prediction.places[new],
-            scale=self._scale.now,
+            scale=place.scale,
             timings_ms={
                 "preprocess": 1e3 * (clock[1] - clock[0]),
                 "model": 1e3 * (clock[2] - clock[1]),
@@ -339,55 +330,21 @@ class ReconstructionPipeline:
         )
         if not alignment.accepted:
             return submap
-        origin = np.eye(4) if self._origin is None else self._origin
-        covariance = self._drifted(submap, refined.covariance[-window.cameras], origin, unit)
+        covariance = place.drifted(submap, refined.covariance[-window.cameras], window.cameras)
         landmarks = landmarks_of(submap, plans[new], covariance) if self.tracks else None
         if landmarks is not None:
-            landmarks = dataclasses.replace(landmarks, world=self.world, scale=self._scale.now)
-            landmarks = with_known(landmarks, *self._refiner.landmarks(), origin, unit)
+            landmarks = dataclasses.replace(landmarks, world=self.world, scale=place.scale)
+            landmarks = with_known(landmarks, *self._refiner.landmarks(), place.origin, unit)
         return dataclasses.replace(submap, covariance=covariance, landmarks=landmarks)
 
     @property
     def scale(self) -> Scale:
         """How long the model's unit is, as far as it is known."""
-        return self._scale.now
+        return self._odom_frame.scale
 
-    @property
-    def _up(self) -> F64:
-        """(3,) against gravity, in the aligner's frame."""
-        return np.array([0.0, 0.0, 1.0]) if self._origin is None else self._origin[2, :3].copy()
-
-    def _measure_scale(self, seen: Seen, lost: bool) -> None:
-        """The frames of an accepted window, for the scale. Where that becomes known, the published world may begin again, at the robot's
-        place now and with its heading; windows and tracks go on."""
-        self._scale.observe(seen, lost)
-        if not self._scale.may_restart:
-            return
-        scale = self._scale.renew()
-        log.info("a new world begins, in metres: %.4g m per unit of the model (scale.restart is true)", scale.metres)
-        first, base = seen.poses[0].copy(), seen.frames[0].base_from_camera
-        first[:3, 3] *= scale.unit
-        origin = np.eye(4) if self._origin is None else self._origin.copy()
-        origin[:3, 3] = 0.0
-        robot = origin @ first if base is None else origin @ first @ inverse(base)
-        origin[:3, 3] = -robot[:3, 3]
-        self._origin = origin
-        self._drift = Drift()
+    def _new_world(self) -> None:
         self.counts["resets"] += 1
         self.world += 1
-
-    def _drifted(self, submap: Submap, covariance: F64, origin: F64, unit: float) -> F64:
-        """(6, 6) of the first camera's newest pose since the world began; covariance: added by this window, in the aligner's frame, whose
-        unit is `unit` of the odometry's."""
-        usual = finite_median(submap.depth[-self.cameras], 0.0)
-        turn = np.kron(np.diag([unit, 1.0]), origin[:3, :3])
-        if submap.refinement.refined > 0:
-            added = by_bundle(turn @ covariance @ turn.T)
-        elif submap.alignment.shared or not self._drift.started:
-            added = by_network(submap.alignment, usual)
-        else:  # the pose was only carried over
-            added = UNKNOWN * np.eye(6)
-        return self._drift.add(submap.odom_from_camera[:: self.cameras], added)
 
     @property
     def last_input(self) -> ModelInput | None:
@@ -429,22 +386,21 @@ class ReconstructionPipeline:
         self._window.reset()
         self._aligner.reset()
         self._refiner.reset()
-        self._scale.reset()
+        self._odom_frame.reset()
         self._forget_frames()
         self._intrinsics = IntrinsicsMedian()
         self._last = None
         self._timeline.reset()
         self._refused = 0
-        self._drift = Drift()
-        self.counts["resets"] += 1
-        self.world += 1
+        self._new_world()
 
     def set_config(self, config: Config) -> None:
         """Other dynamic parameters, from the next window on. The rest needs a new pipeline."""
         self.config = config
         self._keyframes.config = config
         self._aligner.capacity = config.window.size * self.cameras
-        self._refiner.config = self._scale.config = config
+        self._refiner.config = config
+        self._odom_frame.configure(config)
         self.odometry.config = config
         self.governor.configure(config)
         self._follow_governor()
@@ -613,14 +569,6 @@ class ReconstructionPipeline:
         self._refiner.restart()
         self._window.forget()
         return f"; refused {MAX_REFUSED} times in a row, so the next window continues from the last pose without shared frames"
-
-
-def origin_of(first: Frame) -> F64 | None:
-    """(4, 4) transform from the aligner's frame, which starts at a level camera, to the odometry frame, which starts at the robot's
-    frame. None if the camera's pose on the robot is unknown."""
-    if not first.base or first.base_from_camera is None:
-        return None
-    return first.base_from_camera @ inverse(BODY_FROM_OPTICAL)
 
 
 def _effort_text(governor: Governor) -> str:

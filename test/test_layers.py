@@ -26,6 +26,7 @@ LAYERS = (
     ("refinement",),
     ("alignment", "governor", "keyframes"),  # the other stages of the pipeline
     ("scale",),
+    ("odometry_frame",),
     ("pipeline", "self_check"),
     ("mapping",),
     ("outputs",),

@@ -37,15 +37,11 @@ THRESHOLDS = (
     0.97,
     0.90,
 )  # of the normalised entropy of attention: below, layers read a grid; below, all (D2, adaptive option)
-MOST_LOCAL, MOST_THINNED = (
-    0.25,
-    0.5,
-)  # at most this share of the global layers is local, whatever their entropy: some layers must read other frames
+# At most this share of the global layers is local, whatever their entropy: some layers must read other frames
+MOST_LOCAL, MOST_THINNED = 0.25, 0.5
 
-PUBLISHED, LEAST_PUBLISHED = (
-    (2, 9),
-    18,
-)  # (local, thinned), published for models with at least this many global layers
+# (local, thinned), published for models with at least this many global layers
+PUBLISHED, LEAST_PUBLISHED = (2, 9), 18
 
 Descriptor = Callable[[Tokens], Tensor]
 """Tokens before the first trunk block -> (B, S, D), by which frames are distinguished."""

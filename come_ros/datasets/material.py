@@ -18,12 +18,8 @@ from .rooms.scene import Scene
 from .rooms.textures import TEXTURE_SIZE, fill_texture
 
 SHEETS = "previews"  # folder of ambientCG's contact sheets
-CELL, PITCH, MARGIN, A_ROW = (
-    128,
-    (144, 176),
-    16,
-    7,
-)  # px: size of one texture; step (x, y); origin of the first; textures per row
+# Px: size of one texture; step (x, y); origin of the first; textures per row
+CELL, PITCH, MARGIN, A_ROW = 128, (144, 176), 16, 7
 BLANK = 250  # of 255: the blank paper of a sheet
 LEAST_SIDE = 96  # px of a picture
 SKIPPED = frozenset({"chars"})  # folders that are skipped: thousands of white sheets with one letter each

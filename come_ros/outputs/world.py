@@ -31,10 +31,8 @@ from .following_map import FollowingMap, chunks_of
 
 log = logging.getLogger("come_ros")
 
-AUTO_VOXEL_M, AUTO_VOXEL_SHARE = (
-    0.05,
-    0.01,
-)  # edge of a voxel by itself: m, or of the first median depth: about a pixel's width
+# Edge of a voxel by itself: m, or of the first median depth: about a pixel's width
+AUTO_VOXEL_M, AUTO_VOXEL_SHARE = 0.05, 0.01
 MAX_POSES = 100_000  # of the trajectory that is saved: some three hours of ten keyframes a second, about 40 MB
 LEAST_CHANGE = 0.002  # of the logarithm of the scale, that path and map are published again for
 MAX_PENDING = 16  # keyframes that wait for the map's graph; where it does not keep up, the oldest are left out of it

@@ -15,10 +15,8 @@ from .reading import Seen
 POINTS = 1500  # of each frame
 TILT = np.deg2rad(12.0)  # sigma of the floor's, where the first camera was only taken to be level
 RINGS, DIRECTIONS = (1.0, 2.0), 8  # tilts that are tried then, in those sigmas, and directions of each
-SLOPE, LEVEL_SLOPE = (
-    np.deg2rad(54.0),
-    np.deg2rad(36.0),
-)  # by which the model's surface of a floor leans here and there; where level is known
+# By which the model's surface of a floor leans here and there; where level is known
+SLOPE, LEVEL_SLOPE = np.deg2rad(54.0), np.deg2rad(36.0)
 BIN = 0.04  # of the logarithm of a point's depth below the camera
 NOISE = 0.1  # sigma of that logarithm for points of the floor: the model's depth errs so much
 DEEPER = 0.3  # a point so much deeper is below the floor
@@ -31,15 +29,11 @@ INDEPENDENT = 20  # errors of the model's depth, however many pixels
 MEMORY = 60  # windows
 SAME = 0.25  # of the logarithm: heights so near are over the same floor
 OFTEN = 0.5  # of the most that speaks for any height
-WINDOW_SIGMA, FULL_SHARE = (
-    0.1,
-    0.25,
-)  # sigma of the height as one window has it, if the floor has that share; less floor, more sigma
+# Sigma of the height as one window has it, if the floor has that share of the points; less floor, more sigma
+WINDOW_SIGMA, FULL_SHARE = 0.1, 0.25
 WINDOWS_ALIKE = 6  # so many in a row err alike
-FLOOR, DRIFT = (
-    0.04,
-    0.004,
-)  # sigmas of the source as such, and by which the model's unit moves from keyframe to keyframe
+# Sigmas of the source as such, and by which the model's unit moves from keyframe to keyframe
+FLOOR, DRIFT = 0.04, 0.004
 LOST = 0.3  # of what is known after windows that share no frame
 
 

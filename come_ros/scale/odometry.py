@@ -28,10 +28,8 @@ LEAST_SHARE = 0.03  # of the scene's depth: a shorter way of the camera is not k
 PLACE_SIGMA = 0.006  # of the scene's depth, of the camera's place
 # The votes of pairs hang together: the sigma of their median is this share of their spread, as fitted to rooms
 SPREAD_SHARE = 0.45
-FLOOR, DRIFT = (
-    0.012,
-    0.004,
-)  # sigmas of the source as such, and by which the model's unit moves from keyframe to keyframe
+# Sigmas of the source as such, and by which the model's unit moves from keyframe to keyframe
+FLOOR, DRIFT = 0.012, 0.004
 LOST = 0.3  # of what is known after windows that share no frame
 
 

@@ -18,15 +18,10 @@ from .reading import Reading, Readings, Seen
 CORNERS, QUALITY, SPACING = 300, 0.01, 6  # of cv2.goodFeaturesToTrack; px
 WINDOW, LEVELS = (21, 21), 3  # of the optical flow
 MIN_POINTS = 12
-BACK_PX, EPIPOLAR_PX = (
-    1.0,
-    1.5,
-)  # by which a corner may miss itself on the way back, and its epipolar line; in an image WIDTH wide
-PIXEL_SIGMA, CALIBRATION_PX, WIDTH = (
-    0.5,
-    0.15,
-    640.0,
-)  # px, of a corner, and of the extrinsics' and intrinsics' rotation, which all share
+# By which a corner may miss itself on the way back, and its epipolar line; in an image WIDTH wide
+BACK_PX, EPIPOLAR_PX = 1.0, 1.5
+# Px, of a corner, and of the extrinsics' and intrinsics' rotation, which all share
+PIXEL_SIGMA, CALIBRATION_PX, WIDTH = 0.5, 0.15, 640.0
 MOST_SIGMA = 0.3  # of the logarithm of a point's depth
 MODEL_SIGMA = 0.1  # of the model's log depth at a point
 INDEPENDENT = 12  # see depth.py

@@ -40,10 +40,8 @@ from .report.next_steps import of_networks, tell
 # of the learning rate: peak, share of a stage until it; then cosine to 0
 RATE, WARM_UP, WEIGHT_DECAY = 3e-3, 0.05, 0.01
 SPREAD = 1.0
-REPLAY, UPDATES = (
-    12,
-    4,
-)  # batches kept; updates per step of stage one, which take far less time than the full model
+# Batches kept; updates per step of stage one, which take far less time than the full model
+REPLAY, UPDATES = 12, 4
 EVERY = 100  # steps between two scores
 VALIDATION_WINDOWS = 12
 STAGE_ONE = 0.4  # of the minutes

@@ -135,7 +135,7 @@ class Watched(drift.Drift):
 def watched(frames: Iterator[Frame]) -> Arrays:
     """Poses of all images, and what each window added, of one run with the defaults."""
     pipeline = ReconstructionPipeline(Config().replace(device="cpu", threads=1))
-    pipeline._drift = chain = Watched()
+    pipeline._odom_frame.drift = chain = Watched()
     images: list[tuple[Any, ...]] = []
     windows: list[tuple[int, bool]] = []
 
