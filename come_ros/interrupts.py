@@ -27,6 +27,16 @@ def leave_terminal() -> None:
                 os.close(null)
 
 
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """Signals that end a program wait for the end of this block: for the time in which their handlers change hands."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Interrupts:
     """Turns Ctrl-C, SIGTERM and SIGHUP into a flag, `stopped()`, which is polled between steps. A second signal ends the program at once,
     by KeyboardInterrupt(number); but SIGHUP does not, because a closed terminal sends it twice: from the shell, and from the kernel.

@@ -234,7 +234,7 @@ def test_a_group_in_place_of_a_parameter_is_understood() -> None:
             "/**:\n  ros__parameters: &a\n    threads: 1\ncome:\n  ros__parameters: *a\n",
             r"line 5: ROS reads no aliases \(\*a\)",
         ),
-        ("[" * 5000, "nested more than 64 deep"),
+        pytest.param("[" * 5000, "nested more than 64 deep", marks=pytest.mark.slow),
         ("/**:\n  ros__parameters:\n    ? [a, b]\n    : 2\n", "a name must be a text"),
     ],
     ids=["alias", "deep", "a list as a name"],

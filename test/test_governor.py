@@ -84,6 +84,7 @@ def turns(changes: list[tuple[float, Effort]]) -> int:
     st.sampled_from([100.0, 200.0, 400.0]),
     st.integers(0, 9),
 )
+@pytest.mark.slow
 def test_the_target_is_kept_where_it_can_be_and_nothing_swings(overhead, power, dense, target_ms, seed) -> None:
     clock, machine = PretendedTime(), Machine(overhead, power, dense, seed=seed)
     governor = made(clock, target_ms)

@@ -123,6 +123,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.slow
 def test_help_of_a_command_needs_no_torch(command):
     assert len(COMMANDS) > 8
     assert not {n.split(".")[0] for file in closure(command) for n in read(file, everywhere=False)} & HEAVY

@@ -56,6 +56,7 @@ def test_a_second_hang_up_does_not_end_the_way_out_and_other_signals_say_which_t
             assert caught.value.args == (number,)
 
 
+@pytest.mark.slow
 def test_what_an_import_drops_comes_again_until_the_work_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interrupts, "AGAIN_S", 0.05)
     dropped = 0

@@ -98,6 +98,7 @@ def test_no_module_imports_from_a_layer_above_its_own(graph: dict[str, set[str]]
     assert not upward
 
 
+@pytest.mark.slow
 def test_no_imports_go_in_a_circle(graph: dict[str, set[str]]) -> None:
     assert not circles(graph)
 

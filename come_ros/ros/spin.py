@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import rclpy.task
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import uninstall_signal_handlers
 
+from ..interrupts import leave_terminal
 from .arguments import explained, params_files
 from .node import ReconstructionNode
 from .worker import Load, load_pipeline
 
 
-def spin(arguments: list[str], load: Load | None) -> tuple[int, bool]:
-    """Runs the node until SIGINT or SIGTERM. Returns the exit code, and whether the worker has ended. See main.main."""
+class _HangUp:
+    """Turns SIGHUP, of which rclpy knows nothing, into SIGTERM. It waits for Python to run: for the next message or timer."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+            signal.signal(signal.SIGHUP, self._pass_on)
+
+    def _pass_on(self, number: int, frame: Any) -> None:
+        if not self.seen:  # a closed terminal sends it twice
+            self.seen = True
+            leave_terminal()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def spin(arguments: list[str], load: Load | None, take_signals: Callable[[], None]) -> tuple[int, bool]:
+    """Runs the node until SIGINT, SIGTERM or SIGHUP. take_signals: is called as soon as rclpy's handlers of signals are installed.
+    Returns the exit code, and whether the worker has ended. See main.main."""
+    hang_up = _HangUp()
     node: ReconstructionNode | None = None
     executor: SingleThreadedExecutor | None = None
     code, ended = 0, True
     try:
-        node = _made(arguments, load or load_pipeline)
+        node = _made(arguments, load or load_pipeline, take_signals)
         if node is None:
             return 1, True
         executor = SingleThreadedExecutor()
@@ -34,7 +55,7 @@ def spin(arguments: list[str], load: Load | None) -> tuple[int, bool]:
         if not _signalled():
             raise
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # a second signal must not interrupt the shutdown
         # rclpy's thread for signals walks the list of guard conditions without a lock, and the end of the executor frees that list:
         # a crash, now and then, on a busy machine. This ends the thread and waits for it.
@@ -46,10 +67,10 @@ def spin(arguments: list[str], load: Load | None) -> tuple[int, bool]:
             code = code or node.exit_code
             node.destroy_node()
         rclpy.try_shutdown()
-    return code, ended
+    return code or (128 + signal.SIGHUP if hang_up.seen else 0), ended
 
 
-def _made(arguments: list[str], load: Load) -> ReconstructionNode | None:
+def _made(arguments: list[str], load: Load, take_signals: Callable[[], None]) -> ReconstructionNode | None:
     """Creates the node; None, with the reason in one line, if that fails. Raises KeyboardInterrupt if a signal came meanwhile."""
     try:
         rclpy.init(args=["come_node", *arguments])
@@ -58,6 +79,8 @@ def _made(arguments: list[str], load: Load) -> ReconstructionNode | None:
     except Exception as error:  # no signal can have shut it down before init has finished
         print(f"come_ros node: {explained(error)}", file=sys.stderr)
         return None
+    finally:
+        take_signals()
     try:
         node = ReconstructionNode(load)
     except KeyboardInterrupt:

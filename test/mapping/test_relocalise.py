@@ -256,6 +256,7 @@ def test_a_turn_that_odometry_got_wrong_is_put_right_by_the_map(
     assert geometry.rotation_angle(placed[:3, :3].T @ real[-1, :3, :3]) < np.deg2rad(2.0)
 
 
+@pytest.mark.slow
 def test_a_recording_of_equal_doors_offers_wrong_loops_and_wrong_places_and_all_are_refused() -> None:
     """Rendered images: each door fits several others, by descriptors and by geometry."""
     walk = corridor_walk(5, 30, 5)

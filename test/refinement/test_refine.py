@@ -378,6 +378,7 @@ def test_confidence_falls_where_landmarks_contradict_the_depth(monkeypatch: pyte
     assert confidence[factor != 1].mean() < 0.9 * confidence[factor == 1].mean()
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_bytes() -> None:
     truth = scene("curve", 12)
     frames = with_tracks(truth, room_points())

@@ -6,6 +6,8 @@ import threading
 import time
 from typing import Any
 
+import pytest
+
 from come_ros.mapping.mapper import LoopCounts
 from come_ros.ros.map_thread import MOST_WORK, MapThread
 
@@ -54,6 +56,7 @@ def test_one_that_was_never_started_can_be_stopped() -> None:
     assert time.monotonic() - begun < PATIENCE_S
 
 
+@pytest.mark.slow
 def test_it_takes_no_more_than_its_share_of_a_core() -> None:
     class Slow(World):
         def work(self, most: int) -> None:

@@ -142,6 +142,7 @@ def test_every_depth_image_is_decoded_rightly_or_refused(data):
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data())
+@pytest.mark.slow
 def test_every_compressed_image_is_decoded_rightly_or_refused(data):
     fuzz.check_compressed(fuzz.DrawnChoices(data), messages.decode_image, CompressedImage)
 

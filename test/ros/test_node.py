@@ -75,7 +75,7 @@ def started(start_node, peer: Peer, *arguments: str, base=EVERY, **options) -> N
 def assert_ends_well(node: NodeProcess, with_signal: int) -> None:
     code, seconds = node.stop(with_signal)
     print(f"ended {seconds:.2f} s after {signal.Signals(with_signal).name}")
-    assert code == 0, node.log
+    assert code == (129 if with_signal == signal.SIGHUP else 0), node.log
     assert seconds < 3.0
     assert "Traceback" not in node.log
 
@@ -244,7 +244,7 @@ def test_without_tf2_msgs_all_but_tf_goes_on_after_one_warning(start_node, peer:
     assert peer.status("come: output")["tf_mode"] == "off"
 
 
-@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("script", [SLOW.format(delay=30), STUCK], ids=["polls stop", "never polls"])
 def test_a_signal_ends_a_running_pass(start_node, peer: Peer, with_signal: int, script: str) -> None:
     node = started(start_node, peer, script=script)
@@ -254,7 +254,7 @@ def test_a_signal_ends_a_running_pass(start_node, peer: Peer, with_signal: int, 
     assert_ends_well(node, with_signal)
 
 
-@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("autostart", ["true", "false"])
 def test_a_signal_ends_the_loading_of_weights(start_node, peer: Peer, with_signal: int, autostart: str) -> None:
     peer.listen_to_outputs()
@@ -291,6 +291,40 @@ def test_an_error_that_a_signal_made_is_none_and_every_other_is(start_node, sign
     assert node.process.wait(PATIENCE_S) == (0 if signalled else 1)
     node._reader.join(2.0)
     assert ("Traceback" in node.log) != signalled, node.log
+
+
+SIGNAL_AT_THE_HANDOVER = """
+import os, sys, rclpy
+from come_ros.ros import main, spin
+init = rclpy.init
+def signalled(args):
+    os.kill(os.getpid(), {number})  # no handler of rclpy is there yet
+    init(args=args)
+    print("initialised")
+rclpy.init = signalled
+sys.exit(main.main())
+"""
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_rclpy_has_its_handlers_is_not_lost(start_node, with_signal: int) -> None:
+    node = start_node("-p", "backbone:=fake", script=SIGNAL_AT_THE_HANDOVER.format(number=int(with_signal)))
+    assert node.process.wait(PATIENCE_S) == (129 if with_signal == signal.SIGHUP else 0), node.log
+    node._reader.join(2.0)
+    assert "initialised" in node.log and "Traceback" not in node.log and "FATAL" not in node.log, node.log
+
+
+def test_a_closed_terminal_sends_its_signal_twice_and_nohup_ignores_it(start_node, peer: Peer) -> None:
+    ignored = "import signal, sys\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom come_ros.ros import main\nsys.exit(main.main())"
+    node = started(start_node, peer, script=ignored)
+    node.process.send_signal(signal.SIGHUP)
+    peer.send(picture(0), START_NS)
+    settled(peer, 1)
+    assert_ends_well(node, signal.SIGTERM)
+    node = start_node("-p", "backbone:=fake")
+    node.wait_for("active: waiting for")
+    node.process.send_signal(signal.SIGHUP)
+    assert_ends_well(node, signal.SIGHUP)
 
 
 MANY_TO_WAKE = """

@@ -89,6 +89,7 @@ def test_every_value_has_the_type_that_ros_gives_it(tmp_path: Path) -> None:
 
 @settings(max_examples=8)
 @given(st.lists(st.text("0123456789+.eExXpPinfaN_", min_size=1, max_size=6), min_size=20, max_size=40))
+@pytest.mark.slow
 def test_what_looks_like_a_number_is_one_where_ros_says_so(
     tmp_path_factory: pytest.TempPathFactory, words: list[str]
 ) -> None:

@@ -163,6 +163,7 @@ def test_a_single_bad_frame_costs_itself_only(fault, lost) -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 20])
+@pytest.mark.slow
 def test_backpressure_all_makes_the_windows_of_the_bag_tool(at_once):
     config = Config().replace(
         **{"keyframe.mode": "every", "window.size": 4, "window.overlap": 2, "backpressure": "all"}

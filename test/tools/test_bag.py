@@ -278,6 +278,7 @@ def test_overview_is_a_picture(out: Path) -> None:
     assert min(picture.shape[:2]) > 500 and picture.std() > 20
 
 
+@pytest.mark.slow
 def test_truth_may_come_out_of_a_file(tmp_path: Path, plain: Path, world: Truth) -> None:
     two = dict(zip(world.stamps_ns.tolist()[3:5], world.world_from_camera[3:5], strict=True))  # too few for evo
     write_tum(tmp_path / "gt.tum", two)
@@ -297,6 +298,7 @@ def test_truth_may_come_out_of_a_file(tmp_path: Path, plain: Path, world: Truth)
     assert not (tmp_path / "out" / "output").exists() and metrics["messages"] == {}
 
 
+@pytest.mark.slow
 def test_truth_at_other_times_is_said(tmp_path: Path, plain: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tum(tmp_path / "gt.tum", {1: np.eye(4), 2: np.eye(4)})
     assert run(plain, tmp_path / "out", "--gt", str(tmp_path / "gt.tum"), "--no-bag") == 1
@@ -424,6 +426,7 @@ def test_the_bundled_model_gives_the_same_bytes_in_two_processes(tmp_path: Path)
     assert len(first) == 10 and first == second
 
 
+@pytest.mark.slow
 def test_metres_from_the_depth_of_the_recording(tmp_path: Path, bag: Path) -> None:
     assert run(bag, tmp_path, "--no-bag", "--set", "scale.mode=depth", "--set", "scale.max_sigma=1.0") == 0
     metrics = metrics_of(tmp_path)
@@ -435,6 +438,7 @@ def test_metres_from_the_depth_of_the_recording(tmp_path: Path, bag: Path) -> No
     assert b"lengths in metres" in (tmp_path / "map.ply").read_bytes()[:300]
 
 
+@pytest.mark.slow
 def test_metres_from_another_odometry(
     tmp_path: Path, bag: Path, world: Truth, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -469,6 +473,7 @@ def test_a_source_of_metres_that_is_missing_is_an_error(
     assert text in capsys.readouterr().err and not (tmp_path / "out" / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_a_height_without_a_floor_leaves_the_unit_unknown(
     tmp_path: Path, bag: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -539,6 +544,7 @@ def test_tf_mode_and_odometry_frame_are_followed(tmp_path: Path, plain: Path) ->
     assert "/tf" not in metrics_of(tmp_path / "off")["messages"]
 
 
+@pytest.mark.slow
 def test_a_bag_in_a_loop_leaves_the_world_after_the_jump(tmp_path: Path, world: Truth) -> None:
     with BagWriter(tmp_path / "in") as bag:
         for frame in world.frames() + world.frames()[:15]:
@@ -552,6 +558,7 @@ def test_a_bag_in_a_loop_leaves_the_world_after_the_jump(tmp_path: Path, world: 
     assert metrics["messages"]["/camera/image_raw"] == COUNT + 15
 
 
+@pytest.mark.slow
 def test_ros_1_bags(tmp_path: Path, world: Truth) -> None:
     from rosbags.rosbag1 import Writer
     from rosbags.typesys import Stores, get_typestore

@@ -168,6 +168,7 @@ def test_what_cannot_go_on_says_why(done, sources, words, told, capsys):
     assert {p.name: p.read_bytes() for p in Path(done).iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_missing_or_damaged_state_says_so(sources, tmp_path, capsys):
     assert run(tmp_path / "none", sources, "--resume") == 1
     assert "no training checkpoint" in capsys.readouterr().err

@@ -63,6 +63,7 @@ def test_targets_are_one_consistent_geometry(batch):
     assert torch.allclose(k[:, 0, 0, 0], batch["intrinsics"][:, 0, 0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_points_of_one_frame_look_the_same_in_another(batch):
     """Mirroring, permutation and poses together: colours at corresponding pixels agree far better than at random ones."""
     want, k = losses.targets(batch), batch["intrinsics"][:, None, None, None]
