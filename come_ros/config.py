@@ -321,6 +321,23 @@ class Config:
         for prefix, kind in plugged({name: self.get(name) for name in CHOOSING}).items():
             yield from declared(kind, prefix)
 
+    def without_effect(self) -> list[str]:
+        """Of each parameter that was changed although another one keeps it from being read: both, in words. What a third-party plug-in
+        reads is not known, so the parameters that it shares with ours are never listed."""
+        found, known = [], {p.name: p for p in declared(Config)}
+        for p in self.parameters():
+            if p.only is None or self.get(p.name) == p.default:
+                continue
+            other, values = p.only
+            chosen = self.get(other)
+            each = str(chosen).split("+") if known[other].joined else [chosen]
+            plugins = known[other].plugins
+            foreign = plugins is not None and any(v not in plugins.own for v in each)
+            if not foreign and not any(v in values for v in each):
+                wanted = " or ".join(str(v) for v in values)
+                found.append(f"{p.name} has no effect while {other} is {chosen}, only with {wanted}")
+        return found
+
     def to_flat(self) -> dict[str, Any]:
         """Dotted name -> value, in declaration order."""
         return {p.name: self.get(p.name) for p in self.parameters()}

@@ -33,6 +33,7 @@ class AcceleratorParameters:
         "come, random: patches (rows x columns) that become one token",
         choices=("2x2", "3x3", "1x4"),
         dynamic=True,
+        only=("accelerator.name", ("come", "random")),
     )
     rule: str = parameter(
         "static",
@@ -40,14 +41,19 @@ class AcceleratorParameters:
         "v2: the second release's, all of group below one quantile of the window",
         choices=("static", "v1", "v2"),
         dynamic=True,
+        only=("accelerator.name", ("come", "random")),
     )
     mode: str = parameter(
         "fused",
         "come, random, tome: fused merges once for the rest of the pass; per_layer merges and splits around every attention and MLP",
         choices=("fused", "per_layer"),
+        only=("accelerator.name", ("come", "random", "tome")),
     )
     schedule: str = parameter(
-        "constant", "tome: merge the same number in every block, or fewer and fewer", choices=("constant", "decreasing")
+        "constant",
+        "tome: merge the same number in every block, or fewer and fewer",
+        choices=("constant", "decreasing"),
+        only=("accelerator.name", ("tome",)),
     )
     edge_weight: float = parameter(
         0.0,
@@ -55,6 +61,7 @@ class AcceleratorParameters:
         low=0.0,
         high=100.0,
         dynamic=True,
+        only=("accelerator.name", ("come",)),
     )
     merge_budget: float = parameter(
         0.3,
@@ -62,25 +69,39 @@ class AcceleratorParameters:
         low=0.0,
         high=1.0,
         dynamic=True,
+        only=("accelerator.name", ("pace",)),
     )
-    pace: str = parameter("", "pace: file of `come_ros train-pace`; empty = the one bundled with the weights")
+    pace: str = parameter(
+        "",
+        "pace: file of `come_ros train-pace`; empty = the one bundled with the weights",
+        only=("accelerator.name", ("pace",)),
+    )
     frames: int = parameter(
         0,
         "good_token_hunting: number of frames whose keys are read, whatever the ratio; 0 = the share 1 - ratio of the window",
         low=0,
         high=1000,
         dynamic=True,
+        only=("accelerator.name", ("good_token_hunting",)),
     )
     stride: int = parameter(
-        2, "good_token_hunting: spacing of the patches that the middle layers read", low=1, high=8, dynamic=True
+        2,
+        "good_token_hunting: spacing of the patches that the middle layers read",
+        low=1,
+        high=8,
+        dynamic=True,
+        only=("accelerator.name", ("good_token_hunting",)),
     )
     layer_plan: str = parameter(
         "",
         "good_token_hunting: file of `come_ros calibrate`; empty = the one next to the weights, else the paper's, scaled for "
         "fewer than 18 global layers",
+        only=("accelerator.name", ("good_token_hunting",)),
     )
     predictor: str = parameter(
-        "", "come: predictor file of `come_ros distill`; empty = the one bundled with the weights"
+        "",
+        "come: predictor file of `come_ros distill`; empty = the one bundled with the weights",
+        only=("accelerator.name", ("come",)),
     )
     params: Any = field(default=None, metadata=OWN)
 
@@ -168,9 +189,15 @@ class StreamParameters:
         low=1,
         high=512,
         dynamic=True,
+        only=("backbone", ("lingbot",)),
     )
     keyframe_interval: int = parameter(
-        1, "causal backbones: every n-th frame is kept for later ones to read", low=1, high=100, dynamic=True
+        1,
+        "causal backbones: every n-th frame is kept for later ones to read",
+        low=1,
+        high=100,
+        dynamic=True,
+        only=("backbone", ("lingbot",)),
     )
     most: int = parameter(
         320,
@@ -178,6 +205,7 @@ class StreamParameters:
         low=2,
         high=1024,
         dynamic=True,
+        only=("backbone", ("lingbot",)),
     )
     reduce: str = parameter(
         "none",
@@ -185,15 +213,30 @@ class StreamParameters:
         "repeats: merge patches into newer ones that they resemble; evict: drop the least attended; random: merge random groups",
         choices=("none", "groups", "repeats", "evict", "random"),
         dynamic=True,
+        only=("backbone", ("lingbot",)),
     )
     reduce_ratio: float = parameter(
-        0.5, "causal backbones: share of its patches that a keyframe gives up", low=0.0, high=1.0, dynamic=True
+        0.5,
+        "causal backbones: share of its patches that a keyframe gives up",
+        low=0.0,
+        high=1.0,
+        dynamic=True,
+        only=("stream.reduce", ("groups", "repeats", "evict", "random")),
     )
     whole: int = parameter(
-        8, "causal backbones: number of newest keyframes that keep all their keys", low=1, high=512, dynamic=True
+        8,
+        "causal backbones: number of newest keyframes that keep all their keys",
+        low=1,
+        high=512,
+        dynamic=True,
+        only=("stream.reduce", ("groups", "repeats", "evict", "random")),
     )
     group: str = parameter(
-        "2x2", "causal backbones: patches (rows x columns) that become one key", choices=("2x2", "3x3"), dynamic=True
+        "2x2",
+        "causal backbones: patches (rows x columns) that become one key",
+        choices=("2x2", "3x3"),
+        dynamic=True,
+        only=("stream.reduce", ("groups", "random")),
     )
     memory: int = parameter(
         0,
@@ -201,6 +244,7 @@ class StreamParameters:
         low=0,
         high=1_000_000,
         dynamic=True,
+        only=("backbone", ("lingbot",)),
     )
 
 
@@ -213,10 +257,29 @@ class Keyframe:
         dynamic=True,
     )
     min_flow: float = parameter(
-        6.0, "median image motion that makes a keyframe, px on a 320-px thumbnail", low=0.0, high=100.0, dynamic=True
+        6.0,
+        "median image motion that makes a keyframe, px on a 320-px thumbnail",
+        low=0.0,
+        high=100.0,
+        dynamic=True,
+        only=("keyframe.mode", ("flow",)),
     )
-    min_interval: float = parameter(0.1, "keyframes are at least this far apart, s", low=0.0, high=10.0, dynamic=True)
-    max_interval: float = parameter(1.0, "a keyframe is forced after this long, s", low=0.0, high=10.0, dynamic=True)
+    min_interval: float = parameter(
+        0.1,
+        "keyframes are at least this far apart, s",
+        low=0.0,
+        high=10.0,
+        dynamic=True,
+        only=("keyframe.mode", ("flow", "time")),
+    )
+    max_interval: float = parameter(
+        1.0,
+        "a keyframe is forced after this long, s",
+        low=0.0,
+        high=10.0,
+        dynamic=True,
+        only=("keyframe.mode", ("flow",)),
+    )
 
 
 @dataclass(frozen=True)
@@ -329,9 +392,14 @@ class Scale:
         low=1e-6,
         high=1e6,
         dynamic=True,
+        only=("scale.mode", ("fixed",)),
     )
     height: float = parameter(
-        0.0, "height of the camera over the floor, m, for scale.mode height or auto; 0 = unknown", low=0.0, high=100.0
+        0.0,
+        "height of the camera over the floor, m, for scale.mode height or auto; 0 = unknown",
+        low=0.0,
+        high=100.0,
+        only=("scale.mode", ("auto", "height")),
     )
     min_motion: float = parameter(
         0.3,
@@ -339,6 +407,7 @@ class Scale:
         low=0.01,
         high=100.0,
         dynamic=True,
+        only=("scale.mode", ("auto", "odometry")),
     )
     max_sigma: float = parameter(
         0.1,
@@ -346,12 +415,14 @@ class Scale:
         low=0.001,
         high=1.0,
         dynamic=True,
+        only=("scale.mode", ("auto", *SCALE_SOURCES)),
     )
     restart: bool = parameter(
         False,
         "begin a new world, whose odometry is in metres, once a scale is known that was unknown when the world began; false: then only the "
         "map is in metres",
         dynamic=True,
+        only=("scale.mode", ("auto", *SCALE_SOURCES)),
     )
 
 

@@ -26,19 +26,20 @@ def parameter(
     joined: bool = False,
     plugins: Registry | None = None,
     node_only: bool = False,
+    only: tuple[str, tuple[Any, ...]] | None = None,
 ) -> Any:
     """A dataclass field that declares a parameter. Plug-ins declare the fields of their `Parameters` with it, too.
 
     low, high: bounds, both included. dynamic: may be set while the node runs; takes effect with the next window. joined: several
     choices may be given, joined by + or as a list. plugins: the choices are the plug-ins registered there. node_only: only the live
-    node reads it.
+    node reads it. only: another parameter and the values of it with which this one has an effect.
     """
     choices = tuple(plugins.own) if plugins is not None else choices
     return field(
         default=default,
         metadata={
             "doc": doc, "low": low, "high": high, "choices": choices, "dynamic": dynamic, "joined": joined, "plugins": plugins,
-            "node_only": node_only,
+            "node_only": node_only, "only": only,
         },
     )  # fmt: skip
 
@@ -61,6 +62,7 @@ class Parameter:
     joined: bool = False
     plugins: Registry | None = None
     node_only: bool = False
+    only: tuple[str, tuple[Any, ...]] | None = None
 
     def coerce(self, value: Any) -> Any:
         """`value` as it was meant: whole numbers pass for float ones (YAML `1` for `1.0`), and YAML reads the bare words off and on

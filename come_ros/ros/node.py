@@ -224,6 +224,8 @@ class ReconstructionNode(LifecycleNode):
             self.config.backbone,
             self.worker.pipeline.backbone.device if self.worker.pipeline else "?",
         )
+        for told in self.config.without_effect():
+            log.warning("%s", told)
         if self._reporter.world.metric:
             log.info("the model is metric: lengths are metres, and windows are aligned without a change of scale")
         return super().on_configure(state)

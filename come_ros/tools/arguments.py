@@ -37,6 +37,8 @@ def configuration(options: argparse.Namespace) -> Config:
     config = configured(options)
     if unread := [p.name for p in parameters() if p.node_only and config.get(p.name) != p.default]:
         log.warning("only the live node reads %s: no effect here", ", ".join(unread))
+    for told in config.without_effect():
+        log.warning("%s", told)
     other = getattr(options, "odometry", None) is not None  # poses that are not for scoring
     given = {"known.depth": config.known.depth, "known.odometry": config.known.odometry and not other}
     if unused := [name for name, on in given.items() if on]:

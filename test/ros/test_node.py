@@ -316,7 +316,8 @@ def test_a_signal_before_rclpy_has_its_handlers_is_not_lost(start_node, with_sig
 
 def test_a_closed_terminal_sends_its_signal_twice_and_nohup_ignores_it(start_node, peer: Peer) -> None:
     ignored = "import signal, sys\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\nfrom come_ros.ros import main\nsys.exit(main.main())"
-    node = started(start_node, peer, script=ignored)
+    node = started(start_node, peer, "-p", "scale.fixed:=2.0", script=ignored)
+    assert node.log.count("scale.fixed has no effect while scale.mode is auto") == 1
     node.process.send_signal(signal.SIGHUP)
     peer.send(picture(0), START_NS)
     settled(peer, 1)
