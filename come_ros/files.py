@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import OutputError
+from .errors import DatasetError, OutputError
 from .geometry import quat_xyzw_from_matrix
 from .messages import NANO
 from .types import F64
@@ -109,19 +109,14 @@ def write_safetensors(path: str | Path, tensors: Mapping[str, Any], about: Mappi
         stream.write(save(dict(tensors), dict(about)))
 
 
+_PLY = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4")]
+"""the columns of our PLY files"""
+
+
 def write_ply(path: str | Path, points: NDArray[Any], about: str = "", frame: str = "odometry frame") -> None:
     """Points of cloud.POINT_DTYPE (n,) as a binary PLY with x y z red green blue confidence. about: a comment. frame: in
     words, of the points. Raises OutputError."""
-    kind = [
-        ("x", "<f4"),
-        ("y", "<f4"),
-        ("z", "<f4"),
-        ("red", "u1"),
-        ("green", "u1"),
-        ("blue", "u1"),
-        ("confidence", "<f4"),
-    ]
-    rows = np.empty(len(points), kind)
+    rows = np.empty(len(points), _PLY)
     for name in "xyz":
         rows[name] = points[name]
     bits = np.ascontiguousarray(points["rgb"]).view(np.uint32)
@@ -136,10 +131,27 @@ def write_ply(path: str | Path, points: NDArray[Any], about: str = "", frame: st
         *([f"comment {about}"] if about else []),
         f"element vertex {len(rows)}",
     ]
-    lines += [f"property {types[t]} {name}" for name, t in kind] + ["end_header"]
+    lines += [f"property {types[t]} {name}" for name, t in _PLY] + ["end_header"]
     with whole_file(path) as stream:
         stream.write(("\n".join(lines) + "\n").encode("ascii"))
         stream.write(rows.tobytes())
+
+
+def read_ply(path: str | Path) -> NDArray[np.void]:
+    """(n,) with the fields x y z red green blue confidence, of a file of `write_ply`. Raises DatasetError."""
+    try:
+        data = Path(path).read_bytes()
+        head, _, body = data.partition(b"end_header\n")
+        lines = head.decode("ascii", "replace").splitlines()
+        count = next(int(line.split()[2]) for line in lines if line.startswith("element vertex "))
+        names = [line.split()[2] for line in lines if line.startswith("property ")]
+        if "format binary_little_endian 1.0" not in lines or names != [name for name, _ in _PLY]:
+            raise ValueError("it is not a cloud of come_ros")
+        if len(body) != count * np.dtype(_PLY).itemsize:
+            raise ValueError("it is not whole")
+        return np.frombuffer(body, _PLY)
+    except (OSError, ValueError, IndexError, StopIteration) as error:
+        raise DatasetError(f"cannot read {shown(path)} ({error}): make it again, or remove it") from error
 
 
 def write_pcd(path: str | Path, points: NDArray[Any], about: str = "") -> None:

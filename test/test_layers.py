@@ -31,7 +31,7 @@ LAYERS = (
     ("mapping",),
     ("outputs",),
     ("datasets",),
-    ("evaluation.recordings", "evaluation.rooms"),
+    ("evaluation.recordings", "evaluation.rooms", "results"),
     ("training",),
     ("testing",),
     ("ros",),

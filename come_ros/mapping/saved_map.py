@@ -79,15 +79,18 @@ def write_map(saved: SavedMap, folder: Path) -> None:
     write_text(folder / HEAD, json.dumps(head, indent=1) + "\n")
 
 
-def read_map(path: str | Path, places: str) -> SavedMap:
-    """Reads the map in the folder `path`, or in the folder `map` inside it, where `come_ros bag` writes it. places: Backbone.places of the
-    model in use. Raises MapError, with one line, if there is no map, or if it is damaged, of a newer version, or of another model."""
-    folder = Path(path).expanduser()
-    if not (folder / HEAD).exists() and (folder / FOLDER / HEAD).exists():
-        folder = folder / FOLDER
+def map_folder(path: Path) -> Path:
+    """The folder of a saved map: `path`, or the folder `map` inside it, where `come_ros bag` writes it."""
+    return path / FOLDER if not (path / HEAD).exists() and (path / FOLDER / HEAD).exists() else path
+
+
+def read_map(path: str | Path, places: str | None) -> SavedMap:
+    """Reads the map in `map_folder(path)`. places: Backbone.places of the model in use, None for reading without a model. Raises MapError,
+    with one line, if there is no map, or if it is damaged, of a newer version, or of another model."""
+    folder = map_folder(Path(path).expanduser())
     head = _head_of(folder)
     made_by = str(head.get("places", ""))
-    if made_by != places:
+    if places is not None and made_by != places:
         raise MapError(
             f"map.load: the map {shown(folder)} was saved with {made_by or 'an unknown model'}, but this is {places}; their place "
             f"descriptors cannot be compared: start with that backbone and those weights, or save a map with these"
@@ -102,7 +105,7 @@ def read_map(path: str | Path, places: str) -> SavedMap:
         metres, voxel = (math.nan if head[k] is None else float(head[k]) for k in ("metres", "voxel"))
         if metres <= 0 or voxel <= 0:
             raise ValueError("its unit or voxel is not positive")
-    return SavedMap(tuple(keyframes), nodes, edges, places, metres, voxel, shown(folder))
+    return SavedMap(tuple(keyframes), nodes, edges, made_by, metres, voxel, shown(folder))
 
 
 def _head_of(folder: Path) -> dict[str, Any]:

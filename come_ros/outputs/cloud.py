@@ -128,6 +128,22 @@ def points(
     return camera_points if odom_from_camera is None else moved(camera_points, odom_from_camera)
 
 
+def points_of(places: F32, colours: U8, confidence: F32) -> NDArray[np.void]:
+    """(n,) of POINT_DTYPE from places (n, 3), RGB colours (n, 3) and confidence (n,)."""
+    out = np.empty(len(places), POINT_DTYPE)
+    red, green, blue = colours.astype(np.uint32).T
+    for name, values in zip("xyz", places.T, strict=True):
+        out[name] = values
+    out["rgb"], out["conf"] = (red << 16 | green << 8 | blue).view(np.float32), confidence
+    return out
+
+
+def colours_of(points: NDArray[Any]) -> U8:
+    """(n, 3) RGB of points of POINT_DTYPE (n,)."""
+    bits = np.ascontiguousarray(points["rgb"]).view(np.uint32)
+    return np.stack([(bits >> shift) & 255 for shift in (16, 8, 0)], axis=-1).astype(np.uint8)
+
+
 def moved(points: NDArray[np.void], target_from_source: F64) -> NDArray[np.void]:
     """A copy of points of POINT_DTYPE, of any shape, in another frame. target_from_source: (4, 4)."""
     out = np.array(points, order="C")

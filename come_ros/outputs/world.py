@@ -9,7 +9,7 @@ import operator
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..config import Config
 from ..errors import OutputError
 from ..files import whole_folder, write_pcd, write_ply, write_tum
 from ..geometry import transform
-from ..mapping.follow import in_map
+from ..mapping.follow import in_map, lengths_in_map
 from ..mapping.mapper import Corrections, LoopCounts, Mapper
 from ..mapping.saved_map import SavedMap, write_map
 from ..messages import NANO, Messages
@@ -61,7 +61,8 @@ class Snapshot:
     """A copy to be saved. points: the map's, of cloud.POINT_DTYPE. trajectory: stamp in ns -> odom_from_moving (4, 4), as odometry told it.
     map_trajectory: the same where the map has it, map_from_moving; empty where that is not known. keyframes: what `map.load` needs, None
     if the map has none. unsaved: why it must not be saved, "" if it may. unit: of points and map_trajectory, in words, "" for
-    the model's own. frame: of points, in words."""
+    the model's own. frame: of points, in words. placed: stamp -> map_from_camera (4, 4) of each used frame as its window has it, which is
+    what its depth fits, and what its depth has to be multiplied by to have the unit of the map; empty where the map is not known."""
 
     points: NDArray[np.void]
     trajectory: dict[int, F64]
@@ -70,6 +71,7 @@ class Snapshot:
     unsaved: str = ""
     unit: str = ""
     frame: str = "odometry frame"
+    placed: dict[int, tuple[F64, float]] = field(default_factory=dict)
 
     def save_keyframes(self, folder: Path) -> None:
         """Writes what `map.load` needs into the new folder `folder`, all or nothing. There must be keyframes. Raises OutputError."""
@@ -118,6 +120,9 @@ class World:
         self._lock = threading.Lock()
         self._working = threading.Lock()
         self._trajectory: deque[tuple[int, int, F64]] = deque(maxlen=MAX_POSES)  # session, stamp, pose
+        self._frames: deque[tuple[int, int, F64]] = deque(
+            maxlen=MAX_POSES
+        )  # the same of the used frames, by their windows
         self._path: deque[Any] = deque()
         self._map: FollowingMap | None = None
         self.config = config
@@ -213,9 +218,11 @@ class World:
         return (wanted or AUTO_VOXEL_SHARE) * float(np.median(seen)) if len(seen) else float("nan")
 
     def add_keyframe(self, submap: Submap, row: int) -> None:
-        """A published keyframe of the first camera waits for `work`, if the map may move."""
-        if self.config.has_map_frame:
-            with self._lock:
+        """A published keyframe of the first camera, after its points; it waits for `work`, if the map may move."""
+        with self._lock:
+            pose = submap.odom_from_camera[row].copy()
+            self._frames.append((self._sessions[1], submap.frames[row].stamp_ns, pose))
+            if self.config.has_map_frame:
                 self._first_ns = self._first_ns or submap.frames[row].stamp_ns
                 self._pending.append((submap, row))
 
@@ -412,6 +419,7 @@ class World:
             self.path_changes += bool(self._path)
             self._path.clear()
             self._trajectory.clear()
+            self._frames.clear()
             self._begin()
             if self._map is not None:
                 self._new_map(self.config)  # the next world has a unit of its own
@@ -464,7 +472,11 @@ class World:
                 keyframes = mapper.save(self._places, self._metres_saved(), self.voxel)
             in_map = dict(_moved(list(self._trajectory), self._corrections, self._factor))
             frame = "map frame" if self.config.has_map_frame else "odometry frame"
-            return Snapshot(self._points(), trajectory, in_map, keyframes, unsaved, self.unit_text, frame)
+            placed = {
+                stamp: (pose, length)
+                for stamp, pose, length in _placed(list(self._frames), self._corrections, self._factor)
+            }
+            return Snapshot(self._points(), trajectory, in_map, keyframes, unsaved, self.unit_text, frame, placed)
 
     def _metres_saved(self) -> float:
         """Metres per unit of the lengths of the map's graph, which are the odometry's, NaN if unknown."""
@@ -496,15 +508,24 @@ class World:
 def _moved(poses: list[tuple[int, int, F64]], corrections: Corrections, factor: float) -> list[tuple[int, F64]]:
     """Stamp and map_from_moving of poses (session, stamp, pose) as odometry told them; of sessions that are in the map. factor: metres
     of the map in a unit of the odometry."""
-    out: list[tuple[int, F64]] = []
+    return [(stamp, pose) for stamp, pose, _ in _placed(poses, corrections, factor)]
+
+
+def _placed(poses: list[tuple[int, int, F64]], corrections: Corrections, factor: float) -> list[tuple[int, F64, float]]:
+    """The same, and the length of the odometry's unit there in the unit of what is returned."""
+    out: list[tuple[int, F64, float]] = []
     for session, group in itertools.groupby(poses, operator.itemgetter(0)):
         rows = list(group)
         if not corrections.knows(session):
             continue
         stamps, matrices = [stamp for _, stamp, _ in rows], [pose for _, _, pose in rows]
+        lengths = np.ones(len(rows))
         if corrections.of(session).version:
-            matrices = list(in_map(np.array(stamps, np.int64), np.stack(matrices), corrections.of(session)))
-        out += zip(stamps, (_scaled(pose, factor) for pose in matrices), strict=True)
+            times = np.array(stamps, np.int64)
+            matrices = list(in_map(times, np.stack(matrices), corrections.of(session)))
+            lengths = lengths_in_map(times, corrections.of(session))
+        moved = (_scaled(pose, factor) for pose in matrices)
+        out += zip(stamps, moved, (factor * lengths).tolist(), strict=True)
     return out
 
 

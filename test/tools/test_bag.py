@@ -132,6 +132,7 @@ def test_all_results_are_there_and_nothing_else(out: Path) -> None:
             "map.ply",
             "trajectory.tum",
             "trajectory_map.tum",
+            "frames.json",
             "map",
             "metrics.json",
             "overview.png",
@@ -423,7 +424,7 @@ def test_the_bundled_model_gives_the_same_bytes_in_two_processes(tmp_path: Path)
         done = subprocess.run([*command, "-o", str(tmp_path / name)], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     first, second = hashes(tmp_path / "a"), hashes(tmp_path / "b")
-    assert len(first) == 10 and first == second
+    assert len(first) == 11 and first == second
 
 
 @pytest.mark.slow
@@ -1014,7 +1015,9 @@ def test_a_picture_that_cannot_be_drawn_costs_no_other_result(
     monkeypatch.setattr("come_ros.tools.bag.job.draw", fails)
     assert run(plain, tmp_path / "out", "--no-bag") == 1
     there = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert there == ["map", "map.ply", "metrics.json", "run.yaml", "trajectory.tum", "trajectory_map.tum"]
+    assert there == [
+        "frames.json", "map", "map.ply", "metrics.json", "run.yaml", "trajectory.tum", "trajectory_map.tum",
+    ]  # fmt: skip
     assert "overview.png could not be drawn: RuntimeError: no font was found" in capsys.readouterr().err
 
 

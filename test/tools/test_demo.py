@@ -36,6 +36,8 @@ TYPES = {
     "/come/odometry": "nav_msgs/msg/Odometry",
     "/come/depth/image": "sensor_msgs/msg/Image",
     "/come/depth/camera_info": "sensor_msgs/msg/CameraInfo",
+    "/come/rgb/image_rect": "sensor_msgs/msg/Image",
+    "/come/confidence": "sensor_msgs/msg/Image",
     "/come/merge_overlay": "sensor_msgs/msg/Image",
     "/tf": "tf2_msgs/msg/TFMessage",
     "/diagnostics": "diagnostic_msgs/msg/DiagnosticArray",

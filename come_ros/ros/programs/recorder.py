@@ -31,7 +31,15 @@ from .process import ros_process, tell
 
 OUTPUTS = {
     topic: topics.OUTPUTS[topic].kind
-    for topic in ("points", "odometry", "depth/image", "depth/camera_info", "merge_overlay")
+    for topic in (
+        "points",
+        "odometry",
+        "depth/image",
+        "depth/camera_info",
+        "rgb/image_rect",
+        "confidence",
+        "merge_overlay",
+    )
 }
 """Topic below the node's name -> type."""
 DIAGNOSTICS = "/diagnostics"

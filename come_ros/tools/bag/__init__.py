@@ -7,6 +7,7 @@ The output folder then holds
   map.ply         one cloud of all frames
   trajectory.tum  the camera's path as odometry has it, never rewritten
   trajectory_map.tum  the same path in the map, with the drift taken away where the camera came back
+  frames.json     where the frames with depth lie in the map: what `come_ros export` reads
   map/            the map's keyframes: what map.load starts in
   metrics.json    counts, sizes, errors next to trivial baselines; values that depend on the machine are under `timings`
   overview.png    depth and map at a glance
@@ -51,6 +52,7 @@ from ...errors import Cancelled, ComeRosError, ConfigError, DatasetError, Stoppe
 from ...files import shown
 from ...interrupts import Interrupts
 from ...mapping.saved_map import FOLDER
+from ...outputs.frames_file import FRAMES
 from ...pipeline import ReconstructionPipeline
 from ...plugins import is_network
 from ...types import F64
@@ -65,6 +67,7 @@ RESULTS = (
     "map.ply",
     "trajectory.tum",
     "trajectory_map.tum",
+    FRAMES,
     FOLDER,
     "metrics.json",
     "overview.png",

@@ -33,6 +33,7 @@ from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_sc
 from ...files import shown, write_ply, write_text, write_tum
 from ...interrupts import Interrupts
 from ...mapping.saved_map import FOLDER, read_map
+from ...outputs.frames_file import FRAMES, PlacedFrames, write_frames
 from ...outputs.motion import Motion
 from ...outputs.reporter import Reporter
 from ...outputs.topics import FrameMessages
@@ -258,6 +259,9 @@ class Job:
             steps["trajectory_map.tum"] = lambda: write_tum(
                 path / "trajectory_map.tum", snapshot.map_trajectory, snapshot.unit
             )
+        if snapshot.placed:
+            frames = PlacedFrames(snapshot.placed, snapshot.frame, snapshot.unit, self._matched)
+            steps[FRAMES] = functools.partial(write_frames, path / FRAMES, frames)
         if snapshot.keyframes is not None:
             steps[FOLDER] = functools.partial(snapshot.save_keyframes, path / FOLDER)
         drawn: dict[str, Callable[[], Any]] = {
