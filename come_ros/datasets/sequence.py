@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,8 @@ def open_sequence(
         _refuse(path, "not a bag", topic=topic, depth_topic=None if depth == "none" else depth)
         if path.is_file() and path.suffix.lower() in VIDEOS:
             return VideoSequence(Video(path, fps), part)
-        if (folder := _known_layout(path, rectify != "off", levels)) is not None:
+        if (opened := _layout(path)) is not None:
+            folder = opened(path, rectify != "off", levels)
             _refuse(path, f"a {folder.kind}, which needs no rate", fps=fps)
             return FolderSequence(folder, part, depth != "none")
         if path.is_dir() and image_files(path):
@@ -113,29 +114,36 @@ def _why_nothing(path: Path) -> str:
         unread = [file for file in path.iterdir() if file.suffix.lower() in NOT_READ and not file.name.startswith(".")]
         if unread:
             return f"{shown(path)} holds {len(unread)} images that cannot be read: {NOT_READ[unread[0].suffix.lower()]}"
-        below = [
-            folder
-            for folder in sorted(path.iterdir())
-            if folder.is_dir() and (image_files(folder) or is_recording(folder))
-        ]
+        below = [inside for inside in sorted(path.iterdir()) if _is_readable(inside)]
         if below:
-            listed = ", ".join(shown(folder) for folder in below[:5]) + (", ..." if len(below) > 5 else "")
+            listed = ", ".join(shown(inside) for inside in below[:5]) + (", ..." if len(below) > 5 else "")
             return f"{shown(path)} is not a recording that can be read, but holds some: give one of {listed}"
     return f"{shown(path)} is not a recording that can be read: give {ACCEPTED}"
 
 
-def _known_layout(path: Path, rectify: bool, levels: str) -> TumSequence | PosedImages | None:
+def _layout(path: Path) -> Callable[[Path, bool, str], TumSequence | PosedImages] | None:
+    """What opens `path` (path, rectify, levels), if it is images in a known layout."""
     if find_transforms(path) is not None:
-        return transforms(path, rectify, levels)
+        return transforms
     if not path.is_dir():
         return None
     if any((path / name).is_file() for name in ("frames.txt", "rgb.txt")):
-        return TumSequence(path, rectify, levels)
+        return TumSequence
     if is_seven_scenes(path):
-        return seven_scenes(path, levels)
+        return lambda path, _, levels: seven_scenes(path, levels)
     if is_scannet(path):
-        return scannet(path, levels)
-    return colmap(path, rectify, levels) if find_model(path) is not None else None
+        return lambda path, _, levels: scannet(path, levels)
+    return colmap if find_model(path) is not None else None
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether it looks like a recording."""
+    try:
+        if path.is_file():
+            return is_recording(path) or path.suffix.lower() in VIDEOS
+        return bool(accepting(path) or is_recording(path) or _layout(path) or image_files(path))
+    except OSError:
+        return False
 
 
 class BagSequence(Recording):

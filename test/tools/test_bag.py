@@ -825,6 +825,7 @@ BAD = {
     "no such depth": (lambda d, b, w: [b, "--depth-topic", "/x"], "has no depth on '/x'; it has /camera/depth/image_raw, or none"),
     "single image": (lambda d, b, w: [images(d / "i", w) / "0.png"], "is a single image: give its folder"),
     "images below": (lambda d, b, w: [images(d / "i", w).parent], "but holds some: give one of"),
+    "recordings below": (lambda d, b, w: [in_layouts(d / "many")], "many/a, "),
     "wrong fps": (lambda d, b, w: [images(d / "i", w), "--fps", "0"], "fps is 0.0, but must lie in 0 .. 10000"),
     "only damaged images": (
         lambda d, b, w: [Path(text_file(images(d / "i", None) / "0.png", "x")).parent],
@@ -837,6 +838,14 @@ def images(path: Path, world: Truth | None) -> Path:
     path.mkdir()
     for i, image in enumerate(world.images if world else ()):
         cv2.imwrite(str(path / f"{i}.png"), image)
+    return path
+
+
+def in_layouts(path: Path) -> Path:
+    """A folder of recordings that are neither bags nor images directly in their folder."""
+    for name in ("a", "b"):
+        (path / name).mkdir(parents=True)
+        (path / name / "rgb.txt").write_text("")
     return path
 
 
