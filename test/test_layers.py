@@ -32,6 +32,7 @@ LAYERS = (
     ("outputs",),
     ("datasets",),
     ("evaluation.recordings", "evaluation.rooms", "results"),
+    ("exports",),
     ("training",),
     ("testing",),
     ("ros",),

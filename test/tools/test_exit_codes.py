@@ -68,6 +68,7 @@ def test_done_refused_and_mistyped(images: Path, tmp_path: Path, capsys: pytest.
         (["eval", "--set", "accelerator.name=com"], "come"),
         (["calibrate"], "-o"),
         (["demo", str(tmp_path / "nowhere")], "nowhere"),
+        (["export", str(tmp_path / "nowhere"), "--to", "tum", "-o", str(tmp_path / "new")], "nowhere"),
         (["doctor", "--set", "window.size"], "NAME=VALUE"),
         (["distill", "-o", out, "--source", str(tmp_path / "nowhere")], "nowhere"),
         (["train-pace", "-o", out, "--source", str(tmp_path / "nowhere")], "nowhere"),
@@ -75,7 +76,13 @@ def test_done_refused_and_mistyped(images: Path, tmp_path: Path, capsys: pytest.
         assert code_of(*words) == 1, words
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"come_ros {words[0]}: ")]
         assert len(lines) == 1 and told in lines[0], (words, lines)
-    for words in (["bags"], ["bag"], ["bag", str(images), "-o", out, "--nonsense"], ["bench", "--precision", "fp64"]):
+    for words in (
+        ["bags"],
+        ["bag"],
+        ["bag", str(images), "-o", out, "--nonsense"],
+        ["bench", "--precision", "fp64"],
+        ["export", out, "--to", "obj", "-o", out],
+    ):
         assert code_of(*words) == 2, words
 
 
