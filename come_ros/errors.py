@@ -31,8 +31,12 @@ class Cancelled(ComeRosError):
     """Reconstruction of a window was cancelled; there is no result."""
 
 
-class Stopped(Cancelled):
-    """A signal ended a command; number: which one. kept: what there is of the work, and how to go on; empty if there is nothing."""
+class Stopped(BaseException):
+    """A signal ended a command; number: which one. kept: what there is of the work, and how to go on; empty if there is nothing.
+
+    Not an Exception, as KeyboardInterrupt is not one either: it may be raised anywhere, and code that handles the failures of others
+    must not handle it, too.
+    """
 
     def __init__(self, number: int, kept: str = "") -> None:
         by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name

@@ -118,3 +118,19 @@ def test_in_another_thread_it_polls_only() -> None:
     thread.start()
     thread.join()
     assert found == [False]
+
+
+def test_who_handles_failures_does_not_handle_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it happened to `doctor`, which took the signal for an import that had failed, and went on."""
+    from come_ros.tools.doctor import checks
+
+    stopped = Interrupts()
+
+    def interrupted(name: str) -> None:
+        if not stopped():
+            send()
+            work_until(lambda: False, 2.0)
+
+    monkeypatch.setattr(checks.importlib, "import_module", interrupted)
+    with stopped, pytest.raises(Stopped), stopped.raising():
+        list(checks.libraries())

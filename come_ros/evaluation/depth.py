@@ -81,8 +81,11 @@ class RatioHistogram:
         d, t = depth[good], truth[good]
         logs = np.clip(np.log(d / t), -self.REACH, self.REACH)
         index = np.rint((logs + self.REACH) / self.WIDTH).astype(np.int64)
-        self._counts += np.bincount(index, minlength=len(self._counts))
-        self._sums += np.bincount(index, logs, minlength=len(self._counts))
+        if len(index):
+            first = int(index.min())
+            touched = slice(first, int(index.max()) + 1)  # a small part of all bins
+            self._counts[touched] += np.bincount(index - first)
+            self._sums[touched] += np.bincount(index - first, logs)
         self._products += (d @ d, d @ t, truth @ truth)
         self._missing += int(len(truth) - good.sum())
 

@@ -559,23 +559,23 @@ def test_what_changes_nothing_is_run_once(windows: list[WindowTruth]) -> None:
 
 
 def test_windows_that_were_complete_are_kept_when_it_is_stopped(windows: list[WindowTruth]) -> None:
-    asked = []
+    def scored(stops_after: int) -> Scores:
+        """stops_after: predictions; each window has two."""
+        made = []
 
-    def stop() -> bool:
-        asked.append(1)
-        return len(asked) > 5  # in the third window, between its variants
+        def noted(p: Prediction) -> Prediction:
+            made.append(1)
+            return dataclasses.replace(p, depth=(1 + len(made) % 2) * p.depth)
 
-    def deeper(p: Prediction) -> Prediction:
-        return dataclasses.replace(p, depth=2 * p.depth)
+        variants = [Variant(name, name, Says(windows, noted), Config()) for name in (DENSE, "other")]
+        return measure(windows, variants, len(windows), Bar(), lambda: len(made) >= stops_after)
 
-    variants = [
-        Variant(DENSE, DENSE, Says(windows, lambda p: p), Config()),
-        Variant("other", "", Says(windows, deeper), Config()),
-    ]
-    scores = measure(windows, variants, len(windows), Bar(), stop)
-    assert scores.stopped and len(scores.windows) == 2 and len(scores.rows[DENSE]) == 2
+    for stops_after in (5, 6):  # in the third window, between its variants and while they are scored
+        scores = scored(stops_after)
+        assert scores.stopped and len(scores.windows) == 2
+        assert {len(rows) for rows in scores.rows.values()} == {2}
     with pytest.raises(Cancelled):
-        measure(windows, variants, len(windows), Bar(), lambda: True)
+        scored(0)
 
 
 def test_neighbours_in_a_recording_count_for_less_than_rooms() -> None:

@@ -46,7 +46,7 @@ from tqdm import tqdm
 
 from ... import __version__
 from ...config import Config
-from ...errors import Cancelled, CheckpointError, ConfigError
+from ...errors import Cancelled, CheckpointError, ConfigError, Stopped
 from ...evaluation.window import WindowTruth
 from ...files import write_text
 from ...interrupts import Interrupts
@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
             with tqdm(total=total, desc="scoring", unit="window", disable=None) as bar:
                 every = stopped.until(_noting(itertools.chain([first], windows), timed))
                 scores = measure(every, variants, total, bar, stopped, options.frontier, options.seed)
-        except Cancelled:
+        except (Cancelled, Stopped):
             print_error("eval", f"stopped by {stopped.name}, no window was complete: nothing is written")
             return 128 + (stopped.number or 0)
         variants = [v for v in variants if v.name not in scores.same]
@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
                     _add_whole(result, sources, variants, stopped)
                 else:
                     result["trajectories"] = _trajectories(sources, variants, stopped)
-        except Cancelled:
+        except (Cancelled, Stopped):
             ended = f"stopped by {stopped.name} after all windows, before the rest was done"
         result["stopped"] = ended
         result = _finished(result, scores, variants, begun)

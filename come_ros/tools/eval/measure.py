@@ -157,6 +157,12 @@ def measure(
                 if stopped():
                     raise Cancelled("on request")
                 said[v.name] = v.predict(truth, stopped)
+            dense, made = said[DENSE], {**said, **null_predictions(truth.images)}
+            rows = {}
+            for name, prediction in made.items():
+                if stopped():
+                    raise Cancelled("on request")
+                rows[name] = score_window(prediction, truth, dense if name in said and name != DENSE else None, quick)
         except Cancelled:
             if not scores.windows:
                 raise
@@ -165,10 +171,8 @@ def measure(
         if number < ALIKE:
             for name, prediction in said.items():
                 said_so_far.setdefault(name, []).append(_digest(prediction))
-        dense = said[DENSE]
-        for name, prediction in {**said, **null_predictions(truth.images)}.items():
-            base = dense if name in said and name != DENSE else None
-            scores.rows.setdefault(name, []).append(score_window(prediction, truth, base, quick))
+        for name, prediction in made.items():
+            scores.rows.setdefault(name, []).append(rows[name])
             if truth.depth is not None:
                 whole = scores.whole.setdefault(truth.source, {}).setdefault(name, RatioHistogram())
                 whole.add(prediction.depth, truth.depth)
@@ -193,9 +197,9 @@ def measure(
         scores.stopped = scores.stopped or len(scores.windows) < expected
     for source in scores.sources:
         at = [i for i, (name, _) in enumerate(scores.windows) if name == source]
-        for name, rows in motion_baselines([scores.paths[i] for i in at], seed).items():
+        for name, moved in motion_baselines([scores.paths[i] for i in at], seed).items():
             whole_run = scores.rows.setdefault(name, [{} for _ in scores.windows])
-            for i, row in zip(at, rows, strict=True):
+            for i, row in zip(at, moved, strict=True):
                 whole_run[i] = row
     return scores
 

@@ -192,7 +192,7 @@ def main() -> None:
                 )
     kept = options.results / f"{NAME}.json"
     rows += [row for row in earlier(kept, now) if (row.case, row.signal) not in {(r.case, r.signal) for r in rows}]
-    names = [case.name for case in cases(Path())]
+    names = [case.name for case in cases(Path("images"))]
     rows.sort(key=lambda row: (names.index(row.case), row.signal))
     write_result(
         options.results,
