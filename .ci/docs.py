@@ -1,15 +1,16 @@
 """Writes what the pages repeat from the code: `make docs`. With --check it writes nothing and says which file is not current.
 
-Tables of parameters, diagnostics, commands and results, each between marks in its page; and all of config/come.yaml.
+Tables of parameters, diagnostics, commands and results, each between marks in its page; and all of config/come.yaml and
+config/come.schema.json.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
@@ -18,15 +19,14 @@ from benchmark import stamped  # noqa: E402
 
 from come_ros.config import parameters  # noqa: E402
 from come_ros.files import write_text  # noqa: E402
-from come_ros.parameter import Parameter  # noqa: E402
+from come_ros.parameter_text import commented_yaml, schema  # noqa: E402
 from come_ros.ros.diagnostics.keys import STATUSES  # noqa: E402
 from come_ros.tools.cli import COMMANDS  # noqa: E402
 
-COME_YAML = ROOT / "config" / "come.yaml"
+COME_YAML, COME_SCHEMA = ROOT / "config" / "come.yaml", ROOT / "config" / "come.schema.json"
 HEAD = """# Every parameter of come_ros with its default; written by `make docs`. A parameters file of yours needs only the differences.
 # Words that YAML would read as something else are quoted: mode: "off".
-/**:
-  ros__parameters:
+# yaml-language-server: $schema=come.schema.json
 """
 
 
@@ -77,37 +77,18 @@ def with_tables(page: str, text: str) -> str:
 
 def come_yaml() -> str:
     """config/come.yaml, group by group."""
-    lines, group = [], ""
-    for p in sorted(parameters(), key=lambda p: "." in p.name):  # those without a group first, else as declared
-        before, _, name = p.name.rpartition(".")
-        if before != group:
-            lines.append(f"    {before}:")
-            group = before
-        indent = 6 if group else 4
-        lines.append(f"{' ' * indent}{name}: {scalar(p.default)}  # {p.doc}{limits(p)}")
-    return HEAD + "\n".join(lines) + "\n"
+    return commented_yaml(HEAD, ((p, p.default) for p in parameters()))
 
 
-def scalar(value: Any) -> str:
-    """As YAML reads it back."""
-    import yaml
-
-    if isinstance(value, str) and (value == "" or yaml.safe_load(value) != value):
-        return f'"{value}"'
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def limits(p: Parameter) -> str:
-    """What is allowed, and whether it may change while the node runs."""
-    allowed = p.range_text()
-    brackets = (" ({})" if p.choices else " [{}]").format(allowed) if allowed else ""
-    return brackets + (" (live)" if p.dynamic else "")
+def come_schema() -> str:
+    """config/come.schema.json."""
+    return json.dumps(schema(), indent=1) + "\n"
 
 
 def main() -> int:
     files = {ROOT / page: with_tables(page, (ROOT / page).read_text(encoding="utf-8")) for page in PAGES}
-    files[COME_YAML] = come_yaml()
-    old = [path for path, text in files.items() if path.read_text(encoding="utf-8") != text]
+    files |= {COME_YAML: come_yaml(), COME_SCHEMA: come_schema()}
+    old = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in old:
         print(f"{path.relative_to(ROOT)} {'is not current: run make docs' if '--check' in sys.argv else 'written'}")
         if "--check" not in sys.argv:

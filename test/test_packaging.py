@@ -278,6 +278,7 @@ def test_tables_of_the_pages_are_those_of_the_code(docs: dict[str, Any]) -> None
             text, wanted = (re.sub(r"code older|current", "", t) for t in (text, wanted))
         assert text == wanted, f"{page} is not current: run make docs"
     assert docs["COME_YAML"].read_text(encoding="utf-8") == docs["come_yaml"](), "run make docs"
+    assert docs["COME_SCHEMA"].read_text(encoding="utf-8") == docs["come_schema"](), "run make docs"
 
 
 @pytest.mark.parametrize("page", PAGES)

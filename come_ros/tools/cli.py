@@ -36,6 +36,8 @@ COMMANDS = {
     "distill": "train Co-Me's predictor on recordings or rendered rooms",
     "train-pace": "train PaceVGGT's networks, which choose the patches to keep and rebuild the others",
     "calibrate": "measure which layers of a model may read fewer keys (for Good Token Hunting)",
+    "params": "list, search and explain parameters, and write a file of those that differ from the defaults",
+    "completion": "print what completes commands, options and parameters in your shell",
     "doctor": "check this machine: what works, what is missing, and how to fix it",
 }
 _NODE_HELP = """usage: come_ros node [--params FILE] [--set NAME=VALUE] ... [--ros-args [-r FROM:=TO] [-p NAME:=VALUE] ...]
@@ -127,7 +129,8 @@ def _run_tool(name: str, argv: list[str]) -> int:
         return _run(importlib.import_module(f"come_ros.tools.{name.replace('-', '_')}"), name, argv)
 
 
-def _run(tool: ModuleType, name: str, argv: list[str]) -> int:
+def command_parser(tool: ModuleType, name: str) -> argparse.ArgumentParser:
+    """The parser of the command `name`, which `tool` holds."""
     description, *examples = re.split(r"^(?=examples:)", tool.__doc__ or "", flags=re.IGNORECASE | re.MULTILINE)
     parser = argparse.ArgumentParser(
         prog=f"come_ros {name}",
@@ -136,6 +139,11 @@ def _run(tool: ModuleType, name: str, argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     tool.add_arguments(parser)
+    return parser
+
+
+def _run(tool: ModuleType, name: str, argv: list[str]) -> int:
+    parser = command_parser(tool, name)
     options = parser.parse_args(argv)
     if (
         any(word in ("-o", "--output", "--out") and not place.strip() for word, place in pairwise(argv))
