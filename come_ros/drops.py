@@ -18,3 +18,6 @@ DROP_REASONS: Mapping[str, str] = {
 
 IN_PIPELINE = ("not_keyframe", "time", "decode", "rejected")
 """those that the pipeline counts itself; the others are the node's"""
+
+UNUSABLE_IMAGES = ("decode", "time")
+"""those that are faults of the images themselves"""

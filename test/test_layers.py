@@ -22,7 +22,7 @@ LAYERS = (
     ("backbones",),
     ("evaluation",),  # of arrays; whole recordings and rooms stand further up
     ("timeline", "window"),
-    ("tracking",),
+    ("tracking", "verdict"),
     ("refinement",),
     ("alignment", "governor", "keyframes"),  # the other stages of the pipeline
     ("scale",),

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import geometry
 from ..types import F64
+from .poses import ate_rmse
 
 
 def end_point_error(ours: F64, real: F64) -> dict[str, Any]:
@@ -21,3 +22,10 @@ def end_point_error(ours: F64, real: F64) -> dict[str, Any]:
     length = float(np.linalg.norm(np.diff(real[:, :3, 3], axis=0), axis=1).sum())
     error = float(np.linalg.norm(scale * mine - theirs))
     return {"error_m": error, "share": error / length if length > 0 else None, "still_m": float(np.linalg.norm(theirs))}
+
+
+def moved_by_loops(odometry: F64, in_map: F64) -> float:
+    """How far loops moved a path (N, 4, 4): RMS distance between both after the Sim(3) that fits them best, as a share of the way. NaN for
+    a path without length."""
+    length = float(np.linalg.norm(np.diff(in_map[:, :3, 3], axis=0), axis=1).sum())
+    return ate_rmse(odometry, in_map) / length if length > 0 else float("nan")

@@ -217,6 +217,7 @@ class ReconstructionNode(LifecycleNode):
         self._latched = LatchedTopics(self, QOS_OVERRIDES, self._output_conflicts.callbacks)
         self._reporter = self._new_reporter()
         self.telemetry.resets, self.telemetry.scale = 0, None
+        self.telemetry.evidence.reset()
         self.telemetry.lost, self.telemetry.last_located = 0, None
         self._state = "inactive"
         log.info(

@@ -433,6 +433,7 @@ class Worker(threading.Thread):
             self._telemetry.kept_ratio, self._telemetry.read_ratio = submap.kept_ratio, submap.read_ratio
             self._telemetry.reused, self._telemetry.saved_ms = submap.reused, submap.saved_ms
             self._telemetry.stream = pipeline.stream
+            self._telemetry.evidence.add(submap, config.refine.mode != "none")
             age_s = (time.monotonic_ns() - new[-1].arrival_ns) * 1e-9
             if not submap.alignment.accepted:
                 self._telemetry.trouble("rejected", submap.alignment.reason)

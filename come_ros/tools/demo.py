@@ -81,9 +81,11 @@ def run(options: argparse.Namespace) -> int:
         recorded = (out / "output.mcap").exists()
         raise Stopped(stop.number, f"what was recorded so far is in {shown(out)}" if recorded else "") from None
     from .report.tables import table
+    from .report.verdict import of_metrics
 
     print(table(metrics))
     files = ", ".join(str(out / name) for name in RESULTS)
+    print(f"\nverdict: {of_metrics(metrics).line}")
     print(f"\n{files}; {metrics['run']['seconds']:.0f} s live")
     return int(not sound(metrics))
 
@@ -156,6 +158,7 @@ def play_and_score(
     from ..ros.programs.live import PlayedCamera, run_live
     from .report.live_scores import read_recording, read_truth, score
     from .report.picture import draw, overview_of
+    from .report.verdict import of_metrics
 
     arguments: list[str] = []
     for file, given in ((params, ["--params-file", params]), (weights, ["-p", f"weights:={weights}"])):
@@ -184,7 +187,12 @@ def play_and_score(
         raise DemoError(f"the node published no depth: see {out / 'node.log'} and {out / 'metrics.json'}")
     picture = out / "overview.png"
     draw_or_warn(
-        picture, lambda: draw(picture, overview_of(bag, recording, truth, topic), f"{title}\n{_figures(metrics)}")
+        picture,
+        lambda: draw(
+            picture,
+            overview_of(bag, recording, truth, topic),
+            f"{title}\nverdict: {of_metrics(metrics).line}\n{_figures(metrics)}",
+        ),
     )
     return metrics
 

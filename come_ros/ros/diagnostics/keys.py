@@ -71,6 +71,11 @@ INFERENCE: Mapping[str, str] = {
 }
 
 OUTPUT: Mapping[str, str] = {
+    "verdict": "usable, doubtful or unusable, by the newest keyframes; none = too few of them",
+    "verdict_reason": "why",
+    "verdict_advice": "what to do about it",
+    "agreement": "how well images look as the result predicts from the one before: 1 is perfect, 0 is chance, nan = not known",
+    "path_extent": "spread of these keyframes' positions, in median depths of the scene",
     "frame": "the world frame of odometry",
     "map_frame": "the world frame of path and map",
     "tf_mode": "forward, inverse or off; undecided before the first image",

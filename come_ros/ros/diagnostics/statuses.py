@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
@@ -16,6 +16,7 @@ from ...outputs.world import Whereabouts
 from ...scale.metric import given
 from ...thread_governor import ThreadState
 from ...types import DeviceMemory, Scale
+from ...verdict.judge import LEAST_KEYFRAMES, UNUSABLE, USABLE, Facts, Verdict, judge
 from .counters import Counts, drops_text
 from .telemetry import Telemetry
 
@@ -242,7 +243,13 @@ def _inference_faults(view: NodeView, config: Config, telemetry: Telemetry) -> I
 
 def _output_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
     alignment = telemetry.alignment
+    facts, verdict = _judged(view, telemetry)
     return {
+        "verdict": verdict.level if verdict else "none",
+        "verdict_reason": verdict.reason if verdict else "none",
+        "verdict_advice": (verdict.advice if verdict else "") or "none",
+        "agreement": f"{facts.agreement:.2f}",
+        "path_extent": f"{facts.extent:.3f}",
         "frame": config.odom_frame,
         "map_frame": config.world_frame,
         "tf_mode": view.tf,
@@ -287,6 +294,12 @@ def _scale_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[
         "odom_unit": metre if scale.in_metres else own,
         "map_unit": metre if map_in_metres else own,
     }  # fmt: skip
+
+
+def _judged(view: NodeView, telemetry: Telemetry) -> tuple[Facts, Verdict | None]:
+    """What is known of the newest keyframes, and the verdict on them; None where they are too few."""
+    facts = replace(telemetry.evidence.facts(), loops=view.loops.accepted if view.loops else 0)
+    return facts, judge(facts) if facts.keyframes >= LEAST_KEYFRAMES else None
 
 
 def _refinement_values(config: Config, telemetry: Telemetry) -> dict[str, object]:
@@ -376,6 +389,10 @@ def _output_faults(view: NodeView, config: Config, telemetry: Telemetry) -> Iter
                 f"window.overlap"
             ),
         )
+    verdict = _judged(view, telemetry)[1]
+    if verdict is not None and verdict.level != USABLE and view.state == "active":
+        # doubtful is a remark, and no lamp that is always yellow: a camera that stands still is no fault
+        yield WARN if verdict.level == UNUSABLE else OK, f"verdict: {verdict.line}"
     if view.twin:
         yield WARN, view.twin
     if view.output_conflict:

@@ -13,8 +13,10 @@ import numpy as np
 from ...backbones.stream import StreamUsage
 from ...tracking.odometry import Located
 from ...types import Alignment, Refinement, Scale
+from ...verdict.evidence import Evidence
 
 RECENT_S = 5.0
+JUDGED = 100  # newest keyframes that the verdict is about
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Telemetry:
         self.alignment: Alignment | None = None
         self.scale: Scale | None = None
         self.refinement = Refinement()
+        self.evidence = Evidence(JUDGED)
         self.refine_ms = float("nan")
         self.kept_ratio = self.read_ratio = 1.0
         self.reused, self.saved_ms = 0.0, 0.0  # see types.Submap

@@ -25,10 +25,10 @@ from ...config import Config
 from ...datasets import Recording
 from ...datasets.known import Poses, with_known
 from ...datasets.stamps import NearestDepth, matched
-from ...drops import DROP_REASONS, IN_PIPELINE
+from ...drops import DROP_REASONS, IN_PIPELINE, UNUSABLE_IMAGES
 from ...errors import Cancelled, DatasetError, OutputError
 from ...evaluation.clock_offset import find_offset
-from ...evaluation.closure import end_point_error
+from ...evaluation.closure import end_point_error, moved_by_loops
 from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_scale, trajectory_scores
 from ...files import shown, write_ply, write_text, write_tum
 from ...interrupts import Interrupts
@@ -41,6 +41,8 @@ from ...outputs.world import Snapshot
 from ...pipeline import ReconstructionPipeline
 from ...tracking.odometry import Located, LocatedCounts
 from ...types import F64, Frame, Refinement, Submap
+from ...verdict.evidence import Evidence
+from ...verdict.judge import Facts, judge
 from ..report.bag_report import provenance, size_of, weights_of
 from ..report.comparison import Comparisons, comparison_text
 from ..report.figures import not_drawn
@@ -57,6 +59,7 @@ from ..report.picture import (
 )
 from ..report.results import ResultFolder
 from ..report.tables import for_json
+from ..report.verdict import for_metrics, of_metrics, with_truth
 from .output import RECORDING, NoOutput, OutputBag, Recorded
 
 log = logging.getLogger("come_ros")
@@ -117,6 +120,7 @@ class Job:
         self._depth_scores = DepthScores()
         self._shown = Evenly()
         self._refined: list[tuple[int, Refinement]] = []  # new frames of each window, and the result of the bundle
+        self._evidence = Evidence()
         self.superseded += self.used
         self.used = self.alone = 0
         self._located = LocatedCounts()
@@ -204,8 +208,8 @@ class Job:
             self._timings.setdefault(stage, []).append(ms)
         if len(submap):
             self._reporter.follow(submap.world)
-        if len(submap):
             self._refined.append((len(submap), submap.refinement))
+        self._evidence.add(submap, self.config.refine.mode != "none")
         if len(submap) == 1 and submap.alignment.shared == 0:
             self.alone += 1
         for row in range(len(submap)):
@@ -248,6 +252,10 @@ class Job:
         path = self.folder.path
         snapshot = self._reporter.world.snapshot()
         metrics = self.metrics = self._measured(snapshot, stopped)
+        facts = self._facts(snapshot)
+        metrics["verdict"] = {
+            **for_metrics(with_truth(judge(facts), metrics, facts.extent)), "facts": dataclasses.asdict(facts)
+        }  # fmt: skip
         problems = [_problem(RECORDING, lambda: self._output.close(self._reporter.world, max(self._poses)))]
         self.folder.reserve.release()
         steps: dict[str, Callable[[], Any]] = {
@@ -331,6 +339,18 @@ class Job:
                 "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             },
         }  # fmt: skip
+
+    def _facts(self, snapshot: Snapshot) -> Facts:
+        """What the run knows about its result, with or without truth."""
+        located, loops = self._located.result(), self._reporter.world.loops
+        unusable = sum(n for reason, n in self._dropped.items() if reason in UNUSABLE_IMAGES)
+        return dataclasses.replace(
+            self._evidence.facts(),
+            lost=located["lost"] / located["images"] if located["images"] else float("nan"),
+            left_out=unusable / self.read if self.read else float("nan"),
+            loops=0 if loops is None else loops.accepted,
+            drift=_drift(snapshot) if loops is not None and loops.accepted else float("nan"),
+        )
 
     def _refinement_measured(self) -> dict[str, Any]:
         """Results of the bundle: share of refined keyframes, and medians over the windows; empty if it is off."""
@@ -444,7 +464,8 @@ class Job:
 
     def _title(self) -> str:
         parts = [f"{self.read} images, {self.used} used", *accuracy_text(self.metrics)]
-        return f"come_ros {__version__}: {shown(Path(self.name).name)}\n{SEPARATOR.join(parts)}"
+        verdict = f"verdict: {of_metrics(self.metrics).line}"
+        return f"come_ros {__version__}: {shown(Path(self.name).name)}\n{verdict}\n{SEPARATOR.join(parts)}"
 
     @property
     def _dropped(self) -> dict[str, int]:
@@ -457,6 +478,15 @@ class Job:
         """Summary in words, for a run without results."""
         text = "; ".join(f"{n}: {DROP_REASONS[reason]}" for reason, n in self._dropped.items() if n)
         return f"{self.read} images were read, none could be used ({text or 'there are too few'})"
+
+
+def _drift(snapshot: Snapshot) -> float:
+    """How far loops moved the path, as a share of the way; NaN where too little of it is in the map."""
+    both = [stamp for stamp in snapshot.map_trajectory if stamp in snapshot.trajectory]
+    if len(both) < 3:
+        return float("nan")
+    odometry, in_map = (np.stack([path[t] for t in both]) for path in (snapshot.trajectory, snapshot.map_trajectory))
+    return moved_by_loops(odometry, in_map)
 
 
 def _problem(name: str, write: Callable[[], Any]) -> str:

@@ -16,6 +16,7 @@ from ...files import shown
 from ...pipeline import ReconstructionPipeline
 from .comparison import comparison_text
 from .tables import accuracy_lines
+from .verdict import of_metrics
 
 
 def weights_of(pipeline: ReconstructionPipeline) -> str:
@@ -177,4 +178,5 @@ def table(metrics: dict[str, Any]) -> str:
     width = max(len(name) for name, _ in rows) + 2
     lines = [f"{name:{width}}{text}" for name, text in rows]
     scored = any(metrics[kind] for kind in ("depth", "trajectory", "rotation"))
-    return "\n".join([*lines, "", *(accuracy_lines(metrics) if scored else ["(no truth to score against: see --gt)"])])
+    scores = accuracy_lines(metrics) if scored else ["(no truth to score against: see --gt)"]
+    return "\n".join([*lines, "", *scores, "", f"verdict: {of_metrics(metrics).line}"])

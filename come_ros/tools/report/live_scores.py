@@ -20,7 +20,9 @@ from ...evaluation.recordings import DepthScores, rotation_scores, trajectory_sc
 from ...messages import stamp_ns
 from ...ros.programs.live import LiveRun
 from ...types import F32, F64, U8
+from ...verdict.judge import DOUBTFUL, Verdict
 from .tables import MODEL_KEYS, for_json
+from .verdict import for_metrics, with_truth
 
 
 class ScoreError(ComeRosError):
@@ -33,7 +35,7 @@ class Published:
 
     odom_from_camera: (4, 4). depth: (h, w), NaN where none. intrinsics: (3, 3). points: structured, as published, in
     `points_frame`, which is `camera` or the odometry's. overlay: (h, w, 3) uint8, the image dark where tokens were merged. input,
-    inference: values of the node's last diagnostics.
+    inference, output: values of the node's last diagnostics.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -47,6 +49,15 @@ class Published:
     camera: str = ""
     input: dict[str, str] = field(default_factory=dict)
     inference: dict[str, str] = field(default_factory=dict)
+    output: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The node's own, by its last diagnostics."""
+        level, reason, advice = (self.output.get(f"verdict{name}", "none") for name in ("", "_reason", "_advice"))
+        if level == "none":
+            return Verdict(DOUBTFUL, ("the node has published too few keyframes to judge by",))
+        return Verdict(level, tuple(reason.split("; ")), "" if advice == "none" else advice)
 
     @property
     def is_merged(self) -> bool:
@@ -71,7 +82,11 @@ def read_recording(path: Path, node: str = "/come") -> Published:
                 decoded: Any = store.deserialize_cdr(message.data, schema.name)
                 if channel.topic == "/diagnostics":
                     for status in decoded.status:
-                        for kind, values in (("input", out.input), ("inference", out.inference)):
+                        for kind, values in (
+                            ("input", out.input),
+                            ("inference", out.inference),
+                            ("output", out.output),
+                        ):
                             if status.name == f"come: {kind}":
                                 values.update({v.key: v.value for v in status.values})
                 elif hasattr(decoded, "header"):
@@ -161,6 +176,8 @@ def score(run: LiveRun, recording: Published, truth: Truth, image_topic: str, no
             "seconds": run.seconds, "settled": run.settled, "tf_from_odometry": run.tf_from_odometry,
         },
     }  # fmt: skip
+    extent = float(recording.output.get("path_extent", "nan"))
+    metrics["verdict"] = for_metrics(with_truth(recording.verdict, metrics, extent))
     return for_json(metrics)
 
 

@@ -1,0 +1,228 @@
+"""Collects what a run shows about its own result, without any truth: does the next image look as the result predicts?
+
+A published keyframe has an image, a depth, intrinsics and a pose. Together they predict what the keyframe before must look like from there.
+If depth and motion are right, the prediction agrees with the image (`agreement`); if the images show no common scene, or the motion is
+wrong, it does not, however confident the network is.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import geometry
+from ..geometry import finite_median
+from ..types import F32, F64, U8, Refinement, Submap
+from .judge import CHANCE, Facts
+
+SIDE = 168  # px: larger images are sampled more coarsely
+BLOCK = 9  # px: edge of the areas that are compared
+LEAST_TEXTURE = 4.0  # grey levels: spread in an area below which there is nothing to compare
+LEAST_AREA = 0.03  # of the pixels; with fewer that can be compared nothing is said
+FLOOR = 1.05  # the network's confidence is 1 + exp: below this it has none
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A published keyframe. grey: (H, W) float32. depth: (H, W) float32 along z, NaN where invalid. intrinsics: (3, 3). odom_from_camera:
+    (4, 4)."""
+
+    grey: F32
+    depth: F32
+    intrinsics: F64
+    odom_from_camera: F64
+
+    @staticmethod
+    def of(image: U8, depth: F32, intrinsics: F64, odom_from_camera: F64) -> View:
+        """The view at about SIDE pixels. image: (H, W, 3)."""
+        step = max(1, round(max(depth.shape) / SIDE))
+        grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32)
+        if step > 1:
+            height, width = (n // step for n in depth.shape)
+            grey = cv2.resize(grey[: height * step, : width * step], (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+            depth = depth[step // 2 :: step, step // 2 :: step][:height, :width]
+            k = intrinsics.copy()
+            k[:2] /= step
+            k[:2, 2] += 0.5 / step - 0.5
+            intrinsics = k
+        return View(grey, depth, intrinsics, odom_from_camera)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a view agrees with the one before it, moved as the result says; NaN where there is too little to compare.
+
+    moved: mean correlation of small areas, 1 is perfect, 0 is chance. turned: the same with the rotation only, as if everything were
+    infinitely far. unmoved: with the images as they are. shared: share of the pixels that both see. depth: median difference of the two
+    depths there, of the logarithm.
+    """
+
+    moved: float
+    turned: float
+    unmoved: float
+    shared: float
+    depth: float
+
+
+def agreement(before: View, now: View) -> Agreement:
+    """Compares two views of one camera."""
+    height, width = now.depth.shape
+    v, u = np.mgrid[:height, :width].astype(np.float32)
+    k, step = now.intrinsics, geometry.inverse(before.odom_from_camera) @ now.odom_from_camera
+    rays = np.stack([(u - k[0, 2]) / k[0, 0], (v - k[1, 2]) / k[1, 1], np.ones_like(u)], axis=-1)
+    turned = rays @ step[:3, :3].T
+    moved = now.depth[..., None] * turned + step[:3, 3]
+    area = _Areas.of(now.grey)
+    to, inside = _pixels(moved, before)
+    known = _sampled(before.depth, to, cv2.INTER_NEAREST)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        differences = np.abs(np.log(moved[..., 2] / known))[inside]
+    there = np.isfinite(differences)
+    return Agreement(
+        moved=area.correlation(_sampled(before.grey, to), inside),
+        turned=area.correlation(*_seen(before, turned)),
+        unmoved=area.correlation(before.grey, np.ones(now.grey.shape, bool))
+        if before.grey.shape == now.grey.shape
+        else float("nan"),
+        shared=float(inside.mean()),
+        depth=float(np.median(differences[there]))
+        if np.count_nonzero(there) > LEAST_AREA * height * width
+        else float("nan"),
+    )
+
+
+def _pixels(points: F64, view: View) -> tuple[F32, NDArray[np.bool_]]:
+    """Pixels (H, W, 2) of `view` where it sees points (H, W, 3) in its camera's frame, and whether they lie in its image."""
+    pixels = geometry.project(points, view.intrinsics)
+    height, width = view.grey.shape
+    with np.errstate(invalid="ignore"):
+        inside = (pixels >= 0).all(axis=-1) & (pixels[..., 0] <= width - 1) & (pixels[..., 1] <= height - 1)
+    return np.where(inside[..., None], pixels, -2).astype(np.float32), inside
+
+
+def _sampled(image: F32, pixels: F32, how: int = cv2.INTER_LINEAR) -> F32:
+    """(H, W) values of `image` at pixels (H, W, 2), NaN outside."""
+    border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": float("nan")}
+    return np.asarray(cv2.remap(image, pixels[..., 0], pixels[..., 1], how, **border), np.float32)  # type: ignore[call-overload]
+
+
+def _seen(view: View, points: F64) -> tuple[F32, NDArray[np.bool_]]:
+    pixels, inside = _pixels(points, view)
+    return _sampled(view.grey, pixels), inside
+
+
+@dataclass(frozen=True, eq=False)
+class _Areas:
+    """The small areas around each pixel of an image (H, W): its grey levels, and where there is something to compare."""
+
+    grey: F32
+    textured: NDArray[np.bool_]
+
+    @staticmethod
+    def of(grey: F32) -> _Areas:
+        mean = _mean(grey)
+        return _Areas(grey, _mean(grey * grey) - mean * mean > LEAST_TEXTURE**2)
+
+    def correlation(self, other: F32, inside: NDArray[np.bool_]) -> float:
+        """Mean over the areas with texture of their correlation with the same areas of `other`, of which only the pixels `inside` are
+        known. NaN where there are too few."""
+        inside = inside & np.isfinite(other)
+        weight = np.maximum(_mean(inside.astype(np.float32)), 1e-6)
+        ours, theirs = np.where(inside, self.grey, 0).astype(np.float32), np.where(inside, other, 0).astype(np.float32)
+        means = [_mean(image) / weight for image in (ours, theirs)]
+        squares = [
+            _mean(image * image) / weight - mean * mean for image, mean in zip((ours, theirs), means, strict=True)
+        ]
+        both = _mean(ours * theirs) / weight - means[0] * means[1]
+        good = inside & self.textured & (weight > 0.8)
+        if good.mean() < LEAST_AREA:
+            return float("nan")
+        spread = np.maximum(squares[0][good], 1.0) * np.maximum(squares[1][good], 1.0)
+        return float(np.mean(both[good] / np.sqrt(spread)))
+
+
+def _mean(image: F32) -> F32:
+    return np.asarray(cv2.boxFilter(image, -1, (BLOCK, BLOCK)), np.float32)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A published keyframe, and its agreement with the one before it; None for the first one. depth: median. floor: share of the pixels
+    at the floor of the confidence."""
+
+    position: F64
+    depth: float
+    floor: float
+    agreement: Agreement | None
+
+
+class Evidence:
+    """Follows the published submaps of a run, and knows the facts so far. Keeps some numbers for each keyframe. Any thread may call it."""
+
+    def __init__(self, most: int | None = None) -> None:
+        """most: number of keyframes and windows to judge by, the newest ones; None: all."""
+        self._lock = threading.Lock()
+        self._most = most
+        self._begin(0)
+
+    def _begin(self, world: int) -> None:
+        self._world = world
+        self._last: dict[str, View] = {}  # by camera
+        self._steps: deque[_Step] = deque(maxlen=self._most)
+        self._windows: deque[tuple[int, Refinement | None]] = deque(maxlen=self._most)
+
+    def reset(self) -> None:
+        """Forgets everything: another run begins."""
+        with self._lock:
+            self._begin(0)
+
+    def add(self, submap: Submap, bundle: bool = True) -> None:
+        """Adds a window; a new world forgets the one before. bundle: whether it went through the bundle."""
+        with self._lock:
+            if submap.world > self._world:
+                self._begin(submap.world)
+            self._windows.append((len(submap), submap.refinement if bundle else None))
+            for row, frame in enumerate(submap.frames):
+                depth = submap.depth[row]
+                now = View.of(submap.images[row], depth, submap.intrinsics[row], submap.odom_from_camera[row])
+                before = self._last.get(frame.camera)
+                self._last[frame.camera] = now
+                confidence = submap.confidence[row]
+                self._steps.append(
+                    _Step(
+                        submap.odom_from_camera[row, :3, 3].copy(), finite_median(now.depth, math.nan),
+                        float(np.mean(confidence < FLOOR)), None if before is None else agreement(before, now),
+                    )
+                )  # fmt: skip
+
+    def facts(self) -> Facts:
+        """What is known so far of published keyframes and windows; the rest is the caller's to add."""
+        with self._lock:
+            steps, windows = list(self._steps), list(self._windows)
+        if not steps:
+            return Facts(refused=1.0 if windows else math.nan)
+        seen = [step.agreement for step in steps if step.agreement is not None]
+        moved = np.array([a.moved for a in seen])
+        known = np.isfinite(moved)
+        positions = np.stack([step.position for step in steps])
+        spread = float(np.sqrt(((positions - positions.mean(axis=0)) ** 2).sum(axis=1).mean()))
+        went = [(n, r) for n, r in windows if r is not None and n]
+        frames = sum(n for n, _ in went)
+        return Facts(
+            keyframes=len(steps),
+            agreement=finite_median(moved, math.nan),
+            turned=finite_median([a.turned for a in seen], math.nan),
+            agreed=float((moved[known] > CHANCE).mean()) if known.any() else math.nan,
+            compared=float(known.mean()) if seen else math.nan,
+            extent=spread / finite_median([step.depth for step in steps], math.nan),
+            held=sum(n * r.refined for n, r in went) / frames if frames else math.nan,
+            landmarks=float(np.median([r.landmarks for _, r in went])) if went else math.nan,
+            floor=float(np.mean([step.floor for step in steps])),
+            refused=sum(n == 0 for n, _ in windows) / len(windows),
+        )
