@@ -22,6 +22,9 @@ from ..types import F32, F64, U8, Refinement, Submap
 from .judge import CHANCE, Facts
 
 SIDE = 168  # px: larger images are sampled more coarsely
+SMOOTH = (
+    1.5  # px: sigma of the smoothing before images are compared, so that a pixel's error of depth is no disagreement
+)
 BLOCK = 9  # px: edge of the areas that are compared
 LEAST_TEXTURE = 4.0  # grey levels: spread in an area below which there is nothing to compare
 LEAST_AREA = 0.03  # of the pixels; with fewer that can be compared nothing is said
@@ -51,7 +54,7 @@ class View:
             k[:2] /= step
             k[:2, 2] += 0.5 / step - 0.5
             intrinsics = k
-        return View(grey, depth, intrinsics, odom_from_camera)
+        return View(np.asarray(cv2.GaussianBlur(grey, (0, 0), SMOOTH), np.float32), depth, intrinsics, odom_from_camera)
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,15 @@ USABLE, DOUBTFUL, UNUSABLE = LEVELS = "usable", "doubtful", "unusable"
 
 LEAST_KEYFRAMES = 4  # fewer show nothing
 # Mean correlation of an image with what the result predicts from the one before, median over keyframes: 1 is perfect, 0 is chance
-AGREES, CHANCE = 0.55, 0.25
+AGREES, DISAGREES = 0.65, 0.45
+CHANCE = 0.3  # a single step that agrees less does not agree at all
 LEAST_AGREED = 0.75  # share of the steps that agree better than by chance
 LEAST_COMPARED = 0.5  # share of the steps with enough texture to compare
-HELD, HARDLY_HELD = 0.75, 0.35  # share of the keyframes that tracked points hold
+HELD, HARDLY_HELD = 0.88, 0.5  # share of the keyframes that tracked points hold
 LOST = 0.2  # share of the images whose pose was only extrapolated
 REFUSED = 0.2  # share of the windows that did not fit
 LEFT_OUT = 0.2  # share of the images that could not be used
-FAR = 0.05  # spread of the path in depths of the scene: with less, motion does not determine depth
+FAR = 0.1  # spread of the path in depths of the scene: with less, motion does not determine depth
 DRIFT = 0.05  # how far loops moved the path, as a share of the way
 NO_CONFIDENCE = 0.9  # share of the pixels at the floor of the confidence, to be mentioned
 # With truth
@@ -144,31 +145,29 @@ def _length(facts: Facts) -> Iterable[Finding]:
 def _agreement(facts: Facts) -> Iterable[Finding]:
     """Whether an image looks as the result predicts from the one before."""
     advice = "record images that overlap by more than half, in focus and in light, of a scene that stands still"
-    if facts.agreement < CHANCE:
-        still = (
-            f", and the camera hardly moves ({facts.extent:.2f} of the depth) although the images do"
-            if facts.extent < FAR
-            else ""
-        )
+    still = f", and the camera hardly moves ({facts.extent:.2f} of the depth)" if facts.extent < FAR else ""
+    if facts.agreement < DISAGREES:
         yield (
             UNUSABLE,
             f"images do not look as the result predicts (agreement {facts.agreement:.2f}, chance is 0){still}",
             advice,
         )
     elif facts.agreed < LEAST_AGREED:
-        yield (
-            UNUSABLE,
-            f"{1 - facts.agreed:.0%} of the images do not look as the result predicts from the image before",
-            advice,
-        )
+        yield UNUSABLE, f"{1 - facts.agreed:.0%} of the images do not look as the result predicts{still}", advice
     elif facts.agreement < AGREES:
-        yield DOUBTFUL, f"images hardly look as the result predicts (agreement {facts.agreement:.2f} of 1)", advice
+        reason = f"images hardly look as the result predicts (agreement {facts.agreement:.2f} of 1)"
+        if facts.held < HELD:  # neither of the two vouches for it
+            yield (
+                UNUSABLE,
+                f"{reason} and points that could be followed hold only {facts.held:.0%} of the keyframes",
+                advice,
+            )
+        else:
+            yield DOUBTFUL, reason, advice
     if facts.compared < LEAST_COMPARED:
-        yield (
-            DOUBTFUL if facts.held > HARDLY_HELD else UNUSABLE,
-            f"{1 - facts.compared:.0%} of the images show too little to check the result by: dark, blank or out of focus",
-            "give it light and texture",
-        )
+        level = DOUBTFUL if facts.held > HARDLY_HELD else UNUSABLE
+        reason = f"{1 - facts.compared:.0%} of the images show too little to check the result by: dark, blank or out of focus"
+        yield level, reason, "give it light and texture"
 
 
 def _tracks(facts: Facts) -> Iterable[Finding]:
@@ -198,8 +197,8 @@ def _stream(facts: Facts) -> Iterable[Finding]:
     if facts.drift > DRIFT:
         yield (
             DOUBTFUL,
-            f"odometry had drifted by {facts.drift:.0%} of the way when a loop was closed",
-            "use the path and the map in map_frame",
+            f"loops moved the path by {facts.drift:.0%} of the way",
+            "use path and map in map_frame, not odometry",
         )
 
 

@@ -38,7 +38,7 @@ from come_ros.tools.eval.variants import (
     smaller,
     without_window,
 )
-from come_ros.tools.eval.verdict import verdict
+from come_ros.tools.eval.verdict import conclusion, verdict
 from come_ros.types import Prediction
 
 COUNT = 12
@@ -621,6 +621,23 @@ def test_a_limit_of_time_lets_nobody_in_by_noise() -> None:
     (found,) = at_the_same_time(scores, variants, times).values()
     # at 0.55 of the time smaller images are 0.19, at 0.9 they are 0.12
     assert (found["low"], found["high"]) == (pytest.approx(-0.03), pytest.approx(0.04)) and not found["sure"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "level", "text"),
+    [
+        (0.1, "usable", "better than all trivial baselines: depth (AbsRel)"),
+        (0.3, "unusable", "not better than trivial baselines: depth"),
+    ],
+)
+def test_the_conclusion_is_one_line(ours: float, level: str, text: str) -> None:
+    scores, _ = made_up({DENSE: 1.0, "constant depth": 1.0}, {DENSE: [ours] * 16, "constant depth": [0.3] * 16})
+    assert conclusion(scores).line.startswith(f"{level}: {text}")
+    few, _ = made_up({DENSE: 1.0, "constant depth": 1.0}, {DENSE: [ours] * 4, "constant depth": [0.3] * 4})
+    assert (
+        conclusion(few).line.startswith("doubtful: 4 independent windows are too few")
+        and "--windows" in conclusion(few).advice
+    )
 
 
 @pytest.mark.slow

@@ -56,13 +56,14 @@ from ..ending import print_error
 from ..report.figures import draw_or_warn
 from ..report.results import ResultFolder
 from ..report.tables import for_json
+from ..report.verdict import for_metrics, read
 from .frontier import against_nulls, at_the_same_time, frontier_variants, latencies, recoveries, winners
 from .measure import Scores, by_difficulty, measure, sequences, summary
 from .report import POINTS_OF, draw_plots, draw_windows, markdown
 from .sources import RENDERED, ROOMS, Cut, Source, sources_of
 from .trajectories import trajectories
 from .variants import WITHOUT_WINDOW, Variant, accelerated, dense, known_of, without_window
-from .verdict import sentences, verdict
+from .verdict import conclusion, sentences, verdict
 from .whole_recordings import compared, whole
 
 RESULTS = ("metrics.json", "metrics.md", "plots.png", "windows.png")
@@ -162,6 +163,8 @@ def run(options: argparse.Namespace) -> int:
             draw_or_warn(pictures, lambda: draw_windows(pictures, scores))
         folder.publish()
     print(text)
+    for source, about in result["sources"].items():
+        print(f"verdict: {source}: {read(about['conclusion']).line}")
     print(f"{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {options.out}")
     if ended:
         print_error("eval", f"{ended}; what was complete is written")
@@ -295,6 +298,7 @@ def _finished(result: dict[str, Any], scores: Scores, variants: list[Variant], b
                 timings.setdefault("resolution_at_the_same_time", {})[source] = at_the_same_time(part, timed, times)
         about["sentences"] = sentences(about, [v for v in variants if not v.trivial], timings)
         about["verdict"] = verdict(part, result.get("trajectories", {}).get(source))
+        about["conclusion"] = for_metrics(conclusion(part))
     result["compared"] = compared(result.get("whole", {}))
     timings["seconds"] = time.perf_counter() - begun
     result["timings"] = result.pop("timings")  # at the end, where it is easy to leave out

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...evaluation.bootstrap import LEAST
 from ...evaluation.window import MOTIONS
+from ...verdict.judge import DOUBTFUL, UNUSABLE, USABLE, Verdict
 from .measure import LOWER_IS_BETTER, Scores
 from .variants import DENSE, SINGLE, Variant
 
@@ -23,6 +24,7 @@ QUESTIONS = (
     ("ate", "shape of the path (ATE, Sim(3))", ("straight line", MOTIONS[-1])),
 )  # fmt: skip
 """metric, description, and the trivial baselines that it is compared with: the best of them counts"""
+ANSWERS = BETTER, ALIKE, WORSE = "better than", "not distinguishable from", "WORSE than"
 TOO_SHORT = 2.0  # a path that is off by this factor is reported
 
 
@@ -58,14 +60,8 @@ def _kept(found: dict[str, Any]) -> str:
     return f"{found['kept_tokens']['value']:.2f}" if "kept_tokens" in found else "1"
 
 
-def verdict(scores: Scores, paths: dict[str, Any] | None = None) -> list[str]:
-    """For the dense model on one source: which metrics beat the trivial baselines and which do not. paths: of the whole recording,
-    by variant."""
-    if scores.independent < LEAST:
-        return [
-            f"no verdict: {len(scores.windows)} windows are worth {scores.independent} independent ones here, and with fewer than {LEAST} "
-            f"an interval is meaningless; use more windows"
-        ]
+def answers(scores: Scores) -> list[tuple[str, str, str]]:
+    """(title, how, text) of each of QUESTIONS that can be answered for the dense model on one source. how: one of ANSWERS."""
     out = []
     for metric, title, baselines in QUESTIONS:
         ours = scores.values(DENSE, metric)
@@ -76,9 +72,21 @@ def verdict(scores: Scores, paths: dict[str, Any] | None = None) -> list[str]:
         best = min(there, key=lambda b: np.nanmean(scores.values(b, metric)) * (1 if lower else -1))
         apart = scores.difference(ours, scores.values(best, metric))
         better = (apart["value"] < 0) == lower
-        text = ("better than" if better else "WORSE than") if apart["sure"] else "not distinguishable from"
+        how = (BETTER if better else WORSE) if apart["sure"] else ALIKE
         means = ", ".join(f"{np.nanmean(v):.3g}" for v in (ours, scores.values(best, metric)))
-        out.append(f"{title}: {text} {best} ({means})")
+        out.append((title, how, f"{title}: {how} {best} ({means})"))
+    return out
+
+
+def verdict(scores: Scores, paths: dict[str, Any] | None = None) -> list[str]:
+    """For the dense model on one source: which metrics beat the trivial baselines and which do not. paths: of the whole recording,
+    by variant."""
+    if scores.independent < LEAST:
+        return [
+            f"no verdict: {len(scores.windows)} windows are worth {scores.independent} independent ones here, and with fewer than {LEAST} "
+            f"an interval is meaningless; use more windows"
+        ]
+    out = [text for _, _, text in answers(scores)]
     length = scores.values(DENSE, "length_ratio")
     if np.isfinite(length).any():
         out.append(length_text(float(np.nanmedian(length)), "translations in a window"))
@@ -87,6 +95,28 @@ def verdict(scores: Scores, paths: dict[str, Any] | None = None) -> list[str]:
     if path and path.get("length_ratio") is not None:
         out.append(length_text(path["length_ratio"], "the path of the whole recording"))
     return out
+
+
+def conclusion(scores: Scores) -> Verdict:
+    """The same in one line: usable where everything that could be asked is better than the best trivial baseline, unusable where
+    nothing is."""
+    if scores.independent < LEAST:
+        return Verdict(
+            DOUBTFUL,
+            (f"{scores.independent} independent windows are too few, {LEAST} are needed",),
+            "use more windows: --windows, a smaller --stride, or a longer recording",
+        )
+    found = answers(scores)
+    good, bad = ([title for title, how, _ in found if (how == BETTER) is better] for better in (True, False))
+    if not bad:
+        return Verdict(USABLE, (f"better than all trivial baselines: {', '.join(good)}",))
+    reasons = (
+        f"not better than trivial baselines: {', '.join(bad)}",
+        *([f"better: {', '.join(good)}"] if good else []),
+    )
+    return Verdict(
+        DOUBTFUL if good else UNUSABLE, reasons, "take larger weights (--weights), or train on images like these"
+    )
 
 
 def length_text(ratio: float, what: str) -> str:

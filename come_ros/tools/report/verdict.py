@@ -37,10 +37,14 @@ def with_truth(own: Verdict, metrics: Mapping[str, Any], extent: float) -> Verdi
 
 
 def for_metrics(verdict: Verdict) -> dict[str, Any]:
-    """For metrics.json; `of_metrics` reads it."""
+    """For metrics.json; `read` reads it."""
     return {"level": verdict.level, "reasons": list(verdict.reasons), "advice": verdict.advice}
 
 
-def of_metrics(metrics: Mapping[str, Any]) -> Verdict:
-    found = metrics["verdict"]
+def read(found: Mapping[str, Any]) -> Verdict:
     return Verdict(found["level"], tuple(found["reasons"]), found["advice"])
+
+
+def of_metrics(metrics: Mapping[str, Any]) -> Verdict:
+    """Of a whole run."""
+    return read(metrics["verdict"])
