@@ -27,6 +27,7 @@ SMOOTH = (
 )
 BLOCK = 9  # px: edge of the areas that are compared
 LEAST_TEXTURE = 4.0  # grey levels: spread in an area below which there is nothing to compare
+WHOLE = 0.8  # share of an area that both images must show
 LEAST_AREA = 0.03  # of the pixels; with fewer that can be compared nothing is said
 FLOOR = 1.05  # the network's confidence is 1 + exp: below this it has none
 
@@ -61,14 +62,11 @@ class View:
 class Agreement:
     """How well a view agrees with the one before it, moved as the result says; NaN where there is too little to compare.
 
-    moved: mean correlation of small areas, 1 is perfect, 0 is chance. turned: the same with the rotation only, as if everything were
-    infinitely far. unmoved: with the images as they are. shared: share of the pixels that both see. depth: median difference of the two
-    depths there, of the logarithm.
+    correlation: mean over small areas, 1 is perfect, 0 is chance. shared: share of the pixels that both see. depth: median difference of
+    the two depths there, of the logarithm.
     """
 
-    moved: float
-    turned: float
-    unmoved: float
+    correlation: float
     shared: float
     depth: float
 
@@ -76,23 +74,24 @@ class Agreement:
 def agreement(before: View, now: View) -> Agreement:
     """Compares two views of one camera."""
     height, width = now.depth.shape
-    v, u = np.mgrid[:height, :width].astype(np.float32)
     k, step = now.intrinsics, geometry.inverse(before.odom_from_camera) @ now.odom_from_camera
-    rays = np.stack([(u - k[0, 2]) / k[0, 0], (v - k[1, 2]) / k[1, 1], np.ones_like(u)], axis=-1)
-    turned = rays @ step[:3, :3].T
-    moved = now.depth[..., None] * turned + step[:3, 3]
-    area = _Areas.of(now.grey)
-    to, inside = _pixels(moved, before)
-    known = _sampled(before.depth, to, cv2.INTER_NEAREST)
+    # the rays of all pixels in the other camera, as an outer sum
+    turn = (step[:3, :3] @ np.linalg.inv(k)).astype(np.float32)
+    across = turn[:, 0, None] * np.arange(width, dtype=np.float32)
+    down = turn[:, 1, None] * np.arange(height, dtype=np.float32) + turn[:, 2, None]
+    x, y, z = now.depth * (across[:, None, :] + down[:, :, None]) + step[:3, 3, None, None].astype(np.float32)
     with np.errstate(invalid="ignore", divide="ignore"):
-        differences = np.abs(np.log(moved[..., 2] / known))[inside]
+        to = before.intrinsics.astype(np.float32)
+        u, v = to[0, 0] * x / z + to[0, 2], to[1, 1] * y / z + to[1, 2]
+        inside = (z > 0) & (u >= 0) & (v >= 0) & (u <= before.grey.shape[1] - 1) & (v <= before.grey.shape[0] - 1)
+        u, v = (np.where(inside, a, np.float32(-2)) for a in (u, v))
+        known = cv2.remap(
+            before.depth, u, v, cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=float("nan")
+        )  # type: ignore[call-overload]
+        differences = np.abs(np.log(z / known))[inside]
     there = np.isfinite(differences)
     return Agreement(
-        moved=area.correlation(_sampled(before.grey, to), inside),
-        turned=area.correlation(*_seen(before, turned)),
-        unmoved=area.correlation(before.grey, np.ones(now.grey.shape, bool))
-        if before.grey.shape == now.grey.shape
-        else float("nan"),
+        correlation=_correlation(now.grey, cv2.remap(before.grey, u, v, cv2.INTER_LINEAR), inside),  # type: ignore[arg-type]
         shared=float(inside.mean()),
         depth=float(np.median(differences[there]))
         if np.count_nonzero(there) > LEAST_AREA * height * width
@@ -100,54 +99,18 @@ def agreement(before: View, now: View) -> Agreement:
     )
 
 
-def _pixels(points: F64, view: View) -> tuple[F32, NDArray[np.bool_]]:
-    """Pixels (H, W, 2) of `view` where it sees points (H, W, 3) in its camera's frame, and whether they lie in its image."""
-    pixels = geometry.project(points, view.intrinsics)
-    height, width = view.grey.shape
-    with np.errstate(invalid="ignore"):
-        inside = (pixels >= 0).all(axis=-1) & (pixels[..., 0] <= width - 1) & (pixels[..., 1] <= height - 1)
-    return np.where(inside[..., None], pixels, -2).astype(np.float32), inside
-
-
-def _sampled(image: F32, pixels: F32, how: int = cv2.INTER_LINEAR) -> F32:
-    """(H, W) values of `image` at pixels (H, W, 2), NaN outside."""
-    border = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": float("nan")}
-    return np.asarray(cv2.remap(image, pixels[..., 0], pixels[..., 1], how, **border), np.float32)  # type: ignore[call-overload]
-
-
-def _seen(view: View, points: F64) -> tuple[F32, NDArray[np.bool_]]:
-    pixels, inside = _pixels(points, view)
-    return _sampled(view.grey, pixels), inside
-
-
-@dataclass(frozen=True, eq=False)
-class _Areas:
-    """The small areas around each pixel of an image (H, W): its grey levels, and where there is something to compare."""
-
-    grey: F32
-    textured: NDArray[np.bool_]
-
-    @staticmethod
-    def of(grey: F32) -> _Areas:
-        mean = _mean(grey)
-        return _Areas(grey, _mean(grey * grey) - mean * mean > LEAST_TEXTURE**2)
-
-    def correlation(self, other: F32, inside: NDArray[np.bool_]) -> float:
-        """Mean over the areas with texture of their correlation with the same areas of `other`, of which only the pixels `inside` are
-        known. NaN where there are too few."""
-        inside = inside & np.isfinite(other)
-        weight = np.maximum(_mean(inside.astype(np.float32)), 1e-6)
-        ours, theirs = np.where(inside, self.grey, 0).astype(np.float32), np.where(inside, other, 0).astype(np.float32)
-        means = [_mean(image) / weight for image in (ours, theirs)]
-        squares = [
-            _mean(image * image) / weight - mean * mean for image, mean in zip((ours, theirs), means, strict=True)
-        ]
-        both = _mean(ours * theirs) / weight - means[0] * means[1]
-        good = inside & self.textured & (weight > 0.8)
-        if good.mean() < LEAST_AREA:
-            return float("nan")
-        spread = np.maximum(squares[0][good], 1.0) * np.maximum(squares[1][good], 1.0)
-        return float(np.mean(both[good] / np.sqrt(spread)))
+def _correlation(ours: F32, theirs: F32, inside: NDArray[np.bool_]) -> float:
+    """Mean correlation of the small areas around each pixel of two images (H, W), of which only the pixels `inside` are compared, over the
+    areas that have texture. NaN where there are too few."""
+    weight = np.maximum(_mean(inside.astype(np.float32)), np.float32(1e-6))
+    a, b = (np.where(inside, image, np.float32(0)) for image in (ours, theirs))
+    mean_a, mean_b = _mean(a) / weight, _mean(b) / weight
+    square_a, square_b = _mean(a * a) / weight - mean_a**2, _mean(b * b) / weight - mean_b**2
+    good = inside & (weight > WHOLE) & (square_a > LEAST_TEXTURE**2)
+    if good.mean() < LEAST_AREA:
+        return float("nan")
+    both = (_mean(a * b) / weight - mean_a * mean_b)[good]
+    return float(np.mean(both / np.sqrt(square_a[good] * np.maximum(square_b[good], 1.0))))
 
 
 def _mean(image: F32) -> F32:
@@ -211,17 +174,16 @@ class Evidence:
         if not steps:
             return Facts(refused=1.0 if windows else math.nan)
         seen = [step.agreement for step in steps if step.agreement is not None]
-        moved = np.array([a.moved for a in seen])
-        known = np.isfinite(moved)
+        correlation = np.array([a.correlation for a in seen])
+        known = np.isfinite(correlation)
         positions = np.stack([step.position for step in steps])
         spread = float(np.sqrt(((positions - positions.mean(axis=0)) ** 2).sum(axis=1).mean()))
         went = [(n, r) for n, r in windows if r is not None and n]
         frames = sum(n for n, _ in went)
         return Facts(
             keyframes=len(steps),
-            agreement=finite_median(moved, math.nan),
-            turned=finite_median([a.turned for a in seen], math.nan),
-            agreed=float((moved[known] > CHANCE).mean()) if known.any() else math.nan,
+            agreement=finite_median(correlation, math.nan),
+            agreed=float((correlation[known] > CHANCE).mean()) if known.any() else math.nan,
             compared=float(known.mean()) if seen else math.nan,
             extent=spread / finite_median([step.depth for step in steps], math.nan),
             held=sum(n * r.refined for n, r in went) / frames if frames else math.nan,

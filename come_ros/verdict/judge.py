@@ -34,17 +34,15 @@ SHORT = 2.0  # factor between the scales of depth and path
 class Facts:
     """What a run knows about its result; NaN where unknown, which is no reason for anything.
 
-    keyframes: number of published ones. agreement: median over the steps between them of evidence.Agreement.moved; turned: the same with
-    the rotation only; agreed: share of the steps that agree better than by chance; compared: share that could be compared. extent: spread
-    of the path in median depths. held: share of the keyframes that the bundle refined. landmarks: in a window, median. floor: share of the
-    pixels at the floor of the confidence. lost: share of the images whose pose was extrapolated. refused: share of the windows. left_out:
-    share of the images that could not be read, or were out of order. loops: number of loops closed. drift: how far loops moved the
-    path, as a share of the way.
+    keyframes: number of published ones. agreement: median over the steps between them of evidence.Agreement.correlation; agreed: share
+    of the steps that agree better than by chance; compared: share that could be compared. extent: spread of the path in median depths.
+    held: share of the keyframes that the bundle refined. landmarks: in a window, median. floor: share of the pixels at the floor of the
+    confidence. lost: share of the images whose pose was extrapolated. refused: share of the windows. left_out: share of the images that
+    could not be read, or were out of order. loops: number of loops closed. drift: how far loops moved the path, as a share of the way.
     """
 
     keyframes: int = 0
     agreement: float = math.nan
-    turned: float = math.nan
     agreed: float = math.nan
     compared: float = math.nan
     extent: float = math.nan

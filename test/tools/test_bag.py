@@ -39,7 +39,9 @@ from come_ros.files import write_tum
 from come_ros.outputs.topics import OUTPUTS
 from come_ros.tools import cli
 from come_ros.tools.report.results import GuardedStream, Reserve
+from come_ros.tools.report.verdict import of_metrics
 from come_ros.types import Frame
+from come_ros.verdict.judge import DOUBTFUL, LEVELS
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = 21
@@ -254,6 +256,32 @@ def test_scores_stand_next_to_trivial_baselines(out: Path, world: Truth) -> None
     assert path["ate_rmse_m"]["not moving"] > 0
 
 
+def test_the_verdict_is_a_line_and_in_the_metrics(
+    tmp_path: Path, plain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(plain, tmp_path / "out", "--no-bag") == 0
+    metrics, said = metrics_of(tmp_path / "out"), capsys.readouterr().out
+    verdict = metrics["verdict"]
+    (line,) = [line for line in said.splitlines() if line.startswith("verdict: ")]
+    assert line == f"verdict: {of_metrics(metrics).line}" and verdict["level"] in LEVELS and verdict["reasons"]
+    facts = verdict["facts"]
+    assert facts["keyframes"] == metrics["frames"]["used"] and facts["refused"] == facts["left_out"] == 0
+
+
+@pytest.mark.slow
+def test_photographs_of_nothing_are_unusable_though_all_are_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(8):
+        coarse = np.random.default_rng(i).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{i}.png"), cv2.resize(coarse, (160, 120)))
+    assert cli.main(["bag", str(folder), "-o", str(tmp_path / "out"), "--no-bag", "--set", "device=cpu"]) == 0
+    assert metrics_of(tmp_path / "out")["frames"]["used"] > 3
+    assert "verdict: unusable: images do not look as the result predicts" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_trajectories_are_scored_by_evo(world: Truth) -> None:
     from come_ros.evaluation.recordings import trajectory_scores
@@ -364,6 +392,8 @@ def test_photographs_all_count(tmp_path: Path, world: Truth) -> None:
     arguments = ["bag", str(folder), "--set", "backbone=fake", "--no-bag"]
     assert cli.main([*arguments, "-o", str(tmp_path / "photos")]) == 0
     assert metrics_of(tmp_path / "photos")["frames"]["used"] == 6
+    verdict = metrics_of(tmp_path / "photos")["verdict"]
+    assert verdict["level"] == DOUBTFUL and "the camera hardly moves" in "; ".join(verdict["reasons"])
     assert cli.main([*arguments, "-o", str(tmp_path / "video"), "--fps", "20"]) == 0
     assert metrics_of(tmp_path / "video")["frames"]["used"] < 6
 

@@ -24,7 +24,9 @@ from come_ros.ros.programs.live import LiveError, PlayedCamera, Processes, _clea
 from come_ros.tools import cli
 from come_ros.tools.report.live_scores import read_recording, read_truth, score
 from come_ros.tools.report.tables import table
+from come_ros.tools.report.verdict import of_metrics
 from come_ros.types import Frame
+from come_ros.verdict.judge import LEVELS
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +77,7 @@ def test_demo_ends_well_and_every_frame_is_accounted_for(demo: tuple[Path, int])
     ours, evo = metrics["rotation"]["rmse_deg"]["come_ros"], metrics["trajectory"]["rpe_rotation_rmse_deg"]
     assert ours == pytest.approx(evo, rel=1e-3)
     assert "trivial baselines" in table(metrics)
+    assert of_metrics(metrics).level in LEVELS and metrics["verdict"]["reasons"]
 
 
 def test_recording_is_read_by_an_independent_reader(demo: tuple[Path, int]) -> None:
@@ -255,6 +258,12 @@ def test_perfect_answers_score_perfectly(small_bag: Path) -> None:
         assert metrics["depth"][scaled]["constant depth"]["delta"] < 0.95
     assert metrics["trajectory"]["ate_rmse_m"]["come_ros"] == pytest.approx(0, abs=1e-4)
     assert metrics["rotation"]["median_deg"]["come_ros"] == pytest.approx(0, abs=1e-3)
+    assert of_metrics(metrics).line == "doubtful: the node has published too few keyframes to judge by"
+    recording.output = {"verdict": "usable", "verdict_reason": "a; b", "verdict_advice": "none", "path_extent": "0.3"}
+    assert of_metrics(score(run, recording, truth, "/camera/image_raw")).line.startswith("usable: a; b; ATE ")
+    recording.depth = {stamp: np.ones_like(depth) for stamp, depth in recording.depth.items()}
+    bad = of_metrics(score(run, recording, truth, "/camera/image_raw"))
+    assert bad.level == "doubtful" and "depth is no better than a" in bad.line
 
 
 def running(folder: Path) -> list[str]:

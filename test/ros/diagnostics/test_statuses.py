@@ -17,6 +17,7 @@ from come_ros.ros.diagnostics.counters import DROP_FIXES, DROP_REASONS, FrameCou
 from come_ros.ros.diagnostics.keys import STATUSES
 from come_ros.ros.diagnostics.statuses import NodeView, statuses
 from come_ros.ros.diagnostics.telemetry import Telemetry, Throttle
+from come_ros.verdict.judge import Facts
 
 VIEW = NodeView("active", "/image", 1, "best_effort volatile 5", "system", "forward")
 METRES = Config().replace(**{"scale.mode": "fixed"})
@@ -104,6 +105,28 @@ def test_a_fault_has_its_level_and_its_fix(name, level, fix, change):
     status = found[f"come: {name}"]
     assert status.level[0] == level and fix in status.message
     assert all(s.level == DiagnosticStatus.OK for s in found.values() if s is not status)
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict", "level"),
+    [
+        (Facts(keyframes=2), "none", 0),
+        (Facts(keyframes=9, agreement=0.9, extent=0.5), "usable", 0),
+        (Facts(keyframes=9, agreement=0.9, extent=0.01), "doubtful", 0),
+        (Facts(keyframes=9, agreement=0.1, extent=0.5), "unusable", 1),
+    ],
+)
+def test_the_verdict_is_a_warning_only_where_the_result_is_unusable(
+    facts, verdict, level, monkeypatch: pytest.MonkeyPatch
+):
+    telemetry = made(Clock())
+    telemetry.arrived()
+    monkeypatch.setattr(telemetry.evidence, "facts", lambda: facts)
+    status = statuses(VIEW, METRES, telemetry, FrameCounters().snapshot())[2]
+    values = {v.key: v.value for v in status.values}
+    assert values["verdict"] == verdict and status.level[0] == level
+    assert ("verdict: " in status.message) == (verdict in ("doubtful", "unusable"))
+    assert (values["verdict_advice"] != "none") == (verdict in ("doubtful", "unusable"))
 
 
 def test_a_camera_that_was_never_activated_is_no_fault():

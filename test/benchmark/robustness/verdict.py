@@ -1,0 +1,236 @@
+"""How often the verdict is wrong: `come_ros bag` on good and on worthless sequences, judged without their truth.
+
+  python test/benchmark/robustness/verdict.py                          all cases -> results/verdict.json, .md
+  python test/benchmark/robustness/verdict.py --panoramas DIR          and those made of panoramas (Radiance files, equirectangular)
+  python test/benchmark/robustness/verdict.py --only street noise      only cases with these words in their names; nothing is written
+
+What a case is worth follows from its truth. Worthless: no scene at all; or the camera moves, and the path is no better than nine tenths of
+the best trivial baseline (straight line, random walk, not moving) and misses a quarter of the extent of the true one; or it only turns, and
+half of its turns are wrong. Good: the camera moves, the path has less than half of the baseline's error or misses less than a tenth of its
+extent, and depth beats the best constant and the mean depth map. All others are between: no verdict on them is an error. The limits of the
+verdict were chosen on one half (tune); the other half (test) shares no room, recording or panorama with it. Done cases are kept by commit
+in --out, so that it can be stopped and started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.robustness.verdict_cases import HALVES, TEST, Case, cases
+from benchmark.stamped import TINY, git, shared, write_result
+
+from come_ros.backbones import load_backbone
+from come_ros.config import Config
+from come_ros.datasets import Recording
+from come_ros.pipeline import ReconstructionPipeline
+from come_ros.tools.bag.job import Job
+from come_ros.tools.report.results import ResultFolder
+from come_ros.tools.report.tables import for_json
+from come_ros.types import F32, F64, Frame
+from come_ros.verdict.evidence import Evidence
+from come_ros.verdict.judge import DOUBTFUL, LEVELS, UNUSABLE, USABLE, Facts, judge
+
+RESULTS = Path(__file__).parent / "results"
+WORTH = GOOD, BETWEEN, WORTHLESS = "good", "between", "worthless"
+STILL_M, STILL = 0.06, 0.003  # extent of a path, m, and step in depths, below which a camera counts as still
+
+
+class Made(Recording):
+    """A case as a recording."""
+
+    kind = "made"
+
+    def __init__(self, case: Case) -> None:
+        self.case, self.count, self.timed = case, len(case.images), not case.photographs
+
+    def iter_frames(self) -> Iterator[Frame]:
+        for image, stamp in zip(self.case.images, self.case.stamps_ns.tolist(), strict=True):
+            yield Frame(image, stamp, "camera", self.case.intrinsics)
+
+    def iter_depth(self) -> Iterator[tuple[int, F32]]:
+        for depth, stamp in zip(self.case.depth or (), self.case.stamps_ns.tolist(), strict=False):
+            if depth is not None:
+                yield stamp, depth
+
+    def truth(self) -> dict[int, F64]:
+        poses = self.case.poses
+        return (
+            {}
+            if poses is None
+            else {int(t): p for t, p in zip(self.case.stamps_ns, poses, strict=True) if p[3, 3] == 1}
+        )
+
+
+def measured(case: Case, pipeline: ReconstructionPipeline) -> dict[str, Any]:
+    """The metrics that `come_ros bag` has of a case, without evo and pictures."""
+    with tempfile.TemporaryDirectory() as out, ResultFolder(Path(out), (), True) as folder:
+        job = Job(
+            "made", pipeline.config, pipeline, [Made(case) for _ in range(3)], Made(case).truth(), folder, record=False
+        )
+        failure = job.reconstruct(_never)
+        if failure is not None:
+            raise failure
+        job.finish(_always)
+    return job.metrics
+
+
+def _never() -> bool:
+    return False
+
+
+def _always() -> bool:
+    return True
+
+
+def worth(case: Case, metrics: dict[str, Any]) -> str:
+    """One of WORTH, by the truth."""
+    if case.worthless:
+        return WORTHLESS
+    path, turn, depth = metrics["trajectory"], metrics["rotation"], metrics["depth"]
+    if not path:
+        return BETWEEN
+    ate = path["ate_rmse_m"]
+    still, best = ate["not moving"], min(v for k, v in ate.items() if k != "come_ros" and not k.startswith("best"))
+    known = [float(np.nanmedian(d)) for d in case.depth or () if d is not None]
+    steps = path["rpe_translation_rmse_m"]["not moving"]
+    if still < STILL_M or (known and steps < STILL * np.median(known)):
+        wrong = turn["median_deg"]["come_ros"] > 0.5 * turn["median_deg"]["no rotation"] > 0.5
+        return WORTHLESS if wrong else BETWEEN
+    if ate["come_ros"] > 0.9 * best and ate["come_ros"] > 0.25 * still:
+        return WORTHLESS
+    once = {k: v["abs_rel"] for k, v in depth["per_sequence"].items()} if depth else {"come_ros": 0.0, "nothing": 1.0}
+    deep = once["come_ros"] < min(v for k, v in once.items() if k != "come_ros")
+    return GOOD if deep and (ate["come_ros"] < 0.5 * best or ate["come_ros"] < 0.1 * still) else BETWEEN
+
+
+def run(name: str, case: Case, backbone: Any, config: Config) -> dict[str, Any]:
+    """The row of one case."""
+    begun = time.process_time()
+    changed = config.replace(**{"keyframe.mode": "every"}) if case.photographs else config
+    metrics = measured(case, ReconstructionPipeline(changed, backbone))
+    facts = metrics["verdict"]["facts"]
+    own = judge(Facts(**facts))
+    path, depth, turn = metrics["trajectory"], metrics["depth"], metrics["rotation"]
+    row = {
+        "worth": worth(case, metrics),
+        "level": own.level,
+        "line": own.line,
+        "used": metrics["frames"]["used"],
+        "read": metrics["frames"]["read"],
+        "refused": metrics["stream"]["refused"],
+        "with_truth": metrics["verdict"]["level"],
+        "facts": facts,
+        "ate_m": path
+        and {
+            k: v
+            for k, v in path["ate_rmse_m"].items()
+            if k in ("come_ros", "not moving", "straight line", "random walk")
+        },
+        "abs_rel": depth and {k: v["abs_rel"] for k, v in depth["per_sequence"].items()},
+        "turn_deg": turn and turn["median_deg"],
+        "cpu_s": time.process_time() - begun,
+    }
+    return dict(for_json(row))
+
+
+def cost_ms(case: Case, backbone: Any, config: Config) -> float:
+    """CPU time of the evidence for a keyframe, ms."""
+    pipeline, evidence, spent, frames = ReconstructionPipeline(config, backbone), Evidence(), 0.0, 0
+    for submap in pipeline.run(Made(case).iter_frames()):
+        begun = time.process_time()
+        evidence.add(submap)
+        spent += time.process_time() - begun
+        frames += len(submap)
+    return 1e3 * spent / frames
+
+
+def rates(rows: list[dict[str, Any]]) -> str:
+    """A table of what was said of what, and the errors."""
+    count = Counter((r["worth"], r["level"]) for r in rows)
+    lines = ["| | " + " | ".join(LEVELS) + " |", "|---|" + "---|" * len(LEVELS)]
+    lines += [f"| {w} | " + " | ".join(str(count[w, level]) for level in LEVELS) + " |" for w in WORTH]
+    total = {w: sum(count[w, level] for level in LEVELS) for w in WORTH}
+    wrong = [
+        f"false usable: {count[WORTHLESS, USABLE]} of {total[WORTHLESS]} worthless cases",
+        f"false unusable: {count[GOOD, UNUSABLE]} of {total[GOOD]} good ones",
+        f"doubtful: {count[WORTHLESS, DOUBTFUL]} of the worthless, {count[GOOD, DOUBTFUL]} of the good",
+    ]
+    return "\n".join([*lines, "", "; ".join(wrong) + "."])
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    head = ["case", "worth", "verdict", "used of read, refused", "agreement", "held", "floor", "extent", "ATE, m (best baseline)",
+            "AbsRel (best baseline)", "reason"]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, r in rows.items():
+        facts = r["facts"]
+        bold = (r["worth"], r["level"]) in ((WORTHLESS, USABLE), (GOOD, UNUSABLE))
+        level = f"**{r['level']}**" if bold else r["level"]
+        reason = r["line"].partition(": ")[2].partition(". Next")[0].replace("|", "/")
+        cells = [
+            name, r["worth"], level, f"{r['used']} of {r['read']}, {r['refused']}", number(facts["agreement"]), number(facts["held"]),
+            number(facts["floor"]), number(facts["extent"]), against(r["ate_m"]), against(r["abs_rel"]),
+            "" if r["level"] == USABLE else reason,
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def against(values: dict[str, float] | None) -> str:
+    if not values:
+        return "-"
+    return f"{values['come_ros']:.3g} ({min(v for k, v in values.items() if k != 'come_ros'):.3g})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--panoramas", type=Path, help="folder with panoramas, searched at any depth")
+    parser.add_argument("--only", nargs="*", default=[], help="words of the names to run")
+    parser.add_argument("-o", "--out", default="out/verdict", help="where cases are kept (default %(default)s)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    config = Config().replace(device="cpu", threads=1)
+    backbone = load_backbone(config)
+    out = Path(args.out, git("rev-parse", "--short=12", "HEAD"))
+    made = {half: cases(half, shared() / "data" / "real", args.panoramas) for half in HALVES}
+    wanted = [
+        (h, n) for h, names in made.items() for n in names if not args.only or any(word in n for word in args.only)
+    ]
+    rows: dict[str, dict[str, Any]] = {half: {} for half in HALVES}
+    for half, name in tqdm(wanted, unit="case", disable=None):
+        kept = out / half / f"{name}.json"
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(run(name, made[half][name](), backbone, config)))
+        rows[half][name] = json.loads(kept.read_text())
+    cost = cost_ms(made[TEST]["room 0"](), backbone, config)
+    about = " ".join(__doc__[__doc__.index("What a case is worth") :].split())
+    text = f"{about}\n\nThe verdict costs {cost:.1f} ms of CPU a keyframe.\n"
+    for half, found in rows.items():
+        text += f"\n## {half}: {len(found)} cases\n\n{rates(list(found.values()))}\n\n{table(found)}\n"
+    print(text)
+    if not args.only:
+        write_result(RESULTS, "verdict", {"cost_ms": cost, "rows": rows}, text, weights=TINY)
+
+
+if __name__ == "__main__":
+    main()
