@@ -18,7 +18,7 @@ AGREES, DISAGREES = 0.65, 0.45
 CHANCE = 0.3  # a single step that agrees less does not agree at all
 LEAST_AGREED = 0.75  # share of the steps that agree better than by chance
 LEAST_COMPARED = 0.5  # share of the steps with enough texture to compare
-HELD, HARDLY_HELD = 0.88, 0.5  # share of the keyframes that tracked points hold
+FIRM, HELD, HARDLY_HELD = 0.95, 0.88, 0.5  # share of the keyframes that tracked points hold
 LOST = 0.2  # share of the images whose pose was only extrapolated
 REFUSED = 0.2  # share of the windows that did not fit
 LEFT_OUT = 0.2  # share of the images that could not be used
@@ -144,24 +144,27 @@ def _agreement(facts: Facts) -> Iterable[Finding]:
     """Whether an image looks as the result predicts from the one before."""
     advice = "record images that overlap by more than half, in focus and in light, of a scene that stands still"
     still = f", and the camera hardly moves ({facts.extent:.2f} of the depth)" if facts.extent < FAR else ""
-    if facts.agreement < DISAGREES:
+    bad = facts.agreement < DISAGREES or facts.agreed < LEAST_AGREED
+    hardly = f"images hardly look as the result predicts (agreement {facts.agreement:.2f} of 1)"
+    if facts.held >= FIRM and facts.agreement >= CHANCE and (bad or facts.agreement < AGREES):
+        reason = f"points that were followed hold the path, but depth between them is off: {hardly}"
+        yield DOUBTFUL, reason, "use the path; for a better cloud, record images closer together"
+    elif facts.agreement < DISAGREES:
         yield (
             UNUSABLE,
             f"images do not look as the result predicts (agreement {facts.agreement:.2f}, chance is 0){still}",
             advice,
         )
-    elif facts.agreed < LEAST_AGREED:
+    elif bad:
         yield UNUSABLE, f"{1 - facts.agreed:.0%} of the images do not look as the result predicts{still}", advice
+    elif facts.agreement < AGREES and facts.held < HELD:  # neither of the two vouches for it
+        yield (
+            UNUSABLE,
+            f"{hardly} and points that could be followed hold only {facts.held:.0%} of the keyframes",
+            advice,
+        )
     elif facts.agreement < AGREES:
-        reason = f"images hardly look as the result predicts (agreement {facts.agreement:.2f} of 1)"
-        if facts.held < HELD:  # neither of the two vouches for it
-            yield (
-                UNUSABLE,
-                f"{reason} and points that could be followed hold only {facts.held:.0%} of the keyframes",
-                advice,
-            )
-        else:
-            yield DOUBTFUL, reason, advice
+        yield DOUBTFUL, hardly, advice
     if facts.compared < LEAST_COMPARED:
         level = DOUBTFUL if facts.held > HARDLY_HELD else UNUSABLE
         reason = f"{1 - facts.compared:.0%} of the images show too little to check the result by: dark, blank or out of focus"
