@@ -17,11 +17,12 @@ from ..geometry import is_finite_pose, matrix_from_quat_xyzw, transform
 from ..messages import stamp_ns
 from ..types import F32, F64, U8
 
-DEPTH, INFO, IMAGE, CONFIDENCE, ODOMETRY = (
+DEPTH, INFO, IMAGE, CONFIDENCE, OVERLAY, ODOMETRY = (
     "depth/image",
     "depth/camera_info",
     "rgb/image_rect",
     "confidence",
+    "merge_overlay",
     "odometry",
 )
 MOST_PENDING = 64  # frames some of whose messages have not come: they were lost
@@ -29,13 +30,15 @@ MOST_PENDING = 64  # frames some of whose messages have not come: they were lost
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """A frame as published. depth: (H, W), NaN where invalid or beyond range. image, confidence: None if they were not recorded."""
+    """A frame as published. depth: (H, W), NaN where invalid or beyond range. image, confidence, overlay: None if they were not
+    recorded."""
 
     stamp_ns: int
     depth: F32
     intrinsics: F64
     image: U8 | None
     confidence: F32 | None
+    overlay: U8 | None
 
 
 class NodeRecording:
@@ -56,7 +59,8 @@ class NodeRecording:
             raise DatasetError(
                 f"{shown(path)} does not hold {' and '.join(self._topic(name) for name in missing)}: {hint}"
             )
-        self.has_images, self.has_confidence = (self._topic(name) in topics for name in (IMAGE, CONFIDENCE))
+        self._topics = {name for name in (DEPTH, INFO, IMAGE, CONFIDENCE, OVERLAY) if self._topic(name) in topics}
+        self.has_images, self.has_confidence = IMAGE in self._topics, CONFIDENCE in self._topics
         self.camera = ""
         stamps = set()
         for _, message in self._messages(INFO):
@@ -66,12 +70,11 @@ class NodeRecording:
 
     def frames(self) -> Iterator[Recorded]:
         """All frames of which every recorded topic has a message, one in memory at a time, as they come."""
-        wanted = {DEPTH, INFO, *([IMAGE] if self.has_images else []), *([CONFIDENCE] if self.has_confidence else [])}
         pending: dict[int, dict[str, Any]] = {}
-        for name, message in self._messages(*wanted):
+        for name, message in self._messages(*self._topics):
             stamp = stamp_ns(message.header.stamp)
             pending.setdefault(stamp, {})[name] = message
-            if pending[stamp].keys() == wanted and (frame := _frame(stamp, pending.pop(stamp))) is not None:
+            if pending[stamp].keys() == self._topics and (frame := _frame(stamp, pending.pop(stamp))) is not None:
                 yield frame
             if len(pending) > MOST_PENDING:
                 del pending[next(iter(pending))]
@@ -131,13 +134,16 @@ def _frame(stamp: int, messages: dict[str, Any]) -> Recorded | None:
     try:
         depth = _pixels(messages[DEPTH], "<f4", ())
         confidence = _pixels(messages[CONFIDENCE], "<f4", ()) if CONFIDENCE in messages else None
-        image = _pixels(messages[IMAGE], "u1", (3,)) if IMAGE in messages else None
+        image, overlay = (
+            _pixels(messages[name], "u1", (3,)) if name in messages else None for name in (IMAGE, OVERLAY)
+        )
     except ValueError:
         return None
-    shapes = {a.shape[:2] for a in (depth, confidence, image) if a is not None}
+    shapes = {a.shape[:2] for a in (depth, confidence, image, overlay) if a is not None}
     if len(shapes) > 1 or not (intrinsics[[0, 1], [0, 1]] > 0).all():
         return None
-    return Recorded(stamp, np.where(np.isfinite(depth), depth, np.float32(np.nan)), intrinsics, image, confidence)
+    known = np.where(np.isfinite(depth), depth, np.float32(np.nan))
+    return Recorded(stamp, known, intrinsics, image, confidence, overlay)
 
 
 def _pixels(message: Any, kind: str, channels: tuple[int, ...]) -> Any:

@@ -17,7 +17,7 @@ from ..datasets.storage import is_recording
 from ..datasets.tum import read_trajectory
 from ..errors import DatasetError, MapError
 from ..files import read_ply, shown
-from ..geometry import unproject
+from ..geometry import apply, unproject
 from ..mapping.saved_map import HEAD, SavedMap, map_folder, read_map
 from ..outputs.cloud import POINT_DTYPE, points_of
 from ..outputs.frames_file import FRAMES, read_frames
@@ -36,7 +36,7 @@ class ResultFrame:
     """A frame with depth. image: (H, W, 3) uint8, RGB, as the model saw it; None if it was not kept. depth: (H, W) float32 along z, in the
     unit of the results, NaN where it is unknown or not trusted. confidence: (H, W) float32, larger is more confident; None if it was not
     kept. intrinsics: (3, 3), px of all of these; pixel centres lie at whole numbers. world_from_camera: (4, 4), optical axes, in the frame
-    and the unit of the results."""
+    and the unit of the results. overlay: (H, W, 3) uint8, the image, dark where tokens were merged; None if it was not kept."""
 
     stamp_ns: int
     image: U8 | None
@@ -44,6 +44,7 @@ class ResultFrame:
     confidence: F32 | None
     intrinsics: F64
     world_from_camera: F64
+    overlay: U8 | None = None
 
     def points(self) -> tuple[F32, NDArray[np.bool_]]:
         """Points (n, 3) in the world, row by row, and which pixels (H, W) they are of."""
@@ -51,6 +52,10 @@ class ResultFrame:
         seen = unproject(self.depth, self.intrinsics)[known].astype(np.float64)
         moved = seen @ self.world_from_camera[:3, :3].T + self.world_from_camera[:3, 3]
         return moved.astype(np.float32), known
+
+
+def _nothing() -> F64:
+    return np.zeros((0, 3))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +82,18 @@ class Results:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     remark: str = ""
     _cloud: Path | None = None
+    _landmarks: Callable[[], F64] = _nothing
     _truth: Callable[[], Mapping[int, F64]] = dict
 
     def __len__(self) -> int:
         """Number of frames with depth."""
         return len(self.stamps_ns)
+
+    @property
+    def title(self) -> str:
+        """What was reconstructed: the name of the recording, or else of the folder."""
+        source = self.metrics.get("source") or self.metrics.get("bag")
+        return shown(Path(str(source)).name if source else self.path.resolve().name)
 
     @property
     def in_metres(self) -> bool:
@@ -118,6 +130,10 @@ class Results:
             sure = np.ones(len(places), np.float32) if frame.confidence is None else frame.confidence[known]
             cloud.add(points_of(places, colours, sure))
         return np.empty(0, POINT_DTYPE) if cloud is None else cloud.points()
+
+    def landmarks(self) -> F64:
+        """(n, 3) in the world: the features of the map's keyframes, by which their places are found again; none where no map was saved."""
+        return self._landmarks()
 
     def truth(self) -> Mapping[int, F64]:
         """stamp -> true world_from_camera (4, 4), in metres and a world of its own; empty if it is not known. Raises DatasetError."""
@@ -159,13 +175,13 @@ def _of_bag(path: Path, node: str) -> Results:
                 yield _placed(found, *placed.placed[found.stamp_ns])
 
     odometry = _path(path / "trajectory.tum")
-    loops: tuple[tuple[int, int], ...] = ()
-    if (map_folder(path) / HEAD).is_file():
-        loops = _loops(_map(path))
+    saved = _map(path) if (map_folder(path) / HEAD).is_file() else None
+    metres = saved.metres if saved is not None and placed.unit and np.isfinite(saved.metres) else 1.0
     return Results(
         path, BAG, placed.frame, placed.unit, tuple(stamps), recording.has_confidence, recording.has_images,
         _path(path / "trajectory_map.tum") or {t: pose for t, (pose, _) in placed.placed.items()}, frames, odometry,
-        _odometry_unit(metrics), loops, metrics, "", _there(path / "map.ply"), lambda: placed.truth,
+        _odometry_unit(metrics), () if saved is None else _loops(saved), metrics, "", _there(path / "map.ply"),
+        _nothing if saved is None else functools.partial(_landmarks, saved, metres), lambda: placed.truth,
     )  # fmt: skip
 
 
@@ -198,7 +214,8 @@ def _of_map(path: Path) -> Results:
         "the map keeps no confidence, and of large images every nth pixel only: "
         + ("run `come_ros bag` without --no-bag" if of_bag else "run `come_ros bag` on a recording")
         + " to have all pixels of all frames",
-        _there(path / "map.ply"), (lambda: read_frames(path / FRAMES).truth) if of_bag else dict,
+        _there(path / "map.ply"), functools.partial(_landmarks, saved, metres),
+        (lambda: read_frames(path / FRAMES).truth) if of_bag else dict,
     )  # fmt: skip
 
 
@@ -226,7 +243,7 @@ def _of_recording(path: Path, file: Path, kind: str, node: str) -> Results:
 
 def _placed(found: Recorded, pose: F64, length: float) -> ResultFrame:
     depth = found.depth if length == 1.0 else found.depth * np.float32(length)
-    return ResultFrame(found.stamp_ns, found.image, depth, found.confidence, found.intrinsics, pose)
+    return ResultFrame(found.stamp_ns, found.image, depth, found.confidence, found.intrinsics, pose, found.overlay)
 
 
 def _map(path: Path) -> SavedMap:
@@ -240,6 +257,16 @@ def _loops(saved: SavedMap) -> tuple[tuple[int, int], ...]:
     closed = saved.edges.at(saved.edges.switchable)
     stamp = [k.stamp_ns for k in saved.keyframes]
     return tuple((stamp[a], stamp[b]) for a, b in zip(closed.first, closed.second, strict=True))
+
+
+def _landmarks(saved: SavedMap, metres: float) -> F64:
+    """See Results.landmarks. metres: length of the map's unit in that of the results."""
+    out = [np.zeros((0, 3))]
+    for keyframe, node in zip(saved.keyframes, saved.nodes.matrices(), strict=True):
+        if keyframe.view is not None:
+            places = keyframe.view.points()
+            out.append(metres * apply(node, places[np.isfinite(places).all(axis=1)]))
+    return np.concatenate(out)
 
 
 def _path(file: Path) -> dict[int, F64]:

@@ -1,0 +1,5 @@
+"""The 3D view in the browser, by viser: of a folder of results, of a running node, and as a page that opens without a server.
+
+content.py: what is shown, as arrays. scene.py: from there to viser's scene. page.py: the page without a server. server.py: the served page,
+with its controls. Nothing here needs ROS.
+"""

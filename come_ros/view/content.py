@@ -1,0 +1,277 @@
+"""What a view shows of a folder of results, as arrays: cloud, paths, keyframes with pictures, landmarks, loops. Knows no viewer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import geometry
+from ..datasets.stamps import matched
+from ..outputs.cloud import colours_of
+from ..results import ResultFrame, Results
+from ..types import F32, F64, U8
+
+MOST_POINTS, MOST_KEYFRAMES = 2_000_000, 150
+SAMPLES = 3000  # points of each frame that tell when, and from how far, the points of the map were seen
+CELLS = 200  # along the scene: of several sightings in a cell the first counts
+STRIP_HEIGHT = 240  # px, of image, depth and confidence side by side
+THUMBNAIL_WIDTH = 160  # px, of the picture in a camera's frustum
+MODES = ("colour", "confidence", "height", "age")
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """places: (n, 3) float32. colours: (n, 3) uint8. confidence: (n,) float32. seen_s: (n,) float32, when it was first seen, from the first
+    image on. range: (n,) float32, from how far; NaN where it is unknown."""
+
+    places: F32
+    colours: U8
+    confidence: F32
+    seen_s: F32
+    range: F32
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def at(self, rows: Any) -> Cloud:
+        """Some of its points."""
+        return Cloud(self.places[rows], self.colours[rows], self.confidence[rows], self.seen_s[rows], self.range[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """times_s: (n,) from the first image on, ascending. places: (n, 3)."""
+
+    times_s: F64
+    places: F64
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A keyframe. pose: (4, 4) world_from_camera. fov: vertical, rad. aspect: width over height. thumbnail: (h, w, 3). strip: JPEG of
+    image, depth, confidence and what was merged, side by side. parts: what of these it holds."""
+
+    stamp_ns: int
+    time_s: float
+    pose: F64
+    fov: float
+    aspect: float
+    thumbnail: U8
+    strip: bytes
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """title, facts: in words. up: (3,). unit: of lengths, in words. size: of the scene, the length that 90 % of the cloud lies within.
+    odometry, path, truth: None where they are unknown; the truth is fitted to the path by a similarity. landmarks: (k, 3). loops:
+    (l, 2, 3), positions of keyframes that see the same place. dropped: points that are left out, because there were more than wanted."""
+
+    title: str
+    facts: str
+    up: F64
+    unit: str
+    size: float
+    cloud: Cloud
+    odometry: Path | None
+    path: Path | None
+    truth: Path | None
+    keyframes: tuple[Shown, ...]
+    landmarks: F64
+    loops: F64
+    dropped: int = 0
+
+    @property
+    def duration_s(self) -> float:
+        """Time of the last image."""
+        ends = [p.times_s[-1] for p in (self.path, self.odometry) if p is not None and len(p.times_s)]
+        return float(max([*ends, *(k.time_s for k in self.keyframes)], default=0.0))
+
+
+def content_of(results: Results, most_points: int = MOST_POINTS, most_keyframes: int = MOST_KEYFRAMES) -> Content:
+    """Raises DatasetError."""
+    start_ns = min([*results.trajectory, *results.odometry, *results.stamps_ns], default=0)
+    shown, sightings, seen_s = [], [], []
+    chosen = {results.stamps_ns[row] for row in _evenly(len(results.stamps_ns), most_keyframes)}
+    for frame in results.frames():
+        time_s = (frame.stamp_ns - start_ns) * 1e-9
+        places, _ = frame.points()
+        some = places[:: max(1, len(places) // SAMPLES)]
+        far = np.linalg.norm(some - frame.world_from_camera[:3, 3].astype(np.float32), axis=1)
+        sightings.append(np.column_stack([some, far]).astype(np.float32))
+        seen_s.append(np.full(len(some), time_s, np.float32))
+        if frame.stamp_ns in chosen:
+            shown.append(_shown(frame, time_s))
+    points = results.points()
+    points = points[np.isfinite(points["x"]) & np.isfinite(points["y"]) & np.isfinite(points["z"])]
+    count = len(points)
+    if count > most_points:
+        points = points[np.sort(np.random.default_rng(0).permutation(count)[:most_points])]
+    cloud = _cloud_of(points, sightings, seen_s)
+    path = _path_of(results.trajectory, start_ns)
+    odometry = _path_of(results.odometry, start_ns)
+    return Content(
+        title=results.title, facts=_facts(results, count), up=_up_of([k.pose for k in shown] or list(results.trajectory.values())),
+        unit=results.unit_text, size=_size_of(cloud, path), cloud=cloud, odometry=_in_unit_of(path, odometry), path=path,
+        truth=_fitted(results, start_ns), keyframes=tuple(shown), landmarks=results.landmarks(), loops=_loops_of(results),
+        dropped=count - len(points),
+    )  # fmt: skip
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """At most `most` of `count` rows, evenly spread, with the first and the last."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(float(row)) for row in np.linspace(0, count - 1, most)})
+
+
+def _facts(results: Results, points: int) -> str:
+    words = [results.kind, f"{len(results)} frames with depth", f"{points:,} points"]
+    if results.loops:
+        words.append(f"{len(results.loops)} loops closed")
+    return ", ".join(words)
+
+
+def _cloud_of(points: NDArray[np.void], sightings: list[F32], seen_s: list[F32]) -> Cloud:
+    places = np.stack([points[axis] for axis in "xyz"], axis=1)
+    far, times = np.full(len(points), np.nan, np.float32), np.zeros(len(points), np.float32)
+    seen = np.concatenate(sightings) if sightings else np.empty((0, 4), np.float32)
+    if len(seen) and len(points):
+        from scipy.spatial import cKDTree
+
+        low, high = np.quantile(seen[:, :3], [0.05, 0.95], axis=0)
+        edge = max(float((high - low).max()) / CELLS, 1e-9)
+        cells = np.floor(seen[:, :3] / edge).astype(np.int64)
+        _, first = np.unique(cells @ np.array([1, 1 << 21, 1 << 42]), return_index=True)  # of equal ones the first
+        tree = cKDTree(seen[first, :3], balanced_tree=False, compact_nodes=False)
+        _, nearest = tree.query(places)
+        times, far = np.concatenate(seen_s)[first][nearest], seen[first, 3][nearest]
+    return Cloud(places, colours_of(points), points["conf"].astype(np.float32), times, far)
+
+
+def _path_of(poses: Mapping[int, F64], start_ns: int) -> Path | None:
+    if not poses:
+        return None
+    stamps = sorted(poses)
+    return Path(_seconds(stamps, start_ns), np.stack([poses[stamp][:3, 3] for stamp in stamps]))
+
+
+def _seconds(stamps_ns: list[int], start_ns: int) -> F64:
+    return np.array([(stamp - start_ns) * 1e-9 for stamp in stamps_ns], np.float64)
+
+
+def _in_unit_of(path: Path | None, odometry: Path | None) -> Path | None:
+    """The odometry's path in the unit of the map, whose lengths may be metres where odometry's are not."""
+    if path is None or odometry is None:
+        return odometry
+    ours, theirs = (float(np.linalg.norm(np.diff(p.places, axis=0), axis=1).sum()) for p in (odometry, path))
+    ratio = theirs / ours if ours > 0 else 1.0
+    # a map without metres differs by its loops only, a few percent
+    return Path(odometry.times_s, odometry.places * ratio) if not 0.5 < ratio < 2 else odometry
+
+
+def _fitted(results: Results, start_ns: int) -> Path | None:
+    """The true path where the similarity that fits best puts it on ours; None if it is unknown or does not say where it lies."""
+    stamps = sorted(results.trajectory)
+    truth = matched(stamps, dict(results.truth()))
+    if len(truth) < 3:
+        return None
+    true = np.stack([truth[stamp][:3, 3] for stamp in truth])
+    ours = np.stack([results.trajectory[stamp][:3, 3] for stamp in truth])
+    if min(np.ptp(true, axis=0).max(), np.ptp(ours, axis=0).max()) < 1e-9:
+        return None
+    scale, rotation, translation = geometry.umeyama(true, ours)
+    return Path(_seconds(list(truth), start_ns), scale * true @ rotation.T + translation)
+
+
+def _loops_of(results: Results) -> F64:
+    pairs = [
+        [results.trajectory[stamp][:3, 3] for stamp in pair]
+        for pair in results.loops
+        if all(stamp in results.trajectory for stamp in pair)
+    ]
+    return np.array(pairs, np.float64).reshape(-1, 2, 3)
+
+
+def _up_of(poses: list[F64]) -> F64:
+    """What the cameras agree to be up: cameras are mostly held upright."""
+    mean = -np.mean([pose[:3, 1] for pose in poses], axis=0) if poses else np.zeros(3)
+    length = float(np.linalg.norm(mean))
+    return mean / length if length > 0.2 else np.array([0.0, 0.0, 1.0])
+
+
+def _size_of(cloud: Cloud, path: Path | None) -> float:
+    places = cloud.places if len(cloud) else (path.places if path is not None else np.zeros((1, 3)))
+    low, high = np.quantile(places[:: max(1, len(places) // 100_000)], [0.05, 0.95], axis=0)
+    return max(float(np.linalg.norm(high - low)), 1e-6)
+
+
+def _shown(frame: ResultFrame, time_s: float) -> Shown:
+    height, width = frame.depth.shape
+    image = frame.overlay if frame.image is None else frame.image
+    if image is None:
+        image = np.full((height, width, 3), 128, np.uint8)
+    strip, parts = strip_of(frame)
+    small = cv2.resize(
+        image, (THUMBNAIL_WIDTH, max(1, round(THUMBNAIL_WIDTH * height / width))), interpolation=cv2.INTER_AREA
+    )
+    fov = 2 * math.atan2(height / 2, float(frame.intrinsics[1, 1]))
+    return Shown(
+        frame.stamp_ns, time_s, frame.world_from_camera, fov, width / height, np.asarray(small, np.uint8), strip, parts
+    )
+
+
+def strip_of(frame: ResultFrame) -> tuple[bytes, tuple[str, ...]]:
+    """JPEG of image, depth, confidence and what was merged, side by side, as far as they are known, and their names."""
+    panes: list[tuple[str, U8]] = []
+    image = frame.overlay if frame.image is None else frame.image
+    if image is not None:
+        panes.append(("image", image))
+    panes.append(("depth", painted(frame.depth, "turbo", near_first=True)))
+    if frame.confidence is not None:
+        panes.append(("confidence", painted(frame.confidence, "viridis")))
+    if frame.overlay is not None and frame.image is not None and (frame.overlay != frame.image).any():
+        panes.append(("merged tokens dark", frame.overlay))
+    height, width = frame.depth.shape
+    size = round(STRIP_HEIGHT * width / height), STRIP_HEIGHT
+    row = np.concatenate([cv2.resize(pane, size, interpolation=cv2.INTER_LINEAR) for _, pane in panes], axis=1)
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(row, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return data.tobytes(), tuple(name for name, _ in panes)
+
+
+_MAPS = {"turbo": cv2.COLORMAP_TURBO, "viridis": cv2.COLORMAP_VIRIDIS, "plasma": cv2.COLORMAP_PLASMA}
+
+
+def painted(values: NDArray[Any], colours: str, near_first: bool = False) -> U8:
+    """(..., 3) uint8, RGB, of values (...): from the 2nd to the 98th percentile along a colour map; grey where they are not finite.
+    near_first: the small ones, which are near, get the warm end."""
+    flat = np.asarray(values, np.float32).reshape(-1)
+    known = np.isfinite(flat)
+    if not known.any():
+        return np.full((*values.shape, 3), 90, np.uint8)
+    some = flat[known][:: max(1, int(known.sum()) // 200_000)]
+    low, high = np.quantile(some, [0.02, 0.98])
+    with np.errstate(invalid="ignore"):
+        share = np.clip((flat - low) / max(float(high - low), 1e-9), 0, 1)
+    share = np.where(known, 1 - share if near_first else share, 0)
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8), _MAPS[colours]).reshape(-1, 3)[:, ::-1]
+    out = table[np.rint(share * 255).astype(np.uint8)]
+    out[~known] = 90
+    return np.ascontiguousarray(out.reshape(*values.shape, 3))
+
+
+def painted_cloud(cloud: Cloud, mode: str, up: F64) -> U8:
+    """(n, 3) uint8 of a cloud by one of MODES."""
+    if mode == "colour":
+        return cloud.colours
+    if mode == "confidence":
+        return painted(cloud.confidence, "viridis")
+    if mode == "height":
+        return painted(cloud.places @ up.astype(np.float32), "turbo")
+    return painted(cloud.seen_s, "plasma")

@@ -1,0 +1,117 @@
+"""The view as a folder that opens without a server and without the internet: viser's own export of a scene, with a replay, and next to it
+the pictures of the keyframes and the cloud as a PLY."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import whole_folder, write_ply, write_text
+from ..outputs.cloud import points_of
+from .content import MODES, Content
+from .scene import (
+    LANDMARK, LEVELS, LOOP, ODOMETRY, PATH, TRUTH, Timed, add_cameras, add_cloud, add_fixed, add_path, first_look, frame_of, levels_of,
+    point_size_of, steps_of, viser_server,
+)  # fmt: skip
+
+FOLDER, PAGE, POINTS, PICTURES = "view", "index.html", "points.ply", "pictures"
+MOST_POINTS, MOST_KEYFRAMES = 300_000, 60  # so that a page has some 10 MB and opens in seconds anywhere
+HOLD_S, REPLAY_S = 4.0, 12.0  # the whole scene, then the replay, over and over until it is paused
+OVERLAY = Path(__file__).with_name("overlay.html")
+
+
+def write_page(content: Content, folder: Path) -> None:
+    """Writes the new folder `folder`, all or nothing. Raises ViewError without viser, OutputError if it cannot be written."""
+    html = _page(content)
+    with whole_folder(folder) as part:
+        write_text(part / PAGE, html)
+        cloud = content.cloud
+        write_ply(part / POINTS, points_of(cloud.places, cloud.colours, cloud.confidence), content.unit, content.title)
+        (part / PICTURES).mkdir()
+        for number, shown in enumerate(content.keyframes):
+            (part / PICTURES / f"{number:03d}.jpg").write_bytes(shown.strip)
+
+
+def _page(content: Content) -> str:
+    with viser_server("127.0.0.1", 0) as server:
+        scene = server.scene
+        frame_of(scene, content)
+        position, target = first_look(content)
+        server.initial_camera.position, server.initial_camera.look_at = position, target
+        server.initial_camera.up = content.up
+        timed = _nodes(scene, content)
+        recording = server.get_scene_serializer()
+        recording.insert_sleep(HOLD_S)
+        bounds = steps_of(content)
+        for bound in bounds[:-1]:
+            for nodes in timed:
+                nodes.until(float(bound))
+            recording.insert_sleep(REPLAY_S / (len(bounds) - 1))
+        html = str(recording.as_html())
+    overlay = OVERLAY.read_text(encoding="utf-8").replace("__ABOUT__", _json(_about(content)))
+    end = html.rindex("</body>")
+    return html[:end] + overlay + html[end:]
+
+
+def _nodes(scene: Any, content: Content) -> list[Timed]:
+    bounds, size = steps_of(content), point_size_of(content)
+    timed = []
+    modes = [mode for mode in MODES if mode == MODES[0] or _varies(content, mode)]
+    for mode in modes:
+        scene.add_frame(f"/cloud by {mode}", show_axes=False, visible=mode == MODES[0])
+        parts = (
+            zip(LEVELS, levels_of(content.cloud), strict=True)
+            if _varies(content, "confidence")
+            else [("all", content.cloud)]
+        )
+        for level, part in parts:
+            timed.append(add_cloud(scene, f"/cloud by {mode}/{level}", part, mode, content, size, bounds))
+    timed.append(add_path(scene, "/path in the map", content.path, PATH, bounds))
+    timed.append(add_path(scene, "/path of odometry", content.odometry, ODOMETRY, bounds, 1.5))
+    timed.append(add_path(scene, "/true path", content.truth, TRUTH, bounds))
+    timed.append(add_cameras(scene, content.keyframes, content.size))
+    add_fixed(scene, content)
+    return timed
+
+
+def _varies(content: Content, mode: str) -> bool:
+    """Whether colours by that mode say anything."""
+    values = {"confidence": content.cloud.confidence, "age": content.cloud.seen_s}.get(mode)
+    return len(content.cloud) > 0 and (values is None or float(np.ptp(values)) > 0)
+
+
+def legend_of(content: Content) -> list[tuple[str, str]]:
+    """Name and colour of the lines and points that are there."""
+    rows = [
+        ("path in the map", PATH, content.path), ("path of odometry", ODOMETRY, content.odometry),
+        ("true path, fitted", TRUTH, content.truth), ("loops", LOOP, content.loops if len(content.loops) else None),
+        ("landmarks (hidden at first)", LANDMARK, content.landmarks if len(content.landmarks) else None),
+    ]  # fmt: skip
+    return [(name, "rgb({}, {}, {})".format(*colour)) for name, colour, what in rows if what is not None]
+
+
+def _about(content: Content) -> dict[str, Any]:
+    count = len(content.cloud)
+    left_out = f"{count:,} of {count + content.dropped:,} points are in this page" if content.dropped else ""
+    facts = [content.facts, content.unit, left_out]
+    return {
+        "title": content.title,
+        "facts": [fact for fact in facts if fact],
+        "legend": legend_of(content),
+        "ply": POINTS,
+        "plyTitle": f"{count:,} points as a PLY",
+        "help": "Drag: turn. Right button: move. Wheel: nearer. Space: pause the replay. The button at the lower right lists what is shown: "
+        "clouds by colour, confidence, height and age, surest points first; cameras; paths; landmarks.",
+        "keyframes": [
+            (f"{PICTURES}/{number:03d}.jpg", f"keyframe {number + 1} of {len(content.keyframes)}, {shown.time_s:.2f} s: {', '.join(shown.parts)}")
+            for number, shown in enumerate(content.keyframes)
+        ],
+    }  # fmt: skip
+
+
+def _json(value: Any) -> str:
+    """For a script element: no text can end it."""
+    return json.dumps(value).replace("<", "\\u003c")
