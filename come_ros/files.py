@@ -116,6 +116,12 @@ _PLY = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1")
 def write_ply(path: str | Path, points: NDArray[Any], about: str = "", frame: str = "odometry frame") -> None:
     """Points of cloud.POINT_DTYPE (n,) as a binary PLY with x y z red green blue confidence. about: a comment. frame: in
     words, of the points. Raises OutputError."""
+    with whole_file(path) as stream:
+        stream.write(ply_bytes(points, about, frame))
+
+
+def ply_bytes(points: NDArray[Any], about: str = "", frame: str = "odometry frame") -> bytes:
+    """The content of the file of `write_ply`."""
     rows = np.empty(len(points), _PLY)
     for name in "xyz":
         rows[name] = points[name]
@@ -132,9 +138,7 @@ def write_ply(path: str | Path, points: NDArray[Any], about: str = "", frame: st
         f"element vertex {len(rows)}",
     ]
     lines += [f"property {types[t]} {name}" for name, t in _PLY] + ["end_header"]
-    with whole_file(path) as stream:
-        stream.write(("\n".join(lines) + "\n").encode("ascii"))
-        stream.write(rows.tobytes())
+    return ("\n".join(lines) + "\n").encode("ascii") + rows.tobytes()
 
 
 def read_ply(path: str | Path) -> NDArray[np.void]:

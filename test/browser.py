@@ -27,7 +27,9 @@ FLAGS = (
 
 def chromium() -> str:
     """The path of Chromium; skips the test, with the reason, where there is none."""
-    found = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    found = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
     if found is None:
         pytest.skip("no Chromium: apt-get install chromium, so that the 3D view is opened in a real browser")
     return found
@@ -61,7 +63,9 @@ class Browser:
             self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
             for domain in ("Page", "Runtime", "Network", "Log"):
                 self._call(f"{domain}.enable")
-            self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+            self._call(
+                "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            )
         except BaseException:
             self.close()
             raise
@@ -69,7 +73,9 @@ class Browser:
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -124,8 +130,12 @@ class Browser:
 
     def frames_per_second(self, seconds: float = 3.0) -> float:
         """How often the page draws."""
-        script = f"""new Promise(done => {{ let n = 0; const start = performance.now();
-            function tick() {{ n++; const t = performance.now() - start; t > {1000 * seconds} ? done(1000 * n / t) : requestAnimationFrame(tick); }}
+        script = f"""new Promise(done => {{
+            let n = 0; const start = performance.now();
+            function tick() {{
+                n++; const t = performance.now() - start;
+                if (t > {1000 * seconds}) done(1000 * n / t); else requestAnimationFrame(tick);
+            }}
             requestAnimationFrame(tick); }})"""
         return float(self.evaluate(script))
 

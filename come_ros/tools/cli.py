@@ -29,6 +29,7 @@ COMMANDS = {
     "demo": "render a room (or take a bag), play it to the live node over DDS, score and plot the results",
     "bag": "reconstruct a bag, folder or video offline: cloud, trajectory, depth and scores, without DDS",
     "export": "write results as depth images, COLMAP, nerfstudio, TUM, KITTI, PLY, PCD, GLB or a mesh",
+    "view": "show results, or a running node, in 3D in the browser",
     "node": "run the live ROS 2 node; takes ROS arguments (--ros-args ...)",
     "train": "train the small model on procedural rooms",
     "eval": "score the model, dense and accelerated, against ground truth and trivial baselines",

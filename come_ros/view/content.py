@@ -20,6 +20,7 @@ from ..types import F32, F64, U8
 MOST_POINTS, MOST_KEYFRAMES = 2_000_000, 150
 SAMPLES = 3000  # points of each frame that tell when, and from how far, the points of the map were seen
 CELLS = 200  # along the scene: of several sightings in a cell the first counts
+MOST_LANDMARKS = 20_000
 STRIP_HEIGHT = 240  # px, of image, depth and confidence side by side
 THUMBNAIL_WIDTH = 160  # px, of the picture in a camera's frustum
 MODES = ("colour", "confidence", "height", "age")
@@ -39,9 +40,18 @@ class Cloud:
     def __len__(self) -> int:
         return len(self.places)
 
+    @staticmethod
+    def none() -> Cloud:
+        empty = np.empty(0, np.float32)
+        return Cloud(np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8), empty, empty, empty)
+
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """Its arrays, in the order of the fields."""
+        return self.places, self.colours, self.confidence, self.seen_s, self.range
+
     def at(self, rows: Any) -> Cloud:
         """Some of its points."""
-        return Cloud(self.places[rows], self.colours[rows], self.confidence[rows], self.seen_s[rows], self.range[rows])
+        return Cloud(*(column[rows] for column in self.columns()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +79,15 @@ class Shown:
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """title, facts: in words. up: (3,). unit: of lengths, in words. size: of the scene, the length that 90 % of the cloud lies within.
-    odometry, path, truth: None where they are unknown; the truth is fitted to the path by a similarity. landmarks: (k, 3). loops:
-    (l, 2, 3), positions of keyframes that see the same place. dropped: points that are left out, because there were more than wanted."""
+    """title, facts: in words. up: (3,). world, unit: the frame of places and the unit of lengths, in words. size: of the scene, the length
+    that 90 % of the cloud lies within. odometry, path, truth: None where they are unknown; the truth is fitted to the path by a
+    similarity. landmarks: (k, 3). loops: (l, 2, 3), positions of keyframes that see the same place. dropped: points that are left out,
+    because there were more than wanted."""
 
     title: str
     facts: str
     up: F64
+    world: str
     unit: str
     size: float
     cloud: Cloud
@@ -117,11 +129,26 @@ def content_of(results: Results, most_points: int = MOST_POINTS, most_keyframes:
     path = _path_of(results.trajectory, start_ns)
     odometry = _path_of(results.odometry, start_ns)
     return Content(
-        title=results.title, facts=_facts(results, count), up=_up_of([k.pose for k in shown] or list(results.trajectory.values())),
-        unit=results.unit_text, size=_size_of(cloud, path), cloud=cloud, odometry=_in_unit_of(path, odometry), path=path,
-        truth=_fitted(results, start_ns), keyframes=tuple(shown), landmarks=results.landmarks(), loops=_loops_of(results),
+        title=results.title,
+        facts=_facts(results, count),
+        up=_up_of([k.pose for k in shown] or list(results.trajectory.values())),
+        world=results.world,
+        unit=results.unit_text,
+        size=_size_of(cloud, path),
+        cloud=cloud,
+        odometry=_in_unit_of(path, odometry),
+        path=path,
+        truth=_fitted(results, start_ns),
+        keyframes=tuple(shown),
+        landmarks=_some(results.landmarks(), MOST_LANDMARKS),
+        loops=_loops_of(results),
         dropped=count - len(points),
-    )  # fmt: skip
+    )
+
+
+def _some(rows: F64, most: int) -> F64:
+    """About `most` of them, evenly taken."""
+    return rows[:: max(1, len(rows) // most)]
 
 
 def _evenly(count: int, most: int) -> list[int]:
@@ -248,17 +275,34 @@ def strip_of(frame: ResultFrame) -> tuple[bytes, tuple[str, ...]]:
 _MAPS = {"turbo": cv2.COLORMAP_TURBO, "viridis": cv2.COLORMAP_VIRIDIS, "plasma": cv2.COLORMAP_PLASMA}
 
 
-def painted(values: NDArray[Any], colours: str, near_first: bool = False) -> U8:
-    """(..., 3) uint8, RGB, of values (...): from the 2nd to the 98th percentile along a colour map; grey where they are not finite.
-    near_first: the small ones, which are near, get the warm end."""
+Limits = dict[str, tuple[float, float]]
+"""of each of MODES but colour: the values with the first and the last colour"""
+
+
+def limits_of(cloud: Cloud, up: F64) -> Limits:
+    """From the 2nd to the 98th percentile of the cloud."""
+    return {mode: span(_values_of(cloud, mode, up)) for mode in MODES[1:]}
+
+
+def span(values: NDArray[Any]) -> tuple[float, float]:
+    """The 2nd and the 98th percentile of the finite values."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return 0.0, 1.0
+    low, high = np.quantile(known[:: max(1, len(known) // 200_000)], [0.02, 0.98])
+    return float(low), float(high)
+
+
+def painted(
+    values: NDArray[Any], colours: str, limits: tuple[float, float] | None = None, near_first: bool = False
+) -> U8:
+    """(..., 3) uint8, RGB, of values (...) along a colour map; grey where they are not finite. limits: values of its ends, by default
+    `span`. near_first: the small ones, which are near, get the warm end."""
     flat = np.asarray(values, np.float32).reshape(-1)
+    low, high = span(flat) if limits is None else limits
     known = np.isfinite(flat)
-    if not known.any():
-        return np.full((*values.shape, 3), 90, np.uint8)
-    some = flat[known][:: max(1, int(known.sum()) // 200_000)]
-    low, high = np.quantile(some, [0.02, 0.98])
     with np.errstate(invalid="ignore"):
-        share = np.clip((flat - low) / max(float(high - low), 1e-9), 0, 1)
+        share = np.clip((flat - low) / max(high - low, 1e-9), 0, 1)
     share = np.where(known, 1 - share if near_first else share, 0)
     table = cv2.applyColorMap(np.arange(256, dtype=np.uint8), _MAPS[colours]).reshape(-1, 3)[:, ::-1]
     out = table[np.rint(share * 255).astype(np.uint8)]
@@ -266,12 +310,15 @@ def painted(values: NDArray[Any], colours: str, near_first: bool = False) -> U8:
     return np.ascontiguousarray(out.reshape(*values.shape, 3))
 
 
-def painted_cloud(cloud: Cloud, mode: str, up: F64) -> U8:
-    """(n, 3) uint8 of a cloud by one of MODES."""
+def painted_cloud(cloud: Cloud, mode: str, up: F64, limits: Limits) -> U8:
+    """(n, 3) uint8 of a cloud by one of MODES. limits: of all that is shown, see limits_of."""
     if mode == "colour":
         return cloud.colours
-    if mode == "confidence":
-        return painted(cloud.confidence, "viridis")
+    maps = {"confidence": "viridis", "height": "turbo", "age": "plasma"}
+    return painted(_values_of(cloud, mode, up), maps[mode], limits[mode])
+
+
+def _values_of(cloud: Cloud, mode: str, up: F64) -> NDArray[Any]:
     if mode == "height":
-        return painted(cloud.places @ up.astype(np.float32), "turbo")
-    return painted(cloud.seen_s, "plasma")
+        return cloud.places @ up.astype(np.float32)
+    return cloud.confidence if mode == "confidence" else cloud.seen_s

@@ -13,8 +13,22 @@ from ..files import whole_folder, write_ply, write_text
 from ..outputs.cloud import points_of
 from .content import MODES, Content
 from .scene import (
-    LANDMARK, LEVELS, LOOP, ODOMETRY, PATH, TRUTH, Timed, add_cameras, add_cloud, add_fixed, add_path, first_look, frame_of, levels_of,
-    point_size_of, steps_of, viser_server,
+    LANDMARK,
+    LEVELS,
+    LOOP,
+    ODOMETRY,
+    PATH,
+    TRUTH,
+    Timed,
+    add_cameras,
+    add_cloud,
+    add_fixed,
+    add_path,
+    begin,
+    levels_of,
+    point_size_of,
+    steps_of,
+    viser_server,
 )  # fmt: skip
 
 FOLDER, PAGE, POINTS, PICTURES = "view", "index.html", "points.ply", "pictures"
@@ -29,7 +43,7 @@ def write_page(content: Content, folder: Path) -> None:
     with whole_folder(folder) as part:
         write_text(part / PAGE, html)
         cloud = content.cloud
-        write_ply(part / POINTS, points_of(cloud.places, cloud.colours, cloud.confidence), content.unit, content.title)
+        write_ply(part / POINTS, points_of(cloud.places, cloud.colours, cloud.confidence), content.unit, content.world)
         (part / PICTURES).mkdir()
         for number, shown in enumerate(content.keyframes):
             (part / PICTURES / f"{number:03d}.jpg").write_bytes(shown.strip)
@@ -38,10 +52,7 @@ def write_page(content: Content, folder: Path) -> None:
 def _page(content: Content) -> str:
     with viser_server("127.0.0.1", 0) as server:
         scene = server.scene
-        frame_of(scene, content)
-        position, target = first_look(content)
-        server.initial_camera.position, server.initial_camera.look_at = position, target
-        server.initial_camera.up = content.up
+        begin(server, content)
         timed = _nodes(scene, content)
         recording = server.get_scene_serializer()
         recording.insert_sleep(HOLD_S)
@@ -103,13 +114,16 @@ def _about(content: Content) -> dict[str, Any]:
         "legend": legend_of(content),
         "ply": POINTS,
         "plyTitle": f"{count:,} points as a PLY",
-        "help": "Drag: turn. Right button: move. Wheel: nearer. Space: pause the replay. The button at the lower right lists what is shown: "
-        "clouds by colour, confidence, height and age, surest points first; cameras; paths; landmarks.",
+        "help": "Drag: turn. Right button: move. Wheel: nearer. Space: pause the replay. The button at the lower right lists what is "
+        "shown: clouds by colour, confidence, height and age, surest points first; cameras; paths; landmarks.",
         "keyframes": [
-            (f"{PICTURES}/{number:03d}.jpg", f"keyframe {number + 1} of {len(content.keyframes)}, {shown.time_s:.2f} s: {', '.join(shown.parts)}")
-            for number, shown in enumerate(content.keyframes)
+            (
+                f"{PICTURES}/{i:03d}.jpg",
+                f"keyframe {i + 1} of {len(content.keyframes)}, {k.time_s:.2f} s: {', '.join(k.parts)}",
+            )
+            for i, k in enumerate(content.keyframes)
         ],
-    }  # fmt: skip
+    }
 
 
 def _json(value: Any) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from .. import geometry
 from ..errors import ComeRosError
 from ..types import F64
-from .content import Cloud, Content, Path, Shown, painted_cloud
+from .content import Cloud, Content, Path, Shown, limits_of, painted_cloud
 
 if TYPE_CHECKING:
     import viser
@@ -27,7 +27,6 @@ PATH, ODOMETRY, TRUTH, LOOP, LANDMARK, CAMERA, CHOSEN = (
     (230, 80, 20), (60, 90, 200), (20, 150, 60), (200, 30, 160), (250, 200, 30), (70, 70, 70), (240, 120, 0),
 )  # fmt: skip
 CAMERA_SHARE = 0.035  # length of a frustum in the size of the scene
-MOST_LANDMARKS = 20_000
 
 
 class ViewError(ComeRosError):
@@ -83,9 +82,12 @@ class Timed:
                 node.visible = start <= time_s
 
 
-def frame_of(scene: Any, content: Content) -> None:
-    """Up direction of the scene."""
-    scene.set_up_direction(tuple(float(v) for v in content.up))
+def begin(server: Any, content: Content) -> None:
+    """Up direction of the scene, and where to look from at first."""
+    server.scene.set_up_direction(tuple(float(v) for v in content.up))
+    position, target = first_look(content)
+    server.initial_camera.position, server.initial_camera.look_at = position, target
+    server.initial_camera.up = content.up
 
 
 def first_look(content: Content) -> tuple[F64, F64]:
@@ -117,18 +119,28 @@ def steps_of(content: Content, count: int = STEPS) -> F64:
     return np.linspace(0.0, max(content.duration_s, 1e-6), count + 1)
 
 
+def add_points(scene: Any, name: str, places: Any, colours: Any, size: float) -> Any:
+    """A node of points. size: of each, in the unit of the scene."""
+    return scene.add_point_cloud(
+        name, places, colours, point_size=size, point_shape="circle", point_shading="flat", precision="float32"
+    )
+
+
+def add_line(scene: Any, name: str, places: F64, colour: tuple[int, int, int], width: float) -> Any:
+    """A node with a line through places (n, 3). width: px."""
+    pieces = np.stack([places[:-1], places[1:]], axis=1)
+    return scene.add_line_segments(name, pieces, colour, thickness=width, thickness_units="screen")
+
+
 def add_cloud(scene: Any, name: str, cloud: Cloud, mode: str, content: Content, size: float, bounds: F64) -> Timed:
     """Points below the node `name`, one node for each step of the replay, coloured by one of content.MODES."""
     out = Timed()
-    colours = painted_cloud(cloud, mode, content.up)
+    colours = painted_cloud(cloud, mode, content.up, limits_of(content.cloud, content.up))
     step = np.clip(np.searchsorted(bounds, cloud.seen_s, side="right") - 1, 0, len(bounds) - 2)
     for number in range(len(bounds) - 1):
         rows = np.flatnonzero(step == number)
         if len(rows):
-            node = scene.add_point_cloud(
-                f"{name}/{number:02d}", cloud.places[rows], colours[rows], point_size=size, point_shape="circle",
-                point_shading="flat", precision="float32",
-            )  # fmt: skip
+            node = add_points(scene, f"{name}/{number:02d}", cloud.places[rows], colours[rows], size)
             out.add(float(bounds[number]), node)
     return out
 
@@ -176,10 +188,9 @@ def add_fixed(scene: Any, content: Content) -> dict[str, Any]:
     """What the replay does not change: landmarks, hidden at first, and loops. By name, as far as there are any."""
     out: dict[str, Any] = {}
     if len(content.landmarks):
-        some = content.landmarks[:: max(1, len(content.landmarks) // MOST_LANDMARKS)].astype(np.float32)
         out["landmarks"] = scene.add_point_cloud(
-            "/landmarks", some, LANDMARK, point_size=1.5 * point_size_of(content), point_shape="diamond", point_shading="flat",
-            precision="float32", visible=False,
+            "/landmarks", content.landmarks.astype(np.float32), LANDMARK, point_size=1.5 * point_size_of(content),
+            point_shape="diamond", point_shading="flat", precision="float32", visible=False,
         )  # fmt: skip
     if len(content.loops):
         out["loops"] = scene.add_line_segments("/loops", content.loops, LOOP, thickness=1.5, thickness_units="screen")
