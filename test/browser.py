@@ -106,7 +106,7 @@ class Browser:
         return got["result"].get("value")
 
     def wait_for(self, script: str, timeout_s: float = 120.0) -> Any:
-        """Polls until the expression is true. Returns its value. Raises TimeoutError."""
+        """Polls until the expression is true; an element counts as false. Returns its value. Raises TimeoutError."""
         return _wait(lambda: self.evaluate(script), timeout_s, f"never true: {script}; errors: {self.errors}")
 
     def click(self, x: float, y: float) -> None:

@@ -33,6 +33,7 @@ LAYERS = (
     ("datasets",),
     ("evaluation.recordings", "evaluation.rooms", "results"),
     ("exports",),
+    ("view",),
     ("training",),
     ("testing",),
     ("ros",),

@@ -126,7 +126,7 @@ def test_every_package_asked_for_is_pinned_once(metadata: dict[str, Any], file: 
     keys = [(name_of(line), line.partition(";")[2]) for line in lines]
     assert len(set(keys)) == len(keys)
     extras = metadata["extras_require"]
-    wanted = [*metadata["install_requires"], *(r for e in ("torch", "ros", "tools", "test") for r in extras[e])]
+    wanted = [*metadata["install_requires"], *(r for e in ("torch", "ros", "tools", "view", "test") for r in extras[e])]
     assert {name_of(r) for r in wanted} - {"torch"} <= {name_of(line) for line in lines}
 
 

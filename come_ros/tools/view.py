@@ -10,7 +10,7 @@ examples:
   come_ros view out --open                   and opens the browser
   come_ros view out --port 9000 --host 0.0.0.0   for other machines of the network: anybody there can look
   come_ros view ~/.ros/come_ros/map_1        a saved map
-  come_ros view out --save page              page/index.html, to be sent to somebody: no server, no internet
+  come_ros view out --save page              page/index.html: opens without a server, so it can be sent
   come_ros view --live                       the running node /come
   come_ros view --live --node /robot/come
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..files import shown
 from ..interrupts import Interrupts
-from ..view.content import MOST_KEYFRAMES, MOST_POINTS
+from ..view import MOST_KEYFRAMES, MOST_POINTS
 
 HOST, PORT = "127.0.0.1", 8080
 POLL_S = 0.1

@@ -3,3 +3,6 @@
 content.py: what is shown, as arrays. scene.py: from there to viser's scene. page.py: the page without a server. server.py: the served page,
 with its controls. Nothing here needs ROS.
 """
+
+MOST_POINTS, MOST_KEYFRAMES = 2_000_000, 150
+"""that a served view shows, unless more are asked for: some 100 MB in the browser"""

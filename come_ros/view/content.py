@@ -16,8 +16,8 @@ from ..datasets.stamps import matched
 from ..outputs.cloud import colours_of
 from ..results import ResultFrame, Results
 from ..types import F32, F64, U8
+from . import MOST_KEYFRAMES, MOST_POINTS
 
-MOST_POINTS, MOST_KEYFRAMES = 2_000_000, 150
 SAMPLES = 3000  # points of each frame that tell when, and from how far, the points of the map were seen
 CELLS = 200  # along the scene: of several sightings in a cell the first counts
 MOST_LANDMARKS = 20_000

@@ -31,7 +31,7 @@ from .scene import (
     viser_server,
 )  # fmt: skip
 
-FOLDER, PAGE, POINTS, PICTURES = "view", "index.html", "points.ply", "pictures"
+FOLDER, PAGE, POINTS, PICTURES, LICENCE = "view", "index.html", "points.ply", "pictures", "LICENSE-viser"
 MOST_POINTS, MOST_KEYFRAMES = 300_000, 60  # so that a page has some 10 MB and opens in seconds anywhere
 HOLD_S, REPLAY_S = 4.0, 12.0  # the whole scene, then the replay, over and over until it is paused
 OVERLAY = Path(__file__).with_name("overlay.html")
@@ -44,9 +44,18 @@ def write_page(content: Content, folder: Path) -> None:
         write_text(part / PAGE, html)
         cloud = content.cloud
         write_ply(part / POINTS, points_of(cloud.places, cloud.colours, cloud.confidence), content.unit, content.world)
+        write_text(part / LICENCE, _licence())
         (part / PICTURES).mkdir()
         for number, shown in enumerate(content.keyframes):
             (part / PICTURES / f"{number:03d}.jpg").write_bytes(shown.strip)
+
+
+def _licence() -> str:
+    """Viser's, whose client is in the page."""
+    import importlib.metadata
+
+    files = importlib.metadata.files("viser") or []
+    return next((file.read_text() for file in files if file.name == "LICENSE"), "viser: Apache-2.0")
 
 
 def _page(content: Content) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ LEVELS = ("surest third", "middle third", "least sure third")
 PATH, ODOMETRY, TRUTH, LOOP, LANDMARK, CAMERA, CHOSEN = (
     (230, 80, 20), (60, 90, 200), (20, 150, 60), (200, 30, 160), (250, 200, 30), (70, 70, 70), (240, 120, 0),
 )  # fmt: skip
+STOP_S = 2.0
 CAMERA_SHARE = 0.035  # length of a frustum in the size of the scene
 
 
@@ -41,6 +42,9 @@ def import_viser() -> Any:
         raise ViewError(
             f"the 3D view needs the Python package viser, which is not installed ({error}): {EXTRA}"
         ) from error
+    import rich
+
+    rich.get_console().quiet = True  # viser prints its addresses there, and more; ours are printed by the command
     return viser
 
 
@@ -57,13 +61,15 @@ def viser_server(host: str, port: int) -> Iterator[viser.ViserServer]:
         raise ViewError(
             f"cannot serve at {host} port {port}: {error.strerror or error}: choose another --port, or an address of this machine as --host"
         ) from error
-    with contextlib.redirect_stdout(io.StringIO()):
-        server = package.ViserServer(host=host, port=port, verbose=False)
+    server = package.ViserServer(host=host, port=port)
     try:
         yield server
     finally:
-        with contextlib.redirect_stdout(io.StringIO()):
-            server.stop()
+        stopping = threading.Thread(
+            target=server.stop, daemon=True
+        )  # a browser that does not answer would hold it for long
+        stopping.start()
+        stopping.join(STOP_S)
 
 
 @dataclass(eq=False)

@@ -99,6 +99,29 @@ class Viewer:
         with self._lock:
             return sum(len(batch.cloud) for batch in self._batches.values())
 
+    @property
+    def settled(self) -> bool:
+        """Whether all points are drawn as the controls ask."""
+        with self._lock:
+            return self._drawn.keys() == self._batches.keys() and all(w == self._wish for _, w in self._drawn.values())
+
+    @property
+    def cloud_nodes(self) -> list[Any]:
+        """The nodes of the points."""
+        with self._lock:
+            return [node for node, _ in self._drawn.values()]
+
+    @property
+    def camera_nodes(self) -> list[Any]:
+        """The frusta, oldest first."""
+        with self._lock:
+            return [node for _, node in self._cameras]
+
+    @property
+    def chosen(self) -> int | None:
+        """Number of the camera that was clicked, None without one."""
+        return self._chosen
+
     # What is shown
 
     def show(self, content: Content) -> None:
