@@ -73,7 +73,9 @@ def schema() -> dict[str, Any]:
         flat[p.name] = _property(p)
         group, _, leaf = p.name.rpartition(".")
         groups.setdefault(group, {})[leaf] = flat[p.name]
-    open_groups = {registry.parameters.partition(".")[0] for registry in CHOOSING.values() if registry.parameters}
+    open_groups = sorted(
+        {registry.parameters.partition(".")[0] for registry in CHOOSING.values() if registry.parameters}
+    )
     nested = {
         name: {"type": "object", "properties": found, "additionalProperties": name in open_groups}
         for name, found in groups.items()
