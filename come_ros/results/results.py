@@ -91,9 +91,10 @@ class Results:
 
     @property
     def title(self) -> str:
-        """What was reconstructed: the name of the recording, or else of the folder."""
+        """What was reconstructed: the name of the recording, or else of the folder, which holds the demo's own recording."""
         source = self.metrics.get("source") or self.metrics.get("bag")
-        return shown(Path(str(source)).name if source else self.path.resolve().name)
+        path = self.path.resolve()
+        return shown(path.name if not source or Path(str(source)).resolve().parent == path else Path(str(source)).name)
 
     @property
     def in_metres(self) -> bool:

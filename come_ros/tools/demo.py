@@ -1,7 +1,8 @@
 """Shows the live node at work: renders a room (or takes your bag), plays it in real time, records, scores and plots the results.
 
 The node, the camera and the recorder are separate processes in a separate DDS domain on this machine. The output folder then holds
-output.mcap (everything the node published; opens in Foxglove and RViz), metrics.json, overview.png and the logs.
+output.mcap (everything the node published; opens in Foxglove and RViz), metrics.json, overview.png, the logs, and view/index.html, which
+shows the result in 3D in a browser, without a server (it needs viser, extra `view`).
 
 examples:
   come_ros demo                      a rendered room, the bundled model
@@ -31,7 +32,7 @@ FRAMES, HZ = 200, 10.0
 # so neither easy nor hard, and chosen without the model
 SEED = 20_000_548
 INPUT = "input"
-RESULTS = ("overview.png", "metrics.json", "output.mcap", "trajectory.tum")
+RESULTS = ("overview.png", "metrics.json", "output.mcap", "trajectory.tum", "view/index.html")
 
 
 class DemoError(ComeRosError):
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=SEED, help="seed of the room (default: %(default)s)")
     parser.add_argument("--weights", default=None, help="weights file instead of the bundled model")
     parser.add_argument("--params", default=None, help="ROS parameters file for the node")
+    parser.add_argument("--no-view", action="store_true", help="do not write view/")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -80,13 +82,17 @@ def run(options: argparse.Namespace) -> int:
     except Stopped as stop:
         recorded = (out / "output.mcap").exists()
         raise Stopped(stop.number, f"what was recorded so far is in {shown(out)}" if recorded else "") from None
+    from ..view.page import write_view
     from .report.tables import table
     from .report.verdict import of_metrics
 
     print(table(metrics))
-    files = ", ".join(str(out / name) for name in RESULTS)
+    no_view = "" if options.no_view else write_view(out)
+    files = ", ".join(str(out / name) for name in RESULTS if (out / name).exists())
     print(f"\nverdict: {of_metrics(metrics).line}")
     print(f"\n{files}; {metrics['run']['seconds']:.0f} s live")
+    if no_view:
+        print(f"view/ is missing: {no_view}")
     return int(not sound(metrics))
 
 

@@ -79,13 +79,14 @@ class Shown:
 
 @dataclass(frozen=True, eq=False)
 class Content:
-    """title, facts: in words. up: (3,). world, unit: the frame of places and the unit of lengths, in words. size: of the scene, the length
-    that 90 % of the cloud lies within. odometry, path, truth: None where they are unknown; the truth is fitted to the path by a
+    """title, facts, verdict: in words. up: (3,). world, unit: the frame of places and the unit of lengths, in words. size: of the scene,
+    the length that 90 % of the cloud lies within. odometry, path, truth: None where they are unknown; the truth is fitted to the path by a
     similarity. landmarks: (k, 3). loops: (l, 2, 3), positions of keyframes that see the same place. dropped: points that are left out,
     because there were more than wanted."""
 
     title: str
     facts: str
+    verdict: str
     up: F64
     world: str
     unit: str
@@ -131,6 +132,7 @@ def content_of(results: Results, most_points: int = MOST_POINTS, most_keyframes:
     return Content(
         title=results.title,
         facts=_facts(results, count),
+        verdict=_verdict(results),
         up=_up_of([k.pose for k in shown] or list(results.trajectory.values())),
         world=results.world,
         unit=results.unit_text,
@@ -163,6 +165,15 @@ def _facts(results: Results, points: int) -> str:
     if results.loops:
         words.append(f"{len(results.loops)} loops closed")
     return ", ".join(words)
+
+
+def _verdict(results: Results) -> str:
+    """The verdict of metrics.json in words, "" without one."""
+    found = results.metrics.get("verdict")
+    if not isinstance(found, Mapping) or "level" not in found:
+        return ""
+    reasons = "; ".join(str(reason) for reason in found.get("reasons") or ())
+    return f"verdict: {found['level']}" + (f": {reasons}" if reasons else "")
 
 
 def _cloud_of(points: NDArray[np.void], sightings: list[F32], seen_s: list[F32]) -> Cloud:

@@ -4,14 +4,17 @@ the pictures of the keyframes and the cloud as a PLY."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..errors import ComeRosError, OutputError
 from ..files import whole_folder, write_ply, write_text
 from ..outputs.cloud import points_of
-from .content import MODES, Content
+from ..results import open_results
+from .content import MODES, Content, content_of
 from .scene import (
     LANDMARK,
     LEVELS,
@@ -25,6 +28,7 @@ from .scene import (
     add_fixed,
     add_path,
     begin,
+    import_viser,
     levels_of,
     point_size_of,
     steps_of,
@@ -35,6 +39,21 @@ FOLDER, PAGE, POINTS, PICTURES, LICENCE = "view", "index.html", "points.ply", "p
 MOST_POINTS, MOST_KEYFRAMES = 300_000, 60  # so that a page has some 10 MB and opens in seconds anywhere
 HOLD_S, REPLAY_S = 4.0, 12.0  # the whole scene, then the replay, over and over until it is paused
 OVERLAY = Path(__file__).with_name("overlay.html")
+
+
+def write_view(results: Path) -> str:
+    """Writes the folder `view` into a folder of results, in place of an older one. Returns why there is nothing to show or no viser, in
+    one line; "" if it is there. Raises OutputError if it cannot be written."""
+    folder = results / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        import_viser()  # before what takes time
+        write_page(content_of(open_results(results), MOST_POINTS, MOST_KEYFRAMES), folder)
+    except OutputError:
+        raise
+    except ComeRosError as error:
+        return str(error)
+    return ""
 
 
 def write_page(content: Content, folder: Path) -> None:
@@ -116,7 +135,7 @@ def legend_of(content: Content) -> list[tuple[str, str]]:
 def _about(content: Content) -> dict[str, Any]:
     count = len(content.cloud)
     left_out = f"{count:,} of {count + content.dropped:,} points are in this page" if content.dropped else ""
-    facts = [content.facts, content.unit, left_out]
+    facts = [content.facts, content.verdict, content.unit, left_out]
     return {
         "title": content.title,
         "facts": [fact for fact in facts if fact],

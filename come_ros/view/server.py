@@ -409,7 +409,7 @@ def about_of(content: Content) -> str:
     def key(name: str, colour: tuple[int, int, int]) -> str:
         return f'<span style="color:rgb{colour}">&#9632;</span> {name}'
 
-    lines = [f"**{content.title}**", content.facts, content.unit]
+    lines = [f"**{content.title}**", content.facts, content.verdict, content.unit]
     if content.dropped:
         total = len(content.cloud) + content.dropped
         lines.append(f"{len(content.cloud):,} of {total:,} points are shown: --max-points changes that")

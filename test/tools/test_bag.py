@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import errno
 import hashlib
+import importlib.util
 import io
 import itertools
 import json
@@ -104,6 +105,7 @@ def out(tmp_path_factory: pytest.TempPathFactory, bag: Path) -> Path:
 def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than all the rest; `out` and the processes of their own draw."""
     monkeypatch.setattr("come_ros.tools.bag.job.draw", lambda path, overview, title: path.write_bytes(b"picture"))
+    monkeypatch.setattr("come_ros.tools.bag.write_view", lambda results: "")
 
 
 def run(source: Path | str, out: Path, *arguments: str) -> int:
@@ -139,6 +141,7 @@ def test_all_results_are_there_and_nothing_else(out: Path) -> None:
             "metrics.json",
             "overview.png",
             "run.yaml",
+            *(["view"] if importlib.util.find_spec("viser") else []),
         )
     }
     assert {p.name for p in (out / "output").iterdir()} == {"output.mcap", "metadata.yaml"}
@@ -454,7 +457,7 @@ def test_the_bundled_model_gives_the_same_bytes_in_two_processes(tmp_path: Path)
         done = subprocess.run([*command, "-o", str(tmp_path / name)], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     first, second = hashes(tmp_path / "a"), hashes(tmp_path / "b")
-    assert len(first) == 11 and first == second
+    assert first == second and sum(not name.startswith("view/") for name in first) == 11
 
 
 @pytest.mark.slow
@@ -1058,6 +1061,33 @@ def test_a_picture_that_cannot_be_drawn_costs_no_other_result(
         "frames.json", "map", "map.ply", "metrics.json", "run.yaml", "trajectory.tum", "trajectory_map.tum",
     ]  # fmt: skip
     assert "overview.png could not be drawn: RuntimeError: no font was found" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_view_is_written_with_the_results(out: Path) -> None:
+    pytest.importorskip("viser", reason="viser is not installed: pip install '.[view]'")
+    page = (out / "view" / "index.html").read_text()
+    assert '"title": "bag"' in page and f"come_ros bag, {COUNT} frames with depth" in page
+    assert len(list((out / "view" / "pictures").iterdir())) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("view", "code", "stream", "text"),
+    [
+        (lambda results: "no viser: get it", 0, "out", "view/ is missing: no viser: get it"),
+        (lambda results: (_ for _ in ()).throw(RuntimeError("of ours")), 1, "err", "view/ could not be made: RuntimeError: of ours"),
+    ],
+)  # fmt: skip
+def test_without_a_view_all_other_results_are_there(
+    tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    view: Any, code: int, stream: str, text: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("come_ros.tools.bag.write_view", view)
+    assert run(plain, tmp_path / "out", "--no-bag") == code
+    assert text in getattr(capsys.readouterr(), stream)
+    assert (tmp_path / "out" / "map.ply").exists() and (tmp_path / "out" / "metrics.json").exists()
+    assert run(plain, tmp_path / "out", "--no-bag", "--no-view", "--overwrite") == 0
+    assert "view/" not in capsys.readouterr().out
 
 
 def test_a_clock_that_stands_still_is_said(world: Truth, tmp_path: Path, capsys) -> None:

@@ -57,7 +57,7 @@ def send(number: int) -> None:
 def test_done_refused_and_mistyped(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     assert code_of("--help") == code_of("bag", "--help") == code_of("--version") == 0
-    assert code_of("bag", str(images), "-o", out, "--no-bag", *FAST) == 0
+    assert code_of("bag", str(images), "-o", out, "--no-bag", "--no-view", *FAST) == 0
     capsys.readouterr()
     for words, told in (
         (["bag", str(tmp_path / "nowhere"), "-o", out], "nowhere"),
@@ -90,7 +90,10 @@ def test_done_refused_and_mistyped(images: Path, tmp_path: Path, capsys: pytest.
 def test_results_of_a_run_that_lacks_something_are_kept(images: Path, tmp_path: Path, capsys: Any) -> None:
     truth, out = tmp_path / "far.tum", tmp_path / "out"
     truth.write_text("1000000000 0 0 0 0 0 0 1\n1000000001 0 0 0 0 0 0 1\n")
-    assert code_of("bag", str(images), "-o", str(out), "--fps", "10", "--gt", str(truth), "--no-bag", *FAST) == 1
+    assert (
+        code_of("bag", str(images), "-o", str(out), "--fps", "10", "--gt", str(truth), "--no-bag", "--no-view", *FAST)
+        == 1
+    )
     assert str(out) in capsys.readouterr().err and (out / "map.ply").exists()
 
 
@@ -108,7 +111,7 @@ def test_a_signal_keeps_what_is_complete(number: int, images: Path, tmp_path: Pa
 
     monkeypatch.setattr(image_folder.ImageFolder, "frame", frame)
     out = tmp_path / "out"
-    assert code_of("bag", str(images), "-o", str(out), "--no-bag", *FAST) == 128 + number
+    assert code_of("bag", str(images), "-o", str(out), "--no-bag", "--no-view", *FAST) == 128 + number
     assert (out / "trajectory.tum").exists() and str(out) in capsys.readouterr().err
 
     def measure(options: Any) -> Iterator[dict[str, Any]]:
@@ -207,7 +210,18 @@ def test_a_program_without_stdin_stdout_or_stderr_does_its_work(
             os.close(descriptor)
 
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "come_ros.tools.cli", "bag", str(images), "-o", str(out), "--no-bag", *FAST]
+    command = [
+        sys.executable,
+        "-m",
+        "come_ros.tools.cli",
+        "bag",
+        str(images),
+        "-o",
+        str(out),
+        "--no-bag",
+        "--no-view",
+        *FAST,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=close)
     assert done.returncode == 0 and (out / "map.ply").exists() and "Traceback" not in done.stderr
     assert ("images" in done.stdout) == (1 not in closed)
@@ -220,7 +234,7 @@ def test_the_home_folder_is_meant_where_no_shell_puts_it_in(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photographs").symlink_to(images)
-    assert code_of("bag", "~/photographs", "-o", "~/out", "--no-bag", *FAST) == 0
+    assert code_of("bag", "~/photographs", "-o", "~/out", "--no-bag", "--no-view", *FAST) == 0
     assert (tmp_path / "out" / "map.ply").exists() and not (tmp_path / "~").exists()
     assert code_of("bag", str(images), "-o", "~/new", "--no-bag", "--set", "weights=~/none.safetensors") == 1
     assert f"{tmp_path}/none.safetensors" in capsys.readouterr().err

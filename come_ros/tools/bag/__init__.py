@@ -12,6 +12,7 @@ The output folder then holds
   metrics.json    counts, sizes, errors next to trivial baselines; values that depend on the machine are under `timings`
   overview.png    depth and map at a glance
   compare.png     with --compare: some frames by the accelerated and by the dense model, and where they differ
+  view/           view/index.html shows all of it in 3D in a browser, without a server; needs viser (extra `view`)
   run.yaml        parameters, versions, checksum of the weights
 The same input gives the same bytes on the same machine (except `timings`). If a recording is damaged, or Ctrl-C stops the run, the
 results of the part before are kept.
@@ -56,6 +57,8 @@ from ...outputs.frames_file import FRAMES
 from ...pipeline import ReconstructionPipeline
 from ...plugins import is_network
 from ...types import F64
+from ...view.page import FOLDER as VIEW
+from ...view.page import write_view
 from ..arguments import add_config_arguments, configuration
 from ..report.bag_report import table, truth_problem
 from ..report.results import ResultFolder
@@ -73,6 +76,7 @@ RESULTS = (
     "overview.png",
     "compare.png",
     "run.yaml",
+    VIEW,
 )
 
 
@@ -126,6 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also run each window by the dense model, to report the accelerator's gain and cost; other results are unchanged",
     )
     parser.add_argument("--no-bag", action="store_true", help="do not write output/")
+    parser.add_argument("--no-view", action="store_true", help="do not write view/")
     parser.add_argument("--overwrite", action="store_true", help="replace results in DIR; other files are kept")
 
 
@@ -199,9 +204,12 @@ def run(options: argparse.Namespace) -> int:
             if failure is None or isinstance(error, Cancelled):
                 raise
             raise failure from None  # it came before there was anything to save
+        no_view = "" if options.no_view or stopped() else _no_view(folder.path, problems)
         folder.publish()
     print(table(job.metrics))
     print(f"\n{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {shown(options.out)}")
+    if no_view:
+        print(f"{VIEW}/ is missing: {no_view}")
     if stopped.number is not None:
         raise Stopped(stopped.number, f"what came of {job.read} images is in {shown(options.out)}")
     if failure is not None and not isinstance(failure, ComeRosError):
@@ -231,6 +239,15 @@ def run(options: argparse.Namespace) -> int:
             f"--gt: {truth_problem(job.metrics['truth'])}; the results without scores are in {shown(options.out)}"
         )
     return 0
+
+
+def _no_view(results: Path, problems: list[str]) -> str:
+    """Writes view/. Returns why there is none, "" if it is there, or if `problems` have the reason now: all other results are complete."""
+    try:
+        return write_view(results)
+    except Exception as error:  # whatever it is, the results are kept
+        problems.append(f"{VIEW}/ could not be made: {type(error).__name__}: {' '.join(str(error).split())}")
+        return ""
 
 
 def _check_folders(source: Path, out: Path) -> None:
