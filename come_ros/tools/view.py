@@ -41,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=PORT, help="0: any free one (default: %(default)s)")
     parser.add_argument("--open", action="store_true", help="open the page in the default browser")
     parser.add_argument(
-        "--max-points", type=int, default=MOST_POINTS, metavar="N", help="show at most that many (default: %(default)s)"
+        "--max-points",
+        type=int,
+        default=MOST_POINTS,
+        metavar="N",
+        help="show at most that many (default: %(default)s, or 500000 with --live)",
     )
     parser.add_argument(
         "--max-keyframes", type=int, default=MOST_KEYFRAMES, metavar="N",
@@ -69,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
             raise ConfigError("--save has no effect on --live: record the node, or run `come_ros bag`, and save that")
         from ..ros.programs.viewer import view_live
 
-        return view_live(options)
+        return view_live(options, announce)
     from ..results import open_results
     from ..view.content import content_of
     from ..view.scene import import_viser

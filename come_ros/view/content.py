@@ -120,7 +120,7 @@ def content_of(results: Results, most_points: int = MOST_POINTS, most_keyframes:
         sightings.append(np.column_stack([some, far]).astype(np.float32))
         seen_s.append(np.full(len(some), time_s, np.float32))
         if frame.stamp_ns in chosen:
-            shown.append(_shown(frame, time_s))
+            shown.append(shown_of(frame, time_s))
     points = results.points()
     points = points[np.isfinite(points["x"]) & np.isfinite(points["y"]) & np.isfinite(points["z"])]
     count = len(points)
@@ -133,7 +133,7 @@ def content_of(results: Results, most_points: int = MOST_POINTS, most_keyframes:
         title=results.title,
         facts=_facts(results, count),
         verdict=_verdict(results),
-        up=_up_of([k.pose for k in shown] or list(results.trajectory.values())),
+        up=up_of([k.pose for k in shown] or list(results.trajectory.values())),
         world=results.world,
         unit=results.unit_text,
         size=_size_of(cloud, path),
@@ -237,7 +237,7 @@ def _loops_of(results: Results) -> F64:
     return np.array(pairs, np.float64).reshape(-1, 2, 3)
 
 
-def _up_of(poses: list[F64]) -> F64:
+def up_of(poses: list[F64]) -> F64:
     """What the cameras agree to be up: cameras are mostly held upright."""
     mean = -np.mean([pose[:3, 1] for pose in poses], axis=0) if poses else np.zeros(3)
     length = float(np.linalg.norm(mean))
@@ -250,7 +250,8 @@ def _size_of(cloud: Cloud, path: Path | None) -> float:
     return max(float(np.linalg.norm(high - low)), 1e-6)
 
 
-def _shown(frame: ResultFrame, time_s: float) -> Shown:
+def shown_of(frame: ResultFrame, time_s: float) -> Shown:
+    """A keyframe as it is shown."""
     height, width = frame.depth.shape
     image = frame.overlay if frame.image is None else frame.image
     if image is None:

@@ -69,7 +69,7 @@ class Viewer:
         self._wish = Wish(size=point_size_of(content))
         self._now_s = math.inf
         self._batches: dict[str, Batch] = {}
-        self._drawn: dict[str, tuple[Any, Wish]] = {}  # the nodes of batches, and by which wish they were drawn
+        self._drawn: dict[str, tuple[Any, Wish, Batch]] = {}  # nodes, by which wish, and of what they were drawn
         self._limits: Limits = limits_of(content.cloud, content.up)
         self._cameras: list[tuple[Shown, Any]] = []
         self._lines: dict[str, tuple[Path, Any]] = {}
@@ -103,13 +103,13 @@ class Viewer:
     def settled(self) -> bool:
         """Whether all points are drawn as the controls ask."""
         with self._lock:
-            return self._drawn.keys() == self._batches.keys() and all(w == self._wish for _, w in self._drawn.values())
+            return self._drawn.keys() == self._batches.keys() and self._next() is None
 
     @property
     def cloud_nodes(self) -> list[Any]:
         """The nodes of the points."""
         with self._lock:
-            return [node for node, _ in self._drawn.values()]
+            return [node for node, *_ in self._drawn.values()]
 
     @property
     def camera_nodes(self) -> list[Any]:
@@ -173,9 +173,7 @@ class Viewer:
             wish = self._wish
             for name in [name for name in self._drawn if name not in self._batches]:
                 self._drawn.pop(name)[0].remove()
-            todo = next(
-                (b for n, b in self._batches.items() if n not in self._drawn or self._drawn[n][1] != wish), None
-            )
+            todo = self._next()
             limits, up = self._limits, self.content.up
         if todo is None:
             return False
@@ -186,8 +184,15 @@ class Viewer:
             if self._batches.get(todo.name) is todo:
                 node = add_points(self.server.scene, f"/cloud/{todo.name}", cloud.places, colours, wish.size)
                 node.visible = self._show_cloud.value and todo.time_s <= self._now_s
-                self._drawn[todo.name] = node, wish
+                self._drawn[todo.name] = node, wish, todo
         return True
+
+    def _next(self) -> Batch | None:
+        """A batch that is not drawn as the controls ask."""
+        for name, batch in self._batches.items():
+            if name not in self._drawn or self._drawn[name][1] != self._wish or self._drawn[name][2] is not batch:
+                return batch
+        return None
 
     def _show_line(self, name: str, path: Path | None, colour: tuple[int, int, int], width: float) -> None:
         before = self._lines.get(name)
@@ -217,7 +222,7 @@ class Viewer:
     def _apply_time(self) -> None:
         """Shows what was there at the moment of the slider."""
         now = self._now_s
-        for name, (node, _) in self._drawn.items():
+        for name, (node, *_) in self._drawn.items():
             _set_visible(node, self._show_cloud.value and name in self._batches and self._batches[name].time_s <= now)
         for shown, node in self._cameras:
             _set_visible(node, self._checks["cameras"].value and shown.time_s <= now)
@@ -291,9 +296,9 @@ class Viewer:
         def resized(event: Any) -> None:
             with self._lock:
                 self._wish = replace(self._wish, size=base * size.value)
-                for name, (node, wish) in list(self._drawn.items()):  # without sending the points again
+                for name, (node, wish, batch) in list(self._drawn.items()):  # without sending the points again
                     node.point_size = self._wish.size
-                    self._drawn[name] = node, replace(wish, size=self._wish.size)
+                    self._drawn[name] = node, replace(wish, size=self._wish.size), batch
 
         def timed(event: Any) -> None:
             self._now_s = math.inf if self._time.value >= last else float(self._time.value)
