@@ -25,7 +25,7 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..files import shown
 from ..interrupts import Interrupts
-from ..view import MOST_KEYFRAMES, MOST_POINTS
+from ..view import LIVE_POINTS, MOST_KEYFRAMES, MOST_POINTS, PAGE_KEYFRAMES, PAGE_POINTS
 
 HOST, PORT = "127.0.0.1", 8080
 POLL_S = 0.1
@@ -41,15 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=PORT, help="0: any free one (default: %(default)s)")
     parser.add_argument("--open", action="store_true", help="open the page in the default browser")
     parser.add_argument(
-        "--max-points",
-        type=int,
-        default=MOST_POINTS,
-        metavar="N",
-        help="show at most that many (default: %(default)s, or 500000 with --live)",
-    )
+        "--max-points", type=int, metavar="N",
+        help=f"show at most that many (default: {MOST_POINTS}; {LIVE_POINTS} with --live, {PAGE_POINTS} with --save)",
+    )  # fmt: skip
     parser.add_argument(
-        "--max-keyframes", type=int, default=MOST_KEYFRAMES, metavar="N",
-        help="show at most that many cameras with their pictures (default: %(default)s)",
+        "--max-keyframes", type=int, metavar="N",
+        help=f"show at most that many cameras with their pictures (default: {MOST_KEYFRAMES}; {PAGE_KEYFRAMES} with --save)",
     )  # fmt: skip
     parser.add_argument(
         "--save", metavar="FOLDER", help="write a page that needs no server into this new folder, and end"
@@ -64,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             + (f", not both ({shown(options.results)})" if options.live else "")
         )
     for name, least in (("max_points", 1000), ("max_keyframes", 0)):
-        if getattr(options, name) < least:
+        if (given := getattr(options, name)) is not None and given < least:
             raise ConfigError(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be {least} or more")
     if not 0 <= options.port <= 65535:
         raise ConfigError(f"--port is {options.port}, but must lie in 0 .. 65535")
@@ -79,7 +76,12 @@ def run(options: argparse.Namespace) -> int:
     from ..view.scene import import_viser
 
     import_viser()  # before what takes time
-    content = content_of(open_results(options.results, options.node), options.max_points, options.max_keyframes)
+    defaults = (PAGE_POINTS, PAGE_KEYFRAMES) if options.save else (MOST_POINTS, MOST_KEYFRAMES)
+    points, keyframes = (
+        default if given is None else given
+        for given, default in zip((options.max_points, options.max_keyframes), defaults, strict=True)
+    )
+    content = content_of(open_results(options.results, options.node), points, keyframes)
     if options.save:
         from ..view.page import PAGE, write_page
 

@@ -5,4 +5,8 @@ with its controls. Nothing here needs ROS.
 """
 
 MOST_POINTS, MOST_KEYFRAMES = 2_000_000, 150
-"""that a served view shows, unless more are asked for: some 100 MB in the browser"""
+"""that a served view shows, unless more are asked for"""
+PAGE_POINTS, PAGE_KEYFRAMES = 300_000, 60
+"""in a page without a server, so that it has some 10 MB and opens in seconds anywhere"""
+LIVE_POINTS = 500_000
+"""of a running node"""

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from ..geometry import inverse
 from ..results import ResultFrame
 from ..types import F32, F64, U8
+from . import LIVE_POINTS
 from .content import Cloud, Content, Path, Shown, shown_of, up_of
 from .server import Batch
 
-MOST_POINTS, MOST_CAMERAS, MOST_POSES = 500_000, 150, 20_000
+MOST_CAMERAS, MOST_POSES = 150, 20_000
 CELL_SHARE = 0.01  # edge of the cells that hold one point each, in the first frame's median depth
 NEW_SHARE = (
     0.02  # of the cells that a frame sees: fewer new ones are noise, and a camera that stands still adds nothing
@@ -39,7 +40,7 @@ class _Frame:
 class LiveScene:
     """Collects frames and paths of one node. Not for several threads at once. frames: how many came. worlds: how often it began again."""
 
-    def __init__(self, title: str, most_points: int = MOST_POINTS) -> None:
+    def __init__(self, title: str, most_points: int = LIVE_POINTS) -> None:
         self.title, self.most_points, self.worlds = title, most_points, 0
         self.facts: Mapping[str, str] = {}
         self._begin()

@@ -14,6 +14,7 @@ from ..errors import ComeRosError, OutputError
 from ..files import whole_folder, write_ply, write_text
 from ..outputs.cloud import points_of
 from ..results import open_results
+from . import PAGE_KEYFRAMES, PAGE_POINTS
 from .content import MODES, Content, content_of
 from .scene import (
     LANDMARK,
@@ -36,7 +37,6 @@ from .scene import (
 )  # fmt: skip
 
 FOLDER, PAGE, POINTS, PICTURES, LICENCE = "view", "index.html", "points.ply", "pictures", "LICENSE-viser"
-MOST_POINTS, MOST_KEYFRAMES = 300_000, 60  # so that a page has some 10 MB and opens in seconds anywhere
 HOLD_S, REPLAY_S = 4.0, 12.0  # the whole scene, then the replay, over and over until it is paused
 OVERLAY = Path(__file__).with_name("overlay.html")
 
@@ -48,7 +48,7 @@ def write_view(results: Path) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         import_viser()  # before what takes time
-        write_page(content_of(open_results(results), MOST_POINTS, MOST_KEYFRAMES), folder)
+        write_page(content_of(open_results(results), PAGE_POINTS, PAGE_KEYFRAMES), folder)
     except OutputError:
         raise
     except ComeRosError as error:

@@ -20,7 +20,8 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from ...results import ResultFrame
 from ...types import F64
-from ...view.live import MOST_POINTS, LiveScene
+from ...view import LIVE_POINTS
+from ...view.live import LiveScene
 from ...view.scene import import_viser, viser_server
 from ...view.server import Viewer
 from .. import messages
@@ -115,7 +116,7 @@ def view_live(options: argparse.Namespace, announce: Callable[[str, int, str, bo
     whether to open a browser once there is something to see. Raises ComeRosError."""
     import_viser()
     come = "/" + options.node.strip("/")
-    scene = LiveScene(come, min(options.max_points, MOST_POINTS))
+    scene = LiveScene(come, LIVE_POINTS if options.max_points is None else options.max_points)
     with ros_process() as stop, ExitStack() as stack:
         node = Node("come_ros_view", enable_rosout=False, start_parameter_services=False)
         executor = SingleThreadedExecutor()
