@@ -81,13 +81,15 @@ Finding = tuple[str, str, str]
 @dataclass(frozen=True)
 class Errors:
     """Errors against the truth, and those of the best trivial baseline with its name; NaN where unknown. path: ATE, Sim(3), m. depth:
-    AbsRel, one scale for all frames. short: how many times too short the path is for the depth."""
+    AbsRel, one scale for all frames. short: how many times too short the path is for the depth. turn: median error of the rotation from
+    image to image, over that of no rotation."""
 
     path: float = math.nan
     path_baseline: tuple[str, float] = ("", math.nan)
     depth: float = math.nan
     depth_baseline: tuple[str, float] = ("", math.nan)
     short: float = math.nan
+    turn: float = math.nan
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
@@ -113,7 +115,11 @@ def against_truth(errors: Errors, extent: float = math.nan) -> Verdict | None:
     ratio = errors.path / baseline if baseline > 0 else math.nan
     if ratio >= AS_BAD:
         text = f"the path is no better than a trivial one (ATE {errors.path:.3g} m, {name} {baseline:.3g} m)"
-        found.append(Verdict(DOUBTFUL if extent < FAR else UNUSABLE, (text,), "compare both paths in the picture"))
+        if errors.turn < GOOD:
+            found.append(Verdict(DOUBTFUL, (f"{text}, but its rotations are right",), "use the rotation only"))
+        else:
+            level = DOUBTFUL if extent < FAR else UNUSABLE
+            found.append(Verdict(level, (text,), "compare both paths in the picture"))
     elif ratio > GOOD:
         text = f"the path is hardly better than a trivial one (ATE {errors.path:.3g} m, {name} {baseline:.3g} m)"
         found.append(Verdict(DOUBTFUL, (text,)))

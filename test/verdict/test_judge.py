@@ -99,6 +99,8 @@ def test_the_worst_of_several_counts_with_its_reasons_only() -> None:
         (Errors(0.3, ("straight line", 0.5)), 0.5, DOUBTFUL),
         (Errors(0.5, ("straight line", 0.5)), 0.5, UNUSABLE),
         (Errors(0.5, ("straight line", 0.5)), 0.01, DOUBTFUL),
+        (Errors(0.5, ("straight line", 0.5), turn=0.1), 0.5, DOUBTFUL),
+        (Errors(0.5, ("straight line", 0.5), turn=0.9), 0.5, UNUSABLE),
         (Errors(depth=0.2, depth_baseline=("constant depth", 0.3)), 0.5, USABLE),
         (Errors(depth=0.3, depth_baseline=("constant depth", 0.3)), 0.5, DOUBTFUL),
         (Errors(0.1, ("straight line", 0.5), short=39.0), 0.5, DOUBTFUL),

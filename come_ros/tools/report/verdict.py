@@ -10,6 +10,8 @@ from ...verdict.judge import Errors, Verdict, against_truth, worst
 
 BEST_WALKS = "best 5 %"  # of many random walks: chosen with the truth, so no baseline
 
+LEAST_TURN_DEG = 0.5  # from image to image: a camera that turns less than that shows nothing by its rotation
+
 
 def errors_of(metrics: Mapping[str, Any]) -> Errors:
     """From the scores of a run, as `bag` and `demo` write them."""
@@ -20,6 +22,9 @@ def errors_of(metrics: Mapping[str, Any]) -> Errors:
         out["short"] = math.nan if path.get("short") is None else path["short"]
     if depth:
         out["depth"], out["depth_baseline"] = _best({name: e["abs_rel"] for name, e in depth["per_sequence"].items()})
+    turn = metrics.get("rotation")
+    if turn and turn["median_deg"]["no rotation"] > LEAST_TURN_DEG:
+        out["turn"] = turn["median_deg"]["come_ros"] / turn["median_deg"]["no rotation"]
     return Errors(**out)
 
 
