@@ -53,8 +53,9 @@ from ..report.picture import (
     Overview,
     Shown,
     accuracy_text,
+    chosen,
     draw,
-    evenly,
+    error_of,
     points_and_colours,
 )
 from ..report.results import ResultFolder
@@ -456,14 +457,16 @@ class Job:
         frames = [s for s in self._shown.kept if s.real is not None] or self._shown.kept
         points = self._reporter.world.snapshot().points
         some = np.random.default_rng(0).permutation(len(points))[:POINTS]
-        scales = self._depth_scores.scales
+        scales, shown_rows = self._depth_scores.scales, chosen([error_of(frame) for frame in frames])
         return Overview(
-            [frames[i] for i in evenly(len(frames))], min(self._poses), *points_and_colours(points[some]), self._poses,
+            [frames[i] for i in shown_rows], min(self._poses), *points_and_colours(points[some]), self._poses,
             self._matched, float(np.median(scales)) if scales else None, f"map of {len(self._poses)} frames",
         )  # fmt: skip
 
     def _title(self) -> str:
-        parts = [f"{self.read} images, {self.used} used", *accuracy_text(self.metrics)]
+        unused = ", ".join(f"{n} {reason}" for reason, n in self.metrics["frames"]["dropped"].items() if n)
+        parts = [f"{self.read} images, {self.used} used" + (f"; not used: {unused}" if unused else "")]
+        parts += accuracy_text(self.metrics)
         verdict = f"verdict: {of_metrics(self.metrics).line}"
         return f"come_ros {__version__}: {shown(Path(self.name).name)}\n{verdict}\n{SEPARATOR.join(parts)}"
 

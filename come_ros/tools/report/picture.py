@@ -1,8 +1,10 @@
-"""The picture of a run: input, depth, true depth, confidence of some frames, and the cloud from above with both paths."""
+"""The picture of a run: input, depth and confidence of some frames, with true depth and error of the best, the median and the worst where
+there is truth; and the cloud with both paths, from behind and above the camera."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,12 @@ from .live_scores import Published, Truth
 
 SEPARATOR = "   |   "  # between the figures in a title
 ROWS = 3
+RANKS = ("best", "median", "worst")
 POINTS_OF_A_FRAME = 6000
 POINTS = 400_000  # limit of points drawn: a picture of this size shows no more
 COVERED = 80_000  # area of all dots on the map, in square points: a sparse cloud is drawn with larger dots
+MOST_ERROR = 50.0  # percent: end of the colours of the error
+LOOKING_DOWN = np.deg2rad(40.0)  # of the view of the cloud
 ABOVE_CAMERA = 0.25  # the cloud is cut at this height above the camera, so that no ceiling hides the room
 
 
@@ -60,7 +65,8 @@ class Overview:
 def overview_of(bag: str | Path, recording: Published, truth: Truth, topic: str | None = None) -> Overview:
     """The overview of a live run's recording. Needs at least one frame with depth."""
     known = sorted(truth.depth) or sorted(recording.depth)
-    stamps = [known[i] for i in evenly(len(known))]
+    errors = {t: _error(recording.depth[t], truth.depth.get(t)) for t in known}
+    stamps = [known[i] for i in chosen([errors[t] for t in known])]
     with Bag(bag, topic) as source:
         pictures = {f.stamp_ns: f.image for f in source.iter_frames() if f.stamp_ns in stamps}
     overlays = recording.overlay if recording.is_merged else {}
@@ -98,11 +104,42 @@ def evenly(count: int) -> list[int]:
     return sorted(set(index.tolist()))
 
 
+def chosen(errors: Sequence[float]) -> list[int]:
+    """Indices of the best, the median and the worst of frames with these errors; evenly spread ones where they are NaN, and all of fewer
+    than ROWS."""
+    order = np.argsort(errors)
+    if len(order) <= ROWS or not np.isfinite(errors).all():
+        return evenly(len(order))
+    return [int(order[i]) for i in (0, len(order) // 2, len(order) - 1)]
+
+
+def error_of(frame: Shown) -> float:
+    """AbsRel of its depth, scaled to the truth; NaN without truth."""
+    return _error(frame.depth, frame.real)
+
+
+def _error(depth: F32, real: F32 | None) -> float:
+    errors = _errors(depth, real)
+    return float(np.nanmean(errors)) if errors is not None and np.isfinite(errors).any() else float("nan")
+
+
+def _errors(depth: F32, real: F32 | None) -> F32 | None:
+    """(h, w) relative errors of the depth, scaled to the truth; None without truth."""
+    if real is None:
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.abs(depth * _scale(depth, real) / real - 1), np.float32)
+
+
 def wrapped(title: str, width: int) -> str:
-    """`title` with its parts (between |) on as many lines as it takes to keep each below `width` characters."""
+    """`title` with its parts (between |) on as many lines as it takes to keep each below `width` characters; other lines break at
+    spaces."""
     lines: list[str] = []
     for line in title.splitlines():
         parts = line.split(SEPARATOR)
+        if len(parts) == 1:
+            lines += textwrap.wrap(line, width, break_long_words=False)
+            continue
         lines.append(parts[0])
         for part in parts[1:]:
             longer = lines[-1] + SEPARATOR + part
@@ -116,7 +153,8 @@ def draw(path: Path, overview: Overview, title: str) -> None:
 
     plt = pyplot()
 
-    names = ["input", "depth", "true depth", "confidence"]
+    truth = any(frame.real is not None for frame in overview.frames)
+    names = ["input", "depth", *(["true depth", "error"] if truth else []), "confidence"]
     if any(frame.overlay is not None for frame in overview.frames):
         names.append("merged: dark")
     figure = plt.figure(figsize=(7 + 3 * len(names), 8), dpi=85, layout="constrained")
@@ -125,8 +163,19 @@ def draw(path: Path, overview: Overview, title: str) -> None:
     confidences = np.concatenate([frame.confidence.ravel() for frame in overview.frames])
     confidences = confidences[np.isfinite(confidences)]
     sure = np.percentile(confidences, [2, 98]) if len(confidences) else np.array([0.0, 1.0])
-    for row, frame in zip(axes, overview.frames, strict=True):
-        _draw_frame(left, row, frame, overview.start_ns, sure)
+    errors = [error_of(frame) for frame in overview.frames]
+    ranks = dict(zip(np.argsort(errors).tolist(), RANKS, strict=False)) if truth and len(errors) == ROWS else {}
+    depths = np.concatenate(
+        [(f.depth * _scale(f.depth, f.real) if f.real is None else f.real).ravel() for f in overview.frames]
+    )
+    depths = depths[np.isfinite(depths)]
+    limits = np.percentile(depths, [2, 98]) if len(depths) else np.array([0.0, 1.0])
+    for i, (row, frame) in enumerate(zip(axes, overview.frames, strict=True)):
+        cells = dict(zip(names, row, strict=True))
+        _draw_frame(left, cells, frame, sure, limits)
+        row[0].set_ylabel(
+            f"{ranks[i] + ', ' if i in ranks else ''}{(frame.stamp_ns - overview.start_ns) * 1e-9:.1f} s", fontsize=11
+        )
     for axis, name in zip(axes[0], names, strict=True):
         axis.set_title(f"{name}\n{axis.get_title()}" if axis.get_title() else f"{name}\n", fontsize=11)
     _draw_map(right.subplots(), overview)
@@ -135,41 +184,48 @@ def draw(path: Path, overview: Overview, title: str) -> None:
     plt.close(figure)
 
 
-def _draw_frame(figure: Any, row: Any, frame: Shown, start_ns: int, sure: NDArray[np.float64]) -> None:
-    """sure: (2,) range of the confidence's colours, the same for all rows."""
+def _draw_frame(figure: Any, cells: Mapping[str, Any], frame: Shown, sure: NDArray[Any], limits: NDArray[Any]) -> None:
+    """cells: the axes by their names. sure, limits: (2,) range of the colours of confidence and depth, the same for all rows."""
     real = frame.real
     scale = _scale(frame.depth, real)
-    shown = frame.depth * scale
-    known = real if real is not None else shown
-    low, high = np.nanpercentile(known, [2, 98]) if np.isfinite(known).any() else (0.0, 1.0)
-    colours = {"cmap": "turbo_r", "vmin": low, "vmax": high, "interpolation": "nearest"}
+    colours = {"cmap": "turbo_r", "vmin": limits[0], "vmax": limits[1], "interpolation": "nearest"}
     if frame.image is not None:
-        row[0].imshow(frame.image)
+        cells["input"].imshow(frame.image)
         if frame.tracks is not None:
             landmark = np.zeros(len(frame.tracks), bool) if frame.known is None else frame.known
             for which, colour in ((~landmark, "#ffb000"), (landmark, "#40ff60")):
-                row[0].plot(*frame.tracks[which].T, ".", color=colour, ms=1.5, mew=0)
-            row[0].set_title(f"{len(landmark)} tracks, {int(landmark.sum())} landmarks (green)", fontsize=9)
+                cells["input"].plot(*frame.tracks[which].T, ".", color=colour, ms=1.5, mew=0)
+            cells["input"].set_title(f"{len(landmark)} tracks, {int(landmark.sum())} landmarks (green)", fontsize=9)
             height, width = frame.image.shape[:2]
-            row[0].set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    row[0].set_ylabel(f"{(frame.stamp_ns - start_ns) * 1e-9:.1f} s", fontsize=11)
-    drawn = row[1].imshow(shown, **colours)
-    row[1].set_title(f"scaled x{scale:.2f} to the truth" if real is not None else "in the model's unit", fontsize=9)
-    if real is None:
-        row[2].text(0.5, 0.5, "not known", ha="center", va="center", transform=row[2].transAxes)
-        row[2].set_box_aspect(shown.shape[0] / shown.shape[1])
-    else:
-        row[2].imshow(real, **colours)
-    figure.colorbar(
-        drawn, ax=[row[1], row[2]], label=f"{'m' if real is not None else 'model units'}; red is near", pad=0.01
+            cells["input"].set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    drawn = cells["depth"].imshow(frame.depth * scale, **colours)
+    cells["depth"].set_title(
+        f"scaled x{scale:.2f} to the truth" if real is not None else "in the model's unit", fontsize=9
     )
-    trust = row[3].imshow(frame.confidence, cmap="viridis", vmin=sure[0], vmax=sure[1], interpolation="nearest")
-    figure.colorbar(trust, ax=row[3], pad=0.02, label="yellow is sure")
+    deep = [cells["depth"]]
+    if "true depth" in cells:
+        deep.append(cells["true depth"])
+        errors = _errors(frame.depth, real)
+        if real is None or errors is None:
+            for name in ("true depth", "error"):
+                cells[name].text(0.5, 0.5, "not known", ha="center", va="center", transform=cells[name].transAxes)
+                cells[name].set_box_aspect(frame.depth.shape[0] / frame.depth.shape[1])
+        else:
+            cells["true depth"].imshow(real, **colours)
+            off = cells["error"].imshow(100 * errors, cmap="magma", vmin=0, vmax=MOST_ERROR, interpolation="nearest")
+            cells["error"].set_title(f"mean {100 * _error(frame.depth, real):.0f} %", fontsize=9)
+            figure.colorbar(off, ax=cells["error"], pad=0.02, label="percent of the distance")
+    unit = "m" if real is not None else "model units"
+    figure.colorbar(drawn, ax=deep, label=f"{unit}; red is near", pad=0.01)
+    trust = cells["confidence"].imshow(
+        frame.confidence, cmap="viridis", vmin=sure[0], vmax=sure[1], interpolation="nearest"
+    )
+    figure.colorbar(trust, ax=cells["confidence"], pad=0.02, label="yellow is sure")
     share = float(np.isfinite(frame.confidence).mean())
-    row[3].set_title(f"{100 * share:.0f} % of the pixels published", fontsize=9)
+    cells["confidence"].set_title(f"{100 * share:.0f} % of the pixels published", fontsize=9)
     if frame.overlay is not None:
-        row[4].imshow(frame.overlay, interpolation="nearest")
-    for axis in row:
+        cells["merged: dark"].imshow(frame.overlay, interpolation="nearest")
+    for axis in cells.values():
         axis.set(xticks=[], yticks=[])
         axis.set_facecolor("0.85")  # pixels that are left out
 
@@ -194,7 +250,7 @@ def _confidence(recording: Published, stamp: int) -> F32:
 
 
 def _draw_map(axis: Any, overview: Overview) -> None:
-    """The cloud and the path as published, from above: moved as one piece into the truth's world, if there is one."""
+    """The cloud and the path as published, seen obliquely: moved as one piece into the truth's world, if there is one."""
     odom, truth = overview.odom_from_camera, overview.world_from_camera
     scale, rotation, translation = _world_from_odom(overview)
     path = np.stack([odom[t][:3, 3] for t in sorted(odom)])
@@ -205,14 +261,18 @@ def _draw_map(axis: Any, overview: Overview) -> None:
     cut = heights.max() + ABOVE_CAMERA * (1.0 if known else float(np.ptp(xyz[:, 2])) if len(xyz) else 0.0)
     low = xyz[:, 2] < cut
     xyz, colours = xyz[low], overview.colours[low]
-    order = np.argsort(xyz[:, 2])
+    ways = np.stack([rotation @ odom[t][:3, 2] for t in sorted(odom)])
+    right, up, ahead = _view(ways)
+    order = np.argsort(-(xyz @ ahead))  # far things first
+    seen = np.stack([right, up], axis=1)
+    xyz = xyz @ seen
     size = float(np.clip(COVERED / max(1, len(xyz)), 2, 40))
     axis.scatter(*xyz[order, :2].T, c=colours[order], s=size, linewidths=0, rasterized=True)
 
     landmarks = [frame.landmarks for frame in overview.frames if frame.landmarks is not None]
     if landmarks:
         places = scale * np.concatenate(landmarks) @ rotation.T + translation
-        places = places[places[:, 2] < cut]
+        places = places[places[:, 2] < cut] @ seen
         axis.plot(*places[:, :2].T, ".", color="#40ff60", ms=1.5, mew=0, alpha=0.7)
 
     paths = [(path, "#ff2a2a", "-", "estimated, as the cloud lies")]
@@ -223,6 +283,7 @@ def _draw_map(axis: Any, overview: Overview) -> None:
             ours = np.stack([odom[t][:3, 3] for t in known])
             s, r, t = geometry.umeyama(ours, real)
             paths.append((s * ours @ r.T + t, "#ffb000", "--", "estimated, Sim(3)-aligned as scored"))
+    paths = [(line @ seen, *how) for line, *how in paths]
     for line, colour, style, label in paths:
         wide = 6.0 if label == "true path" else 2.2  # so that it is visible under ours where they agree
         axis.plot(*line[:, :2].T, "-", color="black", lw=wide + 1.5, alpha=0.8)
@@ -237,10 +298,21 @@ def _draw_map(axis: Any, overview: Overview) -> None:
     margin = 0.1 * max(x1 - x0, y1 - y0, 1e-3)
     axis.set(xlim=(x0 - margin, x1 + margin), ylim=(y0 - margin, y1 + margin), aspect="equal")
     unit = "m" if known else "model units"
-    axis.set(xlabel=f"x, {unit}", ylabel=f"y, {unit}", facecolor="0.25")
-    axis.set_title(f"{overview.cloud} from above, cut above the camera", fontsize=11)
+    axis.set(xlabel=f"to the right, {unit}", ylabel=f"up and away, {unit}", facecolor="0.25")
+    axis.set_title(f"{overview.cloud}, from behind and above, cut above the camera", fontsize=11)
     # below: inside, it would hide a path
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=3, facecolor="0.6", fontsize=9)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, facecolor="0.6", fontsize=9)
+
+
+def _view(ways: F64) -> tuple[F64, F64, F64]:
+    """Axes (3,) to the right, up, and ahead of a view from behind a camera that looked along `ways` (N, 3), tilted down."""
+    along = ways[:, :2].mean(axis=0)
+    if np.linalg.norm(along) < 0.2:  # it looked everywhere
+        along = ways[0, :2]
+    size = float(np.linalg.norm(along))
+    x, y = along / size if size > 1e-6 else (1.0, 0.0)
+    cos, sin = np.cos(LOOKING_DOWN), np.sin(LOOKING_DOWN)
+    return np.array([y, -x, 0.0]), np.array([x * sin, y * sin, cos]), np.array([x * cos, y * cos, -sin])
 
 
 def _world_from_odom(overview: Overview) -> tuple[float, F64, F64]:
