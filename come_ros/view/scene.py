@@ -111,13 +111,13 @@ def first_look(content: Content) -> tuple[F64, F64]:
 
 
 def point_size_of(content: Content) -> float:
-    """That of points which just close a surface: the distance between neighbours, from how many points the cells of a grid hold."""
+    """That of points which nearly close a surface: the distance between neighbours, from how many points the cells of a grid hold."""
     if not len(content.cloud):
         return content.size / 300
     edge = content.size / 100
     cells = np.floor(content.cloud.places / edge).astype(np.int64)
     full = len(np.unique(cells @ np.array([1, 1 << 21, 1 << 42])))
-    return float(np.clip(edge / math.sqrt(len(content.cloud) / full), content.size / 2000, content.size / 150))
+    return float(np.clip(0.8 * edge / math.sqrt(len(content.cloud) / full), content.size / 2000, content.size / 200))
 
 
 def steps_of(content: Content, count: int = STEPS) -> F64:

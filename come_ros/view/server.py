@@ -33,7 +33,7 @@ from .scene import (
 )
 
 PICTURE_S = 30.0  # a browser that has not drawn the screenshot until then does not
-TICK_S = 0.1
+FIRST_POINTS = 500_000  # that are drawn before the slider asks for more
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,9 @@ class Viewer:
     def __init__(self, server: Any, content: Content, live: bool = False) -> None:
         self.server, self.content, self.live = server, content, live
         self._lock = threading.RLock()
-        self._wish = Wish(size=point_size_of(content))
+        # quick at first; the slider draws the rest
+        share = min(100, 5 * max(1, round(20 * FIRST_POINTS / max(1, len(content.cloud)))))
+        self._wish = Wish(size=point_size_of(content), share=share / 100)
         self._now_s = math.inf
         self._batches: dict[str, Batch] = {}
         self._drawn: dict[str, tuple[Any, Wish, Batch]] = {}  # nodes, by which wish, and of what they were drawn
@@ -258,7 +260,14 @@ class Viewer:
             reach = gui.add_slider(
                 "seen within, %", 2, 100, 1, 100, hint="of the largest distance from which points were seen"
             )
-            share = gui.add_slider("share drawn, %", 5, 100, 5, 100, hint="fewer points for slow machines and networks")
+            share = gui.add_slider(
+                "share drawn, %",
+                5,
+                100,
+                5,
+                round(100 * self._wish.share),
+                hint="fewer points for slow machines and networks",
+            )
         with gui.add_folder("Show"):
             self._show_cloud = gui.add_checkbox("cloud", True)
             names = ("cameras", "path in the map", "path of odometry", "true path", "loops", "landmarks")

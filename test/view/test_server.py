@@ -125,3 +125,15 @@ def test_in_a_browser_a_click_on_a_camera_shows_its_pictures(viewer: Viewer, bro
     assert all(url.startswith(("http://127.0.0.1", "ws://127.0.0.1")) for url in browser.requests[seen:])
     assert len(browser.requests) > seen and not browser.errors
     browser.open("about:blank")
+
+
+def test_a_large_cloud_is_drawn_in_part_at_first(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("come_ros.view.server.FIRST_POINTS", len(content.cloud) // 2)
+    with viser_server("127.0.0.1", 0) as server:
+        viewer = Viewer(server, content)
+        settled(viewer)
+        assert drawn(viewer) == pytest.approx(len(content.cloud) / 2, rel=0.02)
+        control(viewer, "share drawn, %").value = 100
+        settled(viewer)
+        assert drawn(viewer) == len(content.cloud)
+        viewer.close()
