@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 import uuid
 import warnings
@@ -35,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     With pytest-xdist, each of its workers is such a process.
     """
     spin_briefly()
+    _take_signals()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are small: threads would mostly wait for each other
     log_dir = tempfile.mkdtemp(prefix="come_ros_test_log_")
     config.add_cleanup(lambda: shutil.rmtree(log_dir, ignore_errors=True))
@@ -42,6 +45,15 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[SESSION] = uuid.uuid4().hex
     if not config.getoption("hypothesis_profile", None):
         hypothesis.settings.load_profile("come_ros")
+
+
+def _take_signals() -> None:
+    """nohup and background jobs of a script ignore SIGHUP and SIGINT, and so would all processes that tests start and interrupt."""
+    if threading.current_thread() is threading.main_thread():
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, lambda *_: None)  # the tests go on; what they start does not inherit a handler
 
 
 @pytest.hookimpl(tryfirst=True)
