@@ -3,6 +3,7 @@ removed first."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,7 +49,7 @@ class Chunk(NamedTuple):
     def voxels(self, voxel: float) -> NDArray[np.int64]:
         """(n,) a number for the voxel of each point."""
         cells = np.floor(self.places.astype(np.float64) / voxel)
-        return _keys_of(list(np.clip(cells, 1 - _HALF, _HALF - 1).T))
+        return cell_keys(list(np.clip(cells, 1 - _HALF, _HALF - 1).T))
 
 
 class VoxelMap:
@@ -118,7 +119,7 @@ class VoxelMap:
 
     def _wait(self, cells: list[NDArray[Any]], values: NDArray[np.float64], confidence: NDArray[np.float32]) -> _Rows:
         """Rows of one frame wait to be merged."""
-        key = _keys_of(cells)
+        key = cell_keys(cells)
         rows = _reduced(key, values, confidence, np.full(len(key), self._frames, np.int64))
         self._waiting.append(rows)
         self._waiting_count += len(rows[0])
@@ -178,7 +179,8 @@ class VoxelMap:
         self._confidence, self._seen = self._confidence[rows], self._seen[rows]
 
 
-def _keys_of(cells: list[NDArray[Any]]) -> NDArray[np.int64]:
+def cell_keys(cells: Sequence[NDArray[Any]]) -> NDArray[np.int64]:
+    """(n,) one number for each cell of a grid, from the whole numbers (n,) of its three axes, each within 2**20 of 0."""
     key = np.zeros(len(cells[0]), np.int64)
     for cell in cells:
         key = key << _BITS | (cell.astype(np.int64) + _HALF)

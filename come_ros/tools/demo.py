@@ -82,17 +82,23 @@ def run(options: argparse.Namespace) -> int:
     except Stopped as stop:
         recorded = (out / "output.mcap").exists()
         raise Stopped(stop.number, f"what was recorded so far is in {shown(out)}" if recorded else "") from None
-    from ..view.page import write_view
     from .report.tables import table
     from .report.verdict import of_metrics
+    from .report.view import no_view
 
     print(table(metrics))
-    no_view = "" if options.no_view else write_view(out)
+    problems: list[str] = []
+    try:
+        without_view = "" if options.no_view else no_view(out, problems)
+    except Stopped as stop:
+        raise Stopped(stop.number, f"all results but view/ are in {shown(out)}") from None
     files = ", ".join(str(out / name) for name in RESULTS if (out / name).exists())
     print(f"\nverdict: {of_metrics(metrics).line}")
     print(f"\n{files}; {metrics['run']['seconds']:.0f} s live")
-    if no_view:
-        print(f"view/ is missing: {no_view}")
+    if without_view:
+        print(f"view/ is missing: {without_view}")
+    if problems:
+        raise DemoError(f"{'; '.join(problems)}; all other results are in {shown(out)}")
     return int(not sound(metrics))
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .. import geometry
 from ..datasets.stamps import matched
 from ..outputs.cloud import colours_of
+from ..outputs.voxel_map import cell_keys
 from ..results import ResultFrame, Results
 from ..types import F32, F64, U8
 from . import MOST_KEYFRAMES, MOST_POINTS
@@ -186,7 +187,7 @@ def _cloud_of(points: NDArray[np.void], sightings: list[F32], seen_s: list[F32])
         low, high = np.quantile(seen[:, :3], [0.05, 0.95], axis=0)
         edge = max(float((high - low).max()) / CELLS, 1e-9)
         cells = np.floor(seen[:, :3] / edge).astype(np.int64)
-        _, first = np.unique(cells @ np.array([1, 1 << 21, 1 << 42]), return_index=True)  # of equal ones the first
+        _, first = np.unique(cell_keys(cells.T), return_index=True)  # of equal ones the first
         tree = cKDTree(seen[first, :3], balanced_tree=False, compact_nodes=False)
         _, nearest = tree.query(places)
         times, far = np.concatenate(seen_s)[first][nearest], seen[first, 3][nearest]

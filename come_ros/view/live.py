@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..geometry import inverse
+from ..outputs.voxel_map import cell_keys
 from ..results import ResultFrame
 from ..types import F32, F64, U8
 from . import LIVE_POINTS
@@ -116,7 +117,7 @@ class LiveScene:
         """Those of its points whose cells are empty; the oldest frames' points make room."""
         places, _ = frame.points()
         cells = np.floor(places / self._edge).astype(np.int64)
-        keys, first = np.unique(cells @ np.array([1, 1 << 21, 1 << 42]), return_index=True)
+        keys, first = np.unique(cell_keys(cells.T), return_index=True)
         new = ~np.isin(keys, self._keys, assume_unique=True)
         rows, keys = first[new], keys[new]
         if len(rows) < max(1.0, NEW_SHARE * len(new)):

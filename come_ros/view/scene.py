@@ -14,6 +14,7 @@ import numpy as np
 
 from .. import geometry
 from ..errors import ComeRosError
+from ..outputs.voxel_map import cell_keys
 from ..types import F64
 from .content import Cloud, Content, Path, Shown, limits_of, painted_cloud
 
@@ -116,7 +117,7 @@ def point_size_of(content: Content) -> float:
         return content.size / 300
     edge = content.size / 100
     cells = np.floor(content.cloud.places / edge).astype(np.int64)
-    full = len(np.unique(cells @ np.array([1, 1 << 21, 1 << 42])))
+    full = len(np.unique(cell_keys(cells.T)))
     return float(np.clip(0.8 * edge / math.sqrt(len(content.cloud) / full), content.size / 2000, content.size / 200))
 
 

@@ -29,7 +29,7 @@ def test_damaged_recordings_are_read_as_far_as_they_are_whole(
 ) -> None:
     monkeypatch.setattr("come_ros.evaluation.recordings._evo", lambda *arguments: {"problem": "left out"})
     monkeypatch.setattr("come_ros.tools.bag.job.draw", lambda path, overview, title: path.write_bytes(b"picture"))
-    monkeypatch.setattr("come_ros.tools.bag.write_view", lambda results: "")
+    monkeypatch.setattr("come_ros.tools.report.view.write_view", lambda results: "")
     tally = Tally()
     with quiet():
         for seed in range(100 * part, 100 * part + 100):

@@ -87,7 +87,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [word for text in FAKE for word in ("--set", text)]
     picture = pytest.MonkeyPatch()
     picture.setattr("come_ros.tools.bag.job.draw", lambda path, overview, title: path.write_bytes(b"picture"))
-    picture.setattr("come_ros.tools.bag.write_view", lambda results: "")
+    picture.setattr("come_ros.tools.report.view.write_view", lambda results: "")
     assert cli.main(["bag", str(folder / "source"), "-o", str(folder / "out"), *words]) == 0
     picture.undo()
     return folder / "out"

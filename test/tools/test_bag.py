@@ -105,7 +105,7 @@ def out(tmp_path_factory: pytest.TempPathFactory, bag: Path) -> Path:
 def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than all the rest; `out` and the processes of their own draw."""
     monkeypatch.setattr("come_ros.tools.bag.job.draw", lambda path, overview, title: path.write_bytes(b"picture"))
-    monkeypatch.setattr("come_ros.tools.bag.write_view", lambda results: "")
+    monkeypatch.setattr("come_ros.tools.report.view.write_view", lambda results: "")
 
 
 def run(source: Path | str, out: Path, *arguments: str) -> int:
@@ -1082,12 +1082,26 @@ def test_without_a_view_all_other_results_are_there(
     tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     view: Any, code: int, stream: str, text: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("come_ros.tools.bag.write_view", view)
+    monkeypatch.setattr("come_ros.tools.report.view.write_view", view)
     assert run(plain, tmp_path / "out", "--no-bag") == code
     assert text in getattr(capsys.readouterr(), stream)
     assert (tmp_path / "out" / "map.ply").exists() and (tmp_path / "out" / "metrics.json").exists()
     assert run(plain, tmp_path / "out", "--no-bag", "--no-view", "--overwrite") == 0
     assert "view/" not in capsys.readouterr().out
+
+
+def test_a_signal_leaves_out_the_view_at_once_and_keeps_all_other_results(
+    tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def view(results: Path) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return [time.sleep(0.01) for _ in range(1000)] and "it went on"
+
+    monkeypatch.setattr("come_ros.tools.report.view.write_view", view)
+    assert run(plain, tmp_path / "out", "--no-bag") == 128 + signal.SIGTERM
+    told = capsys.readouterr()
+    assert "stopped by SIGTERM" in told.err and "it went on" not in told.out
+    assert (tmp_path / "out" / "map.ply").exists() and (tmp_path / "out" / "overview.png").exists()
 
 
 def test_a_clock_that_stands_still_is_said(world: Truth, tmp_path: Path, capsys) -> None:

@@ -25,7 +25,7 @@ START_NS, STEP_NS = 1_700_000_000_000_000_000, 100_000_000
 @pytest.fixture(autouse=True)
 def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("come_ros.tools.bag.job.draw", lambda path, overview, title: path.write_bytes(b"picture"))
-    monkeypatch.setattr("come_ros.tools.bag.write_view", lambda results: "")
+    monkeypatch.setattr("come_ros.tools.report.view.write_view", lambda results: "")
 
 
 def bag_of(path: Path, seed: int, count: int = 3) -> Path:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,10 @@ pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]
 
 from come_ros.datasets.bag_writer import BagWriter
 from come_ros.datasets.rooms.rooms import render_sequence
+from come_ros.errors import Stopped
 from come_ros.ros.programs.live import LiveError, PlayedCamera, Processes, _clear, run_live
 from come_ros.tools import cli
+from come_ros.tools import demo as demo_tool
 from come_ros.tools.report.live_scores import read_recording, read_truth, score
 from come_ros.tools.report.tables import table
 from come_ros.tools.report.verdict import of_metrics
@@ -155,6 +158,35 @@ def test_a_node_that_cannot_start_says_why_and_nothing_is_left(tmp_path: Path, s
     with pytest.raises(LiveError, match=r"(?s)the node has ended by itself.*windows\.size"):
         run_live(PlayedCamera.of_bag(small_bag), tmp_path, ["-p", "windows.size:=4"])
     assert not running(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "text"),
+    [
+        (RuntimeError("of viser"), 1, "view/ could not be made: RuntimeError: of viser; all other results are in"),
+        (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM; all results but view/ are in"),
+    ],
+)
+def test_a_view_that_fails_or_is_stopped_loses_nothing_else(
+    failure: BaseException,
+    code: int,
+    text: str,
+    tmp_path: Path,
+    small_bag: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    def view(results: Path) -> str:
+        raise failure
+
+    verdict = {"level": "usable", "reasons": ["it is"], "advice": ""}
+    monkeypatch.setattr(demo_tool, "play_and_score", lambda *_, **__: {"verdict": verdict, "run": {"seconds": 1.0}})
+    monkeypatch.setattr(demo_tool, "sound", lambda metrics: True)
+    monkeypatch.setattr("come_ros.tools.report.tables.table", lambda metrics: "the table")
+    monkeypatch.setattr("come_ros.tools.report.view.write_view", view)
+    assert cli.main(["demo", str(small_bag), "-o", str(tmp_path / "out")]) == code
+    told = capsys.readouterr()
+    assert "the table" in told.out and text in told.err and "Traceback" not in told.err
 
 
 def test_a_node_that_dies_ends_the_run(tmp_path: Path, small_bag: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import time
@@ -58,10 +59,10 @@ from ...pipeline import ReconstructionPipeline
 from ...plugins import is_network
 from ...types import F64
 from ...view.page import FOLDER as VIEW
-from ...view.page import write_view
 from ..arguments import add_config_arguments, configuration
 from ..report.bag_report import table, truth_problem
 from ..report.results import ResultFolder
+from ..report.view import no_view
 from .job import Job
 from .output import RECORDING
 
@@ -204,12 +205,15 @@ def run(options: argparse.Namespace) -> int:
             if failure is None or isinstance(error, Cancelled):
                 raise
             raise failure from None  # it came before there was anything to save
-        no_view = "" if options.no_view or stopped() else _no_view(folder.path, problems)
+        without_view = ""
+        if not options.no_view:
+            with contextlib.suppress(Stopped), stopped.raising():  # it takes seconds, and is the first to be left out
+                without_view = no_view(folder.path, problems)
         folder.publish()
     print(table(job.metrics))
     print(f"\n{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {shown(options.out)}")
-    if no_view:
-        print(f"{VIEW}/ is missing: {no_view}")
+    if without_view:
+        print(f"{VIEW}/ is missing: {without_view}")
     if stopped.number is not None:
         raise Stopped(stopped.number, f"what came of {job.read} images is in {shown(options.out)}")
     if failure is not None and not isinstance(failure, ComeRosError):
@@ -239,15 +243,6 @@ def run(options: argparse.Namespace) -> int:
             f"--gt: {truth_problem(job.metrics['truth'])}; the results without scores are in {shown(options.out)}"
         )
     return 0
-
-
-def _no_view(results: Path, problems: list[str]) -> str:
-    """Writes view/. Returns why there is none, "" if it is there, or if `problems` have the reason now: all other results are complete."""
-    try:
-        return write_view(results)
-    except Exception as error:  # whatever it is, the results are kept
-        problems.append(f"{VIEW}/ could not be made: {type(error).__name__}: {' '.join(str(error).split())}")
-        return ""
 
 
 def _check_folders(source: Path, out: Path) -> None:
