@@ -16,12 +16,14 @@ from ..types import F32, F64, Observations, Refinement
 from . import bundle
 from .agreement import COMMON, LEAST, MOST, OWN, TRANSLATION, Agreement
 from .depth_correction import TERMS, DepthImage
+from .motions import two_motions
 from .problem import Depths, Ints, Problem, Relatives, Reprojections, Solution
 from .state import Focal, Outcome, Proposal, Published, State, four, intrinsics_matrix
 
 KEPT = 16  # published keyframes per camera whose observations are used
 MIN_START = 8  # fewest points for a first pose
 SLACK = 5.0  # factor on the sigmas of the points' depths for a first pose, since errors of depths are correlated
+TIGHT = 2.0  # the same where two motions are distinguished
 # A keyframe below one of these limits keeps the network's result
 MIN_INLIERS = 30
 MIN_SHARE = 0.6  # of its observations
@@ -183,12 +185,14 @@ class Scene:
         unique, point, times = np.unique(ids, return_inverse=True, return_counts=True)
         wanted = np.zeros(len(unique), bool)
         wanted[point[frame >= self.first_new]] = True
+        wanted &= ~np.isin(unique, self.state.moving)
         keep = (wanted & (times >= 2))[point]
         self.frame, self.pixels, self.log_depth, self.terms = frame[keep], pixels[keep], log_depth[keep], terms[keep]
         self.ids, self.landmark = np.unique(ids[keep], return_inverse=True)
         _, self.first = np.unique(self.landmark, return_index=True)
         self.anchor = self.frame[self.first]  # a landmark is anchored in the oldest frame that sees it
         self.used = np.ones(len(self.frame), bool)
+        self.strayed = np.zeros(len(self.ids), bool)  # landmarks that follow another motion than the camera's
         self.observed = np.zeros(0, np.intp)
         k = self.intrinsics[self.camera[self.frame]]
         self.rays = np.ones((len(self.frame), 3))
@@ -233,7 +237,7 @@ class Scene:
             expected, prior = self._expected(f)
             if self.free[f]:
                 self.poses[f] = expected
-            seen = at[np.isfinite(log_distance[self.landmark[at]])]
+            seen = at[np.isfinite(log_distance[self.landmark[at]]) & ~self.strayed[self.landmark[at]]]
             if self.free[f] and len(seen) >= MIN_START:
                 which = self.landmark[seen]
                 points = Rays(anchors[which], directions[which], log_distance[which], SLACK**2 * variance[which])
@@ -244,7 +248,14 @@ class Scene:
                     starts += self._by_tracks(f, at, of_frame[before], placed)
                 places, sigma = self.pixels[seen], 2 * self.pixel
                 pose, agreeing = best_resection(points, places, k, sigma, starts)
-                if np.count_nonzero(agreeing) >= MIN_SHARE * len(seen):
+                tight = points._replace(variance=TIGHT**2 * variance[which])
+                shape = self.fresh[f - self.first_new].image.shape
+                motions = two_motions(tight, places, k, sigma, shape, pose, starts, self._unknown())
+                moving = np.zeros(len(seen), bool)
+                if motions is not None:
+                    pose, agreeing, moving = motions
+                    self.strayed[self.landmark[seen[moving]]] = True
+                if np.count_nonzero(agreeing) >= MIN_SHARE * np.count_nonzero(~moving):
                     self.poses[f] = pose
                 else:  # tracks that contradict each other do not determine a pose
                     agreeing = np.zeros(len(seen), bool)
@@ -255,6 +266,7 @@ class Scene:
                     scale = float(np.median(np.log(z[good]) - self.log_depth[seen][good]))
             self.corrections[f, 0] = scale
             fill(at, scale)
+        self.used &= ~self.strayed[self.landmark]
         pose = self.poses[self.anchor]
         points_ = anchors + np.exp(log_distance)[:, None] * directions
         z = np.einsum("ni,ni->n", pose[:, :3, 2], points_ - pose[:, :3, 3])
@@ -304,8 +316,12 @@ class Scene:
         turned = transform(turn_between(unit[then], unit[at]), np.zeros(3))
         tolerance = 3 * self.pixel / float(self.intrinsics[self.camera[f], 0])
         both = two_views(self.rays[then, :2], self.rays[at, :2], away @ pose[:3, 2], tolerance)
-        prior = np.diag(np.repeat([(STILL[1] * self._depth) ** 2, STILL[0] ** 2], 3))
+        prior = self._unknown()
         return [(pose @ step, prior) for step in (turned, both) if step is not None]
+
+    def _unknown(self) -> F64:
+        """(6, 6) covariance of a step about which nothing is known."""
+        return np.diag(np.repeat([(STILL[1] * self._depth) ** 2, STILL[0] ** 2], 3))
 
     # terms
 
@@ -424,7 +440,7 @@ class Scene:
         # a landmark needs a second frame
         good = np.bincount(self.landmark[self.observed[fits]], minlength=len(self.ids)) > 0
         self.used &= good[self.landmark]
-        everywhere = np.concatenate([self.frame[self.observed], self.anchor])
+        everywhere = np.concatenate([self.frame[self.observed], self.anchor[~self.strayed]])
         fitting = np.concatenate([self.frame[self.observed[fits]], self.anchor[good]])
         total = np.bincount(everywhere, minlength=self.count)[self.first_new :]
         inliers = np.bincount(fitting, minlength=self.count)[self.first_new :]
@@ -560,7 +576,7 @@ class Scene:
         for name, c in self.focal_of.items():
             focals[name] = Focal(self.intrinsics[c], float(sigmas[c]))
         if solution is None:
-            return State(published, self.state.ids, self.state.rays, focals, self.state.unit)
+            return State(published, self.state.ids, self.state.rays, focals, self.state.unit, self.state.moving)
 
         k = self.intrinsics[self.camera[self.anchor]]
         rays = np.ones((len(self.ids), 3))
@@ -580,7 +596,9 @@ class Scene:
         order = np.argsort(ids)
         both = zip(self.state.rays, mine, strict=True)
         merged = Rays(*(np.concatenate([before[stay], now])[order] for before, now in both))
-        return State(published, ids[order], merged, focals, None if self.fixed_unit else self.unit)
+        moving = np.union1d(self.state.moving, self.ids[self.strayed])
+        moving = moving[np.isin(moving, alive)]
+        return State(published, ids[order], merged, focals, None if self.fixed_unit else self.unit, moving)
 
 
 _NOTHING = Observations(np.empty(0, np.int64), np.empty((0, 2)))

@@ -86,14 +86,15 @@ def _no_rays() -> Rays:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """State kept from one window to the next: keyframes, landmarks by ascending id, focal lengths, and the odometry units per metre with
-    the sigma of its logarithm, None if it was never measured."""
+    """State kept from one window to the next: keyframes, landmarks by ascending id, focal lengths, the odometry units per metre with the
+    sigma of its logarithm, None if it was never measured, and the ids of points that move by themselves."""
 
     published: OrderedDict[Key, Published] = field(default_factory=OrderedDict)
     ids: I64 = field(default_factory=lambda: np.empty(0, np.int64))
     rays: Rays = field(default_factory=_no_rays)
     focals: dict[str, Focal] = field(default_factory=dict)
     unit: tuple[float, float] | None = None
+    moving: I64 = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def four(intrinsics: F64) -> F64:

@@ -83,10 +83,15 @@ def resect(points: Rays, pixels: F64, k: F64, sigma: float, expected: F64, prior
     return fit
 
 
+def squared_residuals(points: Rays, pixels: F64, k: F64, sigma: float, pose: F64) -> F64:
+    """(n,) squared residuals, in sigmas, of n `points` seen at `pixels` (n, 2) from `pose` (4, 4)."""
+    seen = view(points, pose, k)
+    return _normalised(pixels - seen.pixels, seen.by_distance, points.variance, sigma)[0]
+
+
 def misfit(points: Rays, pixels: F64, k: F64, sigma: float, pose: F64) -> tuple[float, NDArray[np.bool_]]:
     """Robust cost of n `points` seen at `pixels` (n, 2) from `pose` (4, 4), and which of them fit (n,)."""
-    seen = view(points, pose, k)
-    squares, _, _ = _normalised(pixels - seen.pixels, seen.by_distance, points.variance, sigma)
+    squares = squared_residuals(points, pixels, k, sigma, pose)
     return float(np.log1p(squares / KERNEL**2).sum()), squares <= INLIER**2
 
 

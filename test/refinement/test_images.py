@@ -126,6 +126,13 @@ def occluded(i: int, image: U8) -> U8:
     return out
 
 
+def bonnet(i: int, image: U8) -> U8:
+    """Something that is fixed to the camera hides a third of the image."""
+    out = image.copy()
+    out[:, WIDTH // 3 : WIDTH // 3 + WIDTH // 3] = noise_texture(HEIGHT, WIDTH)[:, : WIDTH // 3]
+    return out
+
+
 def straight() -> Truth:
     scene = make_scene(SEED)
     start = camera_path(scene, SEED, FRAMES, 10.0, 1.0)[0]
@@ -138,9 +145,9 @@ def cases() -> Iterator[tuple[str, Callable[[Truth], Truth], float, float]]:
     """name, what the camera sees, and how many times the network's errors of rotation and of the path ours may be."""
     yield "a room", lambda room: room, 0.2, 0.2
     yield "exposure steps", lambda room: changed(room, exposed), 0.2, 0.3
-    # What moves takes a depth at which it fits, so that nearly all of its points count as inliers. The path pays for that: 1.6 times the
-    # network's error here, where it should never be more than 1.05 times.
-    yield "a moving object over a third", lambda room: changed(room, occluded), 0.7, 2.0
+    # Here the path is 1.2 times as wrong as the network's, where it should never be more than 1.05 times; in most rooms it is better.
+    yield "a moving object over a third", lambda room: changed(room, occluded), 0.7, 1.4
+    yield "something still in the camera's view", lambda room: changed(room, bonnet), 0.7, 0.8
     yield "straight ahead", lambda room: straight(), 0.3, 0.8
     yield "a plane", lambda room: flat(noise_texture(1200, 2400)), 0.3, 0.8
     yield "repeated texture", lambda room: flat(noise_texture(60, 60)), 1.05, 1.05
