@@ -23,6 +23,10 @@ class DatasetError(ComeRosError):
     """A recording (bag, folder, sequence) is missing or damaged."""
 
 
+class NodeError(ComeRosError):
+    """A ROS node that a command needs is not there."""
+
+
 class PluginError(ComeRosError):
     """A class of another package does not do what its interface promises."""
 

@@ -6,6 +6,7 @@ The content of each message is defined once; `Messages` is given the classes. ca
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,23 @@ FLOAT32 = 7  # sensor_msgs/PointField
 def stamp_ns(stamp: Any) -> int:
     """Nanoseconds of a builtin_interfaces/Time, exactly."""
     return int(stamp.sec) * NANO + int(stamp.nanosec)
+
+
+def serialized_stamp_ns(data: bytes) -> int:
+    """Stamp, ns, of a serialized message that begins with a Header: CDR puts it behind 4 bytes of encapsulation."""
+    sec, nanosec = struct.unpack_from(_stamp_format(data), data, 4)
+    return int(sec) * NANO + int(nanosec)
+
+
+def with_stamp_ns(data: bytes, stamp_ns: int) -> bytes:
+    """The same serialized message with another stamp."""
+    out = bytearray(data)
+    struct.pack_into(_stamp_format(data), out, 4, *divmod(stamp_ns, NANO))
+    return bytes(out)
+
+
+def _stamp_format(data: bytes) -> str:
+    return "<iI" if data[1] & 1 else ">iI"
 
 
 class Messages:

@@ -411,19 +411,29 @@ class Bag:
 
     def iter_raw(self, *topics: str) -> Iterator[tuple[int, str, bytes]]:
         """(time of recording in ns, topic, serialized ROS 2 message) of those topics, in the order of recording. Damaged messages are
-        left out, and so are images outside of the requested part."""
+        left out, and so are images outside of the requested part. Of the other topics the newest message before an image of the part
+        comes with it, at its time."""
         chosen = Chosen(self._part)
+        inside, before = not self._part, dict[str, bytes]()
         for log_ns, channel, data in self._messages(*topics):
             message = self._decode(channel, data)
-            if channel.topic == self.topic:
+            of_images = channel.topic == self.topic
+            if of_images:
                 stamp = log_ns if message is None else stamp_ns(message.header.stamp) or log_ns
-                if not chosen.takes(stamp):
-                    if chosen.done:
-                        return
-                    continue
-            if message is not None:
-                to_cdr = self._stores["cdr"].ros1_to_cdr if channel.encoding == "ros1" else None
-                yield log_ns, channel.topic, bytes(data if to_cdr is None else to_cdr(data, channel.type))
+                inside = chosen.takes(stamp)
+                if chosen.done and not inside:
+                    return
+            if message is None:
+                continue
+            to_cdr = self._stores["cdr"].ros1_to_cdr if channel.encoding == "ros1" else None
+            raw = bytes(data if to_cdr is None else to_cdr(data, channel.type))
+            if inside:
+                for topic, kept in before.items() if of_images else ():
+                    yield log_ns, topic, kept
+                before = {} if of_images else before
+                yield log_ns, channel.topic, raw
+            elif not of_images:
+                before[channel.topic] = raw
 
     def close(self) -> None:
         self._recording.close()

@@ -30,6 +30,8 @@ COMMANDS = {
     "bag": "reconstruct a bag, folder or video offline: cloud, trajectory, depth and scores, without DDS",
     "export": "write results as depth images, COLMAP, nerfstudio, TUM, KITTI, PLY, PCD, GLB or a mesh",
     "view": "show results, or a running node, in 3D in the browser",
+    "play": "play a bag, folder or video over DDS as a camera would",
+    "monitor": "show rates, latency and faults of a running node in the terminal",
     "node": "run the live ROS 2 node; takes ROS arguments (--ros-args ...)",
     "train": "train the small model on procedural rooms",
     "eval": "score the model, dense and accelerated, against ground truth and trivial baselines",

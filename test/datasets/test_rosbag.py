@@ -9,10 +9,12 @@ import pytest
 
 from come_ros.camera.rectify import Lens, rectifier_of
 from come_ros.datasets.bag_writer import BagWriter, write_tum
+from come_ros.datasets.part import Part
 from come_ros.datasets.rosbag import Bag
 from come_ros.datasets.tum import TumSequence
 from come_ros.errors import DatasetError
 from come_ros.geometry import rotation_from_vector, transform
+from come_ros.messages import serialized_stamp_ns
 from come_ros.types import Frame
 
 pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[tools]'")
@@ -79,6 +81,22 @@ def test_rclpy_reads_the_raw_messages(tmp_path: Path) -> None:
         assert (message.width, message.height) == (64, 48)
         if topic.endswith("raw"):
             assert bytes(message.data) == frame.image.tobytes()
+
+
+def test_raw_messages_of_a_part_are_those_of_its_images(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag") as writer:
+        for frame in frames(6):
+            writer.write(frame)
+    image, info = "/camera/image_raw", "/camera/camera_info"
+    stamps = [frame.stamp_ns for frame in frames(6)]
+    for part, taken in ((Part(start_s=0.25, duration_s=0.2), [3, 4]), (Part(every=2, most=2), [0, 2])):
+        with Bag(tmp_path / "bag", part=part) as bag:
+            raw = list(bag.iter_raw(image, info))
+        of_images = [(when, serialized_stamp_ns(data)) for when, topic, data in raw if topic == image]
+        assert of_images == [(stamps[i], stamps[i]) for i in taken]
+        # each has its camera_info just before it, and what came before the part costs no time
+        infos = [serialized_stamp_ns(data) for _, topic, data in raw if topic == info]
+        assert set(infos) >= {stamps[i] for i in taken} and raw[0][0] == stamps[taken[0]]
 
 
 def test_ros1_bags_are_read_and_become_ros2_messages(tmp_path: Path) -> None:

@@ -1,17 +1,15 @@
 """Plays a bag's camera over DDS in real time, as a camera driver would: python -m come_ros.ros.programs.player BAG [options].
 
-Publishes the recorded bytes at the recorded rate and prints lines of JSON on stdout: `matched`, `sent` (regularly) and `played`,
-with [stamp, time of publication] in ns of every image.
+Publishes the recorded bytes at the recorded rate and prints lines of JSON on stdout: `waiting` (if it does for seconds), `matched`, `sent`
+(regularly) and `played`, with [stamp, time of publication] in ns of every image.
 """
 
 from __future__ import annotations
 
 import argparse
-import struct
 import sys
-import threading
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,16 +18,16 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 
 from ...datasets.rosbag import Bag
+from ...messages import serialized_stamp_ns
 from .. import messages
 from ..messages import message_type
-from .process import ros_process, tell
+from .camera_messages import Message, PlayedTopics, of_bag
+from .process import Stop, ros_process, tell
 
 TELL_S = 0.2
 APART_NS = 3_000_000  # delay between the cameras of a pattern
+WAIT_S = 3.0  # until it is reported that nobody listens
 LINGER_S = 0.5  # a best-effort message takes some milliseconds to arrive
-
-Message = tuple[int, str, bytes]
-"""(when, ns; topic; bytes)"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,11 +37,12 @@ def main(argv: list[str] | None = None) -> int:
         node = Node("camera", enable_rosout=False, start_parameter_services=False)
         try:
             if options.pattern:
-                return _play(node, options, *_pattern(options), stop)
+                return publish(
+                    node, _pattern(options), options.rate, options.listeners, options.reliability, stop, tell
+                )
             with Bag(options.bag, options.topic) as bag:
-                topics = [t for t in (bag.topic, bag.camera_info_topic) if t]
-                types = {t: bag.topics[t] for t in topics}
-                return _play(node, options, {bag.topic}, types, bag.iter_raw(*topics), stop)
+                played = of_bag(bag, None, whole=True)
+                return publish(node, played, options.rate, options.listeners, options.reliability, stop, tell)
         finally:
             node.destroy_node()
 
@@ -64,51 +63,56 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _play(
+def publish(
     node: Node,
-    options: Any,
-    images: Container[str],
-    types: dict[str, str],
-    source: Iterator[Message],
-    stop: threading.Event,
+    played: PlayedTopics,
+    rate: float,
+    listeners: int,
+    reliability: str,
+    stop: Stop,
+    report: Callable[..., None],
+    waited_for: Collection[str] | None = None,
 ) -> int:
-    """images: the topics whose messages are reported."""
-    qos = QoSProfile(depth=10, reliability=getattr(ReliabilityPolicy, options.reliability.upper()))
-    publishers = {name: node.create_publisher(message_type(kind), name, qos) for name, kind in types.items()}
-    while min(p.get_subscription_count() for p in publishers.values()) < options.listeners:
+    """Publishes messages at their times, `rate` times as fast, once the topics `waited_for` (None: all) have so many listeners.
+
+    reliability: best_effort or reliable. report: is called with an event and its values, see the module. Returns 0 if everything was
+    played, 3 if stopped.
+    """
+    qos = QoSProfile(depth=10, reliability=getattr(ReliabilityPolicy, reliability.upper()))
+    publishers = {name: node.create_publisher(message_type(kind), name, qos) for name, kind in played.types.items()}
+    waited = [p for name, p in publishers.items() if waited_for is None or name in waited_for]
+    waits_since, waits = time.monotonic(), False
+    while any(p.get_subscription_count() < listeners for p in waited):
         if stop.wait(0.05):
             return 3
-    tell("matched")
+        if not waits and time.monotonic() > waits_since + WAIT_S:
+            waits = True
+            report("waiting")
+    report("matched")
     stop.wait(0.2)  # the subscriber may discover us a moment later
 
     sent: list[tuple[int, int]] = []
     begun = told = time.monotonic()
     first_ns: int | None = None
     late_s = 0.0
-    for when_ns, name, data in source:
+    for when_ns, name, data in played.source():
         first_ns = when_ns if first_ns is None else first_ns
-        due = begun + (when_ns - first_ns) * 1e-9 / options.rate
+        due = begun + (when_ns - first_ns) * 1e-9 / rate
         if stop.wait(max(0.0, due - time.monotonic())):
             return 3
         late_s = max(late_s, time.monotonic() - due)
-        if name in images:
-            sent.append((_stamp_ns(data), time.time_ns()))
+        if name in played.images:
+            sent.append((serialized_stamp_ns(data), time.time_ns()))
         publishers[name].publish(data)
         if time.monotonic() - told > TELL_S:
             told = time.monotonic()
-            tell("sent", images=len(sent))
+            report("sent", images=len(sent))
     stop.wait(LINGER_S)
-    tell("played", images=sent, seconds=time.monotonic() - begun, late_ms=1e3 * late_s)
+    report("played", images=sent, seconds=time.monotonic() - begun, late_ms=1e3 * late_s)
     return 0
 
 
-def _stamp_ns(data: bytes) -> int:
-    """Of a serialized message that begins with a Header: CDR puts the stamp behind 4 bytes of encapsulation."""
-    sec, nanosec = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
-    return sec * messages.NANO + nanosec
-
-
-def _pattern(options: Any) -> tuple[list[str], dict[str, str], Iterator[Message]]:
+def _pattern(options: Any) -> PlayedTopics:
     topics = {name: (f"/{name}/camera_info", f"/{name}/image_raw") for name in options.cameras}
     types = {
         topic: f"sensor_msgs/msg/{kind}"
@@ -129,7 +133,7 @@ def _pattern(options: Any) -> tuple[list[str], dict[str, str], Iterator[Message]
                 yield when_ns, info_topic, serialize_message(messages.camera_info_message(k, width, height, head))
                 yield when_ns, image_topic, serialize_message(picture)
 
-    return [image for _, image in topics.values()], types, source()
+    return PlayedTopics(tuple(image for _, image in topics.values()), types, None, source)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from sensor_msgs.msg import CameraInfo
 from ...camera.rectify import Rectification
 from ...errors import FrameError
 from .. import messages
-from .process import ros_process, tell
+from .process import full_names, ros_process, tell
 
 KINDS = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 SETTLE_S = 1.0  # discovery of publishers
@@ -100,7 +100,7 @@ def look(node: Node, topic: str, info_topic: str, seconds: float, stop: threadin
             **camera.facts(topic),
             "tf": None if parents is None else {child: sorted(found) for child, found in parents.items()},
             "clock": {"publishers": node.count_publishers("/clock"), "ticks": ticks[0]},
-            "nodes": [f"{space.rstrip('/')}/{name}" for name, space in node.get_node_names_and_namespaces()],
+            "nodes": full_names(node),
         }
     finally:
         executor.shutdown()

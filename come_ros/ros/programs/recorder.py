@@ -26,6 +26,7 @@ from rclpy.serialization import deserialize_message
 from rosbags.typesys import Stores, get_typestore
 
 from ...outputs import topics
+from ..diagnostics.reading import read
 from ..messages import message_type
 from .process import ros_process, tell
 
@@ -116,15 +117,15 @@ class Recorder:
         return bytes(self._store.serialize_cdr(types[TF_TYPE]([edge]), TF_TYPE))
 
     def _tell_status(self, data: bytes) -> None:
-        statuses = {s.name: s for s in deserialize_message(data, DiagnosticArray).status}
-        if "come: inference" not in statuses:
+        statuses = read(deserialize_message(data, DiagnosticArray))
+        if not statuses:
             return
-        values = {v.key: v.value for name in ("input", "inference") for v in statuses[f"come: {name}"].values}
+        values = {**statuses["input"].values, **statuses["inference"].values}
         outputs_found = all(self._node.count_publishers(t) for t in self.outputs)
         self._status = {
             "state": values["state"],
             "outputs_found": outputs_found,
-            "trouble": statuses["come: inference"].message,
+            "trouble": statuses["inference"].message,
             **{key: int(values[key]) for key in ("received", "used", "pending")},
         }
         tell("status", **self._status)

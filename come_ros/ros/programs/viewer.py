@@ -25,6 +25,7 @@ from ...view.live import LiveScene
 from ...view.scene import import_viser, viser_server
 from ...view.server import Viewer
 from .. import messages
+from ..diagnostics.reading import read
 from .process import ros_process
 
 IMAGES = ("depth/image", "rgb/image_rect", "confidence", "merge_overlay")
@@ -78,9 +79,7 @@ class Listener:
         self._scene.add_path(poses)
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        values = {
-            v.key: v.value for status in message.status if status.name.startswith("come: ") for v in status.values
-        }
+        values = {key: value for status in read(message).values() for key, value in status.values.items()}
         if values:
             self._scene.facts = values
             self.window = int(values.get("window", "0")) if values.get("window", "").isdigit() else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Any
@@ -13,6 +12,7 @@ from ...datasets.bag_writer import BagWriter, rosbags_messages
 from ...datasets.sequence import BagSequence
 from ...errors import DatasetError, OutputError
 from ...geometry import inverse
+from ...messages import serialized_stamp_ns
 from ...outputs.motion import Motion
 from ...outputs.topics import LATCHED, OUTPUTS, FrameMessages, odometry_message
 from ...outputs.world import World
@@ -72,7 +72,7 @@ class OutputBag(NoOutput):
             if isinstance(source, BagSequence):
                 bag = source.bag
                 for log_ns, topic, data in bag.iter_raw(bag.topic, bag.camera_info_topic):
-                    yield _stamp_of_bytes(data) or log_ns, topic, bag.topics[topic], data
+                    yield serialized_stamp_ns(data) or log_ns, topic, bag.topics[topic], data
                 return
             for frame in source.iter_frames():
                 head = build.header(frame.stamp_ns, frame.camera)
@@ -141,9 +141,3 @@ class OutputBag(NoOutput):
                 place, ends = inverse(place), ends[::-1]
             transforms.append(self.messages.transform(place, motion.stamp_ns, *ends))
         return self.messages.make("tf2_msgs/msg/TFMessage", transforms=transforms)
-
-
-def _stamp_of_bytes(data: bytes) -> int:
-    """Nanoseconds of a serialized message that begins with a Header."""
-    sec, nanosec = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
-    return int(sec) * 1_000_000_000 + int(nanosec)
