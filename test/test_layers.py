@@ -34,6 +34,7 @@ LAYERS = (
     ("evaluation.recordings", "evaluation.rooms", "results"),
     ("exports",),
     ("view",),
+    ("fleet",),
     ("training",),
     ("testing",),
     ("ros",),

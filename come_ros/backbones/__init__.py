@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 from ..config import Config
 from ..errors import ConfigError
@@ -10,7 +11,7 @@ from ..plugins import BACKBONES, check_complete, is_network
 from ..threads import taken_since_start, threads_at_start, usable_threads
 from .backbone import Backbone
 
-__all__ = ["Backbone", "load_backbone"]
+__all__ = ["Backbone", "load_backbone", "reproducible"]
 
 log = logging.getLogger("come_ros")
 
@@ -54,6 +55,19 @@ def load_backbone(config: Config) -> Backbone:
         optimize=config.optimize,
         stream=config.stream,
     )
+
+
+def reproducible(config: Config) -> None:
+    """From now on the network of that configuration gives the same bits every time: sums in a fixed order. Call it before the model is
+    loaded; the number of threads is fixed where that is done."""
+    if not is_network(config.backbone):
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    # some GPU operations have no deterministic implementation
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
 
 
 def _threads_at_start() -> int:

@@ -114,7 +114,7 @@ def _why_nothing(path: Path) -> str:
         unread = [file for file in path.iterdir() if file.suffix.lower() in NOT_READ and not file.name.startswith(".")]
         if unread:
             return f"{shown(path)} holds {len(unread)} images that cannot be read: {NOT_READ[unread[0].suffix.lower()]}"
-        below = [inside for inside in sorted(path.iterdir()) if _is_readable(inside)]
+        below = [inside for inside in sorted(path.iterdir()) if is_readable(inside)]
         if below:
             listed = ", ".join(shown(inside) for inside in below[:5]) + (", ..." if len(below) > 5 else "")
             return f"{shown(path)} is not a recording that can be read, but holds some: give one of {listed}"
@@ -136,7 +136,7 @@ def _layout(path: Path) -> Callable[[Path, bool, str], TumSequence | PosedImages
     return colmap if find_model(path) is not None else None
 
 
-def _is_readable(path: Path) -> bool:
+def is_readable(path: Path) -> bool:
     """Whether it looks like a recording."""
     try:
         if path.is_file():

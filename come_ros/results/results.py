@@ -167,7 +167,7 @@ def _of_bag(path: Path, node: str) -> Results:
     """Results with output/ and frames.json."""
     placed = read_frames(path / FRAMES)
     recording = NodeRecording(path / "output", node)
-    metrics = _metrics(path)
+    metrics = read_metrics(path)
     stamps = [stamp for stamp in recording.stamps_ns if stamp in placed.placed]
 
     def frames() -> Iterator[ResultFrame]:
@@ -207,7 +207,7 @@ def _of_map(path: Path) -> Results:
                 )
 
     of_bag = (path / FRAMES).is_file()
-    metrics = _metrics(path)
+    metrics = read_metrics(path)
     return Results(
         path, BAG if of_bag else MAP, "map frame", unit, tuple(k.stamp_ns for k, _, _ in keyframes if k.thumbnail is not None), False,
         True, _path(path / "trajectory_map.tum") or poses, frames, _path(path / "trajectory.tum"), _odometry_unit(metrics), _loops(saved),
@@ -229,7 +229,7 @@ def _of_recording(path: Path, file: Path, kind: str, node: str) -> Results:
         raise DatasetError(
             f"{shown(file)} holds no depth image with an odometry message of the same stamp: record both topics of the node"
         )
-    metrics = _metrics(path) if kind != RECORDING else {}
+    metrics = read_metrics(path) if kind != RECORDING else {}
     unit = _odometry_unit(metrics) if kind == BAG else recording.unit()
 
     def frames() -> Iterator[ResultFrame]:
@@ -278,7 +278,7 @@ def _there(file: Path) -> Path | None:
     return file if file.is_file() else None
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
+def read_metrics(folder: Path) -> dict[str, Any]:
     """metrics.json, {} if there is none that can be read: nothing but words depends on it."""
     try:
         found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

@@ -49,6 +49,21 @@ def configuration(options: argparse.Namespace) -> Config:
     return config.replace(**dict.fromkeys(unused, False))
 
 
+def words_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[str, ...]:
+    """The words that `parser` would read these options from; defaults are left out. parser: without positional arguments."""
+    words: list[str] = []
+    for action in parser._actions:
+        value = getattr(options, action.dest, action.default)
+        if not action.option_strings or value == action.default:
+            continue
+        name = action.option_strings[-1]
+        if action.nargs == 0:
+            words.append(name)
+        else:
+            words += [word for each in (value if isinstance(value, list) else [value]) for word in (name, str(each))]
+    return tuple(words)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser, made: str) -> None:
     """Arguments shared by the commands that train a network for a fixed model. made: the files that are written."""
     parser.add_argument("-o", "--output", required=True, help=f"folder for {made}, state, log and curve")

@@ -28,6 +28,7 @@ from .ending import mute, print_error
 COMMANDS = {
     "demo": "render a room (or take a bag), play it to the live node over DDS, score and plot the results",
     "bag": "reconstruct a bag, folder or video offline: cloud, trajectory, depth and scores, without DDS",
+    "fleet": "reconstruct many recordings over the machines of a Ray cluster, each as bag does",
     "export": "write results as depth images, COLMAP, nerfstudio, TUM, KITTI, PLY, PCD, GLB or a mesh",
     "view": "show results, or a running node, in 3D in the browser",
     "play": "play a bag, folder or video over DDS as a camera would",

@@ -37,8 +37,10 @@ from come_ros.datasets.bag_writer import BagWriter
 from come_ros.datasets.rosbag import Bag
 from come_ros.errors import ConfigError
 from come_ros.files import write_tum
+from come_ros.fleet.segments import Task, outline, predict
 from come_ros.outputs.topics import OUTPUTS
 from come_ros.tools import cli
+from come_ros.tools.arguments import configuration
 from come_ros.tools.report.results import GuardedStream, Reserve
 from come_ros.tools.report.verdict import of_metrics
 from come_ros.types import Frame
@@ -386,6 +388,23 @@ def bag_options(source: Path, out: Path, *arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     return parser.parse_args([str(source), "-o", str(out), *FAKE, *arguments])
+
+
+@pytest.mark.slow
+def test_predictions_that_are_made_already_change_nothing(plain: Path, tmp_path: Path) -> None:
+    """Those of `come_ros fleet`, whose segments stand in test/fleet/test_segments.py."""
+    assert run(plain, tmp_path / "alone") == 0
+    options = bag_options(plain, tmp_path / "unused")
+    how = tools_bag.reading(str(plain), options, configuration(options))
+    assert how.images == COUNT
+    task = Task(str(plain), how.options, how.part, how.config.to_flat(), str(tmp_path / "made"), None, 2)
+    outline(task)
+    for segment in range(2):
+        predict(dataclasses.replace(task, segment=segment))
+    assert list((tmp_path / "made").glob("*.safetensors"))
+    assert run(plain, tmp_path / "joined", "--predictions", str(tmp_path / "made")) == 0
+    for name in ("map.ply", "trajectory.tum", "frames.json", "output/output.mcap"):
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "joined" / name).read_bytes(), name
 
 
 def test_photographs_all_count(tmp_path: Path, world: Truth) -> None:

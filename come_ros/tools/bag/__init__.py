@@ -36,13 +36,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import logging
-import os
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...backbones import load_backbone, reproducible
 from ...camera.rig import pose_of_words
 from ...config import Config
 from ...datasets.known import Poses
@@ -52,11 +54,11 @@ from ...datasets.storage import is_recording
 from ...datasets.tum import read_trajectory
 from ...errors import Cancelled, ComeRosError, ConfigError, DatasetError, Stopped
 from ...files import shown
+from ...fleet.predictions import Kept
 from ...interrupts import Interrupts
 from ...mapping.saved_map import FOLDER
 from ...outputs.frames_file import FRAMES
 from ...pipeline import ReconstructionPipeline
-from ...plugins import is_network
 from ...types import F64
 from ...view.page import FOLDER as VIEW
 from ..arguments import add_config_arguments, configuration
@@ -90,6 +92,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", dest="out", required=True, metavar="DIR", help="output folder; created if missing"
     )
+    add_options(parser)
+    parser.add_argument(
+        "--predictions", metavar="DIR", type=Path, default=None,
+        help="take the model's predictions of windows from DIR, where `come_ros fleet` has put them; others are made as usual",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace results in DIR; other files are kept")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Those that say how a recording is read and reconstructed, also for many at once."""
     parser.add_argument("--topic", default=None, help="image topic of a bag that holds several")
     add_config_arguments(parser)
     parser.add_argument(
@@ -132,7 +144,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-bag", action="store_true", help="do not write output/")
     parser.add_argument("--no-view", action="store_true", help="do not write view/")
-    parser.add_argument("--overwrite", action="store_true", help="replace results in DIR; other files are kept")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -176,7 +187,7 @@ def run(options: argparse.Namespace) -> int:
         folder = stack.enter_context(ResultFolder(Path(options.out), RESULTS, options.overwrite, kept=(FOLDER,)))
         stopped = stack.enter_context(Interrupts())
         with stopped.raising():  # loading takes seconds
-            pipeline = _reproducible_pipeline(config)
+            pipeline = _reproducible_pipeline(config, options.predictions)
         if options.compare and pipeline.backbone.description["accelerator"] == "none":
             raise nothing
         job = Job(
@@ -243,6 +254,28 @@ def run(options: argparse.Namespace) -> int:
             f"--gt: {truth_problem(job.metrics['truth'])}; the results without scores are in {shown(options.out)}"
         )
     return 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a recording is read. options: keyword arguments of open_sequence. part: fields of datasets.part.Part. images: in the part, at
+    most. config: as this recording needs it."""
+
+    options: dict[str, Any]
+    part: dict[str, Any]
+    images: int
+    config: Config
+
+
+def reading(source: str, options: argparse.Namespace, config: Config) -> Reading:
+    """How `run` reads that recording, for others that read it, too. Raises ComeRosError."""
+    config = _for_scale(config, options.odometry, options.depth_topic)
+    part = Part(options.start, options.duration, options.every, options.max_images)
+    how = {"topic": options.topic, "fps": options.fps, "rectify": config.rectify, "levels": config.input.range}
+    with open_sequence(source, **how, depth="none") as recording:
+        count, timed = recording.count or 0, recording.timed
+    images = min(-(-count // part.every), part.most or count)
+    return Reading(how, dataclasses.asdict(part), images, _for_photographs(config, timed))
 
 
 def _check_folders(source: Path, out: Path) -> None:
@@ -345,17 +378,11 @@ def _is_file(path: str | None) -> bool:
     return path is not None and Path(path).is_file()
 
 
-def _reproducible_pipeline(config: Config) -> ReconstructionPipeline:
-    """A pipeline whose results are reproducible bit by bit: a fixed number of threads, and sums in a fixed order."""
-    if is_network(config.backbone):
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        import torch
-
-        torch.use_deterministic_algorithms(
-            True, warn_only=True
-        )  # some GPU operations have no deterministic implementation
-        torch.backends.cudnn.benchmark = False
-    return ReconstructionPipeline(config)
+def _reproducible_pipeline(config: Config, predictions: Path | None) -> ReconstructionPipeline:
+    """A pipeline whose results are reproducible bit by bit. predictions: folder of those that are made already."""
+    reproducible(config)
+    backbone = load_backbone(config)
+    return ReconstructionPipeline(config, backbone if predictions is None else Kept(backbone, predictions))
 
 
 class _warnings_once:
