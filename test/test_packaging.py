@@ -29,6 +29,7 @@ PAGES = [
     "README.md",
     "config/README.md",
     "come_ros/accelerators/README.md",
+    "come_ros/fleet/README.md",
     "come_ros/models/README.md",
     "come_ros/ros/README.md",
     "come_ros/tools/README.md",

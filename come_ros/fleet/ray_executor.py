@@ -16,8 +16,10 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ from .work import LOST, STOPPED, Outcome, Work
 log = logging.getLogger("come_ros")
 
 STORE_BYTES = 80 << 20  # of Ray's object store, which needs 75 MiB at least: tasks exchange a few kilobytes
+PATIENCE_S = 10.0  # for processes that are killed
 SESSIONS = "come_ros_fleet_"  # folders of local sessions, with the process id
 INSTALL = "pip install 'come_ros[fleet]'"
 
@@ -82,9 +85,13 @@ def session(address: str, workers: int, needs: Needs, spare_gpu: bool = False) -
     with contextlib.ExitStack() as stack:
         stack.enter_context(_signals_kept())
         if address == "local":
+            if "ray" in sys.modules and not _key.cache_info().currsize:
+                raise FleetError(
+                    "Ray was imported before it could be kept on this machine: start the fleet in a process of its own"
+                )
             stack.enter_context(_environment(_private()))
             folder = _session_folder()
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.callback(_end, folder)
         ray = import_ray()
         stack.callback(_shut_down, ray)
         options: dict[str, Any] = {"address": address, "log_to_driver": False, "configure_logging": False}
@@ -139,8 +146,29 @@ def _session_folder() -> Path:
     for left in Path(tempfile.gettempdir()).glob(f"{SESSIONS}*"):
         pid = left.name.removeprefix(SESSIONS).partition("_")[0]
         if pid.isdigit() and not Path("/proc", pid).exists():
-            shutil.rmtree(left, ignore_errors=True)
+            _end(left)
     return Path(tempfile.mkdtemp(prefix=f"{SESSIONS}{os.getpid()}_"))
+
+
+def _end(folder: Path) -> None:
+    """Of the local session with that folder: processes, also where Ray failed to start and does not know them, and files."""
+    mark, deadline = os.fsencode(folder), time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if mark in _read(path)]
+        if not left:
+            break
+        for path in left:
+            with contextlib.suppress(OSError):
+                os.kill(int(path.parent.name), signal.SIGKILL)
+        time.sleep(0.05)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -35,6 +36,12 @@ class Inputs:
     options: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def digest(self) -> str:
+        """Of everything but the source."""
+        about = (self.come_ros, sorted(self.parameters.items()), self.options, sorted(self.files.items()))
+        return hashlib.sha256(repr(about).encode(errors="replace")).hexdigest()[:12]
+
     def changes(self, now: Inputs, content: Callable[[], str]) -> list[str]:
         """What differs between these, which a result was made from, and those of now, in words; empty if nothing does. content: of the
         source now, read only if its files were written since."""
@@ -61,7 +68,7 @@ class Inputs:
 class Record:
     """state: DONE, or PARTIAL where the recording is damaged and `come_ros bag` made what it could of the rest; reason: its message then.
     seconds: of the last attempt, without waiting. attempts: how many there were. node: where it ran. made: names in the folder that belong
-    to these results; others are somebody else's and stay."""
+    to these results; others do not, and stay."""
 
     inputs: Inputs
     state: str = DONE

@@ -125,12 +125,15 @@ def segment_of(windows: list[list[int]], index: int, count: int) -> list[list[in
 
 
 def predict(task: Task) -> None:
-    """Adds the predictions of the windows of a segment to the folder. Raises ComeRosError."""
+    """Adds the predictions of the windows of a segment to the folder, unless all are there. Raises ComeRosError."""
     assert task.segment is not None
     try:
         windows = json.loads(Path(task.folder, OUTLINE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DatasetError(f"the outline in {task.folder} cannot be read ({error}): start the fleet again") from error
+    done = Path(task.folder, f"{task.segment}.{task.segments}.done")
+    if done.exists():  # before the fleet was started again
+        return
     wanted = segment_of(windows, task.segment, task.segments)
     if not wanted:
         return
@@ -150,6 +153,7 @@ def predict(task: Task) -> None:
     with task.open() as source:
         for _ in pipeline.run(frames(source)):
             pass
+    write_text(done, "")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import json
 import logging
@@ -31,7 +32,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ from ..files import shown
 from ..fleet.executors import Executor
 from ..fleet.loop import Ended, Job, Progress, Rules, run_all
 from ..fleet.ray_executor import Needs, check_ray, session
-from ..fleet.record import Inputs, Record, inputs_of, read_record, with_source
+from ..fleet.record import DONE, PARTIAL, Inputs, Record, inputs_of, read_record, with_source
 from ..fleet.segments import Task
 from ..fleet.sources import Source, bytes_of, content_of, find_sources, names_of
 from ..fleet.work import COME_ROS, THREADS, Work, hidden
@@ -57,7 +58,7 @@ from .report.results import cannot_write
 
 log = logging.getLogger("come_ros")
 
-LOCAL = "local"
+LOCAL, PREDICTIONS = "local", "predictions"
 AROUND_MIB = 600  # of `come_ros bag` besides the model: images, maps, pictures; see test/benchmark/robustness/fleet.py
 TRIAL_S = 300.0
 
@@ -166,6 +167,7 @@ def work_off(
     rules = Rules(options.retries, int(options.min_free * 1e6))
     jobs = [_job(one, options, out) for one in todo]
     sizes = {one.name: max(1, bytes_of(one.source.place)) for one in todo}
+    wanted = {_folder(one, out).name for one in todo}
     seen: set[str] = set()
     images, begun = 0, time.monotonic()
     with tqdm(total=len(jobs), desc="recordings", disable=None) as bar:
@@ -187,10 +189,13 @@ def work_off(
                 f"{images / passed if passed else 0:.1f} images/s, {left / 60:.0f} min left"
             )
 
-        try:
-            return run_all(jobs, executor, rules, out, stopped, watch)
-        finally:
-            shutil.rmtree(hidden(out) / "predictions", ignore_errors=True)
+        ended = run_all(jobs, executor, rules, out, stopped, watch)
+    for folder in _predictions(out).glob("*"):  # those of recordings that are done, and of other parameters
+        if ended.get(folder.name.rpartition(".")[0], Ended(DONE)).state in (DONE, PARTIAL) or folder.name not in wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # it holds some, or was never made
+        _predictions(out).rmdir()
+    return ended
 
 
 def report(
@@ -238,7 +243,7 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--workers is for this machine only: leave it out with --address {options.address}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
     """The output folder, with a place for what is not finished, for one fleet at a time. Raises OutputError."""
     place = hidden(out)
@@ -251,13 +256,26 @@ def _alone(out: Path) -> Iterator[None]:
                 raise OutputError(
                     f"another fleet works in {shown(out)}: wait for it, or choose another folder with -o"
                 ) from None
-            for left in place.iterdir():  # of a fleet that was killed
-                if left.is_dir():
-                    shutil.rmtree(left, ignore_errors=True)
-            yield
-            shutil.rmtree(place, ignore_errors=True)
+            _clear(place)  # of a fleet that was killed
+            try:
+                yield
+            finally:
+                _clear(place)
+                if not _predictions(out).exists():
+                    shutil.rmtree(place, ignore_errors=True)
     except OSError as error:
         raise cannot_write(out, error) from error
+
+
+def _clear(place: Path) -> None:
+    """Removes what attempts have left; predictions of long recordings are kept for the next start."""
+    for left in place.iterdir():
+        if left.is_dir() and left.name != PREDICTIONS:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _predictions(out: Path) -> Path:
+    return hidden(out) / PREDICTIONS
 
 
 def _planned(options: argparse.Namespace, config: Config, sources: list[Source], out: Path) -> list[Planned]:
@@ -387,5 +405,10 @@ def _task(one: Planned, options: argparse.Namespace, out: Path) -> Task | None:
         log.warning("%s stays whole: the scale, or the model, is given depth or poses", one.name)
         return None
     segments = -(-about.images // options.segment_images)
-    folder = str((hidden(out) / "predictions" / one.name).absolute())
-    return Task(one.source.path, about.options, about.part, about.config.to_flat(), folder, None, segments)
+    config = about.config.to_flat()
+    return Task(one.source.path, about.options, about.part, config, str(_folder(one, out).absolute()), None, segments)
+
+
+def _folder(one: Planned, out: Path) -> Path:
+    """Of the predictions of a recording with its present parameters."""
+    return _predictions(out) / f"{one.name}.{one.inputs.digest}"

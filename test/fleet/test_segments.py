@@ -59,6 +59,7 @@ def alone(images: Path) -> list[np.ndarray]:
     return results(images, load_backbone(CONFIG))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segments", [1, 3])
 def test_the_result_is_that_of_a_run_without_segments(
     images: Path, alone: list[np.ndarray], segments: int, tmp_path: Path
@@ -66,12 +67,16 @@ def test_the_result_is_that_of_a_run_without_segments(
     outline(task(images, tmp_path))
     for i in range(segments):
         predict(task(images, tmp_path, i, segments))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    predict(task(images, tmp_path, 0, segments))  # as after a restart
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
     kept = Kept(load_backbone(CONFIG), tmp_path)
     again = results(images, kept)
     assert len(again) == len(alone) and all(map(np.array_equal, again, alone))
     assert kept.counts == {"found": len(json.loads((tmp_path / OUTLINE).read_text())), "made": 0}
 
 
+@pytest.mark.slow
 def test_a_prediction_that_is_missing_or_damaged_is_made_as_usual(
     images: Path, alone: list[np.ndarray], tmp_path: Path
 ) -> None:

@@ -80,10 +80,10 @@ def test_new_results_replace_the_old_ones_and_nothing_else(tmp_path: Path) -> No
     unit = work(tmp_path, "good")
     run(unit)
     place = tmp_path / "out" / "r"
-    (place / "mine.txt").write_text("of somebody")
+    (place / "mine.txt").write_text("by hand")
     (place / "map.ply").write_text("old")
     assert run(unit).state == DONE
-    assert (place / "map.ply").read_text() != "old" and (place / "mine.txt").read_text() == "of somebody"
+    assert (place / "map.ply").read_text() != "old" and (place / "mine.txt").read_text() == "by hand"
 
 
 def test_a_failure_leaves_the_old_results_as_they_are(tmp_path: Path) -> None:

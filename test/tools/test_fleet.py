@@ -53,6 +53,7 @@ def told(out: Path) -> dict[str, Any]:
     return {row["name"]: row for row in json.loads((out / "fleet.json").read_text())["recordings"]}
 
 
+@pytest.mark.slow
 def test_what_is_finished_and_unchanged_is_skipped_and_changes_are_logged(
     runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -82,6 +83,7 @@ def test_what_is_finished_and_unchanged_is_skipped_and_changes_are_logged(
     assert not any(row["skipped"] for row in told(out).values())
 
 
+@pytest.mark.slow
 def test_what_fails_is_reported_with_its_log_and_the_others_go_on(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,7 +137,8 @@ def test_a_signal_keeps_what_is_finished(
     monkeypatch.setattr(Here, "wait", interrupted)
     assert run(runs, out) == 130
     assert "2 of 3 recordings are finished" in capsys.readouterr().err
-    assert told(out)["hangs"]["state"] == "stopped" and not (out / "hangs").exists() and not (out / ".fleet").exists()
+    assert told(out)["hangs"]["state"] == "stopped"
+    assert not (out / "hangs").exists() and not (out / ".fleet").exists()
 
 
 def test_two_fleets_do_not_work_in_one_folder(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
