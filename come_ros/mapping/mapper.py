@@ -24,6 +24,7 @@ from ..geometry import finite_median, inverse, rotation_angle
 from ..tracking.drift import by_network
 from ..types import F64, Alignment, Frame, Submap
 from . import relocalise
+from .aside import Call, directly
 from .graph import DIMENSIONS, Edges, Similarities, news, optimise, parts, root_information
 from .keyframe import Keyframe, thumbnail_of
 from .lengths import LEAST_CHANGE, smoothed
@@ -109,9 +110,11 @@ class Mapper:
         loops: bool = True,
         saved: SavedMap | None = None,
         localize: bool = False,
+        call: Call = directly,
     ) -> None:
         """metric: whether lengths are in metres, so that scales are not estimated. saved: the map to start in. localize: whether the saved
-        map stays unchanged; its keyframes then do not count towards most_keyframes."""
+        map stays unchanged; its keyframes then do not count towards most_keyframes. call: runs what takes long."""
+        self._call = call
         self.free_scale, self.most, self.loops = not metric, most_keyframes, loops
         self.saved, self.localize = saved, localize and saved is not None
         self.reset()
@@ -154,7 +157,7 @@ class Mapper:
                 return False
             self._link(last, usual)
         place = None if submap.places is None else submap.places[row]
-        view = view_of(frame.image, depth, submap.intrinsics[row], place) if self.loops else None
+        view = self._call(view_of, frame.image, depth, submap.intrinsics[row], place) if self.loops else None
         thumbnail = None if trusted is None else thumbnail_of(submap, row, trusted(submap, row))
         self.keyframes.append(Keyframe(frame.stamp_ns, pose.copy(), view, thumbnail, self.session, submap.scale))
         self._since, self._unsure = [], np.zeros(3)
@@ -232,7 +235,7 @@ class Mapper:
         place = self.nodes.translation[0] + np.concatenate([np.zeros((1, 3)), np.cumsum(way, axis=0)])
         self.nodes = Similarities(self.nodes.log_scale + since, self.nodes.rotation, place)
         if len(self.closed.first):
-            self.nodes = optimise(self.nodes, self.edges, self._fixed(), self.free_scale).nodes
+            self.nodes = self._call(optimise, self.nodes, self.edges, self._fixed(), self.free_scale).nodes
         return True
 
     def _leap(self, frame: Frame, usual: float) -> F64:
@@ -275,7 +278,7 @@ class Mapper:
             closed = closed.joined(_edge(sighting.there, sighting.here, sighting.match))
         edges = self.chain.joined(closed)
         before, self.closed = self.closed, closed
-        solution = optimise(nodes, edges, self._fixed(), self.free_scale)
+        solution = self._call(optimise, nodes, edges, self._fixed(), self.free_scale)
         if solution.trust[-len(agreed)] < LEAST_TRUST:
             self.closed = before
             self.search.refused["does not fit the graph"] += 1
@@ -287,7 +290,8 @@ class Mapper:
         """Compares the newest keyframe with each of `rows`."""
         here = self.keyframes[-1].view
         assert here is not None
-        return [(i, compare(there, here)) for i in rows if (there := self.keyframes[i].view) is not None]
+        seen = [(i, view) for i in rows if (view := self.keyframes[i].view) is not None]
+        return [(i, self._call(compare, there, here)) for i, there in seen]
 
     def _close(self) -> bool:
         """Searches for loops of the newest keyframe. Returns whether any was closed."""
@@ -303,7 +307,7 @@ class Mapper:
         loops, inexact = [], []
         for i, match in found:
             loop = _edge(i, len(self.keyframes) - 1, match)
-            said = news(self.nodes, edges, loop, fixed, self.free_scale)
+            said = self._call(news, self.nodes, edges, loop, fixed, self.free_scale)
             if said.surprise > MOST_SURPRISE:
                 if self._elsewhere(loop):
                     self.counts.refused["another place that looks the same"] += len(found)
@@ -329,7 +333,7 @@ class Mapper:
         for loop in loops:
             closed = closed.joined(loop)
         edges = self.chain.joined(closed)
-        solution = optimise(self.nodes, edges, fixed, self.free_scale)
+        solution = self._call(optimise, self.nodes, edges, fixed, self.free_scale)
         trust = solution.trust[len(self.chain.first) :]
         if trust.min() < LEAST_TRUST:
             self.counts.refused["does not fit the graph"] += len(loops)

@@ -7,6 +7,7 @@ import threading
 from typing import Protocol
 
 from ..config import Config
+from ..mapping.aside import Call, directly
 from ..mapping.saved_map import SavedMap
 from ..messages import Messages
 from ..tracking.odometry import Located
@@ -37,12 +38,12 @@ class Reporter:
 
     def __init__(
         self, sink: Sink, messages: Messages, config: Config, metric: bool, cameras: int = 1, background: bool = False,
-        saved: SavedMap | None = None, places: str = "",
+        saved: SavedMap | None = None, places: str = "", call: Call = directly,
     ) -> None:  # fmt: skip
         """config: of the world. metric: whether the model's unit is the metre. cameras: rows of each instant, the first of which leads.
         background: whether another thread does the world's `work`; else it is done at once, so that results are the same every time.
-        saved, places: the map to begin in, and what makes place descriptors, see SavedMap."""
-        self.world = World(config, messages, metric, saved, places)
+        saved, places: the map to begin in, and what makes place descriptors, see SavedMap. call: runs what takes long in that work."""
+        self.world = World(config, messages, metric, saved, places, call)
         self._sink, self._messages, self._cameras, self._background = sink, messages, cameras, background
         self._estimator = MotionEstimator()
         self._number = 0  # of the world, see Submap.world

@@ -20,6 +20,7 @@ from ..config import Config
 from ..errors import OutputError
 from ..files import whole_folder, write_pcd, write_ply, write_tum
 from ..geometry import transform
+from ..mapping.aside import Call, directly
 from ..mapping.follow import in_map, lengths_in_map
 from ..mapping.mapper import Corrections, LoopCounts, Mapper
 from ..mapping.saved_map import SavedMap, write_map
@@ -112,9 +113,11 @@ class World:
     )
 
     def __init__(
-        self, config: Config, messages: Messages, metric: bool = False, saved: SavedMap | None = None, places: str = ""
-    ) -> None:
-        """saved: the map to start in. places: Backbone.places of the model, see SavedMap."""
+        self, config: Config, messages: Messages, metric: bool = False, saved: SavedMap | None = None, places: str = "",
+        call: Call = directly,
+    ) -> None:  # fmt: skip
+        """saved: the map to start in. places: Backbone.places of the model, see SavedMap. call: runs what takes long in `work`."""
+        self._call = call
         self.messages, self.metric, self.saved, self._places = messages, metric, saved, places
         self.path_changes = self.map_changes = 0
         self._lock = threading.Lock()
@@ -146,7 +149,7 @@ class World:
     def _new_mapper(self) -> Mapper:
         metric = self.metric and (self.saved is None or self.saved.metres == 1.0)
         c = self.config
-        return Mapper(metric, c.map.max_keyframes, c.closes_loops, saved=self.saved, localize=c.localizes)
+        return Mapper(metric, c.map.max_keyframes, c.closes_loops, self.saved, c.localizes, self._call)
 
     def _session(self, what: int, stamp_ns: int) -> int:
         """The session of the next pose (what = 0) or points (1): a new one starts when stamps jump back (on_time_jump is keep_pose)."""

@@ -14,9 +14,9 @@ from ..outputs.world import World
 log = logging.getLogger("come_ros")
 
 POLL_S = 0.1
-# Of the time, for the graph, and for moving path and map after loops: the model needs cores and interpreter more. Where keyframes come
-# faster, some are left out of the graph, which then has longer steps.
-MOST_WORK, MOST_SETTLING = 0.1, 0.1
+# Of the time, for the graph, whose work a process of low priority does, and for moving path and map after loops, which this thread does.
+# Where keyframes come faster, some are left out of the graph, which then has longer steps.
+MOST_WORK, MOST_SETTLING = 0.3, 0.1
 MOST_SEARCH = 0.5  # instead of MOST_WORK, until the camera is found in a saved map
 # Python's threads hand over the interpreter every 5 ms: that is long for the thread that locates each image, which asks for it some twenty
 # times an image
@@ -26,14 +26,15 @@ SWITCH_S = 0.0005
 class MapThread(threading.Thread):
     """Does the `work` of whichever world is the present one."""
 
-    def __init__(self, world: Callable[[], World]) -> None:
+    def __init__(self, world: Callable[[], World], close: Callable[[], None] = lambda: None) -> None:
+        """close: ends what the world's `work` waits for."""
         super().__init__(name="come_map", daemon=True)
-        self._world = world
+        self._world, self._close = world, close
         self._stopping = threading.Event()
         self._failed = ""
 
     def run(self) -> None:
-        importlib.import_module("scipy.sparse.linalg")  # half a second, now and not at the first loop
+        importlib.import_module("scipy.sparse.csgraph")  # now and not at the first loop
         sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
         settle_at, closed, pause = 0.0, 0, POLL_S
         while not self._stopping.wait(pause):
@@ -52,6 +53,8 @@ class MapThread(threading.Thread):
                     world.settle()
                     settle_at = begun + (time.monotonic() - begun) / MOST_SETTLING
             except Exception as error:  # the node stays up, with the map as it was
+                if self._stopping.is_set():
+                    return
                 text = f"{type(error).__name__}: {error}"
                 if text != self._failed:
                     log.error("the map's graph failed, a keyframe is left out: %s", text, exc_info=error)
@@ -60,5 +63,6 @@ class MapThread(threading.Thread):
     def stop(self, patience_s: float) -> None:
         """Ends it, as soon as what it is doing is done."""
         self._stopping.set()
+        self._close()
         if self.ident is not None:
             self.join(patience_s)

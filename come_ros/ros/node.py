@@ -19,6 +19,7 @@ from ..camera.rig import rig_remark
 from ..config import Config
 from ..drops import DROP_REASONS
 from ..errors import ComeRosError, DeviceLost
+from ..mapping.aside import Aside
 from ..mapping.saved_map import read_map
 from ..outputs.reporter import Reporter
 from ..parameter_file import read_entries
@@ -117,8 +118,9 @@ class ReconstructionNode(LifecycleNode):
         self._started = time.monotonic()
         self._latched: LatchedTopics | None = None
         self._frame_topics = Publishers(self, self.reader, self.telemetry)
+        self._aside = Aside("come_ros.mapping.mapper")
         self._reporter = self._new_reporter()
-        self._mapping = MapThread(lambda: self._reporter.world)
+        self._mapping = MapThread(lambda: self._reporter.world, self._aside.close)
         self._inputs: list[Input] = []  # the images first
         self._output_conflicts = OutputConflicts(self)
         self._clock_ticks = False
@@ -324,7 +326,7 @@ class ReconstructionNode(LifecycleNode):
             saved = read_map(self.config.map.load, places) if self.config.map.load else None
         return Reporter(
             self._frame_topics, messages.ROS, self.config, pipeline is not None and pipeline.metric, len(self.reader.cameras),
-            background=True, saved=saved, places=places,
+            background=True, saved=saved, places=places, call=self._aside,
         )  # fmt: skip
 
     def _publish_pose(self, located: Located, config: Config) -> None:
