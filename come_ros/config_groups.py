@@ -22,8 +22,8 @@ class AcceleratorParameters:
     )
     ratio: float = parameter(
         0.5,
-        "share that is merged, dropped or not read, 0 = nothing; come, random: of the groups; good_token_hunting: of the frames; others: "
-        "of the patches",
+        "share that is merged, dropped or not read, 0 = nothing; come, random: of the groups; good_token_hunting, subscene: of the frames; "
+        "regime: of the layers; others: of the patches",
         low=0.0,
         high=1.0,
         dynamic=True,
@@ -86,11 +86,25 @@ class AcceleratorParameters:
     )
     stride: int = parameter(
         2,
-        "good_token_hunting: spacing of the patches that the middle layers read",
+        "good_token_hunting, regime: spacing of the patches that some layers read",
         low=1,
         high=8,
         dynamic=True,
-        only=("accelerator.name", ("good_token_hunting",)),
+        only=("accelerator.name", ("good_token_hunting", "regime")),
+    )
+    phases: str = parameter(
+        "shifted",
+        "regime: whether frames that look alike read other patches each, or all the same ones",
+        choices=("shifted", "same"),
+        dynamic=True,
+        only=("accelerator.name", ("regime",)),
+    )
+    subscenes: str = parameter(
+        "looks",
+        "subscene: which frames read each other: those that look alike, consecutive ones, or random ones",
+        choices=("looks", "time", "random"),
+        dynamic=True,
+        only=("accelerator.name", ("subscene",)),
     )
     layer_plan: str = parameter(
         "",

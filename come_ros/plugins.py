@@ -153,6 +153,8 @@ ACCELERATORS = Registry(
         "pace": "come_ros.accelerators.pace:Pace",
         "fast": "come_ros.accelerators.fast:Fast",
         "temporal": "come_ros.accelerators.temporal:Temporal",
+        "subscene": "come_ros.accelerators.subscene:Subscene",
+        "regime": "come_ros.accelerators.regime:Regime",
         "random": "come_ros.accelerators.random:Random",
     },
     "accelerator.params.",

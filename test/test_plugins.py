@@ -157,7 +157,8 @@ def test_a_short_name_means_the_plug_ins_own_first() -> None:
         (["accelerator.name=every", "accelerator.params.step=two"], "accelerator.params.step is 'two' (str), but must be"),
         (["accelerator.name=every", "accelerator.params.stp=3"], "did you mean 'accelerator.params.step'?"),
         (["accelerator.params.step=3"], "accelerator.name is none, which has no parameters of its own"),
-        (["accelerator.name=evry"], "must be one of none, come, tome, good_token_hunting, pace, fast, temporal, random, every, broken"),
+        (["accelerator.name=evry"], "must be one of none, come, tome, good_token_hunting, pace, fast, temporal, subscene, regime, random, "
+         "every, broken"),
         (["accelerator.name=plugin_of_somebody:Evry"], "has no class 'Evry'"),
         (["accelerator.name=plugin_of_nobody:Every"], "there is no module 'plugin_of_nobody': install it into this Python"),
         (["accelerator.name=plugin_that_needs:X"], "there is no module 'a_package_that_nobody_has': install that"),

@@ -15,6 +15,8 @@ from .fast import Fast
 from .good_token_hunting import GoodTokenHunting
 from .pace import Pace
 from .random import Random
+from .regime import Regime
+from .subscene import Subscene
 from .temporal import Temporal
 from .tome import ToMe
 
@@ -34,6 +36,8 @@ __all__ = [
     "Pace",
     "Random",
     "Reach",
+    "Regime",
+    "Subscene",
     "Temporal",
     "ToMe",
     "Tokens",

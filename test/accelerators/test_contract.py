@@ -12,6 +12,8 @@ from come_ros.accelerators import (
     NoAccelerator,
     Pace,
     Random,
+    Regime,
+    Subscene,
     Temporal,
     Tokens,
     ToMe,
@@ -39,6 +41,8 @@ MADE = {
         seeded(lambda: TokenScorer(48, 8)), seeded(lambda: Restorer(48, 48, 8)), ratio=ratio
     ),
     "temporal": lambda ratio=0.5: Temporal(ratio=ratio),
+    "subscene": lambda ratio=0.5: Subscene(ratio=ratio),
+    "regime": lambda ratio=0.5: Regime(4, ratio=ratio),
     "fast": lambda ratio=0.5: Fast(ratio=ratio),
     "random": lambda ratio=0.5: Random(RandomConfidence(48), 0, group=(2, 2), ratio=ratio),
     "good_token_hunting": lambda ratio=0.5: GoodTokenHunting(LayerPlan(1, 2), ratio=ratio),
@@ -223,6 +227,10 @@ def test_the_residual_site_is_told_the_keys_and_the_block(model, images):
         # four global layers of 3 frames of 4x5 patches: one in the frame, one on a grid of 2x3 of 2 frames, two of 2 frames
         ("good_token_hunting", (1 / 3 + 2 / 3 * 6 / 20 + 2 * 2 / 3) / 4),
         ("temporal", 1 - 20 / 60),  # half of the 40 patches of later frames share a key of the first
+        # the first frame reads all; each of the two others is a group, and reads itself and the first one
+        ("subscene", (3 + 2 * 2) / 9),
+        # two of four layers: the whole first frame, and of 4x5 patches 2x3 of the most similar frame and 2x2 of the other
+        ("regime", (2 + 2 * (20 + 6 + 4) / 60) / 4),
         ("come", 14 / 20),  # 2 of the 4 whole groups: 6 tokens fewer
         ("none", 1.0),
     ],
