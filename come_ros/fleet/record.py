@@ -114,10 +114,10 @@ def inputs_of(source: Source, parameters: Mapping[str, Any], options: tuple[str,
     return Inputs(__version__, source.path, parameters=dict(parameters), options=options, files=files)
 
 
-def with_source(inputs: Inputs, source: Source, whole: bool) -> Inputs:
-    """`inputs` with the state of the source, and with its content if `whole`, which reads it. Raises DatasetError."""
+def with_source(inputs: Inputs, place: Path, whole: bool) -> Inputs:
+    """`inputs` with the state of the recording at `place`, and with its content if `whole`, which reads it. Raises DatasetError."""
     try:
-        state = state_of(source.place)
-        return dataclasses.replace(inputs, state=state, content=content_of(source.place) if whole else "")
+        state = state_of(place)
+        return dataclasses.replace(inputs, state=state, content=content_of(place) if whole else "")
     except OSError as error:
-        raise DatasetError(f"{shown(source.path)} cannot be read: {error.strerror or error}") from error
+        raise DatasetError(f"{shown(inputs.source)} cannot be read: {error.strerror or error}") from error

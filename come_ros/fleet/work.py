@@ -116,7 +116,8 @@ def _run(work: Work, stop: Callable[[], bool]) -> Outcome:
             FAILED, f"this node has no folder {shown(work.folder)}: start the fleet in a folder that all nodes share"
         )
     begun = time.monotonic()
-    inputs = with_source(work.inputs, work.source, whole=work.final)
+    place = Path(work.folder, work.source.place)  # a worker of Ray may be in another folder
+    inputs = with_source(work.inputs, place, whole=work.final)
     shutil.rmtree(work.stage, ignore_errors=True)
     work.stage.mkdir(parents=True)
     work.log.parent.mkdir(exist_ok=True)
@@ -144,7 +145,7 @@ def _run(work: Work, stop: Callable[[], bool]) -> Outcome:
         return Outcome(FAILED, said or f"exit code {code}")
     state, reason = (DONE, "") if code == 0 else (PARTIAL, said)
     if work.final:
-        if with_source(work.inputs, work.source, whole=False).state != inputs.state:
+        if with_source(work.inputs, place, whole=False).state != inputs.state:
             return Outcome(FAILED, f"{shown(work.source.path)} was written to while it was read")
         made = (*sorted(path.name for path in results.iterdir()), RECORD)
         took = time.monotonic() - begun

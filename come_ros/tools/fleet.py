@@ -324,7 +324,7 @@ def _divided(planned: list[Planned], out: Path, again: bool) -> tuple[list[Plann
     for one in planned:
         record = None if again else _record(out / one.name)
         try:
-            now = with_source(one.inputs, one.source, whole=False)
+            now = with_source(one.inputs, one.source.place, whole=False)
         except DatasetError:
             todo.append(one)  # it fails there, with its log
             continue

@@ -100,6 +100,17 @@ def test_the_number_of_threads_is_that_of_the_fleet(tmp_path: Path, monkeypatch:
         assert (tmp_path / "out" / name / "map.ply").read_text() == (wanted or "none")
 
 
+def test_a_relative_path_starts_in_the_fleets_folder_not_in_that_of_the_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "in" / "r", 1)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parents[1])]))
+    source = Source("in/r")
+    words, inputs = ("good", source.path), Inputs(__version__, source.path)
+    outcome = run(Work("r", "commands", words, source, inputs, str(tmp_path / "out"), folder=str(tmp_path)))
+    assert (outcome.state, outcome.reason) == (DONE, "")
+
+
 def test_another_version_and_a_folder_that_is_not_there_are_told(tmp_path: Path) -> None:
     unit = work(tmp_path, "good", folder=str(tmp_path / "nowhere"))
     assert "no folder" in run(unit).reason
