@@ -232,7 +232,12 @@ class RayExecutor:
         self._tasks[self._remote.options(scheduling_strategy=strategy, name=work.title).remote(work)] = work
 
     def wait(self, timeout_s: float) -> list[tuple[Work, Outcome]]:
-        ready, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=timeout_s)
+        try:
+            ready, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=timeout_s)
+        except self._ray.exceptions.RayError as error:
+            raise FleetError(
+                f"the connection to Ray is lost ({type(error).__name__}): start the fleet again for the rest"
+            ) from error
         return [(self._tasks.pop(task), self._outcome(task)) for task in ready]
 
     def stop(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -24,12 +25,13 @@ MODELS = Path(__file__).resolve().parents[1] / "models"
 
 @dataclass(frozen=True)
 class Inputs:
-    """All that a result depends on. come_ros: version. source: as given to `come_ros bag`. state, content: see sources.py; "" where not
-    known. parameters: all of them, by name. options: of `come_ros bag`. files: path -> fingerprint of weights and of files that options
-    name."""
+    """All that a result depends on. come_ros: version. source: as given to `come_ros bag`; place: its real path. state, content: see
+    sources.py; "" where not known. parameters: all, by name. options: of `come_ros bag`. files: path -> fingerprint of weights, and of
+    files that options name."""
 
     come_ros: str
     source: str
+    place: str = ""
     state: str = ""
     content: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -46,7 +48,7 @@ class Inputs:
         """What differs between these, which a result was made from, and those of now, in words; empty if nothing does. content: of the
         source now, read only if its files were written since."""
         told = []
-        for name in ("come_ros", "source"):
+        for name in ("come_ros", "place"):
             before, after = getattr(self, name), getattr(now, name)
             if before != after:
                 told.append(f"{name} {shown(before)} -> {shown(after)}")
@@ -107,11 +109,22 @@ def inputs_of(source: Source, parameters: Mapping[str, Any], options: tuple[str,
     DatasetError."""
     named = {word for word in (*map(str, parameters.values()), *options) if word and os.path.isfile(word)}
     try:
-        files = {word: fingerprint(word) for word in sorted(named)}
+        files = {word: _fingerprint(word, os.stat(word).st_mtime_ns) for word in sorted(named)}
+        files["come_ros/models"] = _content(MODELS, state_of(MODELS))
     except OSError as error:
         raise DatasetError(f"{shown(error.filename)} cannot be read: {error.strerror or error}") from error
-    files["come_ros/models"] = content_of(MODELS)
-    return Inputs(__version__, source.path, parameters=dict(parameters), options=options, files=files)
+    place = os.path.realpath(source.place)
+    return Inputs(__version__, source.path, place, parameters=dict(parameters), options=options, files=files)
+
+
+@functools.cache  # thousands of recordings name the same files
+def _fingerprint(path: str, mtime_ns: int) -> str:
+    return fingerprint(path)
+
+
+@functools.cache
+def _content(place: Path, state: str) -> str:
+    return content_of(place)
 
 
 def with_source(inputs: Inputs, place: Path, whole: bool) -> Inputs:

@@ -59,7 +59,7 @@ from .report.results import cannot_write
 log = logging.getLogger("come_ros")
 
 LOCAL, PREDICTIONS = "local", "predictions"
-AROUND_MIB = 600  # of `come_ros bag` besides the model: images, maps, pictures; see test/benchmark/robustness/fleet.py
+AROUND_MIB = 600  # of `come_ros bag` besides the model: images, maps, pictures; see test/benchmark/speed/fleet.py
 TRIAL_S = 300.0
 
 
@@ -211,7 +211,11 @@ def report(
     made = FleetReport(rows, seconds)
     write_report(made, out)
     print(made.table())
-    print(f"\nindex.html and fleet.json in {shown(out)}; `come_ros view {shown(out / rows[0].name)}` shows one in 3D")
+    good = [row.name for row in made.rows if row.images]
+    print(
+        f"\nindex.html and fleet.json in {shown(out)}"
+        + (f"; `come_ros view {shown(out / good[0])}` shows one in 3D" if good else "")
+    )
     if stopped.number is not None:
         finished = sum(not row.failed for row in rows)
         raise Stopped(
@@ -286,7 +290,7 @@ def _planned(options: argparse.Namespace, config: Config, sources: list[Source],
         if record is None:
             taken.add(folder.name)
         else:
-            known[os.path.realpath(Source(record.inputs.source).place)] = folder.name
+            known[record.inputs.place] = folder.name
     names = names_of(sources, known, taken)
     parser = _BagOptions(add_help=False)
     bag.add_options(parser)

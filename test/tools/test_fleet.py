@@ -55,7 +55,7 @@ def told(out: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_what_is_finished_and_unchanged_is_skipped_and_changes_are_logged(
-    runs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    runs: Path, tmp_path: Path, caplog: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     recordings(runs, "good_1", "good_2")
@@ -79,6 +79,10 @@ def test_what_is_finished_and_unchanged_is_skipped_and_changes_are_logged(
     assert [text.partition(" is made again, because of changes: ")[2].partition(";")[0] for text in caplog.messages] == [
         "the recording's files", *["window.size 8 -> 3"] * 3,
     ]  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert run(Path("runs"), out, "--set", "window.size=3") == 0  # the same recordings
+    assert all(row["skipped"] for row in told(out).values())
     assert run(runs, out, "--set", "window.size=3", "--again") == 0
     assert not any(row["skipped"] for row in told(out).values())
 
