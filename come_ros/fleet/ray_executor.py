@@ -83,7 +83,6 @@ def session(address: str, workers: int, needs: Needs, spare_gpu: bool = False) -
     or with this process. spare_gpu: a task takes a GPU where there is any. Raises FleetError."""
     folder = Path()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_signals_kept())
         if address == "local":
             if "ray" in sys.modules and not _key.cache_info().currsize:
                 raise FleetError(
@@ -101,7 +100,8 @@ def session(address: str, workers: int, needs: Needs, spare_gpu: bool = False) -
                 "_temp_dir": str(folder),
             }  # fmt: skip
         try:
-            ray.init(**options)
+            with _signals_kept():
+                ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, OSError, ImportError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise FleetError(

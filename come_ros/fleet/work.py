@@ -95,11 +95,8 @@ def run(work: Work, stop: Callable[[], bool] = never, node: str = "") -> Outcome
     begun = time.monotonic()
     try:
         outcome = _run(work, stop)
-    except ComeRosError as error:
-        outcome = Outcome(FAILED, str(error))
-    except OSError as error:
-        state = FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else FAILED
-        outcome = Outcome(state, f"{type(error).__name__}: {error}")
+    except (ComeRosError, OSError) as error:
+        outcome = Outcome(FULL if _no_space(str(error)) else FAILED, str(error))
     finally:
         shutil.rmtree(work.stage, ignore_errors=True)
     return dataclasses.replace(outcome, seconds=time.monotonic() - begun, node=node)
@@ -138,7 +135,7 @@ def _run(work: Work, stop: Callable[[], bool]) -> Outcome:
             KILLED, f"ended by {_name(number)}{hint}; its last line: {said}" if said else f"{_name(number)}{hint}"
         )
     results = work.stage / work.name
-    if code and any(os.strerror(number) in said for number in (errno.ENOSPC, errno.EDQUOT)):
+    if code and _no_space(said):
         return Outcome(FULL, said)
     whole = work.final and (results / METRICS).is_file()
     if code and not (whole and code == 1):
@@ -195,6 +192,11 @@ def publish(results: Path, place: Path) -> None:
         os.rename(place, old)
     os.rename(results, place)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _no_space(text: str) -> bool:
+    """Whether an error says so."""
+    return any(os.strerror(number) in text for number in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _last_line(log: Path, start: int) -> str:

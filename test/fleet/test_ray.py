@@ -50,6 +50,7 @@ def ours() -> list[psutil.Process]:
 def test_tasks_run_on_the_loopback_interface_and_nothing_is_left(tmp_path: Path) -> None:
     before, handler = set(ours()), signal.getsignal(signal.SIGTERM)
     with session("local", 1, Needs(1.0, memory=200 << 20)) as executor:
+        assert signal.getsignal(signal.SIGTERM) == handler  # Ray would take it
         jobs = [job(tmp_path, "good"), job(tmp_path, "killed"), job(tmp_path, "flaky", "1")]
         ended = run_all(jobs, executor, Rules(1, 0), tmp_path, lambda: False)
         assert {name: (e.state, e.attempts) for name, e in ended.items()} == {

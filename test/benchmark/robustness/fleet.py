@@ -34,6 +34,8 @@ import psutil  # noqa: E402
 from benchmark.stamped import write_result  # noqa: E402
 from recordings import write, write_images  # noqa: E402
 
+from come_ros.fleet.ray_executor import SESSIONS  # noqa: E402
+
 RESULTS, NAME = Path(__file__).with_name("results"), "fleet"
 COME_ROS = (sys.executable, "-m", "come_ros.tools.cli")
 FAKE = (
@@ -98,15 +100,17 @@ class Found:
 
 @dataclass(frozen=True)
 class Case:
-    """wanted: states of the recordings in the end. code: exit code of the fleet. happen: breaks something while it runs, and returns the
-    process to wait for. starts: of recordings that must be started more than once. local: without the cluster."""
+    """wanted: states of the recordings in the end. among: states, all of which some recordings have, and no others. code: exit code of the
+    fleet. happen: breaks something while it runs, and returns the process to wait for. starts: how many recordings may be started more
+    than once, at least one. local: without the cluster."""
 
     name: str
     text: str
     happen: Callable[[Run], subprocess.Popen[bytes]]
     wanted: dict[str, str]
     code: int = 0
-    starts: dict[str, int] = field(default_factory=dict)
+    among: tuple[str, ...] = ()
+    starts: int = 0
     words: tuple[str, ...] = ()
     local: bool = False
     source: str = "in"
@@ -230,18 +234,18 @@ def full_disk(run: Run) -> subprocess.Popen[bytes]:
 DONE = dict.fromkeys(NAMES, "done")
 CASES = (
     Case("nothing", "nothing is broken", nothing, DONE),
-    Case("worker", "Ray's worker is killed", worker_killed, DONE, starts={"": 1}),
-    Case("command", "`come_ros bag` is killed, as for want of memory", command_killed, DONE, starts={"": 1}),
-    Case("hang", "`come_ros bag` stands still", hang, DONE, starts={"": 1}, words=("--timeout", "90")),
-    Case("node", "a node dies", node_killed, DONE, starts={"": 1}),
-    Case("driver", "the driver is killed, and started again", driver_killed, DONE, starts={"": 2}),
-    Case("local", "the same, with a Ray of its own", driver_killed, DONE, starts={"": 1}, local=True),
+    Case("worker", "Ray's worker is killed", worker_killed, DONE, starts=1),
+    Case("command", "`come_ros bag` is killed, as for want of memory", command_killed, DONE, starts=1),
+    Case("hang", "`come_ros bag` stands still", hang, DONE, starts=1, words=("--timeout", "90")),
+    Case("node", "a node dies", node_killed, DONE, starts=1),
+    Case("driver", "the driver is killed, and started again", driver_killed, DONE, starts=2),
+    Case("local", "the same, with a Ray of its own", driver_killed, DONE, starts=1, local=True),
     Case(
         "damaged", "a damaged recording, and what is none", nothing,
-        {"good": "done", "cut": "partial", "noise": "failed"}, 1, starts={"noise": 1}, source="damaged",
+        {"good": "done", "cut": "partial", "noise": "failed"}, 1, starts=1, source="damaged",
     ),
-    Case("stopped", "Ctrl-C", interrupted, {}, 130, local=True),
-    Case("full", "the disk is full", full_disk, {}, 1, words=("--min-free", "1"), local=True),
+    Case("stopped", "Ctrl-C", interrupted, {}, 130, ("done", "stopped"), local=True),
+    Case("full", "the disk is full", full_disk, {}, 1, ("done", "disk full"), words=("--min-free", "1"), local=True),
 )  # fmt: skip
 
 
@@ -265,15 +269,18 @@ def finished(run: Run, driver: subprocess.Popen[bytes], begun: float, alone: Pat
             found.wrong.append(f"{name} is {row['state']}, but has results")
     found.left += [f"process {_words(p)[-1]}" for p in run.commands()]
     found.left += [str(path.relative_to(run.out)) for path in run.out.rglob(".*")]
+    found.left += sorted({_words(p)[0] for p in psutil.process_iter() if SESSIONS in " ".join(_words(p))})
+    found.left += [path.name for path in Path(tempfile.gettempdir()).glob(f"{SESSIONS}*")]
     if found.code != case.code:
         found.wrong.append(f"exit code {found.code} instead of {case.code}")
     for name, state in case.wanted.items():
         if found.states.get(name) != state:
             found.wrong.append(f"{name} is {found.states.get(name)} instead of {state}")
+    if case.among and set(found.states.values()) != set(case.among):
+        found.wrong.append(f"states are not {' and '.join(case.among)}")
     again = sum(max(0, n - 1) for n in found.starts.values())
-    most = sum(case.starts.values())
-    if again > most or (most and not again and case.wanted):
-        found.wrong.append(f"{again} recordings were started again, expected 1 to {most}")
+    if again > case.starts or (case.starts and not again):
+        found.wrong.append(f"{again} recordings were started again, expected {min(1, case.starts)} to {case.starts}")
     return found
 
 
