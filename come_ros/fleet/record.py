@@ -104,6 +104,13 @@ def read_record(folder: Path) -> Record | None:
         raise DatasetError(f"{shown(path)} cannot be read ({error})") from error
 
 
+def finished(folder: Path) -> list[str]:
+    """The recordings whose whole results lie in the folder of a fleet, in the order of their names; empty if it is none. Raises
+    DatasetError."""
+    records = [read_record(path) for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
+    return [record.inputs.place for record in records if record is not None and record.state == DONE]
+
+
 def inputs_of(source: Source, parameters: Mapping[str, Any], options: tuple[str, ...]) -> Inputs:
     """Without the source's content. Files that parameters or options name are read, and the models that ship with come_ros. Raises
     DatasetError."""

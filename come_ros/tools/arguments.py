@@ -69,7 +69,8 @@ def add_common_arguments(parser: argparse.ArgumentParser, made: str) -> None:
     parser.add_argument("-o", "--output", required=True, help=f"folder for {made}, state, log and curve")
     parser.add_argument(
         "--source", action="append", default=[], metavar="PATH",
-        help="bag, folder of images, TUM folder or video to learn from; may be repeated (default: procedural rooms)",
+        help="bag, folder of images, TUM folder or video to learn from, or the output of `come_ros fleet`; may be repeated (default: "
+        "procedural rooms)",
     )  # fmt: skip
     parser.add_argument("--weights", default="", help="the model's weights file (default: the bundled model)")
     parser.add_argument("--side", type=int, default=0, help="longer side of the images, px (default: the model's own)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,14 +53,16 @@ class RecordedWindows:
     """Windows of neighbouring frames of recordings; the last tenth of each is kept for validation."""
 
     def __init__(self, sources: list[str], model: Any, side: int, seed: int) -> None:
-        """model: defines the images' size, with a longer side of about `side`. Raises DatasetError if a recording cannot be read or
+        """sources: recordings, or folders of `come_ros fleet`, whose finished recordings are read. model: defines the images' size, with a
+        longer side of about `side`. Raises DatasetError if a recording cannot be read or
         is too short."""
         from ..camera.preprocess import image_plan, preprocess
         from ..datasets.sequence import open_sequence
+        from ..fleet.record import finished
 
         self.rng = np.random.default_rng(seed)
         self.train, self.held = [], []
-        for source in sources:
+        for source in (each for word in sources for each in finished(Path(word)) or [word]):
             with open_sequence(source) as sequence:
                 images = []
                 for frame in sequence.iter_frames():

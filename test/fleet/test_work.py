@@ -15,7 +15,7 @@ from recordings import write_images
 
 from come_ros import __version__
 from come_ros.fleet import work as fleet_work
-from come_ros.fleet.record import DONE, PARTIAL, Inputs, read_record
+from come_ros.fleet.record import DONE, PARTIAL, Inputs, finished, read_record
 from come_ros.fleet.sources import Source
 from come_ros.fleet.work import FAILED, FULL, HUNG, KILLED, STOPPED, THREADS, Work, run
 
@@ -27,7 +27,7 @@ def work(tmp_path: Path, what: str, *more: str, name: str = "r", **fields: objec
     if not source.place.exists():
         write_images(source.place, 1)
     fields = {"folder": str(HERE), **fields}
-    inputs = Inputs(__version__, source.path)
+    inputs = Inputs(__version__, source.path, source.path)
     return Work(name, "commands", (what, source.path, *more), source, inputs, str(tmp_path / "out"), **fields)  # type: ignore[arg-type]
 
 
@@ -44,6 +44,13 @@ def test_results_come_with_a_record_of_what_made_them(tmp_path: Path) -> None:
     assert record is not None and record.state == DONE and record.inputs.source == unit.source.path
     assert set(record.made) == {"map.ply", "metrics.json", "words", "fleet.json"} and len(record.inputs.content) == 32
     assert "working on" in unit.log.read_text() and left(tmp_path) == []
+
+
+def test_a_fleets_folder_names_its_finished_recordings(tmp_path: Path) -> None:
+    for what, name in (("good", "b"), ("damaged", "c"), ("good", "a")):
+        run(work(tmp_path, what, name=name))
+    assert finished(tmp_path / "out") == [str(tmp_path / "in" / name) for name in "ab"]
+    assert finished(tmp_path / "in") == finished(tmp_path / "nowhere") == []
 
 
 def test_a_damaged_recording_gives_what_can_be_made_of_it(tmp_path: Path) -> None:

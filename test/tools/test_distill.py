@@ -13,11 +13,13 @@ import torch
 from marks import gives
 from PIL import Image
 
+from come_ros import __version__
 from come_ros.accelerators import make_accelerator
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.camera.preprocess import PlainSizes
 from come_ros.config import Config
 from come_ros.errors import DatasetError
+from come_ros.fleet.record import Inputs, Record, write_record
 from come_ros.tools import cli, distill
 from come_ros.tools.arguments import training_folder
 from come_ros.tools.distill import rate_at
@@ -95,6 +97,15 @@ def test_windows_are_of_one_recording_and_never_of_what_is_held_back(sources):
     assert {n for height, n in seen if height == 112} <= set(range(10))
     held = [w[:, 0, 4, 4].tolist() for w in data.validation()]
     assert held == [[27, 28, 29], [10, 11]]
+
+
+def test_the_output_of_a_fleet_stands_for_its_recordings(sources, tmp_path):
+    for i, source in enumerate(sources):
+        place = tmp_path / f"r{i}"
+        place.mkdir()
+        write_record(place, Record(Inputs(__version__, "anywhere", str(source))))
+    data = RecordedWindows([str(tmp_path)], PlainSizes(14, 112), 112, seed=5)
+    assert [len(t) for t in data.train] == [27, 10]
 
 
 def test_too_few_images_are_an_error_that_says_so(tmp_path):

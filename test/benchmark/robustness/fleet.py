@@ -122,13 +122,16 @@ class Run:
     def __init__(self, folder: Path, case: Case, nodes: Nodes | None) -> None:
         self.folder, self.case, self.nodes = folder, case, nodes
         self.out = folder / case.name
+        self.pids: list[int] = []  # of drivers
 
     def start(self) -> subprocess.Popen[bytes]:
         """The fleet."""
         where = ("--workers", "1") if self.nodes is None else ("--address", self.nodes.address)
         command = [*COME_ROS, "fleet", self.case.source, "-o", str(self.out), *where, *FLEET, *FAKE, *self.case.words]
         with open(self.folder / f"{self.case.name}.log", "ab") as log:
-            return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
+            driver = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
+        self.pids.append(driver.pid)
+        return driver
 
     def command(self, driver: subprocess.Popen[bytes], name: str = "") -> psutil.Process:
         """Waits until `come_ros bag` works on that recording (any), after it has loaded."""
@@ -269,8 +272,9 @@ def finished(run: Run, driver: subprocess.Popen[bytes], begun: float, alone: Pat
             found.wrong.append(f"{name} is {row['state']}, but has results")
     found.left += [f"process {_words(p)[-1]}" for p in run.commands()]
     found.left += [str(path.relative_to(run.out)) for path in run.out.rglob(".*")]
-    found.left += sorted({_words(p)[0] for p in psutil.process_iter() if SESSIONS in " ".join(_words(p))})
-    found.left += [path.name for path in Path(tempfile.gettempdir()).glob(f"{SESSIONS}*")]
+    for session in (f"{SESSIONS}{pid}_" for pid in run.pids):
+        found.left += sorted({Path(_words(p)[0]).name for p in psutil.process_iter() if session in " ".join(_words(p))})
+        found.left += [path.name for path in Path(tempfile.gettempdir()).glob(f"{session}*")]
     if found.code != case.code:
         found.wrong.append(f"exit code {found.code} instead of {case.code}")
     for name, state in case.wanted.items():
