@@ -105,7 +105,7 @@ def run_all(
             if work.name in given_up:
                 continue
             running.add((work.name, work.part))
-            executor.submit(work)
+            executor.submit(dataclasses.replace(work, last=work.attempt > rules.retries))
         progress.waiting, progress.running = len(waiting), len(running)
         watch(progress)
         for work, outcome in executor.wait(TICK_S) if running else ():
@@ -113,7 +113,7 @@ def run_all(
             shutil.rmtree(work.stage, ignore_errors=True)  # of a worker that was killed
             one = open_[work.name]
             one.attempts, one.seconds = max(one.attempts, work.attempt), one.seconds + outcome.seconds
-            if outcome.state in (DONE, PARTIAL):
+            if outcome.state == DONE or (outcome.state == PARTIAL and work.last):
                 one.left -= 1
                 more = one.next_phase() if not one.left and work.name not in given_up else ()
                 waiting.extendleft(reversed(more))  # what has begun is finished first
@@ -121,7 +121,11 @@ def run_all(
                     end(work.name, Ended(outcome.state, outcome.reason, one.attempts, one.seconds, outcome.node))
                 continue
             full = full or (outcome.reason if outcome.state == FULL else "")
-            if outcome.state in AGAIN and work.attempt <= rules.retries and not (ending or work.name in given_up):
+            if (
+                outcome.state in (PARTIAL, *AGAIN)
+                and work.attempt <= rules.retries
+                and not (ending or work.name in given_up)
+            ):
                 log.warning("%s: %s (%s); it is tried again", work.title, outcome.state, outcome.reason)
                 waiting.append(_again(work, outcome))
                 continue

@@ -40,7 +40,8 @@ THREADS = "OMP_NUM_THREADS"
 class Work:
     """name: of the recording's results. part: what of it, "" for all. module, words: the command, as in `python -m`. source, inputs: of the
     recording. out: folder of the fleet. final: whether the command writes results of `come_ros bag` with -o, to become out/name. folder: in
-    which to run it. environment: variables that it needs, None to remove one. attempt: from 1 on. avoid: nodes on which it failed."""
+    which to run it. environment: variables that it needs, None to remove one. attempt: from 1 on; last: whether there is no other.
+    avoid: nodes on which it failed."""
 
     name: str
     module: str
@@ -55,6 +56,7 @@ class Work:
     environment: Mapping[str, str | None] = field(default_factory=dict)
     attempt: int = 1
     avoid: tuple[str, ...] = ()
+    last: bool = True
 
     @property
     def title(self) -> str:
@@ -141,6 +143,8 @@ def _run(work: Work, stop: Callable[[], bool]) -> Outcome:
     if code and not (whole and code == 1):
         return Outcome(FAILED, said or f"exit code {code}")
     state, reason = (DONE, "") if code == 0 else (PARTIAL, said)
+    if state == PARTIAL and not work.last:
+        return Outcome(PARTIAL, reason)
     if work.final:
         if with_source(work.inputs, place, whole=False).state != inputs.state:
             return Outcome(FAILED, f"{shown(work.source.path)} was written to while it was read")

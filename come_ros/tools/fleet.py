@@ -251,24 +251,24 @@ def _check(options: argparse.Namespace) -> None:
 def _alone(out: Path) -> Iterator[None]:
     """The output folder, with a place for what is not finished, for one fleet at a time. Raises OutputError."""
     place = hidden(out)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        with open(place / "lock", "w", encoding="ascii") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputError(
-                    f"another fleet works in {shown(out)}: wait for it, or choose another folder with -o"
-                ) from None
-            _clear(place)  # of a fleet that was killed
-            try:
-                yield
-            finally:
-                _clear(place)
-                if not _predictions(out).exists():
-                    shutil.rmtree(place, ignore_errors=True)
-    except OSError as error:
-        raise cannot_write(out, error) from error
+    with ExitStack() as stack:
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(place / "lock", "w", encoding="ascii"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another fleet works in {shown(out)}: wait for it, or choose another folder with -o"
+            ) from None
+        except OSError as error:
+            raise cannot_write(out, error) from error
+        _clear(place)  # of a fleet that was killed
+        try:
+            yield
+        finally:
+            _clear(place)
+            if not _predictions(out).exists():
+                shutil.rmtree(place, ignore_errors=True)
 
 
 def _clear(place: Path) -> None:

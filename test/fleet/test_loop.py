@@ -89,10 +89,11 @@ def test_what_fails_is_tried_again_elsewhere_and_the_others_go_on(tmp_path: Path
     assert [w.avoid for w in executor.started if w.name == "b"] == [(), ("n1",), ("n1", "n1")]
 
 
-def test_partial_results_are_not_made_twice(tmp_path: Path) -> None:
-    executor = Scripted(lambda work: Outcome(PARTIAL, "half"))
-    assert run(tmp_path, executor, "a")["a"] == Ended(PARTIAL, "half")
-    assert len(executor.started) == 1
+def test_partial_results_may_become_whole_and_are_kept_in_the_end(tmp_path: Path) -> None:
+    executor = Scripted(lambda work: done(work) if (work.name, work.attempt) == ("b", 2) else Outcome(PARTIAL, "half"))
+    ended = run(tmp_path, executor, *"ab")
+    assert (ended["a"], ended["b"].state) == (Ended(PARTIAL, "half", 2), DONE)
+    assert [(w.name, w.last) for w in executor.started] == [("a", False), ("b", False), ("a", True), ("b", True)]
 
 
 def test_a_full_disk_stops_new_tasks_and_lets_the_others_end(tmp_path: Path) -> None:

@@ -53,6 +53,11 @@ def test_a_fleets_folder_names_its_finished_recordings(tmp_path: Path) -> None:
     assert finished(tmp_path / "in") == finished(tmp_path / "nowhere") == []
 
 
+def test_what_is_partial_is_kept_in_the_last_attempt_only(tmp_path: Path) -> None:
+    assert run(work(tmp_path, "damaged", last=False)).state == PARTIAL
+    assert not (tmp_path / "out" / "r").exists() and left(tmp_path) == []
+
+
 def test_a_damaged_recording_gives_what_can_be_made_of_it(tmp_path: Path) -> None:
     outcome = run(work(tmp_path, "damaged"))
     assert outcome.state == PARTIAL and "half of it" in outcome.reason

@@ -245,7 +245,7 @@ CASES = (
     Case("local", "the same, with a Ray of its own", driver_killed, DONE, starts=1, local=True),
     Case(
         "damaged", "a damaged recording, and what is none", nothing,
-        {"good": "done", "cut": "partial", "noise": "failed"}, 1, starts=1, source="damaged",
+        {"good": "done", "cut": "partial", "noise": "failed"}, 1, starts=2, source="damaged",
     ),
     Case("stopped", "Ctrl-C", interrupted, {}, 130, ("done", "stopped"), local=True),
     Case("full", "the disk is full", full_disk, {}, 1, ("done", "disk full"), words=("--min-free", "1"), local=True),
