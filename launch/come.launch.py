@@ -55,7 +55,10 @@ def start(context: LaunchContext) -> list[Node]:
     ]
     if value("rviz") == "true":
         view = PathJoinSubstitution([SHARED_CONFIG, "come.rviz"])
-        nodes.append(Node(package="rviz2", executable="rviz2", arguments=["-d", view], parameters=[time], **common))
+        frame = ["-f", value("fixed_frame")] if value("fixed_frame") else []
+        nodes.append(
+            Node(package="rviz2", executable="rviz2", arguments=["-d", view, *frame], parameters=[time], **common)
+        )
     return nodes
 
 
@@ -113,6 +116,11 @@ def generate_launch_description() -> LaunchDescription:
                 "use_sim_time", default_value="false", choices=EITHER, description="take the time from /clock"
             ),
             DeclareLaunchArgument("rviz", default_value="false", choices=EITHER, description="start RViz as well"),
+            DeclareLaunchArgument(
+                "fixed_frame",
+                default_value="",
+                description="RViz's fixed frame, such as visual_map with loop.enabled; empty: visual_odom",
+            ),
             DeclareLaunchArgument(
                 "log_level",
                 default_value="info",

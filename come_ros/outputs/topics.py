@@ -20,6 +20,9 @@ from . import cloud
 from .motion import Motion
 from .world import World
 
+LANDMARK_DTYPE = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("sigma", "<f4")])
+"""Of ~/landmarks. sigma: standard deviation of the logarithm of the distance from the camera, see Landmarks.log_sigma."""
+
 
 class FrameMessages:
     """The messages for frame `row` of `submap`, each built by the method named in OUTPUTS.
@@ -101,6 +104,15 @@ class FrameMessages:
     def confidence(self) -> Any:
         return self.messages.depth(self.submap.confidence[self.row], self.head)
 
+    def landmarks(self) -> Any:
+        """The landmarks of the window whose distance is known (Landmarks.sure), in the odometry frame. Empty if nothing was tracked."""
+        known = None if self.submap.landmarks is None else self.submap.landmarks.sure()
+        points = np.zeros(0 if known is None else len(known), LANDMARK_DTYPE)
+        if known is not None:
+            points["x"], points["y"], points["z"] = known.positions.T
+            points["sigma"] = known.log_sigma
+        return self.messages.point_cloud(points, self.odom_head)
+
 
 def odometry_message(messages: Messages, motion: Motion, config: Config) -> Any:
     """Odometry in `config.odom_frame`, stamped as the image."""
@@ -136,6 +148,7 @@ OUTPUTS: dict[str, Output] = {
     "confidence": Output("sensor_msgs/msg/Image", 1, FrameMessages.confidence),
     "merge_overlay": Output("sensor_msgs/msg/Image", 1, FrameMessages.merge_overlay),
     "points": Output("sensor_msgs/msg/PointCloud2", 1, FrameMessages.points),
+    "landmarks": Output("sensor_msgs/msg/PointCloud2", 1, FrameMessages.landmarks, robot=True),
 }
 """Topic -> output that is published once for each used frame, in this order."""
 

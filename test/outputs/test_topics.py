@@ -1,11 +1,13 @@
 """What is said of a frame, without ROS."""
 
+import dataclasses
+
 import numpy as np
 
 from come_ros.config import Config
 from come_ros.datasets.bag_writer import rosbags_messages
 from come_ros.outputs.topics import FrameMessages
-from come_ros.types import Alignment, Frame, Submap
+from come_ros.types import Alignment, Frame, Landmarks, Submap
 
 
 def submap(merged):
@@ -36,3 +38,22 @@ def test_the_overlay_darkens_just_what_was_merged():
 
 def test_without_merging_the_overlay_is_the_image():
     assert (overlay(None, 1) == 90).all()
+
+
+def test_landmarks_are_those_whose_distance_is_known_in_the_odometry_frame():
+    from rosbags.typesys import Stores, get_typestore
+
+    messages = rosbags_messages(get_typestore(Stores.ROS2_JAZZY))
+    places = np.arange(9.0).reshape(3, 3)
+    known = Landmarks(
+        np.arange(3), places, np.zeros((3, 3)), np.array([0.01, 0.2, 0.05]), (1, 2), np.tile(np.eye(4), (2, 1, 1)), "", np.eye(3),
+        np.zeros((6, 6)),
+    )  # fmt: skip
+    for landmarks, expected in ((known, [[0, 1, 2, 0.01], [6, 7, 8, 0.05]]), (None, [])):
+        made = FrameMessages(messages, dataclasses.replace(submap(None), landmarks=landmarks), 1, None, Config())
+        message = made.landmarks()
+        assert message.header.frame_id == Config().odom_frame and message.header.stamp.nanosec == 2
+        assert [field.name for field in message.fields] == ["x", "y", "z", "sigma"]
+        rows = np.frombuffer(message.data.tobytes(), "<f4").reshape(-1, 4)
+        assert message.width == len(expected)
+        np.testing.assert_allclose(rows, np.reshape(expected, (-1, 4)), rtol=1e-6)

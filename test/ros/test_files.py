@@ -54,9 +54,39 @@ def test_rviz_subscribes_to_what_the_node_publishes_with_a_matching_qos():
             assert ours[name] == kind, name
             depth = 1 if latched else OUTPUTS[name.removeprefix("come/")].depth
             assert topic["Depth"] == depth, name
-    assert shown == {"image", "come/points", "come/map_points", "come/odometry", "come/path", "come/depth/image"}
+    assert shown == {
+        "image",
+        "come/points",
+        "come/map_points",
+        "come/odometry",
+        "come/path",
+        "come/depth/image",
+        "come/landmarks",
+    }
     # the input and the depth are seen already; the second display of the points colours them by confidence
     assert hidden == {"come/rgb/image_rect", "come/confidence", "come/points", "come/merge_overlay"}
+
+
+def frames_of(tree: object, keys: tuple[str, ...]) -> set[str]:
+    """Every value of one of `keys`, at any depth."""
+    if isinstance(tree, list):
+        return set().union(*(frames_of(each, keys) for each in tree))
+    if not isinstance(tree, dict):
+        return set()
+    inside = set().union(*(frames_of(each, keys) for each in tree.values()))
+    return inside | {tree[key] for key in keys if isinstance(tree.get(key), str)}
+
+
+def test_every_frame_that_rviz_and_foxglove_name_is_one_of_the_node():
+    import json
+
+    ours = {Config().odom_frame, Config().map_frame}
+    rviz = yaml.safe_load((ROOT / "config" / "come.rviz").read_text(encoding="utf-8"))
+    assert frames_of(rviz, ("Fixed Frame", "Reference Frame", "Target Frame")) == ours | {"<Fixed Frame>"}
+    layout = json.loads((ROOT / "config" / "come.foxglove.json").read_text(encoding="utf-8"))
+    assert frames_of(layout, ("followTf", "fixedFrame", "frameId")) == {Config().odom_frame}
+    listed = set(layout["configById"]["3D!scene"]["transforms"])
+    assert listed <= {f"frame:{name}" for name in ours}
 
 
 def panels(layout) -> list[str]:
@@ -114,7 +144,7 @@ def test_the_fast_dds_profile_is_well_formed_and_fits_a_docker_container():
 COME = {
     "namespace", "image_topic", "camera_info_topic", "image_transport", "cameras", "params_file", "odom_frame", "base_frame",
     "backbone", "device",
-    "weights", "use_sim_time", "rviz", "autostart", "log_level",
+    "weights", "use_sim_time", "rviz", "fixed_frame", "autostart", "log_level",
 }  # fmt: skip
 
 
@@ -150,6 +180,7 @@ COME = {
             {"camera_model", "camera_name", "serial_number", "publish_tf", "image_topic"},
             {"camera_model"},
         ),
+        ("view.launch.py", {"namespace", "host", "port", "open", "max_points"}, set()),
         ("multi_camera.launch.py", {"cameras", "image_topic", "video_devices"}, {"cameras"}),
     ],
 )
@@ -165,6 +196,55 @@ def test_launch_arguments_are_described_and_the_file_compiles(file, names, requi
         assert ("default_value" in keywords) == (call.args[0].value not in required)
         default = getattr(keywords.get("default_value"), "value", None)
         assert default not in ("true", "false") or "choices" in keywords, call.args[0].value
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, ["view", "--live", "--node", "/come", "--host", "127.0.0.1", "--port", "8080"]),
+        (
+            {"namespace": "robot", "port": "0", "open": "true", "max_points": "9000"},
+            [
+                "view",
+                "--live",
+                "--node",
+                "/robot/come",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--open",
+                "--max-points",
+                "9000",
+            ],
+        ),
+    ],
+)
+def test_view_launch_starts_the_command_as_it_takes_its_options(given, words, monkeypatch):
+    """Stand-ins for launch, which is not on PyPI: they keep what they are given."""
+    import runpy
+    import sys
+    from types import ModuleType, SimpleNamespace
+
+    from come_ros.tools import cli, view
+
+    kept = lambda *arguments, **values: SimpleNamespace(arguments=arguments, **values)  # noqa: E731
+    modules = {name: ModuleType(name) for name in ("launch", "launch.actions", "launch.substitutions")}
+    for name, made in (
+        ("launch.LaunchContext", object), ("launch.LaunchDescription", list), ("launch.actions.DeclareLaunchArgument", kept),
+        ("launch.actions.ExecuteProcess", kept), ("launch.actions.OpaqueFunction", kept),
+        ("launch.substitutions.LaunchConfiguration", lambda name: SimpleNamespace(perform=lambda context: context[name])),
+    ):  # fmt: skip
+        module, _, attribute = name.rpartition(".")
+        setattr(modules[module], attribute, made)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    *declared, start = runpy.run_path(str(ROOT / "launch" / "view.launch.py"))["generate_launch_description"]()
+    values = {each.arguments[0]: each.default_value for each in declared} | given
+    (process,) = start.function(values)
+    assert process.cmd == [sys.executable, "-m", "come_ros.tools.cli", *words]
+    options = cli.command_parser(view, "view").parse_args(words[1:])
+    assert options.live and options.node == words[3]
 
 
 def test_launch_starts_the_node_with_arguments_over_file_over_defaults(tmp_path):
