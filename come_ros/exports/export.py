@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from .. import __version__
+from .. import __version__, progress
 from ..errors import ComeRosError
 from ..files import shown, write_pcd, write_ply, write_text, write_tum
 from ..results import ResultFrame, Results
@@ -108,7 +107,7 @@ def _lacks(results: Results, name: str) -> str:
 
 def _shown(results: Results, every: int) -> Iterable[ResultFrame]:
     """Each n-th frame, with a progress bar."""
-    with tqdm(total=len(results), desc="exporting", unit="frame", disable=None) as bar:
+    with progress.bar(total=len(results), desc="exporting", unit="frame") as bar:
         for i, frame in enumerate(results.frames()):
             bar.update()
             if i % every == 0:
@@ -118,7 +117,7 @@ def _shown(results: Results, every: int) -> Iterable[ResultFrame]:
 def _ranges(results: Results) -> tuple[float, float]:
     """Median of the frames' median depth, and the largest depth."""
     medians, largest = [], 0.0
-    for frame in tqdm(results.frames(), total=len(results), desc="reading depth", unit="frame", disable=None):
+    for frame in progress.bar(results.frames(), total=len(results), desc="reading depth", unit="frame"):
         known: NDArray[np.float32] = frame.depth[np.isfinite(frame.depth)]
         if len(known):
             medians.append(float(np.median(known)))

@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from .. import progress
 from ..interrupts import Interrupts
 from .ending import print_error
 from .report.figures import draw_or_warn
 from .report.next_steps import of_layer_plan, tell
+from .result import print_result
 
 HEADS, QUERIES = 4, 50  # sampled in each layer and window, as in the original study
 
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     write_text(path, json.dumps(content, indent=1) + "\n")
     if args.picture:
         draw_or_warn(args.picture, lambda: draw(entropy, plan.local, plan.grid, args.picture))
-    print(report(mean.tolist(), plan.local, plan.grid, path))
+    print_result(args, {**content, "file": str(path)}, report(mean.tolist(), plan.local, plan.grid, path))
     tell(of_layer_plan(path, args.weights))
     return 0 if stopped.number is None else 128 + stopped.number
 
@@ -99,7 +101,6 @@ def measure(weights: str, args: argparse.Namespace) -> Iterator[np.ndarray]:
     Raises CheckpointError or DatasetError.
     """
     import torch
-    from tqdm import tqdm
 
     from ..backbones.checkpoint import load_model
     from ..backbones.device import choose_device
@@ -108,7 +109,7 @@ def measure(weights: str, args: argparse.Namespace) -> Iterator[np.ndarray]:
     model = load_model(args.backbone, weights).to(device).eval().requires_grad_(False)
     side = args.side or model.native_side
     data = images_of_windows(args, model, side)
-    for i in tqdm(range(max(1, args.windows)), desc="calibrating", unit="window", disable=None):
+    for i in progress.bar(range(max(1, args.windows)), desc="calibrating", unit="window"):
         images = torch.from_numpy(next(data)).to(device).float() / 255
         watch = EntropyWatch(args.seed + i)
         with torch.inference_mode():

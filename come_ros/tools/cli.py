@@ -23,7 +23,9 @@ from typing import Any
 from .. import __version__
 from ..errors import ComeRosError, Stopped
 from ..interrupts import Interrupts
+from ..progress import quietly
 from .ending import mute, print_error
+from .result import add_output_arguments
 
 COMMANDS = {
     "demo": "render a room (or take a bag), play it to the live node over DDS, score and plot the results",
@@ -143,6 +145,7 @@ def command_parser(tool: ModuleType, name: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     tool.add_arguments(parser)
+    add_output_arguments(parser)
     return parser
 
 
@@ -156,7 +159,8 @@ def _run(tool: ModuleType, name: str, argv: list[str]) -> int:
         parser.error("-o is empty: name a place for the results")
     for key, value in vars(options).items():
         setattr(options, key, _at_home(value))
-    return tool.run(options) or 0
+    with quietly(options.quiet):
+        return tool.run(options) or 0
 
 
 def _at_home(value: Any) -> Any:

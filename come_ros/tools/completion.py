@@ -18,6 +18,7 @@ from typing import Any
 
 from ..config import parameters
 from ..errors import ComeRosError
+from .result import print_result
 
 SHELLS = ("bash", "zsh", "fish")
 FILES, FOLDERS = ("FILE", "FILE|none", "TOPIC|FILE"), ("DIR", "OUT")
@@ -52,7 +53,8 @@ def run(options: argparse.Namespace) -> int:
     names = " ".join(p.name for p in parameters())
     function = SET.get(options.shell, "").replace("{names}", names)
     preamble: Any = {options.shell: function}  # its annotation says a text, its documentation this
-    print(shtab.complete(whole_parser(), options.shell, root_prefix="come_ros", preamble=preamble))
+    script = shtab.complete(whole_parser(), options.shell, root_prefix="come_ros", preamble=preamble)
+    print_result(options, {"shell": options.shell, "script": script}, script)
     return 0
 
 

@@ -19,12 +19,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from .. import __version__
+from .. import __version__, progress
 from ..errors import ComeRosError, Stopped
 from ..files import shown
 from .report.figures import draw_or_warn
+from .result import print_result
 
 SIZE = (320, 240)
 FRAMES, HZ = 200, 10.0
@@ -86,17 +85,17 @@ def run(options: argparse.Namespace) -> int:
     from .report.verdict import of_metrics
     from .report.view import no_view
 
-    print(table(metrics))
     problems: list[str] = []
     try:
         without_view = "" if options.no_view else no_view(out, problems)
     except Stopped as stop:
         raise Stopped(stop.number, f"all results but view/ are in {shown(out)}") from None
-    files = ", ".join(str(out / name) for name in RESULTS if (out / name).exists())
-    print(f"\nverdict: {of_metrics(metrics).line}")
-    print(f"\n{files}; {metrics['run']['seconds']:.0f} s live")
+    files = [name for name in RESULTS if (out / name).exists()]
+    text = f"{table(metrics)}\n\nverdict: {of_metrics(metrics).line}\n\n"
+    text += f"{', '.join(str(out / name) for name in files)}; {metrics['run']['seconds']:.0f} s live"
     if without_view:
-        print(f"view/ is missing: {without_view}")
+        text += f"\nview/ is missing: {without_view}"
+    print_result(options, {**metrics, "folder": str(out), "files": files}, text)
     if problems:
         raise DemoError(f"{'; '.join(problems)}; all other results are in {shown(out)}")
     return int(not sound(metrics))
@@ -139,7 +138,7 @@ def render_room(bag: Path, seed: int, frames: int, size: str) -> Path:
         scene = make_scene(seed)
         poses = camera_path(scene, seed, frames, HZ, 1.0)
         k = scene.intrinsics(width, height)
-        with tqdm(total=frames, desc="rendering", unit="img", disable=None) as bar:
+        with progress.bar(total=frames, desc="rendering", unit="img") as bar:
             for i in range(0, frames, 8):
                 image, depth = raycast.render(scene, poses[i : i + 8], k, width, height, os.cpu_count() or 1)
                 images.append(image)
@@ -181,31 +180,33 @@ def play_and_score(
     camera = PlayedCamera.of_bag(bag, topic, rate)
     for name in RESULTS:  # of an earlier run: must not be mistaken for this one's if it fails
         (out / name).unlink(missing_ok=True)
-    with tqdm(total=_images(bag, topic), unit="img", disable=None) as bar:
+    with progress.bar(total=_images(bag, topic), unit="img") as bar:
 
-        def progress(text: str, sent: int) -> None:
+        def report(text: str, sent: int) -> None:
             bar.set_description_str(text)
             bar.update(sent - bar.n)
 
-        live = run_live(camera, out, arguments, progress=progress)
+        live = run_live(camera, out, arguments, progress=report)
         bar.set_description_str("scoring")
         recording = read_recording(live.recording)
         truth = read_truth(bag, recording, topic)
         metrics = score(live, recording, truth, camera.topic)
+        bar.set_description_str("played and scored")
     metrics = {"come_ros": __version__, "bag": str(bag), "topic": camera.topic, "rate": rate, **metrics}
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     write_tum(out / "trajectory.tum", recording.odom_from_camera)
     if not recording.depth:
         raise DemoError(f"the node published no depth: see {out / 'node.log'} and {out / 'metrics.json'}")
     picture = out / "overview.png"
-    draw_or_warn(
-        picture,
-        lambda: draw(
+    with progress.doing(f"drawing {picture.name}"):
+        draw_or_warn(
             picture,
-            overview_of(bag, recording, truth, topic),
-            f"{title}\nverdict: {of_metrics(metrics).line}\n{_figures(metrics)}",
-        ),
-    )
+            lambda: draw(
+                picture,
+                overview_of(bag, recording, truth, topic),
+                f"{title}\nverdict: {of_metrics(metrics).line}\n{_figures(metrics)}",
+            ),
+        )
     return metrics
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import progress
 from ..errors import CheckpointError, Stopped
 from ..files import shown
 from ..interrupts import Interrupts
@@ -160,14 +161,13 @@ def begin(args: argparse.Namespace) -> Run:
 def _steps(args: argparse.Namespace, run: Run, stopped: Interrupts) -> None:
     """All steps; the last entry of the log has the scores after them."""
     import torch
-    from tqdm import tqdm
 
     student, block = run.student, run.student.block
     taught = [teach(run.model, torch.from_numpy(w)[None].to(run.device), [block]) for w in run.data.validation()]
     mean = Means(0.95)
     if not run.log:
         run.log.append({"step": 0, "loss": None, **agreement(student.predictor, block, taught)})
-    with tqdm(total=args.steps, initial=run.step, desc="distilling", unit="step", disable=None) as bar:
+    with progress.bar(total=args.steps, initial=run.step, desc="distilling", unit="step") as bar:
         while run.step < args.steps:
             images = torch.from_numpy(draw_batch(run.data, run.rng, args.batch)).to(run.device)
             lesson = teach(run.model, images, [block])

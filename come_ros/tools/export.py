@@ -27,6 +27,7 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..exports.formats import ALL, FORMATS, names_of
 from ..files import shown
+from .result import print_result
 
 assert __doc__ is not None
 __doc__ = __doc__.replace("{formats}", "\n".join(f"  {name:11} {f.doc}" for name, f in FORMATS.items()))
@@ -67,14 +68,15 @@ def run(options: argparse.Namespace) -> int:
         made = write_exports(results, formats, folder.path, options.every, options.voxel)
         folder.reserve.release()
         folder.publish()
-    print(
+    lines = [
         f"{made['frames']} frames, {made['poses']} poses of {results.kind} {shown(results.path)}, in the {results.world}; {made['unit']}"
-    )
+    ]
     if "points" in made:
-        print(f"cloud of {made['points']} points")
+        lines.append(f"cloud of {made['points']} points")
     if "mesh" in made:
-        print("mesh of {vertices} vertices, {triangles} triangles, voxels of {voxel:.4g}".format(**made["mesh"]))
+        lines.append("mesh of {vertices} vertices, {triangles} triangles, voxels of {voxel:.4g}".format(**made["mesh"]))
     if results.remark:
-        print(f"note: {results.remark}")
-    print(f"{', '.join(names_of(formats))} in {shown(options.out)}")
+        lines.append(f"note: {results.remark}")
+    lines.append(f"{', '.join(names_of(formats))} in {shown(options.out)}")
+    print_result(options, {**made, "folder": str(options.out), "files": names_of(formats)}, "\n".join(lines))
     return 0

@@ -37,8 +37,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from ..config import Config
 from ..errors import ComeRosError, ConfigError, DatasetError, OutputError, Stopped
 from ..files import shown
@@ -51,10 +49,12 @@ from ..fleet.sources import Source, bytes_of, content_of, find_sources, names_of
 from ..fleet.work import COME_ROS, THREADS, Work, hidden
 from ..interrupts import Interrupts
 from ..plugins import is_network
+from ..progress import bar as progress_bar
 from . import bag
 from .arguments import configuration, words_of
 from .report.fleet import FleetReport, row_of, write_report
 from .report.results import cannot_write
+from .result import print_result
 
 log = logging.getLogger("come_ros")
 
@@ -157,7 +157,7 @@ def run(options: argparse.Namespace) -> int:
                     connected = session(options.address, _workers(options, needs), needs, spare_gpu)
                     executor = stack.enter_context(connected)
                 ended = work_off(todo, executor, options, out, stopped)
-        return report(planned, ended, kept, out, time.monotonic() - begun, stopped)
+        return report(planned, ended, kept, options, time.monotonic() - begun, stopped)
 
 
 def work_off(
@@ -170,7 +170,7 @@ def work_off(
     wanted = {_folder(one, out).name for one in todo}
     seen: set[str] = set()
     images, begun = 0, time.monotonic()
-    with tqdm(total=len(jobs), desc="recordings", disable=None) as bar:
+    with progress_bar(total=len(jobs), desc="recordings") as bar:
 
         def watch(progress: Progress) -> None:
             nonlocal images
@@ -202,20 +202,19 @@ def report(
     planned: list[Planned],
     ended: dict[str, Ended],
     kept: dict[str, Record],
-    out: Path,
+    options: argparse.Namespace,
     seconds: float,
     stopped: Interrupts,
 ) -> int:
     """Writes and prints the overview. Returns 0, or raises as `run` does."""
+    out = Path(options.out)
     rows = [row_of(one.name, one.source.path, ended.get(one.name), kept.get(one.name), out) for one in planned]
     made = FleetReport(rows, seconds)
     write_report(made, out)
-    print(made.table())
     good = [row.name for row in made.rows if row.images]
-    print(
-        f"\nindex.html and fleet.json in {shown(out)}"
-        + (f"; `come_ros view {shown(out / good[0])}` shows one in 3D" if good else "")
-    )
+    text = f"{made.table()}\n\nindex.html and fleet.json in {shown(out)}"
+    text += f"; `come_ros view {shown(out / good[0])}` shows one in 3D" if good else ""
+    print_result(options, {**json.loads(made.json()), "folder": str(out)}, text)
     if stopped.number is not None:
         finished = sum(not row.failed for row in rows)
         raise Stopped(

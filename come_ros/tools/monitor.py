@@ -22,7 +22,6 @@ from ..interrupts import Interrupts
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--node", default="/come", metavar="NAME", help="full name of the node (default: %(default)s)")
     parser.add_argument("--once", action="store_true", help="print the first message, and end")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(
         "--timeout",
         type=float,

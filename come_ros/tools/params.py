@@ -26,6 +26,7 @@ from ..files import shown, write_text
 from ..parameter import Parameter, did_you_mean
 from ..parameter_text import commented_yaml, differences, schema, yaml_scalar
 from .arguments import add_config_arguments, configured
+from .result import print_result
 
 ACTIONS = ("list", "search", "explain", "write", "schema")
 HEAD = "# What differs from the defaults of come_ros; written by `come_ros params write`.\n"
@@ -38,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words", nargs="*", metavar="WORD",
         help="list: names or groups; search: words; explain: names; write: the file (default: the screen)",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="list, search and explain as JSON")
     parser.add_argument("--overwrite", action="store_true", help="write: replace the file")
     add_config_arguments(parser)
 
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         _no_words(words, "schema")
         print(json.dumps(schema(), indent=1))
     elif options.action == "write":
-        _write(config, words, options.overwrite)
+        _write(config, words, options)
     elif options.action == "explain":
         if not words:
             raise ConfigError(
@@ -143,7 +143,7 @@ def _rows(found: list[Parameter], config: Config) -> list[str]:
     return out
 
 
-def _write(config: Config, words: list[str], overwrite: bool) -> None:
+def _write(config: Config, words: list[str], options: argparse.Namespace) -> None:
     if len(words) > 1:
         raise ConfigError(f"write makes one file, but {len(words)} names are given: {' '.join(words)}")
     changed = differences(config)
@@ -153,10 +153,11 @@ def _write(config: Config, words: list[str], overwrite: bool) -> None:
         )
     text = commented_yaml(HEAD, changed)
     if not words:
-        print(text, end="")
+        print_result(options, {p.name: value for p, value in changed}, text.rstrip("\n"))
         return
     path = Path(words[0]).expanduser()
-    if path.exists() and not overwrite:
+    if path.exists() and not options.overwrite:
         raise OutputError(f"{shown(path)} exists: choose another name, or replace it with --overwrite")
     write_text(path, text)
-    print(f"{len(changed)} {'parameter' if len(changed) == 1 else 'parameters'} in {shown(path)}")
+    text = f"{len(changed)} {'parameter' if len(changed) == 1 else 'parameters'} in {shown(path)}"
+    print_result(options, {"file": str(path), "parameters": {p.name: value for p, value in changed}}, text)

@@ -21,8 +21,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from .. import progress
 from ..datasets.part import Part
 from ..datasets.rosbag import Bag
 from ..datasets.sequence import open_sequence
@@ -30,6 +29,7 @@ from ..datasets.storage import is_recording
 from ..errors import ConfigError, DatasetError, Stopped
 from ..files import shown
 from ..interrupts import Interrupts
+from .result import print_result
 
 if TYPE_CHECKING:
     from ..ros.programs.camera_messages import PlayedTopics
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
             )
         stopped = stack.enter_context(Interrupts())
         node = stack.enter_context(process.command_node("come_ros_player"))
-        report = _Progress(played, stack.enter_context(tqdm(total=played.count, unit="img", disable=None)))
+        report = _Progress(played, stack.enter_context(progress.bar(total=played.count, unit="img")))
         heard = () if options.no_wait else played.images
         ended = publish(
             node, played, options.rate, 1, options.reliability, process.Polled(stopped), report, waited_for=heard
@@ -96,7 +96,8 @@ def run(options: argparse.Namespace) -> int:
         raise Stopped(stopped.number or 0, f"{report.images} images were sent on {report.topic}")
     if not report.images:
         raise DatasetError(f"{shown(options.source)} has no image in that part: lower --start, or raise --duration")
-    print(f"{report.images} images sent on {report.topic}" + (f" in {report.seconds:.1f} s" if report.seconds else ""))
+    text = f"{report.images} images sent on {report.topic}" + (f" in {report.seconds:.1f} s" if report.seconds else "")
+    print_result(options, {"topic": report.topic, "images": report.images, "seconds": report.seconds}, text)
     return 0
 
 

@@ -24,6 +24,7 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
+from .. import progress
 from ..errors import CheckpointError, ConfigError, Stopped
 from ..interrupts import Interrupts
 from ..training.loop import Means, denormals_flushed, resumable, save_state, workers_ended, write_log
@@ -242,8 +243,6 @@ def train(args: argparse.Namespace) -> None:
 
 def _steps(args: argparse.Namespace, recipe: Any, run: Run, stopped: Interrupts) -> None:
     """All steps; at the end the log has an entry for them."""
-    from tqdm import tqdm
-
     from ..accelerators.confidence import load_predictor
 
     device = next(run.model.parameters()).device
@@ -257,7 +256,7 @@ def _steps(args: argparse.Namespace, recipe: Any, run: Run, stopped: Interrupts)
     if predictor:
         predictor[0].to(device)
     mean = Means(0.97)
-    bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
+    bar = progress.bar(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}{postfix}")
     last, next_log, next_score = time.monotonic(), run.seconds + 30, run.seconds + 600
 
     def share() -> float:

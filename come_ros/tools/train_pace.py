@@ -27,6 +27,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from .. import progress
 from ..errors import ConfigError, Stopped
 from ..interrupts import Interrupts
 from ..training.data import Batch, RecordedWindows, recorded_batches, room_batches, room_validation
@@ -214,7 +215,6 @@ def begin(args: argparse.Namespace) -> Run:
 def _stages(args: argparse.Namespace, run: Run, stopped: Interrupts) -> None:
     """All steps of both stages, and the files of their networks."""
     import torch
-    from tqdm import tqdm
 
     from ..accelerators.pace_networks import save_networks
 
@@ -235,7 +235,7 @@ def _stages(args: argparse.Namespace, run: Run, stopped: Interrupts) -> None:
             continue  # the stage was finished, whatever ended it
         until = 60 * args.minutes * (STAGE_ONE if stage == 1 else 1.0) - (time.monotonic() - begun)
         clock, mean = Clock(steps, max(1e-3, until) if args.minutes else 0.0), Means(0.95)
-        with tqdm(total=steps, initial=at[stage], desc=f"train-pace, stage {stage}", unit="step", disable=None) as bar:
+        with progress.bar(total=steps, initial=at[stage], desc=f"train-pace, stage {stage}", unit="step") as bar:
             while (share := clock.share(at[stage])) < 1:
                 run.networks.train()
                 batch = {k: v.to(device) for k, v in next(run.batches).items()}

@@ -18,6 +18,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 import webbrowser
 from pathlib import Path
@@ -26,6 +27,7 @@ from ..errors import ConfigError
 from ..files import shown
 from ..interrupts import Interrupts
 from ..view import LIVE_POINTS, MOST_KEYFRAMES, MOST_POINTS, PAGE_KEYFRAMES, PAGE_POINTS
+from .result import print_result
 
 HOST, PORT = "127.0.0.1", 8080
 POLL_S = 0.1
@@ -70,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
             raise ConfigError("--save has no effect on --live: record the node, or run `come_ros bag`, and save that")
         from ..ros.programs.viewer import view_live
 
-        return view_live(options, announce)
+        return view_live(options, functools.partial(announce, options))
     from ..results import open_results
     from ..view.content import content_of
     from ..view.scene import import_viser
@@ -86,7 +88,8 @@ def run(options: argparse.Namespace) -> int:
         from ..view.page import PAGE, write_page
 
         write_page(content, Path(options.save))
-        print(f"{shown(Path(options.save) / PAGE)}: open it in a browser")
+        page = Path(options.save) / PAGE
+        print_result(options, {"title": content.title, "page": str(page)}, f"{shown(page)}: open it in a browser")
         return 0
     from ..view.scene import viser_server
     from ..view.server import Viewer
@@ -94,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     with Interrupts() as stopped, viser_server(options.host, options.port) as server:
         viewer = Viewer(server, content)
         try:
-            announce(options.host, server.get_port(), content.title, options.open)
+            announce(options, options.host, server.get_port(), content.title, options.open)
             while not stopped():
                 time.sleep(POLL_S)
         finally:
@@ -102,12 +105,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def announce(host: str, port: int, title: str, open_it: bool) -> None:
+def announce(options: argparse.Namespace, host: str, port: int, title: str, open_it: bool) -> None:
     """Prints where the page is, and opens it."""
     everywhere = host in ("0.0.0.0", "::", "")
     at = "127.0.0.1" if everywhere else f"[{host}]" if ":" in host else host
     url = f"http://{at}:{port}"
     words = f", and at the addresses of this machine on port {port}" if everywhere else ""
-    print(f"{title}: {url}{words} (Ctrl-C ends it)", flush=True)
+    print_result(options, {"title": title, "url": url}, f"{title}: {url}{words} (Ctrl-C ends it)")
     if open_it:
         webbrowser.open(url)

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import progress
 from ..accelerators import Accelerator, NoAccelerator
 from ..backbones.checkpoint import load_vggt, save_checkpoint
 from ..backbones.device import choose_device
@@ -420,7 +421,6 @@ def _steps(
     workers: int,
     stopped: Interrupts,
 ) -> None:
-    from tqdm import tqdm
 
     plan, last, best = state.plan, os.path.join(output, "last.pt"), os.path.join(output, "best.pt")
     device = next(state.model.parameters()).device
@@ -428,7 +428,9 @@ def _steps(
     seed = state.seed + 7919 * state.step
     batches = loader(seed, material, plan.mix, state.model.patch, plan.batch, workers)
     mean = Means(0.98)
-    bar = tqdm(total=plan.steps, initial=state.step, unit="step", mininterval=30.0, dynamic_ncols=False, ncols=160)
+    bar = progress.bar(
+        total=plan.steps, initial=state.step, unit="step", mininterval=30.0, dynamic_ncols=False, ncols=160
+    )
     saved = time.monotonic()
     with bar:
         while state.step < plan.steps and state.seconds < until_s:
@@ -446,7 +448,7 @@ def _steps(
                 about = {"step": state.step, "frames": state.frames, "seconds": round(state.seconds)}
                 with stopped.held():
                     state.log.append({**about, **mean, "scores": scores})
-                    tqdm.write(json.dumps(state.log[-1]))
+                    bar.write(json.dumps(state.log[-1]))
                     if scores["figure"] > state.best:
                         state.best = scores["figure"]
                         state.save(best)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import geometry
+from .. import geometry, progress
 from ..datasets.stamps import matched
 from ..outputs.cloud import colours_of
 from ..outputs.voxel_map import cell_keys
@@ -113,7 +113,7 @@ def content_of(results: Results, most_points: int = MOST_POINTS, most_keyframes:
     start_ns = min([*results.trajectory, *results.odometry, *results.stamps_ns], default=0)
     shown, sightings, seen_s = [], [], []
     chosen = {results.stamps_ns[row] for row in _evenly(len(results.stamps_ns), most_keyframes)}
-    for frame in results.frames():
+    for frame in progress.bar(results.frames(), total=len(results), desc="reading frames", unit="frame"):
         time_s = (frame.stamp_ns - start_ns) * 1e-9
         places, _ = frame.points()
         some = places[:: max(1, len(places) // SAMPLES)]

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import ComeRosError, OutputError
 from ..files import whole_folder, write_ply, write_text
 from ..outputs.cloud import points_of
+from ..progress import doing
 from ..results import open_results
 from . import PAGE_KEYFRAMES, PAGE_POINTS
 from .content import MODES, Content, content_of
@@ -58,6 +59,11 @@ def write_view(results: Path) -> str:
 
 def write_page(content: Content, folder: Path) -> None:
     """Writes the new folder `folder`, all or nothing. Raises ViewError without viser, OutputError if it cannot be written."""
+    with doing(f"writing {folder.name}/"):
+        _write(content, folder)
+
+
+def _write(content: Content, folder: Path) -> None:
     html = _page(content)
     with whole_folder(folder) as part:
         write_text(part / PAGE, html)

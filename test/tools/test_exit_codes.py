@@ -59,7 +59,7 @@ def test_done_refused_and_mistyped(images: Path, tmp_path: Path, capsys: pytest.
     assert code_of("--help") == code_of("bag", "--help") == code_of("--version") == 0
     assert code_of("bag", str(images), "-o", out, "--no-bag", "--no-view", *FAST) == 0
     capsys.readouterr()
-    for words, told in (
+    refused = (
         (["bag", str(tmp_path / "nowhere"), "-o", out], "nowhere"),
         (["bag", str(images), "-o", out, *FAST], "already holds results"),
         (["bag", str(images), "-o", str(tmp_path / "new"), *FAST, "--set", "window.size=99"], "2 .. 64"),
@@ -72,7 +72,18 @@ def test_done_refused_and_mistyped(images: Path, tmp_path: Path, capsys: pytest.
         (["doctor", "--set", "window.size"], "NAME=VALUE"),
         (["distill", "-o", out, "--source", str(tmp_path / "nowhere")], "nowhere"),
         (["train-pace", "-o", out, "--source", str(tmp_path / "nowhere")], "nowhere"),
-    ):
+        (["train", "-o", str(tmp_path / "new"), "--watch", str(images)], "--watch"),
+        (["view", str(tmp_path / "nowhere")], "nowhere"),
+        (["play", str(tmp_path / "nowhere")], "nowhere"),
+        (["fleet", str(images), "-o", str(tmp_path / "new"), "--workers", "-1"], "--workers is -1"),
+        (["monitor", "--timeout", "0"], "--timeout is 0"),
+        (["params", "explain", "window.sise"], "window.size"),
+    )
+    assert {words[0] for words, _ in refused} == set(cli.COMMANDS) - {
+        "node",
+        "completion",
+    }  # the latter: no mistake but a wrong shell
+    for words, told in refused:
         assert code_of(*words) == 1, words
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"come_ros {words[0]}: ")]
         assert len(lines) == 1 and told in lines[0], (words, lines)
@@ -82,6 +93,9 @@ def test_done_refused_and_mistyped(images: Path, tmp_path: Path, capsys: pytest.
         ["bag", str(images), "-o", out, "--nonsense"],
         ["bench", "--precision", "fp64"],
         ["export", out, "--to", "obj", "-o", out],
+        ["completion", "cmd"],
+        ["node", "--nonsense"],
+        *([name, "--nonsense"] for name in cli.COMMANDS if name != "node"),
     ):
         assert code_of(*words) == 2, words
 

@@ -59,12 +59,15 @@ from ...interrupts import Interrupts
 from ...mapping.saved_map import FOLDER
 from ...outputs.frames_file import FRAMES
 from ...pipeline import ReconstructionPipeline
+from ...progress import doing
 from ...types import F64
 from ...view.page import FOLDER as VIEW
 from ..arguments import add_config_arguments, configuration
 from ..report.bag_report import table, truth_problem
 from ..report.results import ResultFolder
+from ..report.tables import for_json
 from ..report.view import no_view
+from ..result import print_result
 from .job import Job
 from .output import RECORDING
 
@@ -186,7 +189,7 @@ def run(options: argparse.Namespace) -> int:
             raise nothing  # before the model is loaded
         folder = stack.enter_context(ResultFolder(Path(options.out), RESULTS, options.overwrite, kept=(FOLDER,)))
         stopped = stack.enter_context(Interrupts())
-        with stopped.raising():  # loading takes seconds
+        with stopped.raising(), doing("loading the model"):
             pipeline = _reproducible_pipeline(config, options.predictions)
         if options.compare and pipeline.backbone.description["accelerator"] == "none":
             raise nothing
@@ -211,7 +214,8 @@ def run(options: argparse.Namespace) -> int:
         if not job.used:
             raise failure or BagError(f"{options.source} gave no result: {job.what_was_read()}")
         try:
-            problems = job.finish(stopped)
+            with doing("scoring, writing and drawing"):
+                problems = job.finish(stopped)
         except ComeRosError as error:
             if failure is None or isinstance(error, Cancelled):
                 raise
@@ -221,10 +225,11 @@ def run(options: argparse.Namespace) -> int:
             with contextlib.suppress(Stopped), stopped.raising():  # it takes seconds, and is the first to be left out
                 without_view = no_view(folder.path, problems)
         folder.publish()
-    print(table(job.metrics))
-    print(f"\n{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {shown(options.out)}")
+    files = [name for name in RESULTS if (Path(options.out) / name).exists()]
+    text = f"{table(job.metrics)}\n\n{', '.join(files)} in {shown(options.out)}"
     if without_view:
-        print(f"{VIEW}/ is missing: {without_view}")
+        text += f"\n{VIEW}/ is missing: {without_view}"
+    print_result(options, {**for_json(job.metrics), "folder": str(options.out), "files": files}, text)
     if stopped.number is not None:
         raise Stopped(stopped.number, f"what came of {job.read} images is in {shown(options.out)}")
     if failure is not None and not isinstance(failure, ComeRosError):

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from ... import __version__
+from ... import __version__, progress
 from ...camera.preprocess import in_model_pixels
 from ...config import Config
 from ...datasets import Recording
@@ -144,7 +143,7 @@ class Job:
         begun = time.perf_counter()
         failure: Exception | None = None
         try:
-            with tqdm(total=self._source.count, desc="reconstructing", unit="img", disable=None) as bar:
+            with progress.bar(total=self._source.count, desc="reconstructing", unit="img") as bar:
                 frames = self._frames(stopped, bar.update)
                 if self._known_depth is not None or self._odometry is not None:
                     frames = with_known(frames, self._known_depth, self._odometry)

@@ -34,6 +34,7 @@ from ..ending import print_error
 from ..report.figures import draw_or_warn
 from . import report
 
+STDOUT = Path("-")
 MODELS = [c for p in parameters() if p.name == "backbone" for c in p.choices if c != "fake"]
 
 
@@ -43,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stream", action="store_true", help="measure one new frame in a sliding window instead")
     parser.add_argument("--repeats", type=int, help="number of repetitions (default: 10, with --pipeline 100)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to FILE, row by row")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", nargs="?", const=STDOUT,
+        help="print all figures as JSON instead of the tables; with FILE, write them there as well as the tables, row by row",
+    )  # fmt: skip
     model = parser.add_argument_group("the model's benchmark")
     model.add_argument("--plot", type=Path, metavar="FILE", help="draw latency against frames into this PNG")
     model.add_argument(
@@ -122,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             with stopped.raising():
                 for result in rows:
-                    if options.json:
+                    if options.json not in (None, STDOUT):
                         write_text(options.json, json.dumps(result, indent=2) + "\n")
         except Stopped as cancelled:
             rest = "what was complete follows" if result else "nothing was complete"
@@ -130,5 +134,5 @@ def run(options: argparse.Namespace) -> int:
     if result and options.plot and not (options.stream or options.pipeline):
         draw_or_warn(options.plot, lambda: report.draw(options.plot, result))
     if result:
-        print(told(result))
+        print(json.dumps(result, indent=2) if options.json == STDOUT else told(result))
     return 0 if stopped.number is None else 128 + stopped.number

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import __version__
+from ... import __version__, progress
 from ...errors import Cancelled, CheckpointError, ComeRosError
 from ...evaluation import prediction_difference
 from ...types import U8
@@ -34,7 +34,6 @@ LONG = 3  # number of the longest windows, whose exponent is given separately
 def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields all figures so far, after each row; the rows are in "rows". Raises ConfigError, CheckpointError, DatasetError."""
     import torch
-    from tqdm import tqdm
 
     check_counts(options)
     counts = options.frames or FRAMES
@@ -80,7 +79,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "scaling": {},
         }
         total = len(counts) * len(models) * (2 + warm_up + repeats)
-        with tqdm(total=total, desc="timing", unit="pass", disable=None) as bar:
+        with progress.bar(total=total, desc="timing", unit="pass") as bar:
             memory: dict[str, dict[int, dict[str, float]]] = {}
             for name in models if not options.no_memory and device.type != "cuda" else ():
                 bar.set_postfix_str(f"memory, {name}")

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import __version__
+from ... import __version__, progress
 from ...backbones.backbone import Backbone
 from ...backbones.stream import Step
 from ...camera import images
@@ -56,7 +56,8 @@ def measure(repeats: int) -> Iterator[dict[str, Any]]:
     before = os.getloadavg()[0]
     cases: dict[str, Any] = {}
     with wire() as (messages, decode, publish):
-        for name, stages in _cases(messages, decode, publish, repeats):
+        measured = _cases(messages, decode, publish, repeats)
+        for name, stages in progress.bar(measured, total=2 + len(SIDES), desc="timing", unit="case"):
             cases[name] = stages.summary()
             yield {
                 "version": __version__,

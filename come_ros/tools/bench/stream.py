@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import __version__
+from ... import __version__, progress
 from ...backbones.stream import Step
 from ...errors import ConfigError
 from ...types import U8, Prediction
@@ -62,7 +62,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "load_before": os.getloadavg()[0],
         "rows": [],
     }
-    for window in windows:
+    for window in progress.bar(windows, desc="timing", unit="window"):
         result["rows"] += rows_of(models, images, window, repeats, warm_up)
         result["load_after"] = os.getloadavg()[0]
         yield result

@@ -37,7 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sim-time", action="store_true", help="/clock must be published")
     add_config_arguments(parser, several=True)
     parser.add_argument("--quick", action="store_true", help="skip the trial pass and the running ROS system")
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run(options: argparse.Namespace) -> int:

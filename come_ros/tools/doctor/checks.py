@@ -20,6 +20,7 @@ from typing import Any
 from ...config import Config
 from ...errors import ConfigError
 from ...plugins import ACCELERATORS, BACKBONES, READERS, is_network
+from ...progress import doing
 from .running_system import FAIL, OK, WARN, Finding, judge
 
 DEFAULT = Config()
@@ -249,7 +250,8 @@ def largest_window(config: Config) -> Iterator[Finding]:
         return
     command = [sys.executable, "-m", "come_ros.tools.doctor.trial", json.dumps(config.to_flat())]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        with doing("two trial passes of the model"):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         said = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, IndexError, ValueError):
         yield Finding(
@@ -458,7 +460,8 @@ def camera(config: Config, options: argparse.Namespace) -> Iterator[Finding]:
     command += ["--topic", options.topic] * bool(options.topic)
     command += ["--camera-info", options.camera_info] * bool(options.camera_info)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=options.seconds + 60, check=False)
+        with doing("listening to the ROS system"):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=options.seconds + 60, check=False)
         seen = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, IndexError, ValueError):
         yield Finding(FAIL, "camera", "the ROS system cannot be examined", "see `rclpy` and `messages` above")

@@ -42,9 +42,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from ... import __version__
+from ... import __version__, progress
 from ...config import Config
 from ...errors import Cancelled, CheckpointError, ConfigError, Stopped
 from ...evaluation.window import WindowTruth
@@ -57,6 +56,7 @@ from ..report.figures import draw_or_warn
 from ..report.results import ResultFolder
 from ..report.tables import for_json
 from ..report.verdict import for_metrics, read
+from ..result import print_result
 from .frontier import against_nulls, at_the_same_time, frontier_variants, latencies, recoveries, winners
 from .measure import Scores, by_difficulty, measure, sequences, summary
 from .report import POINTS_OF, draw_plots, draw_windows, markdown
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
     begun = time.perf_counter()
     counts = {source.name: source.count(cut) for source in sources}  # wrong paths are rejected before anything slow
     with ResultFolder(Path(options.out), RESULTS, options.overwrite) as folder, Interrupts() as stopped:
-        with stopped.raising():  # loading and rendering take seconds
+        with stopped.raising(), progress.doing("loading the model and the first window"):
             backbone = _backbone(config)
             windows = itertools.chain.from_iterable(source.windows(cut, backbone) for source in sources)
             first = next(windows, None)
@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
         timed: list[WindowTruth] = []
         total = sum(counts.values())
         try:
-            with tqdm(total=total, desc="scoring", unit="window", disable=None) as bar:
+            with progress.bar(total=total, desc="scoring", unit="window") as bar:
                 every = stopped.until(_noting(itertools.chain([first], windows), timed))
                 scores = measure(every, variants, total, bar, stopped, options.frontier, options.seed)
         except (Cancelled, Stopped):
@@ -159,13 +159,14 @@ def run(options: argparse.Namespace) -> int:
         write_text(folder.path / "metrics.md", text)
         if not ended:  # pictures take seconds
             plots, pictures = folder.path / "plots.png", folder.path / "windows.png"
-            draw_or_warn(plots, lambda: draw_plots(plots, result, scores, variants))
-            draw_or_warn(pictures, lambda: draw_windows(pictures, scores))
+            with progress.doing("drawing"):
+                draw_or_warn(plots, lambda: draw_plots(plots, result, scores, variants))
+                draw_or_warn(pictures, lambda: draw_windows(pictures, scores))
         folder.publish()
-    print(text)
-    for source, about in result["sources"].items():
-        print(f"verdict: {source}: {read(about['conclusion']).line}")
-    print(f"{', '.join(name for name in RESULTS if (Path(options.out) / name).exists())} in {options.out}")
+    files = [name for name in RESULTS if (Path(options.out) / name).exists()]
+    lines = [f"verdict: {source}: {read(about['conclusion']).line}" for source, about in result["sources"].items()]
+    text = "\n".join([text, *lines, f"{', '.join(files)} in {options.out}"])
+    print_result(options, {**result, "folder": str(options.out), "files": files}, text)
     if ended:
         print_error("eval", f"{ended}; what was complete is written")
         return 128 + (stopped.number or 0)
@@ -274,7 +275,7 @@ def _add_times(result: dict[str, Any], variants: list[Variant], timed: list[Wind
     those = [
         v for v in variants if v.name not in WITHOUT_WINDOW[:2]
     ]  # these are several passes, each smaller than a window
-    with tqdm(total=len(those), desc="timing", unit="variant", disable=None) as bar:
+    with progress.bar(total=len(those), desc="timing", unit="variant") as bar:
         result["timings"] = latencies(those, images, TIMED_REPEATS, bar, stopped)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from ... import progress
 from ...camera.preprocess import in_model_pixels
 from ...datasets.stamps import matched, nearest
 from ...errors import Cancelled
@@ -32,7 +32,7 @@ def trajectories(source: Source, variants: Sequence[Variant], stopped: Any) -> d
     for variant in variants:
         with (
             source.open() as sequence,
-            tqdm(total=sequence.count, desc=f"path, {variant.name}", unit="img", disable=None) as bar,
+            progress.bar(total=sequence.count, desc=f"path, {variant.name}", unit="img") as bar,
         ):
             poses, depth = _odometry(variant, _watched(sequence.iter_frames(), bar, stopped), stopped)
         real = matched(sorted(poses), truth)

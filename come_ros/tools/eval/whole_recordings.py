@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from ... import progress
 from ...camera.preprocess import in_model_pixels
 from ...config import MIN_SIDE, Config
 from ...datasets.stamps import NearestDepth, matched
@@ -81,9 +81,7 @@ def followed(
 
         def frames() -> Any:
             nonlocal read
-            for frame in tqdm(
-                sequence.iter_frames(), total=sequence.count, desc=f"whole, {name}", unit="img", disable=None
-            ):
+            for frame in progress.bar(sequence.iter_frames(), total=sequence.count, desc=f"whole, {name}", unit="img"):
                 if stopped():
                     raise Cancelled("on request")
                 read += 1

@@ -6,12 +6,15 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 
+from ...progress import is_quiet
+
 ALIKE = 0.01  # relative; smaller differences of validation scores are noise
 
 
 def tell(lines: Iterable[str]) -> None:
-    """Prints them to standard error: standard output holds the result as JSON."""
-    print(*lines, sep="\n", file=sys.stderr)
+    """Prints them to standard error, unless --quiet is given: standard output holds the result."""
+    if not is_quiet():
+        print(*lines, sep="\n", file=sys.stderr)
 
 
 def _compared(ours: float, other: float, larger_is_better: bool) -> str:
