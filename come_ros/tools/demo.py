@@ -13,6 +13,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -86,16 +87,19 @@ def run(options: argparse.Namespace) -> int:
     from .report.view import no_view
 
     problems: list[str] = []
+    without_view, stopped = "", None
     try:
         without_view = "" if options.no_view else no_view(out, problems)
     except Stopped as stop:
-        raise Stopped(stop.number, f"all results but view/ are in {shown(out)}") from None
+        stopped = Stopped(stop.number, f"all results but view/ are in {shown(out)}")
     files = [name for name in RESULTS if (out / name).exists()]
     text = f"{table(metrics)}\n\nverdict: {of_metrics(metrics).line}\n\n"
     text += f"{', '.join(str(out / name) for name in files)}; {metrics['run']['seconds']:.0f} s live"
     if without_view:
         text += f"\nview/ is missing: {without_view}"
     print_result(options, {**metrics, "folder": str(out), "files": files}, text)
+    if stopped is not None:
+        raise stopped
     if problems:
         raise DemoError(f"{'; '.join(problems)}; all other results are in {shown(out)}")
     return int(not sound(metrics))
@@ -167,6 +171,7 @@ def play_and_score(
     """Plays `bag` to the live node and writes recording, metrics and picture to `out`. Returns the metrics. Raises ComeRosError."""
     from ..files import write_tum
     from ..ros.programs.live import PlayedCamera, run_live
+    from .report.bars import bars_of
     from .report.live_scores import read_recording, read_truth, score
     from .report.picture import draw, overview_of
     from .report.verdict import of_metrics
@@ -203,7 +208,7 @@ def play_and_score(
             picture,
             lambda: draw(
                 picture,
-                overview_of(bag, recording, truth, topic),
+                dataclasses.replace(overview_of(bag, recording, truth, topic), bars=bars_of(metrics)),
                 f"{title}\nverdict: {of_metrics(metrics).line}\n{_figures(metrics)}",
             ),
         )
@@ -211,14 +216,14 @@ def play_and_score(
 
 
 def _figures(metrics: dict[str, Any]) -> str:
-    """One line with the most important figures."""
-    from .report.picture import SEPARATOR, accuracy_text
+    """One line with what came and when."""
+    from .report.picture import SEPARATOR
 
     frames, latency = metrics["frames"], metrics["latency_ms"]["~/odometry"]
     parts = [f"{frames['sent']} images sent, {frames['used']} used"]
     if latency:
         parts.append(f"latency p50 {latency['p50']:.0f} ms")
-    return SEPARATOR.join(parts + accuracy_text(metrics))
+    return SEPARATOR.join(parts)
 
 
 def _images(bag: str | Path, topic: str | None) -> int:

@@ -168,7 +168,7 @@ def test_recording_is_read_by_an_independent_reader(out: Path, world: Truth) -> 
             assert message.transforms[0].child_frame_id == "camera_optical_frame"
             assert message.transforms[1].header.frame_id == "visual_map"
             assert message.transforms[1].child_frame_id == "visual_odom"
-        elif topic == "/come/odometry":
+        elif topic in ("/come/odometry", "/come/landmarks"):
             assert head.frame_id == "visual_odom"
         elif topic in ("/come/path", "/come/map_points"):
             assert head.frame_id == "visual_map"

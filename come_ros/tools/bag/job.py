@@ -43,6 +43,7 @@ from ...types import F64, Frame, Refinement, Submap
 from ...verdict.evidence import Evidence
 from ...verdict.judge import Facts, judge
 from ..report.bag_report import provenance, size_of, weights_of
+from ..report.bars import bars_of
 from ..report.comparison import Comparisons, comparison_text
 from ..report.figures import not_drawn
 from ..report.picture import (
@@ -51,7 +52,6 @@ from ..report.picture import (
     Evenly,
     Overview,
     Shown,
-    accuracy_text,
     chosen,
     draw,
     error_of,
@@ -460,12 +460,12 @@ class Job:
         return Overview(
             [frames[i] for i in shown_rows], min(self._poses), *points_and_colours(points[some]), self._poses,
             self._matched, float(np.median(scales)) if scales else None, f"map of {len(self._poses)} frames",
+            bars_of(self.metrics),
         )  # fmt: skip
 
     def _title(self) -> str:
         unused = ", ".join(f"{n} {reason}" for reason, n in self.metrics["frames"]["dropped"].items() if n)
         parts = [f"{self.read} images, {self.used} used" + (f"; not used: {unused}" if unused else "")]
-        parts += accuracy_text(self.metrics)
         verdict = f"verdict: {of_metrics(self.metrics).line}"
         return f"come_ros {__version__}: {shown(Path(self.name).name)}\n{verdict}\n{SEPARATOR.join(parts)}"
 

@@ -1,5 +1,5 @@
 """The picture of a run: input, depth and confidence of some frames, with true depth and error of the best, the median and the worst where
-there is truth; and the cloud with both paths, from behind and above the camera."""
+there is truth; the main errors next to trivial baselines; and the cloud with both paths, from behind and above the camera."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ... import geometry
 from ...datasets.rosbag import Bag
 from ...types import F32, F64, U8
+from .bars import Bars, draw_bars
 from .live_scores import Published, Truth
 
 SEPARATOR = "   |   "  # between the figures in a title
@@ -25,6 +26,7 @@ POINTS = 400_000  # limit of points drawn: a picture of this size shows no more
 COVERED = 80_000  # area of all dots on the map, in square points: a sparse cloud is drawn with larger dots
 MOST_ERROR = 50.0  # percent: end of the colours of the error
 LOOKING_DOWN = np.deg2rad(40.0)  # of the view of the cloud
+BARS_HEIGHT = 1.6  # inches
 ABOVE_CAMERA = 0.25  # the cloud is cut at this height above the camera, so that no ceiling hides the room
 
 
@@ -50,7 +52,8 @@ class Shown:
 class Overview:
     """Data of the picture. frames: a few, evenly spread over the run. start_ns: what their times are relative to. points: (N, 3) in
     the odometry frame, colours: (N, 3) in 0..1. odom_from_camera, world_from_camera: stamp -> (4, 4) as published and true, where
-    known. scale: metres per unit of the published depth, None if unknown. cloud: description of the cloud, for its title."""
+    known. scale: metres per unit of the published depth, None if unknown. cloud: description of the cloud, for its title. bars: charts
+    below the frames."""
 
     frames: list[Shown]
     start_ns: int
@@ -60,6 +63,7 @@ class Overview:
     world_from_camera: Mapping[int, F64] = field(default_factory=dict)
     scale: float | None = None
     cloud: str = "published cloud"
+    bars: Sequence[Bars] = ()
 
 
 def overview_of(bag: str | Path, recording: Published, truth: Truth, topic: str | None = None) -> Overview:
@@ -151,14 +155,18 @@ def draw(path: Path, overview: Overview, title: str) -> None:
     """Writes the picture as PNG. Needs at least one frame."""
     from .figures import pyplot
 
-    plt = pyplot()
+    plt, bars = pyplot(), overview.bars
 
     truth = any(frame.real is not None for frame in overview.frames)
     names = ["input", "depth", *(["true depth", "error"] if truth else []), "confidence"]
     if any(frame.overlay is not None for frame in overview.frames):
         names.append("merged: dark")
-    figure = plt.figure(figsize=(7 + 3 * len(names), 8), dpi=85, layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[0.4125 * len(names), 1])
+    figure = plt.figure(figsize=(7 + 3 * len(names), 8 + BARS_HEIGHT * bool(bars)), dpi=85, layout="constrained")
+    above = figure
+    if bars:
+        above, below = figure.subfigures(2, 1, height_ratios=[8, BARS_HEIGHT])
+        draw_bars(below.subplots(1, len(bars), squeeze=False)[0], bars)
+    left, right = above.subfigures(1, 2, width_ratios=[0.4125 * len(names), 1])
     axes = left.subplots(len(overview.frames), len(names), squeeze=False)
     confidences = np.concatenate([frame.confidence.ravel() for frame in overview.frames])
     confidences = confidences[np.isfinite(confidences)]
@@ -178,7 +186,7 @@ def draw(path: Path, overview: Overview, title: str) -> None:
         )
     for axis, name in zip(axes[0], names, strict=True):
         axis.set_title(f"{name}\n{axis.get_title()}" if axis.get_title() else f"{name}\n", fontsize=11)
-    _draw_map(right.subplots(), overview)
+    _draw_map(right, right.subplots(), overview)
     figure.suptitle(wrapped(title, int(9 * figure.get_figwidth())), fontsize=12)
     figure.savefig(path, format="png")
     plt.close(figure)
@@ -249,7 +257,7 @@ def _confidence(recording: Published, stamp: int) -> F32:
     return out
 
 
-def _draw_map(axis: Any, overview: Overview) -> None:
+def _draw_map(figure: Any, axis: Any, overview: Overview) -> None:
     """The cloud and the path as published, seen obliquely: moved as one piece into the truth's world, if there is one."""
     odom, truth = overview.odom_from_camera, overview.world_from_camera
     scale, rotation, translation = _world_from_odom(overview)
@@ -275,14 +283,14 @@ def _draw_map(axis: Any, overview: Overview) -> None:
         places = places[places[:, 2] < cut] @ seen
         axis.plot(*places[:, :2].T, ".", color="#40ff60", ms=1.5, mew=0, alpha=0.7)
 
-    paths = [(path, "#ff2a2a", "-", "estimated, as the cloud lies")]
+    paths = [(path, "#ff2a2a", "-", "estimated, scale of the cloud")]
     if known:
         real = np.stack([truth[t][:3, 3] for t in known])
         paths.insert(0, (real, "white", "-", "true path"))
         if len(known) > 2:
             ours = np.stack([odom[t][:3, 3] for t in known])
             s, r, t = geometry.umeyama(ours, real)
-            paths.append((s * ours @ r.T + t, "#ffb000", "--", "estimated, Sim(3)-aligned as scored"))
+            paths.append((s * ours @ r.T + t, "#ffb000", "--", "estimated, scale fitted as scored"))
     paths = [(line @ seen, *how) for line, *how in paths]
     for line, colour, style, label in paths:
         wide = 6.0 if label == "true path" else 2.2  # so that it is visible under ours where they agree
@@ -301,7 +309,7 @@ def _draw_map(axis: Any, overview: Overview) -> None:
     axis.set(xlabel=f"to the right, {unit}", ylabel=f"up and away, {unit}", facecolor="0.25")
     axis.set_title(f"{overview.cloud}, from behind and above, cut above the camera", fontsize=11)
     # below: inside, it would hide a path
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, facecolor="0.6", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, facecolor="0.6", fontsize=9)
 
 
 def _view(ways: F64) -> tuple[F64, F64, F64]:
@@ -357,14 +365,3 @@ def points_and_colours(points: NDArray[Any]) -> tuple[F64, NDArray[np.float32]]:
     bits = np.ascontiguousarray(points["rgb"][finite]).view(np.uint32)
     colours = np.stack([(bits >> s) & 255 for s in (16, 8, 0)], axis=-1).astype(np.float32) / np.float32(255)
     return xyz[finite], colours
-
-
-def accuracy_text(metrics: Mapping[str, Any]) -> list[str]:
-    """The main errors, with their trivial baselines, for the title."""
-    parts = []
-    if metrics["depth"]:
-        values = metrics["depth"]["per_frame"]
-        parts.append("delta < 1.25: " + ", ".join(f"{k} {v['delta']:.2f}" for k, v in values.items()))
-    if metrics["trajectory"] and metrics["trajectory"]["ate_rmse_m"]["come_ros"] is not None:
-        parts.append("ATE: " + ", ".join(f"{k} {v:.2f} m" for k, v in metrics["trajectory"]["ate_rmse_m"].items()))
-    return parts
