@@ -56,7 +56,6 @@ setup(
         ],
         "tools": [
             OPENCV,
-            "evo>=1.28",
             "matplotlib>=3.5",
             "mcap>=1.1",
             "mcap-ros2-support>=0.5",
@@ -73,6 +72,7 @@ setup(
         "mesh": ["open3d-cpu>=0.20"],  # Linux on x86_64; elsewhere open3d, which has the same modules
         "test": [
             "catkin-pkg",
+            "evo>=1.28",
             "fastjsonschema",
             "hypothesis",
             "mypy",

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import threading
-import zipfile
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import geometry
-from ..files import write_tum
 from ..types import F32, F64
 from . import RatioHistogram, ate_baselines, ate_rmse, depth_errors, rotation_error_deg, rpe_rmse
 from .poses import translation_lengths
 from .window import mean_depth
-
-STOPPED = "evo, which takes seconds, is left out after a signal"
 
 
 class DepthScores:
@@ -116,10 +103,9 @@ def trajectory_scores(
     odom_from_camera: Mapping[int, F64],
     world_from_camera: Mapping[int, F64],
     depth_scale: float | None = None,
-    stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any] | None:
-    """ATE and RPE (between consecutive used frames) by evo, aligned by Sim(3) and, `_se3`, with the scale left as it is; None for
-    fewer than three poses. Where evo has no figures, or `stopped`, which is polled, they are our own; problem: why.
+    """ATE and RPE (between consecutive used frames), aligned by Sim(3) and, `_se3`, with the scale left as it is; None for fewer than
+    three poses. They are the figures of evo (a test compares them), which would take seconds to start for each of the five.
 
     Trivial baselines: see ate_baselines, each with the scale that suits it best; for RPE not moving, and the constant velocity in the
     camera's own axes that fits the truth best.
@@ -130,98 +116,31 @@ def trajectory_scores(
     stamps = sorted(world_from_camera)
     if len(stamps) < 3:
         return None
-    real = np.stack([world_from_camera[t] for t in stamps])
-    positions = real[:, :3, 3]
+    ours, real = (np.stack([poses[t] for t in stamps]) for poses in (odom_from_camera, world_from_camera))
     steps = (geometry.inverse(real[:-1]) @ real[1:])[:, :3, 3]
     still = ate_baselines(real)
     nulls = {"not moving": _rms(steps), "constant velocity": _rms(steps - steps.mean(axis=0))}
-    pairs = ("--delta", "1", "--delta_unit", "f")
-    calls = {
-        "ate_rmse_m": ("evo_ape", "-as"),
-        "ate_se3_rmse_m": ("evo_ape", "-a"),
-        "rpe_translation_rmse_m": ("evo_rpe", "-as", "-r", "trans_part", *pairs),
-        "rpe_translation_se3_rmse_m": ("evo_rpe", "-a", "-r", "trans_part", *pairs),
-        "rpe_rotation_rmse_deg": ("evo_rpe", "-r", "angle_deg", *pairs),
-    }
-    given_up = threading.Event()
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
-        estimate, reference = Path(folder, "estimate.tum"), Path(folder, "truth.tum")
-        write_tum(estimate, {t: odom_from_camera[t] for t in stamps})
-        write_tum(reference, {t: world_from_camera[t] for t in stamps})
-
-        def asked() -> bool:
-            return given_up.is_set() or stopped()
-
-        jobs = [pool.submit(_evo, asked, call[0], reference, estimate, *call[1:]) for call in calls.values()]
-        try:
-            results = dict(zip(calls, (job.result() for job in jobs), strict=True))
-        except BaseException:  # the pool waits for its jobs
-            given_up.set()
-            raise
+    by_sim3, turn = rpe_rmse(ours, real)
+    by_se3, _ = rpe_rmse(ours, real, with_scale=False)
     out: dict[str, Any] = {
         "poses": len(stamps),
-        "length_m": float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum()),
+        "length_m": float(np.linalg.norm(np.diff(real[:, :3, 3], axis=0), axis=1).sum()),
+        "ate_rmse_m": {"come_ros": ate_rmse(ours, real), **still},
+        "ate_se3_rmse_m": {"come_ros": ate_rmse(ours, real, with_scale=False), **still},
+        "rpe_translation_rmse_m": {"come_ros": by_sim3, **nulls},
+        "rpe_translation_se3_rmse_m": {"come_ros": by_se3, **nulls},
+        "rpe_rotation_rmse_deg": turn,  # its trivial baseline is among the rotation scores
+        "scale": trajectory_scale(odom_from_camera, world_from_camera),
     }
-    for name, result in results.items():
-        if name.startswith("ate"):
-            out[name] = {"come_ros": result.get("rmse"), **still}
-        elif name.startswith("rpe_translation"):
-            out[name] = {"come_ros": result.get("rmse"), **nulls}
-        else:
-            out[name] = result.get("rmse")  # its trivial baseline is among the rotation scores
-    ours = np.stack([odom_from_camera[t] for t in stamps])
-    out["scale"] = trajectory_scale(odom_from_camera, world_from_camera)
     if depth_scale is not None and np.isfinite(depth_scale):
         out["depth_scale"] = depth_scale
         out["short"] = out["scale"] / depth_scale
         out["length_ratio"], _ = translation_lengths(ours, real, depth_scale)
         scaled = geometry.transform_poses(depth_scale, np.eye(3), np.zeros(3), ours)
         out["ate_depth_scale_rmse_m"] = ate_rmse(scaled, real, with_scale=False)
-    if problems := "; ".join(dict.fromkeys(r["problem"] for r in results.values() if "problem" in r)):
-        out["problem"] = f"{problems}; these figures are come_ros' own"
-        _fill(out, ours, real)
     return out
-
-
-def _fill(path: dict[str, Any], ours: F64, real: F64) -> None:
-    """Fills in our own figures for those of evo."""
-    for suffix, with_scale in (("", True), ("_se3", False)):
-        path[f"ate{suffix}_rmse_m"]["come_ros"] = ate_rmse(ours, real, with_scale)
-        path[f"rpe_translation{suffix}_rmse_m"]["come_ros"], turn = rpe_rmse(ours, real, with_scale=with_scale)
-        path["rpe_rotation_rmse_deg"] = turn
 
 
 def _rms(vectors: F64) -> float:
     """Root of the mean squared length of (N, 3)."""
     return float(np.sqrt((vectors**2).sum(axis=1).mean()))
-
-
-def _evo(stopped: Callable[[], bool], command: str, reference: Path, estimate: Path, *options: str) -> dict[str, Any]:
-    """Statistics of an evo command, which is GPL and therefore run, not imported; {"problem": ...} if it has none."""
-    if stopped():
-        return {"problem": STOPPED}
-    sibling = Path(sys.executable).with_name(command)
-    program = str(sibling) if sibling.is_file() else shutil.which(command)
-    if program is None:
-        return {"problem": f"{command} is not installed (pip install evo)"}
-    with tempfile.TemporaryDirectory() as home:  # evo's settings folder is created at its first run
-        results = Path(home, "results.zip")
-        process = subprocess.Popen(
-            [program, "tum", str(reference), str(estimate), *options, "--no_warnings", "--save_results", str(results)],
-            env={**os.environ, "HOME": home, "MPLBACKEND": "Agg"}, text=True, start_new_session=True,  # Ctrl-C is left to us
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        while True:
-            try:
-                text, _ = process.communicate(timeout=0.1)
-                break
-            except subprocess.TimeoutExpired:
-                if stopped():
-                    process.kill()
-        if process.returncode and stopped():
-            return {"problem": STOPPED}
-        if process.returncode or not results.is_file():
-            last = text.strip().splitlines() or ["no output"]
-            return {"problem": f"{command}: {last[-1]}"}
-        with zipfile.ZipFile(results) as archive:
-            return json.loads(archive.read("stats.json"))

@@ -27,7 +27,6 @@ def test_the_originals_are_sound(originals: dict[str, Path]) -> None:
 def test_damaged_recordings_are_read_as_far_as_they_are_whole(
     originals: dict[str, Path], tmp_path: Path, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("come_ros.evaluation.recordings._evo", lambda *arguments: {"problem": "left out"})
     monkeypatch.setattr("come_ros.tools.bag.job.draw", lambda path, overview, title: path.write_bytes(b"picture"))
     monkeypatch.setattr("come_ros.tools.report.view.write_view", lambda results: "")
     tally = Tally()

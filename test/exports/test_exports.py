@@ -114,7 +114,7 @@ def test_pycolmap_reads_the_model(out: Path) -> None:
 
 
 def test_evo_reads_the_trajectories(out: Path) -> None:
-    interface = pytest.importorskip("evo.tools.file_interface", reason="evo is not installed: pip install '.[tools]'")
+    interface = pytest.importorskip("evo.tools.file_interface", reason="evo is not installed: pip install '.[test]'")
     tum = interface.read_tum_trajectory_file(str(out / "trajectory.tum"))
     assert tum.num_poses == COUNT
     np.testing.assert_allclose(tum.timestamps, np.array(made.stamps(COUNT)) * 1e-9, atol=1e-6)

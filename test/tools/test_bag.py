@@ -90,7 +90,7 @@ def bag(tmp_path_factory: pytest.TempPathFactory, world: Truth) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, world: Truth) -> Path:
-    """The same without truth, so that evo has nothing to do."""
+    """The same without truth."""
     return write_bag(tmp_path_factory.mktemp("input") / "bag", world, truth=False)
 
 
@@ -250,13 +250,10 @@ def test_scores_stand_next_to_trivial_baselines(out: Path, world: Truth) -> None
         assert set(metrics["depth"][scaled]) == {"come_ros", "constant depth", "mean depth map"}
     path = metrics["trajectory"]
     assert path["poses"] == COUNT
-    # two ways to the same number: ours, and evo's
     assert metrics["rotation"]["rmse_deg"]["come_ros"] == pytest.approx(path["rpe_rotation_rmse_deg"], rel=1e-3)
     steps = np.linalg.inv(world.world_from_camera[:-1]) @ world.world_from_camera[1:]
     still = float(np.sqrt((steps[:, :3, 3] ** 2).sum(axis=1).mean()))
     assert path["rpe_translation_rmse_m"]["not moving"] == pytest.approx(still, abs=1e-5)
-    # the stand-in's camera slides along a line, and evo aligns no lines: that is said, and the baselines still stand
-    assert "Degenerate" in path["problem"] and path["problem"].endswith("these figures are come_ros' own")
     assert 0 < path["ate_rmse_m"]["come_ros"] < path["ate_rmse_m"]["not moving"]
     assert path["ate_rmse_m"]["not moving"] > 0
 
@@ -287,8 +284,7 @@ def test_photographs_of_nothing_are_unusable_though_all_are_used(
     assert "verdict: unusable: images do not look as the result predicts" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_trajectories_are_scored_by_evo(world: Truth) -> None:
+def test_trajectories_are_scored_with_the_scale_mended_or_not(world: Truth) -> None:
     from come_ros.evaluation.recordings import trajectory_scores
 
     truth = dict(zip(world.stamps_ns.tolist(), world.world_from_camera, strict=True))
@@ -297,7 +293,7 @@ def test_trajectories_are_scored_by_evo(world: Truth) -> None:
     for pose in shrunk.values():
         pose[:3, 3] /= 2
     scores = trajectory_scores(shrunk, truth)
-    assert scores is not None and "problem" not in scores
+    assert scores is not None
     for name in ("ate_rmse_m", "rpe_translation_rmse_m"):
         assert scores[name]["come_ros"] == pytest.approx(0, abs=1e-6)  # Sim(3) mends the scale, SE(3) does not
     assert scores["ate_se3_rmse_m"]["come_ros"] == pytest.approx(scores["ate_se3_rmse_m"]["not moving"] / 2, rel=1e-3)
@@ -314,7 +310,7 @@ def test_overview_is_a_picture(out: Path) -> None:
 
 @pytest.mark.slow
 def test_truth_may_come_out_of_a_file(tmp_path: Path, plain: Path, world: Truth) -> None:
-    two = dict(zip(world.stamps_ns.tolist()[3:5], world.world_from_camera[3:5], strict=True))  # too few for evo
+    two = dict(zip(world.stamps_ns.tolist()[3:5], world.world_from_camera[3:5], strict=True))  # too few for a path
     write_tum(tmp_path / "gt.tum", two)
     assert run(plain, tmp_path / "out", "--gt", str(tmp_path / "gt.tum"), "--no-bag") == 0
     metrics = metrics_of(tmp_path / "out")

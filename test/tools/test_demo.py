@@ -79,9 +79,6 @@ def test_demo_ends_well_and_every_frame_is_accounted_for(demo: tuple[Path, int])
     assert metrics["trajectory"]["ate_rmse_m"]["not moving"] > 0
     if importlib.util.find_spec("viser"):
         assert '"title": "out"' in (out / "view" / "index.html").read_text()
-    # two ways to the same number: ours, and the evo command's
-    ours, evo = metrics["rotation"]["rmse_deg"]["come_ros"], metrics["trajectory"]["rpe_rotation_rmse_deg"]
-    assert ours == pytest.approx(evo, rel=1e-3)
     assert "trivial baselines" in table(metrics)
     assert of_metrics(metrics).level in LEVELS and metrics["verdict"]["reasons"]
 

@@ -248,10 +248,10 @@ class Job:
 
     def finish(self, stopped: Callable[[], bool]) -> list[str]:
         """Writes all files; those that cannot be written are logged. Needs at least one used frame. stopped: polled; then what takes
-        seconds, evo and the pictures, is left out."""
+        seconds, the pictures, is left out."""
         path = self.folder.path
         snapshot = self._reporter.world.snapshot()
-        metrics = self.metrics = self._measured(snapshot, stopped)
+        metrics = self.metrics = self._measured(snapshot)
         facts = self._facts(snapshot)
         metrics["verdict"] = {
             **for_metrics(with_truth(judge(facts), metrics, facts.extent)), "facts": dataclasses.asdict(facts)
@@ -294,7 +294,7 @@ class Job:
         problems.append(_problem("metrics.json", lambda: write_text(path / "metrics.json", text)))
         return list(filter(None, problems))
 
-    def _measured(self, snapshot: Snapshot, stopped: Callable[[], bool]) -> dict[str, Any]:
+    def _measured(self, snapshot: Snapshot) -> dict[str, Any]:
         truth = self._place_truth()
         true_poses = matched(sorted(self._poses), self._true_poses)
         self._matched.update(true_poses)
@@ -319,10 +319,10 @@ class Job:
             **self._refinement_measured(),
             "truth": {"poses": len(self._true_poses), "matched": len(true_poses), **truth},
             "depth": self._depth_scores.result(),
-            "trajectory": trajectory_scores(self._poses, true_poses, self._depth_scores.scale, stopped),
+            "trajectory": trajectory_scores(self._poses, true_poses, self._depth_scores.scale),
             "rotation": rotation_scores(self._poses, true_poses),
-            **self._odometry_measured(true_poses, stopped),
-            **self._loops_measured(true_poses, snapshot.map_trajectory, stopped),
+            **self._odometry_measured(true_poses),
+            **self._loops_measured(true_poses, snapshot.map_trajectory),
             "scale": self._scale_measured(true_poses),
             **({} if compared is None else {"compare": compared.result()}),
             "model": {**self.pipeline.backbone.description, "weights": os.path.basename(weights_of(self.pipeline))},
@@ -391,21 +391,19 @@ class Job:
                 moved[name] = [min(poses) * 1e-9, max(poses) * 1e-9]
         return moved
 
-    def _odometry_measured(self, true_poses: dict[int, F64], stopped: Callable[[], bool]) -> dict[str, Any]:
+    def _odometry_measured(self, true_poses: dict[int, F64]) -> dict[str, Any]:
         """Scores of odometry at the camera's rate, and of its keyframes as estimated by their windows; empty if odometry is of
         keyframes only."""
         if not self.pipeline.locates:
             return {}
         of_keyframes = {stamp: pose for stamp, pose in true_poses.items() if stamp in self._keyframes}
         keyframes = {
-            "trajectory": trajectory_scores(self._keyframes, of_keyframes, self._depth_scores.scale, stopped),
+            "trajectory": trajectory_scores(self._keyframes, of_keyframes, self._depth_scores.scale),
             "rotation": rotation_scores(self._keyframes, of_keyframes),
         }
         return {"odometry": self._located.result(), "keyframes": keyframes}
 
-    def _loops_measured(
-        self, true_poses: dict[int, F64], in_map: dict[int, F64], stopped: Callable[[], bool]
-    ) -> dict[str, Any]:
+    def _loops_measured(self, true_poses: dict[int, F64], in_map: dict[int, F64]) -> dict[str, Any]:
         """Of the loops that were looked for, and of the path in the map next to odometry's; nothing where none are looked for."""
         world = self._reporter.world
         if world.loops is None:
@@ -417,7 +415,7 @@ class Job:
         stamps = [stamp for stamp in sorted(true_poses) if stamp in in_map]
         if world.loops.accepted and len(stamps) >= 3:
             real_poses = {t: true_poses[t] for t in stamps}
-            out["trajectory"] = trajectory_scores(in_map, real_poses, self._depth_scores.scale, stopped)
+            out["trajectory"] = trajectory_scores(in_map, real_poses, self._depth_scores.scale)
             out["rotation"] = rotation_scores(in_map, {t: true_poses[t] for t in stamps})
         if len(stamps) >= 3:
             real = np.stack([true_poses[t] for t in stamps])

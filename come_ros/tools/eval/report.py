@@ -291,13 +291,11 @@ def _path_table(variants: dict[str, Any]) -> list[str]:
             "ATE, SE(3) under the depth scale", "length / true", "RPE translation (constant velocity)",
             "RPE rotation, deg (constant; none)"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    problems = []
     for name, found in variants.items():
         path, turn = found["trajectory"], found["rotation"]
         if path is None:
             lines.append(f"| {name} | fewer than 3 |" + " |" * 5)
             continue
-        problems += [path["problem"]] if "problem" in path else []
         ate, rpe, rms = path["ate_rmse_m"], path["rpe_translation_rmse_m"], turn["rmse_deg"]
         lines.append(
             f"| {name} | {path['poses']} | {_number(ate['come_ros'], 3)} ({_number(ate['straight line'], 3)}; "
@@ -306,7 +304,7 @@ def _path_table(variants: dict[str, Any]) -> list[str]:
             f"{_number(rpe['come_ros'], 3)} ({_number(rpe['constant velocity'], 3)}) | {_number(path['rpe_rotation_rmse_deg'], 2)} "
             f"({_number(rms['constant rotation'], 2)}; {_number(rms['no rotation'], 2)}) |"
         )
-    return lines + [line for problem in dict.fromkeys(problems) for line in ("", problem)]
+    return lines
 
 
 def _cell(value: dict[str, Any] | None, digits: int, bounds: bool = True) -> str:

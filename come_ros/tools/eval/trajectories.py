@@ -36,7 +36,7 @@ def trajectories(source: Source, variants: Sequence[Variant], stopped: Any) -> d
         ):
             poses, depth = _odometry(variant, _watched(sequence.iter_frames(), bar, stopped), stopped)
         real = matched(sorted(poses), truth)
-        path = trajectory_scores(poses, real, _depth_scale(source, depth), stopped)
+        path = trajectory_scores(poses, real, _depth_scale(source, depth))
         out[variant.name] = {"trajectory": path, "rotation": rotation_scores(poses, real)}
     return out
 

@@ -63,7 +63,6 @@ def accuracy_lines(metrics: Mapping[str, Any]) -> list[str]:
         lines.append(f"(path of {path['length_m']:.2f} m; {remark})")
         if path.get("short") is not None:
             lines.append(f"({path_text(path)})")
-        lines += [f"({path['problem']})"] if "problem" in path else []
     if not (depth or path):
         lines.append("(the bag holds no ground truth: neither depth nor path)")
     return lines

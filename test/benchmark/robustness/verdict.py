@@ -76,7 +76,7 @@ class Made(Recording):
 
 
 def measured(case: Case, pipeline: ReconstructionPipeline) -> dict[str, Any]:
-    """The metrics that `come_ros bag` has of a case, without evo and pictures."""
+    """The metrics that `come_ros bag` has of a case, without pictures."""
     with tempfile.TemporaryDirectory() as out, ResultFolder(Path(out), (), True) as folder:
         job = Job(
             "made", pipeline.config, pipeline, [Made(case) for _ in range(3)], Made(case).truth(), folder, record=False
