@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 
 from ..backbones import load_backbone, reproducible
 from ..backbones.backbone import Backbone
-from ..backbones.stream import FrameName, Step
+from ..backbones.stream import FrameCache, FrameName, Step
 from ..config import MIN_SIDE, Config
 from ..datasets import Recording
 from ..datasets.part import Part
@@ -68,27 +68,47 @@ def main(words: list[str]) -> int:
     return 0
 
 
-class _Outline(Backbone):
-    """Predicts nothing worth knowing, with which every window is accepted. windows: the names of their frames."""
+class _Accepted(Backbone):
+    """Tells the pipeline of every window something that it accepts, so that its windows depend on the images only: the alignment of a part
+    without the bundle may refuse what that of the whole run accepts. windows: names of their frames. inner: predicts them, None for
+    nobody."""
 
     name = "outline"
     patch_size, native_side, device = 14, 56, "cpu"
     streams = True
 
-    def __init__(self) -> None:
+    def __init__(self, inner: Backbone | None = None) -> None:
         self.windows: list[list[FrameName]] = []
+        self._inner = inner
+        if inner is not None:
+            self.patch_size, self.native_side, self.inputs = inner.patch_size, inner.native_side, inner.inputs
+            self.streams = inner.streams
+
+    def image_size(self, width: int, height: int, side: int) -> tuple[int, int]:
+        inner = self._inner
+        return super().image_size(width, height, side) if inner is None else inner.image_size(width, height, side)
+
+    def configured(self, config: Config) -> Backbone:
+        return self if self._inner is None else _Accepted(self._inner.configured(config))
+
+    def new_cache(self) -> FrameCache:
+        return super().new_cache() if self._inner is None else self._inner.new_cache()
 
     def predict(
-        self, images: np.ndarray, stop: Any = None, known: Known | None = None, step: Step | None = None
+        self,
+        images: np.ndarray,
+        stop: Callable[[], bool] | None = None,
+        known: Known | None = None,
+        step: Step | None = None,
     ) -> Prediction:
+        if self._inner is not None:
+            self._inner.predict(images, stop, known, step)
         s, h, w = images.shape[:3]
-        assert step is not None
-        self.windows.append(list(step.names))
-        near = np.ones((s if step.dense is None else len(step.dense), h, w), np.float32)
+        dense = None if step is None else step.dense
+        self.windows.append([] if step is None else list(step.names))
+        near = np.ones((s if dense is None else len(dense), h, w), np.float32)
         focal = np.array([[w, 0, w / 2], [0, w, h / 2], [0, 0, 1]])
-        return Prediction(
-            images, near, near + 1, np.tile(np.eye(4), (s, 1, 1)), np.tile(focal, (s, 1, 1)), dense=step.dense
-        )
+        return Prediction(images, near, near + 1, np.tile(np.eye(4), (s, 1, 1)), np.tile(focal, (s, 1, 1)), dense=dense)
 
 
 def windows_only(config: Config) -> Config:
@@ -99,7 +119,7 @@ def windows_only(config: Config) -> Config:
 def outline(task: Task) -> None:
     """Writes the windows of the recording, as its keyframes make them: lists of stamps. Raises ComeRosError."""
     config = windows_only(Config.from_flat(task.config))
-    backbone = _Outline()
+    backbone = _Accepted()
     small = config.replace(
         **{"input.max_side": MIN_SIDE, "backbone": "fake", "accelerator.name": "none", "known.intrinsics": False}
     )
@@ -140,7 +160,7 @@ def predict(task: Task) -> None:
     stamps = {stamp for window in wanted for stamp in window}
     config = Config.from_flat(task.config)
     reproducible(config)
-    backbone = Kept(load_backbone(config), Path(task.folder), make=True)
+    backbone = _Accepted(Kept(load_backbone(config), Path(task.folder), make=True))
     pipeline = ReconstructionPipeline(windows_only(config).replace(**{"keyframe.mode": "every"}), backbone)
 
     def frames(source: Recording) -> Iterator[Frame]:

@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from fleet.streaming import Streaming
 
 from come_ros.backbones import load_backbone
 from come_ros.config import Config
@@ -44,13 +45,14 @@ def task(images: Path, folder: Path, segment: int | None = None, segments: int =
     return Task(str(images), options, {}, config.to_flat(), str(folder), segment, segments)
 
 
-def results(images: Path, backbone: Any) -> list[np.ndarray]:
-    """Everything that the pipeline makes of them."""
+def results(images: Path, backbone: Any, refused: int = 0) -> list[np.ndarray]:
+    """Everything that the pipeline makes of them, with so many windows refused."""
     pipeline, out = ReconstructionPipeline(CONFIG, backbone), []
     with open_sequence(images, fps=10.0) as source:
         for submap in pipeline.run(source.iter_frames()):
             out += [submap.odom_from_camera, submap.depth, submap.confidence]
     assert pipeline.counts["not_keyframe"] > 5 and pipeline.counts["windows"] > 8
+    assert pipeline.counts["refused"] == refused
     return out
 
 
@@ -74,6 +76,22 @@ def test_the_result_is_that_of_a_run_without_segments(
     again = results(images, kept)
     assert len(again) == len(alone) and all(map(np.array_equal, again, alone))
     assert kept.counts == {"found": len(json.loads((tmp_path / OUTLINE).read_text())), "made": 0}
+
+
+@pytest.mark.slow
+def test_segments_follow_the_windows_of_the_recording_whatever_is_refused_in_them(
+    images: Path, alone: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole run, with its bundle, may accept what a segment alone would not."""
+    outline(task(images, tmp_path))
+    windows = json.loads((tmp_path / OUTLINE).read_text())
+    monkeypatch.setattr(Streaming, "bad", (3, 5))
+    for i in range(2):
+        predict(task(images, tmp_path, i, 2))
+    kept = Kept(load_backbone(CONFIG), tmp_path)
+    results(images, kept, refused=4)
+    # after a window that is refused, the next one shares other frames
+    assert len(windows) - 2 * 4 <= kept.counts["found"] < len(windows)
 
 
 @pytest.mark.slow
