@@ -28,7 +28,7 @@ from .ending import mute, print_error
 from .result import add_output_arguments
 
 COMMANDS = {
-    "demo": "render a room (or take a bag), play it to the live node over DDS, score and plot the results",
+    "demo": "render a walk round a room (or take a bag), play it to the live node over DDS, score and plot it",
     "bag": "reconstruct a bag, folder or video offline: cloud, trajectory, depth and scores, without DDS",
     "fleet": "reconstruct many recordings over the machines of a Ray cluster, each as bag does",
     "export": "write results as depth images, COLMAP, nerfstudio, TUM, KITTI, PLY, PCD, GLB or a mesh",

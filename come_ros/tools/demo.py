@@ -1,4 +1,5 @@
-"""Shows the live node at work: renders a room (or takes your bag), plays it in real time, records, scores and plots the results.
+"""Shows the live node at work: renders a walk once round a furnished room (or takes your bag), plays it in real time, records, scores and
+plots the results. The node looks for loops, so its map is corrected where the walk comes back to its start.
 
 The node, the camera and the recorder are separate processes in a separate DDS domain on this machine. The output folder then holds
 output.mcap (everything the node published; opens in Foxglove and RViz), metrics.json, overview.png, the logs, and view/index.html, which
@@ -17,8 +18,9 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__, progress
 from ..errors import ComeRosError, Stopped
@@ -26,11 +28,15 @@ from ..files import shown
 from .report.figures import draw_or_warn
 from .result import print_result
 
+if TYPE_CHECKING:
+    from ..datasets.rooms.scene import Scene
+    from ..types import F64
+
 SIZE = (320, 240)
-FRAMES, HZ = 200, 10.0
-# never trained on, and none of the scored rooms; of 64 such rooms (20_000_500 on) the one where a constant depth scores the median,
-# so neither easy nor hard, and chosen without the model
-SEED = 20_000_548
+FRAMES, HZ = 240, 10.0
+# The first room of the validation split, which is never trained on, with space for a walk of several metres round it that sees enough of
+# its furniture: datasets.rooms.tour.first_toured. That looks at the geometry only, so no model and no score had a say.
+SEED = 10_000_011
 INPUT = "input"
 RESULTS = ("overview.png", "metrics.json", "output.mcap", "trajectory.tum", "view/index.html")
 
@@ -73,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
             raise DemoError(f"--{name} {getattr(options, name)} has no effect on {what}: leave it out")
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    bag = given or render_room(out / INPUT, options.seed, options.frames, options.size)
+    bag = given or _render_tour(out / INPUT, options)
     title = f"come_ros {__version__}: " + (f"room {options.seed}" if bag == out / INPUT else Path(bag).name)
     try:
         metrics = play_and_score(
@@ -122,8 +128,18 @@ def sound(metrics: dict[str, Any]) -> bool:
     return bool(metrics["frames"]["used"] and metrics["frames"]["balanced"] and metrics["run"]["exit_code"] == 0)
 
 
-def render_room(bag: Path, seed: int, frames: int, size: str) -> Path:
-    """A camera's walk through a room, HZ images per second, as a bag with its truth; replaces one. Raises DemoError."""
+def _render_tour(bag: Path, options: argparse.Namespace) -> Path:
+    from ..datasets.rooms.tour import tour_path  # numba and OpenCV: only now, so that --help is quick
+
+    return render_room(bag, options.seed, options.frames, options.size, tour_path)
+
+
+def render_room(
+    bag: Path, seed: int, frames: int, size: str, path: Callable[[Scene, int, int, float], F64] | None = None
+) -> Path:
+    """A camera's walk through a room, HZ images per second, as a bag with its truth; replaces one. path: makes world_from_camera
+    (frames, 4, 4) of the scene, the seed, the number of frames and their rate; by default that of the rooms that models are trained on.
+    Raises DemoError."""
     import numpy as np
 
     from ..datasets.bag_writer import BagWriter
@@ -140,7 +156,7 @@ def render_room(bag: Path, seed: int, frames: int, size: str) -> Path:
     try:
         width, height = (int(v) for v in size.split("x"))
         scene = make_scene(seed)
-        poses = camera_path(scene, seed, frames, HZ, 1.0)
+        poses = (path or camera_path)(scene, seed, frames, HZ)
         k = scene.intrinsics(width, height)
         with progress.bar(total=frames, desc="rendering", unit="img") as bar:
             for i in range(0, frames, 8):
@@ -176,7 +192,7 @@ def play_and_score(
     from .report.picture import draw, overview_of
     from .report.verdict import of_metrics
 
-    arguments: list[str] = []
+    arguments = ["-p", "loop.enabled:=true"]  # --params may say otherwise
     for file, given in ((params, ["--params-file", params]), (weights, ["-p", f"weights:={weights}"])):
         if file is not None:
             if not Path(file).is_file():

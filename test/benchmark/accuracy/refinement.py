@@ -31,7 +31,7 @@ from benchmark.stamped import TINY, git, shared, write_result
 
 from come_ros.datasets.tum import read_trajectory
 from come_ros.evaluation import rotation_error_deg
-from come_ros.tools.demo import SEED, render_room
+from come_ros.tools.demo import render_room
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = Path(__file__).parent / "results"
@@ -43,6 +43,7 @@ REAL = {
 }
 LATE_S = {"fr3_office": 0.02, "fr1_rpy": 0.02, "fr1_rpy_long": 0.02}
 MODES = ("bundle", "none")
+SEED = 20_000_548  # the demo's room until it became a walk round another one; kept, so that figures can be compared
 DEMO, SPARSE, SPARSE_EVERY = "demo's room", "demo's room at 3.3 Hz", 3
 FIRST_ROOM, ROOM_FRAMES = 20_000_600, 120
 COST = "cost"

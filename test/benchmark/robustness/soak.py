@@ -39,10 +39,11 @@ from benchmark.stamped import TINY, write_result  # noqa: E402
 
 from come_ros.config import Config  # noqa: E402
 from come_ros.ros.programs.live import Processes, live_environment  # noqa: E402
-from come_ros.tools.demo import SEED, render_room  # noqa: E402
+from come_ros.tools.demo import render_room  # noqa: E402
 
 RESULTS = Path(__file__).with_name("results")
 IMAGES, SIZE = 120, "320x240"
+SEED = 20_000_548  # a room that is neither trained on nor scored
 FAKE_HZ = 30.0
 START_TIMEOUT_S, ANSWER_TIMEOUT_S = 180.0, 60.0
 LEAST_FOR_SLOPE_S = 600.0
