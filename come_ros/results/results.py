@@ -63,9 +63,10 @@ class Results:
     """What a run left. kind: one of BAG, DEMO, MAP, RECORDING. world: the frame of poses and points, in words. unit: of all lengths, with
     where it comes from, "" for the model's own, whose metres are not known. stamps_ns: of the frames with depth, oldest first.
     has_confidence, has_images: whether these were kept. odometry: stamp -> odom_from_camera (4, 4) of all located images, as published and
-    never corrected, in `odometry_unit`; empty if it was not kept. trajectory: stamp -> world_from_camera of all located images, or of the
-    keyframes where only these were kept. loops: pairs of stamps of keyframes between which a loop was closed. metrics: of metrics.json, {}
-    if there is none. remark: what of the run is missing here and which option keeps it, "" if nothing is."""
+    never corrected, in `odometry_unit`, which is as `unit`, or None where nobody kept it; empty if it was not kept. trajectory: stamp ->
+    world_from_camera of all located images, or of the keyframes where only these were kept. loops: pairs of stamps of keyframes between
+    which a loop was closed. metrics: of metrics.json, {} if there is none. remark: what of the run is missing here and which option keeps
+    it, "" if nothing is."""
 
     path: Path
     kind: str
@@ -77,7 +78,7 @@ class Results:
     trajectory: Mapping[int, F64]
     _frames: Callable[[], Iterator[ResultFrame]]
     odometry: Mapping[int, F64] = field(default_factory=dict)
-    odometry_unit: str = ""
+    odometry_unit: str | None = ""
     loops: tuple[tuple[int, int], ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
     remark: str = ""
@@ -100,6 +101,11 @@ class Results:
     def in_metres(self) -> bool:
         """Whether lengths are metres, as well as `unit` says."""
         return bool(self.unit)
+
+    @property
+    def same_unit(self) -> bool | None:
+        """Whether odometry and the results have the same unit; None where that of odometry is not known."""
+        return None if self.odometry_unit is None else bool(self.unit) == bool(self.odometry_unit)
 
     @property
     def unit_text(self) -> str:
@@ -210,7 +216,8 @@ def _of_map(path: Path) -> Results:
     metrics = read_metrics(path)
     return Results(
         path, BAG if of_bag else MAP, "map frame", unit, tuple(k.stamp_ns for k, _, _ in keyframes if k.thumbnail is not None), False,
-        True, _path(path / "trajectory_map.tum") or poses, frames, _path(path / "trajectory.tum"), _odometry_unit(metrics), _loops(saved),
+        True, _path(path / "trajectory_map.tum") or poses, frames, _path(path / "trajectory.tum"),
+        _odometry_unit(metrics) if of_bag else None, _loops(saved),
         metrics,
         "the map keeps no confidence, and of large images every nth pixel only: "
         + ("run `come_ros bag` without --no-bag" if of_bag else "run `come_ros bag` on a recording")

@@ -139,7 +139,7 @@ def content_of(results: Results, most_points: int = MOST_POINTS, most_keyframes:
         unit=results.unit_text,
         size=_size_of(cloud, path),
         cloud=cloud,
-        odometry=_in_unit_of(path, odometry),
+        odometry=_in_unit_of(path, odometry, results.same_unit),
         path=path,
         truth=_fitted(results, start_ns),
         keyframes=tuple(shown),
@@ -205,14 +205,23 @@ def _seconds(stamps_ns: list[int], start_ns: int) -> F64:
     return np.array([(stamp - start_ns) * 1e-9 for stamp in stamps_ns], np.float64)
 
 
-def _in_unit_of(path: Path | None, odometry: Path | None) -> Path | None:
-    """The odometry's path in the unit of the map, whose lengths may be metres where odometry's are not."""
-    if path is None or odometry is None:
+def _in_unit_of(path: Path | None, odometry: Path | None, same: bool | None) -> Path | None:
+    """The odometry's path in the unit of the map, whose lengths may be metres where odometry's are not. same: whether both have the same
+    unit, None where that is not known: then lengths that differ by more than loops can change them tell."""
+    if path is None or odometry is None or same:
         return odometry
-    ours, theirs = (float(np.linalg.norm(np.diff(p.places, axis=0), axis=1).sum()) for p in (odometry, path))
-    ratio = theirs / ours if ours > 0 else 1.0
-    # a map without metres differs by its loops only, a few percent
-    return Path(odometry.times_s, odometry.places * ratio) if not 0.5 < ratio < 2 else odometry
+    start, end = (of(path.times_s[at], odometry.times_s[at]) for of, at in ((max, 0), (min, -1)))
+    ours, theirs = (_length_between(p, start, end) for p in (odometry, path))
+    ratio = theirs / ours if ours > 0 and theirs > 0 else 1.0
+    if same is None and 0.5 < ratio < 2:
+        return odometry
+    return Path(odometry.times_s, odometry.places * ratio)
+
+
+def _length_between(path: Path, start_s: float, end_s: float) -> float:
+    """Of the way in that time."""
+    inside = (path.times_s >= start_s - 1e-9) & (path.times_s <= end_s + 1e-9)
+    return float(np.linalg.norm(np.diff(path.places[inside], axis=0), axis=1).sum())
 
 
 def _fitted(results: Results, start_ns: int) -> Path | None:

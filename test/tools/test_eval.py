@@ -38,7 +38,7 @@ from come_ros.tools.eval.variants import (
     smaller,
     without_window,
 )
-from come_ros.tools.eval.verdict import conclusion, verdict
+from come_ros.tools.eval.verdict import against_baselines, verdict
 from come_ros.types import Prediction
 
 COUNT = 12
@@ -323,7 +323,7 @@ def test_poses_alone_can_be_scored(tmp_path: Path, world: Truth) -> None:
     (about,) = read(tmp_path / "out")["sources"].values()
     rows = about["summary"]
     assert "abs_rel" not in rows[DENSE] and rows[DENSE]["rotation_deg"]["value"] > 0 and not about["whole"]
-    assert "no verdict: 1 windows" in about["verdict"][0]
+    assert "no verdict: 1 windows" in about["against_baselines"][0]
 
 
 def run_eval(*words: str) -> int:
@@ -630,13 +630,13 @@ def test_a_limit_of_time_lets_nobody_in_by_noise() -> None:
         (0.3, "unusable", "not better than trivial baselines: depth"),
     ],
 )
-def test_the_conclusion_is_one_line(ours: float, level: str, text: str) -> None:
+def test_the_verdict_is_one_line(ours: float, level: str, text: str) -> None:
     scores, _ = made_up({DENSE: 1.0, "constant depth": 1.0}, {DENSE: [ours] * 16, "constant depth": [0.3] * 16})
-    assert conclusion(scores).line.startswith(f"{level}: {text}")
+    assert verdict(scores).line.startswith(f"{level}: {text}")
     few, _ = made_up({DENSE: 1.0, "constant depth": 1.0}, {DENSE: [ours] * 4, "constant depth": [0.3] * 4})
     assert (
-        conclusion(few).line.startswith("doubtful: 4 independent windows are too few")
-        and "--windows" in conclusion(few).advice
+        verdict(few).line.startswith("doubtful: 4 independent windows are too few")
+        and "--windows" in verdict(few).advice
     )
 
 
@@ -659,7 +659,7 @@ def test_a_path_that_is_too_short_is_said_to_be(windows: list[WindowTruth]) -> N
     assert row["step_error"]["value"] == pytest.approx(
         0.96 * summary(scores)["not moving"]["step_error"]["value"], rel=1e-3
     )
-    assert "translations in a window: 25 times too short for the depth" in verdict(scores)
+    assert "translations in a window: 25 times too short for the depth" in against_baselines(scores)
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[
 pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]'")
 
 from come_ros.results import ResultFrame, open_results
-from come_ros.view.content import Content, content_of, limits_of, painted, painted_cloud, strip_of
+from come_ros.view.content import Content, _in_unit_of, content_of, limits_of, painted, painted_cloud, strip_of
+from come_ros.view.content import Path as Path_
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +41,26 @@ def test_the_cloud_is_the_maps_with_when_it_was_seen(content: Content) -> None:
 def test_paths_lie_on_each_other(content: Content) -> None:
     assert content.path is not None and content.odometry is not None and content.truth is not None
     np.testing.assert_allclose(content.path.places, [made.pose(i)[:3, 3] for i in range(12)], atol=1e-8)
-    # the odometry's unit is another one than the metre, by far less than twice: it is drawn as it is
-    np.testing.assert_allclose(content.odometry.places * made.LENGTH, content.path.places, atol=1e-6)
+    # the odometry's unit is another one than the metre, as the results say: it is drawn in metres
+    np.testing.assert_allclose(content.odometry.places, content.path.places, atol=1e-6)
     miss = np.linalg.norm(
         content.truth.places - content.path.places, axis=1
     )  # a straight line against a nearly straight one
     assert miss.max() < 0.1 and content.duration_s == pytest.approx(11 * made.STEP_NS * 1e-9)
     assert content.up @ [0, -1, 0] > 0.9 and content.size > 1
+
+
+@pytest.mark.parametrize(
+    ("same", "length", "expected"),
+    [(True, 3.0, 1.0), (False, 3.0, 3.0), (False, 1.2, 1.2), (None, 3.0, 3.0), (None, 1.2, 1.0), (None, 0.4, 0.4)],
+)
+def test_odometry_is_drawn_in_the_unit_of_the_map(same: bool | None, length: float, expected: float) -> None:
+    times, places = np.arange(5.0), np.arange(15.0).reshape(5, 3)
+    path = Path_(times[1:4], length * places[1:4])  # the map has only a part of it
+    drawn = _in_unit_of(path, Path_(times, places), same)
+    assert drawn is not None
+    np.testing.assert_allclose(drawn.places, expected * places)
+    assert _in_unit_of(None, None, same) is None
 
 
 def test_more_points_or_keyframes_than_wanted_are_left_out_evenly_and_counted(out: Path) -> None:

@@ -63,7 +63,7 @@ from .report import POINTS_OF, draw_plots, draw_windows, markdown
 from .sources import RENDERED, ROOMS, Cut, Source, sources_of
 from .trajectories import trajectories
 from .variants import WITHOUT_WINDOW, Variant, accelerated, dense, known_of, without_window
-from .verdict import conclusion, sentences, verdict
+from .verdict import against_baselines, sentences, verdict
 from .whole_recordings import compared, whole
 
 RESULTS = ("metrics.json", "metrics.md", "plots.png", "windows.png")
@@ -164,7 +164,7 @@ def run(options: argparse.Namespace) -> int:
                 draw_or_warn(pictures, lambda: draw_windows(pictures, scores))
         folder.publish()
     files = [name for name in RESULTS if (Path(options.out) / name).exists()]
-    lines = [f"verdict: {source}: {read(about['conclusion']).line}" for source, about in result["sources"].items()]
+    lines = [f"verdict: {source}: {read(about['verdict']).line}" for source, about in result["sources"].items()]
     text = "\n".join([text, *lines, f"{', '.join(files)} in {options.out}"])
     print_result(options, {**result, "folder": str(options.out), "files": files}, text)
     if ended:
@@ -298,8 +298,8 @@ def _finished(result: dict[str, Any], scores: Scores, variants: list[Variant], b
                 timed = [v for v in variants if v.name in times]
                 timings.setdefault("resolution_at_the_same_time", {})[source] = at_the_same_time(part, timed, times)
         about["sentences"] = sentences(about, [v for v in variants if not v.trivial], timings)
-        about["verdict"] = verdict(part, result.get("trajectories", {}).get(source))
-        about["conclusion"] = for_metrics(conclusion(part))
+        about["against_baselines"] = against_baselines(part, result.get("trajectories", {}).get(source))
+        about["verdict"] = for_metrics(verdict(part))
     result["compared"] = compared(result.get("whole", {}))
     timings["seconds"] = time.perf_counter() - begun
     result["timings"] = result.pop("timings")  # at the end, where it is easy to leave out

@@ -107,7 +107,7 @@ def markdown(result: dict[str, Any]) -> str:
         ]
     lines += ["", "## Verdict", ""]
     for source, about in result["sources"].items():
-        lines += [f"* {source}: {sentence}" for sentence in about["verdict"]]
+        lines += [f"* {source}: {sentence}" for sentence in about["against_baselines"]]
     return "\n".join(lines) + "\n"
 
 

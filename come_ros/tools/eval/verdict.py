@@ -78,7 +78,7 @@ def answers(scores: Scores) -> list[tuple[str, str, str]]:
     return out
 
 
-def verdict(scores: Scores, paths: dict[str, Any] | None = None) -> list[str]:
+def against_baselines(scores: Scores, paths: dict[str, Any] | None = None) -> list[str]:
     """For the dense model on one source: which metrics beat the trivial baselines and which do not. paths: of the whole recording,
     by variant."""
     if scores.independent < LEAST:
@@ -97,7 +97,7 @@ def verdict(scores: Scores, paths: dict[str, Any] | None = None) -> list[str]:
     return out
 
 
-def conclusion(scores: Scores) -> Verdict:
+def verdict(scores: Scores) -> Verdict:
     """The same in one line: usable where everything that could be asked is better than the best trivial baseline, unusable where
     nothing is."""
     if scores.independent < LEAST:

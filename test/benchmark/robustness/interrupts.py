@@ -42,7 +42,9 @@ class Case:
 
 
 def cases(images: Path) -> list[Case]:
-    """One for each command and each long stage. {out}: a fresh folder."""
+    """One for each command and each long stage. {out}: a fresh folder. Next to the images lie results of `come_ros bag`, see
+    make_results."""
+    results = str(results_of(images))
     bag = ("bag", str(images), "-o", "{out}", "--fps", "10")
     scored = (*bag, "--max-images", "40", "--gt", str(images.with_suffix(".tum")))
     frontier = ("eval", "rooms", "--windows", "1", "--frontier", "-o", "{out}")
@@ -64,6 +66,14 @@ def cases(images: Path) -> list[Case]:
         Case("train-pace", ("train-pace", "-o", "{out}", "--minutes", "5"), (0.02, 0.5, 1.2, 3.0, 8.0, 16.0, 30.0)),
         Case("calibrate", ("calibrate", "-o", "{out}/plan.json", "--windows", "500")),
         Case("doctor", ("doctor",), (0.02, 0.5, 1.2, 2.5, 4.0, 6.0)),
+        Case(
+            "export", ("export", results, "--to", "depth", "colmap", "glb", "pcd", "-o", "{out}"), (0.02, 0.5, 1.2, 3.0)
+        ),
+        Case("view", ("view", results, "--port", "0"), (0.02, 0.5, 1.2, 3.0)),
+        Case("view --save", ("view", results, "--save", "{out}/page"), (0.02, 0.5, 1.2, 3.0)),
+        Case("params", ("params", "list"), (0.02, 0.1, 0.2)),
+        Case("play", ("play", str(images), "--fps", "10", "--loop", "--no-wait"), (0.02, 0.4, 0.8, 1.5)),
+        Case("monitor", ("monitor", "--node", "/nowhere", "--timeout", "30"), (0.02, 0.3, 0.5)),
     ]
 
 
@@ -179,6 +189,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="come_ros_interrupts_") as name:
         images = Path(name) / "images"
         make_images(images)
+        if not wanted or {"export", "view", "view --save"} & set(wanted):
+            make_results(images)
         for case in cases(images):
             if wanted and case.name not in wanted:
                 continue
@@ -223,6 +235,18 @@ def make_images(folder: Path, count: int = 400) -> None:
         cv2.imwrite(str(folder / f"{i:04}.jpg"), wall[:, 8 * i : 8 * i + 320])
     rows = [f"{0.1 * i} {0.05 * i} {0.001 * i * i} 0 0 0 0 1" for i in range(count)]
     folder.with_suffix(".tum").write_text("\n".join(rows) + "\n")
+
+
+def results_of(images: Path) -> Path:
+    """The folder of results next to the images."""
+    return images.with_name("results")
+
+
+def make_results(images: Path) -> None:
+    """What `come_ros bag` makes of some of the images by the stand-in for a model: for commands that read results."""
+    words = ("bag", str(images), "-o", str(results_of(images)), "--fps", "10", "--max-images", "120", "--no-view")
+    setting = ("--set", "backbone=fake", "--set", "keyframe.mode=every")
+    subprocess.run([*COME_ROS, *words, *setting], check=True, stdout=subprocess.DEVNULL)
 
 
 def report(rows: list[Row]) -> str:
