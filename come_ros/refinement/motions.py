@@ -23,7 +23,7 @@ Mask = NDArray[np.bool_]
 GRID = 8  # cells along each side of the image
 NEAR = 1.4  # sigmas up to which a point fits closely
 CLOSE = 1.5  # sigmas: a point further off costs no more than one at that distance
-FITS_CLOSELY = 0.7  # share of the image from which no other motion is looked for
+FITS_CLOSELY = 0.6  # share of the image from which no other motion is looked for
 BORDER = 1 / 3  # of the image, at each side
 COMPARABLE = 0.3  # share of the image that follows the second motion, relative to the first, from which the predicted pose decides
 # The second motion: of so many points, of which so many fit within so many sigmas
