@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,14 @@ from pathlib import Path
 
 from ..datasets.readers import split_reader
 from ..datasets.sequence import is_readable
+from ..datasets.storage.folder import METADATA, ROS1_SUFFIXES
+from ..datasets.storage.folder import SUFFIXES as ROS2_SUFFIXES
 from ..errors import ConfigError, DatasetError
 from ..files import fingerprint, shown, text_of_file
 
 LISTS = (".txt", ".list")
 """suffixes of files that list recordings"""
+BAGS = (*ROS2_SUFFIXES, *ROS1_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,39 @@ def _named(word: str) -> Iterator[Source]:
         yield from readable
     elif path.is_file() and path.suffix.lower() in LISTS:
         yield from _listed(path)
-    elif path.is_dir() and word == str(split_reader(word)[1]) and not is_readable(path):
+    elif path.is_dir() and not split_reader(word)[0] and (len(loose := _loose(path)) > 1 or not is_readable(path)):
+        if len(loose) > 1:
+            yield from (Source(str(Path(word, name))) for name in loose)
+            return
         inside = [Source(str(Path(word, each.name))) for each in sorted(path.iterdir()) if is_readable(each)]
         if not inside:
             raise DatasetError(f"{shown(word)} holds no recording that can be read: give a folder of recordings")
         yield from inside
     else:  # what does not exist, or cannot be read, fails as its own task, and is reported there
         yield Source(word)
+
+
+def _loose(folder: Path) -> list[str]:
+    """Files in a folder that are bags of their own: of more than one name, besides the number that rosbag2 gives to parts of one."""
+    if (folder / METADATA).is_file():
+        return []
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name.endswith(BAGS))
+    return names if len({re.sub(r"_\d+$", "", name.partition(".")[0]) for name in names}) > 1 else []
+
+
+def without_results(sources: Sequence[Source], out: Path) -> list[Source]:
+    """Those that do not lie in the folder of the results. Raises ConfigError if that lies in a recording, or if there are no others."""
+    place = Path(os.path.realpath(out))
+    kept = []
+    for source in sources:
+        real = Path(os.path.realpath(source.place))
+        if real == place or real in place.parents:
+            raise ConfigError(f"-o {shown(out)} lies in the recording {shown(source.path)}: choose another folder")
+        if place not in real.parents:
+            kept.append(source)
+    if not kept:
+        raise ConfigError(f"all recordings lie in {shown(out)}, the folder of the results: choose another one with -o")
+    return kept
 
 
 def _listed(path: Path) -> Iterator[Source]:

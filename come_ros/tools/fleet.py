@@ -45,7 +45,7 @@ from ..fleet.loop import Ended, Job, Progress, Rules, run_all
 from ..fleet.ray_executor import Needs, check_ray, session
 from ..fleet.record import DONE, PARTIAL, Inputs, Record, inputs_of, read_record, with_source
 from ..fleet.segments import Task
-from ..fleet.sources import Source, bytes_of, content_of, find_sources, names_of
+from ..fleet.sources import Source, bytes_of, content_of, find_sources, names_of, without_results
 from ..fleet.work import COME_ROS, THREADS, Work, hidden
 from ..interrupts import Interrupts
 from ..plugins import is_network
@@ -144,9 +144,10 @@ def run(options: argparse.Namespace) -> int:
     config = configuration(options)
     check_ray()  # before anything slow
     out = Path(options.out)
+    sources = without_results(find_sources(options.sources), out)
     with _alone(out), Interrupts() as stopped:
         with stopped.raising():
-            planned = _planned(options, config, find_sources(options.sources), out)
+            planned = _planned(options, config, sources, out)
             todo, kept = _divided(planned, out, options.again)
         ended: dict[str, Ended] = {}
         if todo:

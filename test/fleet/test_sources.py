@@ -10,7 +10,7 @@ import pytest
 from recordings import write_images
 
 from come_ros.errors import ConfigError, DatasetError
-from come_ros.fleet.sources import Source, content_of, find_sources, names_of, state_of
+from come_ros.fleet.sources import Source, content_of, find_sources, names_of, state_of, without_results
 
 
 @pytest.fixture
@@ -36,6 +36,26 @@ def test_patterns_folders_and_lists_name_the_same_recordings(runs: Path) -> None
     found = find_sources([str(listed)])
     assert [source.path for source in found] == every
     assert found[0].options == ("--topic", "/left image") and not found[1].options
+
+
+def test_a_folder_of_bags_is_many_recordings_and_one_of_parts_is_one(tmp_path: Path) -> None:
+    for name in ("a.mcap", "b_0.mcap", "b_1.mcap", "c.bag", "notes.md"):
+        (tmp_path / name).touch()
+    assert paths([str(tmp_path)]) == [str(tmp_path / name) for name in ("a.mcap", "b_0.mcap", "b_1.mcap", "c.bag")]
+    (tmp_path / "a.mcap").unlink()
+    (tmp_path / "c.bag").unlink()
+    assert paths([str(tmp_path)]) == [str(tmp_path)]
+    (tmp_path / "c.mcap").touch()
+    (tmp_path / "metadata.yaml").touch()
+    assert paths([str(tmp_path)]) == [str(tmp_path)]
+
+
+def test_results_never_become_recordings(runs: Path) -> None:
+    sources = find_sources([str(runs / "**" / "cam")])
+    assert [source.path for source in without_results(sources, runs / "a")] == [str(runs / "b/cam")]
+    for out, text in ((runs / "b/cam/out", "lies in the recording"), (runs, "all recordings lie in")):
+        with pytest.raises(ConfigError, match=text):
+            without_results(sources, out)
 
 
 def test_a_recording_is_itself_even_where_it_holds_others(runs: Path) -> None:

@@ -123,6 +123,10 @@ def test_lists_give_options_to_single_recordings(
     assert record is not None and record.inputs.parameters["window.size"] == 4
     listed.write_text("runs/good_1 --nonsense\n")
     assert run(listed, out) == 1 and "--nonsense" in capsys.readouterr().err
+    listed.write_text("runs/good_1\n")
+    assert run(listed, out, "--fps", "10", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["totals"]["skipped"] == 1 and answer["folder"] == str(out)
 
 
 def test_a_signal_keeps_what_is_finished(

@@ -121,7 +121,8 @@ class Run:
 
     def __init__(self, folder: Path, case: Case, nodes: Nodes | None) -> None:
         self.folder, self.case, self.nodes = folder, case, nodes
-        self.out = folder / case.name
+        self.out = folder / "out" / case.name
+        self.out.parent.mkdir(exist_ok=True)
         self.pids: list[int] = []  # of drivers
 
     def start(self) -> subprocess.Popen[bytes]:
