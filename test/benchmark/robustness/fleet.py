@@ -43,7 +43,7 @@ FAKE = (
     "input.max_side=112", "--no-view", "--no-bag", "--fps", "10",
 )  # fmt: skip
 FLEET = ("--cpus-per-task", "1", "--memory-per-task", "300")
-IMAGES = 40
+IMAGES = 24
 PATIENCE_S = 600.0
 NAMES = ("r1", "r2", "r3", "r4")
 UNLIKE = {"metrics.json", "overview.png"}  # times, and a picture with them
@@ -231,7 +231,7 @@ def interrupted(run: Run) -> subprocess.Popen[bytes]:
 def full_disk(run: Run) -> subprocess.Popen[bytes]:
     """The output folder is a disk with room for the first results only."""
     run.out.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(run.out)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=18m", "tmpfs", str(run.out)], check=True)
     return run.start()
 
 
@@ -240,7 +240,7 @@ CASES = (
     Case("nothing", "nothing is broken", nothing, DONE),
     Case("worker", "Ray's worker is killed", worker_killed, DONE, starts=1),
     Case("command", "`come_ros bag` is killed, as for want of memory", command_killed, DONE, starts=1),
-    Case("hang", "`come_ros bag` stands still", hang, DONE, starts=1, words=("--timeout", "90")),
+    Case("hang", "`come_ros bag` stands still", hang, DONE, starts=1, words=("--timeout", "60")),
     Case("node", "a node dies", node_killed, DONE, starts=1),
     Case("driver", "the driver is killed, and started again", driver_killed, DONE, starts=2),
     Case("local", "the same, with a Ray of its own", driver_killed, DONE, starts=1, local=True),
