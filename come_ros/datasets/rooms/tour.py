@@ -1,6 +1,6 @@
 """A walk once round a furnished room, back to its start and a little further: what the demo shows. Nothing here touches the frozen splits.
 
-Somebody who films a room walks round in it and looks ahead and across, at the furniture along the other walls: the camera is turned to
+A person who films a room walks round in it and looks ahead and across, at the furniture along the other walls: the camera is turned to
 the inside. Turned to the outside, a third of the views would be bare walls from near by.
 """
 
