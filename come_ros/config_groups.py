@@ -385,9 +385,9 @@ class Map:
 @dataclass(frozen=True)
 class Loop:
     enabled: bool = parameter(
-        False,
+        True,
         "detect when the camera returns to a place, and remove drift from map_frame, ~/path and the map; odometry does not change; "
-        "takes CPU time from the model; always on in come_ros bag",
+        "runs in a process of low priority; always on in come_ros bag",
         node_only=True,
     )
 

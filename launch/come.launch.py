@@ -119,7 +119,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "fixed_frame",
                 default_value="",
-                description="RViz's fixed frame, such as visual_map with loop.enabled; empty: visual_odom",
+                description="RViz's fixed frame, such as visual_map to see loops closed; empty: visual_odom",
             ),
             DeclareLaunchArgument(
                 "log_level",

@@ -214,4 +214,5 @@ def test_a_map_needs_a_frame() -> None:
     for how in ({"map_frame": "visual_odom"}, {"tf.mode": "off"}):
         with pytest.raises(ConfigError, match=r"map\.load is 'x', but there is no frame for the map.*another name"):
             Config().replace(**{"map.load": "x", **how})
-    assert Config().replace(**{"map.load": "x"}).closes_loops and not Config().closes_loops
+    without = Config().replace(**{"loop.enabled": False})
+    assert without.replace(**{"map.load": "x"}).closes_loops and Config().closes_loops and not without.closes_loops

@@ -75,12 +75,13 @@ def test_parameters_may_change_on_the_way(messages):
 
 
 def test_the_cloud_names_its_frame(messages, tmp_path):
-    for frame, flags in (("map", {"known__odometry": True}), ("odometry", {})):
+    for frame, flags in (("map", {"known__odometry": True}), ("map", {}), ("odometry", {"loop__enabled": False})):
         w = World(config(map__enabled=True, **flags), messages)
         w.add_pose(1, pose(0))
         w.add_points(lambda: one_point(0), DEPTH, 1)
-        w.snapshot().save(tmp_path / frame)
-        assert f"comment come_ros, {frame} frame\n".encode() in (tmp_path / frame / "map.ply").read_bytes()
+        saved = tmp_path / f"{frame} {len(flags)}"
+        w.snapshot().save(saved)
+        assert f"comment come_ros, {frame} frame\n".encode() in (saved / "map.ply").read_bytes()
 
 
 def test_a_new_world_has_nothing_of_the_old_one(messages):

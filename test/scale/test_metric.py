@@ -80,13 +80,14 @@ def test_a_scale_that_cannot_work_is_refused_at_start(given_, text) -> None:
 
 
 def test_auto_takes_what_is_set_up_and_a_mode_reads_its_topic() -> None:
-    assert Config().scale.mode == "auto" and Config().scale_sources == () and not Config().has_map_frame
-    many = Config.from_flat({"known.depth": True, "known.odometry": True, "scale.height": 1.0})
+    assert Config().scale.mode == "auto" and Config().scale_sources == ()
+    assert not Config.from_flat({"loop.enabled": False}).has_map_frame
+    many = Config.from_flat({"loop.enabled": False, "known.depth": True, "known.odometry": True, "scale.height": 1.0})
     assert many.scale_sources == ("depth", "odometry", "height") and many.has_map_frame
     assert Config.from_flat({"cameras": "left+right"}).scale_sources == ("rig",)
     assert Config.from_flat({"known.depth": True, "known.metric": False}).scale_sources == ()
     assert Config.from_flat({"known.depth": True, "scale.mode": "none"}).scale_sources == ()
-    depth = Config.from_flat({"scale.mode": "depth"})
+    depth = Config.from_flat({"scale.mode": "depth", "loop.enabled": False})
     assert (
         depth.reads_depth and not depth.known.depth and not depth.reads_odometry and depth.world_frame == "visual_map"
     )
