@@ -84,16 +84,6 @@ class FollowingMap:
         """What the frames have added so far."""
         return list(self._chunks)
 
-    def rebuilt(self, chunks: list[Hung], corrections: Corrections, voxel: float | None = None) -> VoxelMap:
-        """The map of `chunks` where `corrections` have them, those of sessions that are not in the map yet left out. It may take long, and
-        this map may go on meanwhile. voxel: its edge, None: as it was."""
-        out = VoxelMap(self.voxel if voxel is None else voxel, self.max_points)
-        for key, chunk in chunks:
-            if corrections.knows(key[0]):
-                out.put(chunk.moved(correction_at(key, corrections)))
-        len(out)  # merges
-        return out
-
     def swap(self, rebuilt: VoxelMap, chunks: list[Hung], corrections: Corrections) -> None:
         """From now on `rebuilt`, which was made of `chunks`, with what came since."""
         known = {id(chunk) for _, chunk in chunks}
@@ -102,6 +92,17 @@ class FollowingMap:
                 rebuilt.put(chunk.moved(correction_at(key, corrections)))
         rebuilt.max_points = self.max_points
         self._map = rebuilt
+
+
+def rebuilt(chunks: list[Hung], corrections: Corrections, voxel: float, max_points: int) -> VoxelMap:
+    """The map of `chunks` where `corrections` have them, those of sessions that are not in the map yet left out. It may take long, and can
+    run in another process. voxel: its edge."""
+    out = VoxelMap(voxel, max_points)
+    for key, chunk in chunks:
+        if corrections.knows(key[0]):
+            out.put(chunk.moved(correction_at(key, corrections)))
+    len(out)  # merges
+    return out
 
 
 def chunks_of(saved: SavedMap) -> list[Hung]:

@@ -28,7 +28,7 @@ from ..messages import NANO, Messages
 from ..scale.metric import given
 from ..types import F32, F64, Scale, Submap
 from .cloud import POINT_DTYPE, moved, valid_mask
-from .following_map import FollowingMap, chunks_of
+from .following_map import FollowingMap, chunks_of, rebuilt
 
 log = logging.getLogger("come_ros")
 
@@ -116,7 +116,7 @@ class World:
         self, config: Config, messages: Messages, metric: bool = False, saved: SavedMap | None = None, places: str = "",
         call: Call = directly,
     ) -> None:  # fmt: skip
-        """saved: the map to start in. places: Backbone.places of the model, see SavedMap. call: runs what takes long in `work`."""
+        """saved: the map to start in. places: Backbone.places of the model, see SavedMap. call: runs what takes long."""
         self._call = call
         self.messages, self.metric, self.saved, self._places = messages, metric, saved, places
         self.path_changes = self.map_changes = 0
@@ -367,7 +367,9 @@ class World:
                 voxel = self.voxel if self.saved is None else self._saved_voxel(self.saved) / corrections.unit
             factor = self._factor
             path = [self._path_pose(stamp, pose) for stamp, pose in _moved(poses, corrections, factor)]
-            rebuilt = None if followed is None else followed[0].rebuilt(followed[1], corrections, voxel)
+            new = None
+            if followed is not None:
+                new = self._call(rebuilt, followed[1], corrections, voxel, followed[0].max_points)
             with self._lock:
                 if self._era is not era or self._corrections.version != corrections.version:
                     continue  # another world, or once more
@@ -377,8 +379,8 @@ class World:
                     path += [self._path_pose(stamp, self._in_map(pose)) for _, stamp, pose in newer]
                 self._path = deque(path, maxlen=self.config.path_max_size)
                 self.path_changes += 1
-                if rebuilt is not None and followed is not None and self._map is followed[0]:
-                    self._map.swap(rebuilt, followed[1], self._corrections)
+                if new is not None and followed is not None and self._map is followed[0]:
+                    self._map.swap(new, followed[1], self._corrections)
                     self.voxel = voxel
                     self._in_saved_unit = not corrections.located
                     self.map_changes += 1

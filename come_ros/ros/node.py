@@ -118,7 +118,7 @@ class ReconstructionNode(LifecycleNode):
         self._started = time.monotonic()
         self._latched: LatchedTopics | None = None
         self._frame_topics = Publishers(self, self.reader, self.telemetry)
-        self._aside = Aside("come_ros.mapping.mapper")
+        self._aside = Aside("come_ros.mapping.mapper", "come_ros.outputs.following_map")
         self._reporter = self._new_reporter()
         self._mapping = MapThread(lambda: self._reporter.world, self._aside.close)
         self._inputs: list[Input] = []  # the images first

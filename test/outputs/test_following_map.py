@@ -13,7 +13,7 @@ from come_ros.mapping.graph import Similarities
 from come_ros.mapping.mapper import Corrections, Mapper
 from come_ros.outputs import world as module
 from come_ros.outputs.cloud import POINT_DTYPE, moved
-from come_ros.outputs.following_map import FollowingMap, thinned
+from come_ros.outputs.following_map import FollowingMap, rebuilt, thinned
 from come_ros.outputs.world import World
 
 SHIFT = geometry.transform(geometry.rotation_from_vector([0, 0, 0.3]), [1.0, -2.0, 0.5])
@@ -44,9 +44,9 @@ def test_points_go_where_their_keyframe_goes() -> None:
     m.add(b, (0, 12), Corrections.none())
     now = corrections(np.eye(4), SHIFT)
     chunks = m.chunks()
-    rebuilt = m.rebuilt(chunks, now)
+    new = rebuilt(chunks, now, m.voxel, m.max_points)
     m.add(c, (0, 25), now)  # while it was being built
-    m.swap(rebuilt, chunks, now)
+    m.swap(new, chunks, now)
     expected = np.concatenate([places(a), places(moved(b, SHIFT)), places(moved(c, SHIFT))])
     got = places(m.points())
     off = np.linalg.norm(got[:, None] - expected[None], axis=2)

@@ -38,7 +38,7 @@ from come_ros.mapping.loops import compare  # noqa: E402
 from come_ros.mapping.mapper import Corrections  # noqa: E402
 from come_ros.mapping.view import View, view_of  # noqa: E402
 from come_ros.outputs.cloud import POINT_DTYPE  # noqa: E402
-from come_ros.outputs.following_map import FollowingMap  # noqa: E402
+from come_ros.outputs.following_map import FollowingMap, rebuilt  # noqa: E402
 from come_ros.types import Frame  # noqa: E402
 
 RESULTS = Path(__file__).with_name("results")
@@ -209,9 +209,9 @@ def times(count: int = 200) -> dict[str, float]:
     now = Corrections(np.arange(count), real, 1)
     chunks = world_map.chunks()
     begun = time.process_time()
-    rebuilt = world_map.rebuilt(chunks, now)
+    new = rebuilt(chunks, now, world_map.voxel, world_map.max_points)
     out["map, ms"] = 1e3 * (time.process_time() - begun)
-    out["map, points"], out["map, points of frames"] = len(rebuilt), sum(len(c.weight) for _, c in chunks)
+    out["map, points"], out["map, points of frames"] = len(new), sum(len(c.weight) for _, c in chunks)
     return out
 
 
