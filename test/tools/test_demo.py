@@ -154,7 +154,7 @@ def test_a_node_that_cannot_start_says_why_and_nothing_is_left(tmp_path: Path, s
         run_live(PlayedCamera.of_bag(small_bag), tmp_path, ["-p", f"weights:={bad}"])
     with pytest.raises(LiveError, match=r"(?s)the node has ended by itself.*windows\.size"):
         run_live(PlayedCamera.of_bag(small_bag), tmp_path, ["-p", "windows.size:=4"])
-    assert not running(tmp_path)
+    assert not left_running(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_node_that_dies_ends_the_run(tmp_path: Path, small_bag: Path, monkeypa
     monkeypatch.setattr(Processes, "start", remember)
     with pytest.raises(LiveError, match=r"the node has ended by itself \(exit code -9\)"):
         run_live(PlayedCamera.of_bag(small_bag), tmp_path, ["-p", "backbone:=fake"], progress=kill_at)
-    assert not running(tmp_path)
+    assert not left_running(tmp_path)
     assert memory and not [name for name in memory if Path("/dev/shm", name).exists()]
 
 
@@ -226,11 +226,11 @@ def test_ctrl_c_leaves_nothing_running(tmp_path: Path, small_bag: Path) -> None:
         assert time.monotonic() < end and process.poll() is None, process.stdout and process.stdout.read()
         time.sleep(0.05)
     time.sleep(1.0)
-    assert len(running(out)) == 3
+    assert len([c for c in running(out) if "mapping.aside" not in c]) == 3  # node, player, recorder
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     process.stdout.close()  # type: ignore[union-attr]
-    assert not running(out)
+    assert not left_running(out)
 
 
 def test_only_shared_memory_that_nobody_has_goes_and_locks_go_with_it(tmp_path: Path) -> None:
@@ -296,6 +296,14 @@ def test_perfect_answers_score_perfectly(small_bag: Path) -> None:
     recording.depth = {stamp: np.ones_like(depth) for stamp, depth in recording.depth.items()}
     bad = of_metrics(score(run, recording, truth, "/camera/image_raw"))
     assert bad.level == "doubtful" and "depth is no better than a" in bad.line
+
+
+def left_running(folder: Path) -> list[str]:
+    """The same after a while in which a process can notice that the one which started it is gone."""
+    end = time.monotonic() + 20
+    while (found := running(folder)) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
 
 
 def running(folder: Path) -> list[str]:
