@@ -34,7 +34,7 @@ def test_every_display_finds_its_topic_with_a_qos_that_fits(start_node, peer: Pe
         assert info.topic_type.rpartition("/")[2] == kind
         assert topic["Reliability Policy"] == "Best Effort" or offered.reliability == ReliabilityPolicy.RELIABLE
         assert topic["Durability Policy"] == "Volatile" or offered.durability == DurabilityPolicy.TRANSIENT_LOCAL
-    (asked,) = peer.node.get_subscriptions_info_by_topic("/camera/image_raw")
+    (asked,) = wait_until(lambda: peer.node.get_subscriptions_info_by_topic("/camera/image_raw"), what="the images")
     assert asked.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
     layout = json.loads((CONFIG / "come.foxglove.json").read_text())
     for topic, shown in foxglove_topics(layout["configById"]).items():
