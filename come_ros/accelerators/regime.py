@@ -13,6 +13,7 @@ one before they get their offsets, so that the order in which they come does not
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
@@ -103,7 +104,8 @@ class Regime(Accelerator):
     def _counts(self, frames: int, grid: tuple[int, int]) -> list[int]:
         """Number of patches that are read of each frame but the first, in the order of their ranks."""
         phases = [rank % self.stride**2 if self.shifted else 0 for rank in range(frames - 1)]
-        return [int(on_grid(grid, self.stride, phase).sum()) for phase in phases]
+        starts = [offset(grid, self.stride, phase) for phase in phases]
+        return [math.prod(-(-(n - first) // self.stride) for n, first in zip(grid, at, strict=True)) for at in starts]
 
     def _index(self, tokens: Tokens, plan: Grid) -> Tensor:
         """(B, n): which of the scene's S T tokens are read, ascending. How many depends on shapes alone."""
@@ -117,12 +119,16 @@ class Regime(Accelerator):
         return order[:, :count]
 
 
+def offset(grid: tuple[int, int], stride: int, phase: int) -> tuple[int, int]:
+    """(row, column) of the first patch at the offset number `phase`. The stride^2 offsets cover all patches, and neighbouring numbers are
+    far apart. A frame that is smaller than the offset reads its last row or column."""
+    return min(phase % stride, grid[0] - 1), min((phase + phase // stride) % stride, grid[1] - 1)
+
+
 def on_grid(grid: tuple[int, int], stride: int, phase: int) -> Tensor:
-    """(h, w) bool: the patches of a grid with that spacing, at the offset number `phase`. The stride^2 offsets cover all patches, and
-    neighbouring numbers are far apart. A frame that is smaller than the offset reads its last row or column."""
-    h, w = grid
-    row, column = min(phase % stride, h - 1), min((phase + phase // stride) % stride, w - 1)
-    out = torch.zeros(h, w, dtype=torch.bool)
+    """(h, w) bool: the patches of a grid with that spacing, at the offset number `phase`."""
+    row, column = offset(grid, stride, phase)
+    out = torch.zeros(grid, dtype=torch.bool)
     out[row::stride, column::stride] = True
     return out
 

@@ -83,13 +83,11 @@ def run_all(
     progress = Progress()
     waiting = deque(work for one in open_.values() for work in one.next_phase())
     running: set[tuple[str, str]] = set()
-    given_up: set[str] = set()
     full, ending = "", False
 
     def end(name: str, ended: Ended) -> None:
         if name not in progress.ended:
             progress.ended[name] = ended
-            given_up.add(name)
 
     while waiting or running:
         if stopped() and not ending:
@@ -102,7 +100,7 @@ def run_all(
             waiting.clear()
         while waiting and executor.room() > 0:
             work = waiting.popleft()
-            if work.name in given_up:
+            if work.name in progress.ended:
                 continue
             running.add((work.name, work.part))
             executor.submit(dataclasses.replace(work, last=work.attempt > rules.retries))
@@ -115,7 +113,7 @@ def run_all(
             one.attempts, one.seconds = max(one.attempts, work.attempt), one.seconds + outcome.seconds
             if outcome.state == DONE or (outcome.state == PARTIAL and work.last):
                 one.left -= 1
-                more = one.next_phase() if not one.left and work.name not in given_up else ()
+                more = one.next_phase() if not one.left and work.name not in progress.ended else ()
                 waiting.extendleft(reversed(more))  # what has begun is finished first
                 if not more and not one.left:
                     end(work.name, Ended(outcome.state, outcome.reason, one.attempts, one.seconds, outcome.node))
@@ -124,7 +122,7 @@ def run_all(
             if (
                 outcome.state in (PARTIAL, *AGAIN)
                 and work.attempt <= rules.retries
-                and not (ending or work.name in given_up)
+                and not (ending or work.name in progress.ended)
             ):
                 log.warning("%s: %s (%s); it is tried again", work.title, outcome.state, outcome.reason)
                 waiting.append(_again(work, outcome))

@@ -44,10 +44,18 @@ class Aside:
         with self._calling:
             process = self._running()
             assert process.stdin is not None and process.stdout is not None
+            call = _packed(
+                (function, arguments)
+            )  # before anything is sent: what cannot be packed must not be sent in part
             try:
-                _send(process.stdin, (function, arguments))
+                _send(process.stdin, call)
                 good, result = pickle.load(process.stdout)
-            except (OSError, EOFError, ValueError) as error:  # the process is gone, or `close` closed the pipes
+            except (
+                OSError,
+                EOFError,
+                ValueError,
+                pickle.UnpicklingError,
+            ) as error:  # it is gone, or `close` closed the pipes
                 process.kill()
                 code = process.wait()
                 if self._closed:
@@ -76,6 +84,8 @@ class Aside:
                 env={**os.environ, **threads, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
                 start_new_session=True,
             )
+            if self._closed:  # `close` came just before there was a process to end
+                self._process.kill()
         return self._process
 
     def close(self) -> None:
@@ -110,15 +120,19 @@ def serve(modules: Sequence[str]) -> None:
         except EOFError:
             return
         try:
-            answer = True, function(*arguments)
+            answer = _packed((True, function(*arguments)))
         except Exception as error:
-            answer = False, error
+            answer = _packed((False, error))
         try:
             _send(answers, answer)
         except BrokenPipeError:
             return
 
 
-def _send(pipe: IO[bytes], value: Any) -> None:
-    pickle.dump(value, pipe, pickle.HIGHEST_PROTOCOL)
+def _packed(value: Any) -> bytes:
+    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+
+def _send(pipe: IO[bytes], packed: bytes) -> None:
+    pipe.write(packed)
     pipe.flush()

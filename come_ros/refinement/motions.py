@@ -108,7 +108,6 @@ class _Search:
         self.pose, self.cost = pose, cost
         self.fits = squares <= INLIER**2
         self.closely = float(self.weights @ (squares <= NEAR**2))
-        self.share = float(self.weights @ self.fits)
         return True
 
     def try_some(self, some: Mask, unknown: F64) -> None:

@@ -58,6 +58,29 @@ class Relatives:
     kernel: float = np.inf
 
 
+@dataclass(eq=False)
+class Steps:
+    """Measured poses of frames in others, collected for Relatives."""
+
+    first: list[int] = field(default_factory=list)
+    second: list[int] = field(default_factory=list)
+    pose: list[F64] = field(default_factory=list)
+    sigma: list[tuple[float, float]] = field(default_factory=list)
+    metric: list[bool] = field(default_factory=list)
+
+    def add(self, first: int, second: int, pose: F64, turn: float, shift: float, metric: bool = False) -> None:
+        self.first.append(first)
+        self.second.append(second)
+        self.pose.append(pose)
+        self.sigma.append((turn, shift))
+        self.metric.append(metric)
+
+    def relatives(self, kernel: float) -> Relatives:
+        return Relatives(
+            np.array(self.first), np.array(self.second), np.array(self.pose), np.array(self.sigma), np.array(self.metric), kernel
+        )  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """F frames, L landmarks, C cameras, B terms of the depth correction.

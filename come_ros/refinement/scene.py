@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from . import bundle
 from .agreement import COMMON, LEAST, MOST, OWN, TRANSLATION, Agreement
 from .depth_correction import TERMS, DepthImage
 from .motions import two_motions
-from .problem import Depths, Ints, Problem, Relatives, Reprojections, Solution
+from .problem import Depths, Ints, Problem, Reprojections, Solution, Steps
 from .state import Focal, Outcome, Proposal, Published, State, four, intrinsics_matrix
 
 KEPT = 16  # published keyframes per camera whose observations are used
@@ -51,28 +50,6 @@ USUAL_DEPTH_M = 3.0  # assumed depth of the scene until then
 WIDTH = 640.0  # px, of the image to which the pixel noise refers
 DOUBT = 2.5  # sigmas of depth: a landmark further off lowers the confidence around it
 REACH = 0.08  # of that, relative to the image's width
-
-
-class _Steps(NamedTuple):
-    """Measured poses of frames in others, collected for Relatives."""
-
-    first: list[int]
-    second: list[int]
-    pose: list[F64]
-    sigma: list[tuple[float, float]]
-    metric: list[bool]
-
-    def add(self, first: int, second: int, pose: F64, turn: float, shift: float, metric: bool = False) -> None:
-        self.first.append(first)
-        self.second.append(second)
-        self.pose.append(pose)
-        self.sigma.append((turn, shift))
-        self.metric.append(metric)
-
-    def relatives(self, kernel: float) -> Relatives:
-        return Relatives(
-            np.array(self.first), np.array(self.second), np.array(self.pose), np.array(self.sigma), np.array(self.metric), kernel
-        )  # fmt: skip
 
 
 class Scene:
@@ -343,7 +320,7 @@ class Scene:
             self.corrections = bundle.solve(still, iterations, TOLERANCE, covariance=False).corrections
         return solution
 
-    def _problem(self, kernel: float, depth_kernel: float, measured: _Steps, unit: tuple[float, float]) -> Problem:
+    def _problem(self, kernel: float, depth_kernel: float, measured: Steps, unit: tuple[float, float]) -> Problem:
         """The bundle with the current values. kernel, depth_kernel: of the observations and of the network's depth."""
         use = self.observed = np.flatnonzero(self.used & (self.frame != self.anchor[self.landmark]))
         deep = np.flatnonzero(self.used & np.isfinite(self.log_depth))
@@ -378,9 +355,9 @@ class Scene:
             unit_sigma=unit[1] if any(measured.metric) else 0.0,
         )  # fmt: skip
 
-    def _by_network(self) -> _Steps:
+    def _by_network(self) -> Steps:
         """The network's steps from keyframe to keyframe of a camera, and between the cameras of a set if their extrinsics are unknown."""
-        steps = _Steps([], [], [], [], [])
+        steps = Steps()
         for f in range(self.first_new, self.count):
             first = self._first_of_set(f)
             others = [self._before(f)]
@@ -401,10 +378,10 @@ class Scene:
         """The first camera's frame in the set of the new frame `f`."""
         return f - (f - self.first_new) % self.proposal.cameras
 
-    def _measured(self) -> tuple[_Steps, tuple[float, float]]:
+    def _measured(self) -> tuple[Steps, tuple[float, float]]:
         """Extrinsics of the cameras of a set, and steps between sets from known odometry. And the start value of the unit, with its
         sigma."""
-        p, steps = self.proposal, _Steps([], [], [], [], [])
+        p, steps = self.proposal, Steps()
         for f in range(self.first_new, self.count):
             frame, first = self.fresh[f - self.first_new], self._first_of_set(f)
             leader = self.fresh[first - self.first_new]

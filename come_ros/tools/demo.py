@@ -192,7 +192,7 @@ def play_and_score(
     from .report.picture import draw, overview_of
     from .report.verdict import of_metrics
 
-    arguments = ["-p", "loop.enabled:=true"]  # --params may say otherwise
+    arguments: list[str] = []
     for file, given in ((params, ["--params-file", params]), (weights, ["-p", f"weights:={weights}"])):
         if file is not None:
             if not Path(file).is_file():

@@ -2,21 +2,14 @@
 
 import pytest
 import torch
+from accelerators.made_tokens import random, tokens_of
 
-from come_ros.accelerators import Regime, Tokens
+from come_ros.accelerators import Regime
 from come_ros.accelerators.regime import by_likeness, on_grid
 from come_ros.tokens import Layer
 
 SPECIAL, GRID, FRAMES = 2, (4, 5), 6
 T = SPECIAL + 20
-
-
-def tokens_of(x):
-    return Tokens(x, torch.zeros(1, 1, x.shape[2], 2), SPECIAL, GRID)
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("stride", [2, 3])
@@ -36,9 +29,9 @@ def test_neighbouring_offsets_share_neither_row_nor_column():
 def test_the_first_frame_and_special_tokens_are_read_whole_the_rest_on_its_grid():
     x = random(2, FRAMES, T, 16)
     regime = Regime(4, ratio=1.0)
-    same, plan = regime.compress(tokens_of(x), None, "backbone_in")
+    same, plan = regime.compress(tokens_of(x, SPECIAL, GRID), None, "backbone_in")
     assert same.x is x
-    index = regime.reach(tokens_of(x), plan, Layer("global", 0)).index
+    index = regime.reach(tokens_of(x, SPECIAL, GRID), plan, Layer("global", 0)).index
     for row in range(2):
         read = torch.zeros(FRAMES * T, dtype=torch.bool)
         read[index[row]] = True
@@ -56,9 +49,9 @@ def test_the_first_frame_and_special_tokens_are_read_whole_the_rest_on_its_grid(
 def test_without_shifts_all_frames_read_the_same_patches():
     x = random(1, FRAMES, T, 16)
     regime = Regime(4, ratio=1.0, shifted=False)
-    _, plan = regime.compress(tokens_of(x), None, "backbone_in")
+    _, plan = regime.compress(tokens_of(x, SPECIAL, GRID), None, "backbone_in")
     read = torch.zeros(FRAMES * T, dtype=torch.bool)
-    read[regime.reach(tokens_of(x), plan, Layer("global", 0)).index[0]] = True
+    read[regime.reach(tokens_of(x, SPECIAL, GRID), plan, Layer("global", 0)).index[0]] = True
     assert (read.view(FRAMES, T)[1:, SPECIAL:] == on_grid(GRID, 2, 0).flatten()).all()
 
 
@@ -74,6 +67,6 @@ def test_the_outer_layers_are_thinned_from_both_ends(layers, ratio, thinned):
 
 def test_a_stride_of_one_and_a_lone_frame_reduce_nothing():
     assert Regime(4, stride=1).sites == frozenset() and not Regime(4, stride=1).thins(Layer("global", 0))
-    assert Regime(4).compress(tokens_of(random(1, 1, T, 16)), None, "backbone_in")[1] is None
+    assert Regime(4).compress(tokens_of(random(1, 1, T, 16), SPECIAL, GRID), None, "backbone_in")[1] is None
     with pytest.raises(ValueError, match="stride 0"):
         Regime(4, stride=0)

@@ -3,21 +3,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerators.made_tokens import random, tokens_of
 
-from come_ros.accelerators import Subscene, Tokens
+from come_ros.accelerators import Subscene
 from come_ros.accelerators.subscene import BY, alike
 from come_ros.tokens import Layer
 
 SPECIAL, GRID, FRAMES = 2, (2, 3), 6
 T = SPECIAL + 6
-
-
-def tokens_of(x):
-    return Tokens(x, torch.zeros(1, 1, x.shape[2], 2), SPECIAL, GRID)
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def groups_of(plan, row=0):
@@ -35,7 +28,7 @@ def test_it_is_attention_within_the_groups_and_to_the_first_frame(shared, by, ra
     x = random(2, FRAMES, T, 16)
     q, k, v = (random(2, 2, FRAMES * T + shared, 8, seed=i) for i in (1, 2, 3))
     subscene = Subscene(ratio=ratio, by=by)
-    same, plan = subscene.compress(tokens_of(x), None, "backbone_in")
+    same, plan = subscene.compress(tokens_of(x, SPECIAL, GRID), None, "backbone_in")
     assert same.x is x
     got = subscene.attend(q, k, v, plan, Layer("global", 0, shared))
     for row in range(2):
@@ -77,8 +70,8 @@ def test_a_full_group_leaves_frames_to_others():
 
 def test_other_parts_and_short_windows_are_left_alone():
     subscene = Subscene(ratio=0.5)
-    assert subscene.compress(tokens_of(random(1, 2, T, 16)), None, "backbone_in")[1] is None
-    _, plan = subscene.compress(tokens_of(random(1, FRAMES, T, 16)), None, "backbone_in")
+    assert subscene.compress(tokens_of(random(1, 2, T, 16), SPECIAL, GRID), None, "backbone_in")[1] is None
+    _, plan = subscene.compress(tokens_of(random(1, FRAMES, T, 16), SPECIAL, GRID), None, "backbone_in")
     q = random(FRAMES, 2, T, 8)
     assert torch.equal(subscene.attend(q, q, q, plan, Layer("frame", 0)), F.scaled_dot_product_attention(q, q, q))
     with pytest.raises(ValueError, match="ratio is 3"):

@@ -1,6 +1,7 @@
 """A function that runs in another process gives what it gives here; failures, deaths and an end in mid-call are reported."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -46,6 +47,15 @@ def test_a_failure_is_raised_here_and_the_next_call_works(aside: Aside) -> None:
     with pytest.raises(ZeroDivisionError):
         aside(divmod, 1, 0)
     assert aside(divmod, 7, 2) == (3, 1)
+
+
+def test_what_cannot_be_sent_is_reported_and_the_next_call_works(aside: Aside) -> None:
+    pid = aside(os.getpid)
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
+        aside(len, [bytes(1 << 20), lambda: None])
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
+        aside(threading.Lock)  # an answer that cannot be sent back
+    assert aside(os.getpid) == pid
 
 
 def test_a_process_that_is_killed_is_reported_and_replaced(aside: Aside) -> None:

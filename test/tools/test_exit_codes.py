@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
+from recordings import write_images
 
 from come_ros.tools import bench, calibrate, cli
 
@@ -27,12 +27,7 @@ FAST = ["--set", "backbone=fake", "--set", "window.size=2", "--set", "keyframe.m
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exit_codes") / "images"
-    folder.mkdir()
-    wall = cv2.resize(np.random.default_rng(0).integers(0, 255, (9, 20, 3), np.uint8), (200, 90))
-    for i in range(4):
-        cv2.imwrite(str(folder / f"{i}.png"), wall[:60, 5 * i : 5 * i + 80])
-    return folder
+    return write_images(tmp_path_factory.mktemp("exit_codes") / "images", 4, size=(80, 60))
 
 
 def page() -> dict[int, str]:
@@ -63,7 +58,7 @@ def test_done_refused_and_mistyped(images: Path, tmp_path: Path, capsys: pytest.
         (["bag", str(tmp_path / "nowhere"), "-o", out], "nowhere"),
         (["bag", str(images), "-o", out, *FAST], "already holds results"),
         (["bag", str(images), "-o", str(tmp_path / "new"), *FAST, "--set", "window.size=99"], "2 .. 64"),
-        (["bag", str(images), "-o", str(tmp_path / "new"), "--weights", str(images / "0.png")], "0.png"),
+        (["bag", str(images), "-o", str(tmp_path / "new"), "--weights", str(images / "00.png")], "00.png"),
         (["bench", "--repeats", "0"], "1 or more"),
         (["eval", "--set", "accelerator.name=com"], "come"),
         (["calibrate"], "-o"),

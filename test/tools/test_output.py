@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
+from recordings import write_images
 
 from come_ros import progress
 from come_ros.datasets.rosbag import Bag
@@ -32,12 +31,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("output") / "images"
-    folder.mkdir()
-    wall = cv2.resize(np.random.default_rng(0).integers(0, 255, (9, 20, 3), np.uint8), (200, 90))
-    for i in range(4):
-        cv2.imwrite(str(folder / f"{i}.png"), wall[:60, 5 * i : 5 * i + 80])
-    return folder
+    return write_images(tmp_path_factory.mktemp("output") / "images", 4, size=(80, 60))
 
 
 @pytest.mark.parametrize("name", sorted(set(cli.COMMANDS) - {"node"}))

@@ -17,6 +17,7 @@ from ... import __version__
 from ...files import shown, write_text
 from ...fleet.loop import Ended
 from ...fleet.record import DONE, PARTIAL, Record
+from ...geometry import SIGMA_OF_MAD
 from ...results.results import read_metrics
 from ...verdict.judge import LEVELS
 from ...view.page import FOLDER as VIEW
@@ -27,7 +28,6 @@ PAGE, NUMBERS = "index.html", "fleet.json"
 ENOUGH = 5  # recordings, from which on one can be an outlier among them
 FAR = 3.5  # robust sigmas
 LEAST_SPREAD = 0.1  # relative: no closer together are recordings taken to be
-SIGMA_OF_MAD = 1.4826
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
     python test/benchmark/speed/loops_live.py [--seed 20000900] [--images 300] [--rounds 3] [--others 0 1]       about eight minutes
 
-`others`: number of busy processes (`while True: pass`) next to the node. Latency is from the arrival of an image to that of its odometry,
-in ms. ATE is that of the keyframes in the odometry's frame, which loops do not change; it is there to show that both did the same work.
+`others`: number of busy processes (`while True: pass`) next to the node. Latency is from an image being sent to its odometry being
+received, in ms. ATE is that of the keyframes in the odometry's frame, which loops do not change; it is there to show that both did the same
+work.
 """
 
 from __future__ import annotations
