@@ -182,7 +182,7 @@ class Mapper:
         self._newest_ns = frame.stamp_ns
         return usual
 
-    def save(self, places: str, metres: float, voxel: float) -> SavedMap | None:
+    def save(self, places: str, metres: float, sigma: float, voxel: float) -> SavedMap | None:
         """The map as a value to be saved; None if no keyframe can be saved. Arguments as in SavedMap."""
         good = [i for i, k in enumerate(self.keyframes) if k.view is not None and k.thumbnail is not None]
         if not good:
@@ -190,7 +190,7 @@ class Mapper:
         kept = copy.copy(self)  # this mapper keeps all its keyframes
         kept.search = Search()
         kept._renumber(good)
-        return SavedMap(tuple(kept.keyframes), kept.nodes, kept.edges, places, metres, voxel)
+        return SavedMap(tuple(kept.keyframes), kept.nodes, kept.edges, places, metres, sigma, voxel)
 
     @property
     def edges(self) -> Edges:
@@ -395,12 +395,15 @@ class Mapper:
         return [known[i][0] for i in np.argsort(-alike, kind="stable")[:most] if alike[i] >= LEAST_ALIKE]
 
     def _publish(self, changed: bool) -> None:
-        """Updates the corrections. The newest keyframe gets scale 1: the map's unit is the odometry's current unit."""
+        """Updates the corrections. The newest keyframe gets scale 1: the map's unit is the odometry's current unit.
+
+        The first keyframe stays where it is; in a saved map the origin does, so that coordinates differ from its own by a factor only."""
         if changed:
-            first, shrink = self.nodes.translation[0], self.nodes.log_scale[-1]
+            held = self.nodes.translation[0] if self.saved is None else np.zeros(3)
+            shrink = self.nodes.log_scale[-1]
             self.nodes = Similarities(
                 self.nodes.log_scale - shrink, self.nodes.rotation,
-                first + np.exp(-shrink) * (self.nodes.translation - first),
+                held + np.exp(-shrink) * (self.nodes.translation - held),
             )  # fmt: skip
             self.unit += shrink
         version = self.corrections.version + int(changed)

@@ -38,14 +38,15 @@ Arrays = dict[str, NDArray[Any]]
 class SavedMap:
     """keyframes: K, session by session, each in the order of time. nodes: K similarities map_from_keyframe. edges: between the keyframes;
     those of loops are switchable. places: identifies the model that made the place descriptors, see Backbone.places. metres: per unit of
-    the map, NaN if unknown. voxel: edge of the voxels of its points, in its unit, NaN if unknown. path: where it was read from, for
-    messages."""
+    the map, NaN if unknown. sigma: of the logarithm of `metres`, NaN if unknown. voxel: edge of the voxels of its points, in its unit, NaN
+    if unknown. path: where it was read from, for messages."""
 
     keyframes: tuple[Keyframe, ...]
     nodes: Similarities
     edges: Edges
     places: str
     metres: float = math.nan
+    sigma: float = math.nan
     voxel: float = math.nan
     path: str = ""
 
@@ -73,6 +74,7 @@ def write_map(saved: SavedMap, folder: Path) -> None:
         "sessions": saved.sessions,
         "places": saved.places,
         "metres": saved.metres if math.isfinite(saved.metres) else None,
+        "metres_sigma": saved.sigma if math.isfinite(saved.sigma) else None,
         "voxel": saved.voxel if math.isfinite(saved.voxel) else None,
         "sha256": {ARRAYS: hashlib.sha256(data).hexdigest()},
     }
@@ -105,7 +107,10 @@ def read_map(path: str | Path, places: str | None) -> SavedMap:
         metres, voxel = (math.nan if head[k] is None else float(head[k]) for k in ("metres", "voxel"))
         if metres <= 0 or voxel <= 0:
             raise ValueError("its unit or voxel is not positive")
-    return SavedMap(tuple(keyframes), nodes, edges, made_by, metres, voxel, shown(folder))
+        sigma = math.nan if head.get("metres_sigma") is None else float(head["metres_sigma"])  # maps of 0.1 do not say
+        if sigma < 0 or any(map(math.isinf, (metres, sigma, voxel))):
+            raise ValueError("its unit, sigma or voxel is negative or infinite")
+    return SavedMap(tuple(keyframes), nodes, edges, made_by, metres, sigma, voxel, shown(folder))
 
 
 def _head_of(folder: Path) -> dict[str, Any]:

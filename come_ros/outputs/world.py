@@ -25,6 +25,7 @@ from ..mapping.follow import in_map, lengths_in_map
 from ..mapping.mapper import Corrections, LoopCounts, Mapper
 from ..mapping.saved_map import SavedMap, write_map
 from ..messages import NANO, Messages
+from ..scale.decide import by_map
 from ..scale.metric import given
 from ..types import F32, F64, Scale, Submap
 from .cloud import POINT_DTYPE, moved, valid_mask
@@ -107,7 +108,7 @@ class World:
 
     voxel = float("nan")
     _scale: Scale | None = None
-    _factor = 1.0  # metres of the map in a unit of the odometry, as path and map are published now
+    _factor = 1.0  # of the unit of path and map, as they are published now, in a unit of the odometry
     _in_saved_unit = (
         False  # whether the map's points and voxel have the saved map's unit: until it is built in the session's unit
     )
@@ -241,19 +242,36 @@ class World:
                 self.path_changes += 1
 
     def learn_scale(self, scale: Scale) -> None:
-        """How long units are, as known now. A change that hardly matters waits for more: listeners get path and map again with each."""
+        """How long units are, as measured by now."""
         with self._lock:
             self._scale = scale
-            factor = scale.correction if self.config.has_map_frame else 1.0
-            if abs(math.log(factor / self._factor)) > LEAST_CHANGE:
-                self._factor = factor
-                self.path_changes += bool(self._path)
-                self.map_changes += self._map is not None
+            self._follow_unit()
+
+    def _follow_unit(self) -> None:
+        """The unit of the map may have changed. A change that hardly matters waits for more: listeners get path and map again with each."""
+        factor = self._unit_of_map()
+        if abs(math.log(factor / self._factor)) > LEAST_CHANGE:
+            self._factor = factor
+            self.path_changes += bool(self._path)
+            self.map_changes += self._map is not None
+
+    def _unit_of_map(self) -> float:
+        """Of a unit of the odometry: metres where they are known, units of the saved map where the session is located in one, so that a
+        place keeps its coordinates from session to session, else 1."""
+        scale, corrections = self.known_scale, self._corrections
+        if not self.config.has_map_frame:
+            return 1.0
+        if scale.known:
+            return scale.correction
+        return corrections.unit if self.saved is not None and corrections.located else 1.0
 
     @property
     def known_scale(self) -> Scale:
-        """Of the model's unit and the odometry's."""
-        return self._scale or given(self.config, self.metric)
+        """Of the model's unit and the odometry's: as measured, else by the saved map in which the session is located."""
+        scale, corrections = self._scale or given(self.config, self.metric), self._corrections
+        if scale.known or self.saved is None or not corrections.located or not math.isfinite(self.saved.metres):
+            return scale
+        return by_map(scale, self.saved.metres * corrections.unit, self.saved.sigma)
 
     @property
     def in_metres(self) -> bool:
@@ -346,6 +364,7 @@ class World:
                         self._located_ns = max(self._newest_ns[0], submap.frames[-1].stamp_ns)
                         found = True
                     self._corrections = mapper.corrections
+                    self._follow_unit()
             if found and (place := self.whereabouts) is not None:
                 log.info(
                     "found in the map %s after %.1f s and %d keyframes: one unit of this odometry is %.3g of the map's",
@@ -474,7 +493,7 @@ class World:
                 )
             keyframes = None
             if mapper is not None and located and self.config.closes_loops and not self.config.localizes:
-                keyframes = mapper.save(self._places, self._metres_saved(), self.voxel)
+                keyframes = mapper.save(self._places, *self._metres_saved(), self.voxel)
             in_map = dict(_moved(list(self._trajectory), self._corrections, self._factor))
             frame = "map frame" if self.config.has_map_frame else "odometry frame"
             placed = {
@@ -483,11 +502,10 @@ class World:
             }
             return Snapshot(self._points(), trajectory, in_map, keyframes, unsaved, self.unit_text, frame, placed)
 
-    def _metres_saved(self) -> float:
-        """Metres per unit of the lengths of the map's graph, which are the odometry's, NaN if unknown."""
-        if self._odometry_in_metres:
-            return self.known_scale.correction
-        return math.nan if self.saved is None else self.saved.metres * self._corrections.unit
+    def _metres_saved(self) -> tuple[float, float]:
+        """Metres per unit of the lengths of the map's graph, which are the odometry's, and the sigma of their logarithm; NaN if unknown."""
+        scale = self.known_scale
+        return (scale.correction, scale.sigma) if self._odometry_in_metres else (math.nan, math.nan)
 
     @property
     def unit_text(self) -> str:

@@ -218,7 +218,7 @@ class ReconstructionNode(LifecycleNode):
         self._frame_topics.open(self._output_conflicts)
         self._latched = LatchedTopics(self, QOS_OVERRIDES, self._output_conflicts.callbacks)
         self._reporter = self._new_reporter()
-        self.telemetry.resets, self.telemetry.scale = 0, None
+        self.telemetry.resets = 0
         self.telemetry.evidence.reset()
         self.telemetry.lost, self.telemetry.last_located = 0, None
         self._state = "inactive"
@@ -341,9 +341,6 @@ class ReconstructionNode(LifecycleNode):
             world.set_config(self.worker.config)
         if self.worker.pipeline is not None:
             self.telemetry.resets = self.worker.pipeline.counts["resets"]
-            self.telemetry.scale = (
-                self.worker.pipeline.scale
-            )  # after a reset that of the new world, before its first window
             self._reporter.follow(self.worker.pipeline.world)
         if self._latched is not None:
             self._latched.publish(world, world.config)
@@ -424,6 +421,7 @@ class ReconstructionNode(LifecycleNode):
             loops=self._reporter.world.loops,
             keyframes=self._reporter.world.keyframes,
             whereabouts=self._reporter.world.whereabouts,
+            scale=self._reporter.world.known_scale,
             fault=self._fault,
             worker_alive=self.worker.is_alive(),
             lost=str(self.worker.lost or ""),

@@ -124,7 +124,7 @@ def test_saving_a_map_leaves_the_mapper_as_it_is(monkeypatch: pytest.MonkeyPatch
     mapper.keyframes[1] = dataclasses.replace(keyframe, thumbnail=thumbnail_of(some, 0, np.ones((12, 16), bool)))
     mapper._ambiguous = {k.key for k in mapper.keyframes}
     held = {name: copy.copy(value) if isinstance(value, (set, list)) else value for name, value in vars(mapper).items()}
-    assert mapper.save("model", np.nan, 0.1) is not None
+    assert mapper.save("model", np.nan, np.nan, 0.1) is not None
     assert all(held[n] is v or held[n] == v for n, v in vars(mapper).items())
 
 

@@ -54,7 +54,7 @@ def scene() -> Scene:
 def saved(scene: Scene) -> SavedMap:
     patch = pytest.MonkeyPatch()
     real = along(np.linspace(2, 10, 24))
-    out = walked(Mapper(False, 1000), scene, real, real, patch).save("some model", np.nan, 0.02)
+    out = walked(Mapper(False, 1000), scene, real, real, patch).save("some model", np.nan, np.nan, 0.02)
     patch.undo()
     assert out is not None and len(out.keyframes) == 24
     return out
@@ -64,10 +64,7 @@ def off(mapper: Mapper, real: F64, odometry: F64, start: int = 0) -> float:
     """Largest error of the positions that the map gives, in units of the saved map."""
     stamps = np.arange(start, start + len(real), dtype=np.int64)
     placed = in_map(stamps, odometry, mapper.corrections)
-    # a closure keeps the first keyframe where it is
-    origin = mapper.nodes.translation[0]
-    places = origin + mapper.corrections.unit * (placed[:, :3, 3] - origin)
-    return float(np.linalg.norm(places - real[:, :3, 3], axis=1).max())
+    return float(np.linalg.norm(mapper.corrections.unit * placed[:, :3, 3] - real[:, :3, 3], axis=1).max())
 
 
 @pytest.mark.parametrize("localize", [True, False])
@@ -117,7 +114,7 @@ def test_another_place_is_not_found_and_says_why(saved: SavedMap, monkeypatch: p
 def test_among_doors_that_are_all_alike_nothing_is_sure(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     doors = wall(16.0, period=2.0, seed=seed)
     real = along(np.linspace(2, 14, 24))
-    saved = walked(Mapper(True, 1000), doors, real, real, monkeypatch).save("", np.nan, np.nan)
+    saved = walked(Mapper(True, 1000), doors, real, real, monkeypatch).save("", np.nan, np.nan, np.nan)
     somewhere = along(np.linspace(6.3, 8.3, 6))
     mapper = walked(Mapper(True, 1000, saved=saved, localize=True), doors, somewhere, somewhere, monkeypatch)
     assert mapper.search.seen > 5, "it looks like several places"
@@ -145,11 +142,9 @@ def test_localize_leaves_the_map_as_it_is_and_build_lets_it_grow(
         walked(mapper, scene, real, odometry, monkeypatch)
         assert mapper.located and len(mapper.keyframes) == 24 + len(real)
     # up to the unit, which is that of the session
-    origin = before[0]
-    places = origin + still.corrections.unit * (still.nodes.translation[:24] - origin)
-    np.testing.assert_allclose(places, before, atol=1e-9)
+    np.testing.assert_allclose(still.corrections.unit * still.nodes.translation[:24], before, atol=1e-9)
     assert np.array_equal(saved.nodes.translation, before), "a saved map is a value"
-    grown = grows.save("some model", np.nan, 0.02)
+    grown = grows.save("some model", np.nan, np.nan, 0.02)
     assert grown is not None and len(grown.keyframes) == 24 + len(real) and grown.sessions == 2
     beyond = along(np.linspace(11, 11.6, 4))
     third = walked(
@@ -223,7 +218,7 @@ def test_stamps_that_go_back_begin_a_session_and_the_map_goes_on(scene: Scene, m
     for session, part in ((0, real[:10]), (1, real[10:])):
         placed = in_map(np.arange(10), part, mapper.corrections.of(session))
         np.testing.assert_allclose(placed, part, atol=0.05)
-    again = mapper.save("", np.nan, np.nan)
+    again = mapper.save("", np.nan, np.nan, np.nan)
     assert again is not None and again.sessions == 2
     assert [k.key for k in again.keyframes] == sorted(k.key for k in again.keyframes)
 
@@ -274,6 +269,6 @@ def test_a_recording_of_equal_doors_offers_wrong_loops_and_wrong_places_and_all_
 
     whole = seen(Mapper(True, 1000), range(30))
     assert whole.counts.refused["another place that looks the same"] > 10 and whole.counts.accepted == 0
-    saved = whole.save("", np.nan, np.nan)
+    saved = whole.save("", np.nan, np.nan, np.nan)
     inside = seen(Mapper(True, 1000, saved=saved, localize=True), range(13, 18))
     assert inside.search.seen > 5 and not inside.located

@@ -49,7 +49,7 @@ def some_map(count: int = 5, seed: int = 0) -> SavedMap:
     nodes = Similarities(rng.normal(0, 0.2, count), poses[::-1, :3, :3].copy(), poses[:, :3, 3].copy())
     root = root_information(0.1, 0.2, 0.3)
     edges = Edges.one(0, 1, nodes.at([2]), root).joined(Edges.one(1, count - 1, nodes.at([1]), root, True))
-    return SavedMap(tuple(keyframes), nodes, edges, MODEL, 0.5, 0.02)
+    return SavedMap(tuple(keyframes), nodes, edges, MODEL, 0.5, 0.03, 0.02)
 
 
 @pytest.fixture
@@ -63,7 +63,13 @@ def folder(tmp_path: Path) -> Path:
 def test_what_is_read_is_what_was_written(folder: Path) -> None:
     wrote, read = some_map(), read_map(folder.parent, MODEL)  # also from the folder above, as `come_ros bag` leaves it
     assert sorted(p.name for p in folder.iterdir()) == [ARRAYS, HEAD]
-    assert (read.places, read.metres, read.voxel, read.sessions) == (MODEL, 0.5, 0.02, 2) and read.path == str(folder)
+    assert (read.places, read.metres, read.sigma, read.voxel, read.sessions) == (
+        MODEL,
+        0.5,
+        0.03,
+        0.02,
+        2,
+    ) and read.path == str(folder)
     for a, b in zip(wrote.keyframes, read.keyframes, strict=True):
         assert a.key == b.key and np.array_equal(a.odom_from_camera, b.odom_from_camera)
         for part in ("view", "thumbnail"):
@@ -150,6 +156,8 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "one bit": (flip, "its checksum is another one"),
     "no checksum": (change_head(sha256={}), "damaged, or cannot be read"),
     "a unit of nothing": (change_head(metres=0), "not positive"),
+    "a unit of infinity": (change_head(metres=float("inf")), "infinite"),
+    "a negative sigma": (change_head(metres_sigma=-0.1), "negative"),
     "a unit that is text": (change_head(metres="much"), "damaged, or cannot be read"),
     "too few poses": (change_arrays(odom_from_camera=lambda a: a[:3]), r"odom_from_camera is float64 \(3, 4, 4\), but must be"),
     "other numbers": (change_arrays(depth=lambda a: a.astype(np.float32)), "depth is float32"),

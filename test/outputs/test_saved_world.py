@@ -18,6 +18,7 @@ from come_ros.mapping import mapper as mapper_module
 from come_ros.mapping.saved_map import read_map
 from come_ros.outputs.cloud import POINT_DTYPE
 from come_ros.outputs.world import World
+from come_ros.scale.decide import MAP_SIGMA
 from come_ros.types import F64, Scale
 
 MODEL = "some model"
@@ -122,9 +123,10 @@ def test_until_it_is_found_nothing_of_the_session_is_in_the_map_and_then_all_is(
     assert now is not None and geometry.is_finite_pose(now, 1e-9)
     path = np.array([[getattr(p.pose.position, n) for n in "xyz"] for p in world.path().poses])
     assert len(path) == 9, "those before it was found are in the map too"
-    origin = real[0] * 0 + along(np.array([2.0]))[0]
-    found = origin[:3, 3] + place.unit * (path[3:] - origin[:3, 3])
-    np.testing.assert_allclose(found, real[3:, :3, 3], atol=0.1)
+    np.testing.assert_allclose(path[3:], real[3:, :3, 3], atol=0.1, err_msg="coordinates are those of the saved map")
+    last = world.map_from_odom(odometry[-1])
+    assert last is not None
+    np.testing.assert_allclose((last @ odometry[-1])[:3, 3], path[-1], atol=1e-6)
     shot = world.snapshot()
     assert len(shot.map_trajectory) == 9
     assert world.voxel * place.unit == pytest.approx(0.1, rel=1e-6), "as fine as before, in another unit"
@@ -134,8 +136,7 @@ def test_until_it_is_found_nothing_of_the_session_is_in_the_map_and_then_all_is(
     else:
         assert shot.keyframes is not None and shot.keyframes.sessions == 2
         # and those of the frames before it was found
-        tips = now @ odometry[0]
-        assert np.linalg.norm(places_of(world) - tips[:3, 3], axis=1).min() < 0.5 * unit
+        assert np.linalg.norm(places_of(world) - path[0], axis=1).min() < 0.5
 
     world.clear()  # ~/reset, or time that jumps back
     assert world.map_from_odom() is None and world.searches and not world.path().poses
@@ -191,13 +192,38 @@ def test_keyframes_that_cannot_be_saved_keep_no_thumbnails(scene: Scene, message
 
 
 def test_a_unit_in_metres_is_handed_on(folder: Path, scene: Scene, messages: Any) -> None:
-    saved = dataclasses.replace(read_map(folder, MODEL), metres=1.0)
+    saved = dataclasses.replace(read_map(folder, MODEL), metres=1.0, sigma=0.02)
     config = Config().replace(**{"map.enabled": True, "map.load": str(folder)})
     world = World(config, messages, saved=saved, places=MODEL)
     real = along(np.linspace(5, 6, 6))
     walk(world, scene, real, geometry.transform_poses(0.5, np.eye(3), np.zeros(3), real), 0.5)
     shot = world.snapshot()
     assert shot.keyframes is not None and shot.keyframes.metres == pytest.approx(2.0, rel=0.03)
+    assert shot.keyframes.sigma == pytest.approx(np.hypot(0.02, MAP_SIGMA)) and "from map" in shot.unit
+    path = np.array([[getattr(p.pose.position, n) for n in "xyz"] for p in world.path().poses])
+    np.testing.assert_allclose(path, real[:, :3, 3], atol=0.1)
+
+
+def test_a_map_in_metres_says_how_long_the_unit_of_a_session_is_until_something_is_measured(
+    folder: Path, scene: Scene, messages: Any
+) -> None:
+    saved = dataclasses.replace(read_map(folder, MODEL), metres=3.0, sigma=0.12)
+    config = Config().replace(**{"map.load": str(folder), "map.mode": "localize"})
+    world = World(config, messages, saved=saved, places=MODEL)
+    real = along(np.linspace(5, 6, 6))
+    odometry = geometry.transform_poses(0.5, np.eye(3), np.zeros(3), real)
+    assert not world.known_scale.known and not world.in_metres
+    walk(world, scene, real, odometry, 0.5)
+    scale = world.known_scale
+    assert (scale.source, scale.in_metres, world.in_metres) == ("map", False, True)
+    assert world.scale().data == scale.metres == pytest.approx(6.0, rel=0.03)
+    assert scale.sigma == pytest.approx(np.hypot(0.12, MAP_SIGMA)) and scale.sources[-1].name == "map"
+    last = world.map_from_odom(odometry[-1])
+    assert last is not None
+    np.testing.assert_allclose((last @ odometry[-1])[:3, 3], 3.0 * real[-1, :3, 3], atol=0.3)
+    changes = world.path_changes
+    world.learn_scale(Scale(6.6, 0.02, "odometry", 5))
+    assert world.known_scale.source == "odometry" and world.path_changes == changes + 1
 
 
 def test_stamps_that_go_back_while_the_pose_is_kept(scene: Scene, messages: Any) -> None:

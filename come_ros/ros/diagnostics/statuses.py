@@ -13,9 +13,9 @@ from ...config import Config
 from ...governor import State
 from ...mapping.mapper import LoopCounts
 from ...outputs.world import Whereabouts
-from ...scale.metric import given
+from ...scale.decide import MAP
 from ...thread_governor import ThreadState
-from ...types import DeviceMemory, Scale
+from ...types import NO_SCALE, DeviceMemory, Scale
 from ...verdict.judge import LEAST_KEYFRAMES, UNUSABLE, USABLE, Facts, Verdict, judge
 from .counters import Counts, drops_text
 from .telemetry import Telemetry
@@ -52,6 +52,7 @@ class NodeView:
     loops: LoopCounts | None = None
     keyframes: int = 0
     whereabouts: Whereabouts | None = None
+    scale: Scale = NO_SCALE
     governor: State | None = None
     threads: ThreadState | None = None
     memory: DeviceMemory | None = None
@@ -267,13 +268,8 @@ def _output_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict
     }
 
 
-def _scale(view: NodeView, config: Config, telemetry: Telemetry) -> Scale:
-    """Of the last window, or, before the first one, as given."""
-    return telemetry.scale or given(config, view.backbone.get("unit") == "metre")
-
-
 def _scale_values(view: NodeView, config: Config, telemetry: Telemetry) -> dict[str, object]:
-    scale = _scale(view, config, telemetry)
+    scale = view.scale
     metre, own = "metre", "the model's own"
     place = view.whereabouts
     if place is None or place.located:
@@ -397,7 +393,7 @@ def _output_faults(view: NodeView, config: Config, telemetry: Telemetry) -> Iter
         yield WARN, view.twin
     if view.output_conflict:
         yield WARN, view.output_conflict
-    scale = _scale(view, config, telemetry)
+    scale = view.scale
     if scale.conflict:
         yield (
             WARN,
@@ -410,6 +406,8 @@ def _output_faults(view: NodeView, config: Config, telemetry: Telemetry) -> Iter
 
 def _unit_remark(scale: Scale, config: Config) -> str:
     """Why lengths of odometry are no metres, and what to do about it."""
+    if scale.source == MAP:
+        return f"the scale is that of the loaded map: {config.odom_frame} keeps the model's own unit, {config.world_frame} is in metres"
     if not config.scale_sources:
         return (
             "the scale is unknown, lengths are in the model's own unit: for metres set scale.mode to depth, odometry, rig or height, or to "

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...backbones.stream import StreamUsage
 from ...tracking.odometry import Located
-from ...types import Alignment, Refinement, Scale
+from ...types import Alignment, Refinement
 from ...verdict.evidence import Evidence
 
 RECENT_S = 5.0
@@ -68,7 +68,6 @@ class Telemetry:
         self.last_stamp_ns = 0
         self.points = -1
         self.alignment: Alignment | None = None
-        self.scale: Scale | None = None
         self.refinement = Refinement()
         self.evidence = Evidence(JUDGED)
         self.refine_ms = float("nan")

@@ -48,7 +48,7 @@ def main() -> int:
     for submap in pipelines.submaps(frames)[0]:
         for row in range(len(submap)):
             mapper.add(submap, row, lambda s, r: trusted_mask(s.depth[r], s.confidence[r], pipelines.config))
-    after = mapper.save("bundled", float("nan"), float("nan"))
+    after = mapper.save("bundled", float("nan"), float("nan"), float("nan"))
     assert after is not None
     odometry = Similarities.of(np.stack([k.odom_from_camera for k in after.keyframes]))
     before = SavedMap(after.keyframes, odometry, after.edges, after.places)

@@ -32,6 +32,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
 
+from benchmark.accuracy.scale import by_depth  # noqa: E402
 from benchmark.stamped import TINY, write_result  # noqa: E402
 
 from come_ros import geometry  # noqa: E402
@@ -42,7 +43,7 @@ from come_ros.mapping.follow import in_map  # noqa: E402
 from come_ros.mapping.mapper import Mapper  # noqa: E402
 from come_ros.mapping.saved_map import SavedMap  # noqa: E402
 from come_ros.pipeline import ReconstructionPipeline  # noqa: E402
-from come_ros.types import F64, Frame, Submap  # noqa: E402
+from come_ros.types import F32, F64, Frame, Submap  # noqa: E402
 
 RESULTS = Path(__file__).with_name("results")
 ROOMS, IMAGES, RATE_HZ = range(20_000_900, 20_000_908), 300, 10.0
@@ -61,13 +62,14 @@ class Map(NamedTuple):
 
 
 class Session(NamedTuple):
-    """Two seconds of images, as the pipeline has them. real: world_from_camera, or map_from_camera, by stamp."""
+    """Two seconds of images, as the pipeline has them. real: world_from_camera, or map_from_camera, by stamp. depth: true, by stamp."""
 
     map: str
     place: str
     submaps: list[Submap]
     seconds: list[float]  # of the images that were read for each submap
     real: dict[int, F64]
+    depth: dict[int, F32]
 
 
 def main() -> int:
@@ -128,7 +130,7 @@ def mapped(submaps: list[Submap], name: str) -> SavedMap:
     for submap in submaps:
         for row in range(len(submap)):
             mapper.add(submap, row, lambda s, r: np.isfinite(s.depth[r]))
-    saved = mapper.save("bundled", float("nan"), float("nan"))
+    saved = mapper.save("bundled", float("nan"), float("nan"), float("nan"))
     assert saved is not None
     print(f"{name}: {len(saved.keyframes)} keyframes", flush=True)
     return dataclasses.replace(saved, path=name)
@@ -141,13 +143,16 @@ def add_room(seed: int, pipelines: Pipelines, maps: list[Map], sessions: list[Se
         for image, stamp in zip(room.images, room.stamps_ns, strict=True)
     ]
     real = {int(s): p for s, p in zip(room.stamps_ns, room.world_from_camera, strict=True)}
-    name, half = f"room {seed}", IMAGES // 2
+    name, half, stamps = f"room {seed}", IMAGES // 2, [int(s) for s in room.stamps_ns]
     saved = mapped(pipelines.submaps(frames[:half])[0], name)
     maps.append(Map(name, name, saved, world_from_map(saved, real)))
     length, every = int(SESSION_S * RATE_HZ) + 1, int(2 * RATE_HZ)
     for start in range(half, IMAGES - length, every):
         part = frames[start : start + length]
-        sessions.append(Session(name, name, *pipelines.submaps(part), {f.stamp_ns: real[f.stamp_ns] for f in part}))
+        poses = {f.stamp_ns: real[f.stamp_ns] for f in part}
+        sessions.append(
+            Session(name, name, *pipelines.submaps(part), poses, dict(zip(stamps, room.depth, strict=True)))
+        )
 
 
 def add_recording(folder: Path, pipelines: Pipelines, maps: list[Map], sessions: list[Session]) -> None:
@@ -170,7 +175,7 @@ def add_recording(folder: Path, pipelines: Pipelines, maps: list[Map], sessions:
         start = of_sessions[0].stamp_ns
         while start + SESSION_S * NANO <= of_sessions[-1].stamp_ns:
             part = [f for f in of_sessions if start <= f.stamp_ns <= start + SESSION_S * NANO]
-            sessions.append(Session(name, "fr1", *pipelines.submaps(part), real))
+            sessions.append(Session(name, "fr1", *pipelines.submaps(part), real, {}))
             start += NANO
 
 
@@ -229,7 +234,10 @@ def located(session: Session, where: Map) -> dict[str, Any]:
         for row in range(len(submap)):
             mapper.add(submap, row)
             if mapper.located and after is None:
-                after, then = seconds, errors(session, where, mapper)
+                after, then = (
+                    seconds,
+                    errors(session, where, mapper) | {"scale": scale_off(session, where, mapper, submap, row)},
+                )
     took = time.process_time() - begun
     own = where.name == session.map
     out: dict[str, Any] = {
@@ -255,6 +263,14 @@ def errors(session: Session, where: Map, mapper: Mapper) -> dict[str, Any]:
         "error": error(where, mapper.nodes.at([-1]).poses()[0], float(np.exp(mapper.unit)), real, depth),
         "baseline": error(where, most_alike(where.saved, newest), 1.0, real, depth),
     }
+
+
+def scale_off(session: Session, where: Map, mapper: Mapper, submap: Submap, row: int) -> float | None:
+    """Logarithm of the metres of the session's unit, by a saved map whose own metres are right, over those by the newest true depth."""
+    true = by_depth(submap, row, session.depth)
+    if true is None or where.truth is None:
+        return None
+    return float(np.log(np.cbrt(np.linalg.det(where.truth[:3, :3]))) + mapper.unit - true)
 
 
 def most_alike(saved: SavedMap, keyframe: Any) -> F64:
@@ -301,14 +317,17 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "baseline_right": sum((r["baseline"] or {}).get("right", False) for r in own),
             "wrong_maps_tried": len(wrong), "wrong_maps_accepted": sum(r["located"] for r in wrong),
             "after_s": quantiles([r["after_s"] for r in found]), "way": quantiles([r["error"]["way"] for r in found]),
-            "way_depths": quantiles([r["error"]["way_depths"] for r in found]), "deg": quantiles([r["error"]["deg"] for r in found]),
+            "way_depths": quantiles([r["error"]["way_depths"] for r in found]),
+            "scale": quantiles([abs(r["scale"]) for r in found if r["scale"] is not None], 90),
+            "deg": quantiles([r["error"]["deg"] for r in found]),
             "cpu_ms_per_keyframe": 1e3 * sum(r["cpu_s"] for r in own) / max(1, sum(r["keyframes"] for r in own)),
         }  # fmt: skip
     return out
 
 
-def quantiles(values: list[float]) -> dict[str, float]:
-    return {} if not values else {"p50": float(np.median(values)), "max": float(np.max(values))}
+def quantiles(values: list[float], high: int = 100) -> dict[str, float]:
+    """The median, and the percentile `high`, which is called the largest."""
+    return {} if not values else {"p50": float(np.median(values)), "max": float(np.percentile(values, high))}
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -316,7 +335,8 @@ def markdown(results: dict[str, Any]) -> str:
         "sessions of 2 s in", "number", "right", "wrong", "not found", "right at the end of the 2 s",
         "right by the most similar keyframe alone",
         "maps of other places tried",
-        "accepted of them", "located after, s: median, max", "error: median, max", "deg: median, max", "CPU per keyframe, ms",
+        "accepted of them", "located after, s: median, max", "error: median, max", "deg: median, max",
+        "scale off, %: median, 90th percentile", "CPU per keyframe, ms",
     )  # fmt: skip
     lines = [row(columns), row(["---"] * len(columns))]
     for name, r in results["summary"].items():
@@ -327,13 +347,15 @@ def markdown(results: dict[str, Any]) -> str:
                 name, r["sessions"], f"{r['right']} ({r['right'] / number:.0%})", r["wrong"], r["not_found"],
                 f"{r['at_the_end_right']} of {r['at_the_end']}",
                 f"{r['baseline_right']} ({r['baseline_right'] / number:.0%})", r["wrong_maps_tried"], r["wrong_maps_accepted"],
-                pair(r["after_s"], 1), way, pair(r["deg"], 1), f"{r['cpu_ms_per_keyframe']:.0f}",
+                pair(r["after_s"], 1), way, pair(r["deg"], 1),
+                pair({k: 100 * v for k, v in r["scale"].items()}, 1), f"{r['cpu_ms_per_keyframe']:.0f}",
             ])
         )  # fmt: skip
     lines += [
         "", "Right: at the moment of the decision within 0.3 m and 10 degrees of the truth (rooms), or 0.15 scene depths and 10 "
         "degrees of the "
-        "map's own pose at that time (recording). Seconds are those of the images that were read.",
+        "map's own pose at that time (recording). Seconds are those of the images that were read. Scale: metres of the session's unit, as "
+        "a map whose own are right has it, against the true depth of that keyframe.",
     ]  # fmt: skip
     missed = [r for r in results["rows"] if r["own"] and not (r.get("error") or {}).get("right")]
     if missed:

@@ -22,7 +22,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,12 +142,12 @@ def measured(truth: Truth, source: str) -> dict[str, Any]:
     assumed = None
     scale = pipeline.scale
     for submap in pipeline.run(iter(frames)):
-        found = [logs for row in leading(submap) if (logs := by_depth(submap, row, truth)) is not None]
+        found = [logs for row in leading(submap) if (logs := by_depth(submap, row, truth.depth)) is not None]
         for row in leading(submap):
             mapper.add(submap, row)
             stamps.append(submap.frames[row].stamp_ns)
             poses.append(submap.odom_from_camera[row])
-            value = by_depth(submap, row, truth)
+            value = by_depth(submap, row, truth.depth)
             local.append(np.nan if value is None else value)
         if not len(submap):
             continue
@@ -197,9 +197,9 @@ def leading(submap: Submap) -> range:
     return range(0, len(submap), cameras)
 
 
-def by_depth(submap: Submap, row: int, truth: Truth) -> float | None:
-    """Log of the metres per unit of the odometry, by all pixels of a keyframe's true depth."""
-    real = truth.depth.get(submap.frames[row].stamp_ns)
+def by_depth(submap: Submap, row: int, depth: Mapping[int, F32]) -> float | None:
+    """Log of the metres per unit of the odometry, by all pixels of a keyframe's true depth; None if there is none. depth: by stamp."""
+    real = depth.get(submap.frames[row].stamp_ns)
     if real is None:
         return None
     ours = submap.depth[row]

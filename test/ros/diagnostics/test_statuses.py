@@ -17,10 +17,14 @@ from come_ros.ros.diagnostics.counters import DROP_FIXES, DROP_REASONS, FrameCou
 from come_ros.ros.diagnostics.keys import STATUSES
 from come_ros.ros.diagnostics.statuses import NodeView, statuses
 from come_ros.ros.diagnostics.telemetry import Telemetry, Throttle
+from come_ros.scale.decide import by_map
+from come_ros.scale.metric import given
+from come_ros.types import NO_SCALE
 from come_ros.verdict.judge import Facts
 
-VIEW = NodeView("active", "/image", 1, "best_effort volatile 5", "system", "forward")
 METRES = Config().replace(**{"scale.mode": "fixed"})
+VIEW = NodeView("active", "/image", 1, "best_effort volatile 5", "system", "forward", scale=given(METRES, False))
+BY_MAP = by_map(NO_SCALE, 2.0, 0.03)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +92,13 @@ def test_every_key_has_its_meaning_and_every_meaning_its_key():
         ("output", 2, "set tf.mode", {"tf_conflict": "TF conflict: set tf.mode to auto"}),
         ("output", 1, "max_data_age", {"_old": "a result took 3 s"}),
         ("output", 1, "slower", {"_rejected": "residual 0.5"}),
-        ("output", 0, "scale.fixed", {"_config": Config()}),  # as it is with one camera: never yellow for that alone
+        ("output", 0, "that of the loaded map: visual_odom keeps", {"scale": BY_MAP, "_config": Config()}),
+        (
+            "output",
+            0,
+            "scale.fixed",
+            {"scale": NO_SCALE, "_config": Config()},
+        ),  # as it is with one camera: never yellow for that alone
     ],
 )
 def test_a_fault_has_its_level_and_its_fix(name, level, fix, change):
