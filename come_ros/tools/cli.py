@@ -39,6 +39,7 @@ COMMANDS = {
     "train": "train the small model on procedural rooms",
     "eval": "score the model, dense and accelerated, against ground truth and trivial baselines",
     "bench": "measure the model's speed on this machine, dense and accelerated, or everything around it",
+    "adapt": "teach the model your camera and place from a recording, without labels",
     "distill": "train Co-Me's predictor on recordings or rendered rooms",
     "train-pace": "train PaceVGGT's networks, which choose the patches to keep and rebuild the others",
     "calibrate": "measure which layers of a model may read fewer keys (for Good Token Hunting)",

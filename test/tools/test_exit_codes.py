@@ -66,6 +66,7 @@ def test_done_refused_and_mistyped(images: Path, tmp_path: Path, capsys: pytest.
         (["export", str(tmp_path / "nowhere"), "--to", "tum", "-o", str(tmp_path / "new")], "nowhere"),
         (["doctor", "--set", "window.size"], "NAME=VALUE"),
         (["distill", "-o", out, "--source", str(tmp_path / "nowhere")], "nowhere"),
+        (["adapt", "-o", str(tmp_path / "new"), "--source", str(images), "--held", "1"], "0.1 to 0.9"),
         (["train-pace", "-o", out, "--source", str(tmp_path / "nowhere")], "nowhere"),
         (["train", "-o", str(tmp_path / "new"), "--watch", str(images)], "--watch"),
         (["view", str(tmp_path / "nowhere")], "nowhere"),
@@ -138,7 +139,7 @@ def test_a_signal_keeps_what_is_complete(number: int, images: Path, tmp_path: Pa
         and (tmp_path / "bench.json").exists()
     )
 
-    def entropy(model: Any, windows: Any, options: Any) -> Iterator[np.ndarray]:
+    def entropy(weights: str, options: Any) -> Iterator[np.ndarray]:
         yield np.linspace(0.2, 0.9, 6)
         send(number)
         raise AssertionError("the signal must have ended it")

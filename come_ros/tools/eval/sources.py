@@ -14,6 +14,7 @@ import numpy as np
 from ...camera.preprocess import CropResize, crop_intrinsics, image_plan, in_model_pixels, preprocess
 from ...config import Config
 from ...datasets import Recording
+from ...datasets.part import Part
 from ...datasets.sequence import open_sequence
 from ...datasets.stamps import matched, nearest
 from ...datasets.tum import read_trajectory
@@ -62,13 +63,15 @@ class Cut:
 
 @dataclass(frozen=True)
 class Source:
-    """One source: ROOMS, THIN, or the path of a recording, with its options. label: its name in tables."""
+    """One source: ROOMS, THIN, or the path of a recording, with its options. label: its name in tables. part: of the recording, None
+    for all."""
 
     name: str
     config: Config
     topic: str | None = None
     gt: str | None = None
     label: str = ""
+    part: Part | None = None
 
     def __post_init__(self) -> None:
         if not self.label:
@@ -81,7 +84,7 @@ class Source:
     def open(self) -> Recording:
         """Raises DatasetError."""
         gt_topic = self.gt if self.gt is not None and not Path(self.gt).is_file() else None
-        return open_sequence(self.name, self.topic, None, self.config.rectify, gt_topic)
+        return open_sequence(self.name, self.topic, None, self.config.rectify, gt_topic, part=self.part)
 
     def truth(self, sequence: Recording) -> dict[int, F64]:
         """Stamp -> world_from_camera. Raises DatasetError."""

@@ -102,12 +102,14 @@ def followed(
 
 
 def scored(poses: dict[int, F64], truth: dict[int, F64], depth: DepthScores) -> dict[str, Any]:
-    """METRICS, None where unknown, and abs_rel, scaled frame by frame."""
-    out: dict[str, Any] = dict.fromkeys((*METRICS, "abs_rel"))
+    """METRICS, None where unknown, abs_rel, scaled frame by frame, and the shares of pixels within 25 %, delta_once and delta."""
+    out: dict[str, Any] = dict.fromkeys((*METRICS, "abs_rel", "delta_once", "delta"))
     of_depth = depth.result()
     if of_depth is not None:
         out["abs_rel_once"] = of_depth["per_sequence"]["come_ros"]["abs_rel"]
         out["abs_rel"] = of_depth["per_frame"]["come_ros"]["abs_rel"]
+        out["delta_once"] = of_depth["per_sequence"]["come_ros"]["delta"]
+        out["delta"] = of_depth["per_frame"]["come_ros"]["delta"]
     if len(truth) < 3:
         return out
     stamps = sorted(truth)

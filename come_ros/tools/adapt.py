@@ -1,0 +1,367 @@
+"""Teaches a model your camera and your place from a recording, without labels, in minutes on a CPU.
+
+The teacher is the pipeline itself: in the first part of each recording its tracks and bundle find poses, focal length and points that one
+pass of the network does not know, and a short fine-tuning teaches them to the network. The last part (--held) is never learned from: it
+scores the new weights next to those before, against the truth where the recording has any, and else against the bundle.
+The output folder then holds
+  weights.safetensors  the adapted model, for the parameter `weights`
+  card.md              what it was made from, and its scores before and after
+  scores.json          all scores
+  log.json             losses on the validation windows, which are the last fifth of the first part
+
+examples:
+  come_ros adapt --source my_bag -o out/site
+  come_ros adapt --source monday.mcap --source tuesday.mcap -o out/site --minutes 40
+  come_ros adapt --source my_bag -o out/site --gt /vicon/odometry     true poses, for the scores only
+  come_ros adapt --source my_bag -o out/site --steps 300 --set threads=1    the same result on each run
+then: weights: out/site/weights.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import __version__, progress
+from ..config import Config
+from ..datasets.part import Part
+from ..errors import CheckpointError, ConfigError, DatasetError, Stopped
+from ..files import fingerprint, shown, write_text
+from ..fleet.record import finished
+from ..interrupts import Interrupts
+from ..progress import doing
+from .arguments import add_config_arguments, configuration, training_folder
+from .eval.sources import Cut, Source
+from .eval.whole_recordings import MODES, baselines, followed, scored
+from .report.adapted import card, report, verdict
+from .report.next_steps import of_adapted, tell
+from .result import print_result
+
+if TYPE_CHECKING:
+    from ..backbones.torch_backbone import TorchBackbone
+    from ..evaluation.window import WindowTruth
+    from ..training.adaptation import Adaptation
+    from ..training.lessons import Keyframe, Lessons
+
+WEIGHTS, CARD, SCORES = "weights.safetensors", "card.md", "scores.json"
+MINUTES, STEPS = 20.0, 300
+VALIDATION = 0.2  # last share of the keyframes to learn from, which chooses the best step
+LEAST_KEYFRAMES = 8  # that the bundle vouches for
+MOST_WINDOWS = 24  # that are scored, of a recording
+PASSES = 5  # through the pipeline that scoring takes, each of the held-out part
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source", action="append", required=True, metavar="PATH",
+        help="recording of the camera and the place: whatever `come_ros bag` reads, or the output of `come_ros fleet`; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder for weights, card, scores and log")
+    parser.add_argument("--topic", default=None, help="image topic of a bag that holds several")
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--gt", metavar="TOPIC|FILE", default=None,
+        help="true path of the camera, for the scores only: a topic of the bag or a TUM file (default: the recording's own)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES,
+        help="time for everything; training ends where scoring must begin (default %(default)g)",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, default=STEPS, help="most training steps (default %(default)s)")
+    parser.add_argument(
+        "--held", type=float, default=1 / 3, metavar="SHARE",
+        help="last share of each recording's time that is kept for scoring, 0.1 to 0.9 (default 1/3)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the output folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    _check(args)
+    config = configuration(args).replace(**{"odometry.rate": "keyframe", "refine.mode": "bundle"})
+    training_folder(argparse.Namespace(output=args.output, resume=False, overwrite=args.overwrite), WEIGHTS)
+    begun = time.monotonic(), time.process_time()
+    with Interrupts() as stopped:
+        with stopped.raising():
+            before, split = _prepared(args, config)
+            taught = _taught(split, config, before, stopped)
+            adaptation = _adaptation(args, config, taught)
+        passes_s = (
+            PASSES * taught.seconds * sum(len(s.held_stamps) for s in split) / max(1, sum(s.taught for s in split))
+        )
+        until = begun[0] + 60 * args.minutes - 1.3 * passes_s
+        ended = ""
+        try:
+            with stopped.raising():
+                ended = _train(adaptation, until)
+        except Stopped as stop:
+            if not adaptation.learned:
+                raise
+            path = _write(args, config, adaptation, before)
+            raise Stopped(
+                stop.number, f"the best so far, of step {adaptation.best_step}, is in {shown(path)}, not scored"
+            ) from None
+        if not adaptation.learned:
+            raise CheckpointError(
+                f"no step of {adaptation.step} agrees better with the bundle on the validation windows than the weights before: nothing is "
+                f"written; record more of the place, or allow more time with --minutes and --steps"
+            )
+        path = _write(args, config, adaptation, before)
+        try:
+            with stopped.raising():
+                scores = {s.source.label: _scores(s, config, before, path, stopped) for s in split}
+        except Stopped as stop:
+            raise Stopped(stop.number, f"{shown(path)} is complete, but not scored") from None
+        result: dict[str, Any] = {
+            "weights": path, "steps": adaptation.step, "best_step": adaptation.best_step, "ended": ended,
+            "seconds": round(time.monotonic() - begun[0], 1), "cpu_seconds": round(time.process_time() - begun[1], 1),
+            "keyframes": taught.counts, "scores": scores, "verdict": verdict(scores),
+            "start": {"file": os.path.basename(before), "fingerprint": fingerprint(before)}, "come_ros": __version__,
+            "options": {"source": args.source, "held": args.held, "seed": args.seed, "steps": args.steps, "minutes": args.minutes,
+                        "threads": config.threads},
+        }  # fmt: skip
+        write_text(os.path.join(args.output, SCORES), json.dumps(_plain(result), indent=1) + "\n")
+        write_text(os.path.join(args.output, CARD), card(result))
+    print_result(args, result, report(result))
+    tell(of_adapted(path, result["verdict"], args.source[0]))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises ConfigError."""
+    for name, value, good, rule in (
+        ("minutes", args.minutes, 0 < args.minutes < 1e5, "more than 0"),
+        ("steps", args.steps, 1 <= args.steps <= 1_000_000, "1 or more"),
+        ("held", args.held, 0.1 <= args.held <= 0.9, "0.1 to 0.9"),
+    ):
+        if not good:
+            raise ConfigError(f"--{name} is {value:g}, but must be {rule}")
+
+
+# before training
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """One recording: the part to learn from and the part that is held out. taught, held_stamps: number of images in the first, stamps of
+    the second."""
+
+    source: Source
+    first: Part
+    last: Part
+    taught: int
+    held_stamps: tuple[int, ...]
+
+    @property
+    def held(self) -> Source:
+        return dataclasses.replace(self.source, part=self.last)
+
+
+def split_by_time(source: Source, held: float) -> Split:
+    """The last share `held` of the recording's time apart. Raises DatasetError if there are too few images."""
+    with source.open() as sequence:
+        frames = progress.bar(sequence.iter_frames(), total=sequence.count, desc="reading stamps", unit="img")
+        stamps = [frame.stamp_ns for frame in frames]
+    low, high = (stamps[0], max(stamps)) if stamps else (0, 0)
+    at_s = (1 - held) * (high - low) * 1e-9
+    late = tuple(t for t in stamps if (t - low) * 1e-9 >= at_s)
+    if len(stamps) < 2 * LEAST_KEYFRAMES or at_s <= 0:
+        raise DatasetError(
+            f"{source.name} has {len(stamps)} images, but {2 * LEAST_KEYFRAMES} or more are needed: record longer"
+        )
+    return Split(source, Part(duration_s=at_s), Part(start_s=at_s), len(stamps) - len(late), late)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Taught:
+    """What the bundle says of the first parts. seconds: that took. counts: of keyframes, by what became of them."""
+
+    lessons: Lessons
+    validation: list[tuple[Keyframe, ...]]
+    seconds: float
+    counts: dict[str, int]
+
+
+def _prepared(args: argparse.Namespace, config: Config) -> tuple[str, list[Split]]:
+    """The weights before, and the recordings."""
+    from ..backbones.checkpoint import bundled_weights
+
+    names = [each for word in args.source for each in finished(Path(word)) or [word]]
+    sources = [Source(name, config, args.topic, args.gt) for name in dict.fromkeys(names)]
+    labels = [s.label for s in sources]
+    sources = [s if labels.count(s.label) == 1 else dataclasses.replace(s, label=s.name) for s in sources]
+    before = config.weights or bundled_weights(config.backbone)
+    return before, [split_by_time(source, args.held) for source in sources]
+
+
+def _backbone(config: Config) -> TorchBackbone:
+    """Raises ConfigError for what cannot be adapted."""
+    from ..backbones import load_backbone, reproducible
+    from ..backbones.torch_backbone import TorchBackbone
+
+    reproducible(config)
+    with doing("loading the model"):
+        backbone = load_backbone(config)
+    if not isinstance(backbone, TorchBackbone) or backbone.causal:
+        raise ConfigError(
+            f"the backbone {config.backbone} cannot be adapted, only models that take whole windows, such as vggt: set backbone to one"
+        )
+    return backbone
+
+
+def _taught(split: Sequence[Split], config: Config, before: str, stopped: Interrupts) -> Taught:
+    """Runs the first parts through the pipeline. Raises DatasetError if the bundle vouches for too little of them."""
+    from ..training.lessons import SCORED, Lessons
+
+    backbone, begun = _backbone(config), time.monotonic()
+    lessons: list[Lessons] = []
+    validation: list[tuple[Keyframe, ...]] = []
+    counts = {"read": 0, "gap": 0, "left_out": 0}
+    for s in split:
+        found = _keyframes(
+            dataclasses.replace(s.source, part=s.first), config, backbone, f"reconstructing {s.source.label}", stopped
+        )
+        # the gap: no window that is learned from shares a keyframe's surroundings with what is held out
+        kept = found[: -config.window.size]
+        cut = len(kept) - max(SCORED, round(VALIDATION * len(kept)))
+        lessons.append(Lessons.of(kept[:cut]) if cut > 0 else Lessons(()))
+        checked = Lessons.of(kept[max(0, cut) :])
+        validation += checked.windows()
+        counts["read"] += len(found)
+        counts["gap"] += len(found) - len(kept)
+        counts["left_out"] += lessons[-1].left_out + checked.left_out
+    every = Lessons(tuple(run for each in lessons for run in each.runs))
+    counts |= {"learned_from": len(every), "validation": SCORED * len(validation)}
+    if len(every) < LEAST_KEYFRAMES or not validation:
+        raise DatasetError(
+            f"the bundle vouches for {len(every)} keyframes to learn from and {len(validation)} windows to validate with, of "
+            f"{counts['read']}, but {LEAST_KEYFRAMES} and 1 are needed: record longer, slower, or with more texture, or lower --held"
+        )
+    return Taught(every, validation, time.monotonic() - begun, counts)
+
+
+def _keyframes(
+    source: Source, config: Config, backbone: TorchBackbone, what: str, stopped: Interrupts
+) -> list[Keyframe]:
+    from ..pipeline import ReconstructionPipeline
+    from ..training.lessons import keyframes
+
+    with source.open() as sequence:
+        frames = progress.bar(sequence.iter_frames(), total=sequence.count, desc=what, unit="img")
+        return keyframes(ReconstructionPipeline(config, backbone), frames, stopped)
+
+
+# training
+
+
+def _adaptation(args: argparse.Namespace, config: Config, taught: Taught) -> Adaptation:
+    from ..backbones.checkpoint import bundled_weights, load_model
+    from ..backbones.device import choose_device
+    from ..training.adaptation import Adaptation, Plan
+
+    model = load_model(config.backbone, config.weights or bundled_weights(config.backbone)).to(
+        choose_device(config.device)
+    )
+    return Adaptation(model, taught.lessons, taught.validation, Plan(steps=args.steps), args.seed)
+
+
+def _train(adaptation: Adaptation, until: float) -> str:
+    """All steps, until that time at the latest. Returns why it ended."""
+    from ..training.loop import denormals_flushed
+
+    with denormals_flushed(), progress.bar(total=adaptation.plan.steps, desc="adapting", unit="step") as bar:
+        adaptation.validate()
+        while not adaptation.done:
+            if time.monotonic() > until:
+                adaptation.validate()
+                return "no time was left"
+            loss = adaptation.learn()
+            bar.update()
+            if adaptation.step % adaptation.plan.validate == 0 or adaptation.step == adaptation.plan.steps:
+                entry = adaptation.validate()
+                bar.set_postfix(loss=f"{loss:.3f}", validation=f"{entry['validation']:.3f}")
+    return "all steps are done" if adaptation.step >= adaptation.plan.steps else "the validation got no better"
+
+
+def _write(args: argparse.Namespace, config: Config, adaptation: Adaptation, before: str) -> str:
+    """Writes weights and log. Returns the path of the weights."""
+    from ..backbones.checkpoint import save_checkpoint
+    from ..training.loop import write_log
+
+    path = os.path.join(args.output, WEIGHTS)
+    assert adaptation.best is not None
+    about = {
+        "licence": "as of the weights before; Apache-2.0 for those that ship with come_ros", "made_by": "come_ros adapt",
+        "start": os.path.basename(before), "start_fingerprint": fingerprint(before), "step": str(adaptation.best_step),
+        "seed": str(args.seed), "come_ros": __version__,
+        "source": ", ".join(os.path.basename(os.path.normpath(s)) for s in args.source),
+    }  # fmt: skip
+    save_checkpoint(path, adaptation.best, extra=about)
+    write_log(args.output, adaptation.log)
+    return path
+
+
+# scores
+
+
+def _scores(split: Split, config: Config, before: str, after: str, stopped: Interrupts) -> dict[str, Any]:
+    """Of the held-out part: "windows" against the truth and "agreement" with the bundle of the weights before, each before, after and
+    trivial; "whole", mode -> before and after, see whole_recordings.scored, and "baselines". None where nothing is known."""
+    from ..backbones.checkpoint import load_model
+    from ..training.judge import summary, trivial_scores, window_scores
+    from ..training.lessons import Lessons, truth_of
+
+    label, held = split.source.label, split.held
+    backbones = {"before": _backbone(config), "after": _backbone(config.replace(weights=after))}
+    device = backbones["before"].device
+    models = {
+        "before": load_model(config.backbone, before).to(device).eval(),
+        "after": load_model(config.backbone, after).to(device).eval(),
+    }
+
+    def compared(windows: Sequence[WindowTruth]) -> dict[str, Any] | None:
+        if not windows:
+            return None
+        rows = {name: summary([window_scores(model, w) for w in windows]) for name, model in models.items()}
+        return {**rows, "trivial": summary([trivial_scores(w) for w in windows])}
+
+    found = Lessons.of(_keyframes(held, config, backbones["before"], f"scoring {label}: bundle", stopped))
+    by_bundle = found.windows()
+    some: Any = np.unique(np.linspace(0, max(0, len(by_bundle) - 1), MOST_WINDOWS).astype(int)) if by_bundle else []
+    out: dict[str, Any] = {"agreement": compared([truth_of(by_bundle[i], label, int(i)) for i in some])}
+    try:
+        out["windows"] = compared(list(held.windows(Cut(most=MOST_WINDOWS), backbones["before"])))
+    except DatasetError:  # no truth
+        out["windows"] = None
+    with held.open() as sequence:
+        truth = held.truth(sequence)
+    whole: dict[str, Any] = {}
+    for mode in MODES if truth or out["windows"] else ():
+        for name, backbone in backbones.items():
+            poses, depth, counts = followed(
+                held, config.replace(**{"refine.mode": mode}), backbone, f"{label}, {name}, {mode}", stopped
+            )
+            real = _matched(poses, truth)
+            whole.setdefault(mode, {})[name] = scored(poses, real, depth) | counts
+            out["baselines"] = baselines(real, depth)
+    return {**out, "whole": whole or None}
+
+
+def _matched(poses: dict[int, Any], truth: dict[int, Any]) -> dict[int, Any]:
+    from ..datasets.stamps import matched
+
+    return matched(sorted(poses), truth)
+
+
+def _plain(value: Any) -> Any:
+    from .report.tables import for_json
+
+    return for_json(value)
