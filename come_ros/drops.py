@@ -21,3 +21,8 @@ IN_PIPELINE = ("not_keyframe", "time", "decode", "rejected")
 
 UNUSABLE_IMAGES = ("decode", "time")
 """those that are faults of the images themselves"""
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """What was dropped and why, "" if nothing was. counts: by the names of DROP_REASONS, others as they are."""
+    return "; ".join(f"{n} ({DROP_REASONS.get(reason, reason)})" for reason, n in counts.items() if n)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -25,11 +26,16 @@ FLAGS = (
 """Software rendering: a test machine has no GPU."""
 
 
-def chromium() -> str:
-    """The path of Chromium; skips the test, with the reason, where there is none."""
-    found = next(
+def installed() -> str | None:
+    """The path of Chromium."""
+    return next(
         (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
     )
+
+
+def chromium() -> str:
+    """The path of Chromium; skips the test, with the reason, where there is none."""
+    found = installed()
     if found is None:
         pytest.skip("no Chromium: apt-get install chromium, so that the 3D view is opened in a real browser")
     return found
@@ -41,7 +47,8 @@ class Browser:
     requests: URLs of all requests of the page so far, data: and blob: left out. errors: exceptions and console errors.
     """
 
-    def __init__(self, path: str, width: int = 1280, height: int = 800) -> None:
+    def __init__(self, path: str, width: int = 1280, height: int = 800, before: str = "") -> None:
+        """before: JavaScript that runs in each page before its own."""
         from websockets.sync.client import connect
 
         self.requests: list[str] = []
@@ -63,6 +70,8 @@ class Browser:
             self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
             for domain in ("Page", "Runtime", "Network", "Log"):
                 self._call(f"{domain}.enable")
+            if before:
+                self._call("Page.addScriptToEvaluateOnNewDocument", source=before)
             self._call(
                 "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
             )
@@ -116,6 +125,23 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def drag(self, start: tuple[float, float], reach: float, seconds: float) -> float:
+        """Holds the left button at a pixel of the page and moves it to and fro, by `reach` px and 30 times a second. Returns how many
+        seconds it took."""
+
+        def mouse(kind: str, x: float, buttons: int) -> None:
+            self._call(
+                "Input.dispatchMouseEvent", type=kind, x=x, y=start[1], button="left", buttons=buttons, clickCount=1
+            )
+
+        mouse("mousePressed", start[0], 1)
+        begun = time.monotonic()
+        while (since := time.monotonic() - begun) < seconds:
+            mouse("mouseMoved", start[0] + reach * math.sin(2 * since), 1)
+            time.sleep(1 / 30)
+        mouse("mouseReleased", start[0], 0)
+        return since
+
     def press(self, key: str, code: str) -> None:
         """A key, such as (" ", "Space")."""
         for kind in ("keyDown", "keyUp"):
@@ -128,29 +154,25 @@ class Browser:
             path.write_bytes(data)
         return data
 
-    def frames_per_second(self, seconds: float = 3.0) -> float:
-        """How often the page draws."""
-        script = f"""new Promise(done => {{
-            let n = 0; const start = performance.now();
-            function tick() {{
-                n++; const t = performance.now() - start;
-                if (t > {1000 * seconds}) done(1000 * n / t); else requestAnimationFrame(tick);
-            }}
-            requestAnimationFrame(tick); }})"""
-        return float(self.evaluate(script))
+    def cpu_s(self) -> float:
+        """CPU time of all its processes so far."""
+        return sum(sum(each.cpu_times()[:2]) for each in self._processes())
 
     def memory_mb(self) -> dict[str, float]:
         """JavaScript heap, and resident memory of the browser's largest renderer and of its GPU process, MB."""
         heap = self.evaluate("performance.memory.usedJSHeapSize") / 1e6
-        import psutil
-
         out = {"heap": heap, "renderer": 0.0, "gpu": 0.0}
-        for child in psutil.Process(self._process.pid).children(recursive=True):
+        for child in self._processes():
             words = " ".join(child.cmdline())
             kind = "renderer" if "--type=renderer" in words else "gpu" if "--type=gpu-process" in words else ""
             if kind:
                 out[kind] = max(out[kind], child.memory_info().rss / 1e6)
         return out
+
+    def _processes(self) -> list[Any]:
+        import psutil
+
+        return psutil.Process(self._process.pid).children(recursive=True)
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         number = next(self._numbers)

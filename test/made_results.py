@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from come_ros import geometry
-from come_ros.datasets.bag_writer import BagWriter
+from come_ros.datasets.bag_writer import TRUE_DEPTH_TOPIC, BagWriter
 from come_ros.files import write_ply, write_tum
 from come_ros.outputs.cloud import points_of
 from come_ros.outputs.frames_file import FRAMES, PlacedFrames, write_frames
@@ -48,6 +48,11 @@ def confidence(i: int) -> F32:
     return (1.0 + i + np.arange(HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH) / 1000).astype(np.float32)
 
 
+def true_depth(i: int) -> F32:
+    """(H, W), m: of all frames but the second."""
+    return np.full((HEIGHT, WIDTH), 2.0 + 0.1 * i, np.float32)
+
+
 def stamps(count: int) -> list[int]:
     return [START_NS + i * STEP_NS for i in range(count)]
 
@@ -63,12 +68,18 @@ def cloud(count: int) -> Any:
 
 
 def write_recording(
-    path: Path, count: int, names: tuple[str, ...] = ("rgb/image_rect", "confidence"), length: float = LENGTH
+    path: Path,
+    count: int,
+    names: tuple[str, ...] = ("rgb/image_rect", "confidence"),
+    length: float = LENGTH,
+    truth: bool = False,
 ) -> None:
-    """The node's topics; the odometry's poses are not quite those of the windows."""
+    """The node's topics; the odometry's poses are not quite those of the windows. truth: with true depth, as `come_ros bag` writes it."""
     with BagWriter(path) as bag:
         for i, stamp in enumerate(stamps(count)):
             head = bag.messages.header(stamp, "camera_optical_frame")
+            if truth and i != 1:
+                bag.put(TRUE_DEPTH_TOPIC, bag.messages.depth(true_depth(i), head), stamp)
             bag.put("/come/depth/camera_info", bag.messages.camera_info(K, WIDTH, HEIGHT, head), stamp)
             bag.put("/come/depth/image", bag.messages.depth(depth(i) / np.float32(length), head), stamp)
             if "rgb/image_rect" in names:
@@ -85,7 +96,7 @@ def write_recording(
 def bag_results(folder: Path, count: int = 4, unit: str = METRES) -> Path:
     """As `come_ros bag -o folder`, in metres unless `unit` is "". Returns the folder."""
     folder.mkdir(parents=True)
-    write_recording(folder / "output", count)
+    write_recording(folder / "output", count, truth=True)
     placed = {stamp: (pose(i), LENGTH) for i, stamp in enumerate(stamps(count))}
     truth = {stamp: geometry.transform(np.eye(3), [0.1 * i, 0, 0]) for i, stamp in enumerate(stamps(count))}
     write_frames(folder / FRAMES, PlacedFrames(placed, "map frame", unit, truth))

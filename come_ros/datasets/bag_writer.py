@@ -16,7 +16,7 @@ from ..types import F32, F64, Frame
 if TYPE_CHECKING:
     from .tum import TumSequence
 
-TRUTH_TOPIC = "/ground_truth/odometry"
+TRUTH_TOPIC, TRUE_DEPTH_TOPIC = "/ground_truth/odometry", "/ground_truth/depth/image"
 
 
 @functools.cache

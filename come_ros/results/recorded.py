@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.bag_writer import typestore
+from ..datasets.bag_writer import TRUE_DEPTH_TOPIC, typestore
 from ..datasets.storage import open_recording
 from ..errors import DatasetError
 from ..files import shown
@@ -31,7 +31,7 @@ MOST_PENDING = 64  # frames some of whose messages have not come: they were lost
 @dataclass(frozen=True, eq=False)
 class Recorded:
     """A frame as published. depth: (H, W), NaN where invalid or beyond range. image, confidence, overlay: None if they were not
-    recorded."""
+    recorded. true_depth: (H, W), m, NaN where it is unknown; None if it was not recorded."""
 
     stamp_ns: int
     depth: F32
@@ -39,6 +39,7 @@ class Recorded:
     image: U8 | None
     confidence: F32 | None
     overlay: U8 | None
+    true_depth: F32 | None = None
 
 
 class NodeRecording:
@@ -60,6 +61,7 @@ class NodeRecording:
                 f"{shown(path)} does not hold {' and '.join(self._topic(name) for name in missing)}: {hint}"
             )
         self._topics = {name for name in (DEPTH, INFO, IMAGE, CONFIDENCE, OVERLAY) if self._topic(name) in topics}
+        self._truth = {TRUE_DEPTH_TOPIC} & topics
         self.has_images, self.has_confidence = IMAGE in self._topics, CONFIDENCE in self._topics
         self.camera = ""
         stamps = set()
@@ -71,11 +73,12 @@ class NodeRecording:
     def frames(self) -> Iterator[Recorded]:
         """All frames of which every recorded topic has a message, one in memory at a time, as they come."""
         pending: dict[int, dict[str, Any]] = {}
-        for name, message in self._messages(*self._topics):
+        for name, message in self._messages(*self._topics, *self._truth):
             stamp = stamp_ns(message.header.stamp)
-            pending.setdefault(stamp, {})[name] = message
-            if pending[stamp].keys() == self._topics and (frame := _frame(stamp, pending.pop(stamp))) is not None:
-                yield frame
+            found = pending.setdefault(stamp, {})
+            found[name] = message
+            if found.keys() >= self._topics and (frame := _frame(stamp, pending.pop(stamp))) is not None:
+                yield frame  # the truth, where there is any, is recorded before the frame
             if len(pending) > MOST_PENDING:
                 del pending[next(iter(pending))]
 
@@ -108,15 +111,16 @@ class NodeRecording:
         return f"lengths in metres, from {values.get('scale_source', 'the node')}" if known else ""
 
     def _topic(self, name: str) -> str:
-        return f"{self._node}/{name}"
+        return name if name == TRUE_DEPTH_TOPIC else f"{self._node}/{name}"
 
     def _messages(self, *names: str) -> Iterator[tuple[str, Any]]:
         """Name and message; damaged ones are left out."""
+        by_topic = {self._topic(name): name for name in names}
         with open_recording(self.path) as source:
-            for _, channel, data in source.messages(*map(self._topic, names)):
+            for _, channel, data in source.messages(*by_topic):
                 message = _decoded(data, channel.type)
                 if message is not None:
-                    yield channel.topic[len(self._node) + 1 :], message
+                    yield by_topic[channel.topic], message
 
 
 def _decoded(data: bytes, kind: str, field: str = "") -> Any:
@@ -137,13 +141,14 @@ def _frame(stamp: int, messages: dict[str, Any]) -> Recorded | None:
         image, overlay = (
             _pixels(messages[name], "u1", (3,)) if name in messages else None for name in (IMAGE, OVERLAY)
         )
+        truth = _pixels(messages[TRUE_DEPTH_TOPIC], "<f4", ()) if TRUE_DEPTH_TOPIC in messages else None
     except ValueError:
         return None
-    shapes = {a.shape[:2] for a in (depth, confidence, image, overlay) if a is not None}
+    shapes = {a.shape[:2] for a in (depth, confidence, image, overlay, truth) if a is not None}
     if len(shapes) > 1 or not (intrinsics[[0, 1], [0, 1]] > 0).all():
         return None
     known = np.where(np.isfinite(depth), depth, np.float32(np.nan))
-    return Recorded(stamp, known, intrinsics, image, confidence, overlay)
+    return Recorded(stamp, known, intrinsics, image, confidence, overlay, truth)
 
 
 def _pixels(message: Any, kind: str, channels: tuple[int, ...]) -> Any:

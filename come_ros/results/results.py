@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..camera.preprocess import in_model_pixels
 from ..datasets.rosbag import Bag
+from ..datasets.stamps import NearestDepth
 from ..datasets.storage import is_recording
 from ..datasets.tum import read_trajectory
 from ..errors import DatasetError, MapError
@@ -36,7 +38,8 @@ class ResultFrame:
     """A frame with depth. image: (H, W, 3) uint8, RGB, as the model saw it; None if it was not kept. depth: (H, W) float32 along z, in the
     unit of the results, NaN where it is unknown or not trusted. confidence: (H, W) float32, larger is more confident; None if it was not
     kept. intrinsics: (3, 3), px of all of these; pixel centres lie at whole numbers. world_from_camera: (4, 4), optical axes, in the frame
-    and the unit of the results. overlay: (H, W, 3) uint8, the image, dark where tokens were merged; None if it was not kept."""
+    and the unit of the results. overlay: (H, W, 3) uint8, the image, dark where tokens were merged; None if it was not kept. true_depth:
+    (H, W) float32, m, NaN where it is unknown; None without truth."""
 
     stamp_ns: int
     image: U8 | None
@@ -45,6 +48,7 @@ class ResultFrame:
     intrinsics: F64
     world_from_camera: F64
     overlay: U8 | None = None
+    true_depth: F32 | None = None
 
     def points(self) -> tuple[F32, NDArray[np.bool_]]:
         """Points (n, 3) in the world, row by row, and which pixels (H, W) they are of."""
@@ -239,19 +243,24 @@ def _of_recording(path: Path, file: Path, kind: str, node: str) -> Results:
     metrics = read_metrics(path) if kind != RECORDING else {}
     unit = _odometry_unit(metrics) if kind == BAG else recording.unit()
 
+    played = (metrics.get("bag"), metrics.get("topic")) if kind == DEMO else (None, None)
+
     def frames() -> Iterator[ResultFrame]:
-        return (_placed(found, poses[found.stamp_ns], 1.0) for found in recording.frames() if found.stamp_ns in poses)
+        placed = (_placed(found, poses[found.stamp_ns], 1.0) for found in recording.frames() if found.stamp_ns in poses)
+        return _with_true_depth(placed, *played)
 
     return Results(
         path, kind, "odometry frame", unit, stamps, recording.has_confidence, recording.has_images, poses, frames, poses, unit,
         metrics=metrics, remark="poses are the odometry's, without loops: `come_ros bag` has them in the map",
-        _truth=functools.partial(_truth_of, metrics.get("bag") if kind == DEMO else None, metrics.get("topic")),
+        _truth=functools.partial(_truth_of, *played),
     )  # fmt: skip
 
 
 def _placed(found: Recorded, pose: F64, length: float) -> ResultFrame:
     depth = found.depth if length == 1.0 else found.depth * np.float32(length)
-    return ResultFrame(found.stamp_ns, found.image, depth, found.confidence, found.intrinsics, pose, found.overlay)
+    return ResultFrame(
+        found.stamp_ns, found.image, depth, found.confidence, found.intrinsics, pose, found.overlay, found.true_depth
+    )
 
 
 def _map(path: Path) -> SavedMap:
@@ -311,6 +320,18 @@ def _truth_of(bag: str | None, topic: str | None) -> dict[int, F64]:
         return {}
     with Bag(bag, topic, depth="none") as source:
         return source.truth()
+
+
+def _with_true_depth(frames: Iterator[ResultFrame], bag: str | None, topic: str | None) -> Iterator[ResultFrame]:
+    """The frames, with the depth of the bag that the demo played, if it is still there and has any."""
+    if not bag or not Path(bag).exists():
+        yield from frames
+        return
+    with Bag(bag, topic) as source:
+        depths = NearestDepth(source.iter_depth())
+        for frame in frames:
+            real = depths.at(frame.stamp_ns)
+            yield frame if real is None else replace(frame, true_depth=in_model_pixels(real, frame.depth.shape))
 
 
 def _scaled(pose: F64, factor: float) -> F64:

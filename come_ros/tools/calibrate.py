@@ -11,22 +11,28 @@ examples:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import progress
+from ..errors import CheckpointError, Stopped
 from ..interrupts import Interrupts
 from .ending import print_error
 from .report.figures import draw_or_warn
 from .report.next_steps import of_layer_plan, tell
 from .result import print_result
 
+if TYPE_CHECKING:
+    from ..accelerators.good_token_hunting import LayerPlan
+
 HEADS, QUERIES = 4, 50  # sampled in each layer and window, as in the original study
+COMPARED = 4  # windows on which the plan is compared with the one before
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..accelerators.good_token_hunting import THRESHOLDS, LayerPlan, fingerprint, layer_plan_path
     from ..backbones.checkpoint import bundled_weights
-    from ..errors import OutputError, Stopped
+    from ..errors import OutputError
     from ..files import write_text
 
     weights = args.weights or bundled_weights(args.backbone)
@@ -64,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
     with Interrupts() as stopped:
         try:
             with stopped.raising():
-                for values in measure(weights, args):
+                model = load(weights, args)
+                before = plan_before(weights, model)
+                windows = images_of_windows(args, model, args.side or model.native_side)
+                for values in measure(model, windows, args):
                     measured.append(values)
         except Stopped as cancelled:
             kept = measured and args.output  # what would change how models run from now on is all or nothing
@@ -90,31 +99,74 @@ def run(args: argparse.Namespace) -> int:
     write_text(path, json.dumps(content, indent=1) + "\n")
     if args.picture:
         draw_or_warn(args.picture, lambda: draw(entropy, plan.local, plan.grid, args.picture))
+    changes: list[dict[str, float]] | None = None if before is None or stopped.number is not None else []
+    if changes is not None and before is not None and before != plan:
+        with Interrupts() as stopped, contextlib.suppress(Stopped), stopped.raising():
+            changes = changes_of([plan, before], model, windows)
     print_result(args, {**content, "file": str(path)}, report(mean.tolist(), plan.local, plan.grid, path))
-    tell(of_layer_plan(path, args.weights))
+    if stopped.number is None:
+        tell(of_layer_plan(path, args.weights, changes))
     return 0 if stopped.number is None else 128 + stopped.number
 
 
-def measure(weights: str, args: argparse.Namespace) -> Iterator[np.ndarray]:
-    """(global layers,) of each window: entropy of attention rows relative to uniform attention, mean over sampled heads and queries.
-
-    Raises CheckpointError or DatasetError.
-    """
-    import torch
-
+def load(weights: str, args: argparse.Namespace) -> Any:
+    """The model. Raises CheckpointError."""
     from ..backbones.checkpoint import load_model
     from ..backbones.device import choose_device
 
-    device = choose_device(args.device)
-    model = load_model(args.backbone, weights).to(device).eval().requires_grad_(False)
-    side = args.side or model.native_side
-    data = images_of_windows(args, model, side)
+    return load_model(args.backbone, weights).to(choose_device(args.device)).eval().requires_grad_(False)
+
+
+def plan_before(weights: str, model: Any) -> LayerPlan | None:
+    """The plan that holds for these weights until now; None if its file cannot be read."""
+    from ..accelerators.good_token_hunting import read_layer_plan
+
+    layers = sum(part == "global" for part in model.shape.trunk)
+    with contextlib.suppress(CheckpointError):
+        return read_layer_plan(weights, layers)
+    return None
+
+
+def measure(model: Any, windows: Iterator[np.ndarray], args: argparse.Namespace) -> Iterator[np.ndarray]:
+    """(global layers,) of each window: entropy of attention rows relative to uniform attention, mean over sampled heads and queries.
+
+    Raises DatasetError.
+    """
+    import torch
+
+    device = next(model.parameters()).device
     for i in progress.bar(range(max(1, args.windows)), desc="calibrating", unit="window"):
-        images = torch.from_numpy(next(data)).to(device).float() / 255
+        images = torch.from_numpy(next(windows)).to(device).float() / 255
         watch = EntropyWatch(args.seed + i)
         with torch.inference_mode():
             model.run_trunk(images, watch.accelerator())
         yield np.array(watch.entropy)
+
+
+def changes_of(plans: Sequence[LayerPlan], model: Any, windows: Iterator[np.ndarray]) -> list[dict[str, float]]:
+    """Of each plan, on COMPARED windows: `depth`, the mean relative change of depth against the dense model, and `read`, the share of the
+    keys that is read."""
+    import torch
+
+    from ..accelerators import Accelerator, NoAccelerator
+    from ..accelerators.good_token_hunting import GoodTokenHunting
+    from ..evaluation import depth_errors
+
+    device = next(model.parameters()).device
+    rows: list[list[tuple[float, float]]] = [[] for _ in plans]
+
+    def depth(images: Any, accelerator: Accelerator) -> tuple[np.ndarray, float]:
+        out, trunk = model(images, accelerator, ("depth",))
+        return out["depth"][0].float().cpu().numpy(), trunk.read_ratio
+
+    for _ in progress.bar(range(COMPARED), desc="comparing with the plan before", unit="window"):
+        images = torch.from_numpy(next(windows)).to(device).float() / 255
+        with torch.inference_mode():
+            dense, _ = depth(images, NoAccelerator())
+            for row, plan in zip(rows, plans, strict=True):
+                ours, read = depth(images, GoodTokenHunting(plan))
+                row.append((depth_errors(ours, dense).abs_rel, read))
+    return [dict(zip(("depth", "read"), np.mean(row, axis=0).tolist(), strict=True)) for row in rows]
 
 
 def images_of_windows(args: argparse.Namespace, model: Any, side: int) -> Iterator[np.ndarray]:

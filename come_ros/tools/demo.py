@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, progress
+from ..drops import in_words
 from ..errors import ComeRosError, Stopped
 from ..files import shown
 from .report.figures import draw_or_warn
@@ -236,7 +237,8 @@ def _figures(metrics: dict[str, Any]) -> str:
     from .report.picture import SEPARATOR
 
     frames, latency = metrics["frames"], metrics["latency_ms"]["~/odometry"]
-    parts = [f"{frames['sent']} images sent, {frames['used']} used"]
+    unused = in_words(frames["dropped"])
+    parts = [f"{frames['sent']} images sent, {frames['used']} used" + (f"; not used: {unused}" if unused else "")]
     if latency:
         parts.append(f"latency p50 {latency['p50']:.0f} ms")
     return SEPARATOR.join(parts)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import progress
 from ..errors import CheckpointError, ConfigError, Stopped
+from ..files import shown
 from ..interrupts import Interrupts
 from ..training.loop import Means, denormals_flushed, resumable, save_state, workers_ended, write_log
 from ..training.room_windows import load_pictures, loader
@@ -237,8 +238,33 @@ def train(args: argparse.Namespace) -> None:
         run.log[-1]["validation"] = scores
         run.save(args)
         _draw(run, args)
+        try:
+            with stopped.raising(), progress.doing("scoring the weights before"):
+                before = _before(args, recipe, run)
+        except Stopped as stop:
+            raise Stopped(stop.number, f"{args.output} is complete, but not compared with the weights before") from None
     print(json.dumps(run.log[-1], indent=2))
-    tell(of_model(scores, args.output))
+    tell(of_model(scores, args.output, before))
+
+
+def _before(args: argparse.Namespace, recipe: Any, run: Run) -> tuple[str, dict[str, Any]] | None:
+    """What the weights are that were there before this run, in words, and their scores: those of --start, or that ship for this variant.
+    None if there are none."""
+    from ..backbones.checkpoint import bundled_weights, load_model
+
+    try:
+        if not args.start:
+            name, model = "the bundled model", load_model(args.backbone, bundled_weights(args.backbone))
+        elif args.start.endswith(".safetensors"):
+            name, model = shown(args.start), load_model(args.backbone, args.start)
+        else:
+            name, model = shown(args.start), restore(args.start)[0]
+    except CheckpointError:
+        return None
+    if model.sizes != run.model.sizes:  # of another variant
+        return None
+    model.to(next(run.model.parameters()).device)
+    return name, recipe.score(model, "validation", 64)
 
 
 def _steps(args: argparse.Namespace, recipe: Any, run: Run, stopped: Interrupts) -> None:

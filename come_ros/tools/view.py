@@ -26,7 +26,7 @@ from pathlib import Path
 from ..errors import ConfigError
 from ..files import shown
 from ..interrupts import Interrupts
-from ..view import LIVE_POINTS, MOST_KEYFRAMES, MOST_POINTS, PAGE_KEYFRAMES, PAGE_POINTS
+from ..view import COLUMNS, LIVE_POINTS, MOST_KEYFRAMES, MOST_POINTS, PAGE_COLUMNS, PAGE_KEYFRAMES, PAGE_POINTS
 from .result import print_result
 
 HOST, PORT = "127.0.0.1", 8080
@@ -78,12 +78,14 @@ def run(options: argparse.Namespace) -> int:
     from ..view.scene import import_viser
 
     import_viser()  # before what takes time
-    defaults = (PAGE_POINTS, PAGE_KEYFRAMES) if options.save else (MOST_POINTS, MOST_KEYFRAMES)
+    *defaults, columns = (
+        (PAGE_POINTS, PAGE_KEYFRAMES, PAGE_COLUMNS) if options.save else (MOST_POINTS, MOST_KEYFRAMES, COLUMNS)
+    )
     points, keyframes = (
         default if given is None else given
         for given, default in zip((options.max_points, options.max_keyframes), defaults, strict=True)
     )
-    content = content_of(open_results(options.results, options.node), points, keyframes)
+    content = content_of(open_results(options.results, options.node), points, keyframes, columns)
     if options.save:
         from ..view.page import PAGE, write_page
 

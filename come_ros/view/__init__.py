@@ -4,9 +4,9 @@ content.py: what is shown, as arrays. scene.py: from there to viser's scene. pag
 with its controls. Nothing here needs ROS.
 """
 
-MOST_POINTS, MOST_KEYFRAMES = 2_000_000, 150
-"""that a served view shows, unless more are asked for"""
-PAGE_POINTS, PAGE_KEYFRAMES = 300_000, 60
+MOST_POINTS, MOST_KEYFRAMES, COLUMNS = 2_000_000, 150, 2
+"""that a served view shows, unless more are asked for; columns of the pictures of a keyframe"""
+PAGE_POINTS, PAGE_KEYFRAMES, PAGE_COLUMNS = 300_000, 60, 3
 """in a page without a server, so that it has some 10 MB and opens in seconds anywhere"""
 LIVE_POINTS = 500_000
 """of a running node"""

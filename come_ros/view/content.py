@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,15 +13,15 @@ from .. import geometry, progress
 from ..datasets.stamps import matched
 from ..outputs.cloud import colours_of
 from ..outputs.voxel_map import cell_keys
-from ..results import ResultFrame, Results
+from ..results import Results
 from ..types import F32, F64, U8
-from . import MOST_KEYFRAMES, MOST_POINTS
+from . import COLUMNS, MOST_KEYFRAMES, MOST_POINTS
+from .colours import painted, span
+from .keyframes import Shown, evenly, shown_of
 
 SAMPLES = 3000  # points of each frame that tell when, and from how far, the points of the map were seen
 CELLS = 200  # along the scene: of several sightings in a cell the first counts
 MOST_LANDMARKS = 20_000
-STRIP_HEIGHT = 240  # px, of image, depth and confidence side by side
-THUMBNAIL_WIDTH = 160  # px, of the picture in a camera's frustum
 MODES = ("colour", "confidence", "height", "age")
 
 
@@ -64,21 +62,6 @@ class Path:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
-    """A keyframe. pose: (4, 4) world_from_camera. fov: vertical, rad. aspect: width over height. thumbnail: (h, w, 3). strip: JPEG of
-    image, depth, confidence and what was merged, side by side. parts: what of these it holds."""
-
-    stamp_ns: int
-    time_s: float
-    pose: F64
-    fov: float
-    aspect: float
-    thumbnail: U8
-    strip: bytes
-    parts: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
 class Content:
     """title, facts, verdict: in words. up: (3,). world, unit: the frame of places and the unit of lengths, in words. size: of the scene,
     the length that 90 % of the cloud lies within. odometry, path, truth: None where they are unknown; the truth is fitted to the path by a
@@ -108,11 +91,13 @@ class Content:
         return float(max([*ends, *(k.time_s for k in self.keyframes)], default=0.0))
 
 
-def content_of(results: Results, most_points: int = MOST_POINTS, most_keyframes: int = MOST_KEYFRAMES) -> Content:
-    """Raises DatasetError."""
+def content_of(
+    results: Results, most_points: int = MOST_POINTS, most_keyframes: int = MOST_KEYFRAMES, columns: int = COLUMNS
+) -> Content:
+    """columns: of the pictures of a keyframe. Raises DatasetError."""
     start_ns = min([*results.trajectory, *results.odometry, *results.stamps_ns], default=0)
     shown, sightings, seen_s = [], [], []
-    chosen = {results.stamps_ns[row] for row in _evenly(len(results.stamps_ns), most_keyframes)}
+    chosen = {results.stamps_ns[row] for row in evenly(len(results.stamps_ns), most_keyframes)}
     for frame in progress.bar(results.frames(), total=len(results), desc="reading frames", unit="frame"):
         time_s = (frame.stamp_ns - start_ns) * 1e-9
         places, _ = frame.points()
@@ -121,7 +106,7 @@ def content_of(results: Results, most_points: int = MOST_POINTS, most_keyframes:
         sightings.append(np.column_stack([some, far]).astype(np.float32))
         seen_s.append(np.full(len(some), time_s, np.float32))
         if frame.stamp_ns in chosen:
-            shown.append(shown_of(frame, time_s))
+            shown.append(shown_of(frame, time_s, columns))
     points = results.points()
     points = points[np.isfinite(points["x"]) & np.isfinite(points["y"]) & np.isfinite(points["z"])]
     count = len(points)
@@ -150,15 +135,8 @@ def content_of(results: Results, most_points: int = MOST_POINTS, most_keyframes:
 
 
 def _some(rows: F64, most: int) -> F64:
-    """About `most` of them, evenly taken."""
-    return rows[:: max(1, len(rows) // most)]
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    """At most `most` of `count` rows, evenly spread, with the first and the last."""
-    if count <= most:
-        return list(range(count))
-    return sorted({round(float(row)) for row in np.linspace(0, count - 1, most)})
+    """About `most` of them, evenly taken, in an order that is random."""
+    return np.random.default_rng(0).permutation(rows[:: max(1, len(rows) // most)])
 
 
 def _facts(results: Results, points: int) -> str:
@@ -260,43 +238,6 @@ def _size_of(cloud: Cloud, path: Path | None) -> float:
     return max(float(np.linalg.norm(high - low)), 1e-6)
 
 
-def shown_of(frame: ResultFrame, time_s: float) -> Shown:
-    """A keyframe as it is shown."""
-    height, width = frame.depth.shape
-    image = frame.overlay if frame.image is None else frame.image
-    if image is None:
-        image = np.full((height, width, 3), 128, np.uint8)
-    strip, parts = strip_of(frame)
-    small = cv2.resize(
-        image, (THUMBNAIL_WIDTH, max(1, round(THUMBNAIL_WIDTH * height / width))), interpolation=cv2.INTER_AREA
-    )
-    fov = 2 * math.atan2(height / 2, float(frame.intrinsics[1, 1]))
-    return Shown(
-        frame.stamp_ns, time_s, frame.world_from_camera, fov, width / height, np.asarray(small, np.uint8), strip, parts
-    )
-
-
-def strip_of(frame: ResultFrame) -> tuple[bytes, tuple[str, ...]]:
-    """JPEG of image, depth, confidence and what was merged, side by side, as far as they are known, and their names."""
-    panes: list[tuple[str, U8]] = []
-    image = frame.overlay if frame.image is None else frame.image
-    if image is not None:
-        panes.append(("image", image))
-    panes.append(("depth", painted(frame.depth, "turbo", near_first=True)))
-    if frame.confidence is not None:
-        panes.append(("confidence", painted(frame.confidence, "viridis")))
-    if frame.overlay is not None and frame.image is not None and (frame.overlay != frame.image).any():
-        panes.append(("merged tokens dark", frame.overlay))
-    height, width = frame.depth.shape
-    size = round(STRIP_HEIGHT * width / height), STRIP_HEIGHT
-    row = np.concatenate([cv2.resize(pane, size, interpolation=cv2.INTER_LINEAR) for _, pane in panes], axis=1)
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(row, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return data.tobytes(), tuple(name for name, _ in panes)
-
-
-_MAPS = {"turbo": cv2.COLORMAP_TURBO, "viridis": cv2.COLORMAP_VIRIDIS, "plasma": cv2.COLORMAP_PLASMA}
-
-
 Limits = dict[str, tuple[float, float]]
 """of each of MODES but colour: the values with the first and the last colour"""
 
@@ -304,32 +245,6 @@ Limits = dict[str, tuple[float, float]]
 def limits_of(cloud: Cloud, up: F64) -> Limits:
     """From the 2nd to the 98th percentile of the cloud."""
     return {mode: span(_values_of(cloud, mode, up)) for mode in MODES[1:]}
-
-
-def span(values: NDArray[Any]) -> tuple[float, float]:
-    """The 2nd and the 98th percentile of the finite values."""
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return 0.0, 1.0
-    low, high = np.quantile(known[:: max(1, len(known) // 200_000)], [0.02, 0.98])
-    return float(low), float(high)
-
-
-def painted(
-    values: NDArray[Any], colours: str, limits: tuple[float, float] | None = None, near_first: bool = False
-) -> U8:
-    """(..., 3) uint8, RGB, of values (...) along a colour map; grey where they are not finite. limits: values of its ends, by default
-    `span`. near_first: the small ones, which are near, get the warm end."""
-    flat = np.asarray(values, np.float32).reshape(-1)
-    low, high = span(flat) if limits is None else limits
-    known = np.isfinite(flat)
-    with np.errstate(invalid="ignore"):
-        share = np.clip((flat - low) / max(high - low, 1e-9), 0, 1)
-    share = np.where(known, 1 - share if near_first else share, 0)
-    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8), _MAPS[colours]).reshape(-1, 3)[:, ::-1]
-    out = table[np.rint(share * 255).astype(np.uint8)]
-    out[~known] = 90
-    return np.ascontiguousarray(out.reshape(*values.shape, 3))
 
 
 def painted_cloud(cloud: Cloud, mode: str, up: F64, limits: Limits) -> U8:

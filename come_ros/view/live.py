@@ -13,7 +13,8 @@ from ..outputs.voxel_map import cell_keys
 from ..results import ResultFrame
 from ..types import F32, F64, U8
 from . import LIVE_POINTS
-from .content import Cloud, Content, Path, Shown, shown_of, up_of
+from .content import Cloud, Content, Path, up_of
+from .keyframes import Shown, shown_of
 from .server import Batch
 
 MOST_CAMERAS, MOST_POSES = 150, 20_000

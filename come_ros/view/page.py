@@ -15,7 +15,7 @@ from ..files import whole_folder, write_ply, write_text
 from ..outputs.cloud import points_of
 from ..progress import doing
 from ..results import open_results
-from . import PAGE_KEYFRAMES, PAGE_POINTS
+from . import PAGE_COLUMNS, PAGE_KEYFRAMES, PAGE_POINTS
 from .content import MODES, Content, content_of
 from .scene import (
     LANDMARK,
@@ -49,7 +49,7 @@ def write_view(results: Path) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         import_viser()  # before what takes time
-        write_page(content_of(open_results(results), PAGE_POINTS, PAGE_KEYFRAMES), folder)
+        write_page(content_of(open_results(results), PAGE_POINTS, PAGE_KEYFRAMES, PAGE_COLUMNS), folder)
     except OutputError:
         raise
     except ComeRosError as error:
@@ -72,7 +72,7 @@ def _write(content: Content, folder: Path) -> None:
         write_text(part / LICENCE, _licence())
         (part / PICTURES).mkdir()
         for number, shown in enumerate(content.keyframes):
-            (part / PICTURES / f"{number:03d}.jpg").write_bytes(shown.strip)
+            (part / PICTURES / f"{number:03d}.jpg").write_bytes(shown.pictures)
 
 
 def _licence() -> str:
@@ -133,7 +133,7 @@ def legend_of(content: Content) -> list[tuple[str, str]]:
     rows = [
         ("path in the map", PATH, content.path), ("path of odometry", ODOMETRY, content.odometry),
         ("true path, fitted", TRUTH, content.truth), ("loops", LOOP, content.loops if len(content.loops) else None),
-        ("landmarks (hidden at first)", LANDMARK, content.landmarks if len(content.landmarks) else None),
+        ("landmarks", LANDMARK, content.landmarks if len(content.landmarks) else None),
     ]  # fmt: skip
     return [(name, "rgb({}, {}, {})".format(*colour)) for name, colour, what in rows if what is not None]
 
@@ -148,16 +148,36 @@ def _about(content: Content) -> dict[str, Any]:
         "legend": legend_of(content),
         "ply": POINTS,
         "plyTitle": f"{count:,} points as a PLY",
-        "help": "Drag: turn. Right button: move. Wheel: nearer. Space: pause the replay. The button at the lower right lists what is "
-        "shown: clouds by colour, confidence, height and age, surest points first; cameras; paths; landmarks.",
+        "points": count,
+        "mouse": "Drag: turn. Right button: move. Wheel: nearer.",
+        "help": _help(content),
         "keyframes": [
-            (
-                f"{PICTURES}/{i:03d}.jpg",
-                f"keyframe {i + 1} of {len(content.keyframes)}, {k.time_s:.2f} s: {', '.join(k.parts)}",
-            )
-            for i, k in enumerate(content.keyframes)
+            (f"{PICTURES}/{i:03d}.jpg", k.words(i + 1, len(content.keyframes))) for i, k in enumerate(content.keyframes)
         ],
     }
+
+
+def _help(content: Content) -> list[tuple[str, str]]:
+    """Names and texts of what a reader of the page may ask."""
+    return [
+        (
+            "Time",
+            f"the bar at the bottom shows the whole scene for {HOLD_S:.0f} s, then replays the {content.duration_s:.1f} s of the "
+            f"recording in {REPLAY_S:.0f} s, over and over. Its numbers are seconds of the replay. Space stops it; a click on the bar "
+            "goes to that moment.",
+        ),
+        (
+            "What is shown",
+            "the button at the right end of the bar lists clouds by colour, confidence, height and age, each in thirds of confidence, "
+            "cameras, paths and landmarks: click an eye to show or hide.",
+        ),
+        (
+            "Cameras",
+            "a click on one does nothing here, because no program answers. The slider below shows the pictures of each; a click on "
+            "these opens them in full size. Of cameras that stand close together one is drawn.",
+        ),
+        ("More", "`come_ros view DIR` of the folder of results has clicks, filters and all points."),
+    ]
 
 
 def _json(value: Any) -> str:

@@ -16,7 +16,8 @@ from .. import geometry
 from ..errors import ComeRosError
 from ..outputs.voxel_map import cell_keys
 from ..types import F64
-from .content import Cloud, Content, Path, Shown, limits_of, painted_cloud
+from .content import Cloud, Content, Path, limits_of, painted_cloud
+from .keyframes import Shown, frusta_of
 
 if TYPE_CHECKING:
     import viser
@@ -144,8 +145,9 @@ def add_cloud(scene: Any, name: str, cloud: Cloud, mode: str, content: Content, 
     out = Timed()
     colours = painted_cloud(cloud, mode, content.up, limits_of(content.cloud, content.up))
     step = np.clip(np.searchsorted(bounds, cloud.seen_s, side="right") - 1, 0, len(bounds) - 2)
+    order = np.random.default_rng(0).permutation(len(cloud))  # so that the first ones of a node are spread evenly
     for number in range(len(bounds) - 1):
-        rows = np.flatnonzero(step == number)
+        rows = order[step[order] == number]
         if len(rows):
             node = add_points(scene, f"{name}/{number:02d}", cloud.places[rows], colours[rows], size)
             out.add(float(bounds[number]), node)
@@ -192,12 +194,12 @@ def wxyz_of(pose: F64) -> F64:
 
 
 def add_fixed(scene: Any, content: Content) -> dict[str, Any]:
-    """What the replay does not change: landmarks, hidden at first, and loops. By name, as far as there are any."""
+    """What the replay does not change: landmarks and loops. By name, as far as there are any."""
     out: dict[str, Any] = {}
     if len(content.landmarks):
         out["landmarks"] = scene.add_point_cloud(
-            "/landmarks", content.landmarks.astype(np.float32), LANDMARK, point_size=1.5 * point_size_of(content),
-            point_shape="diamond", point_shading="flat", precision="float32", visible=False,
+            "/landmarks", content.landmarks.astype(np.float32), LANDMARK, point_size=point_size_of(content),
+            point_shape="diamond", point_shading="flat", precision="float32",
         )  # fmt: skip
     if len(content.loops):
         out["loops"] = scene.add_line_segments("/loops", content.loops, LOOP, thickness=1.5, thickness_units="screen")
@@ -205,8 +207,9 @@ def add_fixed(scene: Any, content: Content) -> dict[str, Any]:
 
 
 def add_cameras(scene: Any, keyframes: Sequence[Shown], size: float) -> Timed:
-    """All frusta, below /cameras."""
+    """The frusta of `frusta_of`, below /cameras."""
     out = Timed()
-    for number, shown in enumerate(keyframes):
+    for number in frusta_of(keyframes, size):
+        shown = keyframes[number]
         out.add(shown.time_s, add_camera(scene, f"/cameras/{number:03d}", shown, size))
     return out

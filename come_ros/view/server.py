@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import threading
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +16,9 @@ from numpy.typing import NDArray
 from ..files import ply_bytes
 from ..outputs.cloud import points_of
 from ..types import U8
-from .content import MODES, Cloud, Content, Limits, Path, Shown, limits_of, painted_cloud
+from .content import MODES, Cloud, Content, Limits, Path, limits_of, painted_cloud
+from .detail import STILL_S, Detail, shares_of
+from .keyframes import Shown, frusta_of
 from .scene import (
     CAMERA,
     CHOSEN,
@@ -33,16 +37,16 @@ from .scene import (
 )
 
 PICTURE_S = 30.0  # a browser that has not drawn the screenshot until then does not
-FIRST_POINTS = 500_000  # that are drawn before the slider asks for more
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Points that appear together at `time_s`, as one node of the scene."""
+    """Points that appear together at `time_s`, as one node of the scene. level: of detail, see Detail."""
 
     name: str
     time_s: float
     cloud: Cloud
+    level: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,15 @@ class Viewer:
     def __init__(self, server: Any, content: Content, live: bool = False) -> None:
         self.server, self.content, self.live = server, content, live
         self._lock = threading.RLock()
-        # quick at first; the slider draws the rest
-        share = min(100, 5 * max(1, round(20 * FIRST_POINTS / max(1, len(content.cloud)))))
-        self._wish = Wish(size=point_size_of(content), share=share / 100)
+        self._wish = Wish(size=point_size_of(content))
+        self._detail = Detail(0 if live else len(content.cloud))
         self._now_s = math.inf
         self._batches: dict[str, Batch] = {}
         self._drawn: dict[str, tuple[Any, Wish, Batch]] = {}  # nodes, by which wish, and of what they were drawn
         self._limits: Limits = limits_of(content.cloud, content.up)
         self._cameras: list[tuple[Shown, Any]] = []
         self._lines: dict[str, tuple[Path, Any]] = {}
+        self._frusta: set[int] = set()  # numbers of the cameras that are drawn
         self._chosen: int | None = None
         self._window = 0
         self._stop, self._changed = threading.Event(), threading.Event()
@@ -86,6 +90,9 @@ class Viewer:
         self.show(content)
         if not live:
             self.add_batches(batches_of(content))
+            server.on_client_connect(
+                lambda client: client.camera.on_update(lambda camera: self._turned(client.client_id))
+            )
         self._thread = threading.Thread(target=self._work, name="view", daemon=True)
         self._thread.start()
 
@@ -142,6 +149,9 @@ class Viewer:
                     self._show_camera(number, shown)
             while len(self._cameras) > len(content.keyframes):
                 self._cameras.pop()[1].remove()
+            self._frusta = set(frusta_of(content.keyframes, content.size))
+            self._checks["all cameras"].visible = len(self._frusta) < len(self._cameras)
+            self._number.max = max(1, len(self._cameras))
             self._show_fixed(content)
             self._apply_time()
 
@@ -159,15 +169,44 @@ class Viewer:
         with self._lock:
             self._window = count
             self._colour_cameras()
+            self._apply_time()
 
     # Drawing
 
     def _work(self) -> None:
         while not self._stop.is_set():
-            self._changed.wait(1.0)
+            self._changed.wait(STILL_S / 2 if self._detail.turning else 1.0)
             self._changed.clear()
+            self._rested()
             while not self._stop.is_set() and self._draw_one():
-                pass
+                self._rested()
+
+    def _turned(self, browser: int) -> None:
+        """A browser reports where its camera is: the points of higher levels are hidden until it rests."""
+        with self._lock, self.server.atomic():
+            if self._detail.reported(browser, time.monotonic()):
+                self._apply_time()
+        self._changed.set()
+
+    def _rested(self) -> None:
+        with self._lock, self.server.atomic():
+            if self._detail.rested(time.monotonic()):
+                self._apply_time()
+
+    def _how_many(self) -> str:
+        """Words on the levels of detail, where there are some."""
+        total = len(self.content.cloud)
+        if self.live or self._detail.points >= total:
+            return ""
+        why = (
+            "while it is turned"
+            if self._detail.turning
+            else "until it is turned, or as many as this browser draws in a second"
+        )
+        return f"{self._detail.points:,} of {total:,} points, {why}"
+
+    def _is_visible(self, batch: Batch) -> bool:
+        return self._show_cloud.value and batch.time_s <= self._now_s and batch.level <= self._detail.level
 
     def _draw_one(self) -> bool:
         """Draws one batch that is not as it should be, or removes one. False if there is none."""
@@ -185,7 +224,7 @@ class Viewer:
         with self._lock:
             if self._batches.get(todo.name) is todo:
                 node = add_points(self.server.scene, f"/cloud/{todo.name}", cloud.places, colours, wish.size)
-                node.visible = self._show_cloud.value and todo.time_s <= self._now_s
+                node.visible = self._is_visible(todo)
                 self._drawn[todo.name] = node, wish, todo
         return True
 
@@ -224,10 +263,12 @@ class Viewer:
     def _apply_time(self) -> None:
         """Shows what was there at the moment of the slider."""
         now = self._now_s
+        self._many.content = self._how_many()
         for name, (node, *_) in self._drawn.items():
-            _set_visible(node, self._show_cloud.value and name in self._batches and self._batches[name].time_s <= now)
-        for shown, node in self._cameras:
-            _set_visible(node, self._checks["cameras"].value and shown.time_s <= now)
+            _set_visible(node, name in self._batches and self._is_visible(self._batches[name]))
+        for number, (shown, node) in enumerate(self._cameras):
+            wanted = self._checks["all cameras"].value or number in self._frusta or self._stands_out(number)
+            _set_visible(node, self._checks["cameras"].value and wanted and shown.time_s <= now)
         for name, (path, node) in self._lines.items():
             count = max(2, int(np.searchsorted(path.times_s, now, side="right")))
             places = path.places[:count]
@@ -239,10 +280,13 @@ class Viewer:
 
     def _colour_cameras(self) -> None:
         for number, (_, node) in enumerate(self._cameras):
-            working = number >= len(self._cameras) - self._window
-            colour = CHOSEN if number == self._chosen or working else CAMERA
+            colour = CHOSEN if self._stands_out(number) else CAMERA
             if tuple(node.color) != colour:
                 node.color = colour
+
+    def _stands_out(self, number: int) -> bool:
+        """Whether that camera is the chosen one, or one of the window in work."""
+        return number == self._chosen or number >= len(self._cameras) - self._window
 
     # Controls
 
@@ -254,6 +298,7 @@ class Viewer:
             self._time = gui.add_slider("time, s", 0.0, last, last / 1000, last)
             self._play = gui.add_button("Play")
         with gui.add_folder("Cloud"):
+            self._many = gui.add_markdown("")
             mode = gui.add_dropdown("colour by", MODES, initial_value=MODES[0])
             size = gui.add_slider("point size", 0.25, 4.0, 0.05, 1.0, hint="times the distance between points")
             sure = gui.add_slider("hide least sure, %", 0, 95, 1, 0, hint="by confidence")
@@ -265,17 +310,20 @@ class Viewer:
                 5,
                 100,
                 5,
-                round(100 * self._wish.share),
+                100,
                 hint="fewer points for slow machines and networks",
             )
         with gui.add_folder("Show"):
             self._show_cloud = gui.add_checkbox("cloud", True)
-            names = ("cameras", "path in the map", "path of odometry", "true path", "loops", "landmarks")
+            names = ("cameras", "all cameras", "path in the map", "path of odometry", "true path", "loops", "landmarks")
             self._checks = {
-                name: gui.add_checkbox(name, name != "landmarks", visible=name == "cameras") for name in names
+                name: gui.add_checkbox(name, name != "all cameras", visible=name == "cameras") for name in names
             }
         with gui.add_folder("Keyframe"):
-            self._words = gui.add_markdown("Click a camera: image, depth and confidence appear here.")
+            self._words = gui.add_markdown(
+                "Click a camera, or move the slider: its image, depth and so on appear here."
+            )
+            self._number = gui.add_slider("keyframe", 1, max(1, len(self.content.keyframes)), 1, 1)
             self._picture = gui.add_image(np.zeros((2, 2, 3), np.uint8), visible=False)
             look = gui.add_button("Look through it", visible=False)
         self._look = look
@@ -318,11 +366,16 @@ class Viewer:
             with self._lock, self.server.atomic():
                 self._apply_time()
 
+        def numbered(event: Any) -> None:
+            if self._number.value - 1 != self._chosen:
+                self._choose(self._number.value - 1)
+
         for check in (self._show_cloud, *self._checks.values()):
             check.on_update(checked)
         size.on_update(resized)
         self._time.on_update(timed)
         self._play.on_click(lambda event: self._replay(last))
+        self._number.on_update(numbered)
         shot.on_click(self._screenshot)
         ply.on_click(self._save_ply)
         look.on_click(self._look_through)
@@ -345,12 +398,13 @@ class Viewer:
                 return
             self._chosen = number
             self._colour_cameras()
-            shown = self._cameras[number][0]
-        self._words.content = (
-            f"keyframe {number + 1} of {len(self._cameras)}, {shown.time_s:.2f} s: {', '.join(shown.parts)}"
-        )
-        self._picture.image = decoded(shown.strip)
+            self._apply_time()
+            shown, count = self._cameras[number][0], len(self._cameras)
+        self._words.content = shown.words(number + 1, count)
+        self._picture.image = decoded(shown.pictures)
         self._picture.visible = self._look.visible = True
+        if self._number.value != number + 1:
+            self._number.value = number + 1
 
     def _look_through(self, event: Any) -> None:
         with self._lock:
@@ -390,14 +444,18 @@ class Viewer:
 
 
 def batches_of(content: Content) -> list[Batch]:
-    """The cloud in the steps of the replay, each in an order that is random, so that a share of it is spread evenly."""
+    """The cloud in levels of detail, the coarsest first, and each in the steps of the replay, in an order that is random, so that a level,
+    or a share of one, is spread evenly."""
     bounds, cloud = steps_of(content), content.cloud
     step = np.clip(np.searchsorted(bounds, cloud.seen_s, side="right") - 1, 0, len(bounds) - 2)
     order = np.random.default_rng(0).permutation(len(cloud))
+    ends = np.rint(shares_of(len(cloud)) * len(cloud)).astype(int)
     out = []
-    for number in np.unique(step):
-        rows = order[step[order] == number]
-        out.append(Batch(f"{number:02d}", float(bounds[number]), cloud.at(rows)))
+    for level, (start, end) in enumerate(itertools.pairwise(ends.tolist())):
+        some = order[start:end]
+        for number in np.unique(step[some]):
+            rows = some[step[some] == number]
+            out.append(Batch(f"{level}/{number:02d}", float(bounds[number]), cloud.at(rows), level))
     return out
 
 

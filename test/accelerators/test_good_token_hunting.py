@@ -180,8 +180,10 @@ def test_calibration_is_written_next_to_the_weights_and_read_again(weights, tmp_
         content = json.load(file)
     assert len(content["entropy"]) == 4 and all(0 < h <= 1 for h in content["entropy"])
     assert picture.stat().st_size > 1000
-    assert "| 3 |" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "| 3 |" in told.out
     plan = read_layer_plan(weights, 4)
+    assert plan != LayerPlan.published(4) and "against the dense model: depth changes by" in told.err
     assert plan == LayerPlan.from_entropy(content["entropy"]) == LayerPlan(content["local"], content["grid"])
     # neither that file nor the installation's is touched unasked
     assert cli.main(["calibrate", "--weights", weights, *options]) == 1

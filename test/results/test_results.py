@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import made_results as made
@@ -41,6 +42,10 @@ def test_results_of_a_bag_are_in_the_map_and_its_unit(results: Results) -> None:
         np.testing.assert_array_equal(frame.image, made.picture(i))
         np.testing.assert_array_equal(frame.confidence, made.confidence(i))
         np.testing.assert_array_equal(frame.intrinsics, made.K)
+        if i == 1:
+            assert frame.true_depth is None
+        else:
+            np.testing.assert_array_equal(frame.true_depth, made.true_depth(i))
         places, known = frame.points()
         np.testing.assert_allclose(places[:, 2], made.WALL_Z, rtol=1e-5)
         assert len(places) == known.sum() == made.HEIGHT * made.WIDTH - 12
@@ -65,6 +70,18 @@ def test_results_of_the_demo_are_in_the_odometry_frame(tmp_path: Path) -> None:
         np.testing.assert_allclose(frame.world_from_camera[:3, 3], made.pose(i)[:3, 3] + [0.001, 0, 0], atol=1e-9)
         np.testing.assert_array_equal(frame.depth, made.depth(i))
     assert len(results.points()) > 100 and not results.truth() and not results.loops
+
+
+def test_true_depth_of_the_demo_is_that_of_the_bag_it_played(tmp_path: Path) -> None:
+    folder = made.demo_results(tmp_path / "demo", 3)
+    with BagWriter(tmp_path / "played") as bag:
+        for i, stamp in enumerate(made.stamps(3)):
+            bag.write(Frame(made.picture(i), stamp, "camera_optical_frame", made.K), made.true_depth(i))
+    (folder / "metrics.json").write_text(json.dumps({"bag": str(tmp_path / "played"), "topic": "/camera/image_raw"}))
+    for i, frame in enumerate(open_results(folder).frames()):
+        np.testing.assert_allclose(frame.true_depth, made.true_depth(i))
+    shutil.rmtree(tmp_path / "played")
+    assert [frame.true_depth for frame in open_results(folder).frames()] == [None] * 3
 
 
 def test_without_image_and_confidence_depth_is_still_read(tmp_path: Path) -> None:

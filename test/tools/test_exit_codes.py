@@ -139,7 +139,7 @@ def test_a_signal_keeps_what_is_complete(number: int, images: Path, tmp_path: Pa
         and (tmp_path / "bench.json").exists()
     )
 
-    def entropy(weights: str, options: Any) -> Iterator[np.ndarray]:
+    def entropy(model: Any, windows: Any, options: Any) -> Iterator[np.ndarray]:
         yield np.linspace(0.2, 0.9, 6)
         send(number)
         raise AssertionError("the signal must have ended it")

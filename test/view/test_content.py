@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import made_results as made
 import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[tools]'")
 pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]'")
 
-from come_ros.results import ResultFrame, open_results
-from come_ros.view.content import Content, _in_unit_of, content_of, limits_of, painted, painted_cloud, strip_of
+from come_ros.results import open_results
+from come_ros.view.colours import painted
+from come_ros.view.content import Content, _in_unit_of, content_of, limits_of, painted_cloud
 from come_ros.view.content import Path as Path_
 
 
@@ -75,19 +74,6 @@ def test_a_recording_alone_is_shown_too(tmp_path: Path) -> None:
     content = content_of(open_results(made.demo_results(tmp_path / "demo", 3, names=())))
     assert len(content.cloud) and content.truth is None and content.keyframes[0].parts == ("depth",)
     assert content.world == "odometry frame"
-
-
-def test_pictures_stand_side_by_side() -> None:
-    depth = made.depth(0)
-    frame = ResultFrame(1, made.picture(0), depth, made.confidence(0), made.K, np.eye(4), made.picture(0) // 3)
-    data, parts = strip_of(frame)
-    assert parts == ("image", "depth", "confidence", "merged tokens dark")
-    strip = np.asarray(Image.open(io.BytesIO(data)))
-    assert strip.shape[1] == 4 * strip.shape[0] * made.WIDTH // made.HEIGHT
-    first = strip[:, : strip.shape[1] // 4].astype(float).mean(axis=(0, 1))
-    np.testing.assert_allclose(first, made.picture(0).mean(axis=(0, 1)), atol=3)
-    same = ResultFrame(1, made.picture(0), depth, None, made.K, np.eye(4), made.picture(0))
-    assert strip_of(same)[1] == ("image", "depth")  # nothing was merged
 
 
 def test_colours_go_from_end_to_end(content: Content) -> None:

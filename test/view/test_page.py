@@ -88,6 +88,9 @@ def test_it_opens_from_its_folder_and_asks_for_nothing_outside(page: Path, brows
     )
     assert "keyframe 8 of 12" in browser.evaluate("document.querySelector('#come-pictures p').textContent")
     browser.wait_for("document.querySelector('#come-pictures img').src.endsWith('pictures/007.jpg')")
+    assert browser.evaluate("document.querySelector('#come-pictures a').href.endsWith('pictures/007.jpg')")
+    words = browser.evaluate("document.querySelector('#come-about details').textContent")
+    assert "Space stops it" in words and "a click on one does nothing here" in words
     assert browser.evaluate("document.querySelector('a.button').getAttribute('href')") == "points.ply"
     assert browser.requests and all(url.startswith(page.as_uri()) for url in browser.requests), browser.requests
     assert not browser.errors

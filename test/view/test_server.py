@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,26 @@ def test_the_slider_goes_back_in_time(viewer: Viewer, content: Content) -> None:
     control(viewer, "time, s").value = content.duration_s / 2
     half = int((content.cloud.seen_s <= content.duration_s / 2).sum())
     assert 0 < drawn(viewer) < len(content.cloud) and drawn(viewer) == pytest.approx(half, rel=0.2)
+    assert 0 < sum(node.visible for node in viewer.camera_nodes) < 6
+    control(viewer, "all cameras").value = True
     assert sum(node.visible for node in viewer.camera_nodes) == 6
     control(viewer, "time, s").value = content.duration_s
     assert drawn(viewer) == len(content.cloud) and all(node.visible for node in viewer.camera_nodes)
     control(viewer, "cameras").value = False
     assert not any(node.visible for node in viewer.camera_nodes)
+
+
+def test_of_many_cameras_some_are_drawn_and_the_slider_reaches_all(content: Content) -> None:
+    close = tuple(replace(k, pose=content.keyframes[0].pose) for k in content.keyframes)
+    with viser_server("127.0.0.1", 0) as server:
+        viewer = Viewer(server, replace(content, keyframes=close))
+        visible = lambda: [i for i, node in enumerate(viewer.camera_nodes) if node.visible]  # noqa: E731
+        assert visible() == [0] and control(viewer, "all cameras").visible
+        control(viewer, "keyframe").value = 8
+        assert viewer.chosen == 7 and visible() == [0, 7]
+        control(viewer, "all cameras").value = True
+        assert len(visible()) == 12
+        viewer.close()
 
 
 def test_a_port_that_is_taken_is_named() -> None:
@@ -106,6 +122,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 def test_in_a_browser_a_click_on_a_camera_shows_its_pictures(viewer: Viewer, browser: Browser) -> None:
     port = viewer.server.get_port()
+    control(viewer, "all cameras").value = True
     seen = len(browser.requests)
     browser.open(f"http://127.0.0.1:{port}")
     browser.wait_for("document.body?.innerText.includes('Click a camera')")
@@ -127,13 +144,22 @@ def test_in_a_browser_a_click_on_a_camera_shows_its_pictures(viewer: Viewer, bro
     browser.open("about:blank")
 
 
-def test_a_large_cloud_is_drawn_in_part_at_first(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("come_ros.view.server.FIRST_POINTS", len(content.cloud) // 2)
+def test_a_large_cloud_is_drawn_in_part_while_it_is_turned(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
+    total = len(content.cloud)
+    monkeypatch.setattr("come_ros.view.detail.FIRST_LEVEL", total // 8)
+    monkeypatch.setattr("come_ros.view.detail.FIRST_POINTS", total // 2)
+    monkeypatch.setattr("come_ros.view.detail.TURN_S", 1e9)  # however slowly the test runs
+    monkeypatch.setattr("come_ros.view.detail.REST_S", 1e9)
     with viser_server("127.0.0.1", 0) as server:
         viewer = Viewer(server, content)
         settled(viewer)
-        assert drawn(viewer) == pytest.approx(len(content.cloud) / 2, rel=0.02)
-        control(viewer, "share drawn, %").value = 100
-        settled(viewer)
-        assert drawn(viewer) == len(content.cloud)
+        for _ in range(8):  # of which the first only says where the camera is
+            assert drawn(viewer) == pytest.approx(total / 2, rel=0.02)
+            viewer._turned(1)
+        seen = np.concatenate([node.points for node in viewer.cloud_nodes if node.visible])
+        np.testing.assert_allclose(seen.mean(axis=0), content.cloud.places.mean(axis=0), atol=0.2)  # spread evenly
+        deadline = time.monotonic() + 60
+        while drawn(viewer) < total and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert drawn(viewer) == total, "it rests"
         viewer.close()

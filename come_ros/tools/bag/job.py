@@ -24,7 +24,7 @@ from ...config import Config
 from ...datasets import Recording
 from ...datasets.known import Poses, with_known
 from ...datasets.stamps import NearestDepth, matched
-from ...drops import DROP_REASONS, IN_PIPELINE, UNUSABLE_IMAGES
+from ...drops import IN_PIPELINE, UNUSABLE_IMAGES, in_words
 from ...errors import Cancelled, DatasetError, OutputError
 from ...evaluation.clock_offset import find_offset
 from ...evaluation.closure import end_point_error, moved_by_loops
@@ -233,6 +233,7 @@ class Job:
         if real is not None:
             real = in_model_pixels(real, depth.shape)
             self._depth_scores.add(depth, real)
+            self._output.truth(frame.stamp_ns, frame.camera, real)
         confidence = np.where(np.isfinite(depth), submap.confidence[row], np.float32(np.nan))
         overlay = None if submap.merged is None else said.overlay_pixels()
         seen = frame.observations
@@ -462,7 +463,7 @@ class Job:
         )  # fmt: skip
 
     def _title(self) -> str:
-        unused = ", ".join(f"{n} {reason}" for reason, n in self.metrics["frames"]["dropped"].items() if n)
+        unused = in_words(self.metrics["frames"]["dropped"])
         parts = [f"{self.read} images, {self.used} used" + (f"; not used: {unused}" if unused else "")]
         verdict = f"verdict: {of_metrics(self.metrics).line}"
         return f"come_ros {__version__}: {shown(Path(self.name).name)}\n{verdict}\n{SEPARATOR.join(parts)}"
@@ -476,7 +477,7 @@ class Job:
 
     def what_was_read(self) -> str:
         """Summary in words, for a run without results."""
-        text = "; ".join(f"{n}: {DROP_REASONS[reason]}" for reason, n in self._dropped.items() if n)
+        text = in_words(self._dropped)
         return f"{self.read} images were read, none could be used ({text or 'there are too few'})"
 
 

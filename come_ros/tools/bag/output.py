@@ -8,7 +8,7 @@ from typing import Any
 
 from ...config import Config
 from ...datasets import Recording
-from ...datasets.bag_writer import BagWriter, rosbags_messages
+from ...datasets.bag_writer import TRUE_DEPTH_TOPIC, BagWriter, rosbags_messages
 from ...datasets.sequence import BagSequence
 from ...errors import DatasetError, OutputError
 from ...geometry import inverse
@@ -16,11 +16,12 @@ from ...messages import serialized_stamp_ns
 from ...outputs.motion import Motion
 from ...outputs.topics import LATCHED, OUTPUTS, FrameMessages, odometry_message
 from ...outputs.world import World
+from ...types import F32
 from ..report.results import ResultFolder, cannot_write
 
 NODE = "/come"
 RECORDING = "output"
-TF, ODOMETRY, FRAME = range(3)  # order of messages with the same stamp
+TF, ODOMETRY, TRUTH, FRAME = range(4)  # order of messages with the same stamp
 
 Recorded = tuple[int, str, str, Any]
 """(time of recording in ns, topic, type, bytes)"""
@@ -39,6 +40,9 @@ class NoOutput:
 
     def frame(self, topic: str, made: FrameMessages) -> None:
         """A message for a used frame."""
+
+    def truth(self, stamp_ns: int, camera: str, depth: F32) -> None:
+        """The true depth of a used frame (h, w), m, at the pixels of the published one."""
 
     def moved(self, motion: Motion, config: Config) -> None:
         """A pose, for TF and odometry."""
@@ -87,6 +91,11 @@ class OutputBag(NoOutput):
     def frame(self, topic: str, made: FrameMessages) -> None:
         """Queued, to be written in order."""
         self._put(FRAME, made.frame.stamp_ns, f"{NODE}/{topic}", OUTPUTS[topic].build(made))
+
+    def truth(self, stamp_ns: int, camera: str, depth: F32) -> None:
+        """Queued, next to the published depth."""
+        message = self.messages.depth(depth, self.messages.header(stamp_ns, camera))
+        self._put(TRUTH, stamp_ns, TRUE_DEPTH_TOPIC, message)
 
     def moved(self, motion: Motion, config: Config) -> None:
         """Queues TF and odometry."""

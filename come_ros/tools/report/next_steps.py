@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...progress import is_quiet
@@ -26,6 +26,14 @@ def _compared(ours: float, other: float, larger_is_better: bool) -> str:
     return "better" if gain > 0 else "worse"
 
 
+def _overall(found: Iterable[str]) -> str:
+    """Whether to take the new or keep the old, from what `_compared` found."""
+    found = set(found)
+    if "worse" in found:
+        return "Better in some, worse in some: choose by what you need" if "better" in found else "Keep the one before"
+    return "The new one is better" if "better" in found else "No difference that counts"
+
+
 def of_predictor(path: str, steps: int, spearman: float, bundled: float | None) -> list[str]:
     """After distill. spearman: rank correlation with the model's confidence on validation windows; bundled: of the predictor that
     ships for these weights, on the same windows, None if there is none."""
@@ -40,8 +48,11 @@ def of_predictor(path: str, steps: int, spearman: float, bundled: float | None) 
     return [line, f"next: come_ros eval --accelerator come:predictor={path}"]
 
 
-def of_model(validation: Mapping[str, float], output: str) -> list[str]:
-    """After train. validation: scores of rooms, see evaluation.rooms.score."""
+def of_model(
+    validation: Mapping[str, float], output: str, before: tuple[str, Mapping[str, float]] | None = None
+) -> list[str]:
+    """After train. validation: scores of rooms, see evaluation.rooms.score. before: what the weights are that were there before, in
+    words, and their scores of the same rooms; None if there are none."""
     depth, constant = validation["delta"], max(validation["constant delta"], validation["mean map delta"])
     rotation, still = validation["rotation_deg"], validation["identity rotation_deg"]
     found = {
@@ -51,8 +62,19 @@ def of_model(validation: Mapping[str, float], output: str) -> list[str]:
     line = "against trivial baselines on unseen rooms: " + "; ".join(f"{what}: {how}" for what, how in found.items())
     if all(how != "better" for how in found.values()):
         line += f". Nothing has been learned yet: train longer, with -o {output} --resume"
+    lines = [line]
+    if before is not None:
+        name, old = before
+        found = {
+            f"depth (delta {depth:.3f}, before {old['delta']:.3f})": _compared(depth, old["delta"], True),
+            f"rotation ({rotation:.2f} deg, before {old['rotation_deg']:.2f} deg)": _compared(
+                rotation, old["rotation_deg"], False
+            ),
+        }
+        about = "; ".join(f"{what}: {how}" for what, how in found.items())
+        lines.append(f"against {name}, on the same rooms: {about}. {_overall(found.values())}")
     weights = f"{output}/model.safetensors"
-    return [line, f"next: come_ros train -o {output} --export {weights} && come_ros eval --weights {weights}"]
+    return [*lines, f"next: come_ros train -o {output} --export {weights} && come_ros eval --weights {weights}"]
 
 
 def of_networks(path: str, scores: Mapping[str, float]) -> list[str]:
@@ -68,10 +90,23 @@ def of_networks(path: str, scores: Mapping[str, float]) -> list[str]:
     return [line, f"next: come_ros eval --accelerator pace:pace={path}"]
 
 
-def of_layer_plan(path: str, weights: str) -> list[str]:
-    """After calibrate. weights: the file that was measured, "" for the bundled model."""
+def of_layer_plan(path: str, weights: str, changes: Sequence[Mapping[str, float]] | None = None) -> list[str]:
+    """After calibrate. weights: the file that was measured, "" for the bundled model. changes: of the new plan and of the one that held
+    before, `depth`, the change of depth against the dense model, and `read`, the share of the keys that is read; empty if the plans are
+    the same, None if they were not compared."""
     model = f" --weights {weights}" if weights else ""
-    return [f"next: come_ros eval{model} --accelerator good_token_hunting:layer_plan={path}"]
+    lines = []
+    if changes is not None and not changes:
+        lines = ["the plan that held before is the same: nothing changes"]
+    elif changes:
+        (depth, old_depth), (read, old_read) = ([each[name] for each in changes] for name in ("depth", "read"))
+        found = {
+            f"depth changes by {depth:.4f} (before {old_depth:.4f})": _compared(depth, old_depth, False),
+            f"{read:.0%} of the keys are read (before {old_read:.0%})": _compared(read, old_read, False),
+        }
+        about = "; ".join(f"{what}: {how}" for what, how in found.items())
+        lines = [f"against the dense model: {about}. {_overall(found.values())}"]
+    return [*lines, f"next: come_ros eval{model} --accelerator good_token_hunting:layer_plan={path}"]
 
 
 def of_adapted(path: str, verdict: Mapping[str, Any], source: str) -> list[str]:

@@ -27,6 +27,8 @@ COVERED = 80_000  # area of all dots on the map, in square points: a sparse clou
 MOST_ERROR = 50.0  # percent: end of the colours of the error
 LOOKING_DOWN = np.deg2rad(40.0)  # of the view of the cloud
 BARS_HEIGHT = 1.6  # inches
+SHOWN = (3, 97)  # percentiles of the cloud that are always in view: what lies farther is a few stray points
+WIDEST, WIDE_SHARE = 6.0, 0.4  # points: width of the true path, where the path fills at least that share of the map
 ABOVE_CAMERA = 0.25  # the cloud is cut at this height above the camera, so that no ceiling hides the room
 
 
@@ -142,13 +144,23 @@ def wrapped(title: str, width: int) -> str:
     for line in title.splitlines():
         parts = line.split(SEPARATOR)
         if len(parts) == 1:
-            lines += textwrap.wrap(line, width, break_long_words=False)
+            lines += _evenly_wrapped(line, width)
             continue
         lines.append(parts[0])
         for part in parts[1:]:
             longer = lines[-1] + SEPARATOR + part
             lines[-1:] = [longer] if len(longer) <= width else [lines[-1], part]
     return "\n".join(lines)
+
+
+def _evenly_wrapped(line: str, width: int) -> list[str]:
+    """On as few lines as it takes, and these about as long as each other: no word alone on the last one."""
+    count = len(textwrap.wrap(line, width, break_long_words=False))
+    for narrow in range(-(-len(line) // max(1, count)), width):
+        found = textwrap.wrap(line, narrow, break_long_words=False)
+        if len(found) <= count:
+            return found
+    return textwrap.wrap(line, width, break_long_words=False)
 
 
 def draw(path: Path, overview: Overview, title: str) -> None:
@@ -186,7 +198,8 @@ def draw(path: Path, overview: Overview, title: str) -> None:
         )
     for axis, name in zip(axes[0], names, strict=True):
         axis.set_title(f"{name}\n{axis.get_title()}" if axis.get_title() else f"{name}\n", fontsize=11)
-    _draw_map(right, right.subplots(), overview)
+    cloud, names_of_lines = right.subplots(2, 1, height_ratios=[1, 0.05])
+    _draw_map(cloud, names_of_lines, overview)
     figure.suptitle(wrapped(title, int(9 * figure.get_figwidth())), fontsize=12)
     figure.savefig(path, format="png")
     plt.close(figure)
@@ -257,8 +270,9 @@ def _confidence(recording: Published, stamp: int) -> F32:
     return out
 
 
-def _draw_map(figure: Any, axis: Any, overview: Overview) -> None:
-    """The cloud and the path as published, seen obliquely: moved as one piece into the truth's world, if there is one."""
+def _draw_map(axis: Any, below: Any, overview: Overview) -> None:
+    """The cloud and the path as published, seen obliquely: moved as one piece into the truth's world, if there is one. below: axes for
+    the names of the lines, so that these cover nothing."""
     odom, truth = overview.odom_from_camera, overview.world_from_camera
     scale, rotation, translation = _world_from_odom(overview)
     path = np.stack([odom[t][:3, 3] for t in sorted(odom)])
@@ -292,24 +306,27 @@ def _draw_map(figure: Any, axis: Any, overview: Overview) -> None:
             s, r, t = geometry.umeyama(ours, real)
             paths.append((s * ours @ r.T + t, "#ffb000", "--", "estimated, scale fitted as scored"))
     paths = [(line @ seen, *how) for line, *how in paths]
-    for line, colour, style, label in paths:
-        wide = 6.0 if label == "true path" else 2.2  # so that it is visible under ours where they agree
-        axis.plot(*line[:, :2].T, "-", color="black", lw=wide + 1.5, alpha=0.8)
-        axis.plot(*line[:, :2].T, style, color=colour, lw=wide, label=label)
-        axis.plot(*line[0, :2], "o", color=colour, mec="black", ms=8)
     first = paths[0][0][:, :2]  # always in view: the true path, or ours if there is no other
-    around = np.percentile(xyz[:, :2], [1, 99], axis=0) if len(xyz) else first
+    around = np.percentile(xyz[:, :2], SHOWN, axis=0) if len(xyz) else first
     (x0, y0), (x1, y1) = (
         np.minimum(around.min(axis=0), first.min(axis=0)),
         np.maximum(around.max(axis=0), first.max(axis=0)),
     )
-    margin = 0.1 * max(x1 - x0, y1 - y0, 1e-3)
+    size = max(x1 - x0, y1 - y0, 1e-3)
+    thin = float(np.clip(np.ptp(first, axis=0).max() / size / WIDE_SHARE, 0.25, 1))  # else a small path is a blot
+    for line, colour, style, label in paths:
+        wide = thin * (WIDEST if label == "true path" else 0.4 * WIDEST)  # visible under ours where they agree
+        axis.plot(*line[:, :2].T, "-", color="black", lw=wide + 1.5 * thin, alpha=0.8)
+        axis.plot(*line[:, :2].T, style, color=colour, lw=wide, label=label)
+        axis.plot(*line[0, :2], "o", color=colour, mec="black", ms=4 + 4 * thin)
+    margin = 0.1 * size
     axis.set(xlim=(x0 - margin, x1 + margin), ylim=(y0 - margin, y1 + margin), aspect="equal")
     unit = "m" if known else "model units"
     axis.set(xlabel=f"to the right, {unit}", ylabel=f"up and away, {unit}", facecolor="0.25")
     axis.set_title(f"{overview.cloud}, from behind and above, cut above the camera", fontsize=11)
-    # below: inside, it would hide a path
-    figure.legend(loc="outside lower center", ncols=3, facecolor="0.6", fontsize=9)
+    below.axis("off")
+    handles = axis.get_legend_handles_labels()
+    below.legend(*handles, loc="center", ncols=3, facecolor="0.6", fontsize=9, borderaxespad=0)
 
 
 def _view(ways: F64) -> tuple[F64, F64, F64]:

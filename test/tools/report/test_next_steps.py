@@ -33,6 +33,34 @@ def test_a_model_that_has_learned_nothing_is_told_so():
     assert "delta 0.600, best trivial baseline 0.500" in of_model(ROOM_SCORES, "out")[0], "the best of both counts"
 
 
+def test_a_model_is_compared_with_the_weights_before():
+    def line(**before: float) -> str:
+        return of_model(ROOM_SCORES, "out", ("w.safetensors", {"delta": 0.6, "rotation_deg": 2.0} | before))[1]
+
+    assert line(delta=0.5).startswith(
+        "against w.safetensors, on the same rooms: depth (delta 0.600, before 0.500): better"
+    )
+    assert line(delta=0.5).endswith("The new one is better")
+    assert line(delta=0.7).endswith("Keep the one before") and "before 0.700): worse" in line(delta=0.7)
+    assert "Better in some, worse in some" in line(delta=0.7, rotation_deg=4.0)
+    assert line(delta=0.601).endswith("No difference that counts")
+    assert len(of_model(ROOM_SCORES, "out")) == 2, "there were none"
+
+
+def test_a_layer_plan_is_compared_with_the_one_before():
+    def lines(depth: float, read: float) -> list[str]:
+        return of_layer_plan("p", "", [{"depth": depth, "read": read}, {"depth": 0.02, "read": 0.4}])
+
+    assert (
+        "depth changes by 0.0100 (before 0.0200): better; 40% of the keys are read (before 40%): no better"
+        in lines(0.01, 0.4)[0]
+    )
+    assert lines(0.01, 0.4)[0].endswith("The new one is better") and lines(0.03, 0.4)[0].endswith("Keep the one before")
+    assert "Better in some, worse in some" in lines(0.01, 0.5)[0]
+    assert of_layer_plan("p", "", [])[0] == "the plan that held before is the same: nothing changes"
+    assert len(of_layer_plan("p", "", None)) == 1, "it was not compared"
+
+
 def test_learned_choices_are_compared_with_random_ones():
     assert "is better than a random one" in of_networks("p", {"refined, restored": 0.05, "refined, at random": 0.07})[0]
     alike = of_networks("p", {"refined, restored": 0.07, "refined, at random": 0.07})[0]
@@ -42,7 +70,8 @@ def test_learned_choices_are_compared_with_random_ones():
 @pytest.mark.parametrize(
     "lines",
     [of_predictor("p", 1, 0.5, None), of_model(ROOM_SCORES, "out"), of_networks("p", {"refined, restored": 1, "refined, at random": 2}),
-     of_layer_plan("plan.json", "w.safetensors")],
+     of_layer_plan("plan.json", "w.safetensors"), of_layer_plan("plan.json", "", []),
+     of_model(ROOM_SCORES, "out", ("w", ROOM_SCORES))],
 )  # fmt: skip
 def test_the_next_commands_parse(lines: list[str]) -> None:
     commands = re.findall(r"come_ros (\S+) ([^&]+)", lines[-1])
