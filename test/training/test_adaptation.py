@@ -191,8 +191,8 @@ def adapted(lessons: Lessons, validation: Sequence[Sequence[Keyframe]], steps: i
 def test_a_model_learns_from_another_ones_answers_and_each_run_alike(model: Any) -> None:
     found = as_the_model_says(model, 8)
     lessons, validation = Lessons.of(found[:6]), [found[4:8]]
-    first, second = (adapted(lessons, validation, 4) for _ in range(2))
-    assert first.learned and first.log[-1]["validation"] < 0.97 * first.log[0]["validation"]
+    first, second = (adapted(lessons, validation, 3) for _ in range(2))
+    assert first.learned and first.log[-1]["validation"] < 0.99 * first.log[0]["validation"]
     start = tiny("vggt", seed=4, std=0.05).state_dict()
     assert first.best is not None and second.best is not None
     moved = {name for name, x in first.best.state_dict().items() if not torch.equal(x, start[name])}

@@ -1,0 +1,93 @@
+"""What `come_ros adapt` is worth: each recording's first part teaches, its last part scores the weights before and after.
+
+  python test/benchmark/accuracy/adapt.py [--steps 150] [--only NAME ...]      -> results/adapt.json, .md
+
+fr3_cabinet (first half, second half), fr1_rpy_long and a rendered room (two thirds, one third), all with their truth, which is used for the
+scores only. What the weights have forgotten: 16 windows of validation rooms, which have nothing to do with the recordings. One thread;
+results are written after each recording.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.stamped import TINY, shared, write_result
+
+from come_ros.backbones.checkpoint import bundled_weights, load_vggt
+from come_ros.tools import cli
+from come_ros.tools.adapt import SCORES, WEIGHTS
+from come_ros.tools.demo import render_room
+from come_ros.tools.report.adapted import report
+from come_ros.training.judge import Judge
+
+RESULTS = Path(__file__).parent / "results"
+ROOM_SEED, ROOM_FRAMES = 20_000_750, 150
+ELSEWHERE = 16  # windows
+RECORDINGS = {"tum_fr3_cabinet": 0.5, "tum_fr1_rpy_long": 1 / 3, "room": 1 / 3}
+"""name -> share that is held out"""
+FORGOTTEN = ("abs_rel", "delta", "rotation_deg", "direction_deg")
+
+
+def adapted(name: str, steps: int, out: Path) -> dict[str, Any]:
+    """The result of one run, and the scores elsewhere. Raises RuntimeError if it gave none."""
+    source = (
+        render_room(out / "room", ROOM_SEED, ROOM_FRAMES, "320x240")
+        if name == "room"
+        else shared() / "data" / "real" / name
+    )
+    folder = out / f"adapted_{name}"
+    words = ["adapt", "--source", str(source), "-o", str(folder), "--overwrite", "--held", str(RECORDINGS[name])]
+    words += ["--steps", str(steps), "--minutes", "120", "--set", "threads=1", "--set", "device=cpu"]
+    if code := cli.main(words):
+        raise RuntimeError(f"come_ros {' '.join(words)} ended with {code}")
+    result: dict[str, Any] = json.loads((folder / SCORES).read_text())
+    judge = Judge.of("validation", ELSEWHERE, {}, side=168, patch=14)
+    weights = {"before": bundled_weights(), "after": str(folder / WEIGHTS)}
+    result["elsewhere"] = {which: judge(load_vggt(path))["rooms"] for which, path in weights.items()}
+    return result
+
+
+def text(found: dict[str, Any]) -> str:
+    lines = ["# Adapted to a recording: before and after", ""]
+    lines.append("Held-out parts; the truth is used for scores only. Each recording and each run is one sample.")
+    for name, result in found.items():
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            report(result),
+            "",
+            "Elsewhere, on validation rooms:",
+            "",
+            "| | before | after |",
+            "|---|---|---|",
+        ]
+        there = result["elsewhere"]
+        lines += [f"| {key} | {there['before'][key]:.3f} | {there['after'][key]:.3f} |" for key in FORGOTTEN]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--only", nargs="+", choices=list(RECORDINGS), default=list(RECORDINGS), metavar="NAME")
+    parser.add_argument(
+        "-o", "--out", default="out/adapt", help="where everything else is written (default %(default)s)"
+    )
+    args = parser.parse_args()
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {}
+    for name in args.only:
+        found[name] = adapted(name, args.steps, out)
+        write_result(RESULTS, "adapt", found, text(found), weights=TINY)
+    print(text(found))
+
+
+if __name__ == "__main__":
+    main()
