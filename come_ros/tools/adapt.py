@@ -39,6 +39,7 @@ from ..fleet.record import finished
 from ..interrupts import Interrupts
 from ..progress import doing
 from .arguments import add_config_arguments, configuration, training_folder
+from .bag import for_photographs
 from .eval.sources import Cut, Source
 from .eval.whole_recordings import MODES, baselines, followed, scored
 from .report.adapted import card, report, verdict
@@ -92,6 +93,7 @@ def run(args: argparse.Namespace) -> int:
     with Interrupts() as stopped:
         with stopped.raising():
             before, split = _prepared(args, config)
+            config = for_photographs(config, all(s.timed for s in split))
             taught = _taught(split, config, before, stopped)
             adaptation = _adaptation(args, config, taught)
         passes_s = (
@@ -152,13 +154,14 @@ def _check(args: argparse.Namespace) -> None:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
     """One recording: the part to learn from and the part that is held out. taught, held_stamps: number of images in the first, stamps of
-    the second."""
+    the second. timed: whether its images have times; else they are photographs."""
 
     source: Source
     first: Part
     last: Part
     taught: int
     held_stamps: tuple[int, ...]
+    timed: bool = True
 
     @property
     def held(self) -> Source:
@@ -170,6 +173,7 @@ def split_by_time(source: Source, held: float) -> Split:
     with source.open() as sequence:
         frames = progress.bar(sequence.iter_frames(), total=sequence.count, desc="reading stamps", unit="img")
         stamps = [frame.stamp_ns for frame in frames]
+        timed = sequence.timed
     low, high = (stamps[0], max(stamps)) if stamps else (0, 0)
     at_s = (1 - held) * (high - low) * 1e-9
     late = tuple(t for t in stamps if (t - low) * 1e-9 >= at_s)
@@ -177,7 +181,7 @@ def split_by_time(source: Source, held: float) -> Split:
         raise DatasetError(
             f"{source.name} has {len(stamps)} images, but {2 * LEAST_KEYFRAMES} or more are needed: record longer"
         )
-    return Split(source, Part(duration_s=at_s), Part(start_s=at_s), len(stamps) - len(late), late)
+    return Split(source, Part(duration_s=at_s), Part(start_s=at_s), len(stamps) - len(late), late, timed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -160,7 +160,12 @@ class Lessons:
         runs: list[list[Keyframe]] = [[]]
         before: Keyframe | None = None
         for keyframe in found:
-            if before is None or not before.supported or before.run != keyframe.run:
+            if (
+                before is None
+                or not before.supported
+                or before.run != keyframe.run
+                or before.image.shape != keyframe.image.shape
+            ):
                 runs.append([])
             if keyframe.supported:
                 runs[-1].append(keyframe)
@@ -173,8 +178,12 @@ class Lessons:
 
     def batch(self, rng: np.random.Generator, frames: int) -> Batch:
         """About `frames` frames: windows of one random length, degraded and mirrored at random. Needs at least one run."""
-        size = int(rng.choice([n for n in FRAMES if n <= max(map(len, self.runs))]))
-        runs = [run for run in self.runs if len(run) >= size]
+        # of images of one size, which longer recordings set more often
+        lengths = np.array([len(run) for run in self.runs], np.float64)
+        shape = self.runs[rng.choice(len(self.runs), p=lengths / lengths.sum())][0].image.shape
+        runs = [run for run in self.runs if run[0].image.shape == shape]
+        size = int(rng.choice([n for n in FRAMES if n <= max(map(len, runs))]))
+        runs = [run for run in runs if len(run) >= size]
         share = np.array([len(run) - size + 1 for run in runs], np.float64)
         windows = []
         for _ in range(max(1, frames // size)):

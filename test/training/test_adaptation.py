@@ -124,6 +124,18 @@ def test_a_batch_is_of_neighbours_and_a_mirrored_window_is_a_camera_in_the_mirro
     assert {2, 3, 4, 6, 8} == sizes and 5 < mirrored < 100
 
 
+def test_images_of_two_sizes_never_meet_in_a_batch() -> None:
+    wide = [_with_a_point(i) for i in range(5)]
+    tall = [
+        dataclasses.replace(k, **{n: getattr(k, n)[:42] for n in ("image", "log_depth", "log_confidence")})
+        for k in wide
+    ]
+    lessons = Lessons.of([*wide, *tall])
+    assert [len(run) for run in lessons.runs] == [5, 5]
+    rng = np.random.default_rng(2)
+    assert {lessons.batch(rng, 8)["images"].shape[-2] for _ in range(20)} == {HEIGHT, 42}
+
+
 def _with_a_point(i: int) -> Keyframe:
     """A keyframe that sees the point (0.4, 0.1, 2), with the principal point off the centre, at column 37.5."""
     k = K + [[0, 0, 3.0], [0, 0, 0], [0, 0, 0]]

@@ -176,7 +176,7 @@ def run(options: argparse.Namespace) -> int:
             )
             for _ in range(4 if config.reads_depth else 3)
         ]
-        config = _for_photographs(config, passes[0].timed)
+        config = for_photographs(config, passes[0].timed)
         truth = _poses_of_file("--gt", gt_file) if gt_file else passes[0].truth()
         odometry = _other_odometry(options, config, part)
         if options.gt and not truth:
@@ -280,7 +280,7 @@ def reading(source: str, options: argparse.Namespace, config: Config) -> Reading
     with open_sequence(source, **how, depth="none") as recording:
         count, timed = recording.count or 0, recording.timed
     images = min(-(-count // part.every), part.most or count)
-    return Reading(how, dataclasses.asdict(part), images, _for_photographs(config, timed))
+    return Reading(how, dataclasses.asdict(part), images, for_photographs(config, timed))
 
 
 def _check_folders(source: Path, out: Path) -> None:
@@ -332,7 +332,7 @@ def _offset_option(text: str | None, gt: str | None) -> float | str:
     return seconds
 
 
-def _for_photographs(config: Config, timed: bool) -> Config:
+def for_photographs(config: Config, timed: bool) -> Config:
     """Photographs (images without times) are all keyframes, unless keyframe.* are set."""
     if timed or config.keyframe != Config().keyframe:
         return config
