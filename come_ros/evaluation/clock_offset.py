@@ -66,12 +66,16 @@ def find_offset(estimate: Mapping[int, F64], truth: Mapping[int, F64]) -> Offset
     step = float(np.clip(np.median(steps) / 4, 0.002, 0.1))
     offsets, found = best_of(-t[-1], u[-1], step)
     best = int(np.argmax(found))
-    others = found[np.abs(offsets - offsets[best]) > max(1.0, 4 * step)]
-    lead = found[best] - others.max(initial=-np.inf)
-    if not found[best] >= LEAST_CORRELATION or lead < LEAST_LEAD:
-        top = f"{found[best]:.2f}" if np.isfinite(found[best]) else "none"
+    if not np.isfinite(found[best]):
         raise DatasetError(
-            f"--gt-offset auto found no offset that stands out (best correlation {top}, {lead:.2f} before others; "
+            "--gt-offset auto found no offset that stands out: at none do enough images lie within the true path, with speeds that vary "
+            "on both sides; give the offset in seconds"
+        )
+    others = found[np.abs(offsets - offsets[best]) > max(1.0, 4 * step)]
+    lead = found[best] - others.max(initial=-np.inf)  # infinite if there are no others
+    if found[best] < LEAST_CORRELATION or lead < LEAST_LEAD:
+        raise DatasetError(
+            f"--gt-offset auto found no offset that stands out (best correlation {found[best]:.2f}, {lead:.2f} before others; "
             f"{LEAST_CORRELATION} and {LEAST_LEAD} are needed): give the offset in seconds"
         )
     fine, again = best_of(offsets[best] - step, offsets[best] + step, step / 20)

@@ -40,11 +40,15 @@ def test_it_comes_back(offset_s: float, hz: float) -> None:
     assert abs(found.ns - offset) < 0.02e9 and found.correlation > 0.9
 
 
+@pytest.mark.filterwarnings("error")
 def test_nothing_is_made_up() -> None:
     truth = {i * 10**8: pose(i / 10) for i in range(200)}
     still = {i * 10**8: np.eye(4) for i in range(50)}
-    with pytest.raises(DatasetError, match=r"found no offset that stands out .* give the offset in seconds"):
+    with pytest.raises(DatasetError, match=r"at none do enough .* speeds that vary .* give the offset in seconds"):
         find_offset(still, truth)
+    seconds = {t: truth[t] for t in list(truth)[:30]}  # too short for any offset
+    with pytest.raises(DatasetError, match="at none do enough images lie within"):
+        find_offset({t: pose(t * 1e-9) for t in range(0, 10**11, 10**9)}, seconds)
     with pytest.raises(DatasetError, match="more than 8 poses"):
         find_offset(dict(list(truth.items())[:5]), truth)
     circle = {i * 10**8: transform(rotation_from_vector([0, 0, 0.1 * i]), np.zeros(3)) for i in range(100)}
