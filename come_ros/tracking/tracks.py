@@ -9,6 +9,9 @@ file does the bookkeeping.
 
 from __future__ import annotations
 
+from collections import deque
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +33,8 @@ MAX_RETURN = 0.7  # px: largest distance between the start and the end of forwar
 MAX_DIFFERENCE = 30.0  # grey levels per pixel: largest difference of two patches, after equal exposure
 # Descriptors cost about ten times as much as flow. At low image rates there is time for them as soon as flow loses some of the points; at
 # higher rates they are computed only when flow fails.
+# A blurred image has no descriptors that match. If few points are left at a high rate, the sharpest of the last images are tried, too.
+KEPT_IMAGES, TRIED, FEW = 6, 2, 50
 SELDOM_S = 0.15  # s between images from which on the rate is low
 WIDE, TORN = 0.75, 0.2  # descriptors are used when flow keeps a smaller share of the points: at low rates, at others
 
@@ -37,6 +42,14 @@ WIDE, TORN = 0.75, 0.2  # descriptors are used when flow keeps a smaller share o
 MEAN, SPREAD, MOST_GAIN = 120.0, 50.0, 4.0
 CORNER_BLOCK = 3
 LEAST_CORNER = 1e-7  # smaller eigenvalue of the gradients (OpenCV's unit) below which a corner is noise
+
+
+class _Seen(NamedTuple):
+    """An image and the points in it."""
+
+    image: U8
+    ids: I64
+    points: F32
 
 
 class Tracker:
@@ -54,6 +67,7 @@ class Tracker:
         self._ids = np.empty(0, np.int64)
         self._points = np.empty((0, 2), np.float32)
         self._described = Described.none()
+        self._before: deque[_Seen] = deque(maxlen=KEPT_IMAGES)  # images before the last one
 
     def track(self, gray: U8, stamp_ns: int = 0) -> Observations:
         """Returns the points in the next image, (H, W) uint8. An image of another size starts new points. Raises ValueError for other
@@ -67,27 +81,31 @@ class Tracker:
         image = equal_exposure(image)
         if self._last is not None and self._last.shape != image.shape:
             self.reset()
+        last = None if self._last is None else _Seen(self._last, self._ids, self._points)
         if self._last is None:
             self._remember(image)
             self._ids, self._points = self._described.ids, self._described.points
             self._thin(image.shape, POINTS)
         elif len(self._ids):
             points, good = flow(self._last, image, self._points)
-            least = WIDE if (stamp_ns - self._stamp_ns) * 1e-9 >= SELDOM_S else TORN
+            seldom = (stamp_ns - self._stamp_ns) * 1e-9 >= SELDOM_S
+            least = WIDE if seldom else TORN
             if len(good) >= LEAST_PAIRS and np.count_nonzero(good) < least * len(good):
-                self._bridge(self._last, image, points, good)
+                self._bridge(self._last, image, points, good, seldom)
             else:
                 self._ids, self._points = self._ids[good], points[good]
                 self._thin(image.shape)
         self._top_up(image)
+        if last is not None:
+            self._before.append(last)
         self._last, self._stamp_ns = image, stamp_ns
         self._count += 1
         # pixel centres of a halved image lie between two pixels of the original
         return Observations(self._ids.copy(), (self._points.astype(np.float64) + 0.5) * factor - 0.5)
 
-    def _bridge(self, last: U8, image: U8, points: F32, good: NDArray[np.bool_]) -> None:
+    def _bridge(self, last: U8, image: U8, points: F32, good: NDArray[np.bool_], seldom: bool) -> None:
         """Recognises points by their descriptors, and finds others by flow that starts where those predict them. points, good: result of
-        plain flow for all points of the last image."""
+        plain flow for all points of the last image. seldom: whether the image rate is low."""
         if not (self._described.image == self._count - 1).any():
             self._remember(last, -1)
         known = self._described
@@ -112,10 +130,35 @@ class Tracker:
         both = consistent(np.concatenate([before, self._points[rows]]), np.concatenate([after, points[rows]]))
         if len(both) >= LEAST_PAIRS:
             good[rows] = both[len(before) :]
-        ids = np.concatenate([self._ids[good], now.ids])
+        ids, places = np.concatenate([self._ids[good], now.ids]), np.concatenate([points[good], now.points])
+        if (
+            not seldom
+            and self._before
+            and np.isin(ids, np.concatenate([seen.ids for seen in self._before])).sum() < FEW
+        ):
+            sharpest = sorted(self._before, key=lambda seen: sharpness(seen.image), reverse=True)
+            for seen in sharpest[:TRIED]:
+                again, where = self._from(seen, image, now)
+                new = ~np.isin(again, ids)
+                ids, places = np.concatenate([ids, again[new]]), np.concatenate([places, where[new]])
         order = np.argsort(ids)
-        self._ids, self._points = ids[order], np.concatenate([points[good], now.points])[order]
+        self._ids, self._points = ids[order], places[order]
         self._thin(image.shape, POINTS)
+
+    def _from(self, seen: _Seen, image: U8, now: Described) -> tuple[I64, F32]:
+        """Ids (n,) and places (n, 2) of points of an earlier image in this one, by flow that starts where descriptors predict them."""
+        known = describe(seen.image, BORDER, 0, 0)
+        there, here = pairs(known, now)
+        before, after = known.points[there], now.points[here]
+        fits = consistent(before, after)
+        guess = warped(seen.points, before[fits], after[fits])
+        if guess is None:
+            return seen.ids[:0], seen.points[:0]
+        points, good = flow(seen.image, image, seen.points, guess)
+        rows = np.flatnonzero(good)
+        together = np.concatenate([before[fits], seen.points[rows]]), np.concatenate([after[fits], points[rows]])
+        rows = rows[consistent(*together)[np.count_nonzero(fits) :]]
+        return seen.ids[rows], points[rows]
 
     def _remember(self, image: U8, back: int = 0) -> None:
         """Describes the points of an image, to recognise them later."""
@@ -160,6 +203,11 @@ def equal_exposure(gray: U8) -> U8:
     gain = min(MOST_GAIN, SPREAD / max(spread, 1.0))
     levels = (np.arange(256) - mean) * gain + MEAN
     return np.asarray(cv2.LUT(gray, np.clip(np.rint(levels), 0, 255).astype(np.uint8)), np.uint8)
+
+
+def sharpness(gray: U8) -> float:
+    """Variance of the Laplacian of an image (H, W)."""
+    return float(cv2.meanStdDev(cv2.Laplacian(gray, cv2.CV_16S))[1][0, 0])
 
 
 def flow(before: U8, after: U8, points: F32, guess: F32 | None = None) -> tuple[F32, NDArray[np.bool_]]:

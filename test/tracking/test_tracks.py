@@ -181,6 +181,20 @@ def test_points_that_were_out_of_sight_are_known_again():
     assert len(off) > 100 and np.mean(off < 2.0) > 0.95
 
 
+def test_a_sharp_image_before_blurred_ones_is_a_bridge():
+    """In two blurred images of a fast turn hardly any point of the views before and after it is found."""
+    world = textured(5, 500, 1200)
+
+    def blurred(x: float) -> np.ndarray:
+        return np.mean([seen(world, x + shift, 100) for shift in range(-48, 49, 4)], axis=0).astype(np.uint8)
+
+    images = [seen(world, 40, 100), seen(world, 44, 100), blurred(150), blurred(260), seen(world, 120, 104)]
+    tracker = Tracker()
+    _, before, *_, after = (tracker.track(image, i * 66_000_000) for i, image in enumerate(images))
+    off = errors(before, affine(44, 100, 0), after, affine(120, 104, 0))
+    assert len(off) > 60 and np.mean(off < 2.0) > 0.95
+
+
 def test_descriptors_give_the_same_tracks_on_any_number_of_threads():
     world, runs, before = textured(4, 500, 900), [], cv2.getNumThreads()
     try:
