@@ -30,6 +30,7 @@ from .config_groups import (
     Oom,
     Refine,
     Scale,
+    ShutterParameters,
     StreamParameters,
     Sync,
     Tf,
@@ -161,6 +162,7 @@ class Config:
     map: Map = field(default_factory=Map)
     sync: Sync = field(default_factory=Sync)
     refine: Refine = field(default_factory=Refine)
+    shutter: ShutterParameters = field(default_factory=ShutterParameters)
     odometry: OdometryParameters = field(default_factory=OdometryParameters)
     loop: Loop = field(default_factory=Loop)
     scale: Scale = field(default_factory=Scale)

@@ -450,6 +450,28 @@ class Refine:
 
 
 @dataclass(frozen=True)
+class ShutterParameters:
+    mode: str = parameter(
+        "auto",
+        "auto: estimate from tracked points how long the camera reads an image out, row by row; global: all rows are exposed at once; "
+        "rolling: shutter.readout_ms",
+        choices=("auto", "global", "rolling"),
+    )
+    readout_ms: float = parameter(
+        0.0,
+        "time from the first row of an image to the last one, ms; negative for a camera that is mounted upside down",
+        low=-100.0,
+        high=100.0,
+        only=("shutter.mode", ("rolling",)),
+    )
+
+    @property
+    def readout_s(self) -> float | None:
+        """s; None if it has to be estimated."""
+        return {"auto": None, "global": 0.0, "rolling": 1e-3 * self.readout_ms}[self.mode]
+
+
+@dataclass(frozen=True)
 class OdometryParameters:
     rate: str = parameter(
         "image",

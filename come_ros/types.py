@@ -70,12 +70,19 @@ class Observations:
     """The pixels at which points of the scene are seen in one image.
 
     ids: (n,) int64, ascending; an id denotes the same point in all images of the run. pixels: (n, 2) float64, x and y in the
-    rectified image; pixel centres lie at whole numbers. world: number of the world, counted from the start.
+    rectified image; pixel centres lie at whole numbers. world: number of the world, counted from the start. at_once: (n, 2) where a
+    camera that exposes all rows at the stamp would see them; None if this one does.
     """
 
     ids: I64
     pixels: F64
     world: int = 0
+    at_once: F64 | None = None
+
+    @property
+    def steady(self) -> F64:
+        """(n, 2) pixels that fit one pose of the camera: `at_once`, otherwise `pixels`."""
+        return self.pixels if self.at_once is None else self.at_once
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -151,7 +151,7 @@ class Scene:
         """Collects all observations of points that at least one new frame sees, frame by frame."""
         seen = [k.seen for k in old] + [f.observations or _NOTHING for f in self.fresh]
         ids = np.concatenate([s.ids for s in seen])
-        pixels = np.concatenate([s.pixels for s in seen])
+        pixels = np.concatenate([s.steady for s in seen])
         frame = np.repeat(np.arange(len(seen)), [len(s) for s in seen])
         sampled = [image.at(s.pixels) for image, s in zip(self.images, seen[self.first_new :], strict=True)]
         by_network = [v + t @ c for (v, t), c in zip(sampled, self.expected, strict=True)]

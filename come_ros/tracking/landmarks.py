@@ -32,7 +32,8 @@ def landmarks_of(submap: Submap, plans: list[CropResize], covariance: F64) -> La
         z = np.full(len(seen), np.nan)
         z[inside] = depth[y[inside], x[inside]]
         good = np.isfinite(z)
-        rays = np.column_stack([(pixels - k[:2, 2]) / k[[0, 1], [0, 1]], np.ones(len(pixels))])[good]
+        steady = (seen.steady + 0.5 - [plan.left, plan.top]) * plan.scale - 0.5
+        rays = np.column_stack([(steady - k[:2, 2]) / k[[0, 1], [0, 1]], np.ones(len(steady))])[good]
         ids.append(seen.ids[good])
         positions.append((rays * z[good, None]) @ pose[:3, :3].T + pose[:3, 3])
         anchors.append(np.tile(pose[:3, 3], (len(rays), 1)))

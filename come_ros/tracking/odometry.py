@@ -26,6 +26,7 @@ from ..window import TIME_JUMP_NS
 from .drift import UNDERSTATED, carried
 from .points import Points, guessed
 from .resection import resect
+from .shutter import Shutter
 from .tracks import Tracker
 
 PIXEL_SIGMA, SIGMA_WIDTH = 0.7, 640  # px: error of flow, with drift along a track, in an image of this width or less
@@ -60,7 +61,8 @@ class Located:
     odom_from_camera: (4, 4). covariance: (6, 6) of position (odometry units), then rotation (rad, a vector from the left), in the odometry
     frame. twist: (6,) linear (odometry units/s) and angular (rad/s), in the camera's frame. twist_covariance: (6, 6). points, inliers:
     number of known points, and of those that fit. error: px, median residual of the inliers, NaN without any. lost: too few points fit,
-    so the pose is extrapolated. scale: of the odometry's unit. world: number of the world that the pose belongs to.
+    so the pose is extrapolated. scale: of the odometry's unit. world: number of the world that the pose belongs to. readout_ms: of the
+    shutter, as used (shutter.py).
     """
 
     frame: Frame
@@ -74,6 +76,7 @@ class Located:
     lost: bool
     scale: Scale = NO_SCALE
     world: int = 0
+    readout_ms: float = 0.0
 
 
 class LocatedCounts:
@@ -81,22 +84,24 @@ class LocatedCounts:
 
     def __init__(self) -> None:
         self.lost = 0
+        self._readout_ms = 0.0
         self._rows: list[tuple[int, int, float]] = []
 
     def add(self, located: Located) -> None:
         self.lost += located.lost
+        self._readout_ms = located.readout_ms
         self._rows.append((located.points, located.inliers, located.error))
 
     def result(self) -> dict[str, float]:
         """images: number of images with a pose. lost: those of them whose pose was extrapolated. points, inliers, error_px: medians over
-        the images."""
+        the images. readout_ms: of the shutter, as used for the last one."""
         if not self._rows:
             return {"images": 0, "lost": 0}
         points, inliers, error = np.array(self._rows).T
         fits = error[np.isfinite(error)]
         return {
             "images": len(self._rows), "lost": self.lost, "points": float(np.median(points)), "inliers": float(np.median(inliers)),
-            "error_px": float(np.median(fits)) if len(fits) else float("nan"),
+            "error_px": float(np.median(fits)) if len(fits) else float("nan"), "readout_ms": self._readout_ms,
         }  # fmt: skip
 
 
@@ -113,7 +118,9 @@ class Odometry:
         self.world = 0
         self.timeline = Timeline()
         self._lock = threading.Lock()
-        self._trackers = [Tracker(i * CAMERA_IDS) for i in range(max(1, len(config.camera_names)))]
+        cameras = range(max(1, len(config.camera_names)))
+        self._trackers = [Tracker(i * CAMERA_IDS) for i in cameras]
+        self._shutters = [Shutter(config.shutter.readout_s) for _ in cameras]
         self._begin()
 
     def _begin(self) -> None:
@@ -137,8 +144,9 @@ class Odometry:
             self.world += 1
 
     def _restart(self) -> None:
-        for tracker in self._trackers:
+        for tracker, shutter in zip(self._trackers, self._shutters, strict=True):
             tracker.reset()
+            shutter.reset()
         self._begin()
 
     def add(self, frame: Frame) -> tuple[Frame, list[Located]]:
@@ -154,8 +162,8 @@ class Odometry:
                 return frame, []
             poses = self._catch_up()
             first, *others = (
-                dataclasses.replace(each, observations=self._seen(tracker, each))
-                for tracker, each in zip(self._trackers, frame.all_cameras, strict=False)
+                dataclasses.replace(each, observations=self._seen(tracker, shutter, each))
+                for tracker, shutter, each in zip(self._trackers, self._shutters, frame.all_cameras, strict=False)
             )
             frame = dataclasses.replace(first, others=tuple(others))
             if self.config.odometry.rate != "image":  # only the bundle uses the points
@@ -225,9 +233,14 @@ class Odometry:
             )  # fmt: skip
         return True
 
-    def _seen(self, tracker: Tracker, frame: Frame) -> Observations:
+    def _seen(self, tracker: Tracker, shutter: Shutter, frame: Frame) -> Observations:
         gray = np.asarray(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY), np.uint8)
-        return dataclasses.replace(tracker.track(gray, frame.stamp_ns), world=self.world)
+        seen = tracker.track(gray, frame.stamp_ns)
+        k = frame.intrinsics
+        if k is None and self._landmarks is not None and self._landmarks.camera == frame.camera:
+            k = self._landmarks.intrinsics
+        at_once = shutter.at_once(seen.ids, seen.pixels, gray.shape, frame.stamp_ns, k)
+        return dataclasses.replace(seen, world=self.world, at_once=at_once)
 
     def _move(self, before: F64, after: F64, landmarks: Landmarks) -> None:
         """Moves all that was estimated since a keyframe from its old pose `before` to its new pose `after`."""
@@ -264,7 +277,7 @@ class Odometry:
 
         _, rows, here = np.intersect1d(self._points.ids, seen.ids, assume_unique=True, return_indices=True)
         known = self._points.at(rows).rays
-        fit = resect(known, seen.pixels[here], k, sigma, expected, prior)
+        fit = resect(known, seen.steady[here], k, sigma, expected, prior)
         inliers = int(np.count_nonzero(fit.inliers))
         lost = inliers < max(MIN_INLIERS, MIN_SHARE * len(here))
         if not lost:
@@ -304,7 +317,7 @@ class Odometry:
             twist_covariance = noise**2 * weights * turn @ by_pixels @ turn.T + unseen
         return Located(
             frame, pose @ self._offset, total, twist, twist_covariance, len(here), inliers, error, lost, landmarks.scale,
-            self.world,
+            self.world, 1e3 * self._shutters[0].readout_s,
         )  # fmt: skip
 
     def _expected(self, stamp_ns: int, dt: float, landmarks: Landmarks) -> tuple[F64, F64]:

@@ -81,7 +81,7 @@ def guessed(seen: Observations, known: NDArray[np.intp], depth: F64, world_from_
     """New points for the observations `seen` that are not `known`. known: (m,) rows of `seen`, m >= 1. depth: (m,) z-depth of those
     rows, from which the others take theirs."""
     new = np.setdiff1d(np.arange(len(seen)), known)
-    pixels, told = seen.pixels[new], seen.pixels[known]
+    pixels, told = seen.steady[new], seen.steady[known]
     away = (pixels**2).sum(axis=1)[:, None] + (told**2).sum(axis=1) - 2.0 * pixels @ told.T
     count = min(NEIGHBOURS, len(known))
     near = np.argpartition(away, count - 1, axis=1)[:, :count]

@@ -107,11 +107,11 @@ def best_resection(
     return tried[best], costs[best][1]
 
 
-def turn_between(before: F64, now: F64) -> F64:
+def turn_between(before: F64, now: F64, steps: int = TURN_STEPS) -> F64:
     """(3, 3) before_from_now of a camera that moves little compared with the distance of the points. now, before: (n, 3) unit vectors to
-    the same points in the axes of each camera, n >= 1. Robust."""
+    the same points in the axes of each camera, n >= 1. steps: of reweighting. Robust."""
     weights = np.ones(len(now))
-    for _ in range(TURN_STEPS):
+    for _ in range(steps):
         turn = nearest_rotation(np.einsum("n,ni,nj->ij", weights, before, now))
         off = np.linalg.norm(before - now @ turn.T, axis=1)
         weights = 1 / (1 + (off / max(float(np.median(off)), 1e-6)) ** 2)

@@ -38,7 +38,7 @@ class World:
         self.noise, self.blind, self.now = np.random.default_rng(1), False, 0
         self.sigma = noise
 
-    def seen(self, tracker: object, frame: Frame) -> Observations:
+    def seen(self, tracker: object, shutter: object, frame: Frame) -> Observations:
         pixels = project((POINTS - pose_at(self.now)[:3, 3]) @ pose_at(self.now)[:3, :3], K)
         good = ((pixels >= 0) & (pixels <= [319, 239])).all(axis=1) & (not self.blind)
         noisy = pixels[good] + self.sigma * self.noise.standard_normal((int(good.sum()), 2))

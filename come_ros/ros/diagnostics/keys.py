@@ -118,6 +118,7 @@ OUTPUT: Mapping[str, str] = {
     "pose_error_px": "their reprojection error, median, px",
     "pose_priority": "raised: tracking goes before the model and other processes; normal: not permitted (CAP_SYS_NICE, `ulimit -e`)",
     "pose_lost": "images since configure whose pose was only extrapolated",
+    "shutter_readout_ms": "time in which the camera reads an image out, as used; 0: all rows at once, or unknown yet (`shutter.mode`)",
 }
 
 STATUSES: Mapping[str, Mapping[str, str]] = {"input": INPUT, "inference": INFERENCE, "output": OUTPUT}

@@ -346,6 +346,7 @@ def _pose_values(telemetry: Telemetry) -> dict[str, object]:
         "pose_error_px": "nan" if last is None else f"{last.error:.2f}",
         "pose_priority": {None: "nan", True: "raised", False: "normal"}[telemetry.goes_first],
         "pose_lost": telemetry.lost,
+        "shutter_readout_ms": "nan" if last is None else f"{last.readout_ms:.1f}",
     }
 
 
