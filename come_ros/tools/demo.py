@@ -89,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
     except Stopped as stop:
         recorded = (out / "output.mcap").exists()
         raise Stopped(stop.number, f"what was recorded so far is in {shown(out)}" if recorded else "") from None
+    from .report.next_steps import of_results, tell
     from .report.tables import table
     from .report.verdict import of_metrics
     from .report.view import no_view
@@ -105,6 +106,8 @@ def run(options: argparse.Namespace) -> int:
     if without_view:
         text += f"\nview/ is missing: {without_view}"
     print_result(options, {**metrics, "folder": str(out), "files": files}, text)
+    if not without_view:
+        tell(of_results(shown(out)))
     if stopped is not None:
         raise stopped
     if problems:

@@ -64,6 +64,7 @@ from ...types import F64
 from ...view.page import FOLDER as VIEW
 from ..arguments import add_config_arguments, configuration
 from ..report.bag_report import table, truth_problem
+from ..report.next_steps import of_results, tell
 from ..report.results import ResultFolder
 from ..report.tables import for_json
 from ..report.view import no_view
@@ -230,6 +231,8 @@ def run(options: argparse.Namespace) -> int:
     if without_view:
         text += f"\n{VIEW}/ is missing: {without_view}"
     print_result(options, {**for_json(job.metrics), "folder": str(options.out), "files": files}, text)
+    if not without_view and failure is None and not problems:
+        tell(of_results(shown(options.out)))
     if stopped.number is not None:
         raise Stopped(stopped.number, f"what came of {job.read} images is in {shown(options.out)}")
     if failure is not None and not isinstance(failure, ComeRosError):

@@ -18,6 +18,11 @@ def tell(lines: Iterable[str]) -> None:
         print(*lines, sep="\n", file=sys.stderr)
 
 
+def of_results(folder: str) -> list[str]:
+    """After bag and demo."""
+    return [f"next: come_ros view {folder}"]
+
+
 def _compared(ours: float, other: float, larger_is_better: bool) -> str:
     """better, worse, or no better."""
     gain = ours - other if larger_is_better else other - ours

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from come_ros.tools.report.next_steps import of_layer_plan, of_model, of_networks, of_predictor
+from come_ros.tools.report.next_steps import of_layer_plan, of_model, of_networks, of_predictor, of_results
 
 ROOM_SCORES = {
     "delta": 0.6, "constant delta": 0.4, "mean map delta": 0.5, "rotation_deg": 2.0, "identity rotation_deg": 6.0,
@@ -70,7 +70,7 @@ def test_learned_choices_are_compared_with_random_ones():
 @pytest.mark.parametrize(
     "lines",
     [of_predictor("p", 1, 0.5, None), of_model(ROOM_SCORES, "out"), of_networks("p", {"refined, restored": 1, "refined, at random": 2}),
-     of_layer_plan("plan.json", "w.safetensors"), of_layer_plan("plan.json", "", []),
+     of_results("out"), of_layer_plan("plan.json", "w.safetensors"), of_layer_plan("plan.json", "", []),
      of_model(ROOM_SCORES, "out", ("w", ROOM_SCORES))],
 )  # fmt: skip
 def test_the_next_commands_parse(lines: list[str]) -> None:
