@@ -32,6 +32,16 @@ def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
         environment["GOMP_SPINCOUNT"] = SPINS
 
 
+def multiply_alone(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Sets OPENBLAS_NUM_THREADS to 1 for this process and its children, unless the user configured threads. It is read when numpy is
+    imported; the model's threads are those of torch and do not depend on it.
+
+    The matrices of bundle and tracking are so small that waking a second thread takes longer than their product.
+    """
+    if not {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"} & environment.keys():
+        environment["OPENBLAS_NUM_THREADS"] = "1"
+
+
 class Cores:
     """Load of the cores that this process may use, from /proc/stat; without that file they count as neither idle nor taken."""
 
@@ -81,9 +91,11 @@ _begun: Cores | None = None
 
 
 def begin() -> None:
-    """Call first in a program, before torch is imported: sets how threads wait, and starts to measure the load of the machine."""
+    """Call first in a program, before numpy and torch are imported: sets how threads wait and multiply, and starts to measure the load
+    of the machine."""
     global _begun
     spin_briefly()
+    multiply_alone()
     _begun = Cores()
 
 

@@ -16,7 +16,7 @@ from fakes import PretendedTime
 
 from come_ros import thread_governor
 from come_ros.thread_governor import ThreadGovernor, choices, measured_cost
-from come_ros.threads import FIRST, Cores, go_first, spin_briefly, threads_at_start, usable_threads
+from come_ros.threads import FIRST, Cores, go_first, multiply_alone, spin_briefly, threads_at_start, usable_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 ALONE = {1: 0.211, 2: 0.121}  # s: a window of 8 frames on two idle cores, as measured
@@ -245,6 +245,16 @@ def test_how_threads_wait_is_left_to_who_has_chosen_it() -> None:
     environment = {}
     spin_briefly(environment)
     assert 0 < int(environment["GOMP_SPINCOUNT"]) <= 10_000
+
+
+def test_numpy_multiplies_in_one_thread_unless_the_user_has_chosen() -> None:
+    for given in ({"OPENBLAS_NUM_THREADS": "3"}, {"OMP_NUM_THREADS": "2"}):
+        environment = dict(given)
+        multiply_alone(environment)
+        assert environment == given
+    environment = {}
+    multiply_alone(environment)
+    assert environment == {"OPENBLAS_NUM_THREADS": "1"}
 
 
 @pytest.mark.parametrize("program", ["from come_ros.tools.cli import main; main(['bench', '--help'])"])

@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = parser.parse_args(argv[:1] or ["--help"]).command  # --help and --version exit here
     from ..threads import begin
 
-    begin()  # before torch is imported
+    begin()  # before numpy and torch are imported
     try:
         code = _run_node(argv[1:]) if name == "node" else _run_tool(name, argv[1:])
         sys.stdout.flush()  # here, where it can be told what went wrong
