@@ -7,12 +7,9 @@ import numpy as np
 from ..types import F64
 
 FIRST_LEVEL, GROWTH = 20_000, 4  # points; each further level holds so many times as many, with those before
-FIRST_POINTS = 500_000  # until it is known how fast the browser draws
-TURN_S, REST_S, QUICK_S = (
-    0.12,
-    1.0,
-    0.04,
-)  # of a frame: at most while turned; at most at rest; below, one level more the next time
+FIRST_POINTS, TURN_POINTS = 500_000, 100_000  # at rest, and while turned, until it is known how fast the browser draws
+TURN_S, QUICK_S = 0.12, 0.04  # of a frame while turned: at most; below, one level more the next time
+REST_S = 0.5  # of a frame at rest, at most: viser draws one every second, and a turn has to wait for it
 STILL_S = 0.5  # without a report, after which the view is at rest
 PAUSE_S, GAPS = 15.0, 4  # no frame takes as long: nothing was turned in between; gaps between reports that decide
 
@@ -37,7 +34,7 @@ class Detail:
     def __init__(self, points: int) -> None:
         self._sizes = shares_of(points)[1:] * points
         self.turning, self._point_s = False, float("nan")
-        self._turned_level = self.level = self._most_of(FIRST_POINTS)
+        self._turned_level, self.level = self._most_of(TURN_POINTS), self._most_of(FIRST_POINTS)
         self._last_s: dict[int, float] = {}
         self._gaps: list[float] = []  # the last GAPS between reports, s
 

@@ -147,7 +147,8 @@ def test_in_a_browser_a_click_on_a_camera_shows_its_pictures(viewer: Viewer, bro
 def test_a_large_cloud_is_drawn_in_part_while_it_is_turned(content: Content, monkeypatch: pytest.MonkeyPatch) -> None:
     total = len(content.cloud)
     monkeypatch.setattr("come_ros.view.detail.FIRST_LEVEL", total // 8)
-    monkeypatch.setattr("come_ros.view.detail.FIRST_POINTS", total // 2)
+    for name in ("FIRST_POINTS", "TURN_POINTS"):
+        monkeypatch.setattr(f"come_ros.view.detail.{name}", total // 2)
     monkeypatch.setattr("come_ros.view.detail.TURN_S", 1e9)  # however slowly the test runs
     monkeypatch.setattr("come_ros.view.detail.REST_S", 1e9)
     with viser_server("127.0.0.1", 0) as server:
