@@ -26,6 +26,9 @@ from .motion_losses import depth_loss, motion_loss
 from .recipes import some_frames
 from .tiny import descend
 
+HARM = 1.1  # greatest growth of any of these on the validation windows at a step that is kept: with few images, rotation is forgotten
+UNHARMED = ("rotation", "direction", "points")
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -37,11 +40,11 @@ class Plan:
     steps: int = 300
     batch: int = 12
     rate: float = 2e-4
-    trunk: float = 0.2
+    trunk: float = 0.1
     warm_up: int = 20
     average: float = 0.98
-    validate: int = 25
-    patience: int = 4
+    validate: int = 15
+    patience: int = 5
     weights: Mapping[str, float] = dataclasses.field(
         default_factory=lambda: {
             "turn": 5.0, "direction": 5.0, "length": 5.0, "distance": 5.0, "points": 1.0, "depth": 0.3, "sure": 0.05,
@@ -65,7 +68,8 @@ def encodings_of(world_from_camera: Tensor, intrinsics: Tensor, size: tuple[int,
 
 
 def losses(model: GeometryModel, batch: Batch) -> dict[str, Tensor]:
-    """Each term for one batch, unweighted but for what motion_loss weighs."""
+    """Each term for one batch, unweighted but for what motion_loss weighs; and the mean error of the rotation about the first frame in
+    deg, which only validation reads."""
     images = batch["images"].float() / 255
     size = (images.shape[-2], images.shape[-1])
     want = targets(batch)
@@ -90,8 +94,10 @@ def losses(model: GeometryModel, batch: Batch) -> dict[str, Tensor]:
     found = encodings_of(out["world_from_camera"].float(), out["intrinsics"].float(), size)
     depth, _ = depth_loss(log_depth - unit[:, None, None, None], dense)
     confidence = out["depth_conf"].float().clamp_min(1e-6).log() - batch["log_confidence"][:, rows]
+    between = (found[..., 3:7] * turned[..., 3:7]).sum(-1)[:, 1:].abs().clamp(max=1.0)
     return {
         **motion_loss(found[None], turned),
+        "rotation": torch.rad2deg(2 * between.detach().acos()).mean(),
         "points": taught / len(unit),
         "depth": depth.mean(),
         "sure": confidence.abs().clamp_max(4).mean(),
@@ -99,8 +105,8 @@ def losses(model: GeometryModel, batch: Batch) -> dict[str, Tensor]:
 
 
 class Adaptation:
-    """A run of it. model: in training. best: the moving average with the least loss on the validation windows so far, None before the
-    first validation. log: one entry for each validation."""
+    """A run of it. model: in training. best: the moving average with the least loss on the validation windows so far, of the steps that do
+    no HARM; None before the first validation. log: one entry for each validation."""
 
     def __init__(
         self, model: GeometryModel, lessons: Lessons, validation: Sequence[Sequence[Keyframe]], plan: Plan, seed: int
@@ -140,7 +146,12 @@ class Adaptation:
 
     @property
     def _best_entry(self) -> int:
-        return int(np.argmin([entry["validation"] for entry in self.log]))
+        """Index in the log."""
+        return int(np.argmin([entry["validation"] if self._harmless(entry) else math.inf for entry in self.log]))
+
+    def _harmless(self, entry: Mapping[str, Any]) -> bool:
+        start = self.log[0] if self.log else entry
+        return all(entry[name] <= HARM * start[name] for name in UNHARMED)
 
     def learn(self) -> float:
         """One step. Returns its loss."""
@@ -163,7 +174,9 @@ class Adaptation:
                 for name, x in {**found, "validation": self._total(found)}.items():
                     terms[name] = terms.get(name, 0.0) + float(x) / len(self._validation)
         entry = {"step": self.step, **{name: round(x, 5) for name, x in terms.items()}}
-        if self.best is None or entry["validation"] < self.log[self._best_entry]["validation"]:
+        if self.best is None or (
+            self._harmless(entry) and entry["validation"] < self.log[self._best_entry]["validation"]
+        ):
             self.best = copy.deepcopy(model)
         self.log.append(entry)  # last: a signal may end this anywhere
         return entry

@@ -77,6 +77,10 @@ def test_a_model_has_nothing_to_learn_from_itself_in_whatever_unit(model: Any, u
             for i, k in enumerate(window)
         ]
         other = losses(model, plain_batch(turned))
+    rotation = own.pop("rotation"), other["rotation"]
+    assert float(rotation[0]) < 0.2 and float(rotation[1]) == pytest.approx(np.degrees(0.45), abs=1), (
+        "mean of 0.3 and 0.6"
+    )
     assert {name: float(x) for name, x in own.items() if float(x) > 0.01} == {}  # depth is stored in half precision
     assert float(other["turn"]) > 0.02 and float(other["points"]) == pytest.approx(float(own["points"]), abs=1e-3)
 
@@ -215,11 +219,16 @@ def test_a_model_learns_from_another_ones_answers_and_each_run_alike(model: Any)
 
 
 def test_training_ends_when_nothing_is_gained_and_keeps_the_best(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = iter([5.0, 4.0, 3.0, 3.5, 3.5, 3.5, 3.5, 0.0])
+    told = iter(
+        [(5.0, 0), (4.0, 0.05), (3.0, 0.05), (2.0, 0.2), (3.5, 0), (3.5, 0), (0.0, 0)]
+    )  # loss, growth of the rotation's error
 
     def made_up(model: Any, batch: Any) -> dict[str, torch.Tensor]:
-        value = torch.tensor(next(told)) if not torch.is_grad_enabled() else next(model.parameters()).sum() * 0
-        return {name: value if name == "depth" else value * 0 for name in Plan().weights}
+        if torch.is_grad_enabled():
+            return dict.fromkeys(Plan().weights, next(model.parameters()).sum() * 0)
+        value, harmed = next(told)
+        names = {**dict.fromkeys(Plan().weights, 0.0), "depth": value / 0.3, "rotation": 3.0 * (1 + harmed)}
+        return {name: torch.tensor(x) for name, x in names.items()}
 
     monkeypatch.setattr(adaptation, "losses", made_up)
     found = [keyframe(i) for i in range(6)]
