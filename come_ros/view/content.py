@@ -19,7 +19,10 @@ from . import COLUMNS, MOST_KEYFRAMES, MOST_POINTS
 from .colours import painted, span
 from .keyframes import Shown, evenly, shown_of
 
-SAMPLES = 3000  # points of each frame that tell when, and from how far, the points of the map were seen
+SAMPLES, MOST_SAMPLES = (
+    3000,
+    1_500_000,
+)  # points of each frame, and of all, that say when and from where the map was seen
 CELLS = 200  # along the scene: of several sightings in a cell the first counts
 MOST_LANDMARKS = 20_000
 MODES = ("colour", "confidence", "height", "age")
@@ -98,10 +101,11 @@ def content_of(
     start_ns = min([*results.trajectory, *results.odometry, *results.stamps_ns], default=0)
     shown, sightings, seen_s = [], [], []
     chosen = {results.stamps_ns[row] for row in evenly(len(results.stamps_ns), most_keyframes)}
+    samples = max(1, min(SAMPLES, MOST_SAMPLES // max(1, len(results))))
     for frame in progress.bar(results.frames(), total=len(results), desc="reading frames", unit="frame"):
         time_s = (frame.stamp_ns - start_ns) * 1e-9
         places, _ = frame.points()
-        some = places[:: max(1, len(places) // SAMPLES)]
+        some = places[:: max(1, len(places) // samples)]
         far = np.linalg.norm(some - frame.world_from_camera[:3, 3].astype(np.float32), axis=1)
         sightings.append(np.column_stack([some, far]).astype(np.float32))
         seen_s.append(np.full(len(some), time_s, np.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import made_results as made
 import numpy as np
@@ -12,6 +13,7 @@ pytest.importorskip("rosbags", reason="rosbags is not installed: pip install '.[
 pytest.importorskip("mcap", reason="mcap is not installed: pip install '.[tools]'")
 
 from come_ros.results import open_results
+from come_ros.view import content as module
 from come_ros.view.colours import painted
 from come_ros.view.content import Content, _in_unit_of, content_of, limits_of, painted_cloud
 from come_ros.view.content import Path as Path_
@@ -35,6 +37,21 @@ def test_the_cloud_is_the_maps_with_when_it_was_seen(content: Content) -> None:
         rows = of_frame == frame
         far = np.linalg.norm(cloud.places[rows] - made.pose(frame)[:3, 3], axis=1)
         assert np.median(np.abs(cloud.range[rows] / far - 1)) < 0.2
+
+
+def test_sightings_are_bounded_however_long_the_recording_is(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    whole = module._cloud_of
+
+    def counted(points: Any, sightings: list[Any], seen_s: list[Any]) -> Any:
+        taken.extend(map(len, sightings))
+        return whole(points, sightings, seen_s)
+
+    monkeypatch.setattr(module, "MOST_SAMPLES", 240)
+    monkeypatch.setattr(module, "_cloud_of", counted)
+    cloud = content_of(open_results(out)).cloud
+    assert len(taken) == 12 and min(taken) >= 20 and sum(taken) < 2 * 240
+    assert np.isfinite(cloud.range).all()
 
 
 def test_paths_lie_on_each_other(content: Content) -> None:
