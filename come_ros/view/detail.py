@@ -9,8 +9,8 @@ from ..types import F64
 FIRST_LEVEL, GROWTH = 20_000, 4  # points; each further level holds so many times as many, with those before
 FIRST_POINTS, TURN_POINTS = 500_000, 100_000  # at rest, and while turned, until it is known how fast the browser draws
 TURN_S, QUICK_S = 0.12, 0.04  # of a frame while turned: at most; below, one level more the next time
-REST_S = 0.5  # of a frame at rest, at most: viser draws one every second, and a turn has to wait for it
-STILL_S = 0.5  # without a report, after which the view is at rest
+REST_S = 0.5  # of a frame at rest, at most, unless it holds TURN_POINTS: viser draws one every second, and a turn waits for it
+STILL_S, MOST_STILL_S = 0.5, 4.0  # without a report, after which the view is at rest: longer where frames take longer
 PAUSE_S, GAPS = 15.0, 4  # no frame takes as long: nothing was turned in between; gaps between reports that decide
 
 
@@ -37,6 +37,7 @@ class Detail:
         self._turned_level, self.level = self._most_of(TURN_POINTS), self._most_of(FIRST_POINTS)
         self._last_s: dict[int, float] = {}
         self._gaps: list[float] = []  # the last GAPS between reports, s
+        self._alike = 0  # of them, those since `level` changed
 
     @property
     def points(self) -> int:
@@ -54,7 +55,8 @@ class Detail:
             return False
         if now_s - last_s < PAUSE_S:
             self._gaps = [*self._gaps[-GAPS + 1 :], now_s - last_s]
-        if len(self._gaps) == GAPS:
+            self._alike += 1
+        if self._alike >= GAPS:
             took = sorted(self._gaps)[-2]  # a single long one may be a pause of the hand
             point_s = took / self.points
             if np.isnan(self._point_s) or self.points * 2 > REST_S / self._point_s:
@@ -63,16 +65,17 @@ class Detail:
                 self._turned_level = min(max(0, self._turned_level - 1), self._most_of(TURN_S / point_s))
         self.turning, self.level = True, self._turned_level
         if self.level != before:
-            self._gaps = []
+            self._alike = 0
         return self.level != before
 
     def rested(self, now_s: float) -> bool:
-        """Called now and then: whether nothing has turned for STILL_S, so that `level` is another one now."""
-        if not self.turning or now_s < max(self._last_s.values()) + STILL_S:
+        """Called now and then: whether nothing has turned for a while, so that `level` is another one now."""
+        still_s = min(MOST_STILL_S, max(STILL_S, 1.5 * max(self._gaps, default=0.0)))
+        if not self.turning or now_s < max(self._last_s.values()) + still_s:
             return False
-        if len(self._gaps) == GAPS and max(self._gaps) < QUICK_S:
+        if self._alike >= GAPS and max(self._gaps) < QUICK_S:
             self._turned_level = min(len(self._sizes) - 1, self._turned_level + 1)
-        before, self.turning = self.level, False
-        at_rest = FIRST_POINTS if np.isnan(self._point_s) else REST_S / self._point_s
+        before, self.turning, self._alike = self.level, False, 0
+        at_rest = FIRST_POINTS if np.isnan(self._point_s) else max(REST_S / self._point_s, TURN_POINTS)
         self.level = max(self._turned_level, self._most_of(at_rest))
         return self.level != before

@@ -201,7 +201,7 @@ class Viewer:
         why = (
             "while it is turned"
             if self._detail.turning
-            else "until it is turned, or as many as this browser draws in half a second"
+            else "until it is turned, or about what this browser draws in half a second"
         )
         return f"{self._detail.points:,} of {total:,} points, {why}"
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from come_ros.view.detail import FIRST_LEVEL, FIRST_POINTS, GROWTH, REST_S, STILL_S, TURN_S, Detail, shares_of
+from come_ros.view.detail import (
+    FIRST_LEVEL,
+    FIRST_POINTS,
+    GROWTH,
+    MOST_STILL_S,
+    REST_S,
+    STILL_S,
+    TURN_POINTS,
+    TURN_S,
+    Detail,
+    shares_of,
+)
 
 MANY = 2_000_000
 
@@ -37,6 +48,19 @@ def test_a_slow_browser_draws_what_it_has_time_for() -> None:
     assert detail.rested(end + STILL_S) and not detail.turning
     assert TURN_S / point_s < detail.points <= REST_S / point_s, "more at rest, but not all"
     assert detail.reported(1, end + 2) and detail.points <= TURN_S / point_s, "it is known to be slow"
+
+
+def test_between_slow_frames_the_view_is_not_at_rest() -> None:
+    """Else all points would be back before the next frame, and every frame would be slow."""
+    detail, now = Detail(300_000), 0.0
+    for _ in range(4):  # frames of 3 s, each with two reports
+        detail.reported(1, now)
+        detail.reported(1, now + 0.02)
+        now += 3.0
+    detail.reported(1, now)
+    assert detail.turning and not detail.rested(now + 3.0) and detail.points == FIRST_LEVEL
+    assert detail.rested(now + MOST_STILL_S + 0.1) and not detail.turning
+    assert FIRST_LEVEL < detail.points <= TURN_POINTS, "few points of a slow browser, but enough to see by"
 
 
 def test_a_quick_browser_draws_all_at_rest_and_more_from_turn_to_turn() -> None:
