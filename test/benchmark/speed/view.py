@@ -42,6 +42,7 @@ RESULTS = Path(__file__).with_name("results")
 SEED, KEYFRAMES, SIZE = 20_000_950, 100, (320, 240)
 WINDOW = (1280, 800)
 PLACE, REACH = (700, 420), 160  # px, of the mouse that turns the view
+SETTLE_S = 10.0  # after a turn, so that all points that are drawn at rest are
 GROWN_MS = 8000  # without more points in a frame, after which all that are shown at first have come
 COME_ROS = (sys.executable, "-m", "come_ros.tools.cli")
 COUNTED = """(() => {
@@ -191,7 +192,7 @@ def measured(browser: Browser, url: str, seconds: float) -> dict[str, Any]:
     out["loaded_points"] = browser.evaluate("__drawn.most")
     browser.press(" ", "Space")  # a replay stops
     browser.drag(PLACE, REACH, seconds)
-    time.sleep(5.0)
+    time.sleep(SETTLE_S)
     browser.evaluate("__drawn.times = []")
     before, cpu = browser.evaluate("__drawn.frames"), browser.cpu_s()
     took = browser.drag(PLACE, REACH, seconds)
@@ -200,7 +201,7 @@ def measured(browser: Browser, url: str, seconds: float) -> dict[str, Any]:
         "frames_per_s": frames / took, "worst_frame_ms": float(np.diff(times).max()) if frames > 1 else None,
         "cpu_ms_per_frame": 1000 * (browser.cpu_s() - cpu) / max(1, frames), "turned_points": browser.evaluate("__drawn.points"),
     }  # fmt: skip
-    time.sleep(5.0)
+    time.sleep(SETTLE_S)
     out["rest_points"] = browser.evaluate("__drawn.points")
     return out | {f"{name}_mb": value for name, value in browser.memory_mb().items()}
 
