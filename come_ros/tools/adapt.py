@@ -113,8 +113,8 @@ def run(args: argparse.Namespace) -> int:
             ) from None
         if not adaptation.learned:
             raise CheckpointError(
-                f"no step of {adaptation.step} agrees better with the bundle on the validation windows than the weights before: nothing is "
-                f"written; record more of the place, or allow more time with --minutes and --steps"
+                f"none of {adaptation.step} steps agrees better with the bundle on the validation keyframes without losing in rotation, "
+                f"direction or points: nothing is written; record more of the place, or allow more time with --minutes and --steps"
             )
         path = _write(args, config, adaptation, before)
         try:
@@ -302,6 +302,8 @@ def _write(args: argparse.Namespace, config: Config, adaptation: Adaptation, bef
 
     path = os.path.join(args.output, WEIGHTS)
     assert adaptation.best is not None
+    for name in (CARD, SCORES):  # of an earlier run, with --overwrite
+        Path(args.output, name).unlink(missing_ok=True)
     about = {
         "licence": "as of the weights before; Apache-2.0 for those that ship with come_ros", "made_by": "come_ros adapt",
         "start": os.path.basename(before), "start_fingerprint": fingerprint(before), "step": str(adaptation.best_step),
