@@ -411,3 +411,20 @@ def test_denormals_are_back_after_training():
         assert np.float32(1e-40) * np.float32(1) == 0
         raise KeyError
     assert np.float32(1e-40) * np.float32(1) > 0
+
+
+def test_the_weights_before_are_those_of_start_or_those_that_ship(tmp_path):
+    class Recipe:
+        def score(self, model, split, count):
+            return {"dim": model.sizes.dim, "split": split}
+
+    def before(start, sizes):
+        run = SimpleNamespace(model=VGGT(sizes))
+        return train._before(SimpleNamespace(start=start, backbone="vggt"), Recipe(), run)
+
+    small = tmp_path / "small.safetensors"
+    save_checkpoint(str(small), VGGT(SMALL))
+    name, scores = before(str(small), SMALL)
+    assert name.endswith("small.safetensors") and scores == {"dim": SMALL.dim, "split": "validation"}
+    assert before("", VARIANTS["tiny"])[0] == "the bundled model"
+    assert before("", SMALL) is None and before(str(tmp_path / "none.safetensors"), SMALL) is None
