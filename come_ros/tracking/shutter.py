@@ -38,7 +38,7 @@ PAIR_SHARE = 0.5  # of the information of a pair that is new, as pairs overlap
 LEAST_EFFECT = (
     0.2  # px that the longest readout time would move the points of a pair, on average: below that it says nothing
 )
-FIRM = 4.0  # sigmas from zero from which the readout time is used
+FIRM, HELD = 5.0, 3.0  # sigmas from zero from which the readout time is used, and down to which it stays in use
 SETTLED_S = 0.0015  # sigma of it from which it is no longer estimated
 ROUGHLY_S = 0.01  # sigma of it below which residuals are taken with it
 SURE_S = 0.006  # largest sigma of it then
@@ -151,7 +151,7 @@ class Shutter:
         self._scatter += information * value**2
         self._pairs += 1
         value, sigma = self.estimate
-        self._firm = self._firm or (sigma <= SURE_S and FIRM * sigma <= abs(value) <= MOST_S)
+        self._firm = sigma <= SURE_S and (HELD if self._firm else FIRM) * sigma <= abs(value) <= MOST_S
 
 
 def _readout(then: _Image, now: _Image, k: F64, readout: float) -> tuple[float, float] | None:

@@ -83,6 +83,16 @@ def test_a_global_shutter_stays_one(path: Callable[[F64], F64], noise: float) ->
     assert shutter.readout_s == 0.0 and abs(shutter.estimate[0]) < FIRM * shutter.estimate[1]
 
 
+def test_it_is_given_up_where_later_images_contradict(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter([-0.012] * 26 + [0.004] * 40)
+    monkeypatch.setattr("come_ros.tracking.shutter._readout", lambda *_: (next(said), 1 / 0.012**2))
+    shutter, used = Shutter(), []
+    for stamp, ids, pixels, _ in images(shaken, 0.0, 120, points=900):
+        shutter.at_once(ids, pixels, SHAPE, stamp, K)
+        used.append(shutter.readout_s)
+    assert min(used) == pytest.approx(-0.012) and used[0] == used[-1] == 0.0 and shutter.estimate[1] < 0.002
+
+
 def test_one_that_is_known_needs_no_intrinsics() -> None:
     off = np.array(run(Shutter(0.025), images(shaken, 0.025, 20), None))
     assert np.median(off[3:, 1]) < 0.5 * np.median(off[3:, 0])
