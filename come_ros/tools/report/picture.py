@@ -326,7 +326,9 @@ def _draw_map(axis: Any, below: Any, overview: Overview) -> None:
     axis.set_title(f"{overview.cloud}, from behind and above, cut above the camera", fontsize=11)
     below.axis("off")
     handles = axis.get_legend_handles_labels()
-    below.legend(*handles, loc="center", ncols=3, facecolor="0.6", fontsize=9, borderaxespad=0)
+    names = below.legend(*handles, loc="center", ncols=3, facecolor="0.6", fontsize=9, borderaxespad=0)
+    for line in names.get_lines():
+        line.set_linewidth(3)  # readable where the path itself is thin
 
 
 def _view(ways: F64) -> tuple[F64, F64, F64]:
