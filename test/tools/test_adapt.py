@@ -241,13 +241,16 @@ def test_the_verdict_is_of_the_truth_where_there_is_any() -> None:
         verdict({"a": scores(10.0)})
     )
     mixed = verdict({"a": scores(5.0, direction=10 * (1 + 2 * HARM))})
-    assert mixed["level"] == "better" and mixed["worse"] == ["a, windows of 4, truth: direction of motion, deg +20%"]
+    assert mixed["level"] == "mixed" and mixed["worse"] == ["a, windows of 4, truth: direction of motion, deg +20%"]
     nothing = verdict({"a": {"windows": None, "agreement": None, "whole": None}})
     assert nothing["level"] == "unknown" and "neither truth nor" in verdict_line(nothing)
 
 
 def test_only_better_weights_are_recommended() -> None:
     assert of_adapted("w", verdict({"a": scores(8.0)}), "bag")[0] == "next: come_ros bag RECORDING -o OUT --weights w"
+    mixed = verdict({"a": scores(5.0, direction=10 * (1 + 2 * HARM))})
+    assert of_adapted("w", mixed, "bag")[0].startswith("next: compare both on a recording that it was not taught")
+    assert "on average better than" in verdict_line(mixed)
     for after in (10.0, 12.0):
         assert "keep the weights before" in " ".join(of_adapted("w", verdict({"a": scores(after)}), "bag"))
 

@@ -75,8 +75,8 @@ def rows_of(scores: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def verdict(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """level: "better", "worse", "alike" or "unknown". change: geometric mean of the deciding errors after over before, minus 1. worse:
-    deciding errors that grew by more than HARM."""
+    """level: "better", "mixed" (on average better), "worse", "alike" or "unknown". change: geometric mean of the deciding errors after over
+    before, minus 1. worse: deciding errors that grew by more than HARM."""
     ratios: dict[str, float] = {}
     for label, found in scores.items():
         for row in rows_of(found):
@@ -87,6 +87,8 @@ def verdict(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     change = math.exp(sum(map(math.log, ratios.values())) / len(ratios)) - 1
     level = "alike" if abs(change) < LEVEL else "better" if change < 0 else "worse"
     harmed = [f"{name} {ratio - 1:+.0%}" for name, ratio in ratios.items() if ratio > 1 + HARM]
+    if level == "better" and harmed:
+        level = "mixed"
     return {"level": level, "change": round(change, 4), "worse": harmed, "figures": len(ratios)}
 
 
@@ -94,7 +96,13 @@ def verdict_line(about: Mapping[str, Any]) -> str:
     """In words."""
     if about["level"] == "unknown":
         return "verdict: unknown: the held-out part has neither truth nor keyframes that the bundle vouches for"
-    how = {"better": "better than", "worse": "worse than", "alike": "no better than"}[about["level"]]
+    words = {
+        "better": "better than",
+        "mixed": "on average better than",
+        "worse": "worse than",
+        "alike": "no better than",
+    }
+    how = words[about["level"]]
     line = f"verdict: {how} the weights before on the held-out part: {about['figures']} errors change by {about['change']:+.0%} (mean)"
     return line + (f"; but worse: {'; '.join(about['worse'])}" if about["worse"] else "")
 

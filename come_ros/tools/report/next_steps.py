@@ -121,4 +121,8 @@ def of_adapted(path: str, verdict: Mapping[str, Any], source: str) -> list[str]:
             f"next: come_ros bag RECORDING -o OUT --weights {path}",
             f"with Co-Me: come_ros distill --weights {path} --source {source} -o OUT",
         ]
+    if verdict["level"] == "mixed":
+        return [
+            f"next: compare both on a recording that it was not taught: come_ros bag RECORDING -o OUT --weights {path}, and without"
+        ]
     return ["keep the weights before: record more of the place, with more motion and texture, and adapt again"]
