@@ -171,7 +171,7 @@ def saved(folder: Path, points: int) -> Iterator[tuple[str, dict[str, float]]]:
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     yield (
-        (page / "index.html").as_uri(),
+        (page / "index.html").resolve().as_uri(),
         {
             "prepare_s": time.monotonic() - begun,
             "prepare_cpu_s": cpu,
