@@ -59,7 +59,7 @@ from .result import print_result
 log = logging.getLogger("come_ros")
 
 LOCAL, PREDICTIONS = "local", "predictions"
-AROUND_MIB = 600  # of `come_ros bag` besides the model: images, maps, pictures; see test/benchmark/speed/fleet.py
+AROUND_MIB = 600  # of `come_ros bag` besides the model, for short recordings: test/benchmark/speed/fleet.py measured more for long ones
 TRIAL_S = 300.0
 
 

@@ -69,7 +69,7 @@ class Shutter:
     def reset(self) -> None:
         """Forgets the images, but not the readout time."""
         self._last: tuple[int, I64, F64] | None = None
-        self._motion: tuple[float, F64] | None = None  # time in s and image motion (8,), in image widths per s
+        self._motion: tuple[float, F64] | None = None  # time in s and image motion (8,), px/s, see `_basis`
         self._recent: deque[_Image] = deque(maxlen=REMEMBERED)
 
     @property
@@ -194,7 +194,7 @@ def _readout(then: _Image, now: _Image, k: F64, readout: float) -> tuple[float, 
 
 
 def _basis(pixels: F64, shape: tuple[int, ...]) -> F64:
-    """(n, 2, 8) image motion by its parameters."""
+    """(n, 2, 8) image motion by its parameters. Coordinates are from the image's middle, in image widths."""
     x, y = ((pixels - 0.5 * np.array(shape[1::-1])) / shape[1]).T
     one, zero = np.ones(len(x)), np.zeros(len(x))
     return np.stack(

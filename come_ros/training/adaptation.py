@@ -33,9 +33,8 @@ UNHARMED = ("rotation", "direction", "points")
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """Settings. steps: at most. batch: frames per step. rate: of the heads, its peak, after `warm_up` steps; it then falls along a cosine.
-    trunk: the rate of the trunk over that. average:
-    decay of the moving average, which is what is kept. validate: steps between two validations; patience: validations without a gain
-    after which training ends. weights: of the terms of `losses`."""
+    trunk: the rate of the trunk over that. average: decay of the moving average, which is what is kept. validate: steps between two
+    validations; patience: validations without a gain after which training ends. weights: of the terms of `losses`."""
 
     steps: int = 300
     batch: int = 12

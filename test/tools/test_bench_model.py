@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import mmap
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -21,7 +23,7 @@ from come_ros.accelerators.good_token_hunting import LayerPlan
 from come_ros.backbones.torch_backbone import TorchBackbone
 from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.errors import ComeRosError
-from come_ros.tools import cli
+from come_ros.tools import cli, resident
 from come_ros.tools.bench import memory, model
 from come_ros.tools.bench.split import PARTS, WHOLE, Split, _run, count_flops, matmul_rate, timed
 
@@ -156,10 +158,18 @@ def test_memory_that_was_given_back_is_still_the_peak():
     with mmap.mmap(-1, 40_000_000) as held:  # malloc may keep what is freed
         for page in range(0, len(held), mmap.PAGESIZE):
             held[page] = 1
-    after = memory._status("VmRSS")
-    assert memory._status("VmHWM") - before == pytest.approx(40e6, rel=0.1) and after - before < 10e6
+    after = resident.now()
+    assert resident.peak() - before == pytest.approx(40e6, rel=0.1) and after - before < 10e6
     again = memory._reset_peak()
-    assert memory._status("VmHWM") - again < 10e6
+    assert resident.peak() - again < 10e6
+
+
+def test_the_peak_is_of_this_process_not_of_the_one_that_started_it():
+    held = bytearray(200_000_000)
+    held[:: mmap.PAGESIZE] = b"x" * len(held[:: mmap.PAGESIZE])
+    code = "from come_ros.tools import resident; print(resident.peak())"
+    small = float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    assert 1e6 < small < 100e6 < 200e6 < resident.peak()
 
 
 def test_ratios_are_of_passes_that_ran_in_turn():

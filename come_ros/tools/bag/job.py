@@ -8,7 +8,6 @@ import heapq
 import json
 import logging
 import os
-import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -42,6 +41,7 @@ from ...tracking.odometry import Located, LocatedCounts
 from ...types import F64, Frame, Refinement, Submap
 from ...verdict.evidence import Evidence
 from ...verdict.judge import Facts, judge
+from .. import resident
 from ..report.bag_report import provenance, size_of, weights_of
 from ..report.bars import bars_of
 from ..report.comparison import Comparisons, comparison_text
@@ -337,7 +337,7 @@ class Job:
                     for stage, ms in self._timings.items()
                 },
                 **({} if compared is None else {"compare": compared.timings()}),
-                "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+                "peak_memory_mb": resident.peak() / 2**20,
             },
         }  # fmt: skip
 

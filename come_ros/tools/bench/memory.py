@@ -8,8 +8,6 @@ import contextlib
 import ctypes
 import json
 import os
-import re
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ComeRosError
+from .. import resident
 
 MB = 1e6
 
@@ -61,7 +60,7 @@ def main() -> None:
         x = one.upload(images[:frames])
         before = _reset_peak()
         one.run(x)
-        peak = _status("VmHWM") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = resident.peak()
         print(json.dumps({"added_mb": (peak - before) / MB, "peak_mb": peak / MB}), flush=True)
 
 
@@ -71,16 +70,7 @@ def _reset_peak() -> float:
         ctypes.CDLL(None).malloc_trim(0)  # memory freed by the warm-up
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS") or 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _status(name: str) -> float:
-    """Bytes, 0 if the system does not report it."""
-    try:
-        found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    except OSError:
-        return 0.0
-    return 1024.0 * int(found[1]) if found else 0.0
+    return resident.now()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 from ...camera.preprocess import image_plan
 from ...config import Config
 from ...errors import ComeRosError
+from .. import resident
 
 FEW, MANY = 2, 10
 MIB = 2**20
@@ -75,9 +76,7 @@ def _peak_mib(device: str) -> float:
         import torch
 
         return float(torch.cuda.max_memory_reserved(device)) / MIB
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return resident.peak() / MIB
 
 
 if __name__ == "__main__":
