@@ -51,6 +51,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def unexpected(stderr: str) -> list[str]:
+    """Lines of stderr other than those that report slow discovery: on a busy machine that takes any number of seconds."""
+    slow = ("waiting for a subscriber of ", "/come has ended, or is out of reach: ")
+    return [line for line in stderr.splitlines() if not line.startswith(slow)]
+
+
 def stamps(messages: Any, topic: str) -> list[int]:
     return [serialized_stamp_ns(data) for _, name, data in messages if name == topic]
 
@@ -107,7 +113,8 @@ def test_a_node_is_played_to_and_watched(start_node: Callable[..., NodeProcess],
             lambda: peer.node.get_subscriptions_info_by_topic("/camera/image_raw"), what="the node's subscription"
         )
         done = subprocess.run([*COME_ROS, "play", str(bag), "--reliability", "reliable"], check=False, timeout=60, **pipes)  # fmt: skip
-        assert (done.returncode, done.stderr) == (0, "") and f"{COUNT} images sent on /camera/image_raw" in done.stdout
+        assert (done.returncode, unexpected(done.stderr)) == (0, [])
+        assert f"{COUNT} images sent on /camera/image_raw" in done.stdout
         assert watching.stdout is not None
         for line in watching.stdout:
             seen = json.loads(line)
@@ -115,7 +122,7 @@ def test_a_node_is_played_to_and_watched(start_node: Callable[..., NodeProcess],
                 break
         assert seen["node"] == "/come" and seen["input"]["received"] == COUNT and seen["inference"]["state"] == "active"
         watching.terminate()
-        assert watching.wait(60) == 0 and watching.stderr is not None and watching.stderr.read() == ""
+        assert watching.wait(60) == 0 and watching.stderr is not None and unexpected(watching.stderr.read()) == []
 
 
 @pytest.mark.ros
