@@ -104,6 +104,9 @@ class StemEncoder(PatchEncoder):
         self.stem = EfficientNetStem()
 
     def embed(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        height, width = images.shape[-2:]
+        if height % STRIDE or width % STRIDE:  # else features of different strides would not lie on each other
+            raise ValueError(f"an image is {width}x{height} px, but both sides must be multiples of {STRIDE}: crop it")
         x, fine = self.stem(images)
         return self.patch_embed(x).flatten(2).transpose(1, 2), fine
 

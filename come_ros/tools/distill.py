@@ -153,7 +153,7 @@ def begin(args: argparse.Namespace) -> Run:
     data = (
         RecordedWindows(args.source, model, side, args.seed + step)
         if args.source
-        else RoomWindows(args.seed + step, side)
+        else RoomWindows(args.seed + step, side, model.patch)
     )
     return Run(model, weights, student, data, device, settings, rng, step, log)
 

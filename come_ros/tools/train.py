@@ -278,7 +278,7 @@ def _steps(args: argparse.Namespace, recipe: Any, run: Run, stopped: Interrupts)
     # after a resume, other windows than before; a pretrained model needs no curriculum, which depends on the time
     practised = 60.0 if args.start or args.steps else run.seconds / 60
     seed, side = args.seed + 7919 * run.step, run.model.native_side
-    batches = loader(seed, side, practised, args.batch, pictures, args.workers, recipe.windows)
+    batches = loader(seed, side, practised, args.batch, pictures, args.workers, recipe.windows, run.model.patch)
     merging = random.Random(args.seed + run.step)
     predictor = load_predictor(args.predictor, run.model.shape) if args.predictor else None
     if predictor:

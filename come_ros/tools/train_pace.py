@@ -206,7 +206,7 @@ def begin(args: argparse.Namespace) -> Run:
         batches = recorded_batches(recorded, args.batch, seed)
         held = [{"images": torch.from_numpy(w)[None]} for w in recorded.validation()[:VALIDATION_WINDOWS]]
     else:
-        batches = room_batches(side, args.batch, seed)
+        batches = room_batches(side, model.patch, args.batch, seed)
         held = room_validation(side, model.patch, 2 * VALIDATION_WINDOWS)
     held = [{k: v.to(device) for k, v in w.items()} for w in held]
     return Run(args.output, model, networks, optimiser, how, settings, batches, held, at, log)

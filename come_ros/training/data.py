@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..camera.preprocess import patch_grid_size
 from ..errors import DatasetError
+
+if TYPE_CHECKING:
+    from ..datasets.rooms.rooms import SyntheticSequence
 
 LONGEST = 8  # frames in a training window
 VALIDATION_WINDOWS = 24
@@ -21,11 +25,12 @@ Batch = dict[str, Any]
 class RoomWindows:
     """Windows of rendered rooms, as `come_ros train` draws them."""
 
-    def __init__(self, seed: int, side: int) -> None:
+    def __init__(self, seed: int, side: int, patch: int) -> None:
+        """side: longer side of the model's images, px; patch: the side of its patches."""
         from .room_windows import WindowStream
 
-        self.side = side
-        self._stream = WindowStream(seed + 77, side)
+        self.side, self.patch = side, patch
+        self._stream = WindowStream(seed + 77, side, patch=patch)
         self._debt = 0.0
         for _ in range(24):
             self._stream.render()
@@ -40,12 +45,7 @@ class RoomWindows:
         return np.stack([self._stream.window(frames, 0.6, size).images for _ in range(windows)])
 
     def validation(self) -> list[np.ndarray]:
-        from ..datasets.rooms.rooms import render_sequence
-        from ..datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
-
-        seeds = SPLIT_SEEDS["validation"][:VALIDATION_WINDOWS]
-        size = {"width": self.side, "height": self.side * 3 // 4}
-        made = (render_sequence(s, frames=4, rate_hz=TEST_RATE_HZ, **size) for s in seeds)
+        made = validation_rooms(self.side, self.patch, VALIDATION_WINDOWS)
         return [s.images.transpose(0, 3, 1, 2) for s in made]
 
 
@@ -99,24 +99,29 @@ def draw_batch(data: Any, rng: np.random.Generator, batch: int) -> np.ndarray:
     return data.batch(max(1, batch // frames), frames)
 
 
-def room_batches(side: int, batch: int, seed: int) -> Iterator[Batch]:
+def room_batches(side: int, patch: int, batch: int, seed: int) -> Iterator[Batch]:
     from .room_windows import WINDOWS, WindowStream
 
-    return WindowStream(seed + 991, side, cut=WINDOWS.most(6)).batches(batch)
+    return WindowStream(seed + 991, side, cut=WINDOWS.most(6), patch=patch).batches(batch)
 
 
 def room_validation(side: int, patch: int, count: int) -> list[Batch]:
     import torch
 
+    return [
+        {"images": torch.from_numpy(s.images.transpose(0, 3, 1, 2))[None], "depth": torch.from_numpy(s.depth)[None]}
+        for s in validation_rooms(side, patch, count)
+    ]
+
+
+def validation_rooms(side: int, patch: int, count: int) -> Iterator[SyntheticSequence]:
+    """The first `count` windows of 4 frames of the validation split, for a model of those image and patch sides, px."""
     from ..datasets.rooms.rooms import render_sequence
     from ..datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
 
-    size = {"width": side, "height": patch * round(side * 3 / 4 / patch)}
-    made = (render_sequence(s, frames=4, rate_hz=TEST_RATE_HZ, **size) for s in SPLIT_SEEDS["validation"][:count])
-    return [
-        {"images": torch.from_numpy(s.images.transpose(0, 3, 1, 2))[None], "depth": torch.from_numpy(s.depth)[None]}
-        for s in made
-    ]
+    width, height = patch_grid_size(4, 3, side, patch)
+    for seed in SPLIT_SEEDS["validation"][:count]:
+        yield render_sequence(seed, frames=4, rate_hz=TEST_RATE_HZ, width=width, height=height)
 
 
 def recorded_batches(data: Any, batch: int, seed: int) -> Iterator[Batch]:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from ..camera.preprocess import patch_grid_size
 from ..datasets.image_file import read_picture
 from ..datasets.image_folder import image_files
 from ..datasets.rooms import camera, raycast, rooms, splits, staged
@@ -29,7 +30,8 @@ from ..files import shown
 from ..types import F32, F64, U8
 from .loop import in_worker, made_by_workers
 
-RENDERED = (224, 168)  # (W, H) of the images that windows are cut from
+RENDERED = (224, 168)  # (W, H) of the images that windows are cut from, at least; larger for models of larger images
+LARGEST = 4 / 3  # longer side of a batch's images, over the model's native one
 SEQUENCE = 12  # frames rendered of each room
 POOL = 240  # sequences kept to draw windows from
 REUSE = 1.5  # windows drawn for each frame rendered, in frames: rendering is cheap compared with training
@@ -39,7 +41,7 @@ SPARSE_SHARE = 0.15  # nearly empty ones
 PAINTED_SHARE = 0.5  # in plain colours
 SHADOW_SHARE = 0.7  # with shadows
 TILTED_SHARE = 0.5  # share of the other cameras that are not level
-SHARES = {1.0: 0.4, 4 / 3: 0.45, 2 / 3: 0.15}  # of batches, by the longer side over the model's native one
+SHARES = {1.0: 0.4, LARGEST: 0.45, 2 / 3: 0.15}  # of batches, by the longer side over the model's native one
 ASPECTS = {(4, 3): 0.6, (16, 9): 0.2, (1, 1): 0.1, (3, 4): 0.1}  # of batches, by width over height
 
 
@@ -87,11 +89,20 @@ class WindowStream:
     """
 
     def __init__(
-        self, seed: int, side: int = 112, minutes: float = 60.0, pictures: list[U8] | None = None, cut: Cut = WINDOWS
+        self,
+        seed: int,
+        side: int = 112,
+        minutes: float = 60.0,
+        pictures: list[U8] | None = None,
+        cut: Cut = WINDOWS,
+        patch: int = 14,
     ) -> None:
-        """side: the model's native longer side, px. minutes: training time so far, where the curriculum stands."""
+        """side: the model's native longer side, px; patch: the side of its patches. minutes: training time so far, where the curriculum
+        stands."""
         self.rng = np.random.default_rng(seed)
-        self.side, self.cut, self.pictures = side, cut, pictures or []
+        self.side, self.patch, self.cut, self.pictures = side, patch, cut, pictures or []
+        needed = patch_grid_size(4, 3, round(LARGEST * side), patch)
+        self.rendered = max(RENDERED[0], needed[0]), max(RENDERED[1], needed[1])
         self.next_seed = seed * 1_000_003 % 5_000_000
         self.started = time.monotonic() - 60 * minutes
         self.pool: list[rooms.SyntheticSequence] = []
@@ -118,9 +129,9 @@ class WindowStream:
                 poses = tilt(poses, rng)
         if rng.random() < PAINTED_SHARE:
             scene = staged.paint(scene, rng)
-        k = scene.intrinsics(*RENDERED)
+        k = scene.intrinsics(*self.rendered)
         lamp = rng.uniform(0.02, 0.15) if rng.random() < SHADOW_SHARE else 0.0
-        images, depth = raycast.render(scene, poses, k, *RENDERED, lamp=lamp)
+        images, depth = raycast.render(scene, poses, k, *self.rendered, lamp=lamp)
         degraded = camera.degrade(images, rng)
         sequence = rooms.SyntheticSequence(seed, degraded, depth, poses, k, np.arange(self.cut.sequence))
         if len(self.pool) < POOL:
@@ -129,14 +140,15 @@ class WindowStream:
             self.pool[rng.integers(POOL)] = sequence
 
     def draw_size(self) -> tuple[int, int]:
-        """(W, H) of a batch, multiples of 14 that fit into what is rendered."""
+        """(W, H) of a batch, whole patches that fit into what is rendered."""
         shares = list(SHARES)
         side = self.side * shares[self.rng.choice(len(shares), p=list(SHARES.values()))]
         aspects = list(ASPECTS)
         a, b = aspects[self.rng.choice(len(aspects), p=list(ASPECTS.values()))]
-        w, h = (max(2, round(side * x / max(a, b) / 14)) * 14 for x in (a, b))
-        while w > RENDERED[0] or h > RENDERED[1]:
-            w, h = round(w * 0.75 / 14) * 14, round(h * 0.75 / 14) * 14
+        patch = self.patch
+        w, h = (max(2, round(side * x / max(a, b) / patch)) * patch for x in (a, b))
+        while w > self.rendered[0] or h > self.rendered[1]:
+            w, h = round(w * 0.75 / patch) * patch, round(h * 0.75 / patch) * patch
         return w, h
 
     def window(self, frames: int, reach: float, size: tuple[int, int] | None = None) -> TrainingWindow:
@@ -153,7 +165,7 @@ class WindowStream:
             picked = picked[::-1]
         images, depth = s.images[picked], s.depth[picked]
         pose = np.linalg.inv(s.world_from_camera[picked]) @ s.world_from_camera[picked[0]]
-        images, depth, k = crop(images, depth, s.intrinsics, size or (self.side, self.side * 3 // 4), rng)
+        images, depth, k = crop(images, depth, s.intrinsics, size or patch_grid_size(4, 3, self.side, self.patch), rng)
         if rng.random() < 0.5:  # mirrored: x -> -x in every camera
             images, depth = images[:, :, ::-1], depth[:, :, ::-1]
             mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
@@ -193,7 +205,14 @@ class WindowStream:
 
 
 def loader(
-    seed: int, side: int, minutes: float, batch_frames: int, pictures: list[U8], workers: int = 1, cut: Cut = WINDOWS
+    seed: int,
+    side: int,
+    minutes: float,
+    batch_frames: int,
+    pictures: list[U8],
+    workers: int = 1,
+    cut: Cut = WINDOWS,
+    patch: int = 14,
 ) -> Iterator[dict[str, Any]]:
     """Batches made by other processes, so that rendering overlaps with training."""
     from torch.utils.data import IterableDataset, get_worker_info
@@ -203,7 +222,7 @@ def loader(
             in_worker()
             info = get_worker_info()
             own = seed + 104_729 * (info.id if info else 0)
-            return WindowStream(own, side, minutes, pictures, cut).batches(batch_frames)
+            return WindowStream(own, side, minutes, pictures, cut, patch).batches(batch_frames)
 
     return made_by_workers(Stream(), workers)
 

@@ -160,3 +160,5 @@ def test_files_with_a_stem_come_back_and_those_without_have_none(model, images, 
 def test_a_stem_wants_patches_of_its_stride():
     with pytest.raises(ValueError, match="patch is 14, but a model with a stem has patches of 16 px"):
         VGGT(dataclasses.replace(SIZES["tiny2"], patch=14))
+    with pytest.raises(ValueError, match="an image is 56x48 px, but both sides must be multiples of 16"):
+        VGGT(SIZES["tiny2"])(torch.zeros(1, 1, 3, 48, 56), NoAccelerator(), ("depth",))

@@ -9,7 +9,7 @@ import pytest
 from come_ros.datasets.rooms import camera, raycast
 from come_ros.datasets.rooms.scene import make_scene
 from come_ros.errors import DatasetError
-from come_ros.training import room_windows
+from come_ros.training import data, room_windows
 from come_ros.training.room_windows import (
     Cut,
     WindowStream,
@@ -74,12 +74,25 @@ def test_crops_keep_rays(stream):
 
 
 def test_draws_are_valid_and_varied():
-    for side in (112, 168, 224):
-        made = WindowStream(seed=1, side=side)
+    for side, patch, rendered in ((112, 14, (224, 168)), (168, 14, (224, 168)), (256, 16, (336, 256))):
+        made = WindowStream(seed=1, side=side, patch=patch)
+        assert made.rendered == rendered
         sizes = {made.draw_size() for _ in range(300)}
-        assert len(sizes) > 5
+        assert len(sizes) > 5 and max(w for w, _ in sizes) > side
         for w, h in sizes:
-            assert w % 14 == 0 and h % 14 == 0 and 28 <= w <= 224 and 28 <= h <= 168
+            assert w % patch == 0 and h % patch == 0 and 28 <= w <= rendered[0] and 28 <= h <= rendered[1]
+
+
+def test_networks_learn_from_images_made_of_the_patches_of_their_model(stream, monkeypatch):
+    """Those of a model with a stem have 16 px, and it refuses other images."""
+    monkeypatch.setattr(WindowStream, "render", lambda self: self.pool.append(stream.pool[0]))
+    monkeypatch.setattr(data, "VALIDATION_WINDOWS", 1)
+    made = data.RoomWindows(0, 64, 16)
+    shapes = {made.batch(1, 2).shape[-2:] for _ in range(6)}
+    shapes |= {next(data.room_batches(64, 16, 4, seed))["images"].shape[-2:] for seed in range(4)}
+    assert len(shapes) > 1 and all(length % 16 == 0 for shape in shapes for length in shape)
+    assert [w.shape[-2:] for w in made.validation()] == [(48, 64)]
+    assert [w["images"].shape[-2:] for w in data.room_validation(64, 16, 1)] == [(48, 64)]
 
 
 def test_batches_hold_all_lengths(stream, monkeypatch):

@@ -70,7 +70,7 @@ def main() -> None:
 
 def educate(model: Any, args: argparse.Namespace) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
-    data, rng = RoomWindows(0, model.native_side), np.random.default_rng(0)
+    data, rng = RoomWindows(0, model.native_side, model.patch), np.random.default_rng(0)
     students = {
         name: Student(model, b, loss, scope, 32, seed) for name, (b, loss, scope, seed) in students_of(model).items()
     }
