@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError
 
-MODEL_FOLDER = os.path.join(os.path.dirname(__file__), "models")
-
 
 def fill(model: nn.Module, state: dict[str, Tensor], path: str) -> None:
     """Loads `state` into `model` strictly: every key, every shape. Raises CheckpointError."""

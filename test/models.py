@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import torch
 from come_ros.backbones.checkpoint import bundled_weights, load_model, load_vggt
 from come_ros.backbones.graphs import Graphs, _Recording, put_together, taken_apart
 from come_ros.backbones.model import GeometryModel
-from come_ros.backbones.vggt import VGGTSizes
+from come_ros.backbones.vggt import VGGT, VGGTSizes
 from come_ros.camera.preprocess import patch_grid_size
 from come_ros.testing.models import TINY, WIDTH, tiny
 
@@ -52,7 +53,13 @@ def recorded_sizes(kind: type[VGGTSizes], config: dict[str, Any], taps: Sequence
 
 def bundled_size(width: int, height: int) -> tuple[int, int]:
     """(W, H) of the image that the bundled model is given for one of `width` x `height` px."""
-    return patch_grid_size(width, height, load_vggt(bundled_weights()).native_side, 14)
+    model = _bundled()
+    return patch_grid_size(width, height, model.native_side, model.patch)
+
+
+@functools.cache
+def _bundled() -> VGGT:
+    return load_vggt(bundled_weights())
 
 
 def bundled_as_stream() -> GeometryModel:
@@ -61,8 +68,9 @@ def bundled_as_stream() -> GeometryModel:
 
 
 def kept_by_come(width: int, height: int, group: int, ratio: float) -> float:
-    """Share of the tokens that Co-Me leaves of a (height, width) image in patches of 14 px: whole square groups become one."""
-    rows, columns = height // 14, width // 14
+    """Share of the tokens that Co-Me leaves of a (height, width) image in the patches of the bundled model: whole square groups become
+    one."""
+    rows, columns = height // _bundled().patch, width // _bundled().patch
     merged = int(ratio * (rows // group) * (columns // group))
     return 1 - merged * (group**2 - 1) / (rows * columns)
 

@@ -13,7 +13,7 @@ LAYERS = (
     ("types", "plugins", "geometry", "parameter_file"),
     ("parameter", "threads", "interrupts"),
     ("config_groups",),
-    ("config", "config_text", "parameter_text", "messages", "weights", "kernels"),
+    ("config", "config_text", "parameter_text", "messages", "bundled", "weights", "kernels"),
     ("thread_governor",),
     ("files", "progress", "tokens"),
     ("accelerators",),

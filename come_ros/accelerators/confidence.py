@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..bundled import MODEL_FOLDER
 from ..errors import CheckpointError
 from ..files import write_safetensors
 from ..tokens import ModelShape
@@ -158,8 +159,6 @@ def load_predictor(path: str, shape: ModelShape) -> tuple[ConfidencePredictor, i
 
 def bundled_predictor(weights: str) -> str:
     """Path of the predictor shipped for the weights file of that name. Raises CheckpointError if there is none."""
-    from ..weights import MODEL_FOLDER
-
     name = f"come_{os.path.splitext(os.path.basename(weights))[0]}.safetensors"
     path = os.path.join(MODEL_FOLDER, name)
     if os.path.dirname(os.path.abspath(weights)) != MODEL_FOLDER or not os.path.isfile(path):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..bundled import MODEL_FOLDER
 from ..errors import CheckpointError
 from ..files import write_safetensors
 from ..tokens import ModelShape
@@ -179,8 +180,6 @@ def load_networks(path: str, shape: ModelShape) -> tuple[TokenScorer, Restorer]:
 
 def bundled_networks(weights: str) -> str:
     """Path of the file shipped for the weights file of that name. Raises CheckpointError if there is none."""
-    from ..weights import MODEL_FOLDER
-
     path = os.path.join(MODEL_FOLDER, f"pace_{os.path.splitext(os.path.basename(weights))[0]}.safetensors")
     if os.path.dirname(os.path.abspath(weights)) != MODEL_FOLDER or not os.path.isfile(path):
         raise CheckpointError(

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from ..bundled import BUNDLED, MODEL_FOLDER
 from ..errors import CheckpointError, ConfigError
 from ..files import write_safetensors
 from ..plugins import BACKBONES
-from ..weights import MODEL_FOLDER, fill, read_checkpoint
+from ..weights import fill, read_checkpoint
 from .da3 import DepthAnything3
 from .lingbot import LingBot
 from .mapanything import MapAnything
@@ -39,7 +40,7 @@ def bundled_weights(backbone: str = "vggt") -> str:
             f"no weights of the backbone {backbone} ship with come_ros: set the parameter weights to a file"
             f"{f' ({source})' if source else ''}, or backbone to vggt"
         )
-    path = os.path.join(MODEL_FOLDER, "vggt_tiny.safetensors")
+    path = os.path.join(MODEL_FOLDER, f"{BUNDLED}.safetensors")
     if not os.path.isfile(path):
         raise CheckpointError(
             f"the bundled model is missing ({path}): reinstall come_ros, or set the parameter weights to a file"

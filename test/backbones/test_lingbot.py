@@ -122,7 +122,7 @@ def test_the_bundled_model_runs_as_a_stream(given):
     model = backbone.model
     assert backbone.causal and backbone.description["weights"] == path and not model.camera_to_world
     assert model.state_dict().keys() == windowed.state_dict().keys()
-    images = np.random.default_rng(0).integers(0, 256, (3, 42, 56, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, 3 * model.patch, 4 * model.patch, 3), np.uint8)
     cache = backbone.new_cache()
     first = backbone.predict(images[:1], step=Step(((0, ""),), cache))
     x = torch.from_numpy(images[:1]).permute(0, 3, 1, 2)[None].float() / 255

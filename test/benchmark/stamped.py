@@ -34,17 +34,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from come_ros.bundled import BUNDLED as NAME  # noqa: E402
 from come_ros.errors import ComeRosError  # noqa: E402
 from come_ros.files import whole_file, write_text  # noqa: E402
 
 BENCHMARK = ROOT / "test" / "benchmark"
 MODELS = ROOT / "come_ros" / "models"
 AREAS = ("speed", "accuracy", "robustness")
-TINY = ("vggt_tiny.safetensors",)
+TINY = (f"{NAME}.safetensors",)
 """the weights of figures of the bundled model, dense"""
-TINY_COME = (*TINY, "come_vggt_tiny.safetensors")
+TINY_COME = (*TINY, f"come_{NAME}.safetensors")
 """of the bundled model with Co-Me"""
-BUNDLED = (*TINY_COME, "pace_vggt_tiny.safetensors")
+BUNDLED = (*TINY_COME, f"pace_{NAME}.safetensors")
 """of the bundled model with all accelerators"""
 SUFFIX = ".stamp.json"
 PLACE, SHARED = "OUT", "SHARED"

@@ -256,7 +256,7 @@ def test_random_weights_are_said_to_be_random(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_memory_is_measured_in_a_process_of_its_own(tmp_path):
-    np.save(tmp_path / "images.npy", np.zeros((8, 84, 112, 3), np.uint8))
+    np.save(tmp_path / "images.npy", np.zeros((8, 112, 112, 3), np.uint8))
     took = memory.added_by_passes({"device": "cpu", "threads": 1}, "come", tmp_path / "images.npy", [8, 1])
     assert list(took) == [1, 8] and 3 < took[1]["added_mb"] < took[8]["added_mb"] < 300 < took[8]["peak_mb"]
     with pytest.raises(ComeRosError, match="magic"):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from come_ros import __version__
 from come_ros.accelerators import make_accelerator
+from come_ros.accelerators.confidence import default_block
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.camera.preprocess import PlainSizes
 from come_ros.config import Config
@@ -79,7 +80,8 @@ def test_a_predictor_comes_out_that_the_accelerator_takes(done):
         {"accelerator.name": "come", "accelerator.predictor": str(done / "predictor.safetensors")}
     )
     accelerator = make_accelerator(config, model.shape, "")
-    assert accelerator.predictor.dim == 8 and accelerator.plan_block(len(model.encoder_blocks())) == 1
+    depth = len(model.encoder_blocks())
+    assert accelerator.predictor.dim == 8 and accelerator.plan_block(depth) == default_block(depth)
 
 
 def test_windows_are_of_one_recording_and_never_of_what_is_held_back(sources):

@@ -15,7 +15,7 @@ import torch
 
 from come_ros.backbones import lingbot, mapanything
 from come_ros.backbones.cameras import rays_of
-from come_ros.backbones.checkpoint import load_model, save_checkpoint
+from come_ros.backbones.checkpoint import bundled_weights, load_model, load_vggt, save_checkpoint
 from come_ros.backbones.lingbot import LingBot, LingBotSizes
 from come_ros.backbones.mapanything import MapAnything, MapAnythingSizes
 from come_ros.backbones.vggt import VARIANTS, VGGT, VGGTSizes, decode_pose
@@ -426,5 +426,5 @@ def test_the_weights_before_are_those_of_start_or_those_that_ship(tmp_path):
     save_checkpoint(str(small), VGGT(SMALL))
     name, scores = before(str(small), SMALL)
     assert name.endswith("small.safetensors") and scores == {"dim": SMALL.dim, "split": "validation"}
-    assert before("", VARIANTS["tiny"])[0] == "the bundled model"
+    assert before("", load_vggt(bundled_weights()).sizes)[0] == "the bundled model"
     assert before("", SMALL) is None and before(str(tmp_path / "none.safetensors"), SMALL) is None

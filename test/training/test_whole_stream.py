@@ -52,6 +52,8 @@ def furthest(ours, theirs):
 def test_it_equals_frame_by_frame(images, kind, scale_frames, window):
     """With and without scale token and rotation by time."""
     model = tiny("lingbot") if kind == "published" else bundled_as_stream()
+    height, width = (side // model.patch * model.patch for side in images.shape[1:3])
+    images = images[:, :height, :width]
     want = frame_by_frame(model, images, scale_frames, window)
     assert furthest(at_once(model, images, WholePass(FRAMES, scale_frames, window)), want) < 4 * ROUNDING
     # and what the mask hides matters

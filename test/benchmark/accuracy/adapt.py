@@ -46,9 +46,9 @@ def adapted(name: str, steps: int, out: Path) -> dict[str, Any]:
     if cli.main(words):
         return {}
     result: dict[str, Any] = json.loads((folder / SCORES).read_text())
-    judge = Judge.of("validation", ELSEWHERE, {}, side=168, patch=14)
-    weights = {"before": bundled_weights(), "after": str(folder / WEIGHTS)}
-    result["elsewhere"] = {which: judge(load_vggt(path))["rooms"] for which, path in weights.items()}
+    models = {"before": load_vggt(bundled_weights()), "after": load_vggt(str(folder / WEIGHTS))}
+    judge = Judge.of("validation", ELSEWHERE, {}, models["before"].native_side, models["before"].patch)
+    result["elsewhere"] = {which: judge(model)["rooms"] for which, model in models.items()}
     return result
 
 

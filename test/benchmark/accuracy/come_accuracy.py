@@ -25,7 +25,7 @@ from benchmark.stamped import TINY_COME, write_result
 
 from come_ros.accelerators import CoMe, NoAccelerator, Random
 from come_ros.accelerators.come import merged_patches
-from come_ros.accelerators.confidence import load_predictor
+from come_ros.accelerators.confidence import bundled_predictor, load_predictor
 from come_ros.accelerators.random import RandomConfidence
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.camera.preprocess import PlainSizes
@@ -34,7 +34,6 @@ from come_ros.evaluation import depth_errors, paired_difference, relative_pose_e
 from come_ros.evaluation.window import WindowTruth
 from come_ros.kernels import group_members
 from come_ros.tools.eval.sources import ROOMS, Cut, sources_of
-from come_ros.weights import MODEL_FOLDER
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -76,7 +75,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = load_vggt(bundled_weights()).eval()
     args.side = args.side or model.native_side
-    bundled, block = load_predictor(str(Path(MODEL_FOLDER, "come_vggt_tiny.safetensors")), model.shape)
+    bundled, block = load_predictor(bundled_predictor(bundled_weights()), model.shape)
     teacher = Teacher()
     variants: dict[str, Any] = {}
     for p in (0.25, 0.5, 0.75):

@@ -25,13 +25,13 @@ from benchmark.stamped import TINY_COME, write_result
 from come_accuracy import RESULTS, middle, score, windows
 
 from come_ros.accelerators import CoMe, Random
-from come_ros.accelerators.confidence import load_predictor
+from come_ros.accelerators.confidence import bundled_predictor, load_predictor
 from come_ros.accelerators.random import RandomConfidence
+from come_ros.backbones.checkpoint import bundled_weights
 from come_ros.evaluation import paired_difference
 from come_ros.tools.eval.sources import ROOMS
-from come_ros.weights import MODEL_FOLDER
 
-PREDICTOR = str(Path(MODEL_FOLDER, "come_vggt_tiny.safetensors"))
+PREDICTOR = bundled_predictor(bundled_weights())
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import BUNDLED, write_result
-from models import bundled_as_stream
+from models import bundled_as_stream, bundled_size
 from tqdm import tqdm
 
 from come_ros.accelerators import NoAccelerator, make_accelerator
@@ -33,7 +33,7 @@ from come_ros.datasets.rooms.rooms import render_sequence
 from come_ros.datasets.rooms.splits import SPLIT_SEEDS
 from come_ros.geometry import rotation_angle
 
-WIDTH, HEIGHT = 168, 126
+WIDTH, HEIGHT = bundled_size(640, 480)
 SCALE_FRAMES, WINDOW, WHOLE = 4, 32, 4
 ENTER = ("come", "random")
 

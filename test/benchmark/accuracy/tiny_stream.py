@@ -30,6 +30,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.accuracy.refinement import number, row
 from benchmark.stamped import TINY, git, shared, write_result
+from models import bundled_size
 
 from come_ros.tools import cli
 from come_ros.tools.demo import render_room
@@ -40,7 +41,7 @@ FIRST_ROOM, ROOM_FRAMES = 20_000_650, 80
 MODES = ("none", "bundle")
 WINDOWED, LIVE = "windowed", "windowed, live"
 TURNS, WARM = 18, 3  # of the short stream, 9 make a cycle
-SIZE = (168, 126)
+SIZE = bundled_size(640, 480)
 NULLS = ("straight line", "random walk")
 
 
