@@ -86,6 +86,18 @@ def test_other_weights_make_a_result_stale(monkeypatch: pytest.MonkeyPatch) -> N
         assert dataclasses.replace(fresh, stamp=dataclasses.replace(stamp, commit="0" * 12)).newer_code is None
 
 
+def test_the_commands_of_stale_results_are_listed_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stamp = stamped.Stamp("python x.py", "HEAD", "2026-01-01T00:00Z", "m", {"a": "0"}, ("x.md",))
+    found = [stamped.Result("speed", name, stamp) for name in ("x", "y")]
+    fresh = stamped.Result("accuracy", "z", dataclasses.replace(stamp, command="python z.py", weights={"a": "1"}))
+    monkeypatch.setattr(stamped, "shipped", lambda: {"a": "1"})
+    monkeypatch.setattr(stamped, "results", lambda: iter([*found, fresh]))
+    assert stamped.main(["stale"]) == 0
+    assert capsys.readouterr().out == "python x.py  # speed/x, speed/y\n"
+
+
 @pytest.mark.slow
 def test_what_a_command_writes_is_kept_if_it_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stamped, "BENCHMARK", tmp_path)

@@ -44,7 +44,7 @@ AS_VGGT: dict[str, Any] = {"scale_token": False, "rope_split": (), "camera_to_wo
 VARIANTS = {
     "stream": LingBotSizes(),
     "stage1": LingBotSizes(causal=False, scale_token=False, points=True, rope_split=()),
-    "tiny": LingBotSizes(**dataclasses.asdict(VGGT_VARIANTS["tiny"]), **AS_VGGT),
+    **{name: LingBotSizes(**dataclasses.asdict(VGGT_VARIANTS[name]), **AS_VGGT) for name in ("tiny", "tiny2")},
 }
 
 

@@ -293,7 +293,8 @@ def restore(path: str) -> tuple[Any, dict[str, Any]]:
     patches = next(
         v.shape[1] - 1 for k, v in state["model"].items() if k.endswith("pos_embed")
     )  # possibly of another size
-    model = make_model(backbone, state["variant"], 14 * round(patches**0.5))
+    patch = make_model(backbone, state["variant"]).patch
+    model = make_model(backbone, state["variant"], patch * round(patches**0.5))
     model.load_state_dict(state["model"])
     return model.eval(), state
 

@@ -7,6 +7,7 @@
   python test/benchmark/stamped.py run speed/bench_tiny -- come_ros bench --json OUT/metrics.json --plot OUT/metrics.png
   python test/benchmark/stamped.py stamp accuracy/eval_real --command 'come_ros eval ...' [--weights vggt_tiny.safetensors ...]
       stamp files that lie in results/ already and were made just now, with the code and weights of this checkout
+  python test/benchmark/stamped.py stale                list the commands of those that were measured with other weights than ship
 
 A stamp holds the command, commit (and if files differed from it), date, machine, and sha256 of the weights files in come_ros/models that
 the figures depend on; none for figures that do not (random weights, decoders, TF).
@@ -295,9 +296,19 @@ def place(name: str) -> tuple[Path, str]:
     return BENCHMARK / area / "results", stem
 
 
+def stale() -> str:
+    """One line for each command of results of other weights than the shipped ones, with what it makes."""
+    commands: dict[str, list[str]] = {}
+    for r in results():
+        if r.older_weights:
+            commands.setdefault(r.stamp.command, []).append(f"{r.area}/{r.name}")
+    return "".join(f"{command}  # {', '.join(made)}\n" for command, made in commands.items())
+
+
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="do")
+    commands.add_parser("stale", help="commands of results of other weights than the shipped ones")
     for each, text in (("run", "run a command and keep what it writes"), ("stamp", "stamp files that are there")):
         sub = commands.add_parser(each, help=text)
         sub.add_argument("name", metavar="AREA/NAME")
@@ -324,6 +335,9 @@ def main(words: list[str] | None = None) -> int:
     except ComeRosError as error:
         print(f"stamped.py: {error}", file=sys.stderr)
         return 1
+    if given.do == "stale":
+        print(stale(), end="")
+        return 0
     print(index(counted=True), end="")
     for path in unstamped():
         print(f"without a stamp: {path}")

@@ -291,7 +291,7 @@ def test_every_accelerator_is_timed_next_to_the_dense_model(tmp_path, capsys):
         "0.001",
         "--no-flops",
         "--size",
-        "84x84",
+        "112x112",
         "--no-memory",
     ]
     words += ["--device", "cpu", "--threads", "1", "--json", str(file), "--plot", str(plot)]
@@ -315,7 +315,7 @@ def test_every_accelerator_is_timed_next_to_the_dense_model(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--size", "100x84"], "multiples of 14"),
+        (["--size", "100x84"], "both multiples of 1"),
         (["--size", "big"], "'big'"),
         (["--frames", "0"], "--frames is [0]"),
         (["--repeats", "0"], "--repeats is 0"),
@@ -354,7 +354,7 @@ def test_on_a_gpu_parts_make_up_the_pass(tmp_path):
 def test_a_new_frame_in_a_sliding_window_is_timed(tmp_path, capsys):
     path, common = (
         tmp_path / "stream.json",
-        ["bench", "--stream", "--warm-up", "0", "--device", "cpu", "--size", "84x84"],
+        ["bench", "--stream", "--warm-up", "0", "--device", "cpu", "--size", "112x112"],
     )
     assert cli.main([*common, "--repeats", "1", "--frames", "3", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]

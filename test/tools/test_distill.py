@@ -170,8 +170,7 @@ def test_a_signal_keeps_the_steps_before_it(sources, tmp_path, monkeypatch, caps
     [
         (["--steps", 3], "has 3 steps already, and --steps asks for 3"),
         (["--steps", 9, "--scope", "frame"], "of a run with --scope window, not frame"),
-        (["--steps", 9, "--dim", "16"], "--dim 8, not 16"),
-        (["--steps", 9, "--loss", "mse", "--block", "0"], "--block 1, not 0, --loss ranking, not mse"),
+        (["--steps", 9, "--loss", "mse", "--dim", "16"], "--dim 8, not 16, --loss ranking, not mse"),
     ],
 )
 def test_what_cannot_go_on_says_why(done, sources, words, told, capsys):

@@ -370,6 +370,22 @@ def test_start_takes_weights_of_another_image_size(tmp_path, monkeypatch):
     assert model.native_side == 168
 
 
+def test_a_checkpoint_of_larger_patches_comes_back(tmp_path, monkeypatch):
+    """A stream that begins with a model with a stem, whose patches have 16 px."""
+    stem = dataclasses.replace(SMALL, image_side=64, native_side=64, patch=16, stem=True)
+    sizes = LingBotSizes(**dataclasses.asdict(stem), **lingbot.AS_VGGT)
+    monkeypatch.setitem(lingbot.VARIANTS, "small", sizes)
+    path, earlier = str(tmp_path / "last.pt"), LingBot(sizes)
+    torch.save({"backbone": "lingbot", "variant": "small", "model": earlier.state_dict(), "probe": {}}, path)
+    model, _ = tiny.restore(path)
+    assert model.sizes == sizes
+    weights = str(tmp_path / "w.safetensors")
+    save_checkpoint(weights, VGGT(stem), torch.float32)
+    tiny.begin_with(weights, model, tiny.make_probe(model))
+    loaded = load_model("vggt", weights).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+
+
 def test_a_stream_is_trained_dense(tmp_path):
     parser = argparse.ArgumentParser()
     train.add_arguments(parser)
