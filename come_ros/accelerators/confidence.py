@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..bundled import MODEL_FOLDER
 from ..errors import CheckpointError
 from ..files import write_safetensors
 from ..tokens import ModelShape
@@ -158,12 +157,13 @@ def load_predictor(path: str, shape: ModelShape) -> tuple[ConfidencePredictor, i
 
 
 def bundled_predictor(weights: str) -> str:
-    """Path of the predictor shipped for the weights file of that name. Raises CheckpointError if there is none."""
-    name = f"come_{os.path.splitext(os.path.basename(weights))[0]}.safetensors"
-    path = os.path.join(MODEL_FOLDER, name)
-    if os.path.dirname(os.path.abspath(weights)) != MODEL_FOLDER or not os.path.isfile(path):
+    """Path of the predictor that lies next to a weights file: come_NAME.safetensors for NAME.safetensors. Raises CheckpointError if there
+    is none."""
+    folder, name = os.path.split(weights)
+    path = os.path.join(folder, f"come_{os.path.splitext(name)[0]}.safetensors")
+    if not os.path.isfile(path):
         raise CheckpointError(
-            f"no confidence predictor ships for {weights}: make one with `come_ros distill --weights {weights}`, and name it with "
+            f"no confidence predictor {path} for {weights}: make one with `come_ros distill --weights {weights}`, and name it with "
             f"accelerator.predictor, or set accelerator.name to none"
         )
     return path

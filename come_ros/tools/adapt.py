@@ -5,6 +5,7 @@ pass of the network does not know, and a short fine-tuning teaches them to the n
 scores the new weights next to those before, against the truth where the recording has any, and else against the bundle.
 The output folder then holds
   weights.safetensors  the adapted model, for the parameter `weights`
+  come_weights.safetensors   Co-Me's predictor for it, which is found next to the weights
   card.md              what it was made from, and its scores before and after
   scores.json          all scores
   log.json             losses on the validation windows, which are the last fifth of the first part
@@ -12,6 +13,7 @@ The output folder then holds
 examples:
   come_ros adapt --source my_bag -o out/site
   come_ros adapt --source monday.mcap --source tuesday.mcap -o out/site --minutes 40
+  come_ros adapt --source my_bag -o out/site --resume                 continue after Ctrl-C or a crash
   come_ros adapt --source my_bag -o out/site --gt /vicon/odometry     true poses, for the scores only
   come_ros adapt --source my_bag -o out/site --steps 300 --set threads=1    the same result on each run
 then: weights: out/site/weights.safetensors
@@ -20,11 +22,12 @@ then: weights: out/site/weights.safetensors
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +41,10 @@ from ..files import fingerprint, shown, write_text
 from ..fleet.record import finished
 from ..interrupts import Interrupts
 from ..progress import doing
-from .arguments import add_config_arguments, configuration, training_folder
+from ..training.loop import load_state, load_state_of, resumable, save_state, write_log
+from .arguments import add_config_arguments, add_resume_arguments, configuration, training_folder
 from .bag import for_photographs
+from .checkout import commit
 from .eval.sources import Cut, Source
 from .eval.whole_recordings import MODES, baselines, followed, scored
 from .report.adapted import card, report, verdict
@@ -47,12 +52,16 @@ from .report.next_steps import of_adapted, tell
 from .result import print_result
 
 if TYPE_CHECKING:
+    from ..accelerators import Accelerator
     from ..backbones.torch_backbone import TorchBackbone
     from ..evaluation.window import WindowTruth
     from ..training.adaptation import Adaptation
     from ..training.lessons import Keyframe, Lessons
 
 WEIGHTS, CARD, SCORES = "weights.safetensors", "card.md", "scores.json"
+STATE, LESSONS = "state.pt", "lessons.pt"  # until it is complete
+SAVE_S = 60.0  # between two checkpoints
+PREDICTOR_BATCHES, PREDICTOR_FRAMES, PREDICTOR_STEPS = 24, 8, 200  # that Co-Me's predictor learns from
 MINUTES, STEPS = 20.0, 300
 VALIDATION = 0.2  # last share of the keyframes to learn from, which chooses the best step
 LEAST_KEYFRAMES = 8  # that the bundle vouches for
@@ -82,58 +91,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="last share of each recording's time that is kept for scoring, 0.1 to 0.9 (default 1/3)",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in the output folder")
+    add_resume_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     _check(args)
-    config = configuration(args).replace(**{"odometry.rate": "keyframe", "refine.mode": "bundle"})
-    training_folder(argparse.Namespace(output=args.output, resume=False, overwrite=args.overwrite), WEIGHTS)
-    begun = time.monotonic(), time.process_time()
+    # fp32, as it learns: scores before and after are then of the same arithmetic
+    config = configuration(args).replace(**{"odometry.rate": "keyframe", "refine.mode": "bundle", "precision": "fp32"})
+    folder = training_folder(args, STATE)
     with Interrupts() as stopped:
+        begun = time.monotonic(), time.process_time()
         with stopped.raising():
             before, split = _prepared(args, config)
             config = for_photographs(config, all(s.timed for s in split))
-            taught = _taught(split, config, before, stopped)
-            adaptation = _adaptation(args, config, taught)
+            backbone = _backbone(config)
+            run = _begun(args, config, before, split, backbone, begun, stopped)
+        adaptation, taught = run.adaptation, run.taught
         passes_s = (
             PASSES * taught.seconds * sum(len(s.held_stamps) for s in split) / max(1, sum(s.taught for s in split))
         )
-        until = begun[0] + 60 * args.minutes - 1.3 * passes_s
-        ended = ""
         try:
             with stopped.raising():
-                ended = _train(adaptation, until)
+                ended = _train(run, folder, 60 * args.minutes - 1.3 * passes_s, stopped)
         except Stopped as stop:
-            if not adaptation.learned:
-                raise
-            path = _write(args, config, adaptation, before)
-            raise Stopped(
-                stop.number, f"the best so far, of step {adaptation.best_step}, is in {shown(path)}, not scored"
-            ) from None
+            run.save(folder)
+            raise Stopped(stop.number, resumable(adaptation.step, args.output)) from None
         if not adaptation.learned:
+            _tidy(folder)
             raise CheckpointError(
                 f"none of {adaptation.step} steps agrees better with the bundle on the validation keyframes without losing in rotation, "
                 f"direction or points: nothing is written; record more of the place, or allow more time with --minutes and --steps"
             )
-        path = _write(args, config, adaptation, before)
+        run.save(folder)
+        path = _write(args, adaptation, before)
         try:
             with stopped.raising():
-                scores = {s.source.label: _scores(s, config, before, path, stopped) for s in split}
+                after = _backbone(config.replace(weights=path))
+                predictor = _refitted(args, config, after, taught, before)
+                merging = _merging(config, before, path, after) if predictor else {}
+                scores = {s.source.label: _scores(s, config, backbone, after, merging, stopped) for s in split}
         except Stopped as stop:
-            raise Stopped(stop.number, f"{shown(path)} is complete, but not scored") from None
+            raise Stopped(stop.number, f"{shown(path)} is complete, but not scored: --resume scores it") from None
+        seconds, cpu_seconds = run.spent()
         result: dict[str, Any] = {
             "weights": path, "steps": adaptation.step, "best_step": adaptation.best_step, "ended": ended,
-            "seconds": round(time.monotonic() - begun[0], 1), "cpu_seconds": round(time.process_time() - begun[1], 1),
-            "keyframes": taught.counts, "scores": scores, "verdict": verdict(scores),
-            "start": {"file": os.path.basename(before), "fingerprint": fingerprint(before)}, "come_ros": __version__,
+            "seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1),
+            "keyframes": taught.counts, "predictor": predictor, "scores": scores, "verdict": verdict(scores),
+            "start": {"file": os.path.basename(before), "fingerprint": fingerprint(before)}, "come_ros": __version__, "commit": commit(),
             "options": {"source": args.source, "held": args.held, "seed": args.seed, "steps": args.steps, "minutes": args.minutes,
                         "threads": config.threads},
         }  # fmt: skip
         write_text(os.path.join(args.output, SCORES), json.dumps(_plain(result), indent=1) + "\n")
         write_text(os.path.join(args.output, CARD), card(result))
+        _tidy(folder)
     print_result(args, result, report(result))
-    tell(of_adapted(path, result["verdict"], args.source[0]))
+    tell(of_adapted(path, result["verdict"]))
     return 0
 
 
@@ -193,6 +205,25 @@ class Taught:
     seconds: float
     counts: dict[str, int]
 
+    def save(self, path: Path) -> None:
+        """Raises OutputError."""
+        parts = {"lessons": self.lessons.runs, "validation": self.validation}
+        runs = {name: [[k.state() for k in run] for run in found] for name, found in parts.items()}
+        save_state(
+            str(path), {**runs, "left_out": self.lessons.left_out, "seconds": self.seconds, "counts": self.counts}
+        )
+
+    @staticmethod
+    def load(path: Path) -> Taught:
+        """Raises CheckpointError."""
+        from ..training.lessons import Keyframe, Lessons
+
+        state = load_state(str(path))
+        lessons, validation = (
+            [tuple(map(Keyframe.of_state, run)) for run in state[name]] for name in ("lessons", "validation")
+        )
+        return Taught(Lessons(tuple(lessons), state["left_out"]), validation, state["seconds"], state["counts"])
+
 
 def _prepared(args: argparse.Namespace, config: Config) -> tuple[str, list[Split]]:
     """The weights before, and the recordings."""
@@ -221,11 +252,11 @@ def _backbone(config: Config) -> TorchBackbone:
     return backbone
 
 
-def _taught(split: Sequence[Split], config: Config, before: str, stopped: Interrupts) -> Taught:
+def _taught(split: Sequence[Split], config: Config, backbone: TorchBackbone, stopped: Interrupts) -> Taught:
     """Runs the first parts through the pipeline. Raises DatasetError if the bundle vouches for too little of them."""
     from ..training.lessons import SCORED, Lessons
 
-    backbone, begun = _backbone(config), time.monotonic()
+    begun = time.monotonic()
     lessons: list[Lessons] = []
     validation: list[tuple[Keyframe, ...]] = []
     counts = {"read": 0, "gap": 0, "left_out": 0}
@@ -266,39 +297,97 @@ def _keyframes(
 # training
 
 
-def _adaptation(args: argparse.Namespace, config: Config, taught: Taught) -> Adaptation:
-    from ..backbones.checkpoint import bundled_weights, load_model
-    from ..backbones.device import choose_device
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """settings: what a resumed run must have as well. begun: monotonic and process time at which it would have begun in one piece."""
+
+    taught: Taught
+    adaptation: Adaptation
+    settings: dict[str, Any]
+    begun: tuple[float, float]
+
+    def spent(self) -> tuple[float, float]:
+        """Seconds, and seconds of CPU time, of all sessions."""
+        return time.monotonic() - self.begun[0], time.process_time() - self.begun[1]
+
+    def save(self, folder: Path) -> None:
+        """Writes the state. Raises OutputError."""
+        save_state(
+            str(folder / STATE), {**self.adaptation.state(), "settings": self.settings, "spent": list(self.spent())}
+        )
+
+
+def _begun(
+    args: argparse.Namespace, config: Config, before: str, split: Sequence[Split], backbone: TorchBackbone,
+    begun: tuple[float, float], stopped: Interrupts,
+) -> Run:  # fmt: skip
+    """A new run, or with --resume that of the state. Raises CheckpointError or DatasetError."""
     from ..training.adaptation import Adaptation, Plan
+    from ..training.rehearsal import Rehearsal
 
-    model = load_model(config.backbone, config.weights or bundled_weights(config.backbone)).to(
-        choose_device(config.device)
+    folder = Path(args.output)
+    usual = Config().to_flat()
+    parameters = {name: x for name, x in config.to_flat().items() if x != usual[name] and name != "threads"}
+    settings = {"source": [s.source.name for s in split], "held": args.held, "steps": args.steps, "seed": args.seed,
+                "weights": fingerprint(before), "set": json.dumps(_plain(parameters))}  # fmt: skip
+    state: dict[str, Any] = {}
+    if args.resume:
+        if (folder / SCORES).exists() and not (folder / STATE).exists():
+            raise CheckpointError(
+                f"the run in {shown(folder)} is complete: nothing is left to do; --overwrite replaces it, -o chooses another folder"
+            )
+        state = load_state_of(str(folder / STATE), settings)
+        taught = Taught.load(folder / LESSONS)
+        begun = begun[0] - state["spent"][0], begun[1] - state["spent"][1]
+    else:
+        taught = _taught(split, config, backbone, stopped)
+    plan = Plan(steps=args.steps)
+    with doing("rendering rooms to rehearse"):
+        rehearsal = Rehearsal.of(backbone.model, plan.batch, args.seed)
+    adaptation = Adaptation(
+        copy.deepcopy(backbone.model), taught.lessons, taught.validation, rehearsal, plan, args.seed
     )
-    return Adaptation(model, taught.lessons, taught.validation, Plan(steps=args.steps), args.seed)
+    run = Run(taught, adaptation, settings, begun)
+    if state:
+        adaptation.restore(state)
+    else:
+        with stopped.held():
+            taught.save(folder / LESSONS)
+            run.save(folder)
+    return run
 
 
-def _train(adaptation: Adaptation, until: float) -> str:
-    """All steps, until that time at the latest. Returns why it ended."""
+def _train(run: Run, folder: Path, seconds: float, stopped: Interrupts) -> str:
+    """All steps, until so many seconds are spent. Returns why it ended."""
     from ..training.loop import denormals_flushed
 
-    with denormals_flushed(), progress.bar(total=adaptation.plan.steps, desc="adapting", unit="step") as bar:
-        adaptation.validate()
+    adaptation, plan, saved = run.adaptation, run.adaptation.plan, time.monotonic()
+    with (
+        denormals_flushed(),
+        progress.bar(total=plan.steps, initial=adaptation.step, desc="adapting", unit="step") as bar,
+    ):
         while not adaptation.done:
-            if time.monotonic() > until:
-                adaptation.validate()
-                return "no time was left"
-            loss = adaptation.learn()
-            bar.update()
-            if adaptation.step % adaptation.plan.validate == 0 or adaptation.step == adaptation.plan.steps:
+            late = run.spent()[0] > seconds
+            if adaptation.due or (late and not adaptation.validated):
                 entry = adaptation.validate()
-                bar.set_postfix(loss=f"{loss:.3f}", validation=f"{entry['validation']:.3f}")
-    return "all steps are done" if adaptation.step >= adaptation.plan.steps else "the validation got no better"
+                bar.set_postfix(validation=f"{entry['validation']:.3f}")
+            elif late:
+                return "no time was left"
+            else:
+                adaptation.gradients()
+                with stopped.held():
+                    adaptation.descend()
+                bar.update()
+            if time.monotonic() - saved > SAVE_S:
+                with stopped.held():
+                    run.save(folder)
+                saved = time.monotonic()
+    return "all steps are done" if adaptation.step >= plan.steps else "the validation got no better"
 
 
-def _write(args: argparse.Namespace, config: Config, adaptation: Adaptation, before: str) -> str:
+def _write(args: argparse.Namespace, adaptation: Adaptation, before: str) -> str:
     """Writes weights and log. Returns the path of the weights."""
     from ..backbones.checkpoint import save_checkpoint
-    from ..training.loop import write_log
 
     path = os.path.join(args.output, WEIGHTS)
     assert adaptation.best is not None
@@ -307,7 +396,7 @@ def _write(args: argparse.Namespace, config: Config, adaptation: Adaptation, bef
     about = {
         "licence": "as of the weights before; Apache-2.0 for those that ship with come_ros", "made_by": "come_ros adapt",
         "start": os.path.basename(before), "start_fingerprint": fingerprint(before), "step": str(adaptation.best_step),
-        "seed": str(args.seed), "come_ros": __version__,
+        "seed": str(args.seed), "come_ros": __version__, "commit": commit(),
         "source": ", ".join(os.path.basename(os.path.normpath(s)) for s in args.source),
     }  # fmt: skip
     save_checkpoint(path, adaptation.best, extra=about)
@@ -315,38 +404,77 @@ def _write(args: argparse.Namespace, config: Config, adaptation: Adaptation, bef
     return path
 
 
+def _refitted(
+    args: argparse.Namespace, config: Config, after: TorchBackbone, taught: Taught, before: str
+) -> dict[str, float] | None:
+    """Trains Co-Me's predictor of the weights before further, for the new ones, and writes it next to them. Returns the rank correlation
+    of both with the new model's confidence on the validation windows; None if the weights before have no predictor."""
+    from ..accelerators.confidence import bundled_predictor, load_predictor, save_predictor
+    from ..training.lessons import plain_batch
+    from ..training.predictor import agreement, refitted, teach
+
+    try:
+        old, block = load_predictor(config.accelerator.predictor or bundled_predictor(before), after.model.shape)
+    except CheckpointError:
+        return None
+    model, device = after.model, next(after.model.parameters()).device
+    rng = np.random.default_rng(args.seed)
+    images = [taught.lessons.batch(rng, PREDICTOR_FRAMES)["images"] for _ in range(PREDICTOR_BATCHES)]
+    with doing("adapting Co-Me's predictor"):
+        new = refitted(model, old, block, images, PREDICTOR_STEPS, args.seed)
+        held = [teach(model, plain_batch(w)["images"].to(device), [block]) for w in taught.validation]
+        found = {
+            name: agreement(p.to(device), block, held)["spearman"] for name, p in (("before", old), ("after", new))
+        }
+    about = {"licence": "as of the weights before; Apache-2.0 for those that ship with come_ros", "made_by": "come_ros adapt",
+             "weights": WEIGHTS, "seed": str(args.seed), "come_ros": __version__, "commit": commit()}  # fmt: skip
+    better = new if found["after"] >= found["before"] else old
+    save_predictor(os.path.join(args.output, f"come_{WEIGHTS}"), better.cpu(), block, about)
+    return found
+
+
+def _tidy(folder: Path) -> None:
+    """Removes what only --resume needs."""
+    for name in (STATE, LESSONS):
+        (folder / name).unlink(missing_ok=True)
+
+
 # scores
 
 
-def _scores(split: Split, config: Config, before: str, after: str, stopped: Interrupts) -> dict[str, Any]:
+def _scores(
+    split: Split, config: Config, before: TorchBackbone, after: TorchBackbone, merging: Mapping[str, Accelerator],
+    stopped: Interrupts,
+) -> dict[str, Any]:  # fmt: skip
     """Of the held-out part: "windows" against the truth and "agreement" with the bundle of the weights before, each before, after and
-    trivial; "whole", mode -> before and after, see whole_recordings.scored, and "baselines". None where nothing is known."""
-    from ..backbones.checkpoint import load_model
+    trivial; "merged", the windows that decide with the new weights and each of `merging`; "whole", mode -> before and after, see
+    whole_recordings.scored, and "baselines". None where nothing is known."""
     from ..training.judge import summary, trivial_scores, window_scores
     from ..training.lessons import Lessons, truth_of
 
     label, held = split.source.label, split.held
-    backbones = {"before": _backbone(config), "after": _backbone(config.replace(weights=after))}
-    device = backbones["before"].device
-    models = {
-        "before": load_model(config.backbone, before).to(device).eval(),
-        "after": load_model(config.backbone, after).to(device).eval(),
-    }
+    backbones = {"before": before, "after": after}
 
     def compared(windows: Sequence[WindowTruth]) -> dict[str, Any] | None:
         if not windows:
             return None
-        rows = {name: summary([window_scores(model, w) for w in windows]) for name, model in models.items()}
+        rows = {name: summary([window_scores(b.model, w) for w in windows]) for name, b in backbones.items()}
         return {**rows, "trivial": summary([trivial_scores(w) for w in windows])}
 
-    found = Lessons.of(_keyframes(held, config, backbones["before"], f"scoring {label}: bundle", stopped))
+    found = Lessons.of(_keyframes(held, config, before, f"scoring {label}: bundle", stopped))
     by_bundle = found.windows()
     some: Any = np.unique(np.linspace(0, max(0, len(by_bundle) - 1), MOST_WINDOWS).astype(int)) if by_bundle else []
-    out: dict[str, Any] = {"agreement": compared([truth_of(by_bundle[i], label, int(i)) for i in some])}
+    agreed = [truth_of(by_bundle[i], label, int(i)) for i in some]
     try:
-        out["windows"] = compared(list(held.windows(Cut(most=MOST_WINDOWS), backbones["before"])))
+        true = list(held.windows(Cut(most=MOST_WINDOWS), before))
     except DatasetError:  # no truth
-        out["windows"] = None
+        true = []
+    out: dict[str, Any] = {"agreement": compared(agreed), "windows": compared(true), "merged": None}
+    if merging and (true or agreed):
+        out["merged"] = {
+            name: summary([window_scores(after.model, w, accelerator) for w in true or agreed])
+            for name, accelerator in merging.items()
+        }
     with held.open() as sequence:
         truth = held.truth(sequence)
     whole: dict[str, Any] = {}
@@ -359,6 +487,22 @@ def _scores(split: Split, config: Config, before: str, after: str, stopped: Inte
             whole.setdefault(mode, {})[name] = scored(poses, real, depth) | counts
             out["baselines"] = baselines(real, depth)
     return {**out, "whole": whole or None}
+
+
+def _merging(config: Config, before: str, after: str, backbone: TorchBackbone) -> dict[str, Accelerator]:
+    """Co-Me for the new weights with the predictor before and after, and random groups, which are trivial."""
+    from ..accelerators import make_accelerator
+    from ..accelerators.confidence import bundled_predictor
+
+    old = config.accelerator.predictor or bundled_predictor(before)
+    half = config.replace(**{"accelerator.ratio": 0.5})
+    wanted = {"before": ("come", old), "after": ("come", bundled_predictor(after)), "trivial": ("random", "")}
+    return {
+        name: make_accelerator(
+            half.replace(**{"accelerator.name": kind, "accelerator.predictor": path}), backbone.model.shape, after
+        ).to(next(backbone.model.parameters()).device)
+        for name, (kind, path) in wanted.items()
+    }
 
 
 def _matched(poses: dict[int, Any], truth: dict[int, Any]) -> dict[int, Any]:

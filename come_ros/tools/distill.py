@@ -141,7 +141,7 @@ def begin(args: argparse.Namespace) -> Run:
     model = load_model("", weights).to(device).eval().requires_grad_(False)
     block = args.block if args.block >= 0 else default_block(len(model.encoder_blocks()))
     side = args.side or model.native_side
-    student = Student(model, block, args.loss, args.scope, args.dim, args.seed)
+    student = Student.new(model, block, args.loss, args.scope, args.dim, args.seed)
     step = 0
     log: list[dict[str, Any]] = []
     settings = {"weights": os.path.basename(weights), "block": block, "scope": args.scope, "dim": args.dim,

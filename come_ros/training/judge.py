@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..accelerators import NoAccelerator
+from ..accelerators import Accelerator, NoAccelerator
 from ..backbones.model import GeometryModel
 from ..backbones.vggt import VGGT
 from ..camera.preprocess import plan_resize
@@ -66,11 +66,13 @@ def _room(seed: int, width: int, height: int) -> WindowTruth:
     return WindowTruth("rooms", seed, s.images, s.depth, s.world_from_camera, s.intrinsics)
 
 
-def window_scores(model: GeometryModel, truth: WindowTruth) -> dict[str, Sequence[float]]:
-    """Figures of one window by name, some with a value for each frame."""
+def window_scores(
+    model: GeometryModel, truth: WindowTruth, accelerator: Accelerator | None = None
+) -> dict[str, Sequence[float]]:
+    """Figures of one window by name, some with a value for each frame. accelerator: None for the dense model."""
     images = torch.from_numpy(truth.images).to(next(model.parameters()).device).permute(0, 3, 1, 2)[None].float() / 255
     with torch.inference_mode():
-        out, _ = model(images, NoAccelerator(), ("camera", "depth"))
+        out, _ = model(images, accelerator or NoAccelerator(), ("camera", "depth"))
     depth = out["depth"][0].float().cpu().numpy()
     row: dict[str, Sequence[float]] = {}
     scale = None

@@ -68,6 +68,15 @@ class Keyframe:
         depth[self.rows, self.columns], weight[self.rows, self.columns] = self.log_points, self.weight
         return depth, weight
 
+    def state(self) -> dict[str, Any]:
+        """Its fields, arrays as tensors, for a file."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: torch.tensor(x) if isinstance(x, np.ndarray) else x for name, x in fields.items()}
+
+    @staticmethod
+    def of_state(state: Mapping[str, Any]) -> Keyframe:
+        return Keyframe(**{name: x.numpy() if isinstance(x, torch.Tensor) else x for name, x in state.items()})
+
 
 def keyframes(
     pipeline: ReconstructionPipeline, frames: Iterable[Frame], stop: Callable[[], bool] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 LEARNING_RATE, LAST_RATE, WEIGHT_DECAY = 1e-3, 1e-6, 0.01  # as in the original study
 PAIRS = 32768
+REFIT_RATE = 3e-4  # first rate of a predictor that is trained further
 GROUP, RATIO = (3, 3), 0.5  # share of the mask whose overlap with the teacher's is reported
 
 
@@ -90,17 +92,25 @@ def agreement(predictor: Any, block: int, taught: list[tuple[dict[int, Any], Any
 class Student:
     """A predictor in training: loss "ranking" or "mse", from the tokens after encoder block `block`."""
 
-    def __init__(self, model: Any, block: int, loss: str, scope: str, dim: int, seed: int) -> None:
+    def __init__(self, model: Any, predictor: Any, block: int, loss: str, seed: int) -> None:
+        """predictor: is changed. seed: for what is drawn at random while it learns."""
+        import torch
+
+        self.predictor = predictor.to(next(model.parameters()).device).requires_grad_(True)
+        self.block, self.loss, self.seed = block, loss, seed
+        self.optimiser = torch.optim.AdamW(self.predictor.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+    @classmethod
+    def new(cls, model: Any, block: int, loss: str, scope: str, dim: int, seed: int) -> Student:
+        """With random weights."""
         import torch
 
         from ..accelerators.confidence import ConfidencePredictor
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.predictor = ConfidencePredictor(model.shape.encoder_width, dim, scope=scope)
-        self.predictor.to(next(model.parameters()).device)
-        self.block, self.loss, self.scope, self.seed = block, loss, scope, seed
-        self.optimiser = torch.optim.AdamW(self.predictor.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+            predictor = ConfidencePredictor(model.shape.encoder_width, dim, scope=scope)
+        return cls(model, predictor, block, loss, seed)
 
     def learn(self, tokens: dict[int, Any], wanted: Any, rate: float) -> float:
         """One step. Returns the loss before it."""
@@ -119,3 +129,19 @@ class Student:
             group["lr"] = rate
         self.optimiser.step()
         return float(loss.detach())
+
+
+def refitted(model: Any, predictor: Any, block: int, lessons: Sequence[Any], steps: int, seed: int) -> Any:
+    """A copy of the predictor, trained further on what the model now says of these images, each (B, S, 3, H, W) uint8."""
+    import torch
+
+    student = Student(model, copy.deepcopy(predictor), block, "ranking", seed)
+    device = next(model.parameters()).device
+    taught = [teach(model, images.to(device), [block]) for images in lessons]
+    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for step in range(steps):
+            rate = LAST_RATE + (REFIT_RATE - LAST_RATE) * 0.5 * (1 + np.cos(np.pi * step / steps))
+            student.learn(*taught[rng.integers(len(taught))], rate)
+    return student.predictor.cpu().eval().requires_grad_(False)

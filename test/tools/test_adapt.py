@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -18,12 +19,14 @@ from fakes import Truth, trajectory, truth_of
 from models import tiny
 from tools.test_eval import write_folder
 
+from come_ros.accelerators import make_accelerator
+from come_ros.accelerators.confidence import ConfidencePredictor, save_predictor
 from come_ros.backbones.checkpoint import load_model, save_checkpoint
 from come_ros.camera.preprocess import crop_depth, crop_intrinsics, image_plan, preprocess
 from come_ros.config import Config
 from come_ros.datasets.part import Part
 from come_ros.errors import DatasetError
-from come_ros.tools import cli
+from come_ros.tools import adapt, cli
 from come_ros.tools.adapt import split_by_time
 from come_ros.tools.eval.sources import Source
 from come_ros.tools.report.adapted import HARM, rows_of, table, verdict, verdict_line
@@ -31,10 +34,12 @@ from come_ros.tools.report.next_steps import of_adapted
 from come_ros.training import lessons
 from come_ros.training.adaptation import Adaptation
 from come_ros.training.lessons import Keyframe
+from come_ros.training.rehearsal import Rehearsal
 from come_ros.types import Frame
 from come_ros.weights import read_checkpoint
 
 COUNT = 30
+RESULTS = {"weights.safetensors", "come_weights.safetensors", "card.md", "scores.json", "log.json"}
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +55,18 @@ def recording(tmp_path_factory: pytest.TempPathFactory, world: Truth) -> Path:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_checkpoint(str(path), tiny("vggt", seed=3, std=0.05), torch.float32)
+    model = tiny("vggt", seed=3, std=0.05)
+    save_checkpoint(str(path), model, torch.float32)
+    torch.manual_seed(0)
+    save_predictor(str(path.with_name("come_small.safetensors")), ConfidencePredictor(model.shape.encoder_width, 8), 0)
     return path
+
+
+@pytest.fixture(autouse=True)
+def few_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rehearsal, "of", functools.partial(Rehearsal.of, rooms=1, count=2))
+    for name, value in {"BATCHES": 2, "FRAMES": 4, "STEPS": 20}.items():
+        monkeypatch.setattr(adapt, f"PREDICTOR_{name}", value)
 
 
 @pytest.fixture
@@ -109,7 +124,7 @@ def test_a_recording_gives_weights_a_card_and_scores(
     assert cli.main([*words(recording, weights, out), "--json"]) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
-    assert {path.name for path in out.iterdir()} == {"weights.safetensors", "card.md", "scores.json", "log.json"}
+    assert {path.name for path in out.iterdir()} == RESULTS
     assert json.loads((out / "scores.json").read_text())["verdict"] == result["verdict"]
     assert true_keyframes == [20, 10], "the last third is apart, and the first part is never asked for it"
     assert result["keyframes"] == {"read": 20, "gap": 2, "left_out": 0, "learned_from": 14, "validation": 4}
@@ -118,12 +133,17 @@ def test_a_recording_gives_weights_a_card_and_scores(
     assert scores["windows"]["before"]["windows"] == scores["agreement"]["after"]["windows"] == 2
     assert scores["windows"]["before"]["abs_rel"] == pytest.approx(scores["agreement"]["before"]["abs_rel"], abs=0.05)
     assert "constant abs_rel" in scores["windows"]["trivial"]
+    assert set(scores["merged"]) == {"before", "after", "trivial"} and scores["merged"]["after"]["windows"] == 2
+    assert result["predictor"]["after"] > result["predictor"]["before"]
+    with_come = Config(weights=str(out / "weights.safetensors")).replace(**{"accelerator.name": "come"})
+    assert make_accelerator(with_come, load_model("", with_come.weights).shape, with_come.weights).name == "come"
     _, about = read_checkpoint(str(out / "weights.safetensors"))
     assert (
         about["made_by"] == "come_ros adapt" and about["start"] == "small.safetensors" and about["source"] == "seq-01"
     )
     load_model("vggt", str(out / "weights.safetensors"))
     card = (out / "card.md").read_text()
+    assert result["commit"] == about["commit"] and result["commit"] in card
     assert verdict_line(result["verdict"]) in card and "Licence" in card and "small.safetensors" in card
     assert f"--weights {out / 'weights.safetensors'}" in said.err or "keep the weights before" in said.err
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -132,44 +152,49 @@ def test_a_recording_gives_weights_a_card_and_scores(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gained", [True, False])
-def test_a_signal_keeps_the_best_so_far(
-    gained: bool,
+def test_a_run_that_was_stopped_is_resumed_to_the_same_result(
     recording: Path,
     weights: Path,
     true_keyframes: list[int],
     tmp_path: Path,
-    capsys: Any,
-    monkeypatch: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    validate, learn = Adaptation.validate, Adaptation.learn
+    """After a signal, and after a crash, which leaves the last checkpoint."""
+    monkeypatch.setattr(adapt, "SAVE_S", 0.0)
+    monkeypatch.setattr(adapt, "_scores", lambda *_: {"windows": None, "agreement": None, "whole": None})
+    gradients, stop = Adaptation.gradients, [0, 0]
 
-    def validated(run: Adaptation) -> dict[str, Any]:
-        entry = validate(run)
-        entry["validation"] = -float(run.step if gained else 0)
-        return entry
-
-    def learned(run: Adaptation) -> float:
-        loss = learn(run)
-        validated(run)
-        if run.step == 2:
+    def stopping(run: Adaptation) -> float:
+        if run.step == 1 and stop[0]:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss
+        if run.step == 2 and stop[1]:
+            raise RuntimeError("the power is gone")
+        return gradients(run)
 
-    monkeypatch.setattr(Adaptation, "validate", validated)
-    monkeypatch.setattr(Adaptation, "learn", learned)
-    out = tmp_path / "out"
-    if gained:  # an earlier run's card would be of other weights
-        out.mkdir()
-        (out / "card.md").write_text("of other weights")
-    assert cli.main([*words(recording, weights, out), "--steps", "9"]) == 128 + signal.SIGTERM
-    said = capsys.readouterr().err
-    if gained:
-        assert f"of step 1, is in {out / 'weights.safetensors'}, not scored" in said or "of step 2, is in" in said
-        assert {path.name for path in out.iterdir()} == {"weights.safetensors", "log.json"}
-        load_model("", str(out / "weights.safetensors"))
-    else:
-        assert "before there was any result" in said and not list(out.iterdir())
+    monkeypatch.setattr(Adaptation, "gradients", stopping)
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert cli.main([*words(recording, weights, whole), "--steps", "3"]) == 0
+    asked = [*words(recording, weights, out), "--steps", "3"]
+    stop[:] = 1, 0
+    assert cli.main(asked) == 128 + signal.SIGTERM
+    assert "step 1 is in" in capsys.readouterr().err
+    assert {path.name for path in out.iterdir()} == {"state.pt", "lessons.pt"}
+    assert cli.main([*asked, "--resume", "--steps", "4"]) == 1
+    assert "of a run with --steps 3, not 4" in capsys.readouterr().err
+    true_keyframes.clear()
+    stop[:] = 0, 1
+    with pytest.raises(RuntimeError, match="the power is gone"):
+        cli.main([*asked, "--resume"])
+    stop[:] = 0, 0
+    assert cli.main([*asked, "--resume"]) == 0
+    assert not true_keyframes, "what teaches is not reconstructed again"
+    assert {path.name for path in out.iterdir()} == RESULTS
+    first, second = (json.loads((folder / "log.json").read_text()) for folder in (whole, out))
+    assert [e["step"] for e in second] == [e["step"] for e in first] and len(first) > 1
+    assert [e["validation"] for e in second] == pytest.approx([e["validation"] for e in first], rel=1e-4)
+    assert cli.main([*asked, "--resume"]) == 1
+    assert "is complete: nothing is left to do" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -247,12 +272,12 @@ def test_the_verdict_is_of_the_truth_where_there_is_any() -> None:
 
 
 def test_only_better_weights_are_recommended() -> None:
-    assert of_adapted("w", verdict({"a": scores(8.0)}), "bag")[0] == "next: come_ros bag RECORDING -o OUT --weights w"
+    assert of_adapted("w", verdict({"a": scores(8.0)}))[0] == "next: come_ros bag RECORDING -o OUT --weights w"
     mixed = verdict({"a": scores(5.0, direction=10 * (1 + 2 * HARM))})
-    assert of_adapted("w", mixed, "bag")[0].startswith("next: compare both on a recording that it was not taught")
+    assert of_adapted("w", mixed)[0].startswith("next: compare both on a recording that it was not taught")
     assert "on average better than" in verdict_line(mixed)
     for after in (10.0, 12.0):
-        assert "keep the weights before" in " ".join(of_adapted("w", verdict({"a": scores(after)}), "bag"))
+        assert "keep the weights before" in " ".join(of_adapted("w", verdict({"a": scores(after)})))
 
 
 def test_the_table_has_the_best_trivial_baseline_and_leaves_out_what_is_unknown() -> None:

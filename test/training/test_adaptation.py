@@ -25,6 +25,7 @@ from come_ros.training.lessons import (
     plain_batch,
     truth_of,
 )
+from come_ros.training.rehearsal import Rehearsal, size_for
 from come_ros.types import Frame, Observations
 
 HEIGHT, WIDTH = 56, 70
@@ -191,23 +192,28 @@ def test_the_bundle_as_truth_has_depth_at_its_points_only() -> None:
     )
 
 
-def adapted(lessons: Lessons, validation: Sequence[Sequence[Keyframe]], steps: int) -> Adaptation:
-    run = Adaptation(
-        tiny("vggt", seed=4, std=0.05), lessons, validation, Plan(steps=steps, batch=4, warm_up=1, average=0.5), 0
-    )
-    run.validate()
+@pytest.fixture(scope="module")
+def rehearsal() -> Rehearsal:
+    return Rehearsal.of(tiny("vggt", seed=4, std=0.05), 4, 0, rooms=1, count=2)
+
+
+def adapted(lessons: Lessons, validation: Sequence[Sequence[Keyframe]], rehearsal: Rehearsal, plan: Plan) -> Adaptation:
+    run = Adaptation(tiny("vggt", seed=4, std=0.05), lessons, validation, rehearsal, plan, 0)
     while not run.done:
-        run.learn()
-        if run.done:
+        if run.due:
             run.validate()
+        else:
+            run.gradients()
+            run.descend()
     return run
 
 
 @pytest.mark.slow
-def test_a_model_learns_from_another_ones_answers_and_each_run_alike(model: Any) -> None:
+def test_a_model_learns_from_another_ones_answers_and_each_run_alike(model: Any, rehearsal: Rehearsal) -> None:
     found = as_the_model_says(model, 8)
     lessons, validation = Lessons.of(found[:6]), [found[4:8]]
-    first, second = (adapted(lessons, validation, 3) for _ in range(2))
+    plan = Plan(steps=3, batch=4, warm_up=1, average=0.5)
+    first, second = (adapted(lessons, validation, rehearsal, plan) for _ in range(2))
     assert first.learned and first.log[-1]["validation"] < 0.99 * first.log[0]["validation"]
     start = tiny("vggt", seed=4, std=0.05).state_dict()
     assert first.best is not None and second.best is not None
@@ -218,7 +224,38 @@ def test_a_model_learns_from_another_ones_answers_and_each_run_alike(model: Any)
         assert torch.allclose(x, first.best.state_dict()[name], atol=100 * ROUNDING), name
 
 
-def test_training_ends_when_nothing_is_gained_and_keeps_the_best(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_what_is_kept_lies_between_before_and_the_average(model: Any, rehearsal: Rehearsal) -> None:
+    found = as_the_model_says(model, 8)
+    plan = Plan(steps=1, batch=4, warm_up=1, average=0.5)
+    far, half = (
+        adapted(Lessons.of(found[:6]), [found[4:8]], rehearsal, dataclasses.replace(plan, kept=kept)).best
+        for kept in (1.0, 0.5)
+    )
+    assert far is not None and half is not None
+    start, moved = tiny("vggt", seed=4, std=0.05), 0.0
+    for old, new, between in zip(start.parameters(), far.parameters(), half.parameters(), strict=True):
+        assert torch.allclose(between, (old + new) / 2, atol=1e-7)
+        moved = max(moved, float((new - old).detach().abs().max()))
+    assert moved > 1e-4
+
+
+def test_rehearsed_is_what_the_model_said_before(rehearsal: Rehearsal) -> None:
+    before = tiny("vggt", seed=4, std=0.05)
+    batch = rehearsal.batch(np.random.default_rng(0))
+    b, s, _, h, w = batch["images"].shape
+    assert batch["images"].dtype == torch.uint8 and b * s <= 4 and (w, h) == size_for(before)
+    assert batch["depth"].shape == (b, s, h, w) and not batch["weight"].any()
+    with torch.no_grad():
+        own = losses(before, batch)
+        other = losses(tiny("vggt", seed=5, std=0.05), batch)
+    for name in ("turn", "distance", "depth", "sure"):
+        assert float(own[name]) < 0.02 and float(other[name]) > 2 * float(own[name]), name
+
+
+def test_training_ends_when_nothing_is_gained_and_keeps_the_best(
+    rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = iter(
         [(5.0, 0), (4.0, 0.05), (3.0, 0.05), (2.0, 0.2), (3.5, 0), (3.5, 0), (0.0, 0)]
     )  # loss, growth of the rotation's error
@@ -232,11 +269,13 @@ def test_training_ends_when_nothing_is_gained_and_keeps_the_best(model: Any, mon
 
     monkeypatch.setattr(adaptation, "losses", made_up)
     found = [keyframe(i) for i in range(6)]
-    run = Adaptation(tiny("vggt"), Lessons.of(found), [found[:4]], Plan(steps=100, batch=4, patience=3), 0)
+    plan = Plan(steps=100, batch=4, patience=3)
+    run = Adaptation(tiny("vggt"), Lessons.of(found), [found[:4]], rehearsal, plan, 0)
     assert not run.learned and run.best is None and not run.done
     run.validate()
     assert not run.learned, "the weights before are no result"
     while not run.done:
-        run.learn()
+        run.gradients()
+        run.descend()
         run.validate()
     assert run.learned and run.best_step == 2 and run.step == 5

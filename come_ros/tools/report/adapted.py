@@ -31,6 +31,7 @@ WINDOWS = (
     ("length_ratio", "length of motion over the true one (1 is best)", 2, (), False),
     ("focal_error", "focal length, relative error", 3, (), False),
 )
+MERGED = (("abs_rel", "depth AbsRel", 3), ("rotation_deg", "rotation, deg", 2))
 WHOLE = (
     ("ate", "ATE, Sim(3)", 4, ("straight line", "random walk (best 5 %)"), "ate"),
     ("rotation_deg", "rotation of a step, deg", 2, ("no motion", "constant velocity"), "rotation_deg"),
@@ -59,6 +60,17 @@ def rows_of(scores: Mapping[str, Any]) -> Iterator[Row]:
             if math.isfinite(before) or math.isfinite(after):
                 first = kind == "windows" or not scores.get("windows")
                 yield Row(f"{title}: {name}", before, after, trivial, digits, decides and first)
+    merged: Mapping[str, Any] = scores.get("merged") or {}
+    for key, name, digits in MERGED if merged else ():
+        old, new, by_chance = (_number(merged[which].get(key)) for which in ("before", "after", "trivial"))
+        if math.isfinite(new):
+            yield Row(
+                f"Co-Me at .5, new weights, predictor before and after, random groups: {name}",
+                old,
+                new,
+                by_chance,
+                digits,
+            )
     for mode, found in (scores.get("whole") or {}).items():
         for key, name, digits, nulls, of in WHOLE:
             before, after = (_number(found[which].get(key)) for which in ("before", "after"))
@@ -123,10 +135,17 @@ def table(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def _about(result: Mapping[str, Any]) -> str:
     k = result["keyframes"]
+    p = result.get("predictor")
+    sure = (
+        f"; Co-Me's predictor: rank correlation with the new confidence on the validation keyframes {p['before']:.3f} before, "
+        f"{p['after']:.3f} after, the better one is kept"
+        if p
+        else ""
+    )
     return (
         f"step {result['best_step']} of {result['steps']} is kept ({result['ended']}); {result['cpu_seconds']:.0f} s of CPU, "
         f"{result['seconds']:.0f} s in all; {k['learned_from']} keyframes taught, {k['validation']} validated, the bundle does not vouch "
-        f"for {k['left_out']}, and {k['gap']} are the gap before the held-out part"
+        f"for {k['left_out']}, and {k['gap']} are the gap before the held-out part{sure}"
     )
 
 
@@ -138,11 +157,12 @@ def card(result: Mapping[str, Any]) -> str:
     """The model card, as Markdown."""
     o, start = result["options"], result["start"]
     sources = " ".join(f"--source {s}" for s in o["source"])
+    code = f" at commit {result['commit']}" if result["commit"] else ""
     return "\n".join(
         [
             "# Adapted weights",
             "",
-            f"Made by come_ros {result['come_ros']} from {start['file']} (fingerprint {start['fingerprint']}):",
+            f"Made by come_ros {result['come_ros']}{code} from {start['file']} (fingerprint {start['fingerprint']}):",
             "",
             f"    come_ros adapt {sources} --held {o['held']:.3g} --steps {o['steps']} --minutes {o['minutes']:g} --seed {o['seed']}",
             "",
@@ -150,6 +170,11 @@ def card(result: Mapping[str, Any]) -> str:
             "- No labels were used. The encoder's blocks are unchanged, and so is the point head, which the pipeline does not use.",
             "- Licence: that of the weights before; Apache-2.0 for those that ship with come_ros. The recording's own terms apply as well.",
             "- They are for this camera and place: elsewhere they may be worse than the weights before.",
+            *(
+                ["- come_weights.safetensors is Co-Me's predictor for them, trained further on their confidence."]
+                if result.get("predictor")
+                else []
+            ),
             "",
             verdict_line(result["verdict"]),
             "",

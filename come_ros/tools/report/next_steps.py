@@ -157,13 +157,10 @@ def of_layer_plan(path: str, weights: str, changes: Sequence[Mapping[str, float]
     return [*lines, f"next: come_ros eval{model} --accelerator good_token_hunting:layer_plan={path}"]
 
 
-def of_adapted(path: str, verdict: Mapping[str, Any], source: str) -> list[str]:
+def of_adapted(path: str, verdict: Mapping[str, Any]) -> list[str]:
     """After adapt. verdict: of report.adapted."""
     if verdict["level"] == "better":
-        return [
-            f"next: come_ros bag RECORDING -o OUT --weights {path}",
-            f"with Co-Me: come_ros distill --weights {path} --source {source} -o OUT",
-        ]
+        return [f"next: come_ros bag RECORDING -o OUT --weights {path}"]
     if verdict["level"] == "mixed":
         return [
             f"next: compare both on a recording that it was not taught: come_ros bag RECORDING -o OUT --weights {path}, and without"

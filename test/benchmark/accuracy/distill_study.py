@@ -72,7 +72,8 @@ def educate(model: Any, args: argparse.Namespace) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     data, rng = RoomWindows(0, model.native_side, model.patch), np.random.default_rng(0)
     students = {
-        name: Student(model, b, loss, scope, 32, seed) for name, (b, loss, scope, seed) in students_of(model).items()
+        name: Student.new(model, b, loss, scope, 32, seed)
+        for name, (b, loss, scope, seed) in students_of(model).items()
     }
     usual = default_block(len(model.encoder_blocks()))
     blocks = sorted({s.block for s in students.values()}, key=lambda b: (b != usual, b))

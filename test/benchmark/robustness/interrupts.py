@@ -27,6 +27,8 @@ import json
 
 from benchmark.stamped import write_result
 
+from come_ros.tools.demo import render_room
+
 RESULTS, NAME = Path(__file__).with_name("results"), "interrupts"
 BOUND_S, PATIENCE_S = 3.0, 60.0
 COME_ROS = (sys.executable, "-m", "come_ros.tools.cli")
@@ -43,10 +45,11 @@ class Case:
 
 def cases(images: Path) -> list[Case]:
     """One for each command and each long stage. {out}: a fresh folder. Next to the images lie results of `come_ros bag`, see
-    make_results."""
+    make_results, and a rendered room."""
     results = str(results_of(images))
     bag = ("bag", str(images), "-o", "{out}", "--fps", "10")
     scored = (*bag, "--max-images", "40", "--gt", str(images.with_suffix(".tum")))
+    adapt = ("adapt", "--source", str(room_of(images)), "-o", "{out}", "--set", "threads=1")
     frontier = ("eval", "rooms", "--windows", "1", "--frontier", "-o", "{out}")
     return [
         Case("bag", (*bag, "--set", "keyframe.mode=every")),
@@ -63,6 +66,8 @@ def cases(images: Path) -> list[Case]:
         Case("train", ("train", "-o", "{out}", "--minutes", "5"), (0.02, 0.5, 1.2, 3.0, 8.0, 16.0, 30.0, 60.0)),
         Case("train (end)", ("train", "-o", "{out}", "--steps", "2"), (15.0, 20.0, 25.0)),
         Case("train --variant tiny2", ("train", "--variant", "tiny2", "-o", "{out}"), (1.2, 5.0, 15.0, 30.0)),
+        Case("adapt", adapt, (0.02, 0.5, 1.2, 3.0, 8.0, 16.0, 30.0)),
+        Case("adapt (end)", (*adapt, "--steps", "2"), (16.0, 22.0, 28.0)),
         Case("train-pace", ("train-pace", "-o", "{out}", "--minutes", "5"), (0.02, 0.5, 1.2, 3.0, 8.0, 16.0, 30.0)),
         Case("calibrate", ("calibrate", "-o", "{out}/plan.json", "--windows", "500")),
         Case("doctor", ("doctor",), (0.02, 0.5, 1.2, 2.5, 4.0, 6.0)),
@@ -189,6 +194,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="come_ros_interrupts_") as name:
         images = Path(name) / "images"
         make_images(images)
+        if not wanted or {"adapt", "adapt (end)"} & set(wanted):
+            render_room(room_of(images), 20_000_750, 60, "320x240")
         if not wanted or {"export", "view", "view --save"} & set(wanted):
             make_results(images)
         for case in cases(images):
@@ -240,6 +247,11 @@ def make_images(folder: Path, count: int = 400) -> None:
 def results_of(images: Path) -> Path:
     """The folder of results next to the images."""
     return images.with_name("results")
+
+
+def room_of(images: Path) -> Path:
+    """The bag of a rendered room next to the images: for `come_ros adapt`, which needs a place that the bundle can reconstruct."""
+    return images.with_name("room")
 
 
 def make_results(images: Path) -> None:
