@@ -152,6 +152,13 @@ class Config:
     autostart: bool = parameter(
         True, "configure and activate at start; false: leave both to a lifecycle manager", node_only=True
     )
+    executor: str = parameter(
+        "auto",
+        "what runs the node's callbacks: rclpy's SingleThreadedExecutor, or as an experiment its EventsExecutor (Kilted or newer; "
+        "measured to be no faster); auto: the better one as measured, which is single_threaded so far",
+        choices=("auto", "single_threaded", "events"),
+        node_only=True,
+    )
     accelerator: AcceleratorParameters = field(default_factory=AcceleratorParameters)
     input: Input = field(default_factory=Input)
     known: Known = field(default_factory=Known)

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import rclpy.task
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.signals import uninstall_signal_handlers
 
+from ..errors import ConfigError
 from ..interrupts import leave_terminal
+from . import executors
 from .arguments import explained, params_files
 from .node import ReconstructionNode
 from .worker import Load, load_pipeline
@@ -39,16 +41,21 @@ def spin(arguments: list[str], load: Load | None, take_signals: Callable[[], Non
     Returns the exit code, and whether the worker has ended. See main.main."""
     hang_up = _HangUp()
     node: ReconstructionNode | None = None
-    executor: SingleThreadedExecutor | None = None
+    executor: Any = None
     code, ended = 0, True
     try:
         node = _made(arguments, load or load_pipeline, take_signals)
         if node is None:
             return 1, True
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        node.start()
-        executor.spin()
+        try:
+            executor = executors.create(executors.chosen(node.config.executor))
+        except ConfigError as error:
+            node.get_logger().fatal(str(error))
+            code = 1
+        else:
+            executor.add_node(node)
+            node.start()
+            executors.spin(executor)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:

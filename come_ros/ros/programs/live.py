@@ -40,7 +40,7 @@ class LiveRun:
     """Result of a live run. sent: (stamp, time of publication) in ns of every image. recording: the MCAP file. settled:
     whether no frame was pending any more at the end. start_s: from the start of the processes until the node was
     active. stop_s: from SIGINT to the end of the node, exit_code its own. late_ms: greatest delay of the camera. seconds: total
-    duration.
+    duration. node_cpu_s: CPU time of the node's process from the first image until no frame was pending.
     """
 
     sent: list[tuple[int, int]]
@@ -52,6 +52,7 @@ class LiveRun:
     exit_code: int
     late_ms: float
     seconds: float
+    node_cpu_s: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,13 @@ def run_live(
         player = processes.start("player", "come_ros.ros.programs.player", *camera.arguments, "--listeners", listeners)
         player.wait_for("matched", MATCH_TIMEOUT_S, processes)
         progress("playing", 0)
+        cpu_s = node.cpu_s()
         played = _play(player, processes, progress)
         player.wait(STOP_TIMEOUT_S)
 
         progress("waiting for the last results", len(played["images"]))
         settled = _wait_until_settled(recorder, processes)
+        cpu_s = node.cpu_s() - cpu_s
         stop_s, exit_code = node.stop(signal.SIGINT)
         recorder.stop(signal.SIGTERM)
         recorder.wait_for("recorded", STOP_TIMEOUT_S, processes)
@@ -148,6 +151,7 @@ def run_live(
         exit_code=exit_code,
         late_ms=played["late_ms"],
         seconds=time.monotonic() - begun,
+        node_cpu_s=cpu_s,
     )
 
 
@@ -226,6 +230,11 @@ class Process:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    def cpu_s(self) -> float:
+        """CPU time that it has used so far, without its children."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def exit_code(self) -> int | None:

@@ -173,7 +173,7 @@ def score(run: LiveRun, recording: Published, truth: Truth, image_topic: str, no
         "model": {k: os.path.basename(recording.inference.get(k, "")) for k in MODEL_KEYS},
         "run": {
             "start_s": run.start_s, "stop_s": run.stop_s, "exit_code": run.exit_code, "camera_late_ms": run.late_ms,
-            "seconds": run.seconds, "settled": run.settled, "tf_from_odometry": run.tf_from_odometry,
+            "seconds": run.seconds, "settled": run.settled, "tf_from_odometry": run.tf_from_odometry, "node_cpu_s": run.node_cpu_s,
         },
     }  # fmt: skip
     extent = float(recording.output.get("path_extent", "nan"))
