@@ -114,7 +114,7 @@ class AcceleratorParameters:
     )
     predictor: str = parameter(
         "",
-        "come: predictor file of `come_ros distill`; empty = the one bundled with the weights",
+        "come: predictor file of `come_ros distill`; empty = come_NAME.safetensors next to the weights NAME.safetensors",
         only=("accelerator.name", ("come",)),
     )
     params: Any = field(default=None, metadata=OWN)

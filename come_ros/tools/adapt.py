@@ -96,8 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _check(args)
-    # fp32, as it learns: scores before and after are then of the same arithmetic
-    config = configuration(args).replace(**{"odometry.rate": "keyframe", "refine.mode": "bundle", "precision": "fp32"})
+    # dense and fp32, as it learns: scores before and after are then of the same arithmetic
+    fixed = {"odometry.rate": "keyframe", "refine.mode": "bundle", "precision": "fp32", "accelerator.name": "none"}
+    config = configuration(args).replace(**fixed)
     folder = training_folder(args, STATE)
     with Interrupts() as stopped:
         begun = time.monotonic(), time.process_time()
