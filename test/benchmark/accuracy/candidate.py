@@ -3,6 +3,7 @@
   python test/benchmark/accuracy/candidate.py FILE -o out/candidate                   against the bundled model -> metrics.json, .md in it
   python test/benchmark/accuracy/candidate.py FILE -o out/candidate --quick           fewer windows and rooms: half the time
   python test/benchmark/accuracy/candidate.py FILE --against OLD -o out/candidate     against another file
+  python test/benchmark/accuracy/candidate.py FILE --side 192 -o out/candidate        the candidate with smaller images
 
 Single passes: windows of 4 frames of 64 test rooms and of the photographs with a truth, each model at its own image size. Whole product:
 `come_ros bag` with the bundle and without. Every score stands next to the best of its trivial baselines. CPU time is that of one thread
@@ -61,12 +62,12 @@ PASSES: dict[str, tuple[tuple[str, ...], bool, int]] = {
 # Single passes
 
 
-def passes(path: str, most: int) -> dict[str, Any]:
-    """Scores by source, and those of trivial baselines at the same image size."""
+def passes(path: str, side: int, most: int) -> dict[str, Any]:
+    """Scores by source, and those of trivial baselines at the same image size. side: longer one of the images, px; 0: the model's own."""
     model = load_vggt(path).eval()
+    side = side or model.native_side
     names = [str(shared() / "data" / "real" / name) for name in WATCHED]
-    recordings = recorded_windows(names, most, model.native_side, model.patch)
-    judge = Judge.of("test", most, recordings, model.native_side, model.patch)
+    judge = Judge.of("test", most, recorded_windows(names, most, side, model.patch), side, model.patch)
     return {"scores": judge(model), "baselines": judge.baselines()}
 
 
@@ -86,7 +87,7 @@ def passes_table(found: Mapping[str, Any]) -> str:
 # Whole product
 
 
-def product(weights: str, sources: Mapping[str, Path], folder: Path, bar: Any) -> dict[str, Any]:
+def product(weights: str, side: int, sources: Mapping[str, Path], folder: Path, bar: Any) -> dict[str, Any]:
     """Source -> mode -> figures, with the CPU seconds of the run."""
     out: dict[str, Any] = {}
     for name, path in sources.items():
@@ -95,7 +96,9 @@ def product(weights: str, sources: Mapping[str, Path], folder: Path, bar: Any) -
             kept = folder / f"{name.replace(' ', '_')}_{mode}.json"
             if not kept.exists():
                 begun = time.process_time()
-                metrics = measured(path, folder / "run", {"weights": weights, "refine.mode": mode})
+                metrics = measured(
+                    path, folder / "run", {"weights": weights, "input.max_side": side, "refine.mode": mode}
+                )
                 found = row(metrics) | {"cpu_s": time.process_time() - begun, "depth": baselines_of_depth(metrics)}
                 kept.write_text(json.dumps(found))
             out[name][mode] = json.loads(kept.read_text())
@@ -170,16 +173,16 @@ def averages_table(found: Mapping[str, Any]) -> str:
 # Time
 
 
-def cpu_ms(files: Mapping[str, str]) -> dict[str, dict[str, float]]:
+def cpu_ms(files: Mapping[str, tuple[str, int]]) -> dict[str, dict[str, float]]:
     """Model -> CPU ms for a new keyframe, medians, with the frames of earlier windows in the cache."""
     import torch
 
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     running: dict[tuple[str, str], tuple[Any, Any, Any, int]] = {}
-    for name, path in files.items():
+    for name, (path, side) in files.items():
         backbone = load_backbone(Config.from_flat({"device": "cpu", "threads": 1, "weights": path}))
-        width, height = patch_grid_size(640, 480, backbone.native_side, backbone.patch_size)
+        width, height = patch_grid_size(640, 480, side or backbone.native_side, backbone.patch_size)
         images = rng.integers(0, 256, (WINDOW, height, width, 3), np.uint8)
         for how, new in (("live", 1), ("bag", 4)):
             running[name, how] = (backbone, images, backbone.new_cache(), new)
@@ -203,10 +206,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", metavar="FILE", help="the candidate, as come_ros train --export writes it")
     parser.add_argument("--against", default="", metavar="FILE", help="weights to compare with (default: bundled)")
+    parser.add_argument(
+        "--side", type=int, default=0, help="longer side of the candidate's images, px (default: its own)"
+    )
     parser.add_argument("--quick", action="store_true", help="16 windows, one room")
     parser.add_argument("-o", "--out", default="out/candidate", help="where runs are kept (default %(default)s)")
     args = parser.parse_args()
-    files = {OLD: args.against or bundled_weights(), NEW: args.weights}
+    files = {OLD: (args.against or bundled_weights(), 0), NEW: (args.weights, args.side)}
     most, rooms, out = (16, 1, Path(args.out)) if args.quick else (64, 3, Path(args.out))
     sources = {name: shared() / "data" / "real" / folder for name, folder in REAL.items()}
     for seed in range(FIRST_ROOM, FIRST_ROOM + rooms):
@@ -215,15 +221,16 @@ def main() -> None:
             render_room(folder, seed, ROOM_FRAMES, "320x240")
     found: dict[str, Any] = {"passes": {}, "product": {}, "file": {}}
     with tqdm(total=len(files) * len(sources) * len(MODES), unit="run", disable=None) as bar:
-        for which, path in files.items():
-            kept = out / f"{which}_{sha256(Path(path))[:12]}"
+        for which, (path, side) in files.items():
+            kept = out / f"{which}_{sha256(Path(path))[:12]}{f'_{side}' if side else ''}"
             kept.mkdir(parents=True, exist_ok=True)
             scores = kept / f"passes_{most}.json"
             if not scores.exists():
-                scores.write_text(json.dumps(passes(path, most)))
+                scores.write_text(json.dumps(passes(path, side, most)))
             found["passes"][which] = json.loads(scores.read_text())
-            found["product"][which] = product(path, sources, kept, bar)
-            found["file"][which] = {"name": os.path.basename(path), "mib": os.path.getsize(path) / 2**20}
+            found["product"][which] = product(path, side, sources, kept, bar)
+            about = f"{os.path.basename(path)}{f' at {side} px' if side else ''}"
+            found["file"][which] = {"name": about, "mib": os.path.getsize(path) / 2**20}
     found["cpu_ms"] = cpu_ms(files)
     found["load"] = round(os.getloadavg()[0], 1)
     text = report(found)
