@@ -2,8 +2,10 @@
 
 Distances of points are hardly known at first, so a point is free along its epipolar line, and a compromise between the two motions fits
 nearly all tracks loosely, but few closely. So where too little of the image is fitted closely, poses are tried from parts of it: each
-border, and what does not fit the best pose so far. Nothing is concluded unless the rest follows another motion together. Then the camera's
-motion is the one that more of the image follows; if both follow many, the one that is closer to the predicted pose.
+border, and what does not fit the best pose so far. Nothing is concluded unless the rest follows another motion together. Unless something
+moved shortly before, it must lie together, too: a thing covers a region of the image, while bad tracks, of which any pose fits some, lie
+among good ones (on a nearly plain wall up to half of all tracks are bad). Then the camera's motion is the one that more of the image
+follows; if both follow many, the one that is closer to the predicted pose.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ BORDER = 1 / 3  # of the image, at each side
 COMPARABLE = 0.3  # share of the image that follows the second motion, relative to the first, from which the predicted pose decides
 # The second motion: of so many points, of which so many fit within so many sigmas
 LEAST_SECOND, SECOND_SHARE, SECOND_NEAR = 20, 0.6, 2.0
+# Where nothing moved before: that share times the share of such points among the nearest neighbours of each. In rooms where nothing moves
+# it is .16 to .44, where a thing comes into view .5 to 1.
+LEAST_COHERENCE, NEIGHBOURS = 0.47, 5
 
 
 class Motions(NamedTuple):
@@ -46,6 +51,17 @@ def even_weights(pixels: F64, shape: tuple[int, ...]) -> F64:
     return np.asarray(weights / weights.sum(), np.float64)
 
 
+def together(pixels: F64, some: Mask, rest: Mask) -> float:
+    """Share of `some` points (n,) among the NEIGHBOURS nearest ones of each of them, of those in `some` or in the `rest` (n,); 0 if there
+    are too few. pixels: (n, 2)."""
+    either = np.flatnonzero(some | rest)
+    if not some.any() or len(either) <= NEIGHBOURS:
+        return 0.0
+    apart = np.linalg.norm(pixels[some][:, None] - pixels[either], axis=2)
+    apart[np.arange(len(apart)), np.searchsorted(either, np.flatnonzero(some))] = np.inf  # from itself
+    return float(some[either[np.argpartition(apart, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]]].mean())
+
+
 def two_motions(
     points: Rays,
     pixels: F64,
@@ -55,12 +71,13 @@ def two_motions(
     pose: F64,
     starts: Sequence[tuple[F64, F64]],
     unknown: F64,
+    moved_before: bool = False,
 ) -> Motions | None:
     """The motions of the camera and of something else, where n `points` follow two; otherwise None.
 
     pixels: (n, 2), where the points are seen in an image of `shape` (H, W, ...). k: (3, 3). sigma: px. pose: (4, 4), the best one so far
     for all points. starts: further poses with their covariances (6, 6), the predicted one first. unknown: (6, 6), covariance of a pose
-    about which nothing is known."""
+    about which nothing is known. moved_before: whether something moved in the last keyframes, so that another motion is likely."""
     if len(pixels) < LEAST_SECOND:
         return None
     search = _Search(points, pixels, k, sigma, even_weights(pixels, shape), pose)
@@ -73,7 +90,7 @@ def two_motions(
     for some in _borders(pixels, shape):
         search.try_some(some, unknown)
     search.try_some(~search.fits, unknown)
-    other = search.another(unknown)
+    other = search.another(unknown, 0.0 if moved_before else LEAST_COHERENCE)
     if other is None or search.cost > before:
         return None
     second, moving = other
@@ -115,14 +132,15 @@ class _Search:
         if np.count_nonzero(some) >= LEAST and self.consider(self._resected(some, unknown)):
             self.consider(self._resected(self.fits, unknown))
 
-    def another(self, unknown: F64) -> tuple[F64, Mask] | None:
+    def another(self, unknown: F64, least_coherence: float) -> tuple[F64, Mask] | None:
         """Another motion (4, 4) that points which do not fit follow together, and these points (n,)."""
         others = ~self.fits
         if np.count_nonzero(others) >= LEAST_SECOND:
             pose = self._resected(others, unknown)
             squares = squared_residuals(_some(self.points, others), self.pixels[others], self.k, self.sigma, pose)
-            if (squares <= SECOND_NEAR**2).mean() >= SECOND_SHARE:
-                others[others] = squares <= INLIER**2
+            share = (squares <= SECOND_NEAR**2).mean()
+            others[others] = squares <= INLIER**2
+            if share >= SECOND_SHARE and share * together(self.pixels, others, self.fits) >= least_coherence:
                 return pose, others
         return None
 

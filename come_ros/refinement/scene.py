@@ -227,7 +227,8 @@ class Scene:
                 pose, agreeing = best_resection(points, places, k, sigma, starts)
                 tight = points._replace(variance=TIGHT**2 * variance[which])
                 shape = self.fresh[f - self.first_new].image.shape
-                motions = two_motions(tight, places, k, sigma, shape, pose, starts, self._unknown())
+                moved = bool(len(self.state.moving) or self.strayed.any())
+                motions = two_motions(tight, places, k, sigma, shape, pose, starts, self._unknown(), moved)
                 moving = np.zeros(len(seen), bool)
                 if motions is not None:
                     pose, agreeing, moving = motions

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from come_ros.geometry import inverse, project, rotation_angle, rotation_from_vector, transform
-from come_ros.refinement.motions import Motions, even_weights, two_motions
+from come_ros.refinement.motions import Motions, even_weights, together, two_motions
 from come_ros.tracking.resection import Rays
 from come_ros.types import F64
 
@@ -85,3 +85,23 @@ def test_cells_count_alike_however_many_points_they_hold() -> None:
     weights = even_weights(pixels, SHAPE)
     assert weights.sum() == pytest.approx(1)
     assert weights[-1] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("moved_before", [False, True])
+def test_scattered_points_are_a_second_motion_only_where_something_moved_before(moved_before: bool) -> None:
+    """As on a nearly plain wall, where bad tracks lie all over the image, and as what is left of a thing whose other tracks are known."""
+    points, pixels, _ = scene(0.0)
+    bad = np.arange(len(pixels)) % 20 < 9
+    pixels[bad] = project((points.positions()[bad] - OBJECT[:3, 3]) @ OBJECT[:3, :3], K)
+    found = two_motions(points, pixels, K, SIGMA, SHAPE, CAMERA, [(CAMERA, UNKNOWN)], UNKNOWN, moved_before)
+    assert (found is not None) == moved_before
+
+
+def test_together_is_the_share_of_neighbours_with_the_same_motion() -> None:
+    pixels = np.stack(np.meshgrid(np.arange(20.0), np.arange(20.0)), axis=-1).reshape(-1, 2)
+    left, spread = pixels[:, 0] < 8, np.arange(len(pixels)) % 3 == 0
+    assert together(pixels, left, ~left) > 0.9
+    assert together(pixels, spread, ~spread) < 0.5
+    assert together(pixels, left, np.zeros_like(left)) == 1.0
+    assert together(pixels, left & (pixels[:, 1] < 1) & (pixels[:, 0] < 3), np.zeros_like(left)) == 0.0
+    assert together(pixels, np.zeros_like(left), left) == 0.0
