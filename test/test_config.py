@@ -42,6 +42,8 @@ def test_defaults_are_the_declared_ones() -> None:
 
 @pytest.mark.slow
 @example({"map.voxel": 1e-300})
+@example({"map.load": "0", "tf.mode": "off"})
+@example({"map.load": "0", "map_frame": "a", "odom_frame": "a"})
 @given(st.fixed_dictionaries({}, optional={name: _values(p) for name, p in ALL.items()}))
 def test_allowed_values_survive_the_round_trip(values: dict[str, object]) -> None:
     wanted = {**Config().to_flat(), **values}
@@ -51,6 +53,7 @@ def test_allowed_values_survive_the_round_trip(values: dict[str, object]) -> Non
         and (wanted["input.max_side"] == 0 or wanted["input.max_side"] >= MIN_SIDE)
         and (wanted["map.voxel"] == 0 or wanted["map.voxel"] >= LEAST_VOXEL)
         and (wanted["map.mode"] == "build" or wanted["map.load"])
+        and (not wanted["map.load"] or (wanted["tf.mode"] != "off" and wanted["map_frame"] != wanted["odom_frame"]))
         and not (wanted["cameras"] and (wanted["known.depth"] or wanted["known.odometry"]))
         and (wanted["scale.mode"] != "height" or wanted["scale.height"] > 0)
         and (wanted["scale.mode"] != "rig" or wanted["cameras"])

@@ -271,7 +271,7 @@ def test_a_signal_ends_the_loading_of_weights(start_node, peer: Peer, with_signa
 SIGNAL_IN_A_CONVERSION = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born without
-from come_ros.ros import main, spin as program
+from come_ros.ros import executors as program, main
 def spin(self):
     try:
         {first}
@@ -331,9 +331,9 @@ def test_a_closed_terminal_sends_its_signal_twice_and_nohup_ignores_it(start_nod
 MANY_TO_WAKE = """
 import os, sys
 from rclpy.signals import SignalHandlerGuardCondition
-from come_ros.ros import main, spin
+from come_ros.ros import executors, main
 woken = []
-class Executor(spin.SingleThreadedExecutor):
+class Executor(executors.SingleThreadedExecutor):
     def spin(self):
         woken[:] = [SignalHandlerGuardCondition(context=self._context) for _ in range(1000)]  # behind the executor's own, which wakes it
         cpu = min(os.sched_getaffinity(0))
@@ -346,7 +346,7 @@ class Executor(spin.SingleThreadedExecutor):
     def shutdown(self, timeout_sec=None):
         woken.clear()
         return super().shutdown(timeout_sec)
-spin.SingleThreadedExecutor = Executor
+executors.SingleThreadedExecutor = Executor
 sys.exit(main.main())
 """
 
