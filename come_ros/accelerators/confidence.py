@@ -156,7 +156,7 @@ def load_predictor(path: str, shape: ModelShape) -> tuple[ConfidencePredictor, i
     return predictor.float().eval().requires_grad_(False), block
 
 
-def bundled_predictor(weights: str) -> str:
+def predictor_next_to(weights: str) -> str:
     """Path of the predictor that lies next to a weights file: come_NAME.safetensors for NAME.safetensors. Raises CheckpointError if there
     is none."""
     folder, name = os.path.split(weights)

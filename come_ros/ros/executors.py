@@ -14,19 +14,18 @@ from ..errors import ConfigError
 log = logging.getLogger("come_ros")
 
 SINGLE, EVENTS = "single_threaded", "events"
-MEASURED = {9: SINGLE}
-"""major version of rclpy -> the executor that test/benchmark/speed/results/executor.md found better"""
 FIRST_MAJOR = 9  # Kilted. Jazzy's rclpy 7.1.6 has an EventsExecutor too, but it never awaits a coroutine, and our services are coroutines
 LONGEST_WAIT_S = 1.0  # a signal that only Python handles waits for the end of spin_once
 
 
 def chosen(name: str) -> str:
-    """SINGLE or EVENTS for a value of the parameter. "auto": what was measured to be better with this rclpy, SINGLE where nothing was.
+    """SINGLE or EVENTS for a value of the parameter. "auto" is SINGLE: where EVENTS can run the node it was measured to be no faster, see
+    test/benchmark/speed/results/executor.md.
 
     Raises ConfigError if this rclpy has no EventsExecutor that can run the node.
     """
     if name == "auto":
-        return MEASURED.get(_major(), SINGLE)
+        return SINGLE
     if name == EVENTS and _major() < FIRST_MAJOR:
         raise ConfigError(
             f"executor is events, but that needs ROS 2 Kilted or newer: the EventsExecutor of rclpy {_version() or '(version unknown)'} "
@@ -41,8 +40,8 @@ def create(name: str) -> Any:
         from rclpy.experimental import EventsExecutor
 
         log.warning(
-            "executor is events, an experiment: it was measured to be no faster, a service may never answer, and after a "
-            "service that waits the process leaves shared memory behind; the default is single_threaded"
+            "executor is events, an experiment: it was measured to be no faster, and after a service that waits the process leaves "
+            "shared memory behind; the default is single_threaded"
         )
         return EventsExecutor()
     return SingleThreadedExecutor()

@@ -410,12 +410,12 @@ def _refitted(
 ) -> dict[str, float] | None:
     """Trains Co-Me's predictor of the weights before further, for the new ones, and writes it next to them. Returns the rank correlation
     of both with the new model's confidence on the validation windows; None if the weights before have no predictor."""
-    from ..accelerators.confidence import bundled_predictor, load_predictor, save_predictor
+    from ..accelerators.confidence import load_predictor, predictor_next_to, save_predictor
     from ..training.lessons import plain_batch
     from ..training.predictor import agreement, refitted, teach
 
     try:
-        old, block = load_predictor(config.accelerator.predictor or bundled_predictor(before), after.model.shape)
+        old, block = load_predictor(config.accelerator.predictor or predictor_next_to(before), after.model.shape)
     except CheckpointError:
         return None
     model, device = after.model, next(after.model.parameters()).device
@@ -493,11 +493,11 @@ def _scores(
 def _merging(config: Config, before: str, after: str, backbone: TorchBackbone) -> dict[str, Accelerator]:
     """Co-Me for the new weights with the predictor before and after, and random groups, which are trivial."""
     from ..accelerators import make_accelerator
-    from ..accelerators.confidence import bundled_predictor
+    from ..accelerators.confidence import predictor_next_to
 
-    old = config.accelerator.predictor or bundled_predictor(before)
+    old = config.accelerator.predictor or predictor_next_to(before)
     half = config.replace(**{"accelerator.ratio": 0.5})
-    wanted = {"before": ("come", old), "after": ("come", bundled_predictor(after)), "trivial": ("random", "")}
+    wanted = {"before": ("come", old), "after": ("come", predictor_next_to(after)), "trivial": ("random", "")}
     return {
         name: make_accelerator(
             half.replace(**{"accelerator.name": kind, "accelerator.predictor": path}), backbone.model.shape, after

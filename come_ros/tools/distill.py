@@ -192,10 +192,10 @@ def bundled_agreement(model: Any, weights: str, windows: Iterable[Any], device: 
     """Rank correlation with the model's confidence of the predictor that ships for these weights; None if none does."""
     import torch
 
-    from ..accelerators.confidence import bundled_predictor, load_predictor
+    from ..accelerators.confidence import load_predictor, predictor_next_to
 
     try:
-        predictor, block = load_predictor(bundled_predictor(weights), model.shape)
+        predictor, block = load_predictor(predictor_next_to(weights), model.shape)
     except CheckpointError:
         return None
     predictor.to(device)

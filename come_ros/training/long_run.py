@@ -444,9 +444,8 @@ def _steps(
             mean.add(terms | {"norm": norm}, skip_zero=True)
             bar.update()
             bar.set_postfix_str(" ".join(f"{k} {v:.3g}" for k, v in mean.items()), refresh=False)
-            if (
-                state.step % plan.validate == 0 or state.step == plan.steps
-            ):  # the last step is the one that has cooled down
+            # the last step is the one that has cooled down
+            if state.step % plan.validate == 0 or state.step == plan.steps:
                 scores = judge(state.average.model)
                 about = {"step": state.step, "frames": state.frames, "seconds": round(state.seconds)}
                 with stopped.held():

@@ -29,6 +29,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.accuracy.refinement import REAL, number, row
 from benchmark.accuracy.tiny_stream import measured
+from benchmark.ship import LARGEST_MIB
 from benchmark.stamped import sha256, shared
 
 from come_ros.backbones import load_backbone
@@ -43,7 +44,6 @@ from come_ros.training.judge import Judge
 MODES = ("bundle", "none")
 WATCHED = ("tum_fr3_cabinet", "tum_fr1_rpy", "tum_fr3_office")
 FIRST_ROOM, ROOM_FRAMES = 20_000_650, 80
-LARGEST_MIB = 24.0
 TURNS, WARM, WINDOW = 12, 2, 8
 OLD, NEW = "before", "candidate"
 

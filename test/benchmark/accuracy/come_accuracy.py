@@ -25,7 +25,7 @@ from benchmark.stamped import TINY_COME, write_result
 
 from come_ros.accelerators import CoMe, NoAccelerator, Random
 from come_ros.accelerators.come import merged_patches
-from come_ros.accelerators.confidence import bundled_predictor, load_predictor
+from come_ros.accelerators.confidence import load_predictor, predictor_next_to
 from come_ros.accelerators.random import RandomConfidence
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.camera.preprocess import PlainSizes
@@ -75,7 +75,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = load_vggt(bundled_weights()).eval()
     args.side = args.side or model.native_side
-    bundled, block = load_predictor(bundled_predictor(bundled_weights()), model.shape)
+    bundled, block = load_predictor(predictor_next_to(bundled_weights()), model.shape)
     teacher = Teacher()
     variants: dict[str, Any] = {}
     for p in (0.25, 0.5, 0.75):

@@ -25,13 +25,13 @@ from benchmark.stamped import TINY_COME, write_result
 from come_accuracy import RESULTS, middle, score, windows
 
 from come_ros.accelerators import CoMe, Random
-from come_ros.accelerators.confidence import bundled_predictor, load_predictor
+from come_ros.accelerators.confidence import load_predictor, predictor_next_to
 from come_ros.accelerators.random import RandomConfidence
 from come_ros.backbones.checkpoint import bundled_weights
 from come_ros.evaluation import paired_difference
 from come_ros.tools.eval.sources import ROOMS
 
-PREDICTOR = bundled_predictor(bundled_weights())
+PREDICTOR = predictor_next_to(bundled_weights())
 
 
 def main() -> None:
