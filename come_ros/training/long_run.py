@@ -516,6 +516,11 @@ def run(
         raise CheckpointError(
             f"{path} is of vggt {state.variant}, not vggt {args.variant}: resume with the --variant that it has"
         )
+    if state.trained and earlier is None and state.step < plan.imitate:
+        raise ConfigError(
+            f"{path} is at step {state.step}, but its encoder imitates an earlier one until step {plan.imitate}: give --start with the "
+            f"weights that the run began with, next to --resume"
+        )
     state.to(choose_device(args.device))
     if earlier is not None:
         earlier.to(choose_device(args.device))

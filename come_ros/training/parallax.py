@@ -28,7 +28,6 @@ RENDERED = {(256, 192): 0.65, (320, 240): 0.35}  # (W, H) of the images that win
 SIZES = {(256, 192): 0.7, (256, 144): 0.12, (192, 192): 0.08, (192, 144): 0.06, (144, 192): 0.04}  # (W, H) of windows
 LENGTHS = {1: 0.04, 2: 0.22, 3: 0.2, 4: 0.28, 6: 0.1, 8: 0.1, 12: 0.04, 16: 0.02}  # frames of a window
 LEAST_OVERLAP = 0.2  # share of the first frame's pixels that every other frame must see
-LEAST_PARALLAX = 0.3  # patches, in the frame with the most parallax
 WITHOUT_SHARE = 0.1  # share of windows that may have less
 TRIES = 8
 
@@ -46,10 +45,12 @@ class TrainingWindow(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-    """How windows are drawn. panoramas: share of windows cut from panoramas, if the material has any. pool: sequences kept to draw
-    windows from. reuse: how many times a rendered frame is used, on average."""
+    """How windows are drawn. panoramas: share of windows cut from panoramas, if the material has any. least_parallax: patches, in the
+    frame with the most parallax. pool: sequences kept to draw windows from. reuse: how many times a rendered frame is used, on
+    average."""
 
     panoramas: float = 0.15
+    least_parallax: float = 0.3
     pool: int = 100
     reuse: float = 2.0
     lengths: Mapping[int, float] = dataclasses.field(default_factory=lambda: dict(LENGTHS))
@@ -136,7 +137,7 @@ class ParallaxStream:
         """Chooses a sequence of the pool and some of its frames: the first one overlaps with all others, and most windows contain
         motion."""
         rng, best, most = self.rng, None, -1.0
-        wanted = LEAST_PARALLAX if rng.random() > WITHOUT_SHARE else 0.0
+        wanted = self.mix.least_parallax if rng.random() > WITHOUT_SHARE else 0.0
         for attempt in range(TRIES):
             s = self.pool[rng.integers(len(self.pool))]
             longest = max(frames, round(SEQUENCE * 0.85**attempt))

@@ -171,6 +171,18 @@ def test_a_run_that_ends_is_compared_with_the_weights_before(small, earlier, tmp
     assert f"next: come_ros train --variant small2 -o {out} --export {out}/model.safetensors" in said
 
 
+def test_a_resume_during_imitation_needs_the_earlier_model(small, earlier, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    state = new_state("small2", 0, PLAN, earlier, small)
+    state.step = 1
+    state.save(str(out / "last.pt"))
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    with pytest.raises(ConfigError, match="imitates an earlier one until step 400: give --start"):
+        command.run(parser.parse_args(["--variant", "small2", "--resume", "--steps", "2", "-o", str(out)]))
+
+
 def test_the_command_finds_it_and_refuses_what_has_no_meaning(small, tmp_path, monkeypatch):
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)

@@ -1,9 +1,12 @@
 """Short runs that choose what the long run of `tiny2` does: each arm differs from the first in one thing, and has the same CPU time.
 
-All but one begin with the model of a checkpoint whose encoder has learnt to imitate the earlier one's, and a new optimiser.
+All but one begin with the model of a checkpoint whose encoder has just learnt to imitate the earlier one's, and a new optimiser. Scores are
+those of the moving average on validation windows. Arms that are in OUTPUT/study.json are not run again. Writes tiny2_study.json and .md
+into results/ when all of them are there.
 
 examples:
   python test/benchmark/accuracy/tiny2_study.py --begin out/tiny2/last.pt --material DIR --watch tum_fr3_cabinet -o out/tiny2_study
+  python test/benchmark/accuracy/tiny2_study.py --begin FILE --material DIR --arm "as planned" -o out/tiny2_study      only that arm
 """
 
 from __future__ import annotations
@@ -11,9 +14,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from benchmark.stamped import TINY, shared, write_result
 
 from come_ros.backbones.checkpoint import bundled_weights
 from come_ros.datasets.material import Material, load_material
@@ -23,73 +32,167 @@ from come_ros.training.judge import Judge
 from come_ros.training.long_run import Plan, earlier_model, new_state, restore, train
 from come_ros.training.parallax import Mix
 
-SMALL_POOL = Mix(pool=40)
-PLAN = Plan(steps=100_000, imitate=0, warm_up=30, average=0.98, validate=10**9, mix=SMALL_POOL)
-# name -> (plan, whether it begins with the earlier model's trunk and heads, module constants)
+RESULTS = Path(__file__).parent / "results"
+MIX = Mix(pool=40)
+PLAN = Plan(steps=100_000, imitate=0, warm_up=30, average=0.98, validate=10**9, mix=MIX)
+FIRST = "as planned"
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """warm: begins with the earlier model's trunk and heads, and the checkpoint. losses: constants of motion_losses. iterations: of the
+    camera head; 0: as many as it has."""
+
+    plan: Plan = PLAN
+    warm: bool = True
+    material: bool = True
+    losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    iterations: int = 0
+    seed: int = 0
+
+
+def mixed(**changes: Any) -> Plan:
+    return dataclasses.replace(PLAN, mix=dataclasses.replace(MIX, **changes))
+
+
+def weighed(**factors: float) -> Plan:
+    return dataclasses.replace(
+        PLAN, weights={name: weight * factors.get(name, 1.0) for name, weight in PLAN.weights.items()}
+    )
+
+
 ARMS = {
-    "as planned": (PLAN, True, {}),
-    "trunk from nothing": (PLAN, False, {}),
-    "translation relative, floor 0.05": (PLAN, True, {"SHORT": 0.05, "DIRECTION_WEIGHT": 0.0, "LENGTH_WEIGHT": 0.0}),
-    "no panoramas": (dataclasses.replace(PLAN, mix=dataclasses.replace(SMALL_POOL, panoramas=0.0)), True, {}),
-    "no material": (PLAN, True, {"material": None}),
-    "twice the rates": (
-        dataclasses.replace(PLAN, rate=2 * PLAN.rate, trunk_rate=2 * PLAN.trunk_rate, stem_rate=2 * PLAN.stem_rate),
-        True,
-        {},
+    FIRST: Arm(),
+    "as planned, other windows": Arm(seed=1),
+    "trunk and heads from nothing": Arm(warm=False),
+    "no material": Arm(material=False),
+    "no panoramas": Arm(mixed(panoramas=0.0)),
+    "no least parallax": Arm(mixed(least_parallax=0.0)),
+    "least parallax twice as large": Arm(mixed(least_parallax=0.6)),
+    "windows of 2 to 4 frames": Arm(mixed(lengths={2: 0.3, 3: 0.3, 4: 0.4})),
+    "half of the windows of 8 and 16 frames": Arm(mixed(lengths={2: 0.2, 4: 0.3, 8: 0.3, 16: 0.2})),
+    "translation by relative distance only": Arm(losses={"SHORT": 0.05, "DIRECTION_WEIGHT": 0.0, "LENGTH_WEIGHT": 0.0}),
+    "translation weighs three times as much": Arm(weighed(direction=3, length=3, distance=3)),
+    "camera head: one iteration": Arm(iterations=1),
+    "twice the rates": Arm(
+        dataclasses.replace(PLAN, rate=2 * PLAN.rate, trunk_rate=2 * PLAN.trunk_rate, stem_rate=2 * PLAN.stem_rate)
     ),
 }
+
+
+def run(arm: Arm, options: argparse.Namespace, material: Material, judge: Judge, folder: Path) -> dict[str, Any]:
+    """Trains an arm, and scores it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {name: getattr(motion_losses, name) for name in arm.losses}
+    state = new_state("tiny2", arm.seed, arm.plan, earlier_model(bundled_weights()) if arm.warm else None)
+    if arm.warm:
+        held = restore(options.begin, arm.plan)
+        for model in (state.model, state.average.model):
+            model.load_state_dict(held.model.state_dict())
+    for model in (state.model, state.average.model):
+        model.camera_head.iterations = arm.iterations or model.camera_head.iterations
+    try:
+        for name, value in arm.losses.items():
+            setattr(motion_losses, name, value)
+        seen = material if arm.material else Material()
+        train(state, seen, str(folder), None, judge, until_s=60 * options.minutes)
+    finally:
+        for name, value in kept.items():
+            setattr(motion_losses, name, value)
+    about = {"steps": state.step, "frames": state.frames, "seconds": round(state.seconds)}
+    return {**about, **judge(state.average.model), "without average": judge(state.model)}
+
+
+FIGURES = {"delta": 3, "abs_rel": 3, "rotation_deg": 2, "direction_deg": 1, "length_ratio": 2, "spearman": 2}
+
+
+def table(rows: Mapping[str, Mapping[str, Any]], sources: list[str]) -> str:
+    """Arms and baselines, with the scores of each source."""
+    wanted = [(source, figure) for source in sources for figure in FIGURES]
+    wanted = [(s, f) for s, f in wanted if any(r.get(s, {}).get(f) == r.get(s, {}).get(f, 0) for r in rows.values())]
+    heads = [f"{source}: {figure}" if figure == "delta" else figure for source, figure in wanted]
+    lines = [f"| | frames | {' | '.join(heads)} |", "|" + "---|" * (len(heads) + 2)]
+    for name, row in rows.items():
+        cells = [_cell(row.get(source, {}).get(figure), FIGURES[figure]) for source, figure in wanted]
+        lines.append(f"| {name} | {row.get('frames', '')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def report(rows: Mapping[str, Mapping[str, Any]], minutes: float) -> str:
+    trivial = rows["trivial baselines"]
+    sources = [name for name in trivial if isinstance(trivial[name], dict)]
+    trained = {name: row for name, row in rows.items() if name != "trivial baselines"}
+    without = {FIRST + ", last step": {"frames": rows[FIRST]["frames"], **rows[FIRST]["without average"]}}
+    apart = "\n".join(
+        f"- {source}: "
+        + ", ".join(
+            f"{name} {value:.3f}" for name, value in trivial[source].items() if name != "windows" and value == value
+        )
+        for source in sources
+    )
+    windows = ", ".join(f"{trivial[source]['windows']} of {source}" for source in sources)
+    return "\n".join(
+        [
+            "# What the long run of tiny2 does: short runs",
+            "",
+            f"{minutes:g} minutes of CPU time each, one thread. Windows of 4 frames: {windows}. The second row with the plan differs from "
+            "the first only in the windows that it sees: differences as large as theirs mean nothing.",
+            "",
+            table(trained | without, sources),
+            "",
+            "Trivial baselines:",
+            "",
+            apart,
+            "",
+        ]
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--begin", metavar="FILE", required=True, help="checkpoint (last.pt) whose imitation is done")
-    parser.add_argument("--material", metavar="DIR")
-    parser.add_argument("--minutes", type=float, default=6.0, help="CPU time of each arm (default %(default)s)")
+    parser.add_argument("--material", metavar="DIR", required=True)
+    parser.add_argument("--minutes", type=float, default=5.0, help="CPU time of each arm (default %(default)s)")
     parser.add_argument(
-        "--watch", action="append", default=[], metavar="DIR", help="recording to score on; may be repeated"
+        "--watch",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="recording to score on, a path or a name in the shared data",
     )
-    parser.add_argument("--windows", type=int, default=12, help="of each source (default %(default)s)")
+    parser.add_argument("--windows", type=int, default=24, help="of each source (default %(default)s)")
     parser.add_argument("--arm", action="append", choices=list(ARMS), help="(default: all)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
     out = Path(options.output)
     out.mkdir(parents=True, exist_ok=True)
-    earlier = earlier_model(bundled_weights())
-    material = load_material(options.material) if options.material else Material()
+    kept = out / "study.json"
+    rows: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    watched = [name if Path(name).exists() else str(shared() / "data" / "real" / name) for name in options.watch]
 
     def judge_at(side: int, patch: int) -> Judge:
-        recordings = recorded_windows(options.watch, options.windows, side, patch)
+        recordings = recorded_windows(watched, options.windows, side, patch)
         return Judge.of("validation", options.windows, recordings, side, patch)
 
-    judge, old = judge_at(256, 16), judge_at(earlier.native_side, earlier.patch)
-    rows = {"baselines": judge.baselines(), "tiny as shipped": old(earlier)}
-    rows["as all but one begin"] = judge(restore(options.begin).model)
+    judge = judge_at(256, 16)
+    if not rows:
+        old = earlier_model(bundled_weights())
+        rows["trivial baselines"] = judge.baselines()
+        rows["the bundled model"] = judge_at(old.native_side, old.patch)(old)
+        rows["as all but one begin"] = judge(restore(options.begin).model)
+    material = load_material(options.material)
     for name in options.arm or ARMS:
-        plan, warm, changes = ARMS[name]
-        folder = out / name.replace(" ", "_")
-        folder.mkdir(exist_ok=True)
-        kept = {key: getattr(motion_losses, key) for key in changes if key != "material"}
-        for key in kept:
-            setattr(motion_losses, key, changes[key])
-        state = new_state("tiny2", options.seed, plan, earlier if warm else None)
-        if warm:
-            held = restore(options.begin, plan)
-            state.model.load_state_dict(held.model.state_dict())
-            state.average.model.load_state_dict(held.model.state_dict())
-        seen = Material() if "material" in changes else material
-        train(state, seen, str(folder), None, judge, until_s=60 * options.minutes)
-        for key, value in kept.items():
-            setattr(motion_losses, key, value)
-        rows[name] = {
-            "steps": state.step,
-            "frames": state.frames,
-            "seconds": round(state.seconds),
-            **judge(state.average.model),
-        }
-        print(name, json.dumps(rows[name]), flush=True)
-        (out / "study.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        if name not in rows:
+            rows[name] = run(ARMS[name], options, material, judge, out / name.replace(" ", "_"))
+            print(name, json.dumps(rows[name]), flush=True)
+            kept.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    if all(name in rows for name in ARMS):
+        write_result(RESULTS, "tiny2_study", rows, report(rows, options.minutes), weights=TINY)
 
 
 if __name__ == "__main__":
