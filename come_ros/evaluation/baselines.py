@@ -17,6 +17,12 @@ from ..types import F64
 from .poses import ate_rmse
 
 WALKS = 100
+LINES = {
+    f"line {sign}{axis} deg": value * np.eye(3)[i]
+    for i, axis in enumerate("xyz")
+    for sign, value in (("", 1), ("-", -1))
+}
+"""name of the angle to a straight line along an axis of the first camera, in either direction -> that direction (3,)"""
 
 
 class Motion(NamedTuple):

@@ -19,6 +19,7 @@ from ..camera.preprocess import plan_resize
 from ..datasets.rooms.rooms import render_sequence
 from ..datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
 from ..evaluation import depth_errors, relative_pose_errors
+from ..evaluation.baselines import LINES
 from ..evaluation.calibration import calibration
 from ..evaluation.depth import depth_scale
 from ..evaluation.window import WindowTruth, mean_depth
@@ -121,10 +122,10 @@ def trivial_scores(truth: WindowTruth) -> dict[str, Sequence[float]]:
 
 
 def _fixed_direction(poses: np.ndarray) -> dict[str, Sequence[float]]:
-    """A straight line along each axis of the first camera; compare with the best one."""
+    """A straight line along each axis of the first camera, in either direction; compare with the best one."""
     moved = (np.linalg.inv(poses[0]) @ poses)[1:, :3, 3]
     unit = moved / np.linalg.norm(moved, axis=1, keepdims=True).clip(1e-9)
-    return {f"line {'xyz'[i]} deg": list(np.degrees(np.arccos(unit[:, i].clip(-1, 1)))) for i in range(3)}
+    return {name: list(np.degrees(np.arccos((unit @ way).clip(-1, 1)))) for name, way in LINES.items()}
 
 
 def summary(rows: list[dict[str, Sequence[float]]]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from backbones.test_stem import published
@@ -15,9 +16,10 @@ from come_ros.backbones.checkpoint import load_model, save_checkpoint
 from come_ros.backbones.vggt import VARIANTS, VGGT
 from come_ros.datasets.material import Material
 from come_ros.errors import CheckpointError, ConfigError
+from come_ros.evaluation.window import WindowTruth
 from come_ros.tools import train as command
 from come_ros.training import long_run
-from come_ros.training.judge import Judge
+from come_ros.training.judge import Judge, trivial_scores
 from come_ros.training.long_run import Plan, begin, new_state, restore, train
 from come_ros.training.parallax import Mix
 
@@ -144,6 +146,14 @@ def test_a_judge_scores_a_model_and_those_that_see_nothing(small):
     assert scores["rooms"]["windows"] == nothing["rooms"]["windows"] == 2
     assert 0 <= scores["rooms"]["delta"] <= 1 and nothing["rooms"]["no rotation_deg"] > 1
     assert nothing["rooms"]["constant delta"] > 0.2 and torch.tensor(scores["figure"]).isfinite()
+
+
+def test_a_straight_line_may_lead_either_way():
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[1:, 0, 3] = -1, -2
+    row = trivial_scores(WindowTruth("moved to the left", 0, np.zeros((3, 8, 8, 3), np.uint8), None, poses))
+    assert row["line -x deg"] == pytest.approx([0, 0]) and row["line x deg"] == pytest.approx([180, 180])
+    assert row["line y deg"] == row["line -z deg"] == pytest.approx([90, 90])
 
 
 def test_a_run_that_ends_is_compared_with_the_weights_before(small, earlier, tmp_path, monkeypatch, capsys):

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from ...evaluation.baselines import LINES
+
 LEVEL = 0.02  # mean change of the errors, relative, below which it is none
 HARM = 0.10  # an error that grows by more than this is named in the verdict
 
@@ -27,7 +29,7 @@ WINDOWS = (
     ("abs_rel", "depth AbsRel", 3, ("constant abs_rel", "mean map abs_rel"), True),
     ("delta", "depth delta < 1.25 (larger is better)", 3, ("constant delta", "mean map delta"), False),
     ("rotation_deg", "rotation, deg", 2, ("no rotation_deg",), True),
-    ("direction_deg", "direction of motion, deg", 1, ("line x deg", "line y deg", "line z deg"), True),
+    ("direction_deg", "direction of motion, deg", 1, tuple(LINES), True),
     ("length_ratio", "length of motion over the true one (1 is best)", 2, (), False),
     ("focal_error", "focal length, relative error", 3, (), False),
 )

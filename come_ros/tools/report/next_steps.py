@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ...evaluation.baselines import LINES
 from ...progress import is_quiet
 
 ALIKE = 0.01  # relative; smaller differences of validation scores are noise
@@ -85,7 +86,7 @@ def of_model(
 LONG_RUN = {
     "depth": ("delta", "", 3, True, ("constant delta", "mean map delta")),
     "rotation": ("rotation_deg", " deg", 2, False, ("no rotation_deg",)),
-    "direction of motion": ("direction_deg", " deg", 0, False, ("line x deg", "line y deg", "line z deg")),
+    "direction of motion": ("direction_deg", " deg", 0, False, tuple(LINES)),
 }
 """what a long run is judged by: figure, unit, decimals, whether larger is better, trivial baselines"""
 

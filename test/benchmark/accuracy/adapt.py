@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import TINY, shared, write_result
 
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
+from come_ros.evaluation.baselines import LINES
 from come_ros.tools import cli
 from come_ros.tools.adapt import SCORES, STEPS, WEIGHTS
 from come_ros.tools.demo import render_room
@@ -35,7 +36,7 @@ RECORDINGS = {"tum_fr3_cabinet": 0.5, "tum_fr1_rpy": 1 / 3, "room": 1 / 3}
 """name -> share that is held out"""
 FORGOTTEN = {
     "abs_rel": ("constant abs_rel", "mean map abs_rel"), "rotation_deg": ("no rotation_deg",),
-    "direction_deg": ("line x deg", "line y deg", "line z deg"),
+    "direction_deg": tuple(LINES),
 }  # fmt: skip
 """figure -> trivial baselines; smaller is better"""
 

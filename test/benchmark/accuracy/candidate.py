@@ -37,6 +37,7 @@ from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.backbones.stream import Step
 from come_ros.camera.preprocess import patch_grid_size
 from come_ros.config import Config
+from come_ros.evaluation.baselines import LINES
 from come_ros.tools.demo import render_room
 from come_ros.tools.train import recorded_windows
 from come_ros.training.judge import Judge
@@ -52,7 +53,7 @@ PASSES: dict[str, tuple[tuple[str, ...], bool, int]] = {
     "delta": (("constant delta", "mean map delta"), True, 3),
     "abs_rel": (("constant abs_rel", "mean map abs_rel"), False, 3),
     "rotation_deg": (("no rotation_deg",), False, 2),
-    "direction_deg": (("line x deg", "line y deg", "line z deg"), False, 1),
+    "direction_deg": (tuple(LINES), False, 1),
     "length_ratio": ((), True, 3),
     "focal_error": ((), False, 3),
     "spearman": ((), True, 2),
