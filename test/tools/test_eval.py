@@ -258,6 +258,17 @@ def test_accelerators_are_held_against_trivial_baselines_at_the_same_cost() -> N
         (2 - (0.6 * 4 + 0.4) + 2.2 - (0.6 * 4.6 + 0.4 * 1.2)) / 2
     )
     assert "tome ratio=0.1" not in later  # slower than the dense model
+    by_chance = at_the_same_time(scores, variants, times, kind="random")
+    assert by_chance["come ratio=0.5 group=2x2"]["value"] == pytest.approx(-0.45) and "tome ratio=0.1" not in by_chance
+
+
+def test_of_several_sizes_of_random_groups_the_best_counts() -> None:
+    names = [DENSE, "come ratio=0.5", "random ratio=0.5 group=2x2", "random ratio=0.5 group=3x3"]
+    errors, shares = (0.1, 0.14, 0.2, 0.15), (1.0, 0.5, 0.5, 0.5)
+    scores, variants = made_up(dict.fromkeys(names, 1.0), {n: [e] * 16 for n, e in zip(names, errors, strict=True)})
+    times = {n: {"total_ratio": dict.fromkeys(("value", "low", "high"), s)} for n, s in zip(names, shares, strict=True)}
+    found = at_the_same_time(scores, variants, times, kind="random", clock="total_ratio")
+    assert found["come ratio=0.5"]["value"] == pytest.approx(-0.01) and found["come ratio=0.5"]["sure"]
 
 
 def test_what_the_edge_vote_wins_back_counts_where_the_dense_model_saw_something() -> None:

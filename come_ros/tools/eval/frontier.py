@@ -151,20 +151,34 @@ def against_nulls(scores: Scores, variants: list[Variant], metric: str = "abs_re
 
 
 def at_the_same_time(
-    scores: Scores, variants: list[Variant], times: dict[str, dict[str, Any]], metric: str = "abs_rel"
+    scores: Scores,
+    variants: list[Variant],
+    times: dict[str, dict[str, Any]],
+    metric: str = "abs_rel",
+    kind: str = RESOLUTION,
+    clock: str = "trunk_ratio",
 ) -> dict[str, Any]:
-    """variant -> paired difference of the metric to smaller images with the same trunk time, as above. The interval of the
-    difference covers the differences at both ends of the time's interval."""
-    curve = sorted((times[v.name]["trunk_ratio"]["value"], v.name) for v in variants if v.family in (DENSE, RESOLUTION))
+    """variant -> paired difference of the metric to smaller images (or, with kind RANDOM, random groups) that take the same time, as above.
+    The interval of the difference covers the differences at both ends of the time's interval. clock: which time, see latencies."""
+    lower = LOWER_IS_BETTER[metric]
+    dense = [(times[v.name][clock]["value"], v.name) for v in variants if v.family == DENSE]
+    curves: dict[str, list[tuple[float, str]]] = {}
+    for v in variants:
+        if v.family.split()[0] == kind:
+            curves.setdefault(v.family, []).append((times[v.name][clock]["value"], v.name))
+
+    def best(where: float) -> np.ndarray | None:
+        there = [_at(scores, sorted([*curve, *dense]), where, metric) for curve in curves.values()]
+        known = [values for values in there if values is not None]
+        return min(known, key=lambda values: np.nanmean(values) * (1 if lower else -1), default=None)
+
     out = {}
     for v in variants:
         if v.trivial or v.family == DENSE:
             continue
-        ratio, ours = times[v.name]["trunk_ratio"], scores.values(v.name, metric)
+        ratio, ours = times[v.name][clock], scores.values(v.name, metric)
         found = [
-            scores.difference(ours, null)
-            for end in ("value", "low", "high")
-            if (null := _at(scores, curve, ratio[end], metric)) is not None
+            scores.difference(ours, null) for end in ("value", "low", "high") if (null := best(ratio[end])) is not None
         ]
         if len(found) == 3:
             low, high = min(f["low"] for f in found), max(f["high"] for f in found)
