@@ -1,74 +1,97 @@
 """Does token reduction cost accuracy once the bundle has run? Whole recordings, each variant without and with it, one after the other.
 
-  python test/benchmark/accuracy/frontier_whole.py [SOURCE ...]      -> results/frontier_whole.json, .md
+  python test/benchmark/accuracy/frontier_whole.py [SOURCE ...]                  -> results/frontier_whole.json, .md
+  python test/benchmark/accuracy/frontier_whole.py --weights FILE -o out/whole   weights that do not ship -> out/whole
 
-The part of `come_ros eval --frontier` that is about whole recordings, for a few variants: the dense model, three ways to keep about half
-of the tokens, and random groups. Without SOURCE: three recordings and two rendered rooms. Results are written after each recording.
+The part of `come_ros eval --frontier` that is about whole recordings, for a few variants: the dense model, every reducer at about half of
+the tokens or keys, and the trivial baselines random groups and smaller images. Without SOURCE: three recordings and two rendered rooms.
+Runs are kept in --out, so that it can be stopped and started again.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmark.stamped import BUNDLED, shared, write_result
+from benchmark import kept
+from benchmark.stamped import shared
 
-from come_ros.config import Config
+from come_ros import progress
 from come_ros.tools.demo import render_room
 from come_ros.tools.eval import _backbone
 from come_ros.tools.eval.sources import Source
-from come_ros.tools.eval.variants import accelerated, dense
+from come_ros.tools.eval.variants import Variant
 from come_ros.tools.eval.whole_recordings import compared, compared_table, whole, whole_table
 
-RESULTS = Path(__file__).parent / "results"
 RECORDINGS = ("tum_fr3_office", "tum_fr1_rpy", "tum_fr3_cabinet")
 ROOMS, ROOM_FRAMES = (20_000_750, 20_000_751), 80
-VARIANTS = ("come:ratio=0.5", "tome:ratio=0.5", "random:ratio=0.5,group=3x3")
+VARIANTS = (
+    "come:ratio=0.5,group=3x3", "come:ratio=0.5,group=2x2,edge_weight=3", "tome:ratio=0.5", "good_token_hunting:ratio=0.5",
+    "pace:ratio=0.5", "subscene:ratio=0.5", "regime:ratio=0.5", "random:ratio=0.5,group=3x3", "random:ratio=0.5,group=2x2",
+)  # fmt: skip
+SHRUNK = 0.6
+"""share of the patches of smaller images"""
 
 
 def sources(given: list[str], out: Path) -> list[str]:
     if given:
         return given
     out.mkdir(parents=True, exist_ok=True)
-    rooms = [render_room(out / f"room_{seed}", seed, ROOM_FRAMES, "320x240") for seed in ROOMS]
+    rooms = [out / f"room_{seed}" for seed in ROOMS]
+    for room, seed in zip(rooms, ROOMS, strict=True):
+        if not (room / "metadata.yaml").exists():
+            render_room(room, seed, ROOM_FRAMES, "320x240")
     return [str(shared() / "data" / "real" / name) for name in RECORDINGS] + [str(room) for room in rooms]
 
 
-def text(found: dict[str, Any]) -> str:
+def measured(source: Source, variants: Iterable[Variant], store: kept.Kept) -> dict[str, Any] | None:
+    """As whole_recordings.whole, of which each variant is kept."""
+    about: dict[str, Any] = {"baselines": {}, "variants": {}}
+    for variant in variants:
+        found = store.get(f"{source.label} {variant.name}", lambda v=variant: whole(source, [v], lambda: False))
+        if found is None:
+            return None
+        about["variants"] |= found["variants"]
+        about["baselines"] = about["baselines"] or found["baselines"]
+    return about
+
+
+def text(found: dict[str, Any], left_out: dict[str, str], commits: set[str]) -> str:
     lines = ["# Whole recordings, without and with the bundle", "", *compared_table(compared(found))]
     for name, about in found.items():
         lines += ["", f"## {name}", "", *whole_table(about)]
-    return "\n".join(lines) + "\n"
+    lines += [f"\nLeft out: {words} ({reason})" for words, reason in left_out.items()]
+    return "\n".join([*lines, "", f"Measured at {', '.join(sorted(commits))}.", ""])
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", metavar="SOURCE", nargs="*")
-    parser.add_argument(
-        "-o", "--out", default="out/frontier_whole", help="where rooms are rendered (default %(default)s)"
-    )
-    args = parser.parse_args()
-    config = Config().replace(device="cpu", threads=1)
-    backbone = _backbone(config)
-    variants = [dense(backbone, config), *(accelerated(backbone, config, words) for words in VARIANTS)]
+    kept.add_arguments(parser, "frontier_whole")
+    args = parser.parse_args(words)
+    config = kept.configured(args.weights)
+    variants, left_out = kept.variants(_backbone(config), config, VARIANTS, [SHRUNK])
+    store = kept.Kept(args.out, "runs", args.weights)
     found: dict[str, Any] = {}
-    for path in sources(args.sources, Path(args.out)):
+    for path in progress.bar(sources(args.sources, args.out), desc="recordings"):
         source = Source(path, config)
-        about = whole(source, variants, lambda: False)
+        about = measured(source, variants.values(), store)
         if about is not None:
             found[source.label] = about
-            write_result(
-                RESULTS,
-                "frontier_whole",
-                {"recordings": found, "compared": compared(found)},
-                text(found),
-                weights=BUNDLED,
-            )
-    print(text(found))
+    if not found:
+        raise SystemExit("no source has a true path of 3 poses or more: name others")
+    said = text(found, left_out, store.commits)
+    folder = kept.publish(
+        "frontier_whole", args.weights, args.out, {"recordings": found, "compared": compared(found)}, said
+    )
+    print(said)
+    print(f"frontier_whole.json, frontier_whole.md in {folder}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
