@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmark import kept
-from benchmark.accuracy import by_difficulty, frontier_sizes, side_by_side, thin, training_curve
+from benchmark.accuracy import by_difficulty, frontier_sizes, frontier_whole, side_by_side, thin, training_curve
 
 from come_ros.backbones.checkpoint import bundled_weights
 from come_ros.errors import DatasetError
@@ -167,6 +167,23 @@ def test_a_reducer_is_compared_with_its_own_baseline() -> None:
         and found["abs_rel"]["sure"]
         and not found["rotation_deg"]["sure"]
     )
+
+
+def test_each_variant_of_a_whole_recording_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def whole(source: Any, variants: list[Any], stopped: Any) -> Any:
+        ran.extend(v.name for v in variants)
+        modes = {mode: {"ate": 0.1, "kept_tokens": 1.0} for mode in ("none", "bundle")}
+        return {"baselines": {"straight line": {"ate": len(ran)}}, "variants": {v.name: modes for v in variants}}
+
+    monkeypatch.setattr(frontier_whole, "whole", whole)
+    source = argparse.Namespace(label="office")
+    for _ in range(2):
+        store = kept.Kept(tmp_path, "runs")
+        about = frontier_whole.measured(source, [made(DENSE), made("come")], store)
+    assert ran == [DENSE, "come"] and list(about["variants"]) == ran
+    assert about["baselines"] == {"straight line": {"ate": 1}}  # of the first one
 
 
 # Thin structures

@@ -2,6 +2,7 @@
 
   python test/benchmark/accuracy/frontier_whole.py [SOURCE ...]                  -> results/frontier_whole.json, .md
   python test/benchmark/accuracy/frontier_whole.py --weights FILE -o out/whole   weights that do not ship -> out/whole
+  python test/benchmark/accuracy/frontier_whole.py --images 16                   windows of 16 -> results/frontier_whole_16.json, .md
 
 The part of `come_ros eval --frontier` that is about whole recordings, for a few variants: the dense model, every reducer at about half of
 the tokens or keys, and the trivial baselines random groups and smaller images. Without SOURCE: three recordings and two rendered rooms.
@@ -21,6 +22,7 @@ from benchmark import kept
 from benchmark.stamped import shared
 
 from come_ros import progress
+from come_ros.config import Config
 from come_ros.tools.demo import render_room
 from come_ros.tools.eval import _backbone
 from come_ros.tools.eval.sources import Source
@@ -60,8 +62,12 @@ def measured(source: Source, variants: Iterable[Variant], store: kept.Kept) -> d
     return about
 
 
-def text(found: dict[str, Any], left_out: dict[str, str], commits: set[str]) -> str:
-    lines = ["# Whole recordings, without and with the bundle", "", *compared_table(compared(found))]
+def text(found: dict[str, Any], images: int, left_out: dict[str, str], commits: set[str]) -> str:
+    lines = [
+        f"# Whole recordings, without and with the bundle, windows of {images}",
+        "",
+        *compared_table(compared(found)),
+    ]
     for name, about in found.items():
         lines += ["", f"## {name}", "", *whole_table(about)]
     lines += [f"\nLeft out: {words} ({reason})" for words, reason in left_out.items()]
@@ -71,11 +77,13 @@ def text(found: dict[str, Any], left_out: dict[str, str], commits: set[str]) -> 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", metavar="SOURCE", nargs="*")
+    usual = Config().window.size
+    parser.add_argument("--images", type=int, default=usual, help="of a window (default %(default)s)")
     kept.add_arguments(parser, "frontier_whole")
     args = parser.parse_args(words)
-    config = kept.configured(args.weights)
+    config = kept.configured(args.weights, **{"window.size": args.images})
     variants, left_out = kept.variants(_backbone(config), config, VARIANTS, [SHRUNK])
-    store = kept.Kept(args.out, "runs", args.weights)
+    store = kept.Kept(args.out, f"runs_{args.images}", args.weights)
     found: dict[str, Any] = {}
     for path in progress.bar(sources(args.sources, args.out), desc="recordings"):
         source = Source(path, config)
@@ -84,12 +92,11 @@ def main(words: list[str] | None = None) -> int:
             found[source.label] = about
     if not found:
         raise SystemExit("no source has a true path of 3 poses or more: name others")
-    said = text(found, left_out, store.commits)
-    folder = kept.publish(
-        "frontier_whole", args.weights, args.out, {"recordings": found, "compared": compared(found)}, said
-    )
+    said = text(found, args.images, left_out, store.commits)
+    name = "frontier_whole" + (f"_{args.images}" if args.images != usual else "")
+    folder = kept.publish(name, args.weights, args.out, {"recordings": found, "compared": compared(found)}, said)
     print(said)
-    print(f"frontier_whole.json, frontier_whole.md in {folder}")
+    print(f"{name}.json, {name}.md in {folder}")
     return 0
 
 
