@@ -52,7 +52,8 @@ def test_other_weights_files_or_settings_have_rows_of_their_own(tmp_path: Path) 
     paths.append(kept.Kept(tmp_path, "x", str(weights)).path)
     shutil.copyfile(weights, tmp_path / "same.safetensors")
     shutil.copyfile(weights.parent / "come_other.safetensors", tmp_path / "come_same.safetensors")
-    assert len(set(paths)) == 3
+    alone = [kept.Kept(tmp_path, "x", w, networks=False).path for w in ("", str(weights))]
+    assert len(set(paths)) == 3 and alone[0] == alone[1]
     assert kept.Kept(tmp_path, "x", str(tmp_path / "same.safetensors")).path == paths[2]  # whatever it is called
 
 

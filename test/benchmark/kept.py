@@ -84,20 +84,23 @@ def variants(
     return out, left_out
 
 
-def digest(weights: str = "", *words: str) -> str:
-    """Identifies a weights file with all that lies next to it, and any settings, as 12 hexadecimal digits."""
+def digest(weights: str = "", *words: str, networks: bool = True) -> str:
+    """Identifies a weights file, what lies next to it if `networks`, and any settings, as 12 hexadecimal digits."""
     path = Path(weights or bundled_weights())
-    files = [f for f in files_of(path.parent, path.stem).values() if f.is_file()]
+    files = [f for f in files_of(path.parent, path.stem).values() if f.is_file()] if networks else [path]
     return hashlib.sha256("\n".join([*map(sha256, files), *words]).encode()).hexdigest()[:12]
 
 
 class Kept:
     """The rows of one measurement by their keys, in a file that grows row by row: a run that is stopped loses the row it is at."""
 
-    def __init__(self, folder: Path, name: str, weights: str = "", settings: Iterable[str] = ()) -> None:
-        """name: of the measurement. weights: the file that is measured. settings: what else its rows depend on."""
+    def __init__(
+        self, folder: Path, name: str, weights: str = "", settings: Iterable[str] = (), networks: bool = True
+    ) -> None:
+        """name: of the measurement. weights: the file that is measured. settings: what else its rows depend on. networks: whether they
+        depend on what lies next to the weights."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / f"{name}_{digest(weights, *settings)}.jsonl"
+        self.path = folder / f"{name}_{digest(weights, *settings, networks=networks)}.jsonl"
         self._lines: dict[str, dict[str, Any]] = {}
         if self.path.exists():
             text = self.path.read_text(encoding="utf-8")

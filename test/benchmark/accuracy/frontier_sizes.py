@@ -399,7 +399,8 @@ def main(words: list[str] | None = None) -> int:
             config = kept.configured(args.weights, **{"input.max_side": cell.side})
             by_text, left = kept.variants(_backbone(config), config, wanted, SHRUNK)
             variants, left_out = list(by_text.values()), left_out | left
-            store = kept.Kept(args.out, f"rooms_{cell.images}_{cell.side}", args.weights, [v.name for v in variants])
+            name = f"{'long' if own else 'rooms'}_{cell.images}_{cell.side}"
+            store = kept.Kept(args.out, name, args.weights, [v.name for v in variants], networks=not own)
             rows = measured(cell, variants, store, bar)
             commits |= store.commits
             names = {text: v.name for text, v in by_text.items()}
