@@ -27,6 +27,13 @@ def grid_embedding(h: int, w: int, channels: int, aspect: float, device: torch.d
     return 0.1 * torch.cat((ex, ey)).float()
 
 
+def place_terms(height: int, width: int, device: torch.device) -> Tensor:
+    """y, y^2 and x^2 of all pixels, (3, height, width) fp32, in image heights and widths from the centre, y down."""
+    y, x = ((torch.arange(n, device=device, dtype=torch.float32) + 0.5) / n - 0.5 for n in (height, width))
+    y, x = y[:, None].expand(height, width), x.expand(height, width)
+    return torch.stack((y, y * y, x * x))
+
+
 class ResidualConv(nn.Module):
     """Residual convolution unit. rectified: the skip carries relu(x) instead of x, as the published VGGT was trained."""
 
@@ -111,9 +118,11 @@ class DenseHead(nn.Module):
         outputs: int,
         rectified: bool = True,
         fine: tuple[int, ...] = (),
+        by_place: bool = False,
     ) -> None:
         """fine: channels of finer image features, which are added to the first levels of the pyramid. Such a head predicts at half
-        the resolution and expands each pixel to four, so its last convolutions cost a quarter."""
+        the resolution and expands each pixel to four, so its last convolutions cost a quarter. by_place: whether the last channel, the
+        confidence, has a part that depends only on the place in the image: weights of `place_terms`."""
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-5)
         self.projects = nn.ModuleList(nn.Conv2d(dim, c, 1) for c in channels)
@@ -122,6 +131,7 @@ class DenseHead(nn.Module):
         self.scratch = _Scratch(channels, features, outputs * self.shuffle**2, rectified)
         if fine:
             self.fine = nn.ModuleList(nn.Conv2d(c, features, 3, padding=1) for c in fine)
+        self.place = nn.Parameter(torch.zeros(3)) if by_place else None
 
     def forward(
         self, levels: list[Tensor], grid: tuple[int, int], size: tuple[int, int], fine: Sequence[Tensor] = ()
@@ -145,7 +155,11 @@ class DenseHead(nn.Module):
         x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=True)
         x = x + grid_embedding(height, width, x.shape[1], aspect, x.device).to(x.dtype)
         x = s.output_conv2(x)
-        return F.pixel_shuffle(x, self.shuffle) if self.shuffle > 1 else x
+        x = F.pixel_shuffle(x, self.shuffle) if self.shuffle > 1 else x
+        if self.place is None:
+            return x
+        added = torch.einsum("n,nhw->hw", self.place, place_terms(*x.shape[-2:], x.device)).to(x.dtype)
+        return torch.cat((x[:, :-1], x[:, -1:] + added), dim=1)
 
 
 def in_chunks(

@@ -45,6 +45,9 @@ class VGGTSizes:
     channels: tuple[int, ...] = (256, 512, 1024, 1024)
     centre: float = 0.0  # of the predicted intrinsics, see cameras.decode_pose
     stem: bool = False  # convolutional stem in place of the patch projection; the dense heads read it too, see stem.py
+    by_place: bool = (
+        False  # whether the depth's confidence depends on the place in the image, see training/confidence.py
+    )
 
 
 VARIANTS = {
@@ -107,7 +110,9 @@ class VGGT(GeometryModel):
         self.aggregator = Aggregator(sizes)
         self.camera_head = CameraHead(2 * sizes.dim, sizes.camera_depth, sizes.camera_heads, sizes.camera_iterations)
         fine = FINE_CHANNELS if sizes.stem else ()
-        self.depth_head = DenseHead(2 * sizes.dim, sizes.features, sizes.channels, outputs=2, fine=fine)
+        self.depth_head = DenseHead(
+            2 * sizes.dim, sizes.features, sizes.channels, outputs=2, fine=fine, by_place=sizes.by_place
+        )
         self.point_head = DenseHead(2 * sizes.dim, sizes.features, sizes.channels, outputs=4, fine=fine)
 
     @classmethod

@@ -115,6 +115,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_resume_arguments(parser)
     parser.add_argument("--score", choices=["validation", "test"], help="only score the checkpoint on this split")
     parser.add_argument("--export", metavar="FILE", help="only write the checkpoint's weights as fp16 safetensors")
+    parser.add_argument(
+        "--confidence",
+        type=int,
+        default=0,
+        metavar="WINDOWS",
+        help="tiny2 only, with --export: set the confidence by errors on so many windows of rooms (see come_ros/training/README.md; "
+        "default 0: as it was learnt)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -122,6 +130,10 @@ def run(args: argparse.Namespace) -> int:
 
     from ..training import long_run
 
+    if args.confidence < 0 or (args.confidence and not args.export):
+        raise ConfigError(
+            f"--confidence is {args.confidence}, but must be 0 or more, and needs --export: add --export FILE"
+        )
     if args.backbone == "vggt" and long_run.has_stem(args.variant):
         if not (args.export or args.score):
             training_folder(args, "last.pt")
@@ -129,9 +141,9 @@ def run(args: argparse.Namespace) -> int:
         if outcome is not None:
             tell(of_long_run(outcome.scores, outcome.trivial, outcome.before, outcome.step, args.variant, args.output))
         return 0
-    if args.material or args.watch:
+    if args.material or args.watch or args.confidence:
         raise ConfigError(
-            f"--material and --watch are for a variant with a stem, not for {args.variant}: leave them out"
+            f"--material, --watch and --confidence are for a variant with a stem, not for {args.variant}: leave them out"
         )
     if args.threads:
         torch.set_num_threads(args.threads)

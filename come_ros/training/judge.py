@@ -70,7 +70,8 @@ def _room(seed: int, width: int, height: int) -> WindowTruth:
 def window_scores(
     model: GeometryModel, truth: WindowTruth, accelerator: Accelerator | None = None
 ) -> dict[str, Sequence[float]]:
-    """Figures of one window by name, some with a value for each frame. accelerator: None for the dense model."""
+    """Figures of one window by name, some with a value for each frame; those of `trivial_confidence` are among them, since they are about
+    the errors of this model. accelerator: None for the dense model."""
     images = torch.from_numpy(truth.images).to(next(model.parameters()).device).permute(0, 3, 1, 2)[None].float() / 255
     with torch.inference_mode():
         out, _ = model(images, accelerator or NoAccelerator(), ("camera", "depth"))
@@ -84,13 +85,22 @@ def window_scores(
         known = np.isfinite(truth.depth) & (truth.depth > 0)
         off = np.where(known, np.abs(depth * scale / np.where(known, truth.depth, 1) - 1), np.nan)
         some = np.s_[:, ::SAMPLED, ::SAMPLED]
-        row["spearman"] = [calibration(out["depth_conf"][0].float().cpu().numpy()[some], off[some]).spearman]
+        trusted = {"": out["depth_conf"][0].float().cpu().numpy(), **trivial_confidence(depth)}
+        row |= {f"{name}spearman": [calibration(c[some], off[some]).spearman] for name, c in trusted.items()}
     if truth.world_from_camera is not None:
         poses = out["world_from_camera"][0].double().cpu().numpy()
         row |= _pose_scores(poses, truth, scale)
     if truth.intrinsics is not None:
         row["focal_error"] = list(np.abs(out["intrinsics"][0, :, 0, 0].cpu().numpy() / truth.intrinsics[0, 0] - 1))
     return row
+
+
+def trivial_confidence(depth: np.ndarray) -> dict[str, np.ndarray]:
+    """Confidence (S, H, W) that knows nothing of errors, by the prefix of its figures: what is near is right; what is near the centre of
+    the image is right. depth: (S, H, W) as estimated."""
+    height, width = depth.shape[1:]
+    y, x = ((np.arange(n) + 0.5) / n - 0.5 for n in (height, width))
+    return {"near ": -depth, "centre ": np.broadcast_to(-np.hypot(y[:, None], x), depth.shape)}
 
 
 def _pose_scores(poses: np.ndarray, truth: WindowTruth, scale: float | None) -> dict[str, Sequence[float]]:

@@ -32,6 +32,7 @@ from ..errors import CheckpointError, ConfigError, Stopped
 from ..evaluation.window import WindowTruth
 from ..interrupts import Interrupts
 from ..weights import read_checkpoint
+from .confidence import set_by_errors
 from .judge import Judge
 from .loop import Means, denormals_flushed, load_state, resumable, save_state, workers_ended, write_log
 from .losses import attention_loss, correspondence, matching_loss, ray_loss, targets
@@ -504,7 +505,9 @@ def run(
     path = os.path.join(args.output, "last.pt")
     if args.export:
         best = os.path.join(args.output, "best.pt")
-        export(best if os.path.isfile(best) else path, args.export)
+        source = args.start or (best if os.path.isfile(best) else path)
+        material = load_material(args.material) if args.material else Material()
+        export(source, args.export, args.confidence, material)
         return None
     if args.score:
         print(json.dumps(judge(args.score, 64)(restore(path).average.model), indent=2))
@@ -543,9 +546,22 @@ def run(
     return Outcome(best_one["step"], best_one["scores"], ours.baselines(), (name, before))
 
 
-def export(checkpoint: str, target: str) -> None:
-    """The moving average of a checkpoint as fp16 safetensors."""
-    state = restore(checkpoint)
-    about = {k: str(getattr(state, k)) for k in ("step", "frames", "seed")}
-    save_checkpoint(target, state.average.model, extra={"licence": "Apache-2.0", "made_by": "come_ros train", **about})
+def export(source: str, target: str, windows: int = 0, material: Material | None = None) -> None:
+    """The moving average of a checkpoint, or a weights file, as fp16 safetensors. windows: number of windows of rooms by which its
+    confidence is set, see confidence.py; 0: as it was learnt. Raises Stopped if a signal ended it; then nothing is written."""
+    if source.endswith(".safetensors"):
+        model = load_vggt(source)
+        about = {name: text for name, text in read_checkpoint(source)[1].items() if not name.startswith("come_ros.")}
+    else:
+        state = restore(source)
+        model, about = state.average.model, {k: str(getattr(state, k)) for k in ("step", "frames", "seed")}
+    if windows:
+        with Interrupts() as stopped, workers_ended():
+            try:
+                with stopped.raising():
+                    model = set_by_errors(model, material or Material(), windows)
+            except Stopped as stop:
+                raise Stopped(stop.number, f"{target} is not written: run it again") from None
+        about["confidence"] = f"set by the errors on {windows} windows of rooms"
+    save_checkpoint(target, model, extra={"licence": "Apache-2.0", "made_by": "come_ros train", **about})
     print(f"{target}: {os.path.getsize(target) / 2**20:.2f} MiB")

@@ -19,7 +19,7 @@ from come_ros.errors import CheckpointError, ConfigError
 from come_ros.evaluation.window import WindowTruth
 from come_ros.tools import train as command
 from come_ros.training import long_run
-from come_ros.training.judge import Judge, trivial_scores
+from come_ros.training.judge import Judge, trivial_confidence, trivial_scores
 from come_ros.training.long_run import Plan, begin, new_state, restore, train
 from come_ros.training.parallax import Mix
 
@@ -146,6 +146,16 @@ def test_a_judge_scores_a_model_and_those_that_see_nothing(small):
     assert scores["rooms"]["windows"] == nothing["rooms"]["windows"] == 2
     assert 0 <= scores["rooms"]["delta"] <= 1 and nothing["rooms"]["no rotation_deg"] > 1
     assert nothing["rooms"]["constant delta"] > 0.2 and torch.tensor(scores["figure"]).isfinite()
+    assert all(-1 <= scores["rooms"][f"{name}spearman"] <= 1 for name in ("", "near ", "centre "))
+
+
+def test_trivial_confidence_prefers_what_is_near_or_central():
+    depth = np.full((2, 4, 6), 3.0)
+    depth[1, 0, 0] = 1
+    found = trivial_confidence(depth)
+    assert found["near "].argmax() == 24 and found["centre "].shape == depth.shape
+    assert found["centre "][0, 1, 2] == pytest.approx(found["centre "].max())
+    assert found["centre "][0, 3, 5] == pytest.approx(found["centre "].min())
 
 
 def test_a_straight_line_may_lead_either_way():
@@ -199,8 +209,12 @@ def test_the_command_finds_it_and_refuses_what_has_no_meaning(small, tmp_path, m
     given = ["--variant", "small2", "-o", str(tmp_path / "run"), "--steps", "2", "--batch", "4"]
     with pytest.raises(ConfigError, match="--pictures does not apply to small2"):
         command.run(parser.parse_args([*given, "--pictures", "x"]))
-    with pytest.raises(ConfigError, match="--material and --watch are for a variant with a stem, not for tiny"):
+    with pytest.raises(
+        ConfigError, match="--material, --watch and --confidence are for a variant with a stem, not for tiny"
+    ):
         command.run(parser.parse_args(["-o", str(tmp_path), "--material", "x"]))
+    with pytest.raises(ConfigError, match="--confidence is 5, but must be 0 or more, and needs --export"):
+        command.run(parser.parse_args([*given, "--confidence", "5"]))
     with pytest.raises(CheckpointError, match="no training checkpoint"):
         command.run(parser.parse_args([*given, "--resume"]))
     monkeypatch.setattr(long_run.importlib.util, "find_spec", lambda name: None)

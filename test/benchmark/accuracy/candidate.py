@@ -56,7 +56,7 @@ PASSES: dict[str, tuple[tuple[str, ...], bool, int]] = {
     "direction_deg": (tuple(LINES), False, 1),
     "length_ratio": ((), True, 3),
     "focal_error": ((), False, 3),
-    "spearman": ((), True, 2),
+    "spearman": (("near spearman", "centre spearman"), True, 2),
 }
 
 
@@ -78,7 +78,11 @@ def passes_table(found: Mapping[str, Any]) -> str:
         for figure, (nulls, larger, digits) in PASSES.items():
             ours = [found[which]["scores"][source].get(figure) for which in (OLD, NEW)]
             if any(v is not None and math.isfinite(v) for v in ours):
-                known = [trivial[n] for n in nulls if math.isfinite(trivial.get(n, math.nan))]
+                about = {
+                    **found[NEW]["scores"][source],
+                    **trivial,
+                }  # trivial confidence is scored by the candidate's own errors
+                known = [about[n] for n in nulls if math.isfinite(about.get(n, math.nan))]
                 best = (max if larger else min)(known) if known else None
                 cells = [number(v, digits) for v in (*ours, best)]
                 lines.append(f"| {source}, {figure} | {' | '.join(cells)} |")
