@@ -160,10 +160,10 @@ def draw(path: Path, found: Mapping[str, Any]) -> None:
                 values = [part["scores"][name].get(metric, np.nan) for _, part in parts]
                 axis.plot(range(len(parts)), values, "k--" if name == TRIVIAL else f"C{i}o-", label=name)
             axis.set_xticks(range(len(parts)), [text for text, _ in parts], fontsize=7)
-            axis.set_ylim(bottom=0)
             axis.grid(alpha=0.3)
         axes[0, column].set_title(title, fontsize=9)
     for row, metric in zip(axes, shown, strict=True):
+        row[0].set_ylim(bottom=0)
         row[0].set_ylabel(f"{TITLES[metric]}, lower is better", fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
     figure.savefig(path, format="png", dpi=80)
