@@ -52,7 +52,7 @@ def test_other_weights_files_or_settings_have_rows_of_their_own(tmp_path: Path) 
     paths.append(kept.Kept(tmp_path, "x", str(weights)).path)
     shutil.copyfile(weights, tmp_path / "same.safetensors")
     shutil.copyfile(weights.parent / "come_other.safetensors", tmp_path / "come_same.safetensors")
-    alone = [kept.Kept(tmp_path, "x", w, networks=False).path for w in ("", str(weights))]
+    alone = [kept.Kept(tmp_path, "x", w, networks=()).path for w in ("", str(weights))]
     assert len(set(paths)) == 3 and alone[0] == alone[1]
     assert kept.Kept(tmp_path, "x", str(tmp_path / "same.safetensors")).path == paths[2]  # whatever it is called
 
@@ -94,7 +94,8 @@ def test_a_reducer_is_compared_at_its_own_time() -> None:
     shares = {DENSE: (1, 0, 1), "come": (0.5, 0.15, 0.6), "tome": (1.2, 0.0, 0.6), "random group=2x2": (0.5, 0.2, 0.6),
               "resolution a": (0.5, 0.1, 0.5)}  # fmt: skip
     rows = [
-        {n: {"total": 10 * t, "trunk": 5 * t, "abs_rel": 0.1 * (1 + e) * (1 + i / 99), "kept_tokens": k, "read_keys": k, "delta": 0.5,
+        {n: {"total": 10 * t, "trunk": 5 * t, "total_share": t, "trunk_share": t, "abs_rel": 0.1 * (1 + e) * (1 + i / 99),
+             "kept_tokens": k, "read_keys": k, "delta": 0.5,
              "rotation_deg": 1.0, "ate": 0.1} for n, (t, e, k) in shares.items()}
         for i in range(10)
     ]  # fmt: skip
@@ -132,6 +133,38 @@ def test_a_difference_is_better_worse_or_neither() -> None:
         "level",
         "no faster",
     ]
+
+
+def test_what_depends_on_a_file_is_measured_again_if_it_changes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = ("tome", "come", "pace", "come+good_token_hunting", "good_token_hunting")
+    variants = {text: made(text) for text in (DENSE, *(f"{name}:ratio=0.5" for name in names))}
+    _, tome, come, pace, both, keys = variants
+    groups = {needs: [v.name for v in some] for needs, some in frontier_sizes.groups_of(variants).items()}
+    assert groups == {
+        ("layer plan",): [DENSE, tome, keys], ("come", "layer plan"): [DENSE, come, both], ("pace",): [DENSE, pace],
+    }  # fmt: skip
+    ran: list[str] = []
+    monkeypatch.setattr(frontier_sizes, "size_of", lambda *of: (8, 8))
+    monkeypatch.setattr(frontier_sizes, "room", lambda *of: None)
+    monkeypatch.setattr(frontier_sizes, "run", lambda v, truth: (ran.append(v.name), {"trunk": 1.0, "total": 2.0}))
+    monkeypatch.setattr(frontier_sizes, "scored", lambda prediction, truth: {"abs_rel": 0.1})
+    bar = argparse.Namespace(set_postfix_str=lambda text: None, update=lambda: None)
+
+    def measured(networks: str) -> Any:
+        def store(needs: tuple[str, ...], names: list[str]) -> kept.Kept:
+            return kept.Kept(tmp_path, "x", "", [*names, networks if "pace" in needs else ""], ())
+
+        return frontier_sizes.measured(frontier_sizes.Cell(4, 112, 2), variants, store, bar)
+
+    rows, commits = measured("first")
+    assert (
+        [list(row) for row in rows] == [list(variants)] * 2 and rows[0][pace]["total_share"] == 1 and len(commits) == 1
+    )
+    assert len(ran) == 2 * (3 + 3 + 2)
+    assert measured("first")[0] == rows and len(ran) == 16
+    assert measured("others")[0] == rows and ran[16:].count(pace) == 2 and len(ran) == 20
 
 
 def test_cells_can_be_run_one_by_one() -> None:

@@ -84,10 +84,15 @@ def variants(
     return out, left_out
 
 
-def digest(weights: str = "", *words: str, networks: bool = True) -> str:
-    """Identifies a weights file, what lies next to it if `networks`, and any settings, as 12 hexadecimal digits."""
+NETWORKS = ("come", "layer plan", "pace")
+"""what may lie next to a weights file"""
+
+
+def digest(weights: str = "", *words: str, networks: Iterable[str] = NETWORKS) -> str:
+    """Identifies a weights file, those of NETWORKS next to it, and any settings, as 12 hexadecimal digits."""
     path = Path(weights or bundled_weights())
-    files = [f for f in files_of(path.parent, path.stem).values() if f.is_file()] if networks else [path]
+    there = files_of(path.parent, path.stem)
+    files = [path, *(there[name] for name in networks if there[name].is_file())]
     return hashlib.sha256("\n".join([*map(sha256, files), *words]).encode()).hexdigest()[:12]
 
 
@@ -95,10 +100,15 @@ class Kept:
     """The rows of one measurement by their keys, in a file that grows row by row: a run that is stopped loses the row it is at."""
 
     def __init__(
-        self, folder: Path, name: str, weights: str = "", settings: Iterable[str] = (), networks: bool = True
+        self,
+        folder: Path,
+        name: str,
+        weights: str = "",
+        settings: Iterable[str] = (),
+        networks: Iterable[str] = NETWORKS,
     ) -> None:
-        """name: of the measurement. weights: the file that is measured. settings: what else its rows depend on. networks: whether they
-        depend on what lies next to the weights."""
+        """name: of the measurement. weights: the file that is measured. settings: what else its rows depend on. networks: those next to
+        the weights that they depend on."""
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{name}_{digest(weights, *settings, networks=networks)}.jsonl"
         self._lines: dict[str, dict[str, Any]] = {}

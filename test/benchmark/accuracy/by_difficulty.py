@@ -52,7 +52,7 @@ def measured(weights: str, count: int, images: int, out: Path) -> tuple[list[Any
     """Window by window: "scores" and "trivial" as of judge.py, "difficulty"; and at which commits."""
     model = load_vggt(weights).eval()
     width, height = patch_grid_size(640, 480, model.native_side, model.patch)
-    store = kept.Kept(out, f"rooms_{images}", weights, networks=False)
+    store = kept.Kept(out, f"rooms_{images}", weights, networks=())
     about = f"{Path(weights).stem}, {images} images"
     rows = [
         store.get(str(i), lambda i=i: row_of(model, SPLIT_SEEDS["test"][i], images, width, height))

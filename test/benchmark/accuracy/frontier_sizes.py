@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from benchmark import kept
 
 from come_ros import progress
 from come_ros.config import Config
+from come_ros.config_text import split_name
 from come_ros.datasets.rooms.rooms import render_sequence
 from come_ros.datasets.rooms.splits import SPLIT_SEEDS, TEST_RATE_HZ
 from come_ros.evaluation import ate_rmse, depth_errors, interval, paired_difference, relative_pose_errors
@@ -81,8 +83,13 @@ OWN = {
     **{f"regime:ratio={r},stride=2": [f"regime:ratio={r},stride=2,phases=same"] for r in (0.5, 1.0)},
 }
 """what is made for long windows -> the same without the idea: its own baselines"""
+NEEDS = {"come": "come", "good_token_hunting": "layer plan", "pace": "pace"}
+GROUPS = (("layer plan",), ("pace",), ("come", "layer plan"))
+"""what is run in turn depends on these files next to the weights: if one of them changes, the rows of the others are kept"""
 FIGURES = ("abs_rel", "delta", "rotation_deg", "ate")
 CLOCKS = ("trunk", "total")
+Row = dict[str, dict[str, float]]
+"""of one window, by variant"""
 
 
 # Measuring
@@ -134,40 +141,63 @@ def scored(prediction: Prediction, truth: WindowTruth) -> dict[str, float]:
     }
 
 
-def measured(cell: Cell, variants: Sequence[Variant], store: kept.Kept, bar: Any) -> list[dict[str, dict[str, float]]]:
-    """Window by window: variant -> its figures and times."""
-    width, height = size_of(variants[0].backbone, variants[0].config)
+def groups_of(variants: Mapping[str, Variant]) -> dict[tuple[str, ...], list[Variant]]:
+    """networks that they need, one of GROUPS -> variants that are run in turn, the dense model first. variants: by their texts."""
+    dense_ = variants[DENSE]
+    out: dict[tuple[str, ...], list[Variant]] = {}
+    for text, v in variants.items():
+        needs = {NEEDS[name] for name in split_name(text)[0].split("+") if name in NEEDS}
+        if v is not dense_:
+            out.setdefault(next(g for g in GROUPS if needs <= set(g)), [dense_]).append(v)
+    return out
 
-    def of_window(i: int) -> dict[str, dict[str, float]]:
-        truth = room(SPLIT_SEEDS["test"][i], cell.images, width, height)
-        found = {}
-        for v in [*variants[i % len(variants) :], *variants[: i % len(variants)]]:
+
+def measured(
+    cell: Cell, variants: Mapping[str, Variant], store: Callable[..., kept.Kept], bar: Any
+) -> tuple[list[Row], set[str]]:
+    """Window by window: variant -> its figures, times, and the shares of the dense model's; and at which commits. store: (networks, names
+    of variants) -> where their rows are kept."""
+    groups = groups_of(variants)
+    stores = {needs: store(needs, [v.name for v in some]) for needs, some in groups.items()}
+    width, height = size_of(variants[DENSE].backbone, variants[DENSE].config)
+
+    @functools.lru_cache(maxsize=1)
+    def truth(i: int) -> WindowTruth:
+        return room(SPLIT_SEEDS["test"][i], cell.images, width, height)
+
+    def in_turn(some: Sequence[Variant], i: int) -> Row:
+        found: Row = {}
+        for v in [*some[i % len(some) :], *some[: i % len(some)]]:
             bar.set_postfix_str(f"{cell.name} {v.name}")
-            prediction, times = run(v, truth)
-            found[v.name] = scored(prediction, truth) | times
-        return {v.name: found[v.name] for v in variants}
+            prediction, times = run(v, truth(i))
+            found[v.name] = scored(prediction, truth(i)) | times
+        for row in found.values():
+            row.update({f"{c}_share": row[c] / found[DENSE][c] for c in CLOCKS})
+        return {v.name: found[v.name] for v in some}
 
-    rows = []
+    rows: list[Row] = []
     for i in range(cell.windows):
-        rows.append(store.get(str(i), lambda i=i: of_window(i)))
+        rows.append({})
+        for needs, some in groups.items():
+            rows[-1] = stores[needs].get(str(i), lambda i=i, some=some: in_turn(some, i)) | rows[-1]
         bar.update()
-    return rows
+    commits = {commit for each in stores.values() for commit in each.commits}
+    return [{v.name: row[v.name] for v in variants.values()} for row in rows], commits
 
 
 # Comparing
 
 
-def compared(rows: Sequence[Mapping[str, Mapping[str, float]]], variants: Sequence[Variant]) -> dict[str, Any]:
+def compared(rows: Sequence[Row], variants: Sequence[Variant]) -> dict[str, Any]:
     """variant -> "figures" over windows; "share", of the dense model's time, {"value", "low", "high"} for each of CLOCKS;
     "vs_dense", paired relative difference of AbsRel; "random as many", "random", "resolution": paired differences of AbsRel over the dense
     model's AbsRel to the trivial baselines, at as many tokens and at the same time; {} where there is none."""
-    variants = [v for v in variants if all(v.name in row for row in rows)]
     scores = Scores(
         {v.name: [dict(row[v.name]) for row in rows] for v in variants}, [(ROOMS, i) for i in range(len(rows))]
     )
     times: dict[str, dict[str, Any]] = {}
     for v in variants:
-        shares = {c: scores.values(v.name, c) / scores.values(DENSE, c) for c in CLOCKS}
+        shares = {c: scores.values(v.name, f"{c}_share") for c in CLOCKS}
         times[v.name] = {f"{c}_ratio": interval(shares[c], median=True)._asdict() for c in CLOCKS}
     level = float(scores.values(DENSE, "abs_rel").mean())
     as_long = {
@@ -283,7 +313,7 @@ def between(found: Mapping[str, Any], form: str) -> str:
     return value if found["low"] == found["high"] else f"{value} ({low} to {high})"
 
 
-def own_of(rows: Sequence[Mapping[str, Mapping[str, float]]], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def own_of(rows: Sequence[Row], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """variant -> its own baseline -> paired differences to it: relative of AbsRel and ATE, absolute of the rotation."""
     out: dict[str, Any] = {}
     for name, baselines in names.items():
@@ -399,10 +429,12 @@ def main(words: list[str] | None = None) -> int:
             config = kept.configured(args.weights, **{"input.max_side": cell.side})
             by_text, left = kept.variants(_backbone(config), config, wanted, SHRUNK)
             variants, left_out = list(by_text.values()), left_out | left
-            name = f"{'long' if own else 'rooms'}_{cell.images}_{cell.side}"
-            store = kept.Kept(args.out, name, args.weights, [v.name for v in variants], networks=not own)
-            rows = measured(cell, variants, store, bar)
-            commits |= store.commits
+
+            def store(needs: tuple[str, ...], names: list[str], cell: Cell = cell) -> kept.Kept:
+                return kept.Kept(args.out, f"rooms_{cell.images}_{cell.side}", args.weights, names, needs)
+
+            rows, at = measured(cell, by_text, store, bar)
+            commits |= at
             names = {text: v.name for text, v in by_text.items()}
             found[cell.name] = {
                 "cell": list(cell), "image": list(size_of(variants[0].backbone, variants[0].config)), "windows": len(rows),

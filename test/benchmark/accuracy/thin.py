@@ -93,7 +93,7 @@ def measured(weights: str, windows: int, out: Path) -> dict[str, Any]:
         found = {name: row_of(v.predict(truth).depth, truth) for name, v in variants.items()}
         return found | {name: row_of(p.depth, truth) for name, p in null_predictions(s.images).items()}
 
-    store = kept.Kept(out, "thin", weights, variants)
+    store = kept.Kept(out, "thin", weights, variants, ("come",))
     stem = Path(weights).stem
     rows = [store.get(str(i), lambda i=i: of_window(i)) for i in progress.bar(range(windows), desc=stem, unit="window")]
     return {"rows": rows, "image": [width, height], "left_out": left_out, "commits": sorted(store.commits)}

@@ -162,7 +162,7 @@ def main(words: list[str] | None = None) -> int:
     watch = args.watch or [str(shared() / "data" / "real" / name) for name in WATCHED]
     paths = list(kept.compared(args).values())
     log, about = read(args.log), [*map(str, watch), str(args.windows)]
-    stores = [kept.Kept(args.out, "judged", path, about, networks=False) for path in paths]
+    stores = [kept.Kept(args.out, "judged", path, about, networks=()) for path in paths]
     earlier, own = (
         store.get("scores", lambda path=path: judged(path, args.windows, watch))
         for store, path in ((stores[0], paths[0]), (stores[-1], paths[-1]))
