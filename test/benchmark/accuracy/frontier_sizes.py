@@ -388,7 +388,7 @@ def draw(path: Path, cells: Mapping[str, Mapping[str, Any]]) -> None:
     handles: dict[str, Any] = {}
     for axis in axes.ravel()[: len(cells)]:
         handles.update(dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True)))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=9)
     figure.savefig(path, format="png", dpi=80)
     plt.close(figure)
 
