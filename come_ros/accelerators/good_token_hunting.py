@@ -7,7 +7,7 @@ within each frame, the next ones read a strided grid of patches, the others all 
 Differences from the paper: frames are described by the mean of the model's own patch tokens, not by MegaLoc (a network for place
 recognition with its own weights, at 322 px); the number of frames read is a share of the window unless `frames` sets it (paper:
 25); the first frame chosen is frame 0, as in the authors' code (paper: any). A measured plan (see LayerPlan.from_entropy) does not
-thin any layer of a model with peaked attention throughout, such as the bundled `tiny`: then only frames are chosen, and `about`
+thin any layer of a model with peaked attention throughout, such as the bundled one: then only frames are chosen, and `about`
 says so.
 """
 

@@ -70,7 +70,7 @@ VARIANTS = {
     ),
     "tiny2": VGGTSizes(
         image_side=256,
-        native_side=256,
+        native_side=240,
         patch=16,
         dim=160,
         encoder_depth=2,

@@ -3,13 +3,13 @@
 examples:
   come_ros train --minutes 100 -o out/train              the run that produced the bundled model (then --export)
   come_ros train --minutes 100 -o out/train --resume     continue after an interruption
-  come_ros train --backbone mapanything --steps 4000 -o out/ma --encoder come_ros/models/vggt_tiny.safetensors
-  come_ros train --backbone lingbot --start come_ros/models/vggt_tiny.safetensors --batch 32 --rate 3e-4 --threads 1 -o out/stream
+  come_ros train --backbone mapanything --steps 4000 -o out/ma --encoder vggt_tiny.safetensors
+  come_ros train --backbone lingbot --start vggt_tiny.safetensors --batch 32 --rate 3e-4 --threads 1 -o out/stream
                                                          tiny as a causal model, for endless streams
   come_ros train -o out/train --score test               scores of the checkpoint next to trivial baselines
-  come_ros train --variant tiny2 --material DIR --start come_ros/models/vggt_tiny.safetensors --batch 16 --threads 1 -o out/tiny2
+  come_ros train --variant tiny2 --material DIR --start vggt_tiny.safetensors --batch 16 --threads 1 -o out/tiny2
                                                          the model with a stem: come_ros/training/README.md
-  come_ros train -o out/train --export come_ros/models/vggt_tiny.safetensors
+  come_ros train -o out/train --export vggt_tiny.safetensors
 """
 
 from __future__ import annotations

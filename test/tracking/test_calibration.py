@@ -24,7 +24,8 @@ def normalised(shared_data: Path) -> list[dict[str, float]]:
 def test_covariances_are_neither_too_sure_nor_too_unsure(normalised: list[dict[str, float]]) -> None:
     every = [row[kind] for row in normalised for kind in KINDS if kind in row]
     assert len(every) == 8, "a velocity is not measured at 3.3 Hz"
-    assert 0.5 <= np.median(every) <= 2.0
+    # the constants serve recordings too, whose errors are the larger ones: rooms alone come to about 0.5
+    assert 0.4 <= np.median(every) <= 2.0
     # one recording is hardly more than one draw, but what is off by more than that is wrong
     assert min(every) > 0.03 and max(every) < 30
 

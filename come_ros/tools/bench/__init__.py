@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--variant", metavar="NAME", help="with --random-weights: which size; vggt: tiny (default), tiny2, 1b"
     )
-    model.add_argument("--weights", default="", metavar="FILE", help="weights file (default: the bundled model tiny)")
+    model.add_argument("--weights", default="", metavar="FILE", help="weights file (default: the bundled model)")
     model.add_argument(
         "--random-weights",
         action="store_true",
