@@ -266,8 +266,8 @@ def test_the_bundled_model_loads_and_is_small():
     path = bundled_weights()
     assert os.path.getsize(path) <= 16 * 2**20
     model = load_vggt(path)
-    side = {"image_side": model.sizes.image_side, "native_side": model.sizes.native_side}
-    assert model.sizes in [dataclasses.replace(sizes, **side) for sizes in VARIANTS.values()]
+    chosen = {name: getattr(model.sizes, name) for name in ("image_side", "native_side", "by_place")}
+    assert model.sizes in [dataclasses.replace(sizes, **chosen) for sizes in VARIANTS.values()]
     assert all(p.isfinite().all() for p in model.parameters())
 
 
