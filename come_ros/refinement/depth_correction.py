@@ -121,6 +121,18 @@ class DepthImage:
         return np.stack([np.ones(len(x)), x, y, x * x - 1 / 3, x * y, y * y - 1 / 3, stretch], axis=1)
 
 
+def carried(fit: F64, evidence: float) -> F64:
+    """The correction (TERMS,) of a new depth of a published image, as far as landmarks support the published one. fit: (TERMS,), from the
+    new depth to the published one. evidence: from 0, when no landmark supports the published depth, to 1.
+
+    Without landmarks both are predictions of the network and count alike; with enough of them the published one counts alone. If it
+    always did, the differences between the errors of one image and of the next would add up along a recording. The scale is the
+    odometry's unit, so it is carried on in any case."""
+    out = np.array(fit, np.float64)
+    out[1:] *= (1 + evidence) / 2
+    return out
+
+
 def limited(correction: F64) -> F64:
     """The correction (TERMS,) with the stretch clipped to its bounds."""
     c = np.array(correction, np.float64)

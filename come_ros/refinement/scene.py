@@ -14,7 +14,7 @@ from ..tracking.resection import Rays, best_resection, turn_between, two_views
 from ..types import F32, F64, Observations, Refinement
 from . import bundle
 from .agreement import COMMON, LEAST, MOST, OWN, TRANSLATION, Agreement
-from .depth_correction import TERMS, DepthImage
+from .depth_correction import TERMS, DepthImage, carried
 from .motions import two_motions
 from .problem import Depths, Ints, Problem, Reprojections, Solution, Steps
 from .state import Focal, Outcome, Proposal, Published, State, four, intrinsics_matrix
@@ -102,7 +102,8 @@ class Scene:
     # known before the tracks are used
 
     def _expect_depths(self) -> None:
-        """Expected corrections of the new depths: those that make the depths of shared frames agree with the published ones."""
+        """Expected corrections of the new depths: those that make the depths of shared frames agree with the published ones, as far as
+        landmarks support these."""
         p = self.proposal
         fits: dict[str, list[F64]] = {}
         for i, frame in enumerate(p.frames[: len(p.frames) - p.new]):
@@ -112,7 +113,7 @@ class Scene:
             image = DepthImage.of(p.prediction.depth[row] * np.float32(p.alignment.scale), p.plans[i])
             fit = image.fit(known.log_grid, 2 * np.maximum(COMMON, OWN))
             if fit is not None:
-                fits.setdefault(frame.camera, []).append(fit)
+                fits.setdefault(frame.camera, []).append(carried(fit, known.evidence))
         self.images = [DepthImage.of(d, plan) for d, plan in zip(p.depth, self.fresh_plans, strict=True)]
         self.shared = bool(fits)
         every = [fit for of_camera in fits.values() for fit in of_camera]
@@ -545,7 +546,7 @@ class Scene:
             image, seen = DepthImage.of(z, plan), frame.observations or _NOTHING
             published[frame.stamp_ns, frame.camera] = Published(
                 frame.camera, pose.copy(), None if frame.intrinsics is None else four(frame.intrinsics), seen,
-                image.at(seen.pixels)[0], image.on_grid(),
+                image.at(seen.pixels)[0], image.on_grid(), 0.0 if solution is None else self._evidence,
             )  # fmt: skip
         while len(published) > KEPT * self.proposal.cameras:
             published.popitem(last=False)

@@ -70,6 +70,7 @@ class Published:
     seen: Observations
     log_depth: F64  # (n,) logarithm of the published depth at the observations
     log_grid: F64  # the same at the pixels of DepthImage.grid
+    evidence: float  # of landmarks for that depth: 0 (none) to 1 (many)
 
 
 @dataclass(frozen=True, eq=False)

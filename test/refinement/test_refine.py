@@ -12,6 +12,7 @@ from come_ros import geometry
 from come_ros.config import Config
 from come_ros.pipeline import ReconstructionPipeline
 from come_ros.refinement import scene as window_scene
+from come_ros.refinement.depth_correction import TERMS, carried
 from come_ros.refinement.refine import Refiner
 from come_ros.refinement.state import Outcome
 from come_ros.types import F64, Frame, Observations, Prediction, Refinement, Submap
@@ -142,6 +143,13 @@ def test_few_tracks_do_not_move_the_network() -> None:
     ours, network = run(truth, frames), run(truth, truth.frames(True), NONE)
     assert np.array_equal(poses(ours), poses(network))
     assert all(s.refinement.reason and s.refinement.refined == 0.0 for s in ours)
+
+
+def test_the_shape_of_a_depth_is_carried_as_far_as_landmarks_support_it() -> None:
+    fit = np.linspace(0.1, 0.7, TERMS)
+    assert np.allclose(carried(fit, 1.0), fit)
+    assert np.allclose(carried(fit, 0.0), [fit[0], *(fit[1:] / 2)])
+    assert np.allclose(carried(fit, 0.5)[1:], 0.75 * fit[1:])
 
 
 def wrong_tracks(share: float) -> Callable[[int, F64], F64]:
