@@ -36,7 +36,7 @@ from .confidence import set_by_errors
 from .judge import Judge
 from .loop import Means, denormals_flushed, load_state, resumable, save_state, workers_ended, write_log
 from .losses import attention_loss, correspondence, matching_loss, ray_loss, targets
-from .motion_losses import depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
+from .motion_losses import SHORT, depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
 from .parallax import Mix, loader
 from .recipes import of_frames, recipe_for, some_frames
 from .tiny import LEARNING_RATE, MINUTES, WATCHED_BLOCKS, initialise
@@ -54,7 +54,8 @@ class Plan:
     between they are constant, so a run can be extended while it is in progress. batch: frames per step. rate, trunk_rate,
     stem_rate: peak rates for heads and encoder blocks, for a pretrained trunk, for the stem. imitate: first steps, in which only
     the encoder learns, to reproduce an earlier model's encoder (with `start`). average: decay of the moving average. fade: steps
-    over which matching and attention losses fade out; flow and rays stay. save_s: seconds between checkpoints."""
+    over which matching and attention losses fade out; flow and rays stay. short: see motion_loss. save_s: seconds between
+    checkpoints."""
 
     steps: int = 60_000
     batch: int = 16
@@ -67,6 +68,7 @@ class Plan:
     imitate: int = 400
     average: float = 0.999
     fade: int = 20_000
+    short: float = SHORT
     validate: int = 500
     save_s: float = 240.0
     mix: Mix = dataclasses.field(default_factory=Mix)
@@ -218,9 +220,11 @@ class Watch(Accelerator):
         return super().attend(q, k, v, plan, layer)
 
 
-def losses(model: VGGT, probe: nn.ModuleDict, batch: dict[str, Tensor], fading: bool = True) -> dict[str, Tensor]:
+def losses(
+    model: VGGT, probe: nn.ModuleDict, batch: dict[str, Tensor], fading: bool = True, short: float = SHORT
+) -> dict[str, Tensor]:
     """Each term of the loss for one batch, unweighted but for what motion_loss weighs. fading: whether to include losses that fade
-    out."""
+    out. short: see motion_loss."""
     watch = Watch()
     images = batch["images"].float() / 255
     s, size = images.shape[1], (images.shape[3], images.shape[4])
@@ -234,7 +238,7 @@ def losses(model: VGGT, probe: nn.ModuleDict, batch: dict[str, Tensor], fading: 
         depth_raw = model.run_dense_head(model.depth_head, of_frames(trunk, rows), size, lambda: None, chunk=64).float()
         point_raw = model.run_dense_head(model.point_head, of_frames(trunk, some), size, lambda: None, chunk=64).float()
         levels = [trunk.levels[i][:, :, trunk.special :] for i in model.taps]
-        terms = motion_loss(encodings, want["encoding"])
+        terms = motion_loss(encodings, want["encoding"], short)
         zero = encodings.new_zeros(())
         terms |= {"ray": ray_loss(probe["rays"], levels, want, model.patch)}
         if s > 1:
@@ -361,7 +365,7 @@ def gradients(state: State, batch: dict[str, Tensor], earlier: VGGT | None) -> t
         total, share = terms["imitation"], min(1.0, (step + 1) / 30)
     else:
         fade = plan.fade_at(step)
-        terms = losses(state.model, state.probe, batch, fade > 0)
+        terms = losses(state.model, state.probe, batch, fade > 0, plan.short)
         total = torch.stack(
             [plan.weights[n] * (fade if n in ("match", "attention") else 1.0) * x for n, x in terms.items()]
         ).sum()

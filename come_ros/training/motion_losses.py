@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .losses import ROTATION_WEIGHT, patch_centres, spatial_gradient
 
-SHORT = 0.2  # scene scales: below this length, the error of a translation is relative to this, not to its length
+SHORT = 0.2  # scene scales: below this length, the error of a translation is relative to this, not to its length, unless told otherwise
 UNSURE = 0.1  # scene scales: the directions of shorter translations weigh less
 SOFT = 0.02  # scene scales: keeps direction and log length smooth around zero motion
 DIRECTION_WEIGHT, LENGTH_WEIGHT, DISTANCE_WEIGHT = 0.15, 0.05, 0.1
@@ -19,9 +19,10 @@ REFINEMENT_DECAY = 0.6  # VGGT 3.4: weight of a refinement over that of the next
 OUTLIER = 2.0  # limit of errors in the likelihood, so that one wrong pixel does not dominate
 
 
-def motion_loss(encodings: Tensor, want: Tensor) -> dict[str, Tensor]:
+def motion_loss(encodings: Tensor, want: Tensor, short: float = SHORT) -> dict[str, Tensor]:
     """Terms of pose encodings (iterations, B, S, 9) against the truth (B, S, 9), weighted: turn (quaternion and field of view, all
-    frames); direction, length and distance of the translation (all frames but the first).
+    frames); direction, length and distance of the translation (all frames but the first). short: in scene scales; the distance is
+    relative to the translation, or to this where it is shorter.
 
     While the direction is unknown, a relative L1 of the translation alone has its minimum at zero motion. Here zero motion costs as
     much as a wrong direction, and the gradient is largest there.
@@ -40,7 +41,7 @@ def motion_loss(encodings: Tensor, want: Tensor) -> dict[str, Tensor]:
     sure = (true_length / UNSURE).clamp_max(1)
     cosine = (t * true).sum(-1) / (length * true_length.clamp_min(1e-6))
     ratio = length.log() - (true_length.square() + SOFT**2).sqrt().log()
-    apart = (t - true).abs().sum(-1) / true_length.clamp_min(SHORT)
+    apart = (t - true).abs().sum(-1) / true_length.clamp_min(short)
     return {
         **terms,
         "direction": DIRECTION_WEIGHT * (decay * (sure * (1 - cosine)).mean((1, 2))).sum(),

@@ -44,6 +44,14 @@ def test_no_motion_is_no_way_out_and_is_left_fastest():
     ).sum() < 0 and still.grad.isfinite().all()  # downhill is towards the truth
 
 
+def test_short_translations_count_by_the_length_below_which_they_are_short():
+    off = WANT.clone()
+    off[..., 0] += 0.01  # of 0.3, of 0.054, and of the first frame, which does not count
+    terms = {short: motion_loss(off[None], WANT, short) for short in (0.2, 0.05)}
+    assert terms[0.05]["distance"] > 2 * terms[0.2]["distance"] > 0
+    assert all(terms[0.05][name] == terms[0.2][name] for name in ("turn", "direction", "length"))
+
+
 def test_one_frame_has_no_translation():
     terms = motion_loss(WANT[None, :, :1] + 1.0, WANT[:, :1])
     assert terms["direction"] == terms["length"] == terms["distance"] == 0 and terms["turn"] > 0

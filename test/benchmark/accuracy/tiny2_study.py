@@ -1,12 +1,13 @@
-"""Short runs that choose what the long run of `tiny2` does: each arm differs from the first in one thing, and has the same CPU time.
+r"""Short runs that choose what the long run of `tiny2` does: each arm differs from the first in one thing, and has the same CPU time.
 
 All but one begin with the model of a checkpoint whose encoder has just learnt to imitate the earlier one's, and a new optimiser. Scores are
 those of the moving average on validation windows. Arms that are in OUTPUT/study.json are not run again. Writes tiny2_study.json and .md
 into results/ when all of them are there.
 
 examples:
-  python test/benchmark/accuracy/tiny2_study.py --begin out/tiny2/last.pt --material DIR --watch tum_fr3_cabinet -o out/tiny2_study
-  python test/benchmark/accuracy/tiny2_study.py --begin FILE --material DIR --arm "as planned" -o out/tiny2_study      only that arm
+  python test/benchmark/accuracy/tiny2_study.py --begin out/tiny2/last.pt --start vggt_tiny.safetensors --material DIR \
+      --watch tum_fr3_cabinet --watch tum_fr1_rpy -o out/tiny2_study
+  python test/benchmark/accuracy/tiny2_study.py ... --arm "as planned"      only that arm
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import TINY, shared, write_result
 
-from come_ros.backbones.checkpoint import bundled_weights
+from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.datasets.material import Material, load_material
 from come_ros.tools.train import recorded_windows
-from come_ros.training import motion_losses
 from come_ros.training.judge import Judge
 from come_ros.training.long_run import Plan, earlier_model, new_state, restore, train
 from come_ros.training.parallax import Mix
@@ -40,13 +40,11 @@ FIRST = "as planned"
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """warm: begins with the earlier model's trunk and heads, and the checkpoint. losses: constants of motion_losses. iterations: of the
-    camera head; 0: as many as it has."""
+    """warm: begins with the earlier model's trunk and heads, and the checkpoint. iterations: of the camera head; 0: as many as it has."""
 
     plan: Plan = PLAN
     warm: bool = True
     material: bool = True
-    losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
     iterations: int = 0
     seed: int = 0
 
@@ -55,15 +53,15 @@ def mixed(**changes: Any) -> Plan:
     return dataclasses.replace(PLAN, mix=dataclasses.replace(MIX, **changes))
 
 
-def weighed(**factors: float) -> Plan:
-    return dataclasses.replace(
-        PLAN, weights={name: weight * factors.get(name, 1.0) for name, weight in PLAN.weights.items()}
-    )
+def weighed(short: float = PLAN.short, **factors: float) -> Plan:
+    weights = {name: weight * factors.get(name, 1.0) for name, weight in PLAN.weights.items()}
+    return dataclasses.replace(PLAN, short=short, weights=weights)
 
 
 ARMS = {
     FIRST: Arm(),
     "as planned, other windows": Arm(seed=1),
+    "as planned, other windows again": Arm(seed=2),
     "trunk and heads from nothing": Arm(warm=False),
     "no material": Arm(material=False),
     "no panoramas": Arm(mixed(panoramas=0.0)),
@@ -71,7 +69,7 @@ ARMS = {
     "least parallax twice as large": Arm(mixed(least_parallax=0.6)),
     "windows of 2 to 4 frames": Arm(mixed(lengths={2: 0.3, 3: 0.3, 4: 0.4})),
     "half of the windows of 8 and 16 frames": Arm(mixed(lengths={2: 0.2, 4: 0.3, 8: 0.3, 16: 0.2})),
-    "translation by relative distance only": Arm(losses={"SHORT": 0.05, "DIRECTION_WEIGHT": 0.0, "LENGTH_WEIGHT": 0.0}),
+    "translation by relative distance only": Arm(weighed(short=0.05, direction=0, length=0)),
     "translation weighs three times as much": Arm(weighed(direction=3, length=3, distance=3)),
     "camera head: one iteration": Arm(iterations=1),
     "twice the rates": Arm(
@@ -83,22 +81,15 @@ ARMS = {
 def run(arm: Arm, options: argparse.Namespace, material: Material, judge: Judge, folder: Path) -> dict[str, Any]:
     """Trains an arm, and scores it."""
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {name: getattr(motion_losses, name) for name in arm.losses}
-    state = new_state("tiny2", arm.seed, arm.plan, earlier_model(bundled_weights()) if arm.warm else None)
+    state = new_state("tiny2", arm.seed, arm.plan, earlier_model(options.start) if arm.warm else None)
     if arm.warm:
         held = restore(options.begin, arm.plan)
         for model in (state.model, state.average.model):
             model.load_state_dict(held.model.state_dict())
     for model in (state.model, state.average.model):
         model.camera_head.iterations = arm.iterations or model.camera_head.iterations
-    try:
-        for name, value in arm.losses.items():
-            setattr(motion_losses, name, value)
-        seen = material if arm.material else Material()
-        train(state, seen, str(folder), None, judge, until_s=60 * options.minutes)
-    finally:
-        for name, value in kept.items():
-            setattr(motion_losses, name, value)
+    seen = material if arm.material else Material()
+    train(state, seen, str(folder), None, judge, until_s=60 * options.minutes)
     about = {"steps": state.step, "frames": state.frames, "seconds": round(state.seconds)}
     return {**about, **judge(state.average.model), "without average": judge(state.model)}
 
@@ -139,8 +130,8 @@ def report(rows: Mapping[str, Mapping[str, Any]], minutes: float) -> str:
         [
             "# What the long run of tiny2 does: short runs",
             "",
-            f"{minutes:g} minutes of CPU time each, one thread. Windows of 4 frames: {windows}. The second row with the plan differs from "
-            "the first only in the windows that it sees: differences as large as theirs mean nothing.",
+            f"{minutes:g} minutes of CPU time each, one thread. Windows of 4 frames: {windows}. The rows with other windows differ "
+            "from the first only in the windows that they see: differences as large as theirs mean nothing.",
             "",
             table(trained | without, sources),
             "",
@@ -155,6 +146,9 @@ def report(rows: Mapping[str, Mapping[str, Any]], minutes: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--begin", metavar="FILE", required=True, help="checkpoint (last.pt) whose imitation is done")
+    parser.add_argument(
+        "--start", metavar="FILE", required=True, help="weights of the earlier model, which it imitated"
+    )
     parser.add_argument("--material", metavar="DIR", required=True)
     parser.add_argument("--minutes", type=float, default=5.0, help="CPU time of each arm (default %(default)s)")
     parser.add_argument(
@@ -181,9 +175,12 @@ def main() -> None:
 
     judge = judge_at(256, 16)
     if not rows:
-        old = earlier_model(bundled_weights())
         rows["trivial baselines"] = judge.baselines()
-        rows["the bundled model"] = judge_at(old.native_side, old.patch)(old)
+        for name, model in {
+            "tiny, which it begins with": earlier_model(options.start),
+            "tiny2 that ships": load_vggt(bundled_weights()).eval(),
+        }.items():
+            rows[name] = judge_at(model.native_side, model.patch)(model)
         rows["as all but one begin"] = judge(restore(options.begin).model)
     material = load_material(options.material)
     for name in options.arm or ARMS:
