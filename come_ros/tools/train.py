@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--start",
         metavar="FILE",
         help="start with the model and probe of this checkpoint (last.pt), or with these weights (.safetensors); tiny2: with trunk and "
-        "heads of these weights of tiny",
+        "heads of these weights of tiny, or with all of these weights of tiny2",
     )
     parser.add_argument(
         "--encoder", metavar="FILE", help="start with the image encoder of these weights (of any backbone of that size)"

@@ -34,7 +34,7 @@ from ..interrupts import Interrupts
 from ..weights import read_checkpoint
 from .confidence import set_by_errors
 from .judge import Judge
-from .loop import Means, denormals_flushed, load_state, resumable, save_state, workers_ended, write_log
+from .loop import Means, bf16_pays, denormals_flushed, load_state, resumable, save_state, workers_ended, write_log
 from .losses import attention_loss, correspondence, matching_loss, ray_loss, targets
 from .motion_losses import SHORT, depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
 from .parallax import Mix, loader
@@ -229,8 +229,7 @@ def losses(
     images = batch["images"].float() / 255
     s, size = images.shape[1], (images.shape[3], images.shape[4])
     want, measured = targets(batch), batch["measured"]
-    low = images.device.type == "cpu" or torch.cuda.is_bf16_supported()
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=low):
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16_pays(images.device)):
         trunk = model.run_trunk(images, watch)
         encodings = model.camera_head(trunk.levels[model.taps[-1]][:, :, 0]).float()
         rows = some_frames(s, images.device)
@@ -273,7 +272,7 @@ def imitation_loss(model: VGGT, earlier: VGGT, images: Tensor) -> Tensor:
     small = F.interpolate(images.flatten(0, 1), size=size, mode="bilinear", antialias=True).unflatten(0, (b, s))
     with torch.no_grad():
         want = earlier.encoder_output(earlier.encode(small, NoAccelerator()).tokens, None).x.float()
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16_pays(images.device)):
         found = model.encoder_output(model.encode(images, NoAccelerator()).tokens, None).x.float()
     return F.smooth_l1_loss(found, want)
 
@@ -286,7 +285,8 @@ def has_stem(variant: str) -> bool:
 
 @dataclasses.dataclass
 class State:
-    """The mutable state of a run."""
+    """The mutable state of a run. trained: whether its trunk was pretrained. imitates: whether its first steps imitate an earlier
+    encoder."""
 
     model: VGGT
     probe: nn.ModuleDict
@@ -296,6 +296,7 @@ class State:
     variant: str
     seed: int
     trained: bool
+    imitates: bool
     step: int = 0
     frames: int = 0
     seconds: float = 0.0
@@ -311,7 +312,8 @@ class State:
     def save(self, path: str) -> None:
         """Writes the state atomically."""
         plain = {
-            n: getattr(self, n) for n in ("variant", "seed", "trained", "step", "frames", "seconds", "best", "log")
+            n: getattr(self, n)
+            for n in ("variant", "seed", "trained", "imitates", "step", "frames", "seconds", "best", "log")
         }
         parts = {n: getattr(self, n).state_dict() for n in ("model", "probe", "optimiser")}
         average = {"average": self.average.model.state_dict(), "average_steps": self.average.steps}
@@ -320,14 +322,26 @@ class State:
 
 def new_state(variant: str, seed: int, plan: Plan, earlier: VGGT | None, stem: str = "") -> State:
     model = begin(VARIANTS[variant], seed, stem_weights(stem), earlier)
-    return _state(model, plan, variant, seed, earlier is not None)
+    return _state(model, plan, variant, seed, earlier is not None, earlier is not None)
 
 
-def _state(model: VGGT, plan: Plan, variant: str, seed: int, trained: bool) -> State:
+def state_from(variant: str, seed: int, plan: Plan, trained: VGGT) -> State:
+    """A new run that begins with all weights of a trained model of this variant, and imitates nothing. What its confidence was set to by
+    place in the image (confidence.py) is left out: it is set again at the end. Raises CheckpointError if it is of other sizes."""
+    sizes = VARIANTS[variant]
+    if dataclasses.replace(trained.sizes, by_place=sizes.by_place) != sizes:
+        raise CheckpointError(f"--start has a stem, but other sizes than {variant}: {trained.sizes} instead of {sizes}")
+    model = VGGT(sizes)
+    state = trained.state_dict()
+    model.load_state_dict({name: state[name] for name in model.state_dict()})
+    return _state(model, plan, variant, seed, True, False)
+
+
+def _state(model: VGGT, plan: Plan, variant: str, seed: int, trained: bool, imitates: bool) -> State:
     freeze(model)
     probe = make_probe(model)
     optimiser = make_optimiser(model, probe, plan, trained)
-    return State(model, probe, optimiser, Average(model, plan.average), plan, variant, seed, trained)
+    return State(model, probe, optimiser, Average(model, plan.average), plan, variant, seed, trained, imitates)
 
 
 def restore(path: str, plan: Plan | None = None) -> State:
@@ -337,7 +351,9 @@ def restore(path: str, plan: Plan | None = None) -> State:
         raise CheckpointError(
             f"{path} is not a checkpoint of a variant with a stem: resume it with the --variant that it has"
         )
-    state = _state(VGGT(VARIANTS[held["variant"]]), plan or Plan(), held["variant"], held["seed"], held["trained"])
+    imitates = held.get("imitates", held["trained"])  # checkpoints from before it was told apart
+    variant = held["variant"]
+    state = _state(VGGT(VARIANTS[variant]), plan or Plan(), variant, held["seed"], held["trained"], imitates)
     peaks = [group["peak"] for group in state.optimiser.param_groups]
     for name in ("model", "probe", "optimiser"):
         getattr(state, name).load_state_dict(held[name])
@@ -369,7 +385,7 @@ def gradients(state: State, batch: dict[str, Tensor], earlier: VGGT | None) -> t
         total = torch.stack(
             [plan.weights[n] * (fade if n in ("match", "attention") else 1.0) * x for n, x in terms.items()]
         ).sum()
-        share = plan.rate_at(step - plan.imitate if step < plan.imitate + plan.warm_up and state.trained else step)
+        share = plan.rate_at(step - plan.imitate if step < plan.imitate + plan.warm_up and state.imitates else step)
     total.backward()
     return {name: float(value.detach()) for name, value in terms.items()}, share
 
@@ -479,8 +495,33 @@ def earlier_model(path: str) -> VGGT:
     """Loads a model without a stem to start from. Raises CheckpointError or ConfigError."""
     model = load_vggt(path).eval().requires_grad_(False)
     if model.sizes.stem:
-        raise ConfigError(f"--start {path} has a stem already: continue it with --resume, in its training folder")
+        raise ConfigError(f"{path} has a stem already: give weights of a model without one, such as tiny")
     return model
+
+
+def begun(args: argparse.Namespace, plan: Plan) -> tuple[State, VGGT | None]:
+    """The state that the command line asks for: one to go on with, or a new one, from nothing, from a model without a stem, or from one
+    of this variant. And the earlier model that it imitates, if there is one. Raises CheckpointError or ConfigError."""
+    start = load_vggt(args.start) if args.start else None
+    earlier = start.eval().requires_grad_(False) if start is not None and not start.sizes.stem else None
+    if not args.resume:
+        if start is not None and earlier is None:
+            return state_from(args.variant, args.seed, plan, start), None
+        return new_state(args.variant, args.seed, plan, earlier), earlier
+    path = os.path.join(args.output, "last.pt")
+    state = restore(path, plan)
+    if state.variant != args.variant:
+        raise CheckpointError(
+            f"{path} is of vggt {state.variant}, not vggt {args.variant}: resume with the --variant that it has"
+        )
+    if start is not None and earlier is None:
+        raise ConfigError(f"--start {args.start} has a stem, and --resume goes on with {path}: give one of the two")
+    if state.imitates and earlier is None and state.step < plan.imitate:
+        raise ConfigError(
+            f"{path} is at step {state.step}, but its encoder imitates an earlier one until step {plan.imitate}: give --start with the "
+            f"weights that the run began with, next to --resume"
+        )
+    return state, earlier if state.imitates else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -516,18 +557,8 @@ def run(
     if args.score:
         print(json.dumps(judge(args.score, 64)(restore(path).average.model), indent=2))
         return None
-    earlier = earlier_model(args.start) if args.start else None
     plan = plan_of(args)
-    state = restore(path, plan) if args.resume else new_state(args.variant, args.seed, plan, earlier)
-    if args.resume and state.variant != args.variant:
-        raise CheckpointError(
-            f"{path} is of vggt {state.variant}, not vggt {args.variant}: resume with the --variant that it has"
-        )
-    if state.trained and earlier is None and state.step < plan.imitate:
-        raise ConfigError(
-            f"{path} is at step {state.step}, but its encoder imitates an earlier one until step {plan.imitate}: give --start with the "
-            f"weights that the run began with, next to --resume"
-        )
+    state, earlier = begun(args, plan)
     state.to(choose_device(args.device))
     if earlier is not None:
         earlier.to(choose_device(args.device))

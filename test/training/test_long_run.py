@@ -132,6 +132,18 @@ def test_windows_without_depth_teach_no_depth(small):
     assert terms["depth"] == terms["points sure"] == 0 and terms["turn"] > 0 and terms["flow"] > 0
 
 
+@pytest.mark.parametrize(
+    ("there", "dtype"), [({"avx512_bf16": False, "avx2": True}, torch.float32), ({"amx_bf16": True}, torch.bfloat16)]
+)
+def test_it_trains_in_bf16_only_where_the_cpu_has_it(small, earlier, monkeypatch, there, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: there, raising=False)
+    seen = set()
+    model = begin(SMALL, 0, long_run.stem_weights(small))
+    model.aggregator.patch_embed.blocks[0].mlp.fc1.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
+    long_run.imitation_loss(model, earlier, torch.rand(1, 2, 3, 48, 64))
+    assert seen == {dtype}
+
+
 def test_the_schedule_goes_by_steps():
     plan = Plan(steps=1000, warm_up=100, cool_down=0.2, fade=500)
     assert plan.rate_at(0) == pytest.approx(0.01) and plan.rate_at(500) == 1
@@ -189,6 +201,38 @@ def test_a_run_that_ends_is_compared_with_the_weights_before(small, earlier, tmp
     assert "best checkpoint: step 4, which --export writes" in said and "rooms: depth 0.990, before 0." in said
     assert "against the bundled model, on the same windows: The new one is better" in said
     assert f"next: come_ros train --variant small2 -o {out} --export {out}/model.safetensors" in said
+
+
+@pytest.mark.slow
+def test_a_run_may_begin_with_a_finished_model_of_its_variant(small, earlier, tmp_path):
+    """All weights are taken; what was set by place is left out; nothing is imitated, not after a resume either."""
+    finished = begin(dataclasses.replace(SMALL, by_place=True), 5, long_run.stem_weights(small))
+    weights, out = tmp_path / "finished.safetensors", tmp_path / "run"
+    save_checkpoint(str(weights), finished)
+    out.mkdir()
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    given = ["--variant", "small2", "-o", str(out), "--batch", "4"]
+    plan = dataclasses.replace(PLAN, imitate=400)
+    state, imitated = long_run.begun(parser.parse_args([*given, "--start", str(weights)]), plan)
+    assert imitated is None and not state.imitates and state.trained
+    ours, theirs = state.model.state_dict(), load_model("vggt", str(weights)).state_dict()
+    assert set(theirs) - set(ours) == {"depth_head.place"} and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
+    assert min(g["peak"] for g in state.optimiser.param_groups) == plan.stem_rate
+    trunk = state.model.aggregator.global_blocks[0].attn.qkv.weight.detach().clone()
+    train(state, Material(), str(out), None, quiet_judge, until_s=1e-9)
+    assert state.step == 1 and not torch.equal(state.model.aggregator.global_blocks[0].attn.qkv.weight, trunk)
+    again, imitated = long_run.begun(parser.parse_args([*given, "--resume"]), plan)
+    assert again.step == 1 and imitated is None
+    with pytest.raises(ConfigError, match="give one of the two"):
+        long_run.begun(parser.parse_args([*given, "--resume", "--start", str(weights)]), plan)
+    save_checkpoint(
+        str(weights), begin(dataclasses.replace(SMALL, depth=2, taps=(0, 0, 1, 1)), 5, long_run.stem_weights(small))
+    )
+    with pytest.raises(CheckpointError, match="other sizes than small2"):
+        long_run.begun(parser.parse_args([*given, "--start", str(weights)]), plan)
 
 
 def test_a_resume_during_imitation_needs_the_earlier_model(small, earlier, tmp_path):

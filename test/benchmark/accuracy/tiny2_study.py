@@ -1,12 +1,11 @@
-r"""Short runs that choose what the long run of `tiny2` does: each arm differs from the first in one thing, and has the same CPU time.
+"""Short runs that choose what the long run of `tiny2` does: each arm differs from the first in one thing, and has the same CPU time.
 
-All but one begin with the model of a checkpoint whose encoder has just learnt to imitate the earlier one's, and a new optimiser. Scores are
-those of the moving average on validation windows. Arms that are in OUTPUT/study.json are not run again. Writes tiny2_study.json and .md
-into results/ when all of them are there.
+All but one begin with one model, whose encoder has just learnt to imitate the earlier one's, and a new optimiser. Images are small, so that
+minutes tell something: 160x112 px in place of 256x192. Scores are those of the moving average on validation windows. Arms that are in
+OUTPUT/study.json are not run again. Writes tiny2_study.json and .md into results/ when all of them are there.
 
 examples:
-  python test/benchmark/accuracy/tiny2_study.py --begin out/tiny2/last.pt --start vggt_tiny.safetensors --material DIR \
-      --watch tum_fr3_cabinet --watch tum_fr1_rpy -o out/tiny2_study
+  python test/benchmark/accuracy/tiny2_study.py --start vggt_tiny.safetensors --material DIR --watch tum_fr3_cabinet -o out/tiny2_study
   python test/benchmark/accuracy/tiny2_study.py ... --arm "as planned"      only that arm
 """
 
@@ -26,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark.stamped import TINY, shared, write_result
 
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
+from come_ros.backbones.vggt import VARIANTS
 from come_ros.datasets.material import Material, load_material
 from come_ros.tools.train import recorded_windows
 from come_ros.training.judge import Judge
@@ -33,14 +33,16 @@ from come_ros.training.long_run import Plan, earlier_model, new_state, restore, 
 from come_ros.training.parallax import Mix
 
 RESULTS = Path(__file__).parent / "results"
-MIX = Mix(pool=40)
+SIZE = (160, 112)
+MIX = Mix(pool=40, sizes={SIZE: 1.0})
+IMITATE = 150  # steps
 PLAN = Plan(steps=100_000, imitate=0, warm_up=30, average=0.98, validate=10**9, mix=MIX)
 FIRST = "as planned"
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """warm: begins with the earlier model's trunk and heads, and the checkpoint. iterations: of the camera head; 0: as many as it has."""
+    """warm: begins with the earlier model's trunk and heads, after the imitation. iterations: of the camera head; 0: as many as it has."""
 
     plan: Plan = PLAN
     warm: bool = True
@@ -78,12 +80,23 @@ ARMS = {
 }
 
 
-def run(arm: Arm, options: argparse.Namespace, material: Material, judge: Judge, folder: Path) -> dict[str, Any]:
+def imitating(start: str, material: Material, folder: Path) -> str:
+    """The checkpoint that all warm arms begin with: made, unless it is there and complete."""
+    path = folder / "last.pt"
+    if not path.exists() or restore(str(path)).step < IMITATE:
+        folder.mkdir(parents=True, exist_ok=True)
+        earlier, plan = earlier_model(start), dataclasses.replace(PLAN, steps=IMITATE, imitate=IMITATE)
+        train(new_state("tiny2", 0, plan, earlier), material, str(folder), earlier, lambda model: {"figure": 0.0})
+    return str(path)
+
+
+def run(arm: Arm, options: argparse.Namespace, begin: str, material: Material, judge: Judge) -> dict[str, Any]:
     """Trains an arm, and scores it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(options.output, "arm")
+    folder.mkdir(exist_ok=True)
     state = new_state("tiny2", arm.seed, arm.plan, earlier_model(options.start) if arm.warm else None)
     if arm.warm:
-        held = restore(options.begin, arm.plan)
+        held = restore(begin, arm.plan)
         for model in (state.model, state.average.model):
             model.load_state_dict(held.model.state_dict())
     for model in (state.model, state.average.model):
@@ -130,7 +143,8 @@ def report(rows: Mapping[str, Mapping[str, Any]], minutes: float) -> str:
         [
             "# What the long run of tiny2 does: short runs",
             "",
-            f"{minutes:g} minutes of CPU time each, one thread. Windows of 4 frames: {windows}. The rows with other windows differ "
+            f"{minutes:g} minutes of CPU time each, one thread, images of {SIZE[0]}x{SIZE[1]} px. Windows of 4 frames: {windows}. The rows "
+            "with other windows differ "
             "from the first only in the windows that they see: differences as large as theirs mean nothing.",
             "",
             table(trained | without, sources),
@@ -145,9 +159,8 @@ def report(rows: Mapping[str, Mapping[str, Any]], minutes: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--begin", metavar="FILE", required=True, help="checkpoint (last.pt) whose imitation is done")
     parser.add_argument(
-        "--start", metavar="FILE", required=True, help="weights of the earlier model, which it imitated"
+        "--start", metavar="FILE", required=True, help="weights of the earlier model, which is imitated"
     )
     parser.add_argument("--material", metavar="DIR", required=True)
     parser.add_argument("--minutes", type=float, default=5.0, help="CPU time of each arm (default %(default)s)")
@@ -173,7 +186,9 @@ def main() -> None:
         recordings = recorded_windows(watched, options.windows, side, patch)
         return Judge.of("validation", options.windows, recordings, side, patch)
 
-    judge = judge_at(256, 16)
+    judge = judge_at(SIZE[0], VARIANTS["tiny2"].patch)
+    material = load_material(options.material)
+    begin = imitating(options.start, material, out / "imitated")
     if not rows:
         rows["trivial baselines"] = judge.baselines()
         for name, model in {
@@ -181,11 +196,10 @@ def main() -> None:
             "tiny2 that ships": load_vggt(bundled_weights()).eval(),
         }.items():
             rows[name] = judge_at(model.native_side, model.patch)(model)
-        rows["as all but one begin"] = judge(restore(options.begin).model)
-    material = load_material(options.material)
+        rows["as all but one begin"] = judge(restore(begin).model)
     for name in options.arm or ARMS:
         if name not in rows:
-            rows[name] = run(ARMS[name], options, material, judge, out / name.replace(" ", "_"))
+            rows[name] = run(ARMS[name], options, begin, material, judge)
             print(name, json.dumps(rows[name]), flush=True)
             kept.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     if all(name in rows for name in ARMS):
