@@ -6,4 +6,4 @@ import os
 
 MODEL_FOLDER = os.path.join(os.path.dirname(__file__), "models")
 BUNDLED = "vggt_tiny2"
-"""of its files in that folder: NAME.safetensors, NAME.attention.json, come_NAME.safetensors, pace_NAME.safetensors"""
+"""of its weights in that folder: NAME.safetensors; what belongs to them lies next to them, see companions.py"""

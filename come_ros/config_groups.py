@@ -73,7 +73,7 @@ class AcceleratorParameters:
     )
     pace: str = parameter(
         "",
-        "pace: file of `come_ros train-pace`; empty = the one bundled with the weights",
+        "pace: file of `come_ros train-pace`; empty = pace_NAME.safetensors next to the weights NAME.safetensors",
         only=("accelerator.name", ("pace",)),
     )
     frames: int = parameter(
@@ -108,8 +108,8 @@ class AcceleratorParameters:
     )
     layer_plan: str = parameter(
         "",
-        "good_token_hunting: file of `come_ros calibrate`; empty = the one next to the weights, else the paper's, scaled for "
-        "fewer than 18 global layers",
+        "good_token_hunting: file of `come_ros calibrate`; empty = NAME.attention.json next to the weights NAME.safetensors, else the "
+        "paper's plan, scaled for fewer than 18 global layers",
         only=("accelerator.name", ("good_token_hunting",)),
     )
     predictor: str = parameter(

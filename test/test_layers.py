@@ -15,7 +15,7 @@ LAYERS = (
     ("config_groups",),
     ("config", "config_text", "parameter_text", "messages", "bundled", "weights", "kernels"),
     ("thread_governor",),
-    ("files", "progress", "tokens"),
+    ("companions", "files", "progress", "tokens"),
     ("accelerators",),
     # what a frame is and what a model makes of it
     ("camera",),

@@ -57,14 +57,6 @@ def test_other_weights_files_or_settings_have_rows_of_their_own(tmp_path: Path) 
     assert kept.Kept(tmp_path, "x", str(tmp_path / "same.safetensors")).path == paths[2]  # whatever it is called
 
 
-def test_what_lies_next_to_the_weights_is_used(tmp_path: Path) -> None:
-    weights = tmp_path / "other.safetensors"
-    shutil.copyfile(bundled_weights(), weights)
-    assert kept.configured(str(weights)).accelerator.pace == ""
-    (tmp_path / "pace_other.safetensors").write_bytes(b"networks")
-    assert kept.configured(str(weights)).accelerator.pace == str(tmp_path / "pace_other.safetensors")
-
-
 def test_only_what_ships_is_stamped(tmp_path: Path) -> None:
     results, out = tmp_path / "results", tmp_path / "out"
     same = tmp_path / "copy.safetensors"

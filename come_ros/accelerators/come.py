@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..companions import PREDICTOR
 from ..config import Config
 from ..kernels import KeyWeights, choose, group_members, merge_layout, merge_positions, merge_tokens, restore_tokens
 from ..tokens import Layer, ModelShape, Tokens
 from .base import Accelerator
-from .confidence import load_predictor, predictor_next_to
+from .confidence import load_predictor
 
 # fused: merged from the planning block to the end; the full grid only between encoder and trunk and at the taps.
 # per_layer: the residual stream keeps all patches; each attention and each MLP runs on merged tokens.
@@ -141,8 +142,7 @@ class CoMe(Accelerator):
 
     @classmethod
     def create(cls, config: Config, shape: ModelShape, weights: str) -> CoMe:
-        path = config.accelerator.predictor or predictor_next_to(weights)
-        predictor, block = load_predictor(path, shape)
+        predictor, block = load_predictor(PREDICTOR.of(weights, config.accelerator.predictor), shape)
         return cls(predictor, block, mode=config.accelerator.mode, kernels=config.kernels, **cls.dynamic(config))
 
     @classmethod

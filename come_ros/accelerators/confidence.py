@@ -6,7 +6,6 @@ Parameter names are those of the released Co-Me predictors, so that their files 
 from __future__ import annotations
 
 import json
-import os
 
 import torch
 import torch.nn.functional as F
@@ -154,16 +153,3 @@ def load_predictor(path: str, shape: ModelShape) -> tuple[ConfidencePredictor, i
     predictor = ConfidencePredictor(**sizes)
     fill(predictor, state, path)
     return predictor.float().eval().requires_grad_(False), block
-
-
-def predictor_next_to(weights: str) -> str:
-    """Path of the predictor that lies next to a weights file: come_NAME.safetensors for NAME.safetensors. Raises CheckpointError if there
-    is none."""
-    folder, name = os.path.split(weights)
-    path = os.path.join(folder, f"come_{os.path.splitext(name)[0]}.safetensors")
-    if not os.path.isfile(path):
-        raise CheckpointError(
-            f"no confidence predictor {path} for {weights}: make one with `come_ros distill --weights {weights}`, and name it with "
-            f"accelerator.predictor, or set accelerator.name to none"
-        )
-    return path

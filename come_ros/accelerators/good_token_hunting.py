@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..companions import LAYER_PLAN
 from ..config import Config
 from ..errors import CheckpointError
 from ..tokens import Layer, ModelShape, Reach, Tokens
@@ -205,11 +206,6 @@ def diverse_frames(descriptors: Tensor, k: int) -> Tensor:
     return torch.cat(chosen, dim=1).sort(dim=1).values
 
 
-def layer_plan_path(weights: str) -> str:
-    """The file next to a weights file where `come_ros calibrate` writes its layer plan."""
-    return os.path.splitext(weights)[0] + ".attention.json"
-
-
 def fingerprint(weights: str) -> str:
     """Identifies a weights file without reading all of it."""
     digest = hashlib.sha256(str(os.path.getsize(weights)).encode())
@@ -225,7 +221,7 @@ def read_layer_plan(weights: str, layers: int, path: str = "") -> LayerPlan:
     other weights, LayerPlan.published is used and logged. path: the file; empty: the one next to the weights. Raises
     CheckpointError if it cannot be used.
     """
-    file = path or layer_plan_path(weights)
+    file = path or LAYER_PLAN.next_to(weights)
     if not path and not os.path.isfile(file):
         plan = LayerPlan.published(layers)
         whose = (

@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..companions import NETWORKS
 from ..config import Config
 from ..kernels import KeyWeights
 from ..tokens import Layer, ModelShape, Tokens
 from .base import Accelerator
 from .matching import Merging, best_match, merged_mean
-from .pace_networks import Lookup, Restorer, TokenScorer, bundled_networks, load_networks
+from .pace_networks import Lookup, Restorer, TokenScorer, load_networks
 from .tome import patches_of, regrouped
 
 
@@ -70,7 +71,7 @@ class Pace(Accelerator):
     @classmethod
     def create(cls, config: Config, shape: ModelShape, weights: str) -> Pace:
         a = config.accelerator
-        scorer, restorer = load_networks(a.pace or bundled_networks(weights), shape)
+        scorer, restorer = load_networks(NETWORKS.of(weights, a.pace), shape)
         return cls(scorer, restorer, ratio=a.ratio, merge_budget=a.merge_budget, spread=float(scorer.spread))
 
     def about(self) -> str:

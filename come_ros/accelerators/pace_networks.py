@@ -5,14 +5,12 @@ describes only their type; the sizes are ours.
 from __future__ import annotations
 
 import json
-import os
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..bundled import MODEL_FOLDER
 from ..errors import CheckpointError
 from ..files import write_safetensors
 from ..tokens import ModelShape
@@ -176,14 +174,3 @@ def load_networks(path: str, shape: ModelShape) -> tuple[TokenScorer, Restorer]:
         fill(network, {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}, path)
         network.float().eval().requires_grad_(False)
     return scorer, restorer
-
-
-def bundled_networks(weights: str) -> str:
-    """Path of the file shipped for the weights file of that name. Raises CheckpointError if there is none."""
-    path = os.path.join(MODEL_FOLDER, f"pace_{os.path.splitext(os.path.basename(weights))[0]}.safetensors")
-    if os.path.dirname(os.path.abspath(weights)) != MODEL_FOLDER or not os.path.isfile(path):
-        raise CheckpointError(
-            f"no scorer and restorer of PaceVGGT ship for {weights or 'this model'}: make them with `come_ros train-pace "
-            f"--weights {weights}`, and name the file with accelerator.pace, or set accelerator.name to none"
-        )
-    return path

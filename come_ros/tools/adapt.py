@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__, progress
+from ..companions import PREDICTOR
 from ..config import Config
 from ..datasets.part import Part
 from ..errors import CheckpointError, ConfigError, DatasetError, Stopped
@@ -410,12 +411,12 @@ def _refitted(
 ) -> dict[str, float] | None:
     """Trains Co-Me's predictor of the weights before further, for the new ones, and writes it next to them. Returns the rank correlation
     of both with the new model's confidence on the validation windows; None if the weights before have no predictor."""
-    from ..accelerators.confidence import load_predictor, predictor_next_to, save_predictor
+    from ..accelerators.confidence import load_predictor, save_predictor
     from ..training.lessons import plain_batch
     from ..training.predictor import agreement, refitted, teach
 
     try:
-        old, block = load_predictor(config.accelerator.predictor or predictor_next_to(before), after.model.shape)
+        old, block = load_predictor(PREDICTOR.of(before, config.accelerator.predictor), after.model.shape)
     except CheckpointError:
         return None
     model, device = after.model, next(after.model.parameters()).device
@@ -430,7 +431,7 @@ def _refitted(
     about = {"licence": "as of the weights before; Apache-2.0 for those that ship with come_ros", "made_by": "come_ros adapt",
              "weights": WEIGHTS, "seed": str(args.seed), "come_ros": __version__, "commit": commit()}  # fmt: skip
     better = new if found["after"] >= found["before"] else old
-    save_predictor(os.path.join(args.output, f"come_{WEIGHTS}"), better.cpu(), block, about)
+    save_predictor(PREDICTOR.next_to(os.path.join(args.output, WEIGHTS)), better.cpu(), block, about)
     return found
 
 
@@ -493,11 +494,10 @@ def _scores(
 def _merging(config: Config, before: str, after: str, backbone: TorchBackbone) -> dict[str, Accelerator]:
     """Co-Me for the new weights with the predictor before and after, and random groups, which are trivial."""
     from ..accelerators import make_accelerator
-    from ..accelerators.confidence import predictor_next_to
 
-    old = config.accelerator.predictor or predictor_next_to(before)
+    old = PREDICTOR.of(before, config.accelerator.predictor)
     half = config.replace(**{"accelerator.ratio": 0.5})
-    wanted = {"before": ("come", old), "after": ("come", predictor_next_to(after)), "trivial": ("random", "")}
+    wanted = {"before": ("come", old), "after": ("come", PREDICTOR.of(after)), "trivial": ("random", "")}
     return {
         name: make_accelerator(
             half.replace(**{"accelerator.name": kind, "accelerator.predictor": path}), backbone.model.shape, after

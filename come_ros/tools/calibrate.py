@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import progress
+from ..companions import LAYER_PLAN
 from ..errors import CheckpointError, Stopped
 from ..interrupts import Interrupts
 from .ending import print_error
@@ -53,13 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..accelerators.good_token_hunting import THRESHOLDS, LayerPlan, fingerprint, layer_plan_path
+    from ..accelerators.good_token_hunting import THRESHOLDS, LayerPlan, fingerprint
     from ..backbones.checkpoint import bundled_weights
     from ..errors import OutputError
     from ..files import write_text
 
     weights = args.weights or bundled_weights(args.backbone)
-    path = args.output or layer_plan_path(weights)
+    path = args.output or LAYER_PLAN.next_to(weights)
     if not (args.output or args.weights):
         raise OutputError(
             f"{path} belongs to the installation: name a file with -o, and give it as accelerator.layer_plan"

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from .. import progress
+from ..companions import PREDICTOR
 from ..errors import CheckpointError, Stopped
 from ..files import shown
 from ..interrupts import Interrupts
@@ -192,10 +193,10 @@ def bundled_agreement(model: Any, weights: str, windows: Iterable[Any], device: 
     """Rank correlation with the model's confidence of the predictor that ships for these weights; None if none does."""
     import torch
 
-    from ..accelerators.confidence import load_predictor, predictor_next_to
+    from ..accelerators.confidence import load_predictor
 
     try:
-        predictor, block = load_predictor(predictor_next_to(weights), model.shape)
+        predictor, block = load_predictor(PREDICTOR.of(weights), model.shape)
     except CheckpointError:
         return None
     predictor.to(device)

@@ -19,9 +19,9 @@ from come_ros.accelerators.good_token_hunting import (
     LayerPlan,
     diverse_frames,
     fingerprint,
-    layer_plan_path,
     read_layer_plan,
 )
+from come_ros.companions import LAYER_PLAN
 from come_ros.config import Config
 from come_ros.errors import CheckpointError, ConfigError
 from come_ros.tokens import Layer
@@ -176,7 +176,7 @@ def test_calibration_is_written_next_to_the_weights_and_read_again(weights, tmp_
         Image.fromarray(noise).save(folder / f"{i}.png")
     options = ["--source", str(folder), "--windows", "2", "--frames", "3", "--picture", str(picture)]
     assert cli.main(["calibrate", "--weights", weights, *options]) == 0
-    with open(layer_plan_path(weights)) as file:
+    with open(LAYER_PLAN.next_to(weights)) as file:
         content = json.load(file)
     assert len(content["entropy"]) == 4 and all(0 < h <= 1 for h in content["entropy"])
     assert picture.stat().st_size > 1000
@@ -209,7 +209,7 @@ def test_a_layer_plan_that_does_not_fit_is_refused_or_said(weights, tmp_path, ca
     content = {"local": 0, "grid": 1, "entropy": [0.9] * 4, "fingerprint": fingerprint(weights)}
 
     def write(**changed):
-        with open(layer_plan_path(weights), "w") as file:
+        with open(LAYER_PLAN.next_to(weights), "w") as file:
             json.dump({**content, **changed}, file)
 
     write()

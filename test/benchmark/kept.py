@@ -57,11 +57,7 @@ def compared(args: argparse.Namespace) -> dict[str, str]:
 def configured(weights: str = "", **changes: Any) -> Config:
     """The configuration for a weights file and what lies next to it, on one thread of the CPU. changes: other parameters."""
     path = Path(weights or bundled_weights())
-    config = Config().replace(weights=str(path), device="cpu", threads=1)
-    networks = files_of(path.parent, path.stem)["pace"]
-    if networks.is_file():
-        config = config.replace(**{"accelerator.pace": str(networks)})
-    return config.replace(**changes)
+    return Config().replace(weights=str(path), device="cpu", threads=1).replace(**changes)
 
 
 def variants(

@@ -21,9 +21,10 @@ from benchmark.stamped import ROOT
 
 from come_ros import bundled
 from come_ros.accelerators.confidence import load_predictor
-from come_ros.accelerators.good_token_hunting import fingerprint, layer_plan_path, read_layer_plan
+from come_ros.accelerators.good_token_hunting import fingerprint, read_layer_plan
 from come_ros.accelerators.pace_networks import load_networks
 from come_ros.backbones.checkpoint import load_vggt
+from come_ros.companions import LAYER_PLAN, NETWORKS, PREDICTOR
 from come_ros.errors import CheckpointError, ComeRosError
 from come_ros.files import whole_file, write_text
 
@@ -33,12 +34,8 @@ LARGEST_MIB = 24
 def files_of(folder: Path, name: str) -> dict[str, Path]:
     """What ships of a model, by what it is for."""
     weights = folder / f"{name}.safetensors"
-    return {
-        "weights": weights,
-        "come": folder / f"come_{name}.safetensors",
-        "layer plan": Path(layer_plan_path(str(weights))),
-        "pace": folder / f"pace_{name}.safetensors",
-    }
+    others = {"come": PREDICTOR, "layer plan": LAYER_PLAN, "pace": NETWORKS}
+    return {"weights": weights, **{what: Path(kind.next_to(str(weights))) for what, kind in others.items()}}
 
 
 def commands(weights: Path, out: Path, quick: bool) -> dict[str, tuple[list[str], Path]]:
@@ -54,7 +51,7 @@ def commands(weights: Path, out: Path, quick: bool) -> dict[str, tuple[list[str]
             ["distill", *whose, "--steps", steps["come"], "--batch", "16", "-o", str(taught), *resumed[taught]],
             taught / "predictor.safetensors",
         ),
-        "layer plan": (["calibrate", *whose, *windows], Path(layer_plan_path(str(weights)))),
+        "layer plan": (["calibrate", *whose, *windows], Path(LAYER_PLAN.next_to(str(weights)))),
         "pace": (["train-pace", *whose, "--steps", steps["pace"], *again], networks / "pace.safetensors"),
     }
 
