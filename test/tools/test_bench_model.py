@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import mmap
 import subprocess
@@ -20,12 +21,15 @@ from come_ros.accelerators import CoMe, GoodTokenHunting, NoAccelerator
 from come_ros.accelerators.combined import combine
 from come_ros.accelerators.confidence import ConfidencePredictor
 from come_ros.accelerators.good_token_hunting import LayerPlan
+from come_ros.backbones.checkpoint import bundled_weights, load_model, variants
 from come_ros.backbones.torch_backbone import TorchBackbone
 from come_ros.backbones.vggt import VGGT, VGGTSizes
+from come_ros.bundled import VARIANT
 from come_ros.errors import ComeRosError
 from come_ros.tools import cli, resident
 from come_ros.tools.bench import memory, model
 from come_ros.tools.bench.split import PARTS, WHOLE, Split, _run, count_flops, matmul_rate, timed
+from come_ros.tools.bench.subject import wish_of
 
 C, DEPTH, FRAMES, GRID = 48, 3, 3, (6, 7)
 SIZES = VGGTSizes(
@@ -246,12 +250,31 @@ def test_the_command_measures_every_row_and_writes_it(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_random_weights_are_said_to_be_random(tmp_path, capsys):
-    words = ["--random-weights", "--frames", "2", "--repeats", "1", "--warm-up", "0", "--size", "84", "--no-memory"]
+    words = ["--random-weights", "--frames", "2", "--repeats", "1", "--warm-up", "0", "--no-memory"]
     file = tmp_path / "b.json"
     assert cli.main(["bench", *words, "--device", "cpu", "--threads", "1", "--json", str(file)]) == 0
-    dense, ours = json.loads(file.read_text())["rows"]
+    result = json.loads(file.read_text())
+    dense, ours = result["rows"]
+    assert tuple(result["image"]) == bundled_size(4, 3) and result["weights"] == f"random {VARIANT}"
     assert "Random weights" in capsys.readouterr().out and ours["difference"] is None and ours["kept_ratio"] < 1
     assert dense["kept_ratio"] == 1
+
+
+@pytest.mark.parametrize("backbone", ["vggt", "lingbot"])
+def test_random_weights_have_the_sizes_of_the_bundled_model_unless_others_are_named(backbone):
+    options = SimpleNamespace(backbone=backbone, weights="", random_weights=True, variant=None)
+    wish = wish_of(options)
+    sizes, ours = variants(backbone)[wish.random], load_model(backbone, bundled_weights(backbone)).sizes
+    # a few numbers of the confidence, and a head that no pass of the pipeline runs
+    own = {name: getattr(ours, name) for name in ("by_place", "points") if hasattr(ours, name)}
+    assert dataclasses.replace(sizes, **own) == ours
+    assert wish_of(SimpleNamespace(**{**vars(options), "variant": "tiny"})).random == "tiny"
+
+
+@pytest.mark.parametrize(("backbone", "wanted"), [("mapanything", "tiny"), ("pi3", "pi3"), ("da3", "base")])
+def test_random_weights_of_other_families_are_of_their_small_size_or_the_published_one(backbone, wanted):
+    options = SimpleNamespace(backbone=backbone, weights="", random_weights=True, variant=None)
+    assert wish_of(options).random == wanted
 
 
 @pytest.mark.slow

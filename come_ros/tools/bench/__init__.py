@@ -12,11 +12,14 @@ ACCELERATOR is a name, optionally with parameters (any of the configuration): co
 examples:
   come_ros bench                                                  the bundled model, dense and with Co-Me
   come_ros bench --frames 8 32 128 --json bench.json --plot bench.png > bench.md
-  come_ros bench --accelerator all --frames 2 4 8 16 32 64 128 --limit 30 --no-flops scaling with the window, and each accelerator's
-  overhead come_ros bench --accelerator come:ratio=0.25 --accelerator come:ratio=0.75 --source my_bag come_ros bench --variant 1b
-  --random-weights --device cuda --size 504x504 --frames 8 32 128 come_ros bench --weights vggt.safetensors --accelerator
-  come:predictor=p.safetensors come_ros bench --stream --frames 8 16 --json stream.json one new frame per window, with and without
-  the cache come_ros bench --pipeline --repeats 200 --json cost.json > cost.md
+  come_ros bench --accelerator all --frames 2 4 8 16 32 64 128 --limit 30 --no-flops
+                                                                  scaling with the window, and each accelerator's overhead
+  come_ros bench --accelerator come:ratio=0.25 --accelerator come:ratio=0.75 --source my_bag
+  come_ros bench --random-weights                                 of the sizes of the bundled model
+  come_ros bench --random-weights --variant 1b --device cuda --size 504x504 --frames 8 32 128
+  come_ros bench --weights vggt.safetensors --accelerator come:predictor=p.safetensors
+  come_ros bench --stream --frames 8 16 --json stream.json        one new frame per window, with and without the cache
+  come_ros bench --pipeline --repeats 200 --json cost.json > cost.md
 """
 
 from __future__ import annotations
@@ -65,7 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"model family: {', '.join(MODELS)}, or one of another package (default: %(default)s)",
     )
     model.add_argument(
-        "--variant", metavar="NAME", help="with --random-weights: which size; vggt: tiny (default), tiny2, 1b"
+        "--variant",
+        metavar="NAME",
+        help="with --random-weights: which size; vggt: 1b, tiny, tiny2, ... (default: that of the bundled model, or the smallest, tiny, if "
+        "the family has one, else the published one)",
     )
     model.add_argument("--weights", default="", metavar="FILE", help="weights file (default: the bundled model)")
     model.add_argument(

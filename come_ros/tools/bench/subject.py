@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...bundled import VARIANT
 from ...config import Config
 from ...config_text import with_accelerator
 from ...errors import ConfigError, DatasetError
@@ -120,7 +121,8 @@ def wish_of(options: argparse.Namespace) -> Wish:
             )
         return wish
     known = variants(options.backbone)
-    variant = options.variant or ("tiny" if "tiny" in known else next(iter(known)))
+    small = next((name for name in (VARIANT, "tiny") if name in known), next(iter(known)))
+    variant = options.variant or small
     if options.weights:
         raise ConfigError(f"--weights {options.weights} and --random-weights: give only one of them")
     if variant not in known:
