@@ -29,7 +29,7 @@ BLOCK = 9  # px: edge of the areas that are compared
 LEAST_TEXTURE = 4.0  # grey levels: spread in an area below which there is nothing to compare
 WHOLE = 0.8  # share of an area that both images must show
 LEAST_AREA = 0.03  # of the pixels; with fewer that can be compared nothing is said
-FLOOR = 1.05  # the network's confidence is 1 + exp: below this it has none
+CONFIDENCE_STEP = 4  # px: of the confidence every such pixel counts, in both directions
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,12 +119,11 @@ def _mean(image: F32) -> F32:
 
 @dataclass(frozen=True)
 class _Step:
-    """A published keyframe, and its agreement with the one before it; None for the first one. depth: median. floor: share of the pixels
-    at the floor of the confidence."""
+    """A published keyframe, and its agreement with the one before it; None for the first one. depth, confidence: medians."""
 
     position: F64
     depth: float
-    floor: float
+    confidence: float
     agreement: Agreement | None
 
 
@@ -159,11 +158,11 @@ class Evidence:
                 now = View.of(submap.images[row], depth, submap.intrinsics[row], submap.odom_from_camera[row])
                 before = self._last.get(frame.camera)
                 self._last[frame.camera] = now
-                confidence = submap.confidence[row]
+                confidence = submap.confidence[row, ::CONFIDENCE_STEP, ::CONFIDENCE_STEP]
                 self._steps.append(
                     _Step(
                         submap.odom_from_camera[row, :3, 3].copy(), finite_median(now.depth, math.nan),
-                        float(np.mean(confidence < FLOOR)), None if before is None else agreement(before, now),
+                        finite_median(confidence, math.nan), None if before is None else agreement(before, now),
                     )
                 )  # fmt: skip
 
@@ -188,6 +187,6 @@ class Evidence:
             extent=spread / finite_median([step.depth for step in steps], math.nan),
             held=sum(n * r.refined for n, r in went) / frames if frames else math.nan,
             landmarks=float(np.median([r.landmarks for _, r in went])) if went else math.nan,
-            floor=float(np.mean([step.floor for step in steps])),
+            confidence=finite_median([step.confidence for step in steps], math.nan),
             refused=sum(n == 0 for n, _ in windows) / len(windows),
         )

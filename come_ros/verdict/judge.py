@@ -25,7 +25,6 @@ REFUSED = 0.2  # share of the windows that did not fit
 LEFT_OUT = 0.2  # share of the images that could not be used
 FAR = 0.1  # spread of the path in depths of the scene: with less, motion does not determine depth
 DRIFT = 0.05  # how far loops moved the path, as a share of the way
-NO_CONFIDENCE = 0.9  # share of the pixels at the floor of the confidence, to be mentioned
 # With truth
 AS_BAD, GOOD = 0.9, 0.5  # error of the path over that of the best trivial baseline
 SHORT = 2.0  # factor between the scales of depth and path
@@ -37,9 +36,10 @@ class Facts:
 
     keyframes: number of published ones. agreement: median over the steps between them of evidence.Agreement.correlation; agreed: share
     of the steps that agree better than by chance; compared: share that could be compared. extent: spread of the path in median depths.
-    held: share of the keyframes that the bundle refined. landmarks: in a window, median. floor: share of the pixels at the floor of the
-    confidence. lost: share of the images whose pose was extrapolated. refused: share of the windows. left_out: share of the images that
-    could not be read, or were out of order. loops: number of loops closed. drift: how far loops moved the path, as a share of the way.
+    held: share of the keyframes that the bundle refined. landmarks: in a window, median. confidence: the network's, median over keyframes
+    of their medians; it decides nothing. lost: share of the images whose pose was extrapolated. refused: share of the windows. left_out:
+    share of the images that could not be read, or were out of order. loops: number of loops closed. drift: how far loops moved the path,
+    as a share of the way.
     """
 
     keyframes: int = 0
@@ -49,7 +49,7 @@ class Facts:
     extent: float = math.nan
     held: float = math.nan
     landmarks: float = math.nan
-    floor: float = math.nan
+    confidence: float = math.nan
     lost: float = math.nan
     refused: float = math.nan
     left_out: float = math.nan

@@ -112,6 +112,7 @@ def test_the_facts_of_a_walk() -> None:
     assert (
         facts.extent == pytest.approx(STEP * np.std(range(6)) / AWAY) and facts.landmarks == 200 and facts.refused == 0
     )
+    assert facts.confidence == 2
     assert judge(facts).level == USABLE
 
 

@@ -22,7 +22,7 @@ from come_ros.verdict.judge import (
 )
 
 GOOD = Facts(
-    keyframes=40, agreement=0.9, agreed=1.0, compared=1.0, extent=0.4, held=1.0, landmarks=400, floor=0.6, lost=0.0,
+    keyframes=40, agreement=0.9, agreed=1.0, compared=1.0, extent=0.4, held=1.0, landmarks=400, confidence=5.0, lost=0.0,
     refused=0.0, left_out=0.0, loops=2, drift=0.01,
 )  # fmt: skip
 

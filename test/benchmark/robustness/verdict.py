@@ -8,19 +8,23 @@ What a case is worth follows from its truth. Worthless: no scene at all; or the 
 the best trivial baseline (straight line, random walk, not moving) and misses a quarter of the extent of the true one; or it only turns, and
 half of its turns are wrong. Good: the camera moves, the path has less than half of the baseline's error or misses less than a tenth of its
 extent, and depth beats the best constant and the mean depth map. All others are between: no verdict on them is an error. The limits of the
-verdict were chosen on one half (tune); the other half (test) shares no room, recording or panorama with it. Done cases are kept by commit
-in --out, so that it can be stopped and started again.
+verdict were chosen on one half (tune); the other half (test) shares no room, recording or panorama with it. `tiny2` learnt on these
+panoramas, so what is made of them is also counted apart. Trivial judges look at one number; its limit is chosen on tune, with the fewest
+errors there: false usable as a share of the worthless cases, plus false unusable as a share of the good ones.
+
+What a run knows of a case is kept in --out by the checksum of the weights, and judged when it is read: it can be stopped and started again,
+and other limits in judge.py need no new run. Code of the pipeline that changed since does: name another folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +34,9 @@ import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from benchmark.robustness.verdict_cases import HALVES, TEST, Case, cases
-from benchmark.stamped import TINY, git, shared, write_result
+from benchmark.kept import Kept
+from benchmark.robustness.verdict_cases import HALVES, OF_PANORAMAS, TEST, TUNE, Case, cases
+from benchmark.stamped import TINY, shared, write_result
 
 from come_ros.backbones import load_backbone
 from come_ros.config import Config
@@ -117,23 +122,18 @@ def worth(case: Case, metrics: dict[str, Any]) -> str:
     return GOOD if deep and (ate["come_ros"] < 0.5 * best or ate["come_ros"] < 0.1 * still) else BETWEEN
 
 
-def run(name: str, case: Case, backbone: Any, config: Config) -> dict[str, Any]:
-    """The row of one case."""
+def run(case: Case, backbone: Any, config: Config) -> dict[str, Any]:
+    """What a run knows of a case, and what the case is worth."""
     begun = time.process_time()
     changed = config.replace(**{"keyframe.mode": "every"}) if case.photographs else config
     metrics = measured(case, ReconstructionPipeline(changed, backbone))
-    facts = metrics["verdict"]["facts"]
-    own = judge(Facts(**facts))
     path, depth, turn = metrics["trajectory"], metrics["depth"], metrics["rotation"]
     row = {
         "worth": worth(case, metrics),
-        "level": own.level,
-        "line": own.line,
         "used": metrics["frames"]["used"],
         "read": metrics["frames"]["read"],
         "refused": metrics["stream"]["refused"],
-        "with_truth": metrics["verdict"]["level"],
-        "facts": facts,
+        "facts": metrics["verdict"]["facts"],
         "ate_m": path
         and {
             k: v
@@ -158,22 +158,108 @@ def cost_ms(case: Case, backbone: Any, config: Config) -> float:
     return 1e3 * spent / frames
 
 
+def judged(row: dict[str, Any]) -> dict[str, Any]:
+    """A kept row, and what judge.py says of it now."""
+    own = judge(Facts(**{k: math.nan if v is None else v for k, v in row["facts"].items()}))
+    return {"level": own.level, "line": own.line, **row}
+
+
+def errors(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """How many cases of each worth there are, and how often each error was made."""
+    count = Counter((r["worth"], r["level"]) for r in rows)
+    return {
+        WORTHLESS: sum(count[WORTHLESS, level] for level in LEVELS),
+        GOOD: sum(count[GOOD, level] for level in LEVELS),
+        "false usable": count[WORTHLESS, USABLE],
+        "false unusable": count[GOOD, UNUSABLE],
+        "worthless doubtful": count[WORTHLESS, DOUBTFUL],
+        "good doubtful": count[GOOD, DOUBTFUL],
+    }
+
+
 def rates(rows: list[dict[str, Any]]) -> str:
     """A table of what was said of what, and the errors."""
     count = Counter((r["worth"], r["level"]) for r in rows)
     lines = ["| | " + " | ".join(LEVELS) + " |", "|---|" + "---|" * len(LEVELS)]
     lines += [f"| {w} | " + " | ".join(str(count[w, level]) for level in LEVELS) + " |" for w in WORTH]
-    total = {w: sum(count[w, level] for level in LEVELS) for w in WORTH}
+    found = errors(rows)
     wrong = [
-        f"false usable: {count[WORTHLESS, USABLE]} of {total[WORTHLESS]} worthless cases",
-        f"false unusable: {count[GOOD, UNUSABLE]} of {total[GOOD]} good ones",
-        f"doubtful: {count[WORTHLESS, DOUBTFUL]} of the worthless, {count[GOOD, DOUBTFUL]} of the good",
+        f"false usable: {found['false usable']} of {found[WORTHLESS]} worthless cases",
+        f"false unusable: {found['false unusable']} of {found[GOOD]} good ones",
+        f"doubtful: {found['worthless doubtful']} of the worthless, {found['good doubtful']} of the good",
     ]
     return "\n".join([*lines, "", "; ".join(wrong) + "."])
 
 
+# Trivial judges
+
+
+def chosen_limit(rows: Iterable[dict[str, Any]], fact: str) -> float:
+    """The least value of a fact that a usable result has, so that the shares of both errors add up to the least; in the middle of all such
+    limits."""
+    rows = list(rows)
+    values = np.unique([r["facts"][fact] for r in rows if r["facts"][fact] is not None])
+    limits = np.concatenate([[-np.inf], (values[1:] + values[:-1]) / 2, [np.inf]])
+
+    def cost(limit: float) -> float:
+        found = errors(by_one_number(rows, fact, limit))
+        return found["false usable"] / max(found[WORTHLESS], 1) + found["false unusable"] / max(found[GOOD], 1)
+
+    costs = np.array([cost(limit) for limit in limits])
+    best = limits[costs == costs.min()]
+    return float(best[len(best) // 2])
+
+
+def by_one_number(rows: Iterable[dict[str, Any]], fact: str, limit: float) -> list[dict[str, Any]]:
+    """The rows, judged by one fact alone; what is unknown is unusable."""
+
+    def level(value: float | None) -> str:
+        return USABLE if value is not None and value >= limit else UNUSABLE
+
+    return [{**r, "level": level(r["facts"][fact])} for r in rows]
+
+
+def judges(rows: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Name of a judge -> half -> rows as it judges them: ours, and trivial ones."""
+    ours = {half: list(found.values()) for half, found in rows.items()}
+    strict = {
+        h: [{**r, "level": USABLE if r["level"] == USABLE else UNUSABLE} for r in found] for h, found in ours.items()
+    }
+    out = {
+        "verdict": ours,
+        "verdict, doubtful taken as unusable": strict,
+        "always usable": {h: [{**r, "level": USABLE} for r in found] for h, found in ours.items()},
+    }
+    for fact in ("confidence", "held", "agreement"):
+        limit = chosen_limit(ours[TUNE], fact)
+        out[f"{fact} alone, at least {limit:.3g}"] = {h: by_one_number(found, fact, limit) for h, found in ours.items()}
+    return out
+
+
+def comparison(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """A table of the errors of all judges, and of ours where `tiny2` never saw the photographs."""
+    lines = ["| judge | " + " | ".join(f"{h}: false usable | false unusable | doubtful" for h in HALVES) + " |"]
+    lines.append("|---|" + 3 * len(HALVES) * "---|")
+    apart = {half: {n: r for n, r in found.items() if not n.startswith(OF_PANORAMAS)} for half, found in rows.items()}
+    all_of_them = {**judges(rows), "verdict, without the panoramas": {h: list(f.values()) for h, f in apart.items()}}
+    for name, halves in all_of_them.items():
+        cells = []
+        for half in HALVES:
+            e = errors(halves[half])
+            cells += [
+                f"{e['false usable']} of {e[WORTHLESS]}",
+                f"{e['false unusable']} of {e[GOOD]}",
+                str(e["worthless doubtful"] + e["good doubtful"]),
+            ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+# Pages
+
+
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    head = ["case", "worth", "verdict", "used of read, refused", "agreement", "held", "floor", "extent", "ATE, m (best baseline)",
+    head = ["case", "worth", "verdict", "used of read, refused", "agreement", "held", "confidence", "extent", "ATE, m (best baseline)",
             "AbsRel (best baseline)", "reason"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, r in rows.items():
@@ -183,7 +269,7 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         reason = r["line"].partition(": ")[2].partition(". Next")[0].replace("|", "/")
         cells = [
             name, r["worth"], level, f"{r['used']} of {r['read']}, {r['refused']}", number(facts["agreement"]), number(facts["held"]),
-            number(facts["floor"]), number(facts["extent"]), against(r["ate_m"]), against(r["abs_rel"]),
+            number(facts["confidence"]), number(facts["extent"]), against(r["ate_m"]), against(r["abs_rel"]),
             "" if r["level"] == USABLE else reason,
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
@@ -200,31 +286,37 @@ def against(values: dict[str, float] | None) -> str:
     return f"{values['come_ros']:.3g} ({min(v for k, v in values.items() if k != 'come_ros'):.3g})"
 
 
+def turn(case: tuple[str, str]) -> int:
+    """When a case (half, name) is run: the first one of each kind, then the second ones, so that a part is a sample of all kinds."""
+    number = case[1].rpartition(" ")[2]
+    return int(number) if number.isdigit() else 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--panoramas", type=Path, help="folder with panoramas, searched at any depth")
     parser.add_argument("--only", nargs="*", default=[], help="words of the names to run")
-    parser.add_argument("-o", "--out", default="out/verdict", help="where cases are kept (default %(default)s)")
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("out/verdict"), help="where cases are kept (default %(default)s)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     config = Config().replace(device="cpu", threads=1)
     backbone = load_backbone(config)
-    out = Path(args.out, git("rev-parse", "--short=12", "HEAD"))
+    kept = Kept(args.out, "verdict", networks=())
     made = {half: cases(half, shared() / "data" / "real", args.panoramas) for half in HALVES}
     wanted = [
         (h, n) for h, names in made.items() for n in names if not args.only or any(word in n for word in args.only)
     ]
-    rows: dict[str, dict[str, Any]] = {half: {} for half in HALVES}
-    for half, name in tqdm(wanted, unit="case", disable=None):
-        kept = out / half / f"{name}.json"
-        if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            kept.write_text(json.dumps(run(name, made[half][name](), backbone, config)))
-        rows[half][name] = json.loads(kept.read_text())
-    cost = cost_ms(made[TEST]["room 0"](), backbone, config)
-    about = " ".join(__doc__[__doc__.index("What a case is worth") :].split())
-    text = f"{about}\n\nThe verdict costs {cost:.1f} ms of CPU a keyframe.\n"
+    for half, name in tqdm(sorted(wanted, key=turn), unit="case", disable=None):
+        kept.get(f"{half}: {name}", lambda h=half, n=name: run(made[h][n](), backbone, config))  # type: ignore[misc]
+    rows = {half: {n: judged(kept.rows[f"{half}: {n}"]) for h, n in wanted if h == half} for half in HALVES}
+    cost = kept.get("cost", lambda: cost_ms(made[TEST]["room 0"](), backbone, config))
+    about = " ".join(__doc__[__doc__.index("What a case is worth") : __doc__.index("What a run knows")].split())
+    text = f"{about}\n\nThe verdict costs {cost:.1f} ms of CPU a keyframe. Measured at {', '.join(sorted(kept.commits))}.\n"
+    if not args.only:
+        text += f"\n## Judges\n\n{comparison(rows)}\n"
     for half, found in rows.items():
         text += f"\n## {half}: {len(found)} cases\n\n{rates(list(found.values()))}\n\n{table(found)}\n"
     print(text)
