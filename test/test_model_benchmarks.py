@@ -14,7 +14,15 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmark import kept
-from benchmark.accuracy import by_difficulty, frontier_sizes, frontier_whole, side_by_side, thin, training_curve
+from benchmark.accuracy import (
+    by_difficulty,
+    candidate,
+    frontier_sizes,
+    frontier_whole,
+    side_by_side,
+    thin,
+    training_curve,
+)
 
 from come_ros.backbones.checkpoint import bundled_weights
 from come_ros.errors import DatasetError
@@ -67,6 +75,30 @@ def test_only_what_ships_is_stamped(tmp_path: Path) -> None:
     same.write_bytes(b"other weights")
     assert kept.publish("x", str(same), out, None, "text", results=results) == out
     assert sorted(p.name for p in out.iterdir()) == ["x.md"]
+
+
+def test_a_program_ends_with_its_result_and_where_it_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = tmp_path / "other.safetensors"
+    weights.write_bytes(b"other weights")
+    args = kept.arguments("What it does.", "x").parse_args(["--weights", str(weights), "-o", str(tmp_path / "out")])
+    assert kept.finish("x", args, {"v": 1}, "# X", lambda path: path.touch()) == 0
+    assert sorted(p.name for p in args.out.iterdir()) == ["x.json", "x.md", "x.png"]
+    assert capsys.readouterr().out == f"# X\nx.json, x.md, x.png in {args.out}\n"
+    assert kept.finish("y", args, None, "# Y") == 0 and capsys.readouterr().out.endswith(f"\ny.md in {args.out}\n")
+    assert kept.arguments("", "x").parse_args([]).out == Path("out/x") and not hasattr(args, "against")
+
+
+def test_a_result_says_what_its_program_says() -> None:
+    doc = "A title.\n\n  a command\n\nWindows of 4\nare sorted. Windows are kept."
+    assert kept.described(doc, "Windows of") == "Windows of 4 are sorted. Windows are kept."
+    assert kept.described(doc, "Windows of", "Windows are") == "Windows of 4 are sorted."
+
+
+def test_the_best_trivial_baseline_is_the_best_that_is_known() -> None:
+    scores = {"constant delta": 0.4, "mean map delta": 0.5, "constant abs_rel": 0.2, "mean map abs_rel": float("nan")}
+    assert [candidate.best_trivial(scores, f) for f in ("delta", "abs_rel", "rotation_deg", "length_ratio")] == [
+        0.5, 0.2, None, None,
+    ]  # fmt: skip
 
 
 def test_a_candidate_stands_next_to_the_bundled_model() -> None:

@@ -2,7 +2,8 @@
 
 A program that uses it measures the bundled model, or with --weights a file next to which lies what belongs to it (see ship.py). What
 it has measured is kept in --out by the checksum of these files, so that it can be stopped and started again, and so that a result of
-weights that ship afterwards is written into results/, with a stamp, without being measured again.
+weights that ship afterwards is written into results/, with a stamp, without being measured again. Its `main` asks `arguments` for its
+parser, measures, and hands over to `finish`.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ from come_ros.tools.report.tables import for_json
 RESULTS = Path(__file__).parent / "accuracy" / "results"
 
 
-def add_arguments(parser: argparse.ArgumentParser, name: str, against: bool = False) -> None:
-    """--weights and --out, and --against for programs that compare two models. name: of the result."""
+def arguments(doc: str, name: str, against: bool = False) -> argparse.ArgumentParser:
+    """A parser with --weights and --out, and --against for programs that compare two models. doc: of the program, its help. name: of
+    the result."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", metavar="FILE", default="", help="weights to measure (default: bundled)")
     parser.add_argument(
         "-o",
@@ -45,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str, against: bool = Fa
         parser.add_argument(
             "--against", metavar="FILE", default="", help="weights to compare with (default: bundled, if --weights is given)"
         )  # fmt: skip
+    return parser
 
 
 def compared(args: argparse.Namespace) -> dict[str, str]:
@@ -160,3 +164,25 @@ def publish(
     if draw is not None:
         draw(out / f"{name}.png")
     return out
+
+
+def described(doc: str, first: str, last: str = "") -> str:
+    """What a program's docstring says from the word or words `first` on, up to `last`, as one paragraph of a result."""
+    end = doc.rindex(last) if last else len(doc)
+    return doc[doc.index(first) : end].replace("\n", " ").strip()
+
+
+def finish(
+    name: str,
+    args: argparse.Namespace,
+    data: Any,
+    text: str,
+    draw: Callable[[Path], None] | None = None,
+    depends_on: Iterable[str] = BUNDLED,
+) -> int:
+    """Publish a result, see `publish`, print its text and which files it has. args: of `arguments`. Returns the exit status."""
+    folder = publish(name, args.weights, args.out, data, text, draw, depends_on)
+    print(text)
+    kinds = [kind for kind, there in (("json", data), ("md", text), ("png", draw)) if there is not None]
+    print(f"{', '.join(f'{name}.{kind}' for kind in kinds)} in {folder}")
+    return 0

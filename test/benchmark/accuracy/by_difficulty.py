@@ -14,7 +14,6 @@ Windows are kept in --out, so that it can be stopped and started again.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark import kept
-from benchmark.accuracy.candidate import PASSES
+from benchmark.accuracy.candidate import PASSES, best_trivial
 from benchmark.stamped import TINY
 
 from come_ros import progress
@@ -77,12 +76,7 @@ def part_of(models: Mapping[str, Sequence[Any]], chosen: Sequence[int]) -> dict[
     rows = {name: [models[name][i] for i in chosen] for name in names}
     scores = {name: summary([row["scores"] for row in some]) for name, some in rows.items()}
     trivial = summary([row["trivial"] for row in rows[names[-1]]])
-    best = {}
-    for figure in FIGURES:
-        nulls, larger, _ = PASSES[figure]
-        known = [trivial[n] for n in nulls if np.isfinite(trivial.get(n, np.nan))]
-        if known:
-            best[figure] = (max if larger else min)(known)
+    best = {figure: value for figure in FIGURES if (value := best_trivial(trivial, figure)) is not None}
     out: dict[str, Any] = {"windows": len(chosen), "scores": {**scores, TRIVIAL: best}}
     if len(names) > 1:
         first, last = (np.array([row["scores"]["abs_rel"][0] for row in rows[n]]) for n in (names[0], names[-1]))
@@ -171,10 +165,9 @@ def draw(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = kept.arguments(__doc__, "by_difficulty", against=True)
     parser.add_argument("--windows", type=int, default=96, help="of 4 images (default %(default)s)")
     parser.add_argument("--others", type=int, default=32, help="of 2, 8 and 16 images each (default %(default)s)")
-    kept.add_arguments(parser, "by_difficulty", against=True)
     args = parser.parse_args(words)
     paths = kept.compared(args)
     commits: list[str] = []
@@ -191,12 +184,8 @@ def main(words: list[str] | None = None) -> int:
         },
         "by": by_measure(lengths[IMAGES]),
     }
-    about = __doc__[__doc__.index("Windows of 4") : __doc__.rindex("Windows are")].replace("\n", " ").strip()
-    text = text_of(found, about, commits)
-    folder = kept.publish("by_difficulty", args.weights, args.out, found, text, lambda path: draw(path, found), TINY)
-    print(text)
-    print(f"by_difficulty.json, by_difficulty.md, by_difficulty.png in {folder}")
-    return 0
+    text = text_of(found, kept.described(__doc__, "Windows of 4", "Windows are"), commits)
+    return kept.finish("by_difficulty", args, found, text, lambda path: draw(path, found), TINY)
 
 
 if __name__ == "__main__":

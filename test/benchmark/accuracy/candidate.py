@@ -60,6 +60,13 @@ PASSES: dict[str, tuple[tuple[str, ...], bool, int]] = {
 }
 
 
+def best_trivial(scores: Mapping[str, float], figure: str) -> float | None:
+    """The best of a figure's trivial baselines in `scores`; None where no one is known."""
+    nulls, larger, _ = PASSES[figure]
+    known = [scores[n] for n in nulls if math.isfinite(scores.get(n, math.nan))]
+    return (max if larger else min)(known) if known else None
+
+
 # Single passes
 
 
@@ -75,16 +82,14 @@ def passes(path: str, side: int, most: int) -> dict[str, Any]:
 def passes_table(found: Mapping[str, Any]) -> str:
     lines = ["| windows of 4 | " + " | ".join((OLD, NEW, "best trivial baseline")) + " |", "|---|---|---|---|"]
     for source, trivial in found[OLD]["baselines"].items():
-        for figure, (nulls, larger, digits) in PASSES.items():
+        for figure, (_, _, digits) in PASSES.items():
             ours = [found[which]["scores"][source].get(figure) for which in (OLD, NEW)]
             if any(v is not None and math.isfinite(v) for v in ours):
                 about = {
                     **found[NEW]["scores"][source],
                     **trivial,
                 }  # trivial confidence is scored by the candidate's own errors
-                known = [about[n] for n in nulls if math.isfinite(about.get(n, math.nan))]
-                best = (max if larger else min)(known) if known else None
-                cells = [number(v, digits) for v in (*ours, best)]
+                cells = [number(v, digits) for v in (*ours, best_trivial(about, figure))]
                 lines.append(f"| {source}, {figure} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

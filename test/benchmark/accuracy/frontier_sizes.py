@@ -18,7 +18,6 @@ windows, paired. Windows are kept in --out, so that it can be stopped and starte
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import sys
@@ -405,7 +404,7 @@ def chosen(cells: Sequence[Cell], wanted: Sequence[str], windows: int) -> list[C
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = kept.arguments(__doc__, "frontier_sizes")
     parser.add_argument(
         "--cell", action="append", default=[], metavar="IMAGES:SIDE", help="may be repeated (default: all)"
     )
@@ -413,7 +412,6 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument(
         "--windows", type=int, default=0, help="of each cell (default: as many as the table in the program says)"
     )
-    kept.add_arguments(parser, "frontier_sizes")
     args = parser.parse_args(words)
     own = {name: list(baselines) for name, baselines in OWN.items()} if args.long else {}
     wanted = [*own, *(b for each in own.values() for b in each)] if args.long else list(REDUCERS)
@@ -441,17 +439,12 @@ def main(words: list[str] | None = None) -> int:
                 "variants": compared(rows, variants),
                 **({"own": own_of(rows, {names[n]: [names[b] for b in some] for n, some in own.items()})} if own else {}),
             }  # fmt: skip
-    about = (
-        __doc__[__doc__.index("Windows and variants") : __doc__.rindex("Windows are kept")].replace("\n", " ").strip()
-    )
+    about = kept.described(__doc__, "Windows and variants", "Windows are kept")
     if args.long:
         name, text, picture = "long_windows", long_text(found, about, commits), None
     else:
         name, text, picture = "frontier_sizes", text_of(found, about, left_out, commits), lambda path: draw(path, found)
-    folder = kept.publish(name, args.weights, args.out, {"cells": found, "left_out": left_out}, text, picture)
-    print(text)
-    print(f"{name}.json, {name}.md in {folder}")
-    return 0
+    return kept.finish(name, args, {"cells": found, "left_out": left_out}, text, picture)
 
 
 if __name__ == "__main__":

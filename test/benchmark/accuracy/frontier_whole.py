@@ -11,7 +11,6 @@ Runs are kept in --out, so that it can be stopped and started again.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -75,11 +74,10 @@ def text(found: dict[str, Any], images: int, left_out: dict[str, str], commits: 
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = kept.arguments(__doc__, "frontier_whole")
     parser.add_argument("sources", metavar="SOURCE", nargs="*")
     usual = Config().window.size
     parser.add_argument("--images", type=int, default=usual, help="of a window (default %(default)s)")
-    kept.add_arguments(parser, "frontier_whole")
     args = parser.parse_args(words)
     config = kept.configured(args.weights, **{"window.size": args.images})
     variants, left_out = kept.variants(_backbone(config), config, VARIANTS, [SHRUNK])
@@ -94,10 +92,7 @@ def main(words: list[str] | None = None) -> int:
         raise SystemExit("no source has a true path of 3 poses or more: name others")
     said = text(found, args.images, left_out, store.commits)
     name = "frontier_whole" + (f"_{args.images}" if args.images != usual else "")
-    folder = kept.publish(name, args.weights, args.out, {"recordings": found, "compared": compared(found)}, said)
-    print(said)
-    print(f"{name}.json, {name}.md in {folder}")
-    return 0
+    return kept.finish(name, args, {"recordings": found, "compared": compared(found)}, said)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ scaled per window by the median ratio; without a truth, so that the window's med
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,10 +132,9 @@ def text_of(found: Mapping[str, Mapping[str, Seen]], about: str) -> str:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = kept.arguments(__doc__, "side_by_side", against=True)
     parser.add_argument("--rooms", type=int, default=4, help="(default %(default)s)")
     parser.add_argument("--source", action="append", metavar="FOLDER", help="recordings (default: all four)")
-    kept.add_arguments(parser, "side_by_side", against=True)
     args = parser.parse_args(words)
     names = [ROOMS, *(args.source or [str(shared() / "data" / "real" / name) for name in REAL.values()])]
     found: dict[str, dict[str, Seen]] = {}
@@ -145,12 +143,8 @@ def main(words: list[str] | None = None) -> int:
         there = windows([Source(each, Config()) for each in names], args.rooms, backbone)
         for row, window in progress.bar(there.items(), desc=name, unit="window"):
             found.setdefault(row, {})[name] = seen(backbone, window)
-    about = __doc__[__doc__.index("Every row") :].replace("\n", " ").strip()
-    text = text_of(found, about)
-    folder = kept.publish("side_by_side", args.weights, args.out, None, text, lambda path: draw(path, found), TINY)
-    print(text)
-    print(f"side_by_side.md, side_by_side.png in {folder}")
-    return 0
+    text = text_of(found, kept.described(__doc__, "Every row"))
+    return kept.finish("side_by_side", args, None, text, lambda path: draw(path, found), TINY)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Windows are kept in --out, so that it can be stopped and started again.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -230,20 +229,14 @@ def draw(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = kept.arguments(__doc__, "thin", against=True)
     parser.add_argument("--windows", type=int, default=64, help="(default %(default)s)")
-    kept.add_arguments(parser, "thin", against=True)
     args = parser.parse_args(words)
     found = {name: measured(path, args.windows, args.out) for name, path in kept.compared(args).items()}
     models = {name: analysed(model) for name, model in found.items()}
-    about = __doc__[__doc__.index("Windows of 4") : __doc__.rindex("Windows are")].replace("\n", " ").strip()
+    about = kept.described(__doc__, "Windows of 4", "Windows are")
     text = text_of(models, about, [c for model in found.values() for c in model["commits"]])
-    folder = kept.publish(
-        "thin", args.weights, args.out, {"models": models}, text, lambda path: draw(path, found), TINY_COME
-    )
-    print(text)
-    print(f"thin.json, thin.md, thin.png in {folder}")
-    return 0
+    return kept.finish("thin", args, {"models": models}, text, lambda path: draw(path, found), TINY_COME)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ image size.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmark import kept
-from benchmark.accuracy.candidate import PASSES
+from benchmark.accuracy.candidate import PASSES, best_trivial
 from benchmark.stamped import TINY, shared
 
 from come_ros.backbones.checkpoint import load_vggt
@@ -54,12 +53,6 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise DatasetError(
             f"{path} is no log.json of come_ros train ({error!r}): name the one in its -o folder"
         ) from error
-
-
-def best_trivial(baselines: Mapping[str, float], figure: str) -> float | None:
-    nulls, larger, _ = PASSES[figure]
-    known = [baselines[n] for n in nulls if np.isfinite(baselines.get(n, np.nan))]
-    return (max if larger else min)(known) if known else None
 
 
 def judged(path: str, windows: int, watch: Sequence[str]) -> dict[str, Any]:
@@ -153,11 +146,10 @@ def draw(path: Path, found: Mapping[str, Any]) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = kept.arguments(__doc__, "training_curve", against=True)
     parser.add_argument("log", type=Path, metavar="LOG")
     parser.add_argument("--watch", action="append", metavar="FOLDER", help="(default: fr3_cabinet and fr1_rpy)")
     parser.add_argument("--windows", type=int, default=24, help="of each source, as the run had (default %(default)s)")
-    kept.add_arguments(parser, "training_curve", against=True)
     args = parser.parse_args(words)
     watch = args.watch or [str(shared() / "data" / "real" / name) for name in WATCHED]
     paths = list(kept.compared(args).values())
@@ -171,13 +163,8 @@ def main(words: list[str] | None = None) -> int:
         "name": Path(paths[-1]).stem, "earlier": Path(paths[0]).stem, "log": log, "before": earlier["scores"],
         "baselines": own["baselines"], "now": own["scores"],
     }  # fmt: skip
-    text = text_of(
-        found, __doc__[__doc__.index("LOG is") :].replace("\n", " ").strip(), [c for s in stores for c in s.commits]
-    )
-    folder = kept.publish("training_curve", args.weights, args.out, found, text, lambda path: draw(path, found), TINY)
-    print(text)
-    print(f"training_curve.json, training_curve.md, training_curve.png in {folder}")
-    return 0
+    text = text_of(found, kept.described(__doc__, "LOG is"), [c for s in stores for c in s.commits])
+    return kept.finish("training_curve", args, found, text, lambda path: draw(path, found), TINY)
 
 
 if __name__ == "__main__":
