@@ -21,7 +21,7 @@ from ..geometry import finite_median
 from ..types import F32, F64, U8, Refinement, Submap
 from .judge import CHANCE, Facts
 
-SIDE = 168  # px: larger images are sampled more coarsely
+SIDE = 168  # px: longer side at which images are compared, so that an agreement means the same for every model; smaller ones stay
 SMOOTH = (
     1.5  # px: sigma of the smoothing before images are compared, so that a pixel's error of depth is no disagreement
 )
@@ -44,16 +44,18 @@ class View:
 
     @staticmethod
     def of(image: U8, depth: F32, intrinsics: F64, odom_from_camera: F64) -> View:
-        """The view at about SIDE pixels. image: (H, W, 3)."""
-        step = max(1, round(max(depth.shape) / SIDE))
+        """The view, SIDE pixels wide or high if it is larger. image: (H, W, 3)."""
         grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32)
-        if step > 1:
-            height, width = (n // step for n in depth.shape)
-            grey = cv2.resize(grey[: height * step, : width * step], (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-            depth = depth[step // 2 :: step, step // 2 :: step][:height, :width]
+        if max(depth.shape) > SIDE:
+            size = np.array(depth.shape[::-1])
+            width, height = small = np.round(size * SIDE / size.max()).astype(int)
+            grey = cv2.resize(grey, (int(width), int(height)), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
+            # the nearest pixel: a mean of two depths is the depth of neither
+            columns, rows = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(small, size, strict=True))
+            depth = depth[rows[:, None], columns]
             k = intrinsics.copy()
-            k[:2] /= step
-            k[:2, 2] += 0.5 / step - 0.5
+            k[:2] *= (small / size)[:, None]
+            k[:2, 2] += 0.5 * small / size - 0.5  # pixel centres lie at integers
             intrinsics = k
         return View(np.asarray(cv2.GaussianBlur(grey, (0, 0), SMOOTH), np.float32), depth, intrinsics, odom_from_camera)
 

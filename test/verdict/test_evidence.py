@@ -73,6 +73,27 @@ def test_a_right_result_agrees_with_its_images(scale: int) -> None:
     assert found.shared == pytest.approx(1 - FOCAL * STEP / AWAY / SIZE[0], abs=0.02) and found.depth < 1e-6
 
 
+def test_the_agreement_does_not_depend_on_the_size_of_the_images() -> None:
+    """Of a result that is somewhat wrong: right ones agree at any size."""
+    large = walk(2, 3, turn=0.015)
+    k = large.intrinsics[0]
+
+    def at(width: int) -> float:
+        scale = width / large.images.shape[2]
+        size = (width, round(large.images.shape[1] * scale))
+        smaller = k.copy()
+        smaller[:2] *= scale
+        smaller[:2, 2] += 0.5 * scale - 0.5
+        images = np.stack([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in large.images])
+        depth = np.full(images.shape[:3], AWAY, np.float32)
+        submap = dataclasses.replace(large, images=images, depth=depth, intrinsics=np.stack([smaller] * 2))
+        return first_step(submap).correlation
+
+    whole = at(SIZE[0])
+    assert 0.3 < whole < 0.9
+    assert [at(width) for width in (240, 250, 256, 336, 504)] == pytest.approx([whole] * 5, abs=0.05)
+
+
 @pytest.mark.parametrize("wrong", [{"step": -1.0}, {"step": 3.0}, {"depth": 0.4}, {"turn": 0.2}])
 def test_a_wrong_result_does_not(wrong: dict[str, float]) -> None:
     assert first_step(walk(**wrong)).correlation < 0.4
