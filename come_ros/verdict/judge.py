@@ -1,8 +1,8 @@
 """The verdict: one level, the reasons, and what to do next, from facts about a result. Values in, value out.
 
-The thresholds were chosen on the tuning half of test/benchmark/robustness/verdict.py, which states their error rates on the other half.
-The confidence of the network does not decide: that of `tiny`, for which they were chosen, was at its floor in most pixels of good and of
-worthless results alike.
+The thresholds were chosen on the tuning half of test/benchmark/robustness/verdict.py, which states their error rates on the other half,
+with results of `tiny`. The confidence of the network does not decide: that of `tiny` was at its floor in most pixels of good and of
+worthless results alike, and `tiny2` is more confident about grey images that show nothing than about the photographs of fr1_rpy.
 """
 
 from __future__ import annotations

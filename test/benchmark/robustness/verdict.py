@@ -3,6 +3,8 @@
   python test/benchmark/robustness/verdict.py                          all cases -> results/verdict.json, .md
   python test/benchmark/robustness/verdict.py --panoramas DIR          and those made of panoramas (Radiance files, equirectangular)
   python test/benchmark/robustness/verdict.py --only street noise      only cases with these words in their names; nothing is written
+  python test/benchmark/robustness/verdict.py --limits                 errors on tune alone, of what is kept, with other limits in judge.py;
+                                                                       nothing is run or written
 
 What a case is worth follows from its truth. Worthless: no scene at all; or the camera moves, and the path is no better than nine tenths of
 the best trivial baseline (straight line, random walk, not moving) and misses a quarter of the extent of the true one; or it only turns, and
@@ -46,6 +48,7 @@ from come_ros.tools.bag.job import Job
 from come_ros.tools.report.results import ResultFolder
 from come_ros.tools.report.tables import for_json
 from come_ros.types import F32, F64, Frame
+from come_ros.verdict import judge as rules
 from come_ros.verdict.evidence import Evidence
 from come_ros.verdict.judge import DOUBTFUL, LEVELS, UNUSABLE, USABLE, Facts, judge
 
@@ -161,7 +164,7 @@ def cost_ms(case: Case, backbone: Any, config: Config) -> float:
 def judged(row: dict[str, Any]) -> dict[str, Any]:
     """A kept row, and what judge.py says of it now."""
     own = judge(Facts(**{k: math.nan if v is None else v for k, v in row["facts"].items()}))
-    return {"level": own.level, "line": own.line, **row}
+    return {**row, "level": own.level, "line": own.line}
 
 
 def errors(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
@@ -255,6 +258,46 @@ def comparison(rows: dict[str, dict[str, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+# Limits
+
+
+LIMITS = {
+    "AGREES": (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8),
+    "DISAGREES": (0.25, 0.35, 0.4, 0.45, 0.5, 0.55, 0.65),
+    "LEAST_AGREED": (0.5, 0.65, 0.7, 0.75, 0.8, 0.9),
+    "LEAST_COMPARED": (0.25, 0.5, 0.75),
+    "FIRM": (0.9, 0.93, 0.95, 0.97, 0.99),
+    "HELD": (0.8, 0.84, 0.88, 0.92, 0.96),
+    "HARDLY_HELD": (0.3, 0.4, 0.5, 0.6, 0.7),
+    "FAR": (0.06, 0.08, 0.1, 0.12, 0.15),
+    "DRIFT": (0.03, 0.05, 0.1),
+}
+"""limits of judge.py, and values to try, one limit at a time"""
+
+
+def with_limit(rows: Iterable[dict[str, Any]], name: str, value: float) -> list[dict[str, Any]]:
+    """The rows, judged with another value of one limit."""
+    before = getattr(rules, name)
+    setattr(rules, name, value)
+    try:
+        return [judged(r) for r in rows]
+    finally:
+        setattr(rules, name, before)
+
+
+def limits(rows: list[dict[str, Any]]) -> str:
+    """A table of the errors with other limits, one at a time. rows: of tune; a limit chosen on test would be tested on itself."""
+    lines = ["| limit | false usable | false unusable | worthless doubtful | good doubtful |", "|---|---|---|---|---|"]
+    for name, values in LIMITS.items():
+        now = getattr(rules, name)
+        for value in sorted({*values, now}):
+            e = errors(with_limit(rows, name, value))
+            counts = (e[k] for k in ("false usable", "false unusable", "worthless doubtful", "good doubtful"))
+            text = f"**{value:g}**" if value == now else f"{value:g}"
+            lines.append(f"| {name} {text} | " + " | ".join(map(str, counts)) + " |")
+    return "\n".join(lines)
+
+
 # Pages
 
 
@@ -295,6 +338,7 @@ def turn(case: tuple[str, str]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--panoramas", type=Path, help="folder with panoramas, searched at any depth")
+    parser.add_argument("--limits", action="store_true", help="try other limits on the cases of tune that are kept")
     parser.add_argument("--only", nargs="*", default=[], help="words of the names to run")
     parser.add_argument(
         "-o", "--out", type=Path, default=Path("out/verdict"), help="where cases are kept (default %(default)s)"
@@ -302,9 +346,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    kept = Kept(args.out, "verdict", networks=())
+    if args.limits:
+        tune = [row for key, row in kept.rows.items() if key.startswith(f"{TUNE}: ")]
+        print(f"{len(tune)} cases\n\n{limits(tune)}")
+        return
     config = Config().replace(device="cpu", threads=1)
     backbone = load_backbone(config)
-    kept = Kept(args.out, "verdict", networks=())
     made = {half: cases(half, shared() / "data" / "real", args.panoramas) for half in HALVES}
     wanted = [
         (h, n) for h, names in made.items() for n in names if not args.only or any(word in n for word in args.only)
