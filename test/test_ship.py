@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from benchmark import ship
 from benchmark.accuracy import candidate
 
 from come_ros.bundled import BUNDLED, MODEL_FOLDER
+from come_ros.companions import FINGERPRINT
 from come_ros.errors import CheckpointError
+from come_ros.files import write_safetensors
+from come_ros.weights import read_checkpoint
 
 TEXT = f'FOLDER = "x"\nBUNDLED = "{BUNDLED}"\n'
 
@@ -50,14 +54,28 @@ def test_what_is_missing_or_of_another_model_changes_nothing(place, what):
         ship.install(made, "other", models, setting)
     if what == "layer plan":
         text = ship.files_of(Path(MODEL_FOLDER), BUNDLED)[what].read_text()
-        made[what].write_text(text.replace(ship.fingerprint(str(made["weights"])), "0" * 16))
-        with pytest.raises(CheckpointError, match="is of other weights: delete it"):
+        made[what].write_text(json.dumps({**json.loads(text), "fingerprint": "0" * 16}))
+        with pytest.raises(CheckpointError, match=r"was made for other weights.*here: delete it"):
             ship.install(made, "other", models, setting)
     else:
         shutil.copyfile(made["weights"], made[what])
         with pytest.raises(CheckpointError):
             ship.install(made, "other", models, setting)
     assert before == {p.name: p.read_bytes() for p in models.iterdir()} and setting.read_text() == TEXT
+
+
+@pytest.mark.parametrize("what", ["come", "layer plan", "pace"])
+def test_what_says_that_it_is_of_weights_of_the_same_sizes_is_not_installed(place, what):
+    made, models, setting = place
+    if what == "layer plan":
+        content = json.loads(made[what].read_text())
+        made[what].write_text(json.dumps({**content, FINGERPRINT: "0" * 16}))
+    else:
+        tensors, metadata = read_checkpoint(str(made[what]))
+        write_safetensors(made[what], tensors, {**metadata, FINGERPRINT: "0" * 16})
+    with pytest.raises(CheckpointError, match=r"fingerprint 0000000000000000.*here: delete it"):
+        ship.install(made, "other", models, setting)
+    assert setting.read_text() == TEXT
 
 
 def test_what_is_made_is_what_is_installed(tmp_path):

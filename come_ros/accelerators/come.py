@@ -142,7 +142,7 @@ class CoMe(Accelerator):
 
     @classmethod
     def create(cls, config: Config, shape: ModelShape, weights: str) -> CoMe:
-        predictor, block = load_predictor(PREDICTOR.of(weights, config.accelerator.predictor), shape)
+        predictor, block = load_predictor(PREDICTOR.of(weights, config.accelerator.predictor), shape, weights)
         return cls(predictor, block, mode=config.accelerator.mode, kernels=config.kernels, **cls.dynamic(config))
 
     @classmethod

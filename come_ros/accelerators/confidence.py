@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..companions import PREDICTOR
 from ..errors import CheckpointError
 from ..files import write_safetensors
 from ..tokens import ModelShape
@@ -115,18 +116,20 @@ def default_block(encoder_depth: int) -> int:
 
 
 def save_predictor(path: str, predictor: ConfidencePredictor, block: int, about: dict[str, str] | None = None) -> None:
-    """Writes an fp16 safetensors file with everything needed to read it. block: index of the encoder block it was trained on."""
+    """Writes an fp16 safetensors file with everything needed to read it. block: index of the encoder block it was trained on. about: more
+    metadata, such as companions.made_for the weights."""
     p = predictor
     sizes = {"width": p.width, "dim": p.dim, "activation": p.activation, "scope": p.scope, "registers": p.registers}
     state = {k: v.detach().half().contiguous() for k, v in p.state_dict().items()}
     write_safetensors(path, state, {_KEY: json.dumps({**sizes, "block": block}), **(about or {})})
 
 
-def load_predictor(path: str, shape: ModelShape) -> tuple[ConfidencePredictor, int]:
+def load_predictor(path: str, shape: ModelShape, weights: str = "") -> tuple[ConfidencePredictor, int]:
     """Returns a predictor in fp32 on the CPU and the index of the encoder block it reads.
 
     Our files state their sizes in their metadata; for the released predictors they follow from the tensor shapes, and the block is
-    the 15th of 24. Raises CheckpointError, naming the file, if it is not a predictor or belongs to another encoder.
+    the 15th of 24. weights: the model's file; a predictor that was made for others is logged. Empty where it is not for them, or they
+    are about to change. Raises CheckpointError, naming the file, if it is not a predictor or belongs to another encoder.
     """
     from ..weights import fill, read_checkpoint
 
@@ -152,4 +155,5 @@ def load_predictor(path: str, shape: ModelShape) -> tuple[ConfidencePredictor, i
         )
     predictor = ConfidencePredictor(**sizes)
     fill(predictor, state, path)
+    PREDICTOR.fits(path, metadata, weights)
     return predictor.float().eval().requires_grad_(False), block

@@ -14,7 +14,6 @@ says so.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import math
@@ -206,16 +205,6 @@ def diverse_frames(descriptors: Tensor, k: int) -> Tensor:
     return torch.cat(chosen, dim=1).sort(dim=1).values
 
 
-def fingerprint(weights: str) -> str:
-    """Identifies a weights file without reading all of it."""
-    digest = hashlib.sha256(str(os.path.getsize(weights)).encode())
-    with open(weights, "rb") as file:
-        digest.update(file.read(2**20))
-        file.seek(-min(2**20, os.path.getsize(weights)), os.SEEK_END)
-        digest.update(file.read())
-    return digest.hexdigest()[:16]
-
-
 def read_layer_plan(weights: str, layers: int, path: str = "") -> LayerPlan:
     """The plan that `come_ros calibrate` wrote, for a model with this many global layers. If there is none, or it was made for
     other weights, LayerPlan.published is used and logged. path: the file; empty: the one next to the weights. Raises
@@ -245,8 +234,8 @@ def read_layer_plan(weights: str, layers: int, path: str = "") -> LayerPlan:
             f"{file} plans {measured} global layers (local {plan.local}, grid {plan.grid}), but this model has {layers}: make it "
             f"with `come_ros calibrate --weights {weights}`"
         )
-    if content.get("fingerprint") != fingerprint(weights):
-        log.warning("%s was measured on other weights than %s: run come_ros calibrate", file, weights)
-        if not path:
-            return LayerPlan.published(layers)
+    if path:
+        LAYER_PLAN.fits(file, content, weights)
+    elif not LAYER_PLAN.fits(file, content, weights, "until then the published layer plan is used"):
+        return LayerPlan.published(layers)
     return plan

@@ -71,7 +71,7 @@ class Pace(Accelerator):
     @classmethod
     def create(cls, config: Config, shape: ModelShape, weights: str) -> Pace:
         a = config.accelerator
-        scorer, restorer = load_networks(NETWORKS.of(weights, a.pace), shape)
+        scorer, restorer = load_networks(NETWORKS.of(weights, a.pace), shape, weights)
         return cls(scorer, restorer, ratio=a.ratio, merge_budget=a.merge_budget, spread=float(scorer.spread))
 
     def about(self) -> str:

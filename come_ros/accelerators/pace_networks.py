@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..companions import NETWORKS
 from ..errors import CheckpointError
 from ..files import write_safetensors
 from ..tokens import ModelShape
@@ -126,17 +127,23 @@ class Restorer(nn.Module):
         return found.scatter(1, lookup.kept[..., None].expand(-1, -1, x.shape[2]), x)
 
 
+def _depth(shape: ModelShape) -> int:
+    """Levels of each part that are rebuilt."""
+    return sum(part == "frame" for part in shape.trunk)
+
+
 def make_networks(shape: ModelShape, dim: int, spread: float = 0.0) -> tuple[TokenScorer, Restorer]:
     """Untrained networks for the model."""
     level = shape.trunk_width
-    hidden, depth = max(32, level // 2), sum(part == "frame" for part in shape.trunk)
+    hidden, depth = max(32, level // 2), _depth(shape)
     return TokenScorer(shape.encoder_width, dim, spread), Restorer(
         shape.encoder_width, level, dim, hidden=hidden, depth=depth
     )
 
 
 def save_networks(path: str, scorer: TokenScorer, restorer: Restorer, about: dict[str, str] | None = None) -> None:
-    """Writes both to one fp16 safetensors file, with the sizes needed to read it."""
+    """Writes both to one fp16 safetensors file, with the sizes needed to read it. about: more metadata, such as companions.made_for
+    the weights."""
     networks = {"scorer": scorer, "restorer": restorer}
     state = {
         f"{n}.{k}": v.detach().half().contiguous().clone()
@@ -153,24 +160,25 @@ def save_networks(path: str, scorer: TokenScorer, restorer: Restorer, about: dic
     write_safetensors(path, state, {_KEY: json.dumps(sizes), **(about or {})})
 
 
-def load_networks(path: str, shape: ModelShape) -> tuple[TokenScorer, Restorer]:
-    """Both networks, in fp32 on the CPU. Raises CheckpointError, naming the file, if it does not hold them or belongs to another
-    model."""
+def load_networks(path: str, shape: ModelShape, weights: str = "") -> tuple[TokenScorer, Restorer]:
+    """Both networks, in fp32 on the CPU. weights: the model's file; networks that were made for others are logged. Raises
+    CheckpointError, naming the file, if it does not hold them or belongs to a model of other sizes."""
     from ..weights import fill, read_checkpoint
 
     state, metadata = read_checkpoint(path)
     if _KEY not in metadata:
         raise CheckpointError(f"{path} holds no scorer and restorer of PaceVGGT: make them with come_ros train-pace")
     sizes = json.loads(metadata[_KEY])
-    level = shape.trunk_width
-    if (sizes["width"], sizes["level"]) != (shape.encoder_width, level):
+    level, depth = shape.trunk_width, _depth(shape)
+    if (sizes["width"], sizes["level"], sizes["depth"]) != (shape.encoder_width, level, depth):
         raise CheckpointError(
-            f"{path} is for an encoder of width {sizes['width']} and a trunk of width {sizes['level']}, but this model's are "
-            f"{shape.encoder_width} and {level}: make one for these weights with come_ros train-pace"
+            f"{path} is for an encoder of width {sizes['width']} and a trunk of width {sizes['level']} with {sizes['depth']} frame blocks, "
+            f"but this model's are {shape.encoder_width} and {level} with {depth}: make one for these weights with come_ros train-pace"
         )
     scorer = TokenScorer(sizes["width"], sizes["dim"])
     restorer = Restorer(sizes["width"], level, sizes["dim"], hidden=sizes["hidden"], depth=sizes["depth"])
     for name, network in (("scorer", scorer), ("restorer", restorer)):
         fill(network, {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}, path)
         network.float().eval().requires_grad_(False)
+    NETWORKS.fits(path, metadata, weights)
     return scorer, restorer

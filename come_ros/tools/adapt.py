@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__, progress
-from ..companions import PREDICTOR
+from ..companions import PREDICTOR, made_for
 from ..config import Config
 from ..datasets.part import Part
 from ..errors import CheckpointError, ConfigError, DatasetError, Stopped
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             with stopped.raising():
                 after = _backbone(config.replace(weights=path))
-                predictor = _refitted(args, config, after, taught, before)
+                predictor = _refitted(args, config, after, taught, before, path)
                 merging = _merging(config, before, path, after) if predictor else {}
                 scores = {s.source.label: _scores(s, config, backbone, after, merging, stopped) for s in split}
         except Stopped as stop:
@@ -407,16 +407,17 @@ def _write(args: argparse.Namespace, adaptation: Adaptation, before: str) -> str
 
 
 def _refitted(
-    args: argparse.Namespace, config: Config, after: TorchBackbone, taught: Taught, before: str
+    args: argparse.Namespace, config: Config, after: TorchBackbone, taught: Taught, before: str, path: str
 ) -> dict[str, float] | None:
-    """Trains Co-Me's predictor of the weights before further, for the new ones, and writes it next to them. Returns the rank correlation
-    of both with the new model's confidence on the validation windows; None if the weights before have no predictor."""
+    """Trains Co-Me's predictor of the weights before further, for the new ones, and writes it next to them. path: the new ones. Returns
+    the rank correlation of both with the new model's confidence on the validation windows; None if the weights before have no
+    predictor."""
     from ..accelerators.confidence import load_predictor, save_predictor
     from ..training.lessons import plain_batch
     from ..training.predictor import agreement, refitted, teach
 
     try:
-        old, block = load_predictor(PREDICTOR.of(before, config.accelerator.predictor), after.model.shape)
+        old, block = load_predictor(PREDICTOR.of(before, config.accelerator.predictor), after.model.shape, before)
     except CheckpointError:
         return None
     model, device = after.model, next(after.model.parameters()).device
@@ -429,9 +430,9 @@ def _refitted(
             name: agreement(p.to(device), block, held)["spearman"] for name, p in (("before", old), ("after", new))
         }
     about = {"licence": "as of the weights before; Apache-2.0 for those that ship with come_ros", "made_by": "come_ros adapt",
-             "weights": WEIGHTS, "seed": str(args.seed), "come_ros": __version__, "commit": commit()}  # fmt: skip
+             **made_for(path), "seed": str(args.seed), "come_ros": __version__, "commit": commit()}  # fmt: skip
     better = new if found["after"] >= found["before"] else old
-    save_predictor(PREDICTOR.next_to(os.path.join(args.output, WEIGHTS)), better.cpu(), block, about)
+    save_predictor(PREDICTOR.next_to(path), better.cpu(), block, about)
     return found
 
 
@@ -497,12 +498,15 @@ def _merging(config: Config, before: str, after: str, backbone: TorchBackbone) -
 
     old = PREDICTOR.of(before, config.accelerator.predictor)
     half = config.replace(**{"accelerator.ratio": 0.5})
-    wanted = {"before": ("come", old), "after": ("come", PREDICTOR.of(after)), "trivial": ("random", "")}
+    # the predictor before is of the weights before, and here runs with the new ones on purpose
+    wanted = {
+        "before": ("come", old, before), "after": ("come", PREDICTOR.of(after), after), "trivial": ("random", "", after),
+    }  # fmt: skip
     return {
         name: make_accelerator(
-            half.replace(**{"accelerator.name": kind, "accelerator.predictor": path}), backbone.model.shape, after
+            half.replace(**{"accelerator.name": kind, "accelerator.predictor": path}), backbone.model.shape, of
         ).to(next(backbone.model.parameters()).device)
-        for name, (kind, path) in wanted.items()
+        for name, (kind, path, of) in wanted.items()
     }
 
 

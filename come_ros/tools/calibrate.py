@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import progress
-from ..companions import LAYER_PLAN
+from ..companions import LAYER_PLAN, made_for
 from ..errors import CheckpointError, Stopped
 from ..interrupts import Interrupts
 from .ending import print_error
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..accelerators.good_token_hunting import THRESHOLDS, LayerPlan, fingerprint
+    from ..accelerators.good_token_hunting import THRESHOLDS, LayerPlan
     from ..backbones.checkpoint import bundled_weights
     from ..errors import OutputError
     from ..files import write_text
@@ -94,8 +94,7 @@ def run(args: argparse.Namespace) -> int:
         "windows": len(entropy),
         "frames": args.frames,
         "source": [os.path.basename(os.path.normpath(s)) for s in args.source] or ["procedural rooms"],
-        "weights": os.path.basename(weights),
-        "fingerprint": fingerprint(weights),
+        **made_for(weights),
     }
     write_text(path, json.dumps(content, indent=1) + "\n")
     if args.picture:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from .. import progress
-from ..companions import PREDICTOR
+from ..companions import FINGERPRINT, PREDICTOR, WEIGHTS, made_for
 from ..errors import CheckpointError, Stopped
 from ..files import shown
 from ..interrupts import Interrupts
@@ -63,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     result = distill(args)
     print(json.dumps(result, indent=2))
-    tell(of_predictor(result["predictor"], result["step"], result["spearman"], result["bundled_spearman"]))
+    tell(
+        of_predictor(result["predictor"], result["step"], result["spearman"], result["bundled_spearman"], args.weights)
+    )
     return 0
 
 
@@ -94,7 +96,7 @@ def distill(args: argparse.Namespace) -> dict[str, Any]:
             if run.step < args.steps:
                 raise Stopped(stop.number, resumable(run.step, args.output)) from None
         about = {"licence": "Apache-2.0", "made_by": "come_ros distill", "steps": str(run.step), "loss": args.loss,
-                 "seed": str(args.seed), "weights": os.path.basename(run.weights)}  # fmt: skip
+                 "seed": str(args.seed), **{name: run.settings[name] for name in (WEIGHTS, FINGERPRINT)}}  # fmt: skip
         path = os.path.join(args.output, "predictor.safetensors")
         save_predictor(path, run.student.predictor.cpu(), run.student.block, about)
         write_log(args.output, run.log)
@@ -145,7 +147,7 @@ def begin(args: argparse.Namespace) -> Run:
     student = Student.new(model, block, args.loss, args.scope, args.dim, args.seed)
     step = 0
     log: list[dict[str, Any]] = []
-    settings = {"weights": os.path.basename(weights), "block": block, "scope": args.scope, "dim": args.dim,
+    settings = {**made_for(weights), "block": block, "scope": args.scope, "dim": args.dim,
                 "loss": args.loss, "steps": args.steps}  # fmt: skip
     if args.resume:
         step, log = resume(os.path.join(args.output, "state.pt"), student, settings)

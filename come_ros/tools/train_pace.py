@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import progress
+from ..companions import FINGERPRINT, WEIGHTS, made_for
 from ..errors import ConfigError, Stopped
 from ..interrupts import Interrupts
 from ..training.data import Batch, RecordedWindows, recorded_batches, room_batches, room_validation
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     result = train(args)
     print(json.dumps(result, indent=2))
-    tell(of_networks(result["pace"], result["scores"]))
+    tell(of_networks(result["pace"], result["scores"], args.weights))
     return 0
 
 
@@ -187,7 +188,7 @@ def begin(args: argparse.Namespace) -> Run:
     networks = torch.nn.ModuleDict({"scorer": scorer, "restorer": restorer})
     optimiser = torch.optim.AdamW(networks.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
     settings = {
-        "weights": os.path.basename(weights),
+        **made_for(weights),
         "dim": dim,
         **how,
         "steps": args.steps,
@@ -222,6 +223,7 @@ def _stages(args: argparse.Namespace, run: Run, stopped: Interrupts) -> None:
         "licence": "Apache-2.0",
         "made_by": "come_ros train-pace",
         "seed": str(args.seed),
+        **{name: run.settings[name] for name in (WEIGHTS, FINGERPRINT)},
         "settings": json.dumps(run.settings),
     }
     model, (scorer, restorer), at = run.model, run.pair, run.at

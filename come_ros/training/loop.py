@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..companions import FINGERPRINT, WEIGHTS
 from ..errors import CheckpointError
 from ..files import shown, whole_file
 
@@ -138,14 +139,23 @@ def load_state(path: str) -> dict[str, Any]:
 
 
 def load_state_of(path: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The checkpoint of an earlier run with the same `settings`. Raises CheckpointError."""
+    """The checkpoint of an earlier run with the same `settings`, options by name, and companions.FINGERPRINT, which earlier versions did
+    not write. Raises CheckpointError."""
     state = load_state(path)
     before = state.get("settings", {})
     if other := [
-        f"--{k.replace('_', '-')} {before.get(k)}, not {v}" for k, v in settings.items() if before.get(k) != v
+        f"--{k.replace('_', '-')} {before.get(k)}, not {v}"
+        for k, v in settings.items()
+        if before.get(k) != v and k != FINGERPRINT
     ]:
         raise CheckpointError(
             f"{path} is of a run with {', '.join(other)}: give the same, or leave --resume out to start again"
+        )
+    ours, theirs = settings.get(FINGERPRINT), before.get(FINGERPRINT)
+    if theirs not in (None, ours):
+        raise CheckpointError(
+            f"{path} is of a run with other weights of the name {before.get(WEIGHTS)} (fingerprint {theirs}, not {ours}): give those with "
+            f"--weights, or leave --resume out to start again"
         )
     return state
 

@@ -18,10 +18,9 @@ from come_ros.accelerators.confidence import ConfidencePredictor
 from come_ros.accelerators.good_token_hunting import (
     LayerPlan,
     diverse_frames,
-    fingerprint,
     read_layer_plan,
 )
-from come_ros.companions import LAYER_PLAN
+from come_ros.companions import LAYER_PLAN, made_for
 from come_ros.config import Config
 from come_ros.errors import CheckpointError, ConfigError
 from come_ros.tokens import Layer
@@ -178,6 +177,7 @@ def test_calibration_is_written_next_to_the_weights_and_read_again(weights, tmp_
     assert cli.main(["calibrate", "--weights", weights, *options]) == 0
     with open(LAYER_PLAN.next_to(weights)) as file:
         content = json.load(file)
+    assert made_for(weights).items() <= content.items()
     assert len(content["entropy"]) == 4 and all(0 < h <= 1 for h in content["entropy"])
     assert picture.stat().st_size > 1000
     told = capsys.readouterr()
@@ -206,7 +206,7 @@ def test_a_layer_plan_that_does_not_fit_is_refused_or_said(weights, tmp_path, ca
     assert read_layer_plan(weights, 24) == LayerPlan(2, 9)  # none there: the published one
     with pytest.raises(CheckpointError, match=r"nowhere\.json.*come_ros calibrate"):
         read_layer_plan(weights, 4, str(tmp_path / "nowhere.json"))
-    content = {"local": 0, "grid": 1, "entropy": [0.9] * 4, "fingerprint": fingerprint(weights)}
+    content = {"local": 0, "grid": 1, "entropy": [0.9] * 4, **made_for(weights)}
 
     def write(**changed):
         with open(LAYER_PLAN.next_to(weights), "w") as file:
@@ -219,8 +219,9 @@ def test_a_layer_plan_that_does_not_fit_is_refused_or_said(weights, tmp_path, ca
     write(grid=9)
     with pytest.raises(CheckpointError, match="grid 9"):
         read_layer_plan(weights, 4)
-    write(fingerprint="of others")
-    assert read_layer_plan(weights, 4) == LayerPlan.published(4) and "other weights" in caplog.text
+    write(weights_fingerprint="of others")
+    assert read_layer_plan(weights, 4) == LayerPlan.published(4)
+    assert "was made for other weights" in caplog.text and "the published layer plan is used" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------------ combinations

@@ -167,11 +167,14 @@ def test_files_keep_the_networks(tmp_path):
     torch.testing.assert_close(loaded(x), scorer(x), rtol=1e-2, atol=1e-2)  # stored in half precision
     assert loaded_restorer.heads == restorer.heads and float(loaded.spread) == 0.5
     with pytest.raises(
-        CheckpointError, match=r"width 48.*trunk of width 48, but this model's are 32 and 32.*train-pace"
+        CheckpointError,
+        match=r"width 48.*trunk of width 48 with \d frame.*, but this model's are 32 and 32 with \d.*train-pace",
     ):
         load_networks(
             path, VGGT(VGGTSizes(**{**vars(SIZES), "dim": 32, "heads": 2, "encoder_heads": 2, "camera_heads": 2})).shape
         )
+    with pytest.raises(CheckpointError, match=r"width 48 with \d frame blocks, but this model's are 48 and 48 with 1"):
+        load_networks(path, VGGT(VGGTSizes(**{**vars(SIZES), "depth": 1, "taps": (0, 0, 0, 0)})).shape)
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="no scorer and restorer"):
         load_networks(str(tmp_path / "other.pt"), model.shape)

@@ -21,21 +21,22 @@ from benchmark.stamped import ROOT
 
 from come_ros import bundled
 from come_ros.accelerators.confidence import load_predictor
-from come_ros.accelerators.good_token_hunting import fingerprint, read_layer_plan
+from come_ros.accelerators.good_token_hunting import read_layer_plan
 from come_ros.accelerators.pace_networks import load_networks
 from come_ros.backbones.checkpoint import load_vggt
-from come_ros.companions import LAYER_PLAN, NETWORKS, PREDICTOR
+from come_ros.companions import LAYER_PLAN, NETWORKS, PREDICTOR, said_by
 from come_ros.errors import CheckpointError, ComeRosError
 from come_ros.files import whole_file, write_text
+from come_ros.weights import fingerprint_of_tensors
 
 LARGEST_MIB = 24
+KINDS = {"come": PREDICTOR, "layer plan": LAYER_PLAN, "pace": NETWORKS}
 
 
 def files_of(folder: Path, name: str) -> dict[str, Path]:
     """What ships of a model, by what it is for."""
     weights = folder / f"{name}.safetensors"
-    others = {"come": PREDICTOR, "layer plan": LAYER_PLAN, "pace": NETWORKS}
-    return {"weights": weights, **{what: Path(kind.next_to(str(weights))) for what, kind in others.items()}}
+    return {"weights": weights, **{what: Path(kind.next_to(str(weights))) for what, kind in KINDS.items()}}
 
 
 def commands(weights: Path, out: Path, quick: bool) -> dict[str, tuple[list[str], Path]]:
@@ -62,7 +63,7 @@ def make(source: Path, name: str, out: Path, quick: bool) -> None:
     files = files_of(out, name)
     if not files["weights"].exists():
         shutil.copyfile(source, files["weights"])
-    elif fingerprint(str(source)) != fingerprint(str(files["weights"])):
+    elif fingerprint_of_tensors(str(source)) != fingerprint_of_tensors(str(files["weights"])):
         raise ComeRosError(f"{files['weights']} is another model than {source}: name another folder with -o")
     for what, (words, made) in commands(files["weights"], out, quick).items():
         if not files[what].exists():
@@ -87,8 +88,9 @@ def check(files: dict[str, Path]) -> None:
     load_networks(str(files["pace"]), model.shape)
     layers = sum(part == "global" for part in model.shape.trunk)
     read_layer_plan(str(weights), layers)
-    if fingerprint(str(weights)) not in files["layer plan"].read_text(encoding="utf-8"):
-        raise CheckpointError(f"{files['layer plan']} is of other weights: delete it and run this without --install")
+    for what, kind in KINDS.items():
+        if told := kind.misfit(str(files[what]), said_by(str(files[what])), str(weights)):
+            raise CheckpointError(f"{told}; here: delete it and run this without --install")
 
 
 def install(files: dict[str, Path], name: str, models: Path, setting: Path) -> None:

@@ -23,6 +23,7 @@ from come_ros.accelerators import make_accelerator
 from come_ros.accelerators.confidence import ConfidencePredictor, save_predictor
 from come_ros.backbones.checkpoint import load_model, save_checkpoint
 from come_ros.camera.preprocess import crop_depth, crop_intrinsics, image_plan, preprocess
+from come_ros.companions import made_for, said_by
 from come_ros.config import Config
 from come_ros.datasets.part import Part
 from come_ros.errors import DatasetError
@@ -58,7 +59,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny("vggt", seed=3, std=0.05)
     save_checkpoint(str(path), model, torch.float32)
     torch.manual_seed(0)
-    save_predictor(str(path.with_name("come_small.safetensors")), ConfidencePredictor(model.shape.encoder_width, 8), 0)
+    predictor = ConfidencePredictor(model.shape.encoder_width, 8)
+    save_predictor(str(path.with_name("come_small.safetensors")), predictor, 0, made_for(str(path)))
     return path
 
 
@@ -118,8 +120,9 @@ def words(recording: Path, weights: Path, out: Path, *more: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_recording_gives_weights_a_card_and_scores(
-    recording: Path, weights: Path, true_keyframes: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    recording: Path, weights: Path, true_keyframes: list[int], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     out = tmp_path / "out"
     assert cli.main([*words(recording, weights, out), "--json"]) == 0
     said = capsys.readouterr()
@@ -137,6 +140,8 @@ def test_a_recording_gives_weights_a_card_and_scores(
     assert result["predictor"]["after"] > result["predictor"]["before"]
     with_come = Config(weights=str(out / "weights.safetensors")).replace(**{"accelerator.name": "come"})
     assert make_accelerator(with_come, load_model("", with_come.weights).shape, with_come.weights).name == "come"
+    assert made_for(with_come.weights).items() <= said_by(str(out / "come_weights.safetensors")).items()
+    assert "made for other weights" not in caplog.text, "the comparison with the predictor before is on purpose"
     _, about = read_checkpoint(str(out / "weights.safetensors"))
     assert (
         about["made_by"] == "come_ros adapt" and about["start"] == "small.safetensors" and about["source"] == "seq-01"

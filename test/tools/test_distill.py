@@ -18,6 +18,7 @@ from come_ros.accelerators import make_accelerator
 from come_ros.accelerators.confidence import default_block
 from come_ros.backbones.checkpoint import bundled_weights, load_vggt
 from come_ros.camera.preprocess import PlainSizes
+from come_ros.companions import made_for, said_by
 from come_ros.config import Config
 from come_ros.errors import DatasetError
 from come_ros.fleet.record import Inputs, Record, write_record
@@ -75,6 +76,7 @@ def test_a_predictor_comes_out_that_the_accelerator_takes(done):
     log = json.loads((done / "log.json").read_text())
     assert [entry["step"] for entry in log] == [0, 3] and log[0]["loss"] is None and 0 < log[1]["loss"] < 10
     assert all(-1 <= e["spearman"] <= 1 and 0 <= e["mask_iou"] <= 1 for e in log)
+    assert made_for(bundled_weights()).items() <= said_by(str(done / "predictor.safetensors")).items()
     model = load_vggt(bundled_weights())
     config = Config.from_flat(
         {"accelerator.name": "come", "accelerator.predictor": str(done / "predictor.safetensors")}

@@ -14,6 +14,7 @@ from PIL import Image
 from come_ros.accelerators.pace_networks import load_networks, make_networks
 from come_ros.backbones.checkpoint import load_vggt, save_checkpoint
 from come_ros.backbones.vggt import VGGT, VGGTSizes
+from come_ros.companions import made_for, said_by
 from come_ros.tools import cli, train_pace
 from come_ros.training import loop, pace
 
@@ -155,6 +156,8 @@ def test_a_run_on_recordings_is_written_scored_and_resumed(weights, folder, tmp_
             scores[f"{name}, {way}"] > 0 for way in ("copied", "restored", "at random", "evenly", "by attention")
         )
     assert scores["dense"] == 0 and "dense abs_rel" not in scores  # no truth in recordings
+    for name in ("pace", "distilled"):
+        assert made_for(weights).items() <= said_by(str(out / f"{name}.safetensors")).items()
     model = load_vggt(weights)
     scorer, restorer = load_networks(result["pace"], model.shape)
     assert scorer.norm.weight.shape == (32,) and restorer.q.weight.shape[0] == 8 and float(scorer.spread) == 1

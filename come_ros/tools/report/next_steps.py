@@ -40,9 +40,14 @@ def _overall(found: Iterable[str]) -> str:
     return "The new one is better" if "better" in found else "No difference that counts"
 
 
-def of_predictor(path: str, steps: int, spearman: float, bundled: float | None) -> list[str]:
+def _of(weights: str) -> str:
+    """The option for the model's file; "" for the bundled model."""
+    return f" --weights {weights}" if weights else ""
+
+
+def of_predictor(path: str, steps: int, spearman: float, bundled: float | None, weights: str = "") -> list[str]:
     """After distill. spearman: rank correlation with the model's confidence on validation windows; bundled: of the predictor that
-    ships for these weights, on the same windows, None if there is none."""
+    ships for these weights, on the same windows, None if there is none. weights: the model's file, "" for the bundled model."""
     line = f"rank correlation with the model's confidence: {spearman:.3f}"
     if bundled is not None:
         how = _compared(spearman, bundled, larger_is_better=True)
@@ -51,7 +56,7 @@ def of_predictor(path: str, steps: int, spearman: float, bundled: float | None) 
             line += f": train longer, with --resume and --steps above {steps}"
     elif spearman < 0.1:
         line += f", hardly better than chance (0): train longer, with --resume and --steps above {steps}"
-    return [line, f"next: come_ros eval --accelerator come:predictor={path}"]
+    return [line, f"next: come_ros eval{_of(weights)} --accelerator come:predictor={path}"]
 
 
 def of_model(
@@ -126,8 +131,8 @@ def of_long_run(
     return [*lines, f"next: {export} && come_ros eval --weights {weights}"]
 
 
-def of_networks(path: str, scores: Mapping[str, float]) -> list[str]:
-    """After train-pace. scores: means of pace_scores.evaluate for the networks "refined"."""
+def of_networks(path: str, scores: Mapping[str, float], weights: str = "") -> list[str]:
+    """After train-pace. scores: means of pace_scores.evaluate for the networks "refined". weights: as of_predictor."""
     ours, chance = scores["refined, restored"], scores["refined, at random"]
     how = _compared(ours, chance, larger_is_better=False)
     line = (
@@ -136,14 +141,13 @@ def of_networks(path: str, scores: Mapping[str, float]) -> list[str]:
     line = line.replace("no better than", "not distinguishable from") if how == "no better" else line
     if how != "better":
         line += "; train longer, with more --steps and --refine-steps"
-    return [line, f"next: come_ros eval --accelerator pace:pace={path}"]
+    return [line, f"next: come_ros eval{_of(weights)} --accelerator pace:pace={path}"]
 
 
 def of_layer_plan(path: str, weights: str, changes: Sequence[Mapping[str, float]] | None = None) -> list[str]:
     """After calibrate. weights: the file that was measured, "" for the bundled model. changes: of the new plan and of the one that held
     before, `depth`, the change of depth against the dense model, and `read`, the share of the keys that is read; empty if the plans are
     the same, None if they were not compared."""
-    model = f" --weights {weights}" if weights else ""
     lines = []
     if changes is not None and not changes:
         lines = ["the plan that held before is the same: nothing changes"]
@@ -155,7 +159,7 @@ def of_layer_plan(path: str, weights: str, changes: Sequence[Mapping[str, float]
         }
         about = "; ".join(f"{what}: {how}" for what, how in found.items())
         lines = [f"against the dense model: {about}. {_overall(found.values())}"]
-    return [*lines, f"next: come_ros eval{model} --accelerator good_token_hunting:layer_plan={path}"]
+    return [*lines, f"next: come_ros eval{_of(weights)} --accelerator good_token_hunting:layer_plan={path}"]
 
 
 def of_adapted(path: str, verdict: Mapping[str, Any]) -> list[str]:

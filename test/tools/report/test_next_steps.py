@@ -32,6 +32,17 @@ def test_a_predictor_is_compared_with_the_one_that_ships():
     assert "no better" in of_predictor("p", 300, float("nan"), 0.5)[0]
 
 
+def test_the_next_command_is_for_the_weights_that_the_file_was_made_for():
+    scores = {"refined, restored": 1.0, "refined, at random": 2.0}
+    for weights, option in (("", ""), ("out/w.safetensors", " --weights out/w.safetensors")):
+        for said in (
+            of_predictor("p", 9, 0.5, None, weights),
+            of_networks("p", scores, weights),
+            of_layer_plan("p", weights),
+        ):
+            assert said[-1].startswith(f"next: come_ros eval{option} --accelerator ")
+
+
 def test_a_model_that_has_learned_nothing_is_told_so():
     assert "Nothing has been learned" not in of_model(ROOM_SCORES, "out")[0]
     assert "rotation (2.00 deg, no rotation 6.00 deg): better" in of_model(ROOM_SCORES, "out")[0]
