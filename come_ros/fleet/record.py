@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..companions import COMPANIONS
 from ..errors import DatasetError
 from ..files import fingerprint, shown, write_text
 from .sources import Source, content_of, state_of
@@ -112,9 +113,13 @@ def finished(folder: Path) -> list[str]:
 
 
 def inputs_of(source: Source, parameters: Mapping[str, Any], options: tuple[str, ...]) -> Inputs:
-    """Without the source's content. Files that parameters or options name are read, and the models that ship with come_ros. Raises
-    DatasetError."""
-    named = {word for word in (*map(str, parameters.values()), *options) if word and os.path.isfile(word)}
+    """Without the source's content. Files that parameters or options name are read, what belongs to the weights among them if an
+    accelerator may read it, and the models that ship with come_ros. Raises DatasetError."""
+    words = [*map(str, parameters.values()), *options]
+    weights = str(parameters.get("weights", ""))
+    if weights and parameters.get("accelerator.name", "none") != "none":
+        words += [kind.next_to(weights) for kind in COMPANIONS]
+    named = {word for word in words if word and os.path.isfile(word)}
     try:
         files = {word: _fingerprint(word, os.stat(word).st_mtime_ns) for word in sorted(named)}
         files["come_ros/models"] = _content(MODELS, state_of(MODELS))

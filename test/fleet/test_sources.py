@@ -10,6 +10,7 @@ import pytest
 from recordings import write_images
 
 from come_ros.errors import ConfigError, DatasetError
+from come_ros.fleet.record import Inputs, inputs_of
 from come_ros.fleet.sources import Source, content_of, find_sources, names_of, state_of, without_results
 
 
@@ -105,3 +106,24 @@ def test_a_recording_is_the_same_until_its_content_changes(runs: Path) -> None:
     assert content_of(copy) != content_of(place)
     with pytest.raises(OSError):
         state_of(runs / "nowhere")
+
+
+def test_results_depend_on_what_lies_next_to_the_weights_if_it_may_be_read(tmp_path: Path) -> None:
+    """Whether a new predictor, say, makes them again: no parameter names it."""
+    weights = tmp_path / "w.safetensors"
+    weights.write_bytes(b"weights")
+    source = Source(str(write_images(tmp_path / "cam", 1)))
+
+    def now(accelerator: str) -> Inputs:
+        return inputs_of(source, {"weights": str(weights), "accelerator.name": accelerator}, ())
+
+    names = ("come", "pace", "none")
+    without = {name: now(name) for name in names}
+    (tmp_path / "come_w.safetensors").write_bytes(b"a predictor")
+    (tmp_path / "come_v.safetensors").write_bytes(b"of others")
+    told = {name: without[name].changes(now(name), str) for name in names}
+    there = [f"the file {tmp_path / 'come_w.safetensors'}"]
+    assert told == {"come": there, "pace": there, "none": []}
+    before = now("come")
+    (tmp_path / "come_w.safetensors").write_bytes(b"another predictor")
+    assert before.changes(now("come"), str) == there
