@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 UNHURRIED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("come_ros", derandomize=True, **UNHURRIED)
 hypothesis.settings.register_profile("search", **UNHURRIED)
-PROGRAMS = {"test_soak", "test_demo", "test_bench", "test_doctor"}  # of the tests over DDS: about half, by time
+PROGRAMS = {"test_soak", "test_demo", "test_bench", "test_doctor"}  # of the tests over DDS: one of their two groups
 SESSION = "COME_ROS_TEST_SESSION"  # every process started by a test inherits it, however far its parents are gone
 
 
@@ -62,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     made once, and files that talk over DDS.
 
     Those mostly wait, so they come first, and in two groups: each worker has a domain of its own, but within one no two nodes are looked
-    at by tests that know of one only.
+    at by tests that know of one only. Then the files with the most slow tests: a long one that began last would run alone.
     """
     for item in items:
         for mark in set(given_to(item)):
@@ -74,7 +75,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         file = item.path.relative_to(ROOT).as_posix()
         group = "" if item.path not in over_dds else "programs" if item.path.stem in PROGRAMS else "node"
         item.add_marker(pytest.mark.xdist_group(group or file))
-    items.sort(key=lambda item: item.path not in over_dds)
+    slow = Counter(item.path for item in items if item.path not in over_dds and item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (item.path not in over_dds, -slow[item.path]))
 
 
 @pytest.fixture(scope="session")
