@@ -265,8 +265,8 @@ class Soak:
 
     # What happens
 
-    def run(self, seconds: float, period_s: float) -> None:
-        """EVENTS in turn, one every `period_s`, for so long and each at least once; then to the end of what is pending."""
+    def run(self, seconds: float, period_s: float, rounds: int) -> None:
+        """EVENTS in turn, one every `period_s`, for so long and each at least `rounds` times; then to the end of what is pending."""
         self.bar.total = round(seconds)
         self.until(lambda: self.state == "active", START_TIMEOUT_S, "the node to become active")
         self.until(lambda: self.peer.node.count_publishers("/come/odometry"), 10.0, "discovery")
@@ -275,7 +275,7 @@ class Soak:
         self.samples.clear()
         for count, event in enumerate(itertools.cycle(EVENTS)):
             begun = time.monotonic()
-            if begun - self._begun >= seconds and count >= len(EVENTS):
+            if begun - self._begun >= seconds and count >= rounds * len(EVENTS):
                 break
             self.event = event.__name__
             event(self)
@@ -532,6 +532,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--period", type=float, default=8.0, help="s from one event to the next (default %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="how often each event happens at least (default %(default)s)"
+    )
     parser.add_argument("--backbone", default="vggt", help="vggt, the bundled model, or fake (default %(default)s)")
     parser.add_argument(
         "--hz",
@@ -568,7 +571,7 @@ def main() -> int:
             node = processes.start("node", "come_ros.ros.main", "--ros-args", *given)
             soak = Soak(node, frames, hz, min(options.sample, options.period))
             try:
-                soak.run(seconds, options.period)
+                soak.run(seconds, options.period, options.rounds)
             finally:
                 soak.close()
             stop = node.stop(signal.SIGINT)
