@@ -411,22 +411,25 @@ def test_reset_begins_again_as_new() -> None:
 
 
 @pytest.mark.slow
-def test_memory_is_flat_over_a_thousand_frames() -> None:
-    around = truth_of(trajectory("rotation", 10, 0.02), 56, 70, 60.0)
-    rng = np.random.default_rng(0)
-    config = Config().replace(**BUNDLE)
-    pipeline = ReconstructionPipeline(config, TruthBackbone(around))
-    sizes = []
-    for i in range(1000):
-        ids = np.arange(20) + 5 * i
-        seen = Observations(ids.astype(np.int64), rng.uniform([2, 2], [67, 53], (20, 2)))
-        frame = dataclasses.replace(around.frames(True)[i % 10], stamp_ns=10**9 + i * 10**8, observations=seen)
-        pipeline.add_frame(frame)
+def test_memory_is_flat_however_many_frames_come() -> None:
+    """There and back again, with tracks that end after four frames, so that all landmarks are new ones, and at times with few of them."""
+    truth = scene("curve", 10, 0.05)
+    frames = with_tracks(truth, room_points(600))
+    pipeline = ReconstructionPipeline(Config().replace(**BUNDLE), TruthBackbone(truth, noise=NOISE))
+    sizes, landmarks = [], []
+    for i in range(240):
+        frame = frames[9 - abs(9 - i % 18)]
+        few = slice(10 if i % 40 >= 24 else None)
+        ids = frame.observations.ids[few] + 600 * ((frame.observations.ids[few] + i) // 4)
+        order = np.argsort(ids)
+        seen = Observations(ids[order], frame.observations.pixels[few][order])
+        pipeline.add_frame(dataclasses.replace(frame, stamp_ns=10**9 + i * 10**8, observations=seen))
         if (window := pipeline.take_window()) is not None:
-            pipeline.reconstruct(window)
-        if i in (299, 999):
+            landmarks.append(pipeline.reconstruct(window).refinement.landmarks)
+        if i % 40 in (19, 39):
             sizes.append(len(pickle.dumps(pipeline._refiner)))
-    assert sizes[1] < 1.2 * sizes[0]
+    assert np.mean(np.array(landmarks) > 50) > 0.4 and np.mean(np.array(landmarks) == 0) > 0.2
+    assert sizes[-2] < 1.05 * sizes[0] and sizes[-1] < 1.05 * sizes[1]
 
 
 def test_a_scale_that_is_set_later_reaches_the_bundle_with_the_next_world() -> None:
