@@ -1,14 +1,14 @@
-"""Trains a small model (`tiny`, or a small `mapanything`) on procedural rooms, and scores it on unseen rooms.
+"""Trains a small model (`tiny2`, `tiny`, or a small `mapanything`) on procedural rooms, and scores it on unseen rooms.
 
 examples:
-  come_ros train --minutes 100 -o out/train              the run that produced the bundled model (then --export)
+  come_ros train --minutes 100 -o out/train              tiny, the bundled model before tiny2 (then --export)
   come_ros train --minutes 100 -o out/train --resume     continue after an interruption
   come_ros train --backbone mapanything --steps 4000 -o out/ma --encoder vggt_tiny.safetensors
   come_ros train --backbone lingbot --start vggt_tiny.safetensors --batch 32 --rate 3e-4 --threads 1 -o out/stream
                                                          tiny as a causal model, for endless streams
   come_ros train -o out/train --score test               scores of the checkpoint next to trivial baselines
   come_ros train --variant tiny2 --material DIR --start vggt_tiny.safetensors --batch 16 --threads 1 -o out/tiny2
-                                                         the model with a stem: come_ros/training/README.md
+                                                         tiny2, the bundled model: come_ros/training/README.md
   come_ros train -o out/train --export vggt_tiny.safetensors
 """
 
@@ -22,7 +22,7 @@ import math
 import os
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import progress
 from ..errors import CheckpointError, ConfigError, Stopped
@@ -49,9 +49,6 @@ from ..training.tiny import (
 from .arguments import add_resume_arguments, training_folder
 from .report.figures import draw_or_warn
 from .report.next_steps import of_long_run, of_model, tell
-
-if TYPE_CHECKING:
-    pass
 
 BATCH_FRAMES = 24  # frames in a batch, whatever the window length
 LONGEST_STEP_S = 20.0  # limit of a step's time: anything longer was a pause of the machine
