@@ -215,10 +215,8 @@ class Odometry:
         place = self.timeline.place(frame.stamp_ns)
         if place is Place.RETURN:  # the stamps since the pause were wrong
             self._history = OrderedDict((t, pose) for t, pose in self._history.items() if t < frame.stamp_ns)
-            self._recent = deque(
-                [(frame.stamp_ns - 1, pose) for _, pose in list(self._recent)[-1:]], maxlen=TWIST_POSES
-            )
-            self._located_ns = None
+            self._recent = deque([(t, pose) for t, pose in self._recent if t < frame.stamp_ns], maxlen=TWIST_POSES)
+            self._located_ns = self._recent[-1][0] if self._recent else None
         if place is not Place.JUMP:
             return place in (Place.NEXT, Place.RETURN)
         before, last = self._landmarks, self._recent[-1][1] @ self._offset if self._recent else None

@@ -144,6 +144,20 @@ def test_stamps_that_jump_back(how) -> None:
     assert world.odometry.world == (how == "reset")
 
 
+@pytest.mark.parametrize("wrong", [1, 2])
+def test_images_that_return_to_before_those_with_stamps_far_ahead_carry_on(wrong) -> None:
+    """Their motion is that from the images before, not from one that was there at no known time."""
+    world = World()
+    world.add(0)
+    world.odometry.update(world.landmarks(0))
+    before = [p for i in range(1, 6) for p in world.add(i)]
+    for i in range(400, 400 + wrong):  # 20 s ahead
+        world.add(i)
+    after = [p for i in range(6, 20) for p in world.add(i)]
+    assert len(before) == 6 and len(after) == 14
+    assert not any(p.lost for p in after) and max(off(p, pose_at(6 + i)) for i, p in enumerate(after)) < 0.01
+
+
 def test_the_same_images_give_the_same_poses() -> None:
     runs = []
     for _ in range(2):
