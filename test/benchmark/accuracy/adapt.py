@@ -54,6 +54,7 @@ def adapted(name: str, steps: int, out: Path) -> dict[str, Any]:
     if cli.main(words):
         return {}
     result: dict[str, Any] = json.loads((folder / SCORES).read_text())
+    result["weights"] = Path(result["weights"]).name  # not where they lie on this machine
     models = {"before": load_vggt(bundled_weights()), "after": load_vggt(str(folder / WEIGHTS))}
     side, patch = models["before"].native_side, models["before"].patch
     others = [str(shared() / "data" / "real" / other) for other in OTHERS if other != name]
