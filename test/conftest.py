@@ -29,6 +29,7 @@ UNHURRIED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.
 hypothesis.settings.register_profile("come_ros", derandomize=True, **UNHURRIED)
 hypothesis.settings.register_profile("search", **UNHURRIED)
 PROGRAMS = {"test_soak", "test_demo", "test_bench", "test_doctor"}  # of the tests over DDS: one of their two groups
+UNTIL = "COME_ROS_SLOW_TESTS_UNTIL"  # seconds since the epoch, set by .ci/run, which may take 15 minutes
 SESSION = "COME_ROS_TEST_SESSION"  # every process started by a test inherits it, however far its parents are gone
 
 
@@ -77,6 +78,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group or file))
     slow = Counter(item.path for item in items if item.path not in over_dds and item.get_closest_marker("slow"))
     items.sort(key=lambda item: (item.path not in over_dds, -slow[item.path]))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """On a machine too slow for all tests in the time of CI, those over DDS and slow ones that begin too late are skipped, aloud."""
+    long = item.get_closest_marker("ros") or item.get_closest_marker("slow")
+    if long and time.time() > float(os.environ.get(UNTIL) or "inf"):
+        pytest.skip("the time that CI has for slow tests is over on this machine: `make test` runs them all")
 
 
 @pytest.fixture(scope="session")
