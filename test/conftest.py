@@ -64,7 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     made once, and files that talk over DDS.
 
     Those mostly wait, so they come first, and in two groups: each worker has a domain of its own, but within one no two nodes are looked
-    at by tests that know of one only. Then the files with the most slow tests: a long one that began last would run alone.
+    at by tests that know of one only. Then the files with the most slow tests: a long one that began last would run alone. In .ci/run
+    files without such tests come before all of these.
     """
     for item in items:
         for mark in set(given_to(item)):
@@ -77,7 +78,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         group = "" if item.path not in over_dds else "programs" if item.path.stem in PROGRAMS else "node"
         item.add_marker(pytest.mark.xdist_group(group or file))
     slow = Counter(item.path for item in items if item.path not in over_dds and item.get_closest_marker("slow"))
-    items.sort(key=lambda item: (item.path not in over_dds, -slow[item.path]))
+    short_first = UNTIL in os.environ  # then what may be skipped comes last
+    items.sort(
+        key=lambda item: (
+            short_first and (item.path in over_dds or slow[item.path] > 0), item.path not in over_dds, -slow[item.path],
+        )
+    )  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -61,7 +61,11 @@ def payload(a: NDArray[Any]) -> array.array[int]:
 
 
 def _make(kind: str, /, **fields: Any) -> Any:
-    return message_type(kind)(**fields)
+    data = fields.pop("data", None)
+    made = message_type(kind)(**fields)
+    if data is not None:
+        made.data = data  # the constructor would copy it twice
+    return made
 
 
 class RosMessages(Messages):

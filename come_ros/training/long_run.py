@@ -165,6 +165,7 @@ def state_from(variant: str, seed: int, plan: Plan, trained: VGGT) -> State:
     sizes = VARIANTS[variant]
     if dataclasses.replace(trained.sizes, by_place=sizes.by_place) != sizes:
         raise CheckpointError(f"--start has a stem, but other sizes than {variant}: {trained.sizes} instead of {sizes}")
+    torch.manual_seed(seed)  # of the probe
     model = VGGT(sizes)
     state = trained.state_dict()
     model.load_state_dict({name: state[name] for name in model.state_dict()})

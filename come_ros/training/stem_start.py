@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..backbones.checkpoint import load_vggt
 from ..backbones.stem import folded
 from ..backbones.vggt import VGGT
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError
 from ..weights import read_checkpoint
 from .recipes import recipe_for
 from .tiny import initialise
@@ -103,11 +102,3 @@ def freeze(model: VGGT) -> None:
     stem = model.aggregator.patch_embed.stem
     for module in (stem.stem, *stem.blocks[:FROZEN_BLOCKS]):
         module.requires_grad_(False)
-
-
-def earlier_model(path: str) -> VGGT:
-    """Loads a model without a stem to start from. Raises CheckpointError or ConfigError."""
-    model = load_vggt(path).eval().requires_grad_(False)
-    if model.sizes.stem:
-        raise ConfigError(f"{path} has a stem already: give weights of a model without one, such as tiny")
-    return model

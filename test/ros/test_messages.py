@@ -199,14 +199,14 @@ def test_organised_padded_and_big_endian_clouds_are_read_and_left_as_they_were()
         messages.points_of(grid)
 
 
-def test_a_cloud_of_270000_points_is_built_within_45_ms():
+def test_a_cloud_of_270000_points_is_built_within_15_ms():
     points = np.zeros(270_000, POINT_DTYPE)
     times = []
     for _ in range(10):
         start = time.process_time()
         messages.point_cloud(points, HEAD)
         times.append(time.process_time() - start)
-    assert min(times) < 0.045  # 8 ms on an idle machine of 3 GHz, 22 ms next to other tests at 2 GHz
+    assert min(times) < 0.015
 
 
 def test_the_packages_are_used_where_they_work(way):

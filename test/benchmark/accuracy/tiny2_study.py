@@ -30,9 +30,8 @@ from come_ros.backbones.vggt import VARIANTS
 from come_ros.datasets.material import Material, load_material
 from come_ros.tools.train import recorded_windows
 from come_ros.training.judge import Judge
-from come_ros.training.long_run import Plan, new_state, restore, train
+from come_ros.training.long_run import Plan, new_state, restore, state_from, train
 from come_ros.training.parallax import Mix
-from come_ros.training.stem_start import earlier_model
 
 RESULTS = Path(__file__).parent / "results"
 SIZE = (160, 112)
@@ -86,20 +85,19 @@ def imitating(start: str, material: Material, folder: Path) -> str:
     path = folder / "last.pt"
     if not path.exists() or restore(str(path)).step < IMITATE:
         folder.mkdir(parents=True, exist_ok=True)
-        earlier, plan = earlier_model(start), dataclasses.replace(PLAN, steps=IMITATE, imitate=IMITATE)
+        earlier = load_vggt(start).eval().requires_grad_(False)
+        plan = dataclasses.replace(PLAN, steps=IMITATE, imitate=IMITATE)
         train(new_state("tiny2", 0, plan, earlier), material, str(folder), earlier, lambda model: {"figure": 0.0})
     return str(path)
 
 
-def run(arm: Arm, options: argparse.Namespace, begin: str, material: Material, judge: Judge) -> dict[str, Any]:
+def run(arm: Arm, folder: Path, begin: str, material: Material, judge: Judge) -> dict[str, Any]:
     """Trains an arm, and scores it."""
-    folder = Path(options.output, "arm")
     folder.mkdir(exist_ok=True)
-    state = new_state("tiny2", arm.seed, arm.plan, earlier_model(options.start) if arm.warm else None)
     if arm.warm:
-        held = restore(begin, arm.plan)
-        for model in (state.model, state.average.model):
-            model.load_state_dict(held.model.state_dict())
+        state = state_from("tiny2", arm.seed, arm.plan, restore(begin).model)
+    else:
+        state = new_state("tiny2", arm.seed, arm.plan, None)
     for model in (state.model, state.average.model):
         model.camera_head.iterations = arm.iterations or model.camera_head.iterations
     seen = material if arm.material else Material()
@@ -191,14 +189,14 @@ def main() -> None:
     if not rows:
         rows["trivial baselines"] = judge.baselines()
         for name, model in {
-            "tiny, which it begins with": earlier_model(options.start),
+            "tiny, which it begins with": load_vggt(options.start).eval(),
             "tiny2 that ships": load_vggt(bundled_weights()).eval(),
         }.items():
             rows[name] = judge_at(model.native_side, model.patch)(model)
         rows["as all but one begin"] = judge(restore(begin).model)
     for name in options.arm or ARMS:
         if name not in rows:
-            rows[name] = run(ARMS[name], options, begin, material, judge)
+            rows[name] = run(ARMS[name], out / "arm", begin, material, judge)
             print(name, json.dumps(rows[name]), flush=True)
             kept.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     if all(name in rows for name in ARMS):
