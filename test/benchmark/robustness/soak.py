@@ -265,8 +265,9 @@ class Soak:
 
     # What happens
 
-    def run(self, seconds: float, period_s: float, rounds: int) -> None:
-        """EVENTS in turn, one every `period_s`, for so long and each at least `rounds` times; then to the end of what is pending."""
+    def run(self, seconds: float, period_s: float, rounds: int, used: int) -> None:
+        """EVENTS in turn, one every `period_s`, for so long, each at least `rounds` times, and until `used` images were used; then to the
+        end of what is pending."""
         self.bar.total = round(seconds)
         self.until(lambda: self.state == "active", START_TIMEOUT_S, "the node to become active")
         self.until(lambda: self.peer.node.count_publishers("/come/odometry"), 10.0, "discovery")
@@ -275,7 +276,7 @@ class Soak:
         self.samples.clear()
         for count, event in enumerate(itertools.cycle(EVENTS)):
             begun = time.monotonic()
-            if begun - self._begun >= seconds and count >= rounds * len(EVENTS):
+            if begun - self._begun >= seconds and count >= rounds * len(EVENTS) and self.totals()["used"] >= used:
                 break
             self.event = event.__name__
             event(self)
@@ -535,6 +536,12 @@ def main() -> int:
     parser.add_argument(
         "--rounds", type=int, default=1, help="how often each event happens at least (default %(default)s)"
     )
+    parser.add_argument(
+        "--used",
+        type=int,
+        default=0,
+        help="go on until so many images were used, however slow the machine (default %(default)s)",
+    )
     parser.add_argument("--backbone", default="vggt", help="vggt, the bundled model, or fake (default %(default)s)")
     parser.add_argument(
         "--hz",
@@ -571,7 +578,7 @@ def main() -> int:
             node = processes.start("node", "come_ros.ros.main", "--ros-args", *given)
             soak = Soak(node, frames, hz, min(options.sample, options.period))
             try:
-                soak.run(seconds, options.period, options.rounds)
+                soak.run(seconds, options.period, options.rounds, options.used)
             finally:
                 soak.close()
             stop = node.stop(signal.SIGINT)
